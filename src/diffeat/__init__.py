@@ -1,0 +1,44 @@
+"""diffeat: dense features for computer vision from the inside of pretrained diffusion models.
+
+The names below load on first use, so that ``import diffeat`` and the command line stay fast.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from diffeat.__about__ import __version__
+from diffeat.errors import DiffeatError
+
+if TYPE_CHECKING:
+    from diffeat.activations import Catalogue, MapRequest, read, tap
+    from diffeat.backbones import Backbone
+    from diffeat.extraction import Extractor, Recipe
+    from diffeat.geometry import Frame
+    from diffeat.storage import FeatureMap, FeatureStore
+
+_HOMES = {
+    "Backbone": "diffeat.backbones",
+    "Catalogue": "diffeat.activations",
+    "Extractor": "diffeat.extraction",
+    "FeatureMap": "diffeat.storage",
+    "FeatureStore": "diffeat.storage",
+    "Frame": "diffeat.geometry",
+    "MapRequest": "diffeat.activations",
+    "Recipe": "diffeat.extraction",
+    "read": "diffeat.activations",
+    "tap": "diffeat.activations",
+}
+
+__all__ = ["DiffeatError", "__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'diffeat' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

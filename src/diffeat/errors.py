@@ -1,0 +1,63 @@
+"""The errors a user can act on.
+
+Every message says what is wrong, the nearest valid choices and how to fix it. The command line prints the message
+alone; a program catches :class:`DiffeatError` or one of its kinds.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DiffeatError(Exception):
+    """Base of every error that diffeat raises on purpose."""
+
+
+class UnknownNameError(DiffeatError, LookupError):
+    """A name (activation, recipe, model, site, category …) that does not exist here."""
+
+
+class InvalidValueError(DiffeatError, ValueError):
+    """A value outside its range or of the wrong form (timestep, size, recipe field …)."""
+
+
+class ImageError(DiffeatError):
+    """A picture that cannot be used: missing, corrupt, truncated, empty, too large."""
+
+
+class ModelError(DiffeatError):
+    """A model that cannot be loaded or does not offer what was asked of it."""
+
+
+class TapError(DiffeatError, RuntimeError):
+    """An activation that exists but was not produced by the forward pass."""
+
+
+class NonFiniteError(DiffeatError, ArithmeticError):
+    """NaN or infinity where features were expected."""
+
+
+class StoreError(DiffeatError):
+    """A feature store that cannot be written, read or continued."""
+
+
+class DatasetError(DiffeatError):
+    """A dataset that is missing, half unpacked or inconsistent."""
+
+
+def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
+    """A sentence naming the closest choices, or all of them when there are few, or ``""`` when nothing is near.
+
+    Args:
+        name: What was asked for.
+        choices: The valid names.
+        most: How many to suggest.
+    """
+    pool = list(dict.fromkeys(choices))
+    near = difflib.get_close_matches(name, pool, n=most, cutoff=0.5)
+    if near:
+        return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
+    if 0 < len(pool) <= 12:
+        return "Choose one of: " + ", ".join(pool) + "."
+    return ""

@@ -1,0 +1,33 @@
+"""Everything runs offline, on one thread (tiny models are slower on more) and with shape checks switched on."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def golden_roots() -> list[Path]:
+    """Folders of reference data: the part committed with the tests, and the whole of it where it lies beside the repo."""
+    here = Path(__file__).parent
+    return [p for p in (here / "golden", here.parent.parent / "shared" / "golden") if p.is_dir()]
+
+
+@pytest.fixture(scope="session")
+def shared_golden() -> Path:
+    """The whole reference data; tests that need more than the committed part are skipped without it."""
+    root = Path(__file__).parent.parent.parent / "shared" / "golden"
+    if not root.is_dir():
+        pytest.skip("the full reference data are not beside this checkout")
+    return root
