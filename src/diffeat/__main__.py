@@ -1,0 +1,3 @@
+from diffeat.cli.main import main
+
+main()

@@ -1,0 +1,61 @@
+"""``diffeat``: the command line.
+
+Commands import what they need when they run, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from diffeat.__about__ import __version__
+from diffeat.cli.activations import activations
+from diffeat.cli.extract import extract
+from diffeat.cli.recipes import recipes
+from diffeat.cli.samples import samples
+from diffeat.cli.show import show
+from diffeat.cli.store import store
+from diffeat.errors import DiffeatError
+
+app = typer.Typer(
+    name="diffeat",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Dense features for computer vision from the inside of pretrained diffusion models.",
+    epilog="Try it offline:  diffeat samples photos  →  diffeat extract photos --out features  →  "
+    "diffeat show features",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"diffeat {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (extract, show, activations, recipes, store, samples):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run the command line; errors a user can act on are printed as one message, without a traceback."""
+    try:
+        app()
+    except DiffeatError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("\nStopped. What was finished is kept; the same command goes on from there.", err=True)
+        sys.exit(130)

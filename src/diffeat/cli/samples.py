@@ -1,0 +1,18 @@
+"""``diffeat samples``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def samples(
+    folder: Annotated[Path, typer.Argument(help="Folder to write into.")] = Path("photos"),
+) -> None:
+    """Write a few real photographs to try things with (from scikit-image's data)."""
+    from diffeat.datasets.samples import write_samples
+
+    for path in write_samples(folder):
+        typer.echo(path)

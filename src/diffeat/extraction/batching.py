@@ -1,0 +1,101 @@
+"""How many rows a denoiser call takes.
+
+On an accelerator the first call runs one row and measures it; later calls fill the free memory, with a margin. On a
+CPU, where larger batches bring little, a call takes about as much memory as eight 64×64 latents. Either way a call
+that runs out of memory is repeated with half the rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from diffeat.backbones import Backbone
+from diffeat.errors import ModelError
+
+log = logging.getLogger("diffeat")
+
+T = TypeVar("T")
+
+_CPU_CELLS = 8 * 64 * 64
+_MARGIN = 0.7
+_MOST = 64
+
+
+class RowBudget:
+    """Runs jobs in calls that fit the memory.
+
+    Args:
+        backbone: Tells the device and the latent's stride.
+        rows: A fixed number of rows, or ``None`` to choose.
+    """
+
+    def __init__(self, backbone: Backbone, rows: int | None) -> None:
+        self._backbone = backbone
+        self._fixed = rows
+        self._limit: dict[tuple[int, int], int] = {}
+        self._measured: set[tuple[int, int]] = set()
+
+    def rows(self, size: tuple[int, int]) -> int:
+        """Rows that a call at ``size`` (width, height) may take, as far as known."""
+        if size not in self._limit:
+            self._limit[size] = self._fixed or self._guess(size)
+        return self._limit[size]
+
+    def run(self, jobs: list[T], size: tuple[int, int], work: Callable[[list[T]], None]) -> None:
+        """Call ``work`` on consecutive parts of ``jobs``; a part that runs out of memory is repeated in halves.
+
+        Raises:
+            ModelError: If a single row does not fit.
+        """
+        start = 0
+        while start < len(jobs):
+            part = jobs[start : start + self.rows(size)]
+            try:
+                self._call(part, size, work)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                self._shrink(len(part), size)
+            else:
+                start += len(part)
+
+    def _guess(self, size: tuple[int, int]) -> int:
+        if self._backbone.device.type == "cuda":
+            return 1
+        stride = self._backbone.latent_stride
+        return max(1, min(_MOST, _CPU_CELLS * stride * stride // (size[0] * size[1])))
+
+    def _call(self, part: list[T], size: tuple[int, int], work: Callable[[list[T]], None]) -> None:
+        device = self._backbone.device
+        if self._fixed or device.type != "cuda" or size in self._measured:
+            work(part)
+            return
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        work(part)
+        per_row = max(1, (torch.cuda.max_memory_allocated(device) - before) // len(part))
+        free = torch.cuda.mem_get_info(device)[0]
+        self._limit[size] = max(1, min(_MOST, int(_MARGIN * free / per_row)))
+        self._measured.add(size)
+
+    def _shrink(self, rows: int, size: tuple[int, int]) -> None:
+        if rows == 1:
+            raise ModelError(
+                f"One picture at {size[0]}×{size[1]} pixels does not fit into the memory of {self._backbone.device}. "
+                "Use a smaller frame size, bfloat16, or diffusers' offloading (pipeline.enable_model_cpu_offload)."
+            ) from None
+        self._limit[size] = rows // 2
+        if self._backbone.device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.warning("Out of memory with %d rows per call; going on with %d.", rows, rows // 2)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "out of memory" in text or "can't allocate memory" in text
+    )

@@ -1,0 +1,68 @@
+"""Resizing, normalising and joining feature maps of one picture.
+
+Maps have shape ``(C, h, w)``. Resizing is bilinear with the half-pixel convention (``align_corners=False``), the one
+all systems here use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+
+
+def resize_map(feature: Float[Tensor, "c h w"], grid: tuple[int, int]) -> Float[Tensor, "c h2 w2"]:
+    """Bilinear resize to ``grid = (h, w)``; averages areas when it shrinks the map."""
+    if tuple(feature.shape[-2:]) == tuple(grid):
+        return feature
+    shrinks = grid[0] < feature.shape[-2] or grid[1] < feature.shape[-1]
+    wide = feature[None].float()
+    return F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0].to(feature.dtype)
+
+
+def normalise_channels(feature: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
+    """Unit length of the channel vector at every position (zero vectors stay zero)."""
+    return F.normalize(feature.float(), dim=0).to(feature.dtype)
+
+
+def largest_grid(maps: Sequence[Tensor]) -> tuple[int, int]:
+    """The grid ``(h, w)`` with the most cells."""
+    best = max(maps, key=lambda m: m.shape[-2] * m.shape[-1])
+    return int(best.shape[-2]), int(best.shape[-1])
+
+
+def concatenate(
+    maps: Sequence[Tensor], grid: tuple[int, int] | None = None, normalise: bool = False
+) -> Float[Tensor, "c h w"]:
+    """Join maps on the channel axis at one grid (default: the largest among them).
+
+    Args:
+        maps: Maps ``(C_i, h_i, w_i)``.
+        grid: Common grid ``(h, w)``.
+        normalise: Give every map unit length per position first, so that none outweighs the others.
+    """
+    grid = grid or largest_grid(maps)
+    resized = [resize_map(m, grid) for m in maps]
+    if normalise:
+        resized = [normalise_channels(m) for m in resized]
+    return torch.cat(resized)
+
+
+def mean_of_maps(maps: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Float[Tensor, "c h w"]:
+    """Mean of maps with the same channels, at one grid (default: the largest among them).
+
+    Raises:
+        InvalidValueError: If the channel counts differ.
+    """
+    channels = sorted({m.shape[0] for m in maps})
+    if len(channels) > 1:
+        raise InvalidValueError(
+            f"A mean needs maps with the same channels, these have {channels}. Use fuse 'concat' instead."
+        )
+    grid = grid or largest_grid(maps)
+    return torch.stack([resize_map(m, grid).float() for m in maps]).mean(0).to(maps[0].dtype)
