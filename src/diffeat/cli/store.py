@@ -1,0 +1,25 @@
+"""``diffeat store``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def store(
+    folder: Annotated[Path, typer.Argument(help="Folder of a feature store.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read everything and check it.")] = False,
+) -> None:
+    """Show what a feature store holds, or check that it is whole."""
+    from diffeat.storage import FeatureStore
+
+    opened = FeatureStore.open(folder)
+    if not verify:
+        typer.echo(opened.listing())
+        return
+    report = opened.verify()
+    typer.echo(str(report))
+    if report.problems:
+        raise typer.Exit(1)
