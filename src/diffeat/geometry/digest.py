@@ -1,0 +1,36 @@
+"""Names for contents: the digest of a file, and the digest of what a picture shows."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+
+from PIL import Image
+
+from diffeat.errors import ImageError
+
+
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, 64 hexadecimal digits.
+
+    Raises:
+        ImageError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ImageError(f"{os.fspath(path)}: cannot read the file ({error.strerror or error}).") from error
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """SHA-256 of a picture's size and RGB values, 64 hexadecimal digits.
+
+    It does not depend on the file format, the name or the metadata, so it keys the noise of a picture:
+    a PNG and a BMP of the same photo get the same noise.
+    """
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    digest = hashlib.sha256(struct.pack("<II", *rgb.size))
+    digest.update(rgb.tobytes())
+    return digest.hexdigest()

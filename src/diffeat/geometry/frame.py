@@ -1,0 +1,232 @@
+r"""The frame: original picture ⟷ model image ⟷ feature grid.
+
+Coordinates are continuous pixel indices (x, y): the centre of the top-left pixel is (0, 0), its outer corner
+(-0.5, -0.5), as the keypoints of SPair-71k are read. Resizing n pixels to m maps pixel areas on pixel areas
+(the half-pixel convention, PyTorch's ``align_corners=False``, Pillow's ``resize``):
+
+.. math:: x' = (x + \tfrac12)\,\frac{m}{n} - \tfrac12
+
+A picture of W₀×H₀ pixels fills the content box (left, top, w, h) of the model's W×H image, so a point goes
+to ``x' = (x + ½)·w/W₀ − ½ + left``, and on a grid of g columns over the whole model image to
+``(x' + ½)·g/W − ½``. Sizes are (width, height), grids are (rows, columns), as tensors are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from PIL import Image
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+
+Filter = Literal["bicubic", "bilinear", "lanczos"]
+FILTERS: dict[str, Image.Resampling] = {
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Where one picture lies in the model's image; made by :meth:`FrameSpec.frame`.
+
+    Attributes:
+        original: The picture's (width, height).
+        model: The model image's (width, height).
+        content: The picture inside the model image: (left, top, width, height); all of it unless padded.
+        filter: Pillow's resampling filter.
+        fill: Grey level 0…255 of the padding.
+    """
+
+    original: tuple[int, int]
+    model: tuple[int, int]
+    content: tuple[int, int, int, int]
+    filter: Filter = "bicubic"
+    fill: int = 0
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Model pixels per original pixel, along x and y."""
+        return self.content[2] / self.original[0], self.content[3] / self.original[1]
+
+    @property
+    def padded(self) -> bool:
+        """Whether part of the model image is padding."""
+        return self.content != (0, 0, *self.model)
+
+    def pixels(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
+        """The model image: resized by Pillow, then ``v / 127.5 - 1``, float32 in [-1, 1].
+
+        Raises:
+            InvalidValueError: The picture is not of this frame's original size, or not RGB.
+        """
+        if image.size != self.original:
+            raise InvalidValueError(
+                f"This frame is of a picture of {self.original[0]}×{self.original[1]} pixels, got one of "
+                f"{image.size[0]}×{image.size[1]}. Make a frame for each picture's own size."
+            )
+        if image.mode != "RGB":
+            raise InvalidValueError(
+                f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image."
+            )
+        left, top, width, height = self.content
+        inner = image.resize((width, height), FILTERS[self.filter])
+        if self.padded:
+            canvas = Image.new("RGB", self.model, (self.fill,) * 3)
+            canvas.paste(inner, (left, top))
+            inner = canvas
+        values = torch.from_numpy(np.array(inner)).permute(2, 0, 1).to(torch.float32)
+        return (values / 127.5 - 1.0).contiguous()
+
+    def points_to_model(self, points: Shaped[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Points (x, y) of the original picture in model pixels."""
+        return _affine(points, self.scale, self.content[:2])
+
+    def points_to_original(self, points: Shaped[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+        """Points (x, y) of the model image in original pixels."""
+        return _affine_back(points, self.scale, self.content[:2])
+
+    def points_to_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
+        """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image."""
+        return _affine(self.points_to_model(points), self._grid_scale(grid), (0, 0))
+
+    def points_from_grid(
+        self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]
+    ) -> Float[Tensor, "*n 2"]:
+        """Points (x, y) in cells of a (rows, columns) grid over the model image, in original pixels."""
+        return self.points_to_original(_affine_back(points, self._grid_scale(grid), (0, 0)))
+
+    def boxes_to_model(self, boxes: Shaped[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """Boxes (left, top, right, bottom) of the original picture in model pixels; corners are points."""
+        return self.points_to_model(boxes.unflatten(-1, (2, 2))).flatten(-2)
+
+    def boxes_to_original(self, boxes: Shaped[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
+        """Boxes (left, top, right, bottom) of the model image in original pixels; corners are points."""
+        return self.points_to_original(boxes.unflatten(-1, (2, 2))).flatten(-2)
+
+    def map_to_original(
+        self, values: Shaped[Tensor, "*c h w"], mode: Literal["bilinear", "nearest"] = "bilinear"
+    ) -> Shaped[Tensor, "*c height width"]:
+        """A map over the model image as one value for each original pixel; padding is left out.
+
+        Every original pixel's centre is looked up in the grid (borders repeat). Without padding, bilinear equals
+        ``F.interpolate(size=(H₀, W₀), mode="bilinear", align_corners=False)``.
+
+        Args:
+            values: Any grid over the whole model image; float for bilinear, any type for nearest.
+            mode: ``"bilinear"`` or ``"nearest"`` (labels).
+        """
+        h, w = values.shape[-2:]
+        width, height = self.original
+        if mode == "bilinear" and not self.padded and values.is_floating_point():
+            lead = values.shape[:-2]
+            flat = values.reshape(1, -1, h, w)
+            resized = F.interpolate(flat, size=(height, width), mode="bilinear", align_corners=False)
+            return resized.reshape(*lead, height, width)
+        left, top, inner_w, inner_h = self.content
+        x = (torch.arange(width, dtype=torch.float64) + 0.5) * (inner_w / width) + left
+        y = (torch.arange(height, dtype=torch.float64) + 0.5) * (inner_h / height) + top
+        return _sample(values, y * (h / self.model[1]) - 0.5, x * (w / self.model[0]) - 0.5, mode)
+
+    def map_from_original(
+        self,
+        values: Shaped[Tensor, "*c height width"],
+        grid: tuple[int, int] | None = None,
+        mode: Literal["bilinear", "nearest"] = "bilinear",
+        fill: float = 0,
+    ) -> Shaped[Tensor, "*c h w"]:
+        """A map of the original picture, looked up at the centres of a grid over the model image.
+
+        Args:
+            values: One value for each original pixel; float for bilinear, any type for nearest.
+            grid: (rows, columns); the model's pixels if not given.
+            mode: ``"bilinear"`` or ``"nearest"`` (labels).
+            fill: The value of cells whose centre lies in the padding.
+
+        Raises:
+            InvalidValueError: The map is not of the original size.
+        """
+        height, width = values.shape[-2:]
+        if (width, height) != self.original:
+            raise InvalidValueError(
+                f"A map of {self.original[0]}×{self.original[1]} pixels is wanted, got {width}×{height}."
+            )
+        h, w = grid or self.model[::-1]
+        left, top, inner_w, inner_h = self.content
+        x = ((torch.arange(w, dtype=torch.float64) + 0.5) * (self.model[0] / w) - left) * (width / inner_w)
+        y = ((torch.arange(h, dtype=torch.float64) + 0.5) * (self.model[1] / h) - top) * (height / inner_h)
+        result = _sample(values, y - 0.5, x - 0.5, mode)
+        if self.padded:
+            outside = ((y < 0) | (y > height))[:, None] | ((x < 0) | (x > width))[None, :]
+            result = result.masked_fill(outside.to(result.device), fill)
+        return result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "original": list(self.original),
+            "model": list(self.model),
+            "content": list(self.content),
+            "filter": self.filter,
+            "fill": self.fill,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Frame:
+        """The frame that :meth:`to_dict` described."""
+        left, top, width, height = data["content"]
+        original_w, original_h = data["original"]
+        model_w, model_h = data["model"]
+        return cls(
+            (original_w, original_h),
+            (model_w, model_h),
+            (left, top, width, height),
+            data.get("filter", "bicubic"),
+            data.get("fill", 0),
+        )
+
+    def _grid_scale(self, grid: tuple[int, int]) -> tuple[float, float]:
+        return grid[1] / self.model[0], grid[0] / self.model[1]
+
+
+def _affine(points: Tensor, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
+    points = points if points.is_floating_point() else points.to(torch.float32)
+    return (points + 0.5) * points.new_tensor(scale) - 0.5 + points.new_tensor(offset)
+
+
+def _affine_back(points: Tensor, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
+    points = points if points.is_floating_point() else points.to(torch.float32)
+    return (points - points.new_tensor(offset) + 0.5) / points.new_tensor(scale) - 0.5
+
+
+def _sample(values: Tensor, y: Tensor, x: Tensor, mode: str) -> Tensor:
+    """Look a map up at rows ``y`` × columns ``x`` (float64, in cells); borders repeat."""
+    if mode == "nearest":
+        rows, columns = (
+            torch.floor(at + 0.5).clamp(0, size - 1).long().to(values.device)
+            for at, size in zip((y, x), values.shape[-2:], strict=True)
+        )
+        return values.index_select(-2, rows).index_select(-1, columns)
+    if mode != "bilinear":
+        raise InvalidValueError(f"No map mode {mode!r}. Choose one of: bilinear, nearest.")
+    if not values.is_floating_point():
+        raise InvalidValueError(
+            f"Bilinear needs a float map, got {values.dtype}. Use mode='nearest' for labels."
+        )
+    for dim, at in ((-2, y), (-1, x)):
+        size = values.shape[dim]
+        at = at.clamp(0, size - 1)
+        low = at.floor().clamp(max=max(size - 2, 0))
+        share = (at - low).to(values.device, values.dtype)
+        share = share.unsqueeze(-1) if dim == -2 else share
+        low = low.long().to(values.device)
+        high = (low + 1).clamp(max=size - 1)
+        values = torch.lerp(values.index_select(dim, low), values.index_select(dim, high), share)
+    return values
