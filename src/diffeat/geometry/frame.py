@@ -116,8 +116,8 @@ class Frame:
     ) -> Shaped[Tensor, "*c height width"]:
         """A map over the model image as one value for each original pixel; padding is left out.
 
-        Every original pixel's centre is looked up in the grid (borders repeat). Without padding, bilinear equals
-        ``F.interpolate(size=(H₀, W₀), mode="bilinear", align_corners=False)``.
+        Every original pixel's centre is looked up in the grid (borders repeat). Without padding, bilinear
+        equals ``F.interpolate(size=(H₀, W₀), mode="bilinear", align_corners=False)``.
 
         Args:
             values: Any grid over the whole model image; float for bilinear, any type for nearest.
