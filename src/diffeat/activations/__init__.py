@@ -1,9 +1,17 @@
-"""Names and reads what is inside a denoiser."""
+"""Names and reads what is inside a denoiser.
+
+* :class:`Catalogue` lists what there is, from the config alone if wanted.
+* :func:`read` runs one forward pass and returns the wanted activations.
+* :func:`tap` reads while a generation runs.
+* :class:`Taps` are the hooks underneath; :class:`MapRequest` reduces an attention map while it is computed.
+"""
 
 from __future__ import annotations
 
 from diffeat.activations.attention import MapRequest
+from diffeat.activations.catalogue import Activation, Catalogue
+from diffeat.activations.generation import GenerationTaps, tap
 from diffeat.activations.read import read
 from diffeat.activations.taps import Taps
 
-__all__ = ["MapRequest", "Taps", "read"]
+__all__ = ["Activation", "Catalogue", "GenerationTaps", "MapRequest", "Taps", "read", "tap"]

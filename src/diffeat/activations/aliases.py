@@ -1,12 +1,13 @@
 """Names that other systems use for the same activations.
 
-* ``gdf:…`` Generic Diffusion Feature, for UNets, PixArt, Hunyuan-DiT and FLUX.1. Levels, repeats and blocks count from 0 in
-  execution order. ``gdf:vit-blockB-out`` of a FLUX double block is the block's true image stream; the original code
-  returns the feed-forward's input there a second time.
+* ``gdf:…`` Generic Diffusion Feature, for UNets, PixArt, Hunyuan-DiT and FLUX.1. Levels, repeats and blocks
+  count from 0 in execution order. ``gdf:vit-blockB-out`` of a FLUX double block is the block's true image
+  stream; the original code returns the feed-forward's input there a second time.
 * ``dift:i`` DIFT: output of ``up_blocks.i``.
-* ``dhf:n`` Diffusion Hyperfeatures: the n-th decoder resnet, counted from 1 as in its tables (1 to 12 in Stable Diffusion
-  1 and 2), before its residual sum.
-* ``ditf:k`` DiTF: modulated input of the attention of block k; FLUX counts its single blocks on after the double ones.
+* ``dhf:n`` Diffusion Hyperfeatures: the n-th decoder resnet, counted from 1 as in its tables (1 to 12 in
+  Stable Diffusion 1 and 2), before its residual sum.
+* ``ditf:k`` DiTF: modulated input of the attention of block k; FLUX counts its single blocks on after the
+  double ones.
 * ``cleandift:mid``, ``cleandift:us1`` to ``us10``: the maps CleanDIFT was trained on, for four-level UNets.
 """
 

@@ -4,12 +4,13 @@ Fused attention never forms the matrix
 
     P[b, h, i, j] = softmax_j( scale * <q[b, h, i], k[b, h, j]> + mask[b, h, i, j] )
 
-so it has to be computed a second time. While a wanted attention module runs, a ``TorchFunctionMode`` watches for its call
-of ``scaled_dot_product_attention`` and takes q, k, mask, scale and the causal flag from there: after head split, QK
-normalisation, rotary embedding, LoRA and whatever else the model does. The model goes on with its fused attention.
+so it has to be computed a second time. While a wanted attention module runs, a ``TorchFunctionMode`` watches
+for its call of ``scaled_dot_product_attention`` and takes q, k, mask, scale and the causal flag from there:
+after head split, QK normalisation, rotary embedding, LoRA and whatever else the model does. The model goes on
+with its fused attention.
 
-P is formed for a few rows at a time. What is not asked for is dropped at once: with chosen keys only those columns are
-kept, but the softmax still runs over *all* keys (through the log-sum-exp of the row).
+P is formed for a few rows at a time. What is not asked for is dropped at once: with chosen keys only those
+columns are kept, but the softmax still runs over *all* keys (through the log-sum-exp of the row).
 """
 
 from __future__ import annotations
@@ -37,12 +38,15 @@ class MapRequest:
         id: Id or alias of a map: ``….attn2.map``, ``….attn.cross_map``, ``gdf:…-cross-map``.
         heads: ``"mean"`` averages the heads, ``"all"`` keeps them.
         tokens: Keys to keep. They count text tokens in cross-attention and in ``cross_map``, image tokens in
-            self-attention and in ``self_map``, and all tokens of the sequence in ``map`` of a joint attention.
-        queries: Image tokens (row-major) whose rows to keep; rows of the whole sequence in ``map`` of a joint attention.
+            self-attention and in ``self_map``, and all tokens of the sequence in ``map`` of a joint
+            attention.
+        queries: Image tokens (row-major) whose rows to keep; rows of the whole sequence in ``map`` of a joint
+        attention.
 
-    The result is ``(B, heads, Nq, Nk)``, without the head axis under ``heads="mean"``. With ``tokens`` and all queries it
-    is ``(B, heads, K, h, w)``: one picture per token, of where that token is attended from. With ``queries`` and all keys
-    of a self-attention it is ``(B, heads, Q, h, w)``: where each query looks. ``str(request)`` is its key in results.
+    The result is ``(B, heads, Nq, Nk)``, without the head axis under ``heads="mean"``. With ``tokens`` and
+    all queries it is ``(B, heads, K, h, w)``: one picture per token, of where that token is attended from.
+    With ``queries`` and all keys of a self-attention it is ``(B, heads, Q, h, w)``: where each query looks.
+    ``str(request)`` is its key in results.
     """
 
     id: str
@@ -146,8 +150,8 @@ def probabilities(
         chunk: The most logits to hold at a time; at least one row of one head is.
 
     Returns:
-        In the dtype of the queries; softmax is computed in float32 at least. Samples with fewer columns than others are
-        filled up with zeros.
+        In the dtype of the queries; softmax is computed in float32 at least. Samples with fewer columns than
+        others are filled up with zeros.
     """
     if call.query.is_meta:
         return _shape_only(call, rows, columns, mean_heads)
@@ -195,8 +199,8 @@ def _some(
 
 def _logits(query: Tensor, key: Tensor, scale: float | None, bias: Tensor | None) -> Tensor:
     dtype = torch.promote_types(query.dtype, torch.float32)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    logits = (query.to(dtype) * scale) @ key.to(dtype).transpose(-1, -2)
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    logits = (query.to(dtype) * factor) @ key.to(dtype).transpose(-1, -2)
     if bias is None:
         return logits
     if bias.dtype == torch.bool:

@@ -22,8 +22,9 @@ def read(
         **denoiser_kwargs: Exactly what ``denoiser.forward`` takes.
 
     Returns:
-        One tensor per name, keyed exactly as asked: ``(B, C, h, w)`` for image activations, ``(B, N, C)`` for text tokens,
-        ``(B, heads, Nq, Nk)`` or reduced for maps. Gradients stay attached unless the caller switched them off.
+        One tensor per name, keyed exactly as asked: ``(B, C, h, w)`` for image activations, ``(B, N, C)`` for
+        text tokens, ``(B, heads, Nq, Nk)`` or reduced for maps. Gradients stay attached unless the caller
+        switched them off.
 
     Raises:
         UnknownNameError: A name this denoiser does not have; the nearest ones are named.

@@ -1,8 +1,9 @@
 """What each class of diffusers module offers: where its image stream is, and which sites it has.
 
-Everything that depends on how diffusers writes a module lives in this file. Classes are named by their class name, so
-nothing is imported. A class that is not listed still works through its shape: whatever has ``to_q`` is an attention,
-whatever has a known second linear is a feed-forward, whatever is called ``…TransformerBlock`` is a block.
+Everything that depends on how diffusers writes a module lives in this file. Classes are named by their class
+name, so nothing is imported. A class that is not listed still works through its shape: whatever has ``to_q``
+is an attention, whatever has a known second linear is a feed-forward, whatever is called
+``…TransformerBlock`` is a block.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ SITES = ("in", "increment", "q", "k", "v", "map", "self_map", "cross_map", "inne
 
 @dataclass(frozen=True)
 class BlockRule:
-    """A transformer block: which children consume its modulated image stream, and where it returns that stream.
+    """A transformer block: which children consume its modulated image stream, and where it returns that
+    stream.
 
     Attributes:
         attention: The child that consumes the first modulated tensor.
-        feedforward: The child that consumes the second one, or ``None`` where the MLP is parallel to the attention.
+        feedforward: The child that consumes the second one, or ``None`` where the MLP is parallel to the
+        attention.
         item: Position of the image stream when the block returns a tuple.
-        joint: Whether the attention runs over one sequence of text and image tokens without a text branch of its own.
+        joint: Whether the attention runs over one sequence of text and image tokens without a text branch of
+        its own.
         inner: Child whose output is the MLP after its activation, for blocks without a feed-forward module.
     """
 
@@ -55,12 +59,37 @@ BLOCKS: dict[str, BlockRule] = {
     "ZImageTransformerBlock": BlockRule("attention", "feed_forward", joint=True),
 }
 
-# The second linear of a feed-forward, by the child that marks the class; its input is the activated hidden layer.
+# The second linear of a feed-forward, by the child that marks the class; its input is the activated hidden
+# layer.
 _SECOND_LINEARS = ("w2", "out_projection", "linear_out", "conv_point", "linear_2")
 
 # Children of blocks and of the whole network that carry text, not the image.
 _TEXT_PARTS = frozenset(
-    ["add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "norm_added_q", "norm_added_k", "norm1_context", "norm2_context", "ff_context", "txt_mlp", "txt_mod", "txt_norm", "txt_norm1", "txt_norm2", "txt_in", "context_refiner", "context_embedder", "caption_projection", "caption_norm", "cap_embedder", "text_embedder", "encoder_hid_proj", "time_caption_embed"]
+    [
+        "add_q_proj",
+        "add_k_proj",
+        "add_v_proj",
+        "to_add_out",
+        "norm_added_q",
+        "norm_added_k",
+        "norm1_context",
+        "norm2_context",
+        "ff_context",
+        "txt_mlp",
+        "txt_mod",
+        "txt_norm",
+        "txt_norm1",
+        "txt_norm2",
+        "txt_in",
+        "context_refiner",
+        "context_embedder",
+        "caption_projection",
+        "caption_norm",
+        "cap_embedder",
+        "text_embedder",
+        "encoder_hid_proj",
+        "time_caption_embed",
+    ]
 )
 
 # Stacks in which a "joint" class of block still sees the image alone.
@@ -151,7 +180,7 @@ def heads_of(attention: nn.Module) -> int | None:
 
 
 def stage_of(path: str) -> str:
-    """``down 0``, ``mid``, ``up 1`` in UNets, ``transformer_blocks 12`` in transformers, else the first name."""
+    """``down 0``, ``mid``, ``up 1`` in UNets, ``transformer_blocks 12`` in transformers, else the first part."""
     if found := _UNET_STACK.match(path):
         return f"{found[1]} {found[2]}" if found[1] else "mid"
     if found := _BLOCK_STACK.match(path):
@@ -177,7 +206,7 @@ def candidates(denoiser: nn.Module) -> Iterator[Candidate]:
             continue
         stage = stage_of(path)
         for site, kind in _offers(path, module, modules):
-            heads = heads_of(module) if is_attention(module) and site in ("q", "k", "v") + _MAPS else None
+            heads = heads_of(module) if is_attention(module) and site in ("q", "k", "v", *_MAPS) else None
             yield Candidate(f"{path}.{site}" if site else path, kind, stage, heads)
 
 
@@ -237,8 +266,4 @@ def _offers(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> Iter
 
 def is_second_modulated(path: str, block: nn.Module | None) -> bool:
     """The second attention of an SD3.5 dual block, which consumes a modulated tensor of its own."""
-    return (
-        path.endswith(".attn2") and class_name(block) == "JointTransformerBlock"
-        if block is not None
-        else False
-    )
+    return block is not None and class_name(block) == "JointTransformerBlock" and path.endswith(".attn2")

@@ -20,7 +20,8 @@ class Source:
     Attributes:
         module: Path of the hooked module.
         where: Its output, its first input, output minus input, or the attention probabilities inside it.
-        stream: ``image`` must come out on the grid; ``text`` stays a token sequence; ``any`` becomes a grid if it fits.
+        stream: ``image`` must come out on the grid; ``text`` stays a token sequence; ``any`` becomes a grid
+        if it fits.
         item: Position of the image stream in a tuple output.
         columns: Channels ``[start, stop)`` of a fused projection.
         part: For maps: ``map``, ``self_map`` (image x image) or ``cross_map`` (image x text).

@@ -48,9 +48,10 @@ class _Tap:
 class Taps:
     """Hooks on the modules that produce the wanted activations, for as long as the ``with`` block lasts.
 
-    Only those modules are touched (and, on UNets, the transformer wrapper around a token tensor, to see its grid). Names
-    may be ids, aliases or :class:`MapRequest`; the keys of the result are exactly what was asked (``str(request)`` for a
-    request). A module that runs several times within one forward pass gives its first run.
+    Only those modules are touched (and, on UNets, the transformer wrapper around a token tensor, to see its
+    grid). Names may be ids, aliases or :class:`MapRequest`; the keys of the result are exactly what was asked
+    (``str(request)`` for a request). A module that runs several times within one forward pass gives its first
+    run.
 
     Args:
         denoiser: Network, pipeline or backbone.
@@ -58,9 +59,9 @@ class Taps:
         stop: Whether :meth:`run` ends the forward pass right after the last wanted activation.
         chunk: The most attention logits held at a time.
 
-    Shapes: convolutional ``(B, C, h, w)`` as they are; image tokens ``(B, C, h, w)`` on the grid of this forward pass, cut
-    out of joint text-image sequences; text tokens (keys and values of cross-attention) ``(B, N, C)``; attention maps
-    ``(B, heads, Nq, Nk)`` or as :class:`MapRequest` says.
+    Shapes: convolutional ``(B, C, h, w)`` as they are; image tokens ``(B, C, h, w)`` on the grid of this
+    forward pass, cut out of joint text-image sequences; text tokens (keys and values of cross-attention)
+    ``(B, N, C)``; attention maps ``(B, heads, Nq, Nk)`` or as :class:`MapRequest` says.
     """
 
     def __init__(
@@ -177,11 +178,11 @@ class Taps:
         self._reset()
         self._call = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         if any(_submodule(self.denoiser, path) is not module for path, module in self._hooked.items()):
-            self._detach()  # layers were exchanged since (an adapter was loaded or removed): hook the new ones
+            self._detach()  # an adapter was loaded or removed since and exchanged layers: hook the new ones
             self._attach()
 
     def _deliver(self, tap: _Tap, value: Callable[[bool], Tensor]) -> None:
-        """Keep ``value(last)``; ``last`` says that the forward pass ends here, so nothing can overwrite the memory."""
+        """Keep ``value(last)``; ``last``: the forward pass ends here, so nothing can overwrite the memory."""
         if not self.live or self._call is None or tap in self._values:
             return
         last = self._running and self.stop and len(self._values) + 1 == len(self._taps)
@@ -294,7 +295,7 @@ def _tap_list(denoiser: nn.Module, wanted: list[Wanted]) -> list[_Tap]:
     names: dict[tuple[Source, Any], tuple[str, MapRequest | None]] = {}
     for item in wanted:
         request = item if isinstance(item, MapRequest) else None
-        name = item.id if request else str(item)
+        name = item.id if isinstance(item, MapRequest) else item
         source = locate(denoiser, name)
         if request is not None and source.where != "map":
             raise InvalidValueError(f"{name!r} is not an attention map; ask for it by its plain name")
@@ -312,7 +313,7 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
 
 
 def _first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The image stream among a module's arguments: the first one, or the one that diffusers calls hidden states."""
+    """The image stream among a module's arguments: the first one, or what diffusers calls hidden states."""
     if args and isinstance(args[0], Tensor):
         return args[0]
     for name in ("hidden_states", "x", "input_tensor", "sample", "input"):
@@ -369,9 +370,10 @@ def _why_missing(denoiser: nn.Module, missing: list[_Tap], started: bool) -> str
     processor = getattr(module, "processor", None)
     if first.source.where == "map":
         return (
-            f"{names}: no map exists there. The module made no call of scaled_dot_product_attention in this forward "
-            f"pass (its processor is {type(processor).__name__}). Linear attention has no map at all; for sliced, "
-            "xformers or eager attention go back to the default with `set_default_attn_processor()`."
+            f"{names}: no map exists there. The module made no call of scaled_dot_product_attention in this "
+            f"forward pass (its processor is {type(processor).__name__}). Linear attention has no map at all; "
+            "for sliced, xformers or eager attention go back to the default with "
+            "`set_default_attn_processor()`."
         )
     if getattr(attention, "fused_projections", False):
         return (

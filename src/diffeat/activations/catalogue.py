@@ -1,0 +1,245 @@
+"""What can be read out of a denoiser, measured without weights.
+
+The rules of :mod:`diffeat.activations.rules` say what each module offers. One forward pass of a copy of the
+network on the meta device (shapes only, no numbers, no memory) then says the rest through the very taps that
+read real activations: the order of execution, channels, grid, and the share of the network's floating-point
+operations spent by the time an activation is ready.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from diffeat.activations import rules
+from diffeat.activations.aliases import aliases_of
+from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
+from diffeat.activations.taps import Taps, _Tap
+from diffeat.backbones.dummy import default_latent, dummy_inputs
+from diffeat.errors import InvalidValueError, ModelError
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One readable activation.
+
+    Attributes:
+        id: Module path and site.
+        kind: ``resnet``, ``increment``, ``vit``, ``block``, ``attention``, ``attention-q`` (``-k``, ``-v``),
+        ``map``,
+            ``ffn``, ``ffn-inner``, ``adaln``, ``sampler``, ``stage``, ``stem``, ``head`` or ``input``.
+        channels: Channels; of a map, the number of keys.
+        grid: ``(h, w)`` at the size the catalogue was made for; ``None`` for text tokens.
+        stride: Pixels of the latent per cell of the grid.
+        heads: Attention heads, for q, k, v and maps.
+        depth: Share (0 to 1) of the denoiser's operations spent when it is ready.
+        stage: ``down 0``, ``mid``, ``up 1``, ``transformer_blocks 12`` …
+        aliases: Names of other systems for it.
+    """
+
+    id: str
+    kind: str
+    channels: int
+    grid: tuple[int, int] | None
+    stride: float | None
+    heads: int | None
+    depth: float
+    stage: str
+    aliases: tuple[str, ...] = ()
+
+
+class Catalogue:
+    """All activations of one denoiser, in order of execution.
+
+    Iterate it, index it by id or alias, or select with :meth:`find`.
+    """
+
+    def __init__(self, denoiser: nn.Module, activations: Iterable[Activation], flops: int) -> None:
+        self._denoiser = denoiser
+        self.activations = tuple(activations)
+        self.flops = flops
+        """Floating-point operations of one whole forward pass for one image."""
+
+    def __iter__(self) -> Iterator[Activation]:
+        return iter(self.activations)
+
+    def __len__(self) -> int:
+        return len(self.activations)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Activation:
+        if name not in self._by_name:
+            raise unknown(self._denoiser, name)
+        return self._by_name[name]
+
+    @cached_property
+    def _by_name(self) -> dict[str, Activation]:
+        return {name: a for a in self.activations for name in (a.id, *a.aliases)}
+
+    def find(self, wanted: str | Iterable[str]) -> list[Activation]:
+        """Activations by id, alias or pattern, in order of execution whatever the order asked.
+
+        ``*`` stays within one part of an id between dots; ``**`` and a leading ``*`` cross dots:
+        ``up_blocks.*.resnets.*``, ``*attn2.q``, ``gdf:up-level1-*``.
+
+        Raises:
+            UnknownNameError: A name or pattern that selects nothing, with the nearest names.
+        """
+        chosen: set[str] = set()
+        for name in [wanted] if isinstance(wanted, str) else wanted:
+            if name in self._by_name:
+                chosen.add(self._by_name[name].id)
+                continue
+            if not is_pattern(name):
+                raise unknown(self._denoiser, name)
+            form = compile_pattern(name)
+            hits = {a.id for n, a in self._by_name.items() if form.fullmatch(n)}
+            if not hits:
+                raise unknown(self._denoiser, name)
+            chosen |= hits
+        return [a for a in self.activations if a.id in chosen]
+
+    @classmethod
+    def of(
+        cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None
+    ) -> Catalogue:
+        """The catalogue of a backbone, pipeline or denoiser, on any device.
+
+        Args:
+            denoiser: What to list.
+            size: Image size (width, height) in pixels that the grids are for; by default what the model is
+            made for.
+            inputs: Arguments of a real forward pass, for classes whose arguments are not known here.
+
+        Raises:
+            ModelError: An unknown class without ``inputs``.
+        """
+        network = bare_denoiser(denoiser)
+        latent = _latent_size(denoiser, network, size)
+        call: dict[str, Any] = dummy_inputs(network, latent) if inputs is None else _to_meta(inputs)
+        return cls(network, *_Census(_meta_copy(network)).take(call, latent))
+
+    @classmethod
+    def from_model(cls, model: str, size: tuple[int, int] | None = None) -> Catalogue:
+        """The catalogue of a model id or directory, from its config alone (no weights are read)."""
+        from diffeat.backbones import load_meta_denoiser
+
+        denoiser, _ = load_meta_denoiser(model)
+        return cls.of(denoiser, size=size)
+
+
+class _Flops(TorchDispatchMode):
+    """Counts floating-point operations, also on meta tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += count(*args, **kwargs, out_val=out)
+        return out
+
+
+class _MetaMasks(TorchFunctionMode):
+    """Lets real masks (whose sums decide sequence lengths) meet meta queries in the attention."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention and kwargs.get("attn_mask") is not None:
+            kwargs = {**kwargs, "attn_mask": kwargs["attn_mask"].to("meta")}
+        return func(*args, **kwargs)
+
+
+class _Census(Taps):
+    """Taps on everything, which note shape and cost instead of keeping tensors."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        self._offered = {c.id: c for c in rules.candidates(denoiser)}
+        super().__init__(denoiser, list(self._offered), stop=False)
+        self._flops = _Flops()
+        self._seen: dict[str, tuple[tuple[int, ...], int]] = {}
+
+    def _deliver(self, tap: _Tap, value: Callable[[bool], Tensor]) -> None:
+        if tap in self._values:
+            return
+        self._values[tap] = value(True)
+        spent = self._flops.total
+        for key in tap.keys:
+            self._seen[key] = (tuple(self._values[tap].shape), spent)
+
+    def take(self, inputs: dict[str, Any], latent: tuple[int, int]) -> tuple[list[Activation], int]:
+        with self, torch.no_grad(), self._flops, _MetaMasks():
+            self.denoiser(**inputs)
+        names: dict[str, list[str]] = {}
+        for alias, id in aliases_of(self.denoiser, self._seen):
+            names.setdefault(id, []).append(alias)
+        total = max(1, self._flops.total)
+        found = []
+        for id, (shape, spent) in self._seen.items():
+            c = self._offered[id]
+            channels = shape[-1] if len(shape) == 3 or c.kind == "map" else shape[1]
+            grid = (shape[2], shape[3]) if len(shape) == 4 and c.kind != "map" else None
+            stride = round(latent[0] / grid[0], 3) if grid else None
+            tags = tuple(names.get(id, ()))
+            depth = round(spent / total, 4)
+            found.append(Activation(id, c.kind, channels, grid, stride, c.heads, depth, c.stage, tags))
+        return found, self._flops.total
+
+
+def _meta_copy(denoiser: nn.Module) -> nn.Module:
+    """The same architecture without weights."""
+    config = getattr(denoiser, "config", None)
+    if config is None or not hasattr(type(denoiser), "from_config"):
+        raise ModelError(
+            f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from."
+        )
+    with torch.device("meta"):
+        return type(denoiser).from_config(config).eval()  # type: ignore[attr-defined]
+
+
+def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:
+    stride = getattr(thing, "latent_stride", None)
+    if size is None:
+        size = getattr(thing, "default_size", None)
+        if size is None or not stride:
+            return default_latent(denoiser)
+    stride = stride or _STRIDES.get(type(denoiser).__name__, 8)
+    if size[0] % stride or size[1] % stride:
+        raise InvalidValueError(f"an image size of {size[0]}x{size[1]} is not a multiple of {stride}")
+    return size[1] // stride, size[0] // stride
+
+
+_STRIDES = {"SanaTransformer2DModel": 32, "UNet2DModel": 1}
+
+
+def _to_meta(value: Any) -> Any:
+    """Real arguments without their content; small integer tensors that describe the layout are kept."""
+    if isinstance(value, Tensor):
+        return (
+            value.to("meta")
+            if value.is_floating_point() and value.dim() > 2 and not _is_ids(value)
+            else value.cpu()
+        )
+    if isinstance(value, dict):
+        return {k: _to_meta(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_to_meta(v) for v in value)
+    return value
+
+
+def _is_ids(value: Tensor) -> bool:
+    return value.shape[-1] <= 4
