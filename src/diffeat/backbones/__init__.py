@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
+from diffeat.backbones.backbone import Backbone
+from diffeat.backbones.conditioning import Conditioning
+from diffeat.backbones.families import FAMILIES, family_named, family_of
+from diffeat.backbones.family import Family
+from diffeat.backbones.latents import LatentPosterior
 from diffeat.backbones.layout import TokenLayout, layout_of
+from diffeat.backbones.loading import load_meta_denoiser, model_names, resolve_model
 
-__all__ = ["TokenLayout", "layout_of"]
+__all__ = [
+    "FAMILIES",
+    "Backbone",
+    "Conditioning",
+    "Family",
+    "LatentPosterior",
+    "TokenLayout",
+    "family_named",
+    "family_of",
+    "layout_of",
+    "load_meta_denoiser",
+    "model_names",
+    "resolve_model",
+]

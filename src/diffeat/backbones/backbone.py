@@ -1,0 +1,303 @@
+"""A stock diffusers pipeline made ready for features: encode, condition, noise, denoise."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from diffeat.backbones.conditioning import Conditioning
+from diffeat.backbones.families import family_named, family_of
+from diffeat.backbones.families.generic import Generic
+from diffeat.backbones.family import Family
+from diffeat.backbones.latents import Autoencoder, LatentPosterior
+from diffeat.backbones.loading import load_pipeline
+from diffeat.backbones.recording import record_call, remembered_texts
+from diffeat.backbones.schedule import NoiseSchedule
+from diffeat.backbones.words import word_positions
+from diffeat.errors import InvalidValueError, ModelError
+
+
+class Backbone:
+    """A pipeline and the translation between its family's conventions and those of diffeat.
+
+    Latents are normalised as the denoiser sees them, ``(batch, channels, h, w)``; timesteps run from 0 to 1000 of the
+    training schedule for every family; predictions of flow models point from the image to the noise.
+
+    Args:
+        pipeline: A diffusers text-to-image (or unconditional) pipeline. It is used as it is, not copied.
+        family: Name of the family; by default found from the denoiser.
+        name: What to call the model in messages.
+
+    Raises:
+        ModelError: If the pipeline has no denoiser that can be used.
+        UnknownNameError: If there is no such family.
+
+    Attributes:
+        pipeline: The pipeline.
+        denoiser: Its UNet or transformer.
+        family: Its family.
+        name: What the model was asked for as.
+        default_size: Image size ``(width, height)`` the model is made for.
+        multiple: Widths and heights must be multiples of this many pixels.
+        square_only: Whether the model only takes square images.
+        latent_stride: Pixels per latent cell.
+    """
+
+    def __init__(self, pipeline: Any, family: str | None = None, name: str = "") -> None:
+        denoiser = getattr(pipeline, "unet", None)
+        denoiser = getattr(pipeline, "transformer", None) if denoiser is None else denoiser
+        if not isinstance(denoiser, nn.Module):
+            raise ModelError(f"{type(pipeline).__name__} has no unet and no transformer; it is no diffusion pipeline.")
+        self.pipeline = pipeline
+        self.denoiser = denoiser.eval()
+        self.name = name or type(pipeline).__name__
+        config: Mapping[str, Any] = denoiser.config
+        self.family: Family = (
+            family_named(family) if family else family_of(denoiser.config.get("_class_name") or _class(denoiser), config)
+        )
+        self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
+        self._texts: dict[str, Any] = {}
+        self._rows: dict[tuple[str, tuple[int, int], str], Mapping[str, Any]] = {}
+        self._text_encoders_dropped = False
+        self.latent_stride = self._pixels_per_latent()
+        self.default_size = self._default_size()
+        if isinstance(self.family, Generic):
+            self._learn(self.family)
+        self._schedule = NoiseSchedule(pipeline.scheduler, self.family.flow)
+        cells = self.family.patch(config)
+        self.multiple = self.latent_stride * cells
+        self.square_only = self.family.square_only
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str,
+        family: str | None = None,
+        dtype: torch.dtype | str | None = None,
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> Backbone:
+        """Load a model.
+
+        Args:
+            id_or_path: A model name of diffeat (``"sd15"``, ``"tiny-unet"``, …), a hub id or a pipeline directory.
+            family: Name of the family; by default found from the denoiser.
+            dtype: Precision (``"float32"`` by default, ``"bfloat16"``, ``"float16"``). The autoencoder stays in
+                float32 where its configuration asks for it.
+            device: Where to; the CPU by default.
+            revision: Revision of the hub repository.
+            variant: Weights variant, such as ``"fp16"``.
+
+        Raises:
+            ModelError: If the model cannot be had; says why and what was tried.
+            UnknownNameError: If the name is no model and no path.
+        """
+        pipeline = load_pipeline(id_or_path, dtype=dtype, revision=revision, variant=variant)
+        if device is not None:
+            pipeline.to(device)
+        return cls(pipeline, family=family, name=str(id_or_path))
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, family: str | None = None, name: str = "") -> Backbone:
+        """Use a pipeline that is already loaded."""
+        return cls(pipeline, family=family, name=name)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
+
+    @property
+    def prediction_type(self) -> str:
+        """What the denoiser predicts: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` or ``"flow"``."""
+        return self._schedule.prediction_type
+
+    def encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
+        """Posterior of the normalised latents of images in [-1, 1]; float32, on the backbone's device.
+
+        Raises:
+            InvalidValueError: If the image size does not suit the model.
+        """
+        self._check_size((pixels.shape[-1], pixels.shape[-2]))
+        return self._autoencoder.encode(pixels.to(self.device))
+
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        """Images (about [-1, 1], float32) of normalised latents."""
+        return self._autoencoder.decode(latents.to(self.device))
+
+    def condition(self, prompts: Sequence[str], size: tuple[int, int] | None = None, **options: Any) -> Conditioning:
+        """Denoiser conditions for one prompt per row, taken from the pipeline's own code and remembered.
+
+        Args:
+            prompts: Texts; class labels or their numbers for DiT; empty ones for unconditional models.
+            size: Image size ``(width, height)``; the model's own by default.
+            options: Arguments of the pipeline call (``guidance_scale``, ``max_sequence_length``, ``original_size``…).
+
+        Raises:
+            InvalidValueError: If the size or an option does not suit the model, or an unconditional model is prompted.
+            ModelError: If the text encoders are gone and the prompt was not encoded before.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        size = self._check_size(size or self.default_size)
+        if not self.family.conditional:
+            said = [p for p in prompts if p]
+            if said:
+                raise InvalidValueError(f"{self.name} is unconditional and takes no prompt; it was given {said[0]!r}.")
+            return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
+        rows = tuple(self._row(prompt, size, options) for prompt in prompts)
+        return Conditioning(rows, tuple(prompts), size, self.family.shared)
+
+    def drop_text_encoders(self) -> None:
+        """Free the text encoders. Texts encoded so far stay usable, at every image size."""
+        for name in self.pipeline.components:
+            if name.startswith("text_encoder"):
+                setattr(self.pipeline, name, None)
+        self._text_encoders_dropped = True
+
+    def token_index(self, prompt: str, word: str) -> list[int]:
+        """Positions of a word's tokens in the denoiser's text sequence.
+
+        Raises:
+            UnknownNameError: If the prompt has no such word; names its words.
+            ModelError: If the model has no text sequence.
+        """
+        return word_positions(self.family.texts(self.pipeline, prompt), prompt, word)
+
+    def noise(
+        self, latents: Float[Tensor, "b c h w"], t: float | Tensor, eps: Float[Tensor, "#b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents with the noise of timestep ``t`` (one, or one per row) in the proportion of the training schedule."""
+        signal, noise = self._schedule.mix(self._schedule.check(t, len(latents)), latents)
+        return signal * latents + noise * eps.to(latents)
+
+    def denoiser_inputs(
+        self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, conditioning: Conditioning
+    ) -> dict[str, Any]:
+        """The exact arguments of ``denoiser.forward`` for noisy latents.
+
+        Raises:
+            InvalidValueError: If rows and latents do not match, or a timestep is outside the schedule.
+        """
+        if len(conditioning) != len(noisy):
+            raise InvalidValueError(
+                f"{len(noisy)} latents are given with {len(conditioning)} rows of conditions; repeat rows with take()."
+            )
+        w, h = conditioning.size
+        if (h // self.latent_stride, w // self.latent_stride) != tuple(noisy.shape[-2:]):
+            raise InvalidValueError(
+                f"The conditions were made for images of {w}x{h} pixels, but the latents are "
+                f"{noisy.shape[-1]}x{noisy.shape[-2]} cells of {self.latent_stride} pixels."
+            )
+        dtype, config = self.dtype, self.denoiser.config
+        times = self._schedule.check(t, len(noisy)).to(self.device)
+        return {
+            self.family.latent_argument: self.family.pack(noisy.to(self.device, dtype)),
+            self.family.timestep_argument: self.family.timestep(times, dtype, config),
+            **conditioning.arguments(),
+            "return_dict": False,
+        }
+
+    def denoise(
+        self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, conditioning: Conditioning
+    ) -> Float[Tensor, "b c h w"]:
+        """The denoiser's prediction, without guidance, in the shape of the latents (learned variances left out)."""
+        output = self.denoiser(**self.denoiser_inputs(noisy, t, conditioning))[0]
+        return self.family.unpack(output, noisy)[:, : noisy.shape[1]]
+
+    def estimate_clean(
+        self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, prediction: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The clean latents that a prediction implies."""
+        return self._schedule.clean(noisy, self._schedule.check(t, len(noisy)), prediction.to(noisy))
+
+    def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the latent of an image of ``size = (width, height)``."""
+        return size[1] // self.latent_stride, size[0] // self.latent_stride
+
+    def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
+        key = (prompt, size, repr(sorted(options.items())))
+        if key not in self._rows:
+            arguments, _ = self._record([prompt], size, options)
+            for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
+                arguments.pop(name, None)
+            self._rows[key] = arguments
+        return self._rows[key]
+
+    def _record(
+        self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], float]:
+        arguments = self.family.call_arguments(self.pipeline, prompts, size, options)
+        with remembered_texts(self.pipeline, self._texts, missing=lambda: self._need_text_encoders(prompts)):
+            recorded = record_call(self.pipeline, self.denoiser, arguments)
+        if recorded is None:
+            raise ModelError(
+                f"{type(self.pipeline).__name__} ran without calling its {_class(self.denoiser)}; its conditions cannot "
+                "be recorded."
+            )
+        return recorded
+
+    def _need_text_encoders(self, prompts: list[str]) -> None:
+        encoders = [n for n in self.pipeline.components if n.startswith("text_encoder")]
+        if encoders and all(getattr(self.pipeline, n, None) is None for n in encoders):
+            state = "were dropped" if self._text_encoders_dropped else "are not part of this pipeline"
+            raise ModelError(
+                f"The prompt {prompts[0]!r} is not encoded yet and the text encoders {state}. Call condition() with "
+                "every prompt before drop_text_encoders(), or load the whole model."
+            )
+
+    def _learn(self, family: Generic) -> None:
+        scheduler = self.pipeline.scheduler
+        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(  # type: ignore[misc]
+            scheduler.config.get("use_flow_sigmas")
+        )
+        size = self.default_size
+        one, t = self._record([""], size, {})
+        two, _ = self._record(["", ""], size, {})
+        vae = getattr(self.pipeline, "vae", None)
+        channels = vae.config.get("latent_channels") if vae is not None else None
+        family.learn(one, two, (channels or self.denoiser.config["in_channels"], *self.latent_size(size)), t)
+
+    def _pixels_per_latent(self) -> int:
+        vae = getattr(self.pipeline, "vae", None)
+        if vae is None:
+            return 1
+        factor = getattr(self.pipeline, "vae_scale_factor", None)
+        factor = factor or 2 ** (len(vae.config["block_out_channels"]) - 1)
+        return factor * (2 if self._autoencoder.patched else 1)
+
+    def _default_size(self) -> tuple[int, int]:
+        known = inspect.signature(self.pipeline.__call__).parameters
+        if "height" in known and isinstance(known["height"].default, int):
+            return known["width"].default, known["height"].default
+        cells = getattr(self.pipeline, "default_sample_size", None) or self.denoiser.config.get("sample_size")
+        if not cells:
+            return 1024, 1024
+        h, w = cells if isinstance(cells, (list, tuple)) else (cells, cells)
+        factor = getattr(self.pipeline, "vae_scale_factor", None) or self.latent_stride
+        return w * factor, h * factor
+
+    def _check_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        w, h = int(size[0]), int(size[1])
+        m = self.multiple
+        if w < m or h < m or w % m or h % m:
+            near = tuple(max(m, round(v / m) * m) for v in (w, h))
+            raise InvalidValueError(
+                f"Images of {w}x{h} pixels do not suit {self.name}: width and height must be multiples of {m}. The "
+                f"nearest size is {near[0]}x{near[1]}."
+            )
+        if self.square_only and w != h:
+            raise InvalidValueError(f"{self.name} takes square images only; {w}x{h} was given.")
+        return w, h
+
+
+def _class(denoiser: nn.Module) -> str:
+    return type(denoiser).__name__

@@ -1,0 +1,55 @@
+"""DiT: ImageNet classes instead of texts."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from diffeat.backbones.family import Family, TokenisedText
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+
+NULL_CLASS = 1000
+
+
+class DiT(Family):
+    """A prompt is a class label (``"tench"``), its number (``"0"``), or empty for the null class."""
+
+    name = "dit"
+    denoiser_class = "DiTTransformer2DModel"
+    square_only = True  # DiTTransformer2DModel puts its output patches together as a square
+
+    def call_arguments(
+        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        known = inspect.signature(pipeline.__call__).parameters
+        for name in options:
+            if name not in known:
+                raise InvalidValueError(f"DiTPipeline has no option {name!r}; it has: {', '.join(known)}.")
+        return {
+            "class_labels": [_class_of(pipeline, prompt) for prompt in prompts],
+            "guidance_scale": 1.0,
+            "num_inference_steps": 1,
+            "generator": torch.Generator().manual_seed(0),
+        } | dict(options)
+
+    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+        raise ModelError("DiT is conditioned on a class, not on words; it has no text sequence.")
+
+
+def _class_of(pipeline: Any, prompt: str) -> int:
+    text = prompt.strip()
+    if not text:
+        return NULL_CLASS
+    if text.isdecimal():
+        if int(text) > NULL_CLASS:
+            raise InvalidValueError(f"Class {text} is outside 0 to 999 (1000 is the null class).")
+        return int(text)
+    labels: dict[str, int] = getattr(pipeline, "labels", None) or {}
+    if text not in labels:
+        near = did_you_mean(text, labels)
+        hint = near or "Give the number of an ImageNet class (0 to 999), or an empty prompt for no class."
+        raise UnknownNameError(f"This DiT model knows no class {text!r}. {hint}")
+    return labels[text]

@@ -1,0 +1,44 @@
+"""FLUX.2 and its klein models: latents are 2×2 patches, normalised by the autoencoder's batch norm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffeat.backbones.family import Family, TokenisedText
+from diffeat.errors import ModelError
+
+
+class Flux2(Family):
+    name = "flux2"
+    denoiser_class = "Flux2Transformer2DModel"
+    flow = True
+
+    def call_arguments(
+        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        # klein: 1 turns classifier-free guidance off; dev: the scale is embedded, 4 is the pipeline's default
+        embedded = bool(pipeline.transformer.config.get("guidance_embeds"))
+        guidance = {"guidance_scale": 4.0 if embedded else 1.0}
+        return super().call_arguments(pipeline, prompts, size, guidance | dict(options))
+
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+        return t.to(dtype) / 1000
+
+    def pack(self, latents: Tensor) -> Tensor:
+        return latents.flatten(2).transpose(1, 2)
+
+    def unpack(self, output: Tensor, latents: Tensor) -> Tensor:
+        return output.transpose(1, 2).reshape(latents.shape)
+
+    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+        if type(pipeline).__name__ != "Flux2KleinPipeline":
+            raise ModelError("Positions of words are not known for this FLUX.2 pipeline.")
+        chat = [{"role": "user", "content": prompt}]
+        text = pipeline.tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+        return [TokenisedText(pipeline.tokenizer, text)]

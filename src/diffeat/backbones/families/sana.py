@@ -1,0 +1,29 @@
+"""Sana: a 32× deep-compression autoencoder and Gemma tokens behind an instruction that is cut off again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffeat.backbones.family import Family, TokenisedText
+
+
+class Sana(Family):
+    name = "sana"
+    denoiser_class = "SanaTransformer2DModel"
+    flow = True
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
+
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+        return t * config.get("timestep_scale", 1.0)
+
+    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+        instruction = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
+        before = "\n".join(instruction)
+        # the pipeline keeps the first token and the last ones: the instruction but for its first and last token goes
+        cut = len(pipeline.tokenizer.encode(before)) - 2
+        return [TokenisedText(pipeline.tokenizer, before + prompt.lower().strip(), offset=-cut)]

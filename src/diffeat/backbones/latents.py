@@ -1,0 +1,100 @@
+"""Between pixels and normalised latents.
+
+A variational autoencoder gives a Gaussian per latent cell, :math:`z = \\mu + \\sigma \\epsilon`. Denoisers see it
+normalised per channel, :math:`(z - m) s`, where :math:`m, s` come from the autoencoder's configuration
+(``shift_factor`` and ``scaling_factor``; ``latents_mean`` and ``latents_std``) or, for FLUX.2, from the running
+statistics of its batch norm over 2×2 patches. The normalisation is affine, so the posterior stays Gaussian:
+:math:`((\\mu - m) s) + (\\sigma s) \\epsilon`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+_PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the denoiser's: bound them
+
+
+@dataclass(frozen=True)
+class LatentPosterior:
+    """Normalised latents as mean and standard deviation (0 where encoding is deterministic)."""
+
+    mean: Float[Tensor, "b c h w"]
+    std: Float[Tensor, "b c h w"]
+
+    def sample(self, eps: Float[Tensor, "#b c h w"]) -> Float[Tensor, "b c h w"]:
+        """The draw that belongs to the standard normal ``eps``: the stock draw, normalised, for the same ``eps``."""
+        return self.mean + self.std * eps.to(self.mean)
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+
+class Autoencoder:
+    """The autoencoder of a pipeline, or nothing at all for denoisers of pixels.
+
+    Args:
+        vae: A diffusers autoencoder (KL, DC, tiny, Qwen-Image, FLUX.2) or None.
+    """
+
+    def __init__(self, vae: Any | None) -> None:
+        self.vae = vae
+        self.patched = vae is not None and hasattr(vae, "bn")
+        self.video = vae is not None and hasattr(vae, "temperal_downsample")
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
+        if self.vae is None:
+            return LatentPosterior(pixels, torch.zeros_like(pixels))
+        step = max(1, _PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
+        parts = [self._posterior(chunk) for chunk in pixels.split(step)]
+        mean, std = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
+        shift, scale = self._normalisation(mean)
+        return LatentPosterior((mean - shift) * scale, std * scale)
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
+        if self.vae is None:
+            return latents
+        shift, scale = self._normalisation(latents.float())
+        z = latents.float() / scale + shift
+        if self.patched:
+            z = pixel_shuffle(z, 2)
+        z = z[:, :, None] if self.video else z
+        pixels = torch.cat([self.vae.decode(row.to(self.vae.dtype)).sample for row in z.split(1)])
+        return (pixels[:, :, 0] if self.video else pixels).float()
+
+    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        vae: Any = self.vae
+        pixels = pixels.to(vae.device, vae.dtype)
+        encoded = vae.encode(pixels[:, :, None] if self.video else pixels)
+        if hasattr(encoded, "latent_dist"):
+            mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
+        else:  # deterministic autoencoders: DC calls it latent, the tiny and the quantised ones latents
+            mean = (encoded.latent if hasattr(encoded, "latent") else encoded.latents).float()
+            std = torch.zeros_like(mean)
+        if self.video:
+            mean, std = mean[:, :, 0], std[:, :, 0]
+        if self.patched:
+            mean, std = pixel_unshuffle(mean, 2), pixel_unshuffle(std, 2)
+        return mean, std
+
+    def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        vae: Any = self.vae
+        column: Callable[[Any], Tensor] = lambda v: torch.as_tensor(v).to(like).reshape(1, -1, 1, 1)  # noqa: E731
+        if self.patched:
+            return column(vae.bn.running_mean), column(
+                (vae.bn.running_var.float() + vae.config.batch_norm_eps).rsqrt()
+            )
+        scale = column(vae.config.get("scaling_factor") or 1.0)
+        shift = column(vae.config.get("shift_factor") or 0.0)
+        mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+        if mean is not None and std is not None:
+            return column(mean), scale / column(std)
+        return shift, scale

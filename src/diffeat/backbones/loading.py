@@ -1,0 +1,232 @@
+"""Models from names, hub ids and directories, with one clear error where they cannot be had."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from diffeat.backbones.families import family_of
+from diffeat.backbones.family import Family
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+
+_EMBEDDED = ("tiny-unet", "tiny-dit")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@cache
+def model_names() -> dict[str, list[str]]:
+    """The names of diffeat for models, each with the hub ids to try in order."""
+    return yaml.safe_load((files("diffeat.backbones") / "models.yaml").read_text(encoding="utf-8"))
+
+
+def resolve_model(name: str) -> list[str]:
+    """Hub ids or local paths to try, in order.
+
+    Args:
+        name: A model name of diffeat, a hub id, or a path; the last two are returned as they are.
+
+    Raises:
+        UnknownNameError: If it is none of these.
+    """
+    name = str(name)
+    if name in _EMBEDDED:
+        from diffeat import zoo
+
+        return [str(zoo.path(name))]
+    if name in model_names():
+        return list(model_names()[name])
+    if Path(name).exists() or name.count("/") == 1 or Path(name).is_absolute() or name.startswith("."):
+        return [name]
+    raise UnknownNameError(
+        f"{name!r} is no model name, hub id (owner/name) or existing directory. "
+        + did_you_mean(name, [*model_names(), *_EMBEDDED])
+    )
+
+
+def load_pipeline(
+    id_or_path: str,
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Any:
+    """Load a diffusers pipeline, quietly.
+
+    Raises:
+        ModelError: If none of the places that the name stands for has a usable pipeline.
+        UnknownNameError: If the name is no model and no path.
+    """
+    reasons = []
+    precision = _precision(dtype)
+    for place in resolve_model(id_or_path):
+        try:
+            with _quiet():
+                directory = _directory(place, revision, variant)
+                return _load(directory, place, precision, variant)
+        except ModelError as error:
+            reasons.append(str(error))
+    if len(reasons) == 1:
+        raise ModelError(reasons[0])
+    raise ModelError(f"The model {id_or_path!r} could not be loaded. Tried: " + " | ".join(reasons))
+
+
+def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn.Module, Family]:
+    """The denoiser of a model on the meta device, from its configuration alone; no weights are read.
+
+    Raises:
+        ModelError: If no configuration can be had or its denoiser is unknown.
+        UnknownNameError: If the name is no model and no path.
+    """
+    import diffusers
+
+    reasons = []
+    for place in resolve_model(id_or_path):
+        try:
+            with _quiet():
+                index = _config(diffusers.DiffusionPipeline, place, revision)
+                part = next((p for p in ("unet", "transformer") if index.get(p) and index[p][1]), None)
+                if part is None:
+                    raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
+                model_class = getattr(diffusers, index[part][1], None)
+                if model_class is None:
+                    raise ModelError(f"diffusers {diffusers.__version__} has no class {index[part][1]!r}.")
+                config = _config(model_class, place, revision, subfolder=part)
+                with torch.device("meta"):
+                    denoiser = model_class.from_config(config)
+            return denoiser.eval(), family_of(type(denoiser).__name__, denoiser.config)
+        except ModelError as error:
+            reasons.append(str(error))
+    raise ModelError(" | ".join(reasons))
+
+
+def _precision(dtype: torch.dtype | str | None) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    name = (dtype or "float32").removeprefix("torch.")
+    if name not in _DTYPES:
+        raise InvalidValueError(f"The precision {dtype!r} is unknown. {did_you_mean(name, _DTYPES)}".strip())
+    return _DTYPES[name]
+
+
+def _config(loader: Any, place: str, revision: str | None, subfolder: str | None = None) -> dict[str, Any]:
+    local = Path(place).is_dir()
+    if local:
+        _check_directory(Path(place), place)
+    options = {"subfolder": subfolder} if subfolder else {}
+    try:
+        config = loader.load_config(place, revision=revision, local_files_only=local, **options)
+    except Exception as error:  # the hub client has no common base for its errors
+        raise ModelError(_unreachable(place, error)) from error
+    return config[0] if isinstance(config, tuple) else config
+
+
+def _directory(place: str, revision: str | None, variant: str | None) -> Path:
+    path = Path(place)
+    if path.exists() or path.is_absolute() or place.startswith(".") or place.count("/") != 1:
+        _check_directory(path, place)
+        return path
+    from diffusers import DiffusionPipeline
+
+    try:
+        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant))
+    except Exception as error:  # the hub client has no common base for its errors
+        raise ModelError(_unreachable(place, error)) from error
+
+
+def _check_directory(path: Path, place: str) -> None:
+    if not path.is_dir():
+        what = "a file, not a directory" if path.exists() else "not there"
+        raise ModelError(f"The model directory {place} is {what}.")
+    if not (path / "model_index.json").is_file():
+        raise ModelError(
+            f"{place} is not a diffusers pipeline: it has no model_index.json. Give the directory that save_pretrained() "
+            "of a pipeline wrote (with its unet or transformer, vae, scheduler, …)."
+        )
+
+
+def _unreachable(place: str, error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return (
+        f"The model {place!r} is not on this machine and could not be fetched from the hub ({reason[:200]}). Check the "
+        f"name and the connection (and log in if the model asks for it), fetch it elsewhere with `hf download {place}` "
+        "and copy the directory, or give the path of a local pipeline directory."
+    )
+
+
+def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) -> Any:
+    from diffusers import DiffusionPipeline
+
+    _check_components(directory, place, variant)
+    try:
+        return DiffusionPipeline.from_pretrained(
+            directory,
+            torch_dtype={"default": dtype, "vae": torch.float32} if _upcasts(directory) else dtype,
+            variant=variant,
+            local_files_only=True,
+        )
+    except Exception as error:  # anything a damaged or foreign directory provokes inside the loaders
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(f"The model {place} could not be loaded ({type(error).__name__}: {reason[:300]}).") from error
+
+
+def _check_components(directory: Path, place: str, variant: str | None) -> None:
+    try:
+        index = json.loads((directory / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{directory / 'model_index.json'} is not valid JSON ({error}).") from None
+    parts = [k for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] is not None]
+    missing = [p for p in parts if not (directory / p).is_dir()]
+    if missing:
+        raise ModelError(f"The model {place} is incomplete: {', '.join(missing)} missing. Download it again.")
+    if variant:
+        held = {f.name for part in parts for f in (directory / part).iterdir()}
+        if not any(f".{variant}." in name for name in held):
+            raise ModelError(f"The model {place} has no variant {variant!r}; leave the variant out.")
+    for part in parts:
+        for file in sorted((directory / part).glob("*.safetensors")):
+            _check_weights(file)
+
+
+def _check_weights(file: Path) -> None:
+    """Read the header of a weights file, which tells its length: catches half downloads and pointers in no time."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"The weights file {file} is damaged ({error}). Download it again.") from None
+
+
+def _upcasts(directory: Path) -> bool:
+    config = directory / "vae" / "config.json"
+    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no remarks of the loaders; what the user had set is restored."""
+    import diffusers.utils.logging as d
+    import transformers.utils.logging as t
+
+    bars = [(lib, lib.is_progress_bar_enabled()) for lib in (d, t)]
+    levels = [(lib, lib.get_verbosity()) for lib in (d, t)]
+    try:
+        for lib in (d, t):
+            lib.set_verbosity_error()
+            lib.disable_progress_bar()
+        yield
+    finally:
+        for lib, level in levels:
+            lib.set_verbosity(level)
+        for lib, enabled in bars:
+            if enabled:
+                lib.enable_progress_bar()
