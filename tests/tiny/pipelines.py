@@ -131,7 +131,9 @@ def _pixart(cls: Any, transformer: Any) -> Any:
 
 def pixart_alpha() -> Any:
     """At sample size 128 this pipeline passes resolution and aspect ratio."""
-    transformer = _pixart_transformer(sample_size=128, use_additional_conditions=True)
+    transformer = _pixart_transformer(
+        sample_size=128, use_additional_conditions=True, attention_head_dim=12, cross_attention_dim=24
+    )
     return _pixart(D.PixArtAlphaPipeline, transformer)
 
 
