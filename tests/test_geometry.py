@@ -169,7 +169,7 @@ def test_model_images_equal_the_reference_hyperfeatures(root, case) -> None:
     spec = FrameSpec("squash", size=case["load_size"], filter="bilinear")
     data = load_file(root / case["file"])
     if "images" not in data:  # a case that starts from noise
-        assert case["mode"] == "generation"
+        assert case["name"] == "generation"
         return
     images = [open_image(root / "images" / name) for name in case["images"]]
     for image, expected in zip(images, data["images"], strict=True):
@@ -231,7 +231,7 @@ def test_labels_go_back_as_nearest_exact_does() -> None:
 
 @given(frames(), st.tuples(st.integers(2, 24), st.integers(2, 24)))
 def test_a_ramp_stays_a_ramp(frame, grid) -> None:
-    """A map that holds each cell's own original coordinates must give every pixel its own coordinates back."""
+    """A map that holds each cell's own original coordinates gives every pixel its own back."""
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     cells = frame.points_from_grid(torch.stack([columns, rows], -1), grid).permute(2, 0, 1)
     back = frame.map_to_original(cells)

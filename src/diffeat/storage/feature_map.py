@@ -1,0 +1,50 @@
+"""The features of one picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.geometry import Frame
+
+
+@dataclass
+class FeatureMap:
+    """The features of one picture, with all that is needed to find its pixels again.
+
+    Attributes:
+        activations: Name to map ``(C, h, w)``; grids may differ.
+        frame: How the picture lies in the model's image.
+        image: The picture's name.
+        digest: Hash of the picture; its key in a store.
+        provenance: Recipe, model, prompt and versions, as plain JSON data.
+    """
+
+    activations: dict[str, Tensor]
+    frame: Frame
+    image: str = ""
+    digest: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tensor(self) -> Tensor:
+        """The map ``(C, h, w)`` where there is one only.
+
+        Raises:
+            InvalidValueError: There are several; the message names them.
+        """
+        if len(self.activations) != 1:
+            names = ", ".join(self.activations) or "none"
+            raise InvalidValueError(
+                f"{self.image or 'This picture'} has {len(self.activations)} maps, not one ({names}). "
+                "Choose by name: feature[name]."
+            )
+        return next(iter(self.activations.values()))
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.activations:
+            raise UnknownNameError(f"No activation {name!r} here. {did_you_mean(name, self.activations)}")
+        return self.activations[name]
