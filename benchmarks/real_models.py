@@ -15,7 +15,7 @@ import torch
 import transformers as T
 from torch.overrides import TorchFunctionMode
 
-_RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.trunc_normal_ if hasattr(torch.Tensor, "trunc_normal_") else None}
+_RANDOM = {torch.Tensor.normal_, torch.Tensor.uniform_}
 
 
 class _SkipInit(TorchFunctionMode):
@@ -32,9 +32,11 @@ def filled(build: Callable[[], torch.nn.Module], dtype: torch.dtype) -> Any:
     model = model.to(dtype).eval()
     block = torch.empty(1 << 20).normal_(0, 0.02, generator=torch.Generator().manual_seed(0)).to(dtype)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim < 2:
-                continue  # norms and biases keep their ones and zeros
+                if name.endswith("bias"):
+                    parameter.zero_()
+                continue  # norms keep their ones
             flat = parameter.view(-1)
             for start in range(0, flat.numel(), block.numel()):
                 part = flat[start : start + block.numel()]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffeat.__about__ import __version__
-from diffeat.activations import Taps
+from diffeat.activations import Catalogue, MapRequest, Taps
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
@@ -62,7 +62,7 @@ class Extractor:
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        self._taps = Taps(backbone.denoiser, recipe.requests(), stop=True)
+        self._taps = Taps(backbone.denoiser, _expanded(recipe, backbone), stop=True)
 
     @classmethod
     def from_recipe(
@@ -130,7 +130,7 @@ class Extractor:
             try:
                 waiting.append(load_picture(image, self._text(prompts, index)))
             except DiffeatError as error:
-                on_error(str(image), error)
+                on_error(image.name if isinstance(image, Picture) else str(image), error)
                 continue
             if len(waiting) * len(self._rows) >= self._budget.rows(self._frame(waiting[0]).model):
                 yield from self._extract_pictures(waiting, on_error)
@@ -253,6 +253,17 @@ class Extractor:
         }
 
 
+def _expanded(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
+    """The recipe's activations, globs replaced by the ids they match."""
+    names: list[str | MapRequest] = []
+    for request in recipe.requests():
+        if isinstance(request, str) and any(c in request for c in "*?["):
+            names += [a.id for a in Catalogue.of(backbone).find(request)]
+        else:
+            names.append(request)
+    return names
+
+
 class _Means:
     """Running means over the draws of every (picture, timestep, activation), in float32."""
 
@@ -262,12 +273,12 @@ class _Means:
         self._dtypes: dict[tuple[float, str], torch.dtype] = {}
 
     def add(self, part: list[tuple[int, Row]], raw: dict[str, Tensor]) -> None:
-        for name, values in raw.items():
-            for (i, row), value in zip(part, values, strict=True):
-                place = self._sums.setdefault(i, {})
+        for k, (i, row) in enumerate(part):
+            place = self._sums.setdefault(i, {})
+            for name, values in raw.items():
                 key = (row.timestep, name)
-                self._dtypes[key] = value.dtype
-                share = value.float() / self._draws
+                self._dtypes[key] = values.dtype
+                share = values[k].float() / self._draws
                 place[key] = place[key] + share if key in place else share
 
     def of(self, picture: int) -> dict[tuple[float, str], Tensor]:

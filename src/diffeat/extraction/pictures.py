@@ -11,10 +11,6 @@ from PIL import Image
 
 from diffeat.geometry import file_digest, open_image, pixel_digest
 
-#: A path, a PIL image, an array, or a (name, path) pair.
-ImageLike = str | PathLike[str] | Image.Image | Any
-
-
 @dataclass(frozen=True)
 class Picture:
     """An open picture.
@@ -34,14 +30,20 @@ class Picture:
     text: str
 
 
-def load_picture(source: ImageLike, text: str, name: str | None = None) -> Picture:
-    """Open a picture.
+#: A path, a PIL image, an array (see :func:`diffeat.geometry.open_image`), or an open picture.
+ImageLike = str | PathLike[str] | Image.Image | Picture | Any
+
+
+def load_picture(source: ImageLike, text: str) -> Picture:
+    """Open a picture; one that is open already is returned as it is, with its own text.
 
     Raises:
         ImageError: If it cannot be read; names the file and the reason.
     """
+    if isinstance(source, Picture):
+        return source
     image = open_image(source)
     key = pixel_digest(image)
     if isinstance(source, (str, PathLike)):
-        return Picture(name or Path(source).name, image, file_digest(source), key, text)
-    return Picture(name or f"image-{key[:12]}", image, key, key, text)
+        return Picture(Path(source).as_posix(), image, file_digest(source), key, text)
+    return Picture(f"image-{key[:12]}", image, key, key, text)

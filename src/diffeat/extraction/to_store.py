@@ -3,21 +3,22 @@
 The list of files is cut into shards by position, and a shard's name is a hash of the pictures it should hold. A run
 that was stopped anywhere therefore finds the same shards again, skips the complete ones and ends with the same bytes
 as a run that was never stopped. A picture that fails leaves its place in the shard empty and is tried again next time.
+A file that changed since, or that comes with another text, is extracted anew together with its shard.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from diffeat.errors import DiffeatError, ImageError
+from diffeat.errors import DiffeatError, ImageError, InvalidValueError
 from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.pictures import Picture, load_picture
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureMap, FeatureStore
+from diffeat.storage import FeatureStore
 
 
 @dataclass
@@ -31,10 +32,25 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    name: str
+    """A picture to extract; ``key`` identifies its content and its text."""
+
     path: Path
-    digest: str
-    prompt: str | None
+    key: str
+    text: str
+
+    @property
+    def entry(self) -> tuple[str, str]:
+        return self.path.as_posix(), self.key
+
+    def load(self) -> Picture:
+        return replace(load_picture(self.path, self.text), digest=self.key)
+
+
+@dataclass(frozen=True)
+class _Shard:
+    name: str
+    position: int
+    jobs: tuple[_Job, ...]
 
 
 def extract_to_store(
@@ -50,33 +66,103 @@ def extract_to_store(
 
     Args:
         extractor: Runs the recipe that the store was made for.
-        paths: Picture files; names in the store are relative to their common folder.
+        paths: Picture files; the store names them by their paths as given.
         prompts: One text for all, or one per path.
-        shard_size: Pictures per shard. A run resumes only with the same size and list as before; other shards that
-            hold the same pictures are used as they are.
+        shard_size: Pictures per shard; a shard is the unit of resuming.
+        progress: How to show the pictures go by.
 
     Returns:
         What was done. Pictures that failed are listed, not raised.
 
     Raises:
-        StoreError: The store cannot be written.
-        InvalidValueError: The recipe does not suit the model.
+        StoreError: The store cannot be written; complete shards stay.
+        NonFiniteError: Features do not fit the store's dtype.
     """
     summary = Summary()
-    jobs = _jobs(paths, prompts, summary)
-    shards = [jobs[i : i + shard_size] for i in range(0, len(jobs), shard_size)]
-    known = set(store.keys())
-    todo: list[tuple[str, list[_Job]]] = []
-    for shard in shards:
-        name = _shard_name(shard)
-        missing = [j for j in shard if _key(j) not in known]
-        summary.present += [j.name for j in shard if _key(j) in known]
-        if missing:
-            todo.append((name, shard if not store.has_shard(name) else shard))
-    for name, shard in todo:
-        pass
+    jobs = _jobs(extractor, paths, prompts)
+    _drop_changed(store, jobs)
+    todo = [shard for shard in _missing(store, _cut(jobs, shard_size), summary)]
+    with_bar = iter(progress(range(sum(len(s.jobs) for s in todo)), total=None, desc="extract"))
+    for shard in todo:
+        _run(extractor, store, shard, summary, lambda: next(with_bar, None))
+    next(with_bar, None)
     return summary
 
 
-def _key(job: _Job) -> str:
-    return job.digest
+def _jobs(
+    extractor: Extractor, paths: Sequence[Path], prompts: str | Sequence[str | None] | None
+) -> list[_Job]:
+    if prompts is None or isinstance(prompts, str):
+        prompts = [prompts] * len(paths)
+    if len(prompts) != len(paths):
+        raise InvalidValueError(f"There are {len(paths)} images and {len(prompts)} prompts: give one per image.")
+    jobs = []
+    for path, prompt in zip(paths, prompts, strict=True):
+        text = extractor.recipe.text_for(prompt)
+        try:
+            key = file_digest(path)
+        except (ImageError, OSError):
+            key = "unreadable"
+        if text != extractor.recipe.prompt:
+            key = hashlib.sha256(f"{key}|{text}".encode()).hexdigest()
+        jobs.append(_Job(path, key, text))
+    return jobs
+
+
+def _cut(jobs: list[_Job], shard_size: int) -> list[_Shard]:
+    shards = []
+    for position, start in enumerate(range(0, len(jobs), shard_size)):
+        part = tuple(jobs[start : start + shard_size])
+        name = hashlib.sha256("\n".join("|".join(job.entry) for job in part).encode()).hexdigest()[:16]
+        shards.append(_Shard(name, position, part))
+    return shards
+
+
+def _drop_changed(store: FeatureStore, jobs: list[_Job]) -> None:
+    keys = dict(job.entry for job in jobs)
+    changed = {shard for shard, name, key in store.entries() if keys.get(name, key) != key}
+    for shard in sorted(changed):
+        store.remove_shard(shard)
+
+
+def _missing(store: FeatureStore, shards: list[_Shard], summary: Summary) -> Iterator[_Shard]:
+    """Shards with work left; pictures that another shard holds are taken out of them."""
+    homes = {(name, key): shard for shard, name, key in store.entries()}
+    for shard in shards:
+        own = [job for job in shard.jobs if homes.get(job.entry, shard.name) == shard.name]
+        absent = [job for job in own if job.entry not in homes]
+        if absent and store.has_shard(shard.name):
+            # These failed before. The shard is made again only if one of them can be read by now.
+            for job in list(absent):
+                try:
+                    job.load()
+                except DiffeatError as error:
+                    summary.failed[job.entry[0]] = str(error)
+                    absent.remove(job)
+        waiting = own if absent else []
+        summary.present += [j.entry[0] for j in shard.jobs if j.entry in homes and j not in waiting]
+        if waiting:
+            yield replace(shard, jobs=tuple(waiting))
+
+
+def _run(
+    extractor: Extractor, store: FeatureStore, shard: _Shard, summary: Summary, tick: Callable[[], object]
+) -> None:
+    def failed(name: str, error: DiffeatError) -> None:
+        summary.failed[name] = str(error)
+        tick()
+
+    def pictures() -> Iterator[Picture]:
+        for job in shard.jobs:
+            try:
+                yield job.load()
+            except DiffeatError as error:
+                failed(job.entry[0], error)
+
+    features = []
+    for feature in extractor.stream(pictures(), on_error=failed):
+        features.append(replace(feature, activations={k: v.cpu() for k, v in feature.activations.items()}))
+        tick()
+    if features:
+        store.write_shard(shard.name, features, position=shard.position)
+        summary.extracted += [feature.image for feature in features]
