@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffeat.extraction import Extractor, Recipe
     from diffeat.geometry import Frame
     from diffeat.storage import FeatureMap, FeatureStore
+    from diffeat.tasks.correspondence import Matches, match
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
@@ -26,7 +27,9 @@ _HOMES = {
     "FeatureStore": "diffeat.storage",
     "Frame": "diffeat.geometry",
     "MapRequest": "diffeat.activations",
+    "Matches": "diffeat.tasks.correspondence",
     "Recipe": "diffeat.extraction",
+    "match": "diffeat.tasks.correspondence",
     "read": "diffeat.activations",
     "tap": "diffeat.activations",
 }

@@ -1,0 +1,122 @@
+"""Matching whole pictures: dense flow, and pairs that choose each other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+from diffeat.tasks.correspondence.match import (
+    Matches,
+    Matching,
+    Target,
+    check_features,
+    check_same_recipe,
+    pick,
+)
+
+if TYPE_CHECKING:
+    from diffeat.storage import FeatureMap
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Where every position of a lattice over the source lies in the target.
+
+    Attributes:
+        source: (h, w, 2) float64, the positions, in original source pixels (x, y).
+        target: (h, w, 2) float64, where they were found, in original target pixels.
+        similarity: (h, w) cosine of each match.
+    """
+
+    source: Tensor
+    target: Tensor
+    similarity: Tensor
+
+    @property
+    def displacement(self) -> Tensor:
+        """(h, w, 2) target minus source, in pixels."""
+        return self.target - self.source
+
+
+def dense_flow(
+    source: FeatureMap,
+    target: FeatureMap,
+    *,
+    stride: int = 8,
+    matching: Matching | None = None,
+    activation: str | None = None,
+    memory: int | None = None,
+) -> Flow:
+    """Match a regular lattice of source points, ``stride`` original pixels apart and centred.
+
+    Args:
+        stride: 1 matches every pixel.
+    """
+    if stride < 1:
+        raise InvalidValueError(f"stride must be at least 1 pixel, got {stride}.")
+    x, y = (_centred(length, stride) for length in source.frame.original)
+    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+    found = Target(target, matching, activation).find(source, points.reshape(-1, 2), memory)
+    shape = points.shape[:2]
+    return Flow(points, found.target.view(*shape, 2), found.similarity.view(shape))
+
+
+def _centred(length: int, stride: int) -> Tensor:
+    count = max(1, length // stride)
+    first = (length - 1 - (count - 1) * stride) / 2
+    return first + stride * torch.arange(count, dtype=torch.float64)
+
+
+def mutual_matches(
+    source: FeatureMap,
+    target: FeatureMap,
+    *,
+    activation: str | None = None,
+    memory: int = 64 << 20,
+) -> Matches:
+    """Pairs of feature cells that are each other's nearest neighbour by cosine similarity.
+
+    Cells whose centre lies in padding are left out.
+
+    Returns:
+        Cell centres in original pixels, in reading order of the source; may be empty.
+    """
+    check_same_recipe(source, target)
+    (a, at), (b, bt) = (_cells(f, activation, name) for f, name in ((source, "source"), (target, "target")))
+    if a.shape[1] != b.shape[1]:
+        raise InvalidValueError(
+            f"Source features have {a.shape[1]} channels, target features {b.shape[1]}. Extract both by one recipe."
+        )
+    score = a.new_full((len(a),), -torch.inf)
+    forward = torch.zeros(len(a), dtype=torch.long, device=a.device)
+    back_score = a.new_full((len(b),), -torch.inf)
+    back = torch.zeros(len(b), dtype=torch.long, device=a.device)
+    rows = max(1, memory // (4 * max(1, len(b))))
+    for start in range(0, len(a), rows):
+        part = a[start : start + rows] @ b.T
+        score[start : start + rows], forward[start : start + rows] = part.max(1)
+        best, index = part.max(0)
+        better = best > back_score
+        back_score = torch.where(better, best, back_score)
+        back = torch.where(better, index + start, back)
+    mutual = (back[forward] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
+    return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
+
+
+def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Tensor, Tensor]:
+    """Unit descriptors (n, c) of the cells on the picture, and their centres in original pixels (n, 2)."""
+    tensor = pick(features, activation)
+    check_features(tensor, name)
+    _, h, w = tensor.shape
+    y, x = torch.meshgrid(
+        torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij"
+    )
+    centres = features.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), (h, w))
+    limit = centres.new_tensor(features.frame.original) - 0.5
+    inside = ((centres >= -0.5) & (centres <= limit)).all(-1)
+    vectors = torch.nn.functional.normalize(tensor.float().flatten(1).T, dim=1, eps=1e-12)
+    return vectors[inside.to(vectors.device)], centres[inside]

@@ -1,0 +1,216 @@
+"""Points of one picture found in another, by the features of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.lattice import Lattice
+from diffeat.tasks.correspondence.readout import window_soft_argmax
+from diffeat.tasks.correspondence.target import PreparedTarget, check_features
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from diffeat.geometry import Frame
+    from diffeat.storage import FeatureMap
+
+Readout = Literal["argmax", "window"]
+
+
+@dataclass(frozen=True)
+class Matching:
+    """How a point is found. The default is exact matching at the target's own resolution.
+
+    Attributes:
+        lattice: Where predictions may lie.
+        readout: ``"argmax"``, or ``"window"``: soft-argmax in a window, on the cells only.
+        radius: Of the window, in cells.
+        temperature: Of the window's softmax.
+    """
+
+    lattice: Lattice = field(default_factory=Lattice)
+    readout: Readout = "argmax"
+    radius: int = 5
+    temperature: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.readout not in ("argmax", "window"):
+            raise InvalidValueError(
+                f"No readout {self.readout!r}. {did_you_mean(self.readout, ('argmax', 'window'))}"
+            )
+        if self.readout == "window" and self.lattice.size != "cells":
+            raise InvalidValueError("The window soft-argmax works on feature cells: use Lattice('cells').")
+
+    def __str__(self) -> str:
+        size = self.lattice.size
+        where = {"original": "original pixels", "cells": "feature cells"}.get(str(size)) or (
+            f"{size[0]}×{size[1]} pixels"
+        )
+        how = (
+            "argmax"
+            if self.readout == "argmax"
+            else f"soft-argmax in a window of {2 * self.radius + 1}², β={self.temperature:g}"
+        )
+        convention = (
+            "" if self.lattice.convention == "half-pixel" else f", {self.lattice.convention} convention"
+        )
+        return f"cosine {how} over {where}{convention}"
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Where points were found.
+
+    Attributes:
+        source: (n, 2) float64, the points asked for, in original source pixels (x, y).
+        target: (n, 2) float64, where they lie, in original target pixels (x, y).
+        similarity: (n,) cosine of each match, in [-1, 1].
+    """
+
+    source: Tensor
+    target: Tensor
+    similarity: Tensor
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class Target:
+    """A picture to search in; holds what is the same for all searches.
+
+    Args:
+        features: The picture's features.
+        activation: Which of its maps, where there are several.
+        matching: How to match.
+    """
+
+    def __init__(
+        self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None
+    ) -> None:
+        self.matching = matching or Matching()
+        self.feature_map = features
+        self.activation = activation
+        tensor = pick(features, activation)
+        self.grid: tuple[int, int] = (tensor.shape[1], tensor.shape[2])
+        self.frame: Frame = features.frame
+        self.prepared = PreparedTarget(tensor, *self.matching.lattice.axes(self.frame, self.grid))
+
+    def find(self, source: FeatureMap, points: Tensor | Sequence, memory: int | None = None) -> Matches:
+        """Find ``points`` of ``source`` here. See :func:`match`."""
+        tensor = pick(source, self.activation)
+        check_same_recipe(source, self.feature_map)
+        check_features(tensor, "source")
+        asked = check_points(points, source.frame)
+        lattice = self.matching.lattice
+        cells = lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
+        descriptors = sample_descriptors(tensor, cells).to(self.prepared.features.device)
+        if self.matching.readout == "window":
+            similarity = self.prepared.similarity(descriptors)
+            places = window_soft_argmax(similarity, self.matching.radius, self.matching.temperature)
+            best = similarity.flatten(1).amax(1)
+        else:
+            places, best = self.prepared.nearest(descriptors, memory)
+        found = lattice.to_original(places.cpu(), self.frame, self.grid)
+        return Matches(asked, found, best.float().cpu())
+
+    def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
+        """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
+        tensor = pick(source, self.activation)
+        check_same_recipe(source, self.feature_map)
+        check_features(tensor, "source")
+        asked = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
+        cells = self.matching.lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
+        return self.prepared.similarity(sample_descriptors(tensor, cells).to(self.prepared.features.device))[
+            0
+        ]
+
+
+def match(
+    source: FeatureMap,
+    target: FeatureMap,
+    points: Tensor | Sequence,
+    *,
+    matching: Matching | None = None,
+    activation: str | None = None,
+    memory: int | None = None,
+) -> Matches:
+    """Find points of ``source`` in ``target`` by cosine similarity of their features.
+
+    By default every pixel of the original target is compared, exactly as if both maps were resized to their pictures;
+    time and memory are those of the native grids (see :mod:`diffeat.tasks.correspondence.target`).
+
+    Args:
+        source: Features of the picture the points lie in.
+        target: Features of the picture to search, by the same recipe.
+        points: (n, 2) points (x, y) in original source pixels; (0, 0) is the centre of the top-left pixel.
+        matching: Another lattice or readout.
+        activation: Which map, where the features hold several.
+        memory: Bytes of scores held at once; chosen by device if not given.
+
+    Raises:
+        InvalidValueError: A point is NaN or outside the picture, or the features are of different recipes.
+        NonFiniteError: Features hold NaN or infinity.
+
+    Example:
+        >>> found = match(cat, dog, [[120, 80]])        # doctest: +SKIP
+        >>> found.target, found.similarity              # doctest: +SKIP
+    """
+    return Target(target, matching, activation).find(source, points, memory)
+
+
+def heat_map(
+    source: FeatureMap, target: FeatureMap, point: Tensor | Sequence[float], activation: str | None = None
+) -> Tensor:
+    """Cosine similarity of one source point (x, y) with every original target pixel, (H₀, W₀) in [-1, 1]."""
+    return Target(target, None, activation).heat(source, point)
+
+
+def pick(features: FeatureMap, activation: str | None) -> Tensor:
+    """The named map, or the only one."""
+    return features.tensor if activation is None else features[activation]
+
+
+def check_same_recipe(source: FeatureMap, target: FeatureMap) -> None:
+    """Raise if the two features say that they are of different recipes."""
+    one, other = source.provenance.get("recipe_hash"), target.provenance.get("recipe_hash")
+    if one and other and one != other:
+        names = source.provenance.get("recipe", one[:12]), target.provenance.get("recipe", other[:12])
+        raise InvalidValueError(
+            f"{source.image} was extracted by recipe {names[0]!r} ({one[:8]}), {target.image} by {names[1]!r} "
+            f"({other[:8]}): their features cannot be compared. Extract both by one recipe."
+        )
+
+
+def check_points(points: Tensor | Sequence, frame: Frame) -> Tensor:
+    """Points as (n, 2) float64 on the CPU.
+
+    Raises:
+        InvalidValueError: Another shape, a NaN, or a point outside the picture.
+    """
+    asked = torch.as_tensor(points, dtype=torch.float64).cpu()
+    if asked.ndim != 2 or asked.shape[1] != 2:
+        raise InvalidValueError(f"Points must be an (n, 2) list of (x, y), got shape {tuple(asked.shape)}.")
+    if not torch.isfinite(asked).all():
+        row = int((~torch.isfinite(asked)).any(1).nonzero()[0])
+        raise InvalidValueError(f"Point {row} is not a number: {asked[row].tolist()}.")
+    width, height = frame.original
+    outside = outside_picture(asked, (width, height))
+    if outside.any():
+        row = int(outside.nonzero()[0])
+        raise InvalidValueError(
+            f"Point {row} ({asked[row, 0]:g}, {asked[row, 1]:g}) lies outside the source picture of {width}×{height} "
+            f"pixels. Coordinates are (x, y) from (0, 0) to ({width - 1}, {height - 1})."
+        )
+    return asked
+
+
+def outside_picture(points: Tensor, size: tuple[int, int]) -> Tensor:
+    """(n,) bool: which points (x, y) lie on no pixel of a (width, height) picture."""
+    limit = points.new_tensor(size) - 0.5
+    return ((points < -0.5) | (points > limit)).any(-1)

@@ -1,0 +1,294 @@
+"""The percentage of correct keypoints, with confidence intervals.
+
+Pure functions: :func:`record_pair` turns the predictions of one image pair into distances and reference lengths;
+:func:`pck` turns any number of records into the numbers of one protocol. Records hold everything that every protocol
+needs except the prediction grid, so they can be stored and scored again.
+
+Intervals are percentiles of a bootstrap over pictures. A pair depends on two pictures and a picture lies in many
+pairs, so resampling pairs would be too sure of itself. Each replicate draws the pictures with replacement and weights
+a pair by the product of its pictures' counts (the pigeonhole bootstrap; Owen 2007, doi:10.1214/07-AOAS122), which is
+mildly conservative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from diffeat.errors import InvalidValueError
+from diffeat.tasks.correspondence.protocol import AVERAGES, Protocol
+
+
+@dataclass(frozen=True)
+class PairRecord:
+    """The errors of one image pair.
+
+    Attributes:
+        name: The pair's.
+        category: Its category, ``""`` where there are none.
+        images: Names of the source and the target picture: the units of resampling.
+        distances: Pixels between prediction and truth, in the original target picture, one per keypoint.
+        lengths: Reference lengths in pixels: ``{"bbox": …, "image": …}``; ``"bbox"`` may be missing.
+    """
+
+    name: str
+    category: str
+    images: tuple[str, str]
+    distances: tuple[float, ...]
+    lengths: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """PCK of a set of pairs, in percent.
+
+    Attributes:
+        values: Per alpha and average: ``values[alpha]["image" | "point"]``.
+        pairs: Number of pairs.
+        points: Number of keypoints.
+    """
+
+    values: dict[float, dict[str, float]]
+    pairs: int
+    points: int
+
+
+@dataclass(frozen=True)
+class PckResult:
+    """Numbers and the protocol they belong to; printing it prints both.
+
+    Attributes:
+        protocol: How predictions were scored.
+        overall: All pairs; ``values`` has the macro averages, too.
+        categories: Per category.
+        intervals: Per alpha, the (low, high) confidence interval of the protocol's average, in percent.
+        confidence: Of the intervals.
+        notes: What a reader of the numbers must know.
+    """
+
+    protocol: Protocol
+    overall: Score
+    categories: dict[str, Score]
+    intervals: dict[float, tuple[float, float]]
+    confidence: float = 0.95
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, alpha: float) -> float:
+        """The protocol's number at ``alpha``, in percent."""
+        if alpha not in self.overall.values:
+            raise InvalidValueError(
+                f"alpha {alpha} was not scored; the protocol has {', '.join(f'{a:g}' for a in self.protocol.alphas)}."
+            )
+        return self.overall.values[alpha][self.protocol.average]
+
+    @property
+    def value(self) -> float:
+        """The number that is quoted, in percent."""
+        return self[self.protocol.alpha]
+
+    def __str__(self) -> str:
+        numbers = "   ".join(f"PCK@{a:g} {self[a]:.2f}{self._interval(a)}" for a in self.protocol.alphas)
+        lines = [numbers, f"({self.protocol}; {self.overall.pairs} pairs, {self.overall.points} points"]
+        if self.intervals:
+            lines[-1] += f"; {self.confidence:.0%} bootstrap over pictures"
+        lines[-1] += ")"
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+    def _interval(self, alpha: float) -> str:
+        if alpha not in self.intervals:
+            return ""
+        low, high = self.intervals[alpha]
+        return f" [{low:.2f}, {high:.2f}]"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+
+        def plain(score: Score) -> dict[str, Any]:
+            return {
+                "pairs": score.pairs,
+                "points": score.points,
+                "pck": {f"{a:g}": v for a, v in score.values.items()},
+            }
+
+        return {
+            "protocol": self.protocol.to_dict(),
+            "pck": {f"{a:g}": self[a] for a in self.protocol.alphas},
+            "intervals": {f"{a:g}": list(v) for a, v in self.intervals.items()},
+            "confidence": self.confidence,
+            "overall": plain(self.overall),
+            "categories": {name: plain(score) for name, score in self.categories.items()},
+            "notes": list(self.notes),
+        }
+
+
+def record_pair(
+    predicted: ArrayLike,
+    truth: ArrayLike,
+    *,
+    target_size: tuple[int, int],
+    target_box: Sequence[float] | None = None,
+    name: str = "",
+    category: str = "",
+    images: tuple[str, str] | None = None,
+) -> PairRecord:
+    """Errors of one pair's predictions.
+
+    Args:
+        predicted: (k, 2) points (x, y) in original target pixels.
+        truth: (k, 2) keypoints, likewise.
+        target_size: (width, height) of the target picture.
+        target_box: (left, top, right, bottom) of the target object.
+        images: Names of source and target picture; the pair counts as a unit of its own if not given.
+
+    Raises:
+        InvalidValueError: No keypoint, unequal numbers, NaN, or a box without area.
+    """
+    p, t = np.asarray(predicted, dtype=np.float64), np.asarray(truth, dtype=np.float64)
+    label = f"pair {name!r}" if name else "the pair"
+    if p.shape != t.shape or p.ndim != 2 or p.shape[1] != 2:
+        raise InvalidValueError(
+            f"Predictions and keypoints of {label} must both be (k, 2), got {p.shape} and {t.shape}."
+        )
+    if len(p) == 0:
+        raise InvalidValueError(
+            f"There is no keypoint in {label}: its PCK is undefined. Leave it out and count it."
+        )
+    if not (np.isfinite(p).all() and np.isfinite(t).all()):
+        raise InvalidValueError(f"A predicted or true point of {label} is not a number.")
+    lengths = {"image": float(max(target_size))}
+    if target_box is not None:
+        lengths["bbox"] = box_length(target_box, label)
+    distances = np.sqrt(((p - t) ** 2).sum(1))
+    return PairRecord(
+        name, category, images or (f"{name}:source", f"{name}:target"), tuple(distances.tolist()), lengths
+    )
+
+
+def box_length(box: Sequence[float], label: str = "the pair") -> float:
+    """The longer side of (left, top, right, bottom).
+
+    Raises:
+        InvalidValueError: The box has no area or is not finite.
+    """
+    left, top, right, bottom = (float(v) for v in box)
+    if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
+        raise InvalidValueError(
+            f"The target box {list(box)} of {label} has no area; it must be [left, top, right, bottom]."
+        )
+    return max(right - left, bottom - top)
+
+
+def pck(
+    records: Iterable[PairRecord],
+    protocol: Protocol,
+    *,
+    replicates: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    notes: Sequence[str] = (),
+) -> PckResult:
+    """PCK of records by a protocol.
+
+    Args:
+        records: Of :func:`record_pair`.
+        replicates: Of the bootstrap; 0 makes no intervals.
+        confidence: Share of replicates inside an interval.
+        seed: Of the bootstrap: equal records give equal intervals.
+        notes: Carried along and printed.
+
+    Raises:
+        InvalidValueError: There is no record, or a record lacks the protocol's reference length.
+    """
+    rows = list(records)
+    if not rows:
+        raise InvalidValueError("There is no pair to score.")
+    for row in rows:
+        if protocol.reference not in row.lengths:
+            raise InvalidValueError(
+                f"Pair {row.name!r} has no target box, which protocol {protocol.name!r} needs. "
+                "Use a protocol with reference='image'."
+            )
+    counts = np.array([len(r.distances) for r in rows], dtype=np.float64)
+    correct = np.stack([_correct(rows, protocol, alpha) for alpha in protocol.alphas])
+    names = sorted({r.category for r in rows})
+    of = np.array([names.index(r.category) for r in rows])
+    categories = {
+        name: _score(correct[:, of == i], counts[of == i], protocol.alphas) for i, name in enumerate(names)
+    }
+    overall = _score(correct, counts, protocol.alphas)
+    for alpha in protocol.alphas:
+        for kind in ("image", "point"):
+            mean = float(np.mean([c.values[alpha][kind] for c in categories.values()]))
+            overall.values[alpha][f"category-{kind}"] = mean
+    intervals = {}
+    if replicates:
+        low, high = _bootstrap(rows, correct, counts, of, protocol, replicates, confidence, seed)
+        intervals = {a: (float(low[i]), float(high[i])) for i, a in enumerate(protocol.alphas)}
+    return PckResult(protocol, overall, categories, intervals, confidence, tuple(notes))
+
+
+def curve(records: Iterable[PairRecord], protocol: Protocol, alphas: Sequence[float]) -> list[float]:
+    """PCK in percent at many thresholds, by the protocol's average."""
+    scored = pck(records, protocol.replace(alphas=tuple(alphas)), replicates=0)
+    return [scored[a] for a in alphas]
+
+
+def _correct(rows: Sequence[PairRecord], protocol: Protocol, alpha: float) -> NDArray[np.float64]:
+    def count(row: PairRecord) -> int:
+        limit = alpha * row.lengths[protocol.reference]
+        distances = np.asarray(row.distances)
+        return int((distances <= limit).sum() if protocol.inclusive else (distances < limit).sum())
+
+    return np.array([count(row) for row in rows], dtype=np.float64)
+
+
+def _score(correct: NDArray, counts: NDArray, alphas: Sequence[float]) -> Score:
+    values = {
+        alpha: {
+            "image": float(100 * (correct[i] / counts).mean()),
+            "point": float(100 * correct[i].sum() / counts.sum()),
+        }
+        for i, alpha in enumerate(alphas)
+    }
+    return Score(values, len(counts), int(counts.sum()))
+
+
+def _bootstrap(
+    rows: Sequence[PairRecord],
+    correct: NDArray,
+    counts: NDArray,
+    of: NDArray,
+    protocol: Protocol,
+    replicates: int,
+    confidence: float,
+    seed: int,
+) -> tuple[NDArray, NDArray]:
+    """Lower and upper ends per alpha, in percent."""
+    images = {name: i for i, name in enumerate(sorted({n for r in rows for n in r.images}))}
+    source, target = (np.array([images[r.images[side]] for r in rows]) for side in (0, 1))
+    pooled = protocol.average.endswith("point")
+    value, unit = (correct, counts) if pooled else (correct / counts, np.ones_like(counts))
+    groups = of if protocol.average.startswith("category") else np.zeros_like(of)
+    member = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    found = []
+    while sum(len(f) for f in found) < replicates:
+        draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=64).astype(
+            np.float64
+        )
+        weight = draws[:, source] * draws[:, target]
+        total = (weight * unit) @ member
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = np.stack([((weight * v) @ member) / total for v in value], axis=1)
+        drawn = (total > 0).any(1)  # a replicate may hold no whole pair, and miss a category
+        found.append(np.nanmean(shares[drawn], axis=2))
+    samples = np.concatenate(found)[:replicates]
+    tail = 50 * (1 - confidence)
+    return 100 * np.percentile(samples, tail, axis=0), 100 * np.percentile(samples, 100 - tail, axis=0)
+
+
+__all__ = ["AVERAGES", "PairRecord", "PckResult", "Score", "box_length", "curve", "pck", "record_pair"]

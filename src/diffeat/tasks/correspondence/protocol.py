@@ -1,0 +1,216 @@
+r"""What a PCK number means.
+
+The percentage of correct keypoints counts a prediction :math:`\hat p` of the target keypoint p as correct if
+
+.. math:: \lVert \hat p - p \rVert_2 \le \alpha\, \max(w, h)
+
+with (w, h) the target's object box (``"bbox"``) or the target picture (``"image"``). Distances are in original target
+pixels, in the same unit along x and y: scoring in a squashed frame turns the circle into an ellipse and has inflated
+published numbers by five points. How pairs are averaged changes a number by six to seven points, the threshold by
+seven to eight; therefore a protocol is part of every result and is printed with it.
+
+SPair-71k: Min et al., arXiv:1908.10543. Averages: ``image`` is the mean over pairs of the pair's share of correct
+points (the SPair authors' definition), ``point`` pools all points; ``category-image`` and ``category-point`` are means
+over the categories' scores (macro).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.tasks.correspondence.lattice import Lattice
+from diffeat.tasks.correspondence.match import Matching
+
+Reference = Literal["bbox", "image"]
+Average = Literal["image", "point", "category-image", "category-point"]
+AVERAGES: dict[str, str] = {
+    "image": "mean over image pairs",
+    "point": "pooled over points",
+    "category-image": "mean over categories of the mean over pairs",
+    "category-point": "mean over categories of the pooled points",
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How predictions are made and scored.
+
+    Attributes:
+        name: Of the preset, or of your own.
+        alphas: Thresholds as shares of the reference length; the one that headlines is ``alphas[headline]``.
+        reference: ``"bbox"`` or ``"image"``; the longer side of the target's.
+        average: ``"image"``, ``"point"``, ``"category-image"`` or ``"category-point"``.
+        inclusive: ``<=`` if true, ``<`` if false.
+        matching: How points are predicted.
+        resize: Filter with which the published procedure resizes pictures; a result tells if another was used.
+        prompt: Text per picture with ``{category}`` in it, or ``None`` for the recipe's own. Reports say when the
+            true category was used.
+        headline: Position in ``alphas`` of the number that is quoted.
+        source: Where the procedure is published.
+    """
+
+    name: str
+    alphas: tuple[float, ...] = (0.01, 0.05, 0.1, 0.15)
+    reference: Reference = "bbox"
+    average: Average = "image"
+    inclusive: bool = True
+    matching: Matching = field(default_factory=Matching)
+    resize: str | None = None
+    prompt: str | None = None
+    headline: int = 2
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("bbox", "image"):
+            raise InvalidValueError(
+                f"No threshold reference {self.reference!r}. {did_you_mean(self.reference, ('bbox', 'image'))}"
+            )
+        if self.average not in AVERAGES:
+            raise InvalidValueError(f"No average {self.average!r}. {did_you_mean(self.average, AVERAGES)}")
+        if not self.alphas or not all(0 < a for a in self.alphas):
+            raise InvalidValueError(f"Thresholds alpha must be positive numbers, got {self.alphas}.")
+        if not -len(self.alphas) <= self.headline < len(self.alphas):
+            raise InvalidValueError(
+                f"headline {self.headline} names none of the {len(self.alphas)} thresholds."
+            )
+
+    @property
+    def alpha(self) -> float:
+        """The threshold of the number that is quoted."""
+        return self.alphas[self.headline]
+
+    @property
+    def uses_category(self) -> bool:
+        """Whether the true category goes into the prompt."""
+        return self.prompt is not None and "{category}" in self.prompt
+
+    def replace(self, **changes: Any) -> Protocol:
+        """A copy with other values; the name says that it is no longer the preset."""
+        if changes and "name" not in changes:
+            changes["name"] = self.name.removesuffix("*") + "*"
+        if "alphas" in changes and "headline" not in changes:
+            alphas = tuple(changes["alphas"])
+            changes["headline"] = alphas.index(self.alpha) if self.alpha in alphas else len(alphas) - 1
+        return replace(self, **changes)
+
+    def __str__(self) -> str:
+        sign = "≤" if self.inclusive else "<"
+        box = "target box" if self.reference == "bbox" else "target picture"
+        return (
+            f"{self.name}: distance {sign} α·max(w, h) of the {box}, {AVERAGES[self.average]}; {self.matching}; "
+            "scored in original pixels"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        lattice = self.matching.lattice
+        window = self.matching.readout == "window"
+        return {
+            "name": self.name,
+            "alphas": list(self.alphas),
+            "alpha": self.alpha,
+            "reference": self.reference,
+            "average": self.average,
+            "rule": "<=" if self.inclusive else "<",
+            "prediction_grid": lattice.size if isinstance(lattice.size, str) else list(lattice.size),
+            "half_pixel_convention": lattice.convention,
+            "readout": self.matching.readout,
+            **(
+                {"window": 2 * self.matching.radius + 1, "temperature": self.matching.temperature}
+                if window
+                else {}
+            ),
+            "published_resize": self.resize,
+            "prompt": self.prompt,
+            "source": self.source,
+        }
+
+
+_CELLS = Lattice("cells", convention="edge", snap=True)
+_ZERO_SHOT = Matching(_CELLS, "window", radius=5, temperature=0.02)
+_TRAINED = Matching(_CELLS, "window", radius=7, temperature=0.02)
+_CLASS = "a photo of a {category}"
+
+_PRESETS = (
+    Protocol("spair", source="SPair-71k, arXiv:1908.10543: mean over pairs, target box"),
+    Protocol("spair-point", average="point", source="as spair, pooled over points"),
+    Protocol(
+        "dift", average="image", resize="bicubic", prompt=_CLASS, source="DIFT, arXiv:2306.03881, per image"
+    ),
+    Protocol(
+        "dift-point",
+        average="point",
+        resize="bicubic",
+        prompt=_CLASS,
+        source="DIFT, arXiv:2306.03881, per point",
+    ),
+    Protocol(
+        "hyperfeatures",
+        average="point",
+        matching=Matching(Lattice((224, 224), convention="index", snap=True)),
+        resize="bilinear",
+        source="Diffusion Hyperfeatures, arXiv:2305.14334, box threshold",
+    ),
+    Protocol(
+        "hyperfeatures-image",
+        average="point",
+        reference="image",
+        matching=Matching(Lattice((224, 224), convention="index", snap=True)),
+        resize="bilinear",
+        source="Diffusion Hyperfeatures, arXiv:2305.14334, picture threshold",
+    ),
+    Protocol(
+        "geoaware",
+        inclusive=False,
+        matching=_ZERO_SHOT,
+        resize="lanczos",
+        source="GeoAware-SC, arXiv:2311.17034, zero-shot, per image",
+    ),
+    Protocol(
+        "geoaware-point",
+        inclusive=False,
+        average="point",
+        matching=_ZERO_SHOT,
+        resize="lanczos",
+        source="GeoAware-SC, arXiv:2311.17034, zero-shot, per keypoint",
+    ),
+    Protocol(
+        "geoaware-trained",
+        inclusive=False,
+        matching=_TRAINED,
+        resize="lanczos",
+        source="GeoAware-SC, arXiv:2311.17034, trained, per image",
+    ),
+    Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
+    *(
+        Protocol(
+            f"ap10k-{kind}",
+            inclusive=False,
+            matching=_ZERO_SHOT,
+            resize="lanczos",
+            source=f"AP-10K correspondence of GeoAware-SC, arXiv:2311.17034, {kind.replace('-', ' ')}",
+        )
+        for kind in ("intra-species", "cross-species", "cross-family")
+    ),
+    Protocol(
+        "pf-pascal",
+        alphas=(0.05, 0.1, 0.15),
+        reference="image",
+        headline=1,
+        source="PF-Pascal, picture threshold, mean over pairs",
+    ),
+)
+PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _PRESETS}
+
+
+def get_protocol(name: str) -> Protocol:
+    """A preset by name.
+
+    Raises:
+        UnknownNameError: No such preset; names the nearest.
+    """
+    if name not in PROTOCOLS:
+        raise UnknownNameError(f"No protocol {name!r}. {did_you_mean(name, PROTOCOLS)}".rstrip())
+    return PROTOCOLS[name]
