@@ -207,6 +207,25 @@ class FeatureStore:
         self._parts[shard_id] = part
         self._entries = None
 
+    def remove_shard(self, shard_id: str) -> None:
+        """Forget a shard and its pictures.
+
+        Raises:
+            StoreError: The store is open to read only, or the disk is not writable.
+            UnknownNameError: No such shard.
+        """
+        if self._lock is None:
+            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
+        if shard_id not in self._parts:
+            raise UnknownNameError(f"The store {self.path} has no shard {shard_id!r}.")
+        with disk_errors(self.path):
+            self._part_file(shard_id).unlink()  # first the index: without it the shard does not count
+            sync_folder(self.path / "index")
+            self._shard_file(shard_id).unlink()
+        self._readers.pop(shard_id, None)
+        del self._parts[shard_id]
+        self._entries = None
+
     def _tidy(self) -> None:
         """Remove what an interrupted run left: temporary files, and shards and parts without each other."""
         for folder in (self.path, self.path / "shards", self.path / "index"):
@@ -234,6 +253,10 @@ class FeatureStore:
     def names(self) -> list[str]:
         """Names of the pictures, in the order they were given in."""
         return list(dict.fromkeys(rows[0].image for rows in self._all()))
+
+    def entries(self) -> list[tuple[str, str, str]]:
+        """Shard, name and digest of every picture, in the order they were given in."""
+        return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
 
     def activations(self) -> list[str]:
         """Names of all activations."""
@@ -284,7 +307,7 @@ class FeatureStore:
             check_shard(self._shard_file(part.shard), part, self.recipe_hash, report)
         for folder in (self.path, self.path / "shards", self.path / "index"):
             report.problems += [f"{f.name}: left by an interrupted run" for f in folder.glob(f"{TEMPORARY}*")]
-        for file in sorted((self.path / "shards").glob("*.safetensors")):
+        for file in sorted((self.path / "shards").glob("[!.]*.safetensors")):
             if file.stem not in self._parts:
                 report.problems.append(f"{file.name}: not in the index, left by an interrupted run")
         return report
@@ -341,7 +364,7 @@ class FeatureStore:
 
 
 def _parts_of(folder: Path) -> list[Path]:
-    return [p for p in sorted((folder / "index").glob("*.parquet")) if not p.name.startswith(TEMPORARY)]
+    return sorted((folder / "index").glob("[!.]*.parquet"))
 
 
 def _read_head(folder: Path) -> dict[str, Any]:
