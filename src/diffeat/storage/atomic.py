@@ -90,7 +90,7 @@ class WriterLock:
         except BlockingIOError as error:
             self.release()
             raise StoreError(
-                f"Another run is writing to the store {folder}. Wait for it, stop it, or choose another folder."
+                f"Another run is writing to the store {folder}. Wait for it, or choose another folder."
             ) from error
         except OSError:
             self.release()

@@ -35,7 +35,7 @@ def pack(features: Sequence[FeatureMap], dtype: str, shard: str, position: int) 
             where = f"{feature.image or feature.digest}: {name}"
             if values.ndim != 3 or not values.is_floating_point():
                 raise InvalidValueError(
-                    f"{where} must be a float map (C, h, w), got {values.dtype} of shape {tuple(values.shape)}."
+                    f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}."
                 )
             stored, scale = encode(values, dtype, where)
             tensors[f"{number}/{name}"] = stored

@@ -320,9 +320,8 @@ class FeatureStore:
         by_name = {row.activation: row for row in rows}
         for name in wanted or ():
             if name not in by_name:
-                raise UnknownNameError(
-                    f"{rows[0].image} has no activation {name!r}. {did_you_mean(name, by_name)}"
-                )
+                near = did_you_mean(name, by_name)
+                raise UnknownNameError(f"{rows[0].image} has no activation {name!r}. {near}")
         reader = self._reader(rows[0].shard)
         maps = {name: reader.read(by_name[name], window) for name in (wanted or by_name)}
         provenance = json.loads(rows[0].provenance)

@@ -102,8 +102,10 @@ def _draw(
     columns = len(names) + photos
     heads = {name: _wrapped((shown or {}).get(name, name), label, cell) for name in names}
     head = max(len(text) for text in heads.values()) * line + (line if any(notes.values()) else 0)
-    heights = [_row_height(row, [cells[i, n] for n in names if (i, n) in cells], cell) for i, row in
-    enumerate(rows)] title = line + gap
+    heights = []
+    for i, row in enumerate(rows):
+        heights.append(_row_height(row, [cells[i, name] for name in names if (i, name) in cells], cell))
+    title = line + gap
     width = 2 * margin + columns * cell + (columns - 1) * gap
     height = 2 * margin + head + gap + sum(heights) + len(rows) * (title + gap) + (2 * line if caption else 0)
     canvas = Image.new("RGB", (width, height - gap), "white")
@@ -123,8 +125,9 @@ def _draw(
         for name in names:
             _paste(canvas, cells.get((i, name)), (x, y, cell, tall), resampling)
             x += cell + gap
-        pen.text((margin, y + tall + gap // 2), _shortened(row[0], small, width - 2 * margin), font=small,
-        fill=_SOFT) y += tall + title + gap
+        name = _shortened(row[0], small, width - 2 * margin)
+        pen.text((margin, y + tall + gap // 2), name, font=small, fill=_SOFT)
+        y += tall + title + gap
     if caption:
         pen.text((margin, y), _shortened(caption, small, width - 2 * margin), font=small, fill=_SOFT)
     return canvas
@@ -171,8 +174,8 @@ def _height(font: ImageFont.FreeTypeFont) -> int:
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:
-    """Break at dots, slashes, underscores and blanks where the text is too wide; cut words that are still
-    too wide.""" lines, rest = [], text
+    """Break after dots, slashes, underscores and blanks; cut what is still too wide."""
+    lines, rest = [], text
     while rest:
         if font.getlength(rest) <= width:
             return [*lines, rest]
