@@ -45,9 +45,7 @@ def encode(values: Float[Tensor, "c h w"], dtype: str, name: str) -> tuple[Tenso
         raise NonFiniteError(f"{name} holds NaN or infinite values; they are not stored.")
     if dtype == "int8":
         values = values.float()
-        scale = (
-            values.abs().amax(dim=(1, 2), keepdim=True) / 127 if values.numel() else values.sum((1, 2), True)
-        )
+        scale = values.abs().amax(dim=(1, 2), keepdim=True) / 127 if values.numel() else values.sum((1, 2), True)
         steps = torch.where(scale > 0, scale, 1.0)
         return (values / steps).round().clamp(-127, 127).to(torch.int8).contiguous(), scale.contiguous()
     stored = values.to(DTYPES[dtype]).contiguous()

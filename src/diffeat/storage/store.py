@@ -62,6 +62,7 @@ class FeatureStore:
                 self._tidy()
         self._parts = {part.shard: part for part in map(read_part, _parts_of(path))}
         self._entries: list[list[Row]] | None = None
+        self._lookup: dict[str, list[Row]] = {}
 
     # --- opening ---------------------------------------------------------------------------------
 
@@ -183,9 +184,7 @@ class FeatureStore:
         if self._lock is None:
             raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", shard_id):
-            raise InvalidValueError(
-                f"A shard's name has letters, digits, '.', '_' and '-' only, got {shard_id!r}."
-            )
+            raise InvalidValueError(f"A shard's name has letters, digits, '.', '_' and '-' only, got {shard_id!r}.")
         data, rows = pack(features, self.dtype, shard_id, position)
         sha256 = hashlib.sha256(data).hexdigest()
         part = Part(shard_id, position, len(data), sha256, self.recipe_hash, tuple(rows))
@@ -266,15 +265,14 @@ class FeatureStore:
         return len(self._all())
 
     def __contains__(self, key: object) -> bool:
-        return any(key in (rows[0].key, rows[0].image) for rows in self._all())
+        self._all()
+        return key in self._lookup
 
     def __iter__(self) -> Iterator[FeatureMap]:
         for rows in list(self._all()):
             yield self._read(rows, None, None)
 
-    def load(
-        self, key: str, activations: Sequence[str] | None = None, window: Window | None = None
-    ) -> FeatureMap:
+    def load(self, key: str, activations: Sequence[str] | None = None, window: Window | None = None) -> FeatureMap:
         """Read one picture; only what is asked for is read from disk.
 
         Args:
@@ -291,14 +289,11 @@ class FeatureStore:
             InvalidValueError: The window is not inside a map.
             StoreError: The shard is damaged.
         """
-        found = [rows for rows in self._all() if rows[0].image == key] or [
-            rows for rows in self._all() if rows[0].key == key
-        ]
-        if not found:
-            raise UnknownNameError(
-                f"The store {self.path} has no picture {key!r}. {did_you_mean(key, [*self.names(), *self.keys()])}"
-            )
-        return self._read(found[0], activations, window)
+        self._all()
+        if key not in self._lookup:
+            near = did_you_mean(key, self.names()[:5000])
+            raise UnknownNameError(f"The store {self.path} has no picture {key!r}. {near}")
+        return self._read(self._lookup[key], activations, window)
 
     def verify(self) -> VerifyReport:
         """Read everything again: sizes, hashes, shapes, ranges, finite values, leftovers."""
@@ -344,8 +339,11 @@ class FeatureStore:
         return self._readers[shard]
 
     def _all(self) -> list[list[Row]]:
+        """The rows of every picture, in order; also fills the lookup by name and by digest (names go first)."""
         if self._entries is None:
             self._entries = self._gather()
+            backwards = self._entries[::-1]
+            self._lookup = {rows[0].key: rows for rows in backwards} | {rows[0].image: rows for rows in backwards}
         return self._entries
 
     def _gather(self) -> list[list[Row]]:
@@ -387,8 +385,6 @@ def _differences(there: Any, here: Any, at: str = "") -> list[str]:
         return [
             difference
             for name in names
-            for difference in _differences(
-                there.get(name), here.get(name), f"{at}.{name}" if at else str(name)
-            )
+            for difference in _differences(there.get(name), here.get(name), f"{at}.{name}" if at else str(name))
         ]
     return [] if there == here else [f"{at} is {there!r} there, {here!r} here"]

@@ -111,7 +111,8 @@ def _draw(
     canvas = Image.new("RGB", (width, height - gap), "white")
     pen = ImageDraw.Draw(canvas)
     for column, name in enumerate(names, start=int(photos)):
-        x, y = margin + column * (cell + gap), margin
+        noted = bool(notes.get(name))
+        x, y = margin + column * (cell + gap), margin + head - (len(heads[name]) + noted) * line
         for text in heads[name]:
             pen.text((x, y), text, font=label, fill=_INK)
             y += line
