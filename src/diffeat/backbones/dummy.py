@@ -149,17 +149,21 @@ def _sana(config: Any, latent: Size) -> dict[str, Any]:
     }
 
 
-def _flux(config: Any, latent: Size) -> dict[str, Any]:
+def _chroma(config: Any, latent: Size) -> dict[str, Any]:
     h, w = latent[0] // 2, latent[1] // 2
     return {
         "hidden_states": _meta(1, h * w, config.in_channels),
         "encoder_hidden_states": _meta(1, 512, config.joint_attention_dim),
-        "pooled_projections": _meta(1, config.pooled_projection_dim),
         "timestep": _meta(1),
         "img_ids": _positions(h, w, len(config.axes_dims_rope)),
         "txt_ids": torch.zeros(512, len(config.axes_dims_rope)),
-        "guidance": _meta(1) if config.guidance_embeds else None,
     }
+
+
+def _flux(config: Any, latent: Size) -> dict[str, Any]:
+    pooled = _meta(1, config.pooled_projection_dim)
+    guidance = _meta(1) if config.guidance_embeds else None
+    return {**_chroma(config, latent), "pooled_projections": pooled, "guidance": guidance}
 
 
 def _flux2(config: Any, latent: Size) -> dict[str, Any]:
@@ -202,6 +206,7 @@ def _positions(h: int, w: int, axes: int) -> Tensor:
 
 _RULES: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "AuraFlowTransformer2DModel": _aura_flow,
+    "ChromaTransformer2DModel": _chroma,
     "DiTTransformer2DModel": _dit,
     "Flux2Transformer2DModel": _flux2,
     "FluxTransformer2DModel": _flux,
