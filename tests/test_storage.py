@@ -84,9 +84,7 @@ shapes = st.lists(st.tuples(*[st.integers(1, 6)] * 3), min_size=1, max_size=3)
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    shapes=st.lists(shapes, min_size=0, max_size=4), dtype=st.sampled_from(["float32", "float16", "bfloat16"])
-)
+@given(shapes=st.lists(shapes, min_size=0, max_size=4), dtype=st.sampled_from(["float32", "float16", "bfloat16"]))
 def test_ragged_shapes_come_back_rounded_to_the_dtype(tmp_path_factory, shapes, dtype) -> None:
     features = [feature(i, s) for i, s in enumerate(shapes)]
     with FeatureStore.create(tmp_path_factory.mktemp("s"), {}, "h", dtype) as store:
@@ -128,6 +126,22 @@ def test_a_replaced_shard_shows_its_new_contents(store) -> None:
     assert store.keys() == [feature(1).digest]
     assert torch.equal(store.load(feature(1).digest)["up_blocks.0"], feature(1)["up_blocks.0"])
     assert len(list((store.path / "shards").iterdir())) == 1
+
+
+def test_a_shard_can_be_taken_out(store) -> None:
+    store.write_shard("a", [feature(0)])
+    before = content(store.path)
+    store.write_shard("b", [feature(1)], position=1)
+    assert store.entries() == [
+        ("a", feature(0).image, feature(0).digest),
+        ("b", feature(1).image, feature(1).digest),
+    ]
+    store.remove_shard("b")
+    store.remove_shard("never")
+    assert content(store.path) == before
+    assert store.names() == [feature(0).image]
+    with pytest.raises(StoreError, match="read only"):
+        FeatureStore.open(store.path).remove_shard("a")
 
 
 def test_the_same_features_give_the_same_bytes(tmp_path) -> None:

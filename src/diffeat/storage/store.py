@@ -26,20 +26,19 @@ from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_
 from diffeat.geometry import Frame
 from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
 from diffeat.storage.feature_map import FeatureMap
-from diffeat.storage.index import FORMAT_VERSION, Part, Row, check_version, in_order, read_part
+from diffeat.storage.head import HEAD_FILE, Head
+from diffeat.storage.index import Part, Row, in_order, read_part
 from diffeat.storage.quantise import check_dtype
 from diffeat.storage.report import VerifyReport, check_shard, listing
 from diffeat.storage.shard import ShardReader, Window, pack
 
-_HEAD = "store.json"
 _OPEN_SHARDS = 32  # mapped at once by one reader
 
 
 class FeatureStore:
-    """Features of many pictures on disk. Make one with :meth:`create`, :meth:`open` or
-    :meth:`open_or_create`.
+    """Features of many pictures on disk.
 
-    A store opened by ``create`` or ``open_or_create`` is its folder's only writer until :meth:`close`, the
+    Make one with :meth:`create`, :meth:`open` or :meth:`open_or_create`. A store opened by ``create`` or ``open_or_create`` is its folder's only writer until :meth:`close`, the
     end of a ``with`` block, or the end of the process. Any number of readers may look on.
 
     Attributes:
@@ -50,11 +49,11 @@ class FeatureStore:
             :mod:`diffeat.storage.quantise`).
     """
 
-    def __init__(self, path: Path, head: dict[str, Any], lock: WriterLock | None) -> None:
+    def __init__(self, path: Path, head: Head, lock: WriterLock | None) -> None:
         self.path = path
-        self.recipe: dict[str, Any] = head["recipe"]
-        self.recipe_hash: str = head["recipe_hash"]
-        self.dtype: str = head["dtype"]
+        self.recipe = head.recipe
+        self.recipe_hash = head.recipe_hash
+        self.dtype = head.dtype
         self._lock = lock
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
         if lock is not None:
@@ -69,7 +68,7 @@ class FeatureStore:
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
         """Whether a folder is a feature store."""
-        return Path(path, _HEAD).is_file()
+        return Path(path, HEAD_FILE).is_file()
 
     @classmethod
     def create(
@@ -97,15 +96,9 @@ class FeatureStore:
                 )
             (folder / "shards").mkdir(exist_ok=True)
             (folder / "index").mkdir(exist_ok=True)
-            head = {
-                "format": "diffeat feature store",
-                "version": FORMAT_VERSION,
-                "recipe": recipe,
-                "recipe_hash": recipe_hash,
-                "dtype": dtype,
-            }
-            StagedFile(folder / _HEAD, (json.dumps(head, indent=2, sort_keys=True) + "\n").encode()).commit()
-        return cls(folder, _read_head(folder), lock)
+            head = Head(recipe, recipe_hash, dtype)
+            head.write(folder)
+        return cls(folder, head, lock)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> FeatureStore:
@@ -115,7 +108,7 @@ class FeatureStore:
             StoreError: Not a store, damaged, or of a newer format.
         """
         folder = Path(path)
-        return cls(folder, _read_head(folder), None)
+        return cls(folder, Head.read(folder), None)
 
     @classmethod
     def open_or_create(
@@ -131,19 +124,8 @@ class FeatureStore:
         folder = Path(path)
         if not cls.is_store(folder):
             return cls.create(folder, recipe, recipe_hash, dtype)
-        head = _read_head(folder)
-        differences = []
-        if head["recipe_hash"] != recipe_hash:
-            differences = _differences(head["recipe"], recipe) or [
-                f"hash {head['recipe_hash'][:12]} there, {recipe_hash[:12]} here"
-            ]
-        if head["dtype"] != dtype:
-            differences.append(f"dtype is {head['dtype']} there, {dtype} here")
-        if differences:
-            raise StoreError(
-                f"The store {folder} was made by another recipe: {'; '.join(differences)}. "
-                "Write to another folder, or use the store's own recipe."
-            )
+        head = Head.read(folder)
+        head.require(Head(recipe, recipe_hash, dtype), folder)
         with disk_errors(folder):
             lock = WriterLock(folder)
         return cls(folder, head, lock)
@@ -207,6 +189,25 @@ class FeatureStore:
         self._entries = None
 
     def remove_shard(self, shard_id: str) -> None:
+        """Take a shard out of the store, its index first; one that is not there is no error.
+
+        Raises:
+            StoreError: The store is open to read only, or cannot be written.
+        """
+        self._must_write()
+        with disk_errors(self.path):
+            self._part_file(shard_id).unlink(missing_ok=True)
+            sync_folder(self.path / "index")
+            self._shard_file(shard_id).unlink(missing_ok=True)
+        self._readers.pop(shard_id, None)
+        self._parts.pop(shard_id, None)
+        self._entries = None
+
+    def _must_write(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
+
+    def remove_shard(self, shard_id: str) -> None:
         """Forget a shard and its pictures.
 
         Raises:
@@ -255,6 +256,10 @@ class FeatureStore:
 
     def entries(self) -> list[tuple[str, str, str]]:
         """Shard, name and digest of every picture, in the order they were given in."""
+        return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
+
+    def entries(self) -> list[tuple[str, str, str]]:
+        """Shard, name and digest of every stored picture, in order."""
         return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
 
     def activations(self) -> list[str]:
@@ -362,29 +367,3 @@ class FeatureStore:
 
 def _parts_of(folder: Path) -> list[Path]:
     return sorted((folder / "index").glob("[!.]*.parquet"))
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    path = folder / _HEAD
-    try:
-        head = json.loads(path.read_text())
-        check_version(head["version"], path)
-        return {name: head[name] for name in ("recipe", "recipe_hash", "dtype")}
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise StoreError(f"{folder} is not a feature store: it has no {_HEAD}.") from error
-    except OSError as error:
-        raise StoreError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged, or not of a feature store ({error!r}).") from error
-
-
-def _differences(there: Any, here: Any, at: str = "") -> list[str]:
-    """The fields in which two recipes differ."""
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = sorted({*there, *here})
-        return [
-            difference
-            for name in names
-            for difference in _differences(there.get(name), here.get(name), f"{at}.{name}" if at else str(name))
-        ]
-    return [] if there == here else [f"{at} is {there!r} there, {here!r} here"]
