@@ -58,9 +58,7 @@ def test_every_id_by_alias(folder: Path) -> None:
     assert max(errors.values()) <= TOLERANCE, sorted(errors.items(), key=lambda e: -e[1])[:5]
 
 
-@pytest.mark.parametrize(
-    "folder", [p for p in _cases() if (p.values[0] / "expected_attn.safetensors").exists()]
-)
+@pytest.mark.parametrize("folder", [p for p in _cases() if (p.values[0] / "expected_attn.safetensors").exists()])
 def test_aggregated_cross_attention(folder: Path) -> None:
     """Mean over heads, then over layers of equal resolution, nearest-resized and concatenated."""
     expected = load_file(folder / "expected_attn.safetensors")["attn"]

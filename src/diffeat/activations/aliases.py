@@ -36,9 +36,7 @@ _CLEANDIFT = {
     "us10": "up_blocks.3.attentions.0",
 }
 
-_LEVEL = re.compile(
-    r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?"
-)
+_LEVEL = re.compile(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)(?:\.(.+))?")
 _MID = re.compile(r"mid_block\.(resnets|attentions)\.(\d+)(?:\.(.+))?")
 _BLOCK = re.compile(r"(transformer_blocks|single_transformer_blocks|blocks)\.(\d+)(?:\.(.+))?")
 _GDF_STEM = {"conv_in.in": "unet-in", "conv_in": "unet-after-conv-in", "conv_out": "unet-out"}

@@ -62,18 +62,12 @@ class MapRequest:
             if chosen is None:
                 continue
             if not len(chosen) or any(not isinstance(i, int) or i < 0 for i in chosen):
-                raise InvalidValueError(
-                    f"{field} must be a non-empty list of positions from 0, got {chosen!r}"
-                )
+                raise InvalidValueError(f"{field} must be a non-empty list of positions from 0, got {chosen!r}")
             object.__setattr__(self, field, tuple(chosen))
 
     def __str__(self) -> str:
         parts = [f"heads={self.heads}"]
-        parts += [
-            f"{n}={'+'.join(map(str, v))}"
-            for n in ("tokens", "queries")
-            if (v := getattr(self, n)) is not None
-        ]
+        parts += [f"{n}={'+'.join(map(str, v))}" for n in ("tokens", "queries") if (v := getattr(self, n)) is not None]
         return f"{self.id}[{','.join(parts)}]"
 
 
@@ -159,8 +153,7 @@ def probabilities(
         return _some(call, slice(None), rows[0], columns[0], mean_heads, chunk)
     batch = range(call.query.shape[0])
     pick = [
-        _some(call, slice(b, b + 1), rows[b % len(rows)], columns[b % len(columns)], mean_heads, chunk)
-        for b in batch
+        _some(call, slice(b, b + 1), rows[b % len(rows)], columns[b % len(columns)], mean_heads, chunk) for b in batch
     ]
     widest = max(p.shape[-1] for p in pick)
     return torch.cat([torch.nn.functional.pad(p, (0, widest - p.shape[-1])) for p in pick])

@@ -110,9 +110,7 @@ class Catalogue:
         return [a for a in self.activations if a.id in chosen]
 
     @classmethod
-    def of(
-        cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None
-    ) -> Catalogue:
+    def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> Catalogue:
         """The catalogue of a backbone, pipeline or denoiser, on any device.
 
         Args:
@@ -204,9 +202,7 @@ def _meta_copy(denoiser: nn.Module) -> nn.Module:
     """The same architecture without weights."""
     config = getattr(denoiser, "config", None)
     if config is None or not hasattr(type(denoiser), "from_config"):
-        raise ModelError(
-            f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from."
-        )
+        raise ModelError(f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from.")
     with torch.device("meta"):
         return type(denoiser).from_config(config).eval()  # type: ignore[attr-defined]
 
@@ -226,20 +222,16 @@ def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) 
 _STRIDES = {"SanaTransformer2DModel": 32, "UNet2DModel": 1}
 
 
-def _to_meta(value: Any) -> Any:
-    """Real arguments without their content; small integer tensors that describe the layout are kept."""
+# Arguments whose values, not only shapes, decide how the tokens lie.
+_LAYOUT_ARGUMENTS = ("img_ids", "txt_ids", "encoder_attention_mask")
+
+
+def _to_meta(value: Any, name: str = "") -> Any:
+    """The arguments of a real call without their content, on the meta device."""
     if isinstance(value, Tensor):
-        return (
-            value.to("meta")
-            if value.is_floating_point() and value.dim() > 2 and not _is_ids(value)
-            else value.cpu()
-        )
+        return value.cpu() if name in _LAYOUT_ARGUMENTS else value.to("meta")
     if isinstance(value, dict):
-        return {k: _to_meta(v) for k, v in value.items()}
+        return {k: _to_meta(v, k) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_to_meta(v) for v in value)
     return value
-
-
-def _is_ids(value: Tensor) -> bool:
-    return value.shape[-1] <= 4

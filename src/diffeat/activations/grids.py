@@ -20,8 +20,7 @@ def on_grid(name: str, tokens: Float[Tensor, "b n c"], layout: TokenLayout) -> F
         return layout.to_map(tokens).clone(memory_format=torch.contiguous_format)
     except ModelError as reason:
         raise TapError(
-            f"{name!r}: {reason} "
-            "If feed-forward chunking is on, switch it off with `disable_forward_chunking()`."
+            f"{name!r}: {reason} If feed-forward chunking is on, switch it off with `disable_forward_chunking()`."
         ) from None
 
 

@@ -58,9 +58,7 @@ def locate(denoiser: nn.Module, name: str) -> Source:
     try:
         source = find_source(denoiser, name)
     except NoSuchSite as reason:
-        raise UnknownNameError(
-            f"No activation {name!r}: {reason}. {_near(denoiser, name)}".rstrip()
-        ) from None
+        raise UnknownNameError(f"No activation {name!r}: {reason}. {_near(denoiser, name)}".rstrip()) from None
     if source is not None:
         return source
     if name.split(":")[0] in aliases.PREFIXES:
@@ -82,17 +80,13 @@ def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
             "`Catalogue.of(denoiser).find(pattern)` turns patterns into ids."
         )
     if name.endswith(".adaln") and rules.is_unet(denoiser):
-        return UnknownNameError(
-            f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}."
-        )
+        return UnknownNameError(f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")
     near = _near(denoiser, name)
     owner = aliases.owner_of(name)
     ids = [c.id for c in rules.candidates(denoiser)]
     names = [a for a, _ in aliases.aliases_of(denoiser, ids)]
     stem = re.match(r"(\w+:[a-z]*|\w+)", name)
-    foreign = (
-        owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in [*ids, *names])
-    )
+    foreign = owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in [*ids, *names])
     whose = f" Names of this form belong to {owner}; this denoiser is a {kind}." if foreign else ""
     return UnknownNameError(f"No activation {name!r} in this {kind}.{whose} {near}".rstrip())
 

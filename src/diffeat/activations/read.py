@@ -10,9 +10,7 @@ from torch import Tensor
 from diffeat.activations.taps import Taps, Wanted
 
 
-def read(
-    denoiser: Any, activations: Wanted | Iterable[Wanted], /, **denoiser_kwargs: Any
-) -> dict[str, Tensor]:
+def read(denoiser: Any, activations: Wanted | Iterable[Wanted], /, **denoiser_kwargs: Any) -> dict[str, Tensor]:
     """Run a denoiser as far as needed and return the activations inside it.
 
     Args:

@@ -30,6 +30,7 @@ class BlockRule:
         item: Position of the image stream when the block returns a tuple.
         joint: Whether the attention runs over one sequence of text and image tokens without a text branch of
         its own.
+        modulated_mlp: Whether the feed-forward's input is modulated too (Hunyuan-DiT has a plain norm there).
         inner: Child whose output is the MLP after its activation, for blocks without a feed-forward module.
     """
 
@@ -37,6 +38,7 @@ class BlockRule:
     feedforward: str | None = "ff"
     item: int = 0
     joint: bool = False
+    modulated_mlp: bool = True
     inner: str | None = None
 
 
@@ -51,7 +53,7 @@ BLOCKS: dict[str, BlockRule] = {
     "Flux2TransformerBlock": BlockRule("attn", item=1),
     "FluxSingleTransformerBlock": BlockRule("attn", None, item=1, joint=True, inner="act_mlp"),
     "FluxTransformerBlock": BlockRule("attn", item=1),
-    "HunyuanDiTBlock": BlockRule("attn1"),
+    "HunyuanDiTBlock": BlockRule("attn1", modulated_mlp=False),
     "JointTransformerBlock": BlockRule("attn", item=1),
     "Lumina2TransformerBlock": BlockRule("attn", "feed_forward", joint=True),
     "QwenImageTransformerBlock": BlockRule("attn", "img_mlp", item=1),
@@ -162,6 +164,11 @@ def is_joint(path: str, attention: nn.Module, block: nn.Module | None) -> bool:
     return rule is not None and rule.joint and not path.startswith(_IMAGE_ONLY_STACKS)
 
 
+def is_modulated_mlp(block: nn.Module) -> bool:
+    rule = block_rule(block)
+    return rule is not None and rule.modulated_mlp and is_modulated(block)
+
+
 def inner_of(module: nn.Module) -> tuple[str, Literal["output", "input"]] | None:
     """Where the hidden layer of a feed-forward is: a child, and whether to read its output or its input."""
     if class_name(module) == "FeedForward" and has(module, "net.0"):
@@ -180,7 +187,7 @@ def heads_of(attention: nn.Module) -> int | None:
 
 
 def stage_of(path: str) -> str:
-    """``down 0``, ``mid``, ``up 1`` in UNets, ``transformer_blocks 12`` in transformers, else the first part."""
+    """``down 0``, ``mid``, ``up 1`` in UNets, ``transformer_blocks 12`` in transformers, else the root."""
     if found := _UNET_STACK.match(path):
         return f"{found[1]} {found[2]}" if found[1] else "mid"
     if found := _BLOCK_STACK.match(path):
@@ -212,7 +219,7 @@ def candidates(denoiser: nn.Module) -> Iterator[Candidate]:
 
 _MAPS = ("map", "self_map", "cross_map")
 _STEMS = ("conv_in", "pos_embed", "x_embedder", "img_in", "patch_embed")
-_HEADS = ("conv_out", "proj_out")
+_HEADS = ("conv_out", "proj_out", "proj_out_2")
 
 
 def _offers(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> Iterator[tuple[str, str]]:
@@ -248,9 +255,7 @@ def _offers(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> Iter
         if is_second_modulated(path, parent):
             yield "adaln", "adaln"
         yield from (
-            (s, f"attention-{s}")
-            for s in ("q", "k", "v")
-            if has(module, f"to_{s}") or has(module, "to_qkv_mlp_proj")
+            (s, f"attention-{s}") for s in ("q", "k", "v") if has(module, f"to_{s}") or has(module, "to_qkv_mlp_proj")
         )
         yield "map", "map"
         if is_joint(path, module, parent):
@@ -258,7 +263,7 @@ def _offers(path: str, module: nn.Module, modules: dict[str, nn.Module]) -> Iter
             yield "cross_map", "map"
         yield "", "attention"
     elif inner_of(module) is not None:
-        if parent is not None and is_modulated(parent):
+        if parent is not None and is_modulated_mlp(parent):
             yield "adaln", "adaln"
         yield "inner", "ffn-inner"
         yield "", "ffn"

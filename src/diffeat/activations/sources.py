@@ -67,9 +67,7 @@ def _stream(path: str, module: nn.Module) -> Stream:
 def _output(denoiser: nn.Module, path: str) -> Source:
     module = denoiser.get_submodule(path)
     rule = rules.block_rule(module)
-    return Source(
-        path, "output", _stream(path, module), item=rule.item if rule else 0, anchor=_anchor(denoiser, path)
-    )
+    return Source(path, "output", _stream(path, module), item=rule.item if rule else 0, anchor=_anchor(denoiser, path))
 
 
 def _site(denoiser: nn.Module, path: str, site: str) -> Source:
@@ -99,9 +97,7 @@ def _increment(path: str, module: nn.Module, anchor: str | None) -> Source:
     if rules.is_block(module) or rules.is_wrapper(module):
         rule = rules.block_rule(module)
         return Source(path, "increment", "image", item=rule.item if rule else 0, anchor=anchor)
-    raise NoSuchSite(
-        f"a {rules.class_name(module)} has no residual branch; increments exist on resnets and blocks"
-    )
+    raise NoSuchSite(f"a {rules.class_name(module)} has no residual branch; increments exist on resnets and blocks")
 
 
 def _projection(path: str, module: nn.Module, site: str, anchor: str | None) -> Source:
@@ -128,14 +124,12 @@ def _inner(path: str, module: nn.Module, anchor: str | None) -> Source:
 
 def _adaln(denoiser: nn.Module, path: str, module: nn.Module, block: nn.Module | None) -> Source:
     if rules.is_unet(denoiser):
-        raise NoSuchSite(
-            "a UNet has no AdaLN-modulated inputs; 'adaln' exists in diffusion transformers only"
-        )
+        raise NoSuchSite("a UNet has no AdaLN-modulated inputs; 'adaln' exists in diffusion transformers only")
     rule = rules.block_rule(module)
     if rule is not None and rules.is_modulated(module):
         return Source(f"{path}.{rule.attention}", "input", "image")
-    consumes = rules.inner_of(module) is not None or rules.is_second_modulated(path, block)
-    if block is not None and rules.is_modulated(block) and consumes and not rules.is_text_side(path):
+    is_mlp = rules.inner_of(module) is not None and block is not None and rules.is_modulated_mlp(block)
+    if (is_mlp or rules.is_second_modulated(path, block)) and not rules.is_text_side(path):
         return Source(path, "input", "image")
     raise NoSuchSite(f"{path!r} ({rules.class_name(module)}) consumes no modulated image tokens")
 

@@ -114,9 +114,7 @@ class Taps:
         self._handles.append(begin)
         for path in dict.fromkeys(t.source.anchor for t in self._taps if t.source.anchor):
             module = self._module(path)
-            self._handles.append(
-                module.register_forward_pre_hook(self._see_grid(path), with_kwargs=True, prepend=True)
-            )
+            self._handles.append(module.register_forward_pre_hook(self._see_grid(path), with_kwargs=True, prepend=True))
         for tap in self._taps:
             module = self._module(tap.source.module)
             if tap.source.where == "input":
@@ -372,8 +370,8 @@ def _why_missing(denoiser: nn.Module, missing: list[_Tap], started: bool) -> str
         return (
             f"{names}: no map exists there. The module made no call of scaled_dot_product_attention in this "
             f"forward pass (its processor is {type(processor).__name__}). Linear attention has no map at all; "
-            "for sliced, xformers or eager attention go back to the default with "
-            "`set_default_attn_processor()`."
+            "for sliced, xformers or eager attention first call "
+            "`denoiser.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0())`."
         )
     if getattr(attention, "fused_projections", False):
         return (
@@ -381,9 +379,7 @@ def _why_missing(denoiser: nn.Module, missing: list[_Tap], started: bool) -> str
             "Call `unfuse_qkv_projections()` on the denoiser first."
         )
     if any(getattr(m, "_compiled_call_impl", None) is not None for m in denoiser.modules()):
-        return (
-            f"{names}: not produced, the model is compiled. Load it without `torch.compile` to read from it."
-        )
+        return f"{names}: not produced, the model is compiled. Load it without `torch.compile` to read from it."
     return (
         f"{names}: the forward pass went by without running {first.source.module!r} "
         "(a block skipped by the arguments of this call, or a branch this model does not use)."
