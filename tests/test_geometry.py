@@ -247,9 +247,7 @@ def test_original_maps_reach_the_model_and_come_back(frame) -> None:
     ramp = torch.arange(height, dtype=torch.float64)[:, None] * 2 - torch.arange(width, dtype=torch.float64)
     there = frame.map_from_original(ramp)
     assert there.shape == frame.model[::-1]
-    rows, columns = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float64) for n in there.shape), indexing="ij"
-    )
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in there.shape), indexing="ij")
     points = frame.points_to_original(torch.stack([columns, rows], -1))
     x, y = points.unbind(-1)
     expected = y.clamp(0, height - 1) * 2 - x.clamp(0, width - 1)

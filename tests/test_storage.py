@@ -137,7 +137,8 @@ def test_a_shard_can_be_taken_out(store) -> None:
         ("b", feature(1).image, feature(1).digest),
     ]
     store.remove_shard("b")
-    store.remove_shard("never")
+    with pytest.raises(UnknownNameError, match="no shard 'never'"):
+        store.remove_shard("never")
     assert content(store.path) == before
     assert store.names() == [feature(0).image]
     with pytest.raises(StoreError, match="read only"):

@@ -73,9 +73,7 @@ class Frame:
                 f"{image.size[0]}×{image.size[1]}. Make a frame for each picture's own size."
             )
         if image.mode != "RGB":
-            raise InvalidValueError(
-                f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image."
-            )
+            raise InvalidValueError(f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image.")
         left, top, width, height = self.content
         inner = image.resize((width, height), FILTERS[self.filter])
         if self.padded:
@@ -97,9 +95,7 @@ class Frame:
         """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image."""
         return _affine(self.points_to_model(points), self._grid_scale(grid), (0, 0))
 
-    def points_from_grid(
-        self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]
-    ) -> Float[Tensor, "*n 2"]:
+    def points_from_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
         """Points (x, y) in cells of a (rows, columns) grid over the model image, in original pixels."""
         return self.points_to_original(_affine_back(points, self._grid_scale(grid), (0, 0)))
 
@@ -217,9 +213,7 @@ def _sample(values: Tensor, y: Tensor, x: Tensor, mode: str) -> Tensor:
     if mode != "bilinear":
         raise InvalidValueError(f"No map mode {mode!r}. Choose one of: bilinear, nearest.")
     if not values.is_floating_point():
-        raise InvalidValueError(
-            f"Bilinear needs a float map, got {values.dtype}. Use mode='nearest' for labels."
-        )
+        raise InvalidValueError(f"Bilinear needs a float map, got {values.dtype}. Use mode='nearest' for labels.")
     for dim, at in ((-2, y), (-1, x)):
         size = values.shape[dim]
         at = at.clamp(0, size - 1)

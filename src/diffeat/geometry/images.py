@@ -67,9 +67,7 @@ def open_image(source: ImageSource) -> Image.Image:
         path = Path(source)
         try:
             if path.is_dir():
-                raise ImageError(
-                    f"{path}: is a folder, not a picture. Give a file, or search it with find_images."
-                )
+                raise ImageError(f"{path}: is a folder, not a picture. Give a file, or search it with find_images.")
             with open(path, "rb") as file:
                 return _open(file, str(path), os.fstat(file.fileno()).st_size)
         except FileNotFoundError as error:
@@ -156,19 +154,13 @@ def _grey(values: np.ndarray) -> Image.Image:
 
 def _from_array(array: np.ndarray) -> Image.Image:
     shape = "×".join(map(str, array.shape))
-    if (
-        array.ndim not in (2, 3)
-        or 0 in array.shape
-        or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4))
-    ):
+    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
         hint = (
             " It looks channel-first: use array.transpose(1, 2, 0)."
             if array.ndim == 3 and array.shape[0] in (1, 3, 4)
             else ""
         )
-        raise ImageError(
-            f"An array of shape {shape} is not a picture: (H, W) or (H, W, 1…4) is wanted.{hint}"
-        )
+        raise ImageError(f"An array of shape {shape} is not a picture: (H, W) or (H, W, 1…4) is wanted.{hint}")
     if array.dtype == np.bool_:
         array = array * np.uint8(255)
     elif array.dtype == np.uint16:
@@ -182,9 +174,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
             )
         array = np.rint(np.clip(array.astype(np.float64), 0, 1) * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise ImageError(
-            f"An array of {array.dtype} is not a picture: give bool, uint8, uint16 or float in [0, 1]."
-        )
+        raise ImageError(f"An array of {array.dtype} is not a picture: give bool, uint8, uint16 or float in [0, 1].")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     return _to_rgb(Image.fromarray(np.ascontiguousarray(array)), "the array given")

@@ -48,9 +48,7 @@ class FrameSpec:
         if self.mode not in modes:
             raise InvalidValueError(f"No frame mode {self.mode!r}. {did_you_mean(str(self.mode), modes)}")
         if self.filter not in FILTERS:
-            raise InvalidValueError(
-                f"No resize filter {self.filter!r}. {did_you_mean(str(self.filter), FILTERS)}"
-            )
+            raise InvalidValueError(f"No resize filter {self.filter!r}. {did_you_mean(str(self.filter), FILTERS)}")
         if self.mode == "keep":
             if self.size is not None:
                 raise InvalidValueError(
@@ -72,9 +70,7 @@ class FrameSpec:
         if not (_is_int(self.fill) and 0 <= self.fill <= 255):
             raise InvalidValueError(f"fill is a grey level from 0 to 255, got {self.fill!r}.")
 
-    def frame(
-        self, original: tuple[int, int], multiple: int = 1, default_size: tuple[int, int] | None = None
-    ) -> Frame:
+    def frame(self, original: tuple[int, int], multiple: int = 1, default_size: tuple[int, int] | None = None) -> Frame:
         """The frame of one picture.
 
         Args:
@@ -99,9 +95,7 @@ class FrameSpec:
             return Frame(original, model, (0, 0, *model), self.filter, self.fill)
         model = self.size or default_size
         if model is None:
-            raise InvalidValueError(
-                f"Mode {self.mode!r} needs a size: give size=(width, height) or one number."
-            )
+            raise InvalidValueError(f"Mode {self.mode!r} needs a size: give size=(width, height) or one number.")
         assert not isinstance(model, int)
         if model[0] % step or model[1] % step:
             raise InvalidValueError(
@@ -130,9 +124,7 @@ class FrameSpec:
         known = set(cls.__dataclass_fields__)
         for name in data:
             if name not in known:
-                raise InvalidValueError(
-                    f"A frame has no field {name!r}. {did_you_mean(str(name), sorted(known))}"
-                )
+                raise InvalidValueError(f"A frame has no field {name!r}. {did_you_mean(str(name), sorted(known))}")
         return cls(**data)
 
 
@@ -156,6 +148,4 @@ def _check_length(name: str, value: object, optional: bool = False) -> None:
 
 def _check_size(name: str, size: Sequence[Any]) -> None:
     if len(size) != 2 or not all(_is_int(side) and side >= 1 for side in size):
-        raise InvalidValueError(
-            f"{name} must be (width, height) in whole pixels from 1, got {tuple(size)!r}."
-        )
+        raise InvalidValueError(f"{name} must be (width, height) in whole pixels from 1, got {tuple(size)!r}.")

@@ -38,8 +38,9 @@ _OPEN_SHARDS = 32  # mapped at once by one reader
 class FeatureStore:
     """Features of many pictures on disk.
 
-    Make one with :meth:`create`, :meth:`open` or :meth:`open_or_create`. A store opened by ``create`` or ``open_or_create`` is its folder's only writer until :meth:`close`, the
-    end of a ``with`` block, or the end of the process. Any number of readers may look on.
+    Make one with :meth:`create`, :meth:`open` or :meth:`open_or_create`. A store opened by ``create`` or
+    ``open_or_create`` is its folder's only writer until :meth:`close`, the end of a ``with`` block, or the end of
+    the process. Any number of readers may look on.
 
     Attributes:
         path: The folder.
@@ -163,8 +164,7 @@ class FeatureStore:
                 stay.
             NonFiniteError: Values that are not finite, or not in the store's dtype (the activation is named).
         """
-        if self._lock is None:
-            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
+        self._must_write()
         if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", shard_id):
             raise InvalidValueError(f"A shard's name has letters, digits, '.', '_' and '-' only, got {shard_id!r}.")
         data, rows = pack(features, self.dtype, shard_id, position)
@@ -189,33 +189,13 @@ class FeatureStore:
         self._entries = None
 
     def remove_shard(self, shard_id: str) -> None:
-        """Take a shard out of the store, its index first; one that is not there is no error.
-
-        Raises:
-            StoreError: The store is open to read only, or cannot be written.
-        """
-        self._must_write()
-        with disk_errors(self.path):
-            self._part_file(shard_id).unlink(missing_ok=True)
-            sync_folder(self.path / "index")
-            self._shard_file(shard_id).unlink(missing_ok=True)
-        self._readers.pop(shard_id, None)
-        self._parts.pop(shard_id, None)
-        self._entries = None
-
-    def _must_write(self) -> None:
-        if self._lock is None:
-            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
-
-    def remove_shard(self, shard_id: str) -> None:
         """Forget a shard and its pictures.
 
         Raises:
             StoreError: The store is open to read only, or the disk is not writable.
             UnknownNameError: No such shard.
         """
-        if self._lock is None:
-            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
+        self._must_write()
         if shard_id not in self._parts:
             raise UnknownNameError(f"The store {self.path} has no shard {shard_id!r}.")
         with disk_errors(self.path):
@@ -225,6 +205,10 @@ class FeatureStore:
         self._readers.pop(shard_id, None)
         del self._parts[shard_id]
         self._entries = None
+
+    def _must_write(self) -> None:
+        if self._lock is None:
+            raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
 
     def _tidy(self) -> None:
         """Remove what an interrupted run left: temporary files, and shards and parts without each other."""
@@ -256,10 +240,6 @@ class FeatureStore:
 
     def entries(self) -> list[tuple[str, str, str]]:
         """Shard, name and digest of every picture, in the order they were given in."""
-        return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
-
-    def entries(self) -> list[tuple[str, str, str]]:
-        """Shard, name and digest of every stored picture, in order."""
         return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
 
     def activations(self) -> list[str]:
