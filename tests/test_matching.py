@@ -36,9 +36,7 @@ def features(
     tensor: torch.Tensor, frame: Frame | None = None, size: tuple[int, int] | None = None, recipe: str = "r"
 ) -> FeatureMap:
     frame = frame or FrameSpec("squash", (64, 64)).frame(size or (64, 64))
-    return FeatureMap(
-        {"map": tensor}, frame, "picture.png", "0" * 64, {"recipe_hash": recipe, "recipe": recipe}
-    )
+    return FeatureMap({"map": tensor}, frame, "picture.png", "0" * 64, {"recipe_hash": recipe, "recipe": recipe})
 
 
 def brute_scores(descriptors: torch.Tensor, target: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -144,8 +142,8 @@ def test_a_picture_matches_itself() -> None:
     assert torch.equal(diffeat.match(both, both, points).target, points.double())
     flow = dense_flow(both, both, stride=10)
     assert flow.source.shape == (6, 8, 2)
-    # The points lie between pixels, so the nearest ones are half a pixel away; beyond the border cells' centres the
-    # border repeats, so the first of equal pixels is taken there.
+    # The points lie between pixels, so the nearest ones are half a pixel away; beyond the border cells'
+    # centres the border repeats, so the first of equal pixels is taken there.
     assert flow.displacement[1:-1, 1:-1].abs().max() <= 0.5
     mutual = mutual_matches(both, both)
     assert len(mutual) == 64

@@ -38,7 +38,7 @@ class Axis:
 
     @classmethod
     def resized(cls, cells: int, length: int) -> Axis:
-        """``cells`` resized to ``length``: ``src = (dst + ½)·cells/length − ½``, as ``align_corners=False``."""
+        """``cells`` resized to ``length`` as ``align_corners=False``: ``src = (dst + ½)·cells/length − ½``."""
         places = torch.arange(length, dtype=torch.float64)
         return cls.at((places + 0.5) * (cells / length) - 0.5, cells)
 

@@ -112,9 +112,7 @@ def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Ten
     tensor = pick(features, activation)
     check_features(tensor, name)
     _, h, w = tensor.shape
-    y, x = torch.meshgrid(
-        torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij"
-    )
+    y, x = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
     centres = features.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), (h, w))
     limit = centres.new_tensor(features.frame.original) - 0.5
     inside = ((centres >= -0.5) & (centres <= limit)).all(-1)

@@ -1,6 +1,7 @@
 r"""Where a prediction may lie: the target's pixels, a resized picture's pixels, or the feature cells.
 
-A picture of W₀ pixels read on a lattice of n positions over it. Published procedures disagree on the half pixel:
+A picture of W₀ pixels read on a lattice of n positions over it. Published procedures disagree on the half
+pixel:
 
 ============== ================ ================ =====================================================
  convention     to the lattice   back             as in
@@ -10,7 +11,8 @@ A picture of W₀ pixels read on a lattice of n positions over it. Published pro
  index          p·n/W₀           i·W₀/n           Hyperfeatures: indices scaled
 ============== ================ ================ =====================================================
 
-What a lattice position *shows* is always the half-pixel truth; the convention only says how points are converted.
+What a lattice position *shows* is always the half-pixel truth; the convention only says how points are
+converted.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ class Lattice:
         size: ``"original"``: every pixel of the original picture. ``"cells"``: the native feature cells.
             (width, height): the pixels of the picture resized to that.
         convention: See the module's table. ``"original"`` needs no conversion.
-        snap: Whether a source point first moves to the position it lies on, as in procedures that index a resized
-            map (``"index"`` rounds half to even). Never for ``"original"``, where points may lie between pixels.
+        snap: Whether a source point first moves to the position it lies on, as in procedures that index a
+            resized map (``"index"`` rounds half to even). Never for ``"original"``, where points may lie
+            between pixels.
     """
 
     size: Literal["original", "cells"] | tuple[int, int] = "original"
@@ -56,9 +59,7 @@ class Lattice:
             if len(size) != 2 or min(size) < 1:
                 raise InvalidValueError(f"A lattice size is (width, height) of at least 1×1, got {size}.")
         elif size not in ("original", "cells"):
-            raise InvalidValueError(
-                f"A prediction grid is 'original', 'cells' or (width, height), got {size!r}."
-            )
+            raise InvalidValueError(f"A prediction grid is 'original', 'cells' or (width, height), got {size!r}.")
         if size == "original" and (self.snap or self.convention != "half-pixel"):
             raise InvalidValueError("The original pixels need neither snapping nor a half-pixel convention.")
 

@@ -41,9 +41,7 @@ class Matching:
 
     def __post_init__(self) -> None:
         if self.readout not in ("argmax", "window"):
-            raise InvalidValueError(
-                f"No readout {self.readout!r}. {did_you_mean(self.readout, ('argmax', 'window'))}"
-            )
+            raise InvalidValueError(f"No readout {self.readout!r}. {did_you_mean(self.readout, ('argmax', 'window'))}")
         if self.readout == "window" and self.lattice.size != "cells":
             raise InvalidValueError("The window soft-argmax works on feature cells: use Lattice('cells').")
 
@@ -57,9 +55,7 @@ class Matching:
             if self.readout == "argmax"
             else f"soft-argmax in a window of {2 * self.radius + 1}², β={self.temperature:g}"
         )
-        convention = (
-            "" if self.lattice.convention == "half-pixel" else f", {self.lattice.convention} convention"
-        )
+        convention = "" if self.lattice.convention == "half-pixel" else f", {self.lattice.convention} convention"
         return f"cosine {how} over {where}{convention}"
 
 
@@ -90,9 +86,7 @@ class Target:
         matching: How to match.
     """
 
-    def __init__(
-        self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None
-    ) -> None:
+    def __init__(self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None) -> None:
         self.matching = matching or Matching()
         self.feature_map = features
         self.activation = activation
@@ -126,9 +120,7 @@ class Target:
         check_features(tensor, "source")
         asked = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
         cells = self.matching.lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
-        return self.prepared.similarity(sample_descriptors(tensor, cells).to(self.prepared.features.device))[
-            0
-        ]
+        return self.prepared.similarity(sample_descriptors(tensor, cells).to(self.prepared.features.device))[0]
 
 
 def match(
@@ -142,8 +134,8 @@ def match(
 ) -> Matches:
     """Find points of ``source`` in ``target`` by cosine similarity of their features.
 
-    By default every pixel of the original target is compared, exactly as if both maps were resized to their pictures;
-    time and memory are those of the native grids (see :mod:`diffeat.tasks.correspondence.target`).
+    By default every pixel of the original target is compared, exactly as if both maps were resized to their
+    pictures; time and memory are those of the native grids (see :mod:`diffeat.tasks.correspondence.target`).
 
     Args:
         source: Features of the picture the points lie in.
@@ -182,8 +174,8 @@ def check_same_recipe(source: FeatureMap, target: FeatureMap) -> None:
     if one and other and one != other:
         names = source.provenance.get("recipe", one[:12]), target.provenance.get("recipe", other[:12])
         raise InvalidValueError(
-            f"{source.image} was extracted by recipe {names[0]!r} ({one[:8]}), {target.image} by {names[1]!r} "
-            f"({other[:8]}): their features cannot be compared. Extract both by one recipe."
+            f"{source.image} was extracted by recipe {names[0]!r} ({one[:8]}), {target.image} by "
+            f"{names[1]!r} ({other[:8]}): their features cannot be compared. Extract both by one recipe."
         )
 
 
@@ -204,8 +196,8 @@ def check_points(points: Tensor | Sequence, frame: Frame) -> Tensor:
     if outside.any():
         row = int(outside.nonzero()[0])
         raise InvalidValueError(
-            f"Point {row} ({asked[row, 0]:g}, {asked[row, 1]:g}) lies outside the source picture of {width}×{height} "
-            f"pixels. Coordinates are (x, y) from (0, 0) to ({width - 1}, {height - 1})."
+            f"Point {row} ({asked[row, 0]:g}, {asked[row, 1]:g}) lies outside the source picture of "
+            f"{width}×{height} pixels. Coordinates are (x, y) from (0, 0) to ({width - 1}, {height - 1})."
         )
     return asked
 

@@ -1,13 +1,13 @@
 """The percentage of correct keypoints, with confidence intervals.
 
-Pure functions: :func:`record_pair` turns the predictions of one image pair into distances and reference lengths;
-:func:`pck` turns any number of records into the numbers of one protocol. Records hold everything that every protocol
-needs except the prediction grid, so they can be stored and scored again.
+Pure functions: :func:`record_pair` turns the predictions of one image pair into distances and reference
+lengths; :func:`pck` turns any number of records into the numbers of one protocol. Records hold everything that
+every protocol needs except the prediction grid, so they can be stored and scored again.
 
-Intervals are percentiles of a bootstrap over pictures. A pair depends on two pictures and a picture lies in many
-pairs, so resampling pairs would be too sure of itself. Each replicate draws the pictures with replacement and weights
-a pair by the product of its pictures' counts (the pigeonhole bootstrap; Owen 2007, doi:10.1214/07-AOAS122), which is
-mildly conservative.
+Intervals are percentiles of a bootstrap over pictures. A pair depends on two pictures and a picture lies in
+many pairs, so resampling pairs would be too sure of itself. Each replicate draws the pictures with
+replacement and weights a pair by the product of its pictures' counts (the pigeonhole bootstrap; Owen 2007,
+doi:10.1214/07-AOAS122), which is mildly conservative.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class PairRecord:
         category: Its category, ``""`` where there are none.
         images: Names of the source and the target picture: the units of resampling.
         distances: Pixels between prediction and truth, in the original target picture, one per keypoint.
-        lengths: Reference lengths in pixels: ``{"bbox": …, "image": …}``; ``"bbox"`` may be missing.
+        lengths: Reference lengths in pixels: ``{"bbox": …, "image": …, "pixels": 1}``;
+            ``"bbox"`` may be missing.
     """
 
     name: str
@@ -154,12 +155,10 @@ def record_pair(
             f"Predictions and keypoints of {label} must both be (k, 2), got {p.shape} and {t.shape}."
         )
     if len(p) == 0:
-        raise InvalidValueError(
-            f"There is no keypoint in {label}: its PCK is undefined. Leave it out and count it."
-        )
+        raise InvalidValueError(f"There is no keypoint in {label}: its PCK is undefined. Leave it out and count it.")
     if not (np.isfinite(p).all() and np.isfinite(t).all()):
         raise InvalidValueError(f"A predicted or true point of {label} is not a number.")
-    lengths = {"image": float(max(target_size))}
+    lengths = {"image": float(max(target_size)), "pixels": 1.0}
     if target_box is not None:
         lengths["bbox"] = box_length(target_box, label)
     distances = np.sqrt(((p - t) ** 2).sum(1))
@@ -216,9 +215,7 @@ def pck(
     correct = np.stack([_correct(rows, protocol, alpha) for alpha in protocol.alphas])
     names = sorted({r.category for r in rows})
     of = np.array([names.index(r.category) for r in rows])
-    categories = {
-        name: _score(correct[:, of == i], counts[of == i], protocol.alphas) for i, name in enumerate(names)
-    }
+    categories = {name: _score(correct[:, of == i], counts[of == i], protocol.alphas) for i, name in enumerate(names)}
     overall = _score(correct, counts, protocol.alphas)
     for alpha in protocol.alphas:
         for kind in ("image", "point"):
@@ -277,9 +274,7 @@ def _bootstrap(
     rng = np.random.default_rng(seed)
     found = []
     while sum(len(f) for f in found) < replicates:
-        draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=64).astype(
-            np.float64
-        )
+        draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=64).astype(np.float64)
         weight = draws[:, source] * draws[:, target]
         total = (weight * unit) @ member
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -4,14 +4,15 @@ The percentage of correct keypoints counts a prediction :math:`\hat p` of the ta
 
 .. math:: \lVert \hat p - p \rVert_2 \le \alpha\, \max(w, h)
 
-with (w, h) the target's object box (``"bbox"``) or the target picture (``"image"``). Distances are in original target
-pixels, in the same unit along x and y: scoring in a squashed frame turns the circle into an ellipse and has inflated
-published numbers by five points. How pairs are averaged changes a number by six to seven points, the threshold by
-seven to eight; therefore a protocol is part of every result and is printed with it.
+with (w, h) the target's object box (``"bbox"``) or the target picture (``"image"``). Distances are in
+original target pixels, in the same unit along x and y: scoring in a squashed frame turns the circle into an
+ellipse and has inflated published numbers by five points. How pairs are averaged changes a number by six to
+seven points, the threshold by seven to eight; therefore a protocol is part of every result and is printed
+with it.
 
-SPair-71k: Min et al., arXiv:1908.10543. Averages: ``image`` is the mean over pairs of the pair's share of correct
-points (the SPair authors' definition), ``point`` pools all points; ``category-image`` and ``category-point`` are means
-over the categories' scores (macro).
+SPair-71k: Min et al., arXiv:1908.10543. Averages: ``image`` is the mean over pairs of the pair's share of
+correct points (the SPair authors' definition), ``point`` pools all points; ``category-image`` and
+``category-point`` are means over the categories' scores (macro).
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.match import Matching
 
-Reference = Literal["bbox", "image"]
+Reference = Literal["bbox", "image", "pixels"]
+_LENGTHS = {
+    "bbox": "α·max(w, h) of the target box",
+    "image": "α·max(w, h) of the target picture",
+    "pixels": "α pixels",
+}
 Average = Literal["image", "point", "category-image", "category-point"]
 AVERAGES: dict[str, str] = {
     "image": "mean over image pairs",
@@ -40,13 +46,14 @@ class Protocol:
     Attributes:
         name: Of the preset, or of your own.
         alphas: Thresholds as shares of the reference length; the one that headlines is ``alphas[headline]``.
-        reference: ``"bbox"`` or ``"image"``; the longer side of the target's.
+        reference: ``"bbox"`` or ``"image"``: the longer side of the target's; ``"pixels"``: alphas are pixels.
         average: ``"image"``, ``"point"``, ``"category-image"`` or ``"category-point"``.
         inclusive: ``<=`` if true, ``<`` if false.
         matching: How points are predicted.
-        resize: Filter with which the published procedure resizes pictures; a result tells if another was used.
-        prompt: Text per picture with ``{category}`` in it, or ``None`` for the recipe's own. Reports say when the
-            true category was used.
+        resize: Filter with which the published procedure resizes pictures; a result tells if another was
+            used.
+        prompt: Text per picture with ``{category}`` in it, or ``None`` for the recipe's own. Reports say when
+            the true category was used.
         headline: Position in ``alphas`` of the number that is quoted.
         source: Where the procedure is published.
     """
@@ -63,18 +70,16 @@ class Protocol:
     source: str = ""
 
     def __post_init__(self) -> None:
-        if self.reference not in ("bbox", "image"):
+        if self.reference not in _LENGTHS:
             raise InvalidValueError(
-                f"No threshold reference {self.reference!r}. {did_you_mean(self.reference, ('bbox', 'image'))}"
+                f"No threshold reference {self.reference!r}. {did_you_mean(self.reference, _LENGTHS)}"
             )
         if self.average not in AVERAGES:
             raise InvalidValueError(f"No average {self.average!r}. {did_you_mean(self.average, AVERAGES)}")
-        if not self.alphas or not all(0 < a for a in self.alphas):
+        if not self.alphas or not all(a > 0 for a in self.alphas):
             raise InvalidValueError(f"Thresholds alpha must be positive numbers, got {self.alphas}.")
         if not -len(self.alphas) <= self.headline < len(self.alphas):
-            raise InvalidValueError(
-                f"headline {self.headline} names none of the {len(self.alphas)} thresholds."
-            )
+            raise InvalidValueError(f"headline {self.headline} names none of the {len(self.alphas)} thresholds.")
 
     @property
     def alpha(self) -> float:
@@ -97,10 +102,9 @@ class Protocol:
 
     def __str__(self) -> str:
         sign = "≤" if self.inclusive else "<"
-        box = "target box" if self.reference == "bbox" else "target picture"
         return (
-            f"{self.name}: distance {sign} α·max(w, h) of the {box}, {AVERAGES[self.average]}; {self.matching}; "
-            "scored in original pixels"
+            f"{self.name}: distance {sign} {_LENGTHS[self.reference]}, {AVERAGES[self.average]}; "
+            f"{self.matching}; scored in original pixels"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -117,11 +121,7 @@ class Protocol:
             "prediction_grid": lattice.size if isinstance(lattice.size, str) else list(lattice.size),
             "half_pixel_convention": lattice.convention,
             "readout": self.matching.readout,
-            **(
-                {"window": 2 * self.matching.radius + 1, "temperature": self.matching.temperature}
-                if window
-                else {}
-            ),
+            **({"window": 2 * self.matching.radius + 1, "temperature": self.matching.temperature} if window else {}),
             "published_resize": self.resize,
             "prompt": self.prompt,
             "source": self.source,
@@ -136,9 +136,7 @@ _CLASS = "a photo of a {category}"
 _PRESETS = (
     Protocol("spair", source="SPair-71k, arXiv:1908.10543: mean over pairs, target box"),
     Protocol("spair-point", average="point", source="as spair, pooled over points"),
-    Protocol(
-        "dift", average="image", resize="bicubic", prompt=_CLASS, source="DIFT, arXiv:2306.03881, per image"
-    ),
+    Protocol("dift", average="image", resize="bicubic", prompt=_CLASS, source="DIFT, arXiv:2306.03881, per image"),
     Protocol(
         "dift-point",
         average="point",
@@ -200,6 +198,13 @@ _PRESETS = (
         reference="image",
         headline=1,
         source="PF-Pascal, picture threshold, mean over pairs",
+    ),
+    Protocol(
+        "geometry",
+        alphas=(1, 2, 4, 8, 16),
+        reference="pixels",
+        average="point",
+        source="rigid scenes with known geometry, thresholds in pixels",
     ),
 )
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _PRESETS}

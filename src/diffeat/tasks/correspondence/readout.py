@@ -1,9 +1,11 @@
 r"""Sub-cell positions from a similarity map: the window soft-argmax of GeoAware-SC.
 
-With the maximum at m, all similarities outside the (2k+1)² window around m are set to **zero** (not to −∞, as in the
-published procedure), and the expected position is taken under a softmax of temperature β over the whole grid:
+With the maximum at m, all similarities outside the (2k+1)² window around m are set to **zero** (not to −∞, as
+in the published procedure), and the expected position is taken under a softmax of temperature β over the
+whole grid:
 
-.. math:: \hat p = \sum_p p\, \frac{\exp(s_p/β)}{\sum_q \exp(s_q/β)},\qquad s_p = [\lVert p-m\rVert_\infty \le k]\,\cos_p
+.. math:: \hat p = \sum_p p\, \frac{\exp(s_p/β)}{\sum_q \exp(s_q/β)},\qquad
+          s_p = [\lVert p-m\rVert_\infty \le k]\,\cos_p
 
 Published settings: 60×60 cells, k = 7 (trained) or 5 (zero-shot), β = 0.02.
 """

@@ -1,15 +1,15 @@
 r"""Cosine similarity with every pixel of a picture, without a feature vector for every pixel.
 
-Let :math:`g_p` be the features upsampled to pixel p by bilinear weights :math:`w_a` over the four cells a around it,
-and q a unit descriptor. Interpolation is linear, so the similarity needs only the native grid:
+Let :math:`g_p` be the features upsampled to pixel p by bilinear weights :math:`w_a` over the four cells a
+around it, and q a unit descriptor. Interpolation is linear, so the similarity needs only the native grid:
 
 .. math:: \cos(q, g_p) = \frac{\sum_a w_a \langle q, g_a\rangle}{\lVert g_p\rVert},\qquad
           \lVert g_p\rVert^2 = \sum_{a,b} w_a w_b \langle g_a, g_b\rangle
 
-The numerator is the dot map of q on the native grid, upsampled. The norm needs the five Gram maps of a cell with
-itself, its right, lower, lower right neighbour, and of the right with the lower one; it has no channel axis and is the
-same for all descriptors. Both are exact: the argmax is that of upsampling, normalising and comparing.
-Numbers of cells and pixels are free, so this also holds when the picture is smaller than the grid.
+The numerator is the dot map of q on the native grid, upsampled. The norm needs the five Gram maps of a cell
+with itself, its right, lower, lower right neighbour, and of the right with the lower one; it has no channel
+axis and is the same for all descriptors. Both are exact: the argmax is that of upsampling, normalising and
+comparing. Numbers of cells and pixels are free, so this also holds when the picture is smaller than the grid.
 
 Gram maps are summed and combined in float64, since the norm of nearly opposite neighbours cancels.
 """
@@ -52,7 +52,7 @@ class PreparedTarget:
 
     @classmethod
     def resized(cls, features: Float[Tensor, "c h w"], size: tuple[int, int]) -> PreparedTarget:
-        """Features compared at ``size`` (width, height) pixels, as ``F.interpolate(size=…, mode="bilinear")``."""
+        """Features compared at ``size`` (width, height) pixels, as by ``F.interpolate(mode="bilinear")``."""
         _, h, w = features.shape
         return cls(features, Axis.resized(h, size[1]), Axis.resized(w, size[0]))
 
@@ -71,7 +71,7 @@ class PreparedTarget:
 
     def nearest(
         self, descriptors: Float[Tensor, "n c"], memory: int | None = None
-    ) -> tuple[Int[Tensor, "n 2"], Float[Tensor, "n"]]:
+    ) -> tuple[Int[Tensor, "n 2"], Float[Tensor, " n"]]:
         """The most similar position of every descriptor; among equals the first in reading order.
 
         Args:
@@ -138,8 +138,8 @@ def check_features(features: Tensor, whose: str) -> None:
     """Raise unless ``features`` is a (C, h, w) float map of finite values."""
     if features.ndim != 3 or not features.is_floating_point() or 0 in features.shape:
         raise InvalidValueError(
-            f"The {whose} features must be a float map (channels, rows, columns), got {features.dtype} of shape "
-            f"{tuple(features.shape)}."
+            f"The {whose} features must be a float map (channels, rows, columns), got {features.dtype} of "
+            f"shape {tuple(features.shape)}."
         )
     if not torch.isfinite(features).all():
         raise NonFiniteError(

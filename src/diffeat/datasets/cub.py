@@ -1,0 +1,98 @@
+"""CUB-200-2011 as a correspondence benchmark: 15 parts on birds of 200 species.
+
+There is no published list of pairs. Pairs of pictures of one species are drawn here from the official split with a
+fixed seed; results say so. Parts count where they are visible in both pictures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, parsed
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+
+NAME = "CUB-200-2011"
+PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
+SPLITS = {"train": 1, "test": 0}
+
+
+def read_cub(
+    root: str | Path, split: str = "test", *, pairs_per_category: int = 10, seed: int = 0, least: int = 3
+) -> PairDataset:
+    """Draw pairs of a split.
+
+    Args:
+        root: The folder ``CUB_200_2011`` (with ``images.txt``), or the one that holds it.
+        split: ``train`` or ``test``.
+        pairs_per_category: Ordered pairs drawn for each species, fewer where there are no more.
+        seed: Of the draw.
+        least: Parts that must be visible in both pictures.
+
+    Raises:
+        DatasetError: A file is missing or damaged; names it and the page.
+        UnknownNameError: No such split.
+    """
+    folder = Path(root)
+    if not (folder / "images.txt").is_file() and (folder / "CUB_200_2011").is_dir():
+        folder = folder / "CUB_200_2011"
+    if split not in SPLITS:
+        raise UnknownNameError(f"{NAME} has no split {split!r}. {did_you_mean(split, SPLITS)}")
+
+    def table(name: str) -> list[list[str]]:
+        return parsed(folder / name, NAME, PAGE, _table)
+
+    paths = {row[0]: row[1] for row in table("images.txt")}
+    chosen = [row[0] for row in table("train_test_split.txt") if int(row[1]) == SPLITS[split]]
+    boxes = {row[0]: _box(row[1:5]) for row in table("bounding_boxes.txt")}
+    parts: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for image, part, x, y, visible, *_ in table("parts/part_locs.txt"):
+        if int(visible):
+            parts[image][part] = (float(x), float(y))
+    species: dict[str, list[str]] = defaultdict(list)
+    for image in chosen:
+        if image not in paths or image not in boxes:
+            raise DatasetError(f"{NAME}: picture {image} of the split is not in images.txt. See {PAGE}")
+        species[Path(paths[image]).parent.name].append(image)
+
+    pairs = []
+    rng = np.random.default_rng(seed)
+    for category in sorted(species):
+        members = species[category]
+        drawn = 0
+        for k in rng.permutation(len(members) * (len(members) - 1)):
+            i, j = divmod(int(k), len(members) - 1)
+            one, other = members[i], members[j + (j >= i)]
+            both = [p for p in parts[one] if p in parts[other]]
+            if len(both) < least:
+                continue
+            pairs.append(
+                PointPair(
+                    f"{one}-{other}:{category}",
+                    folder / "images" / paths[one],
+                    folder / "images" / paths[other],
+                    tuple(parts[one][p] for p in both),
+                    tuple(parts[other][p] for p in both),
+                    category,
+                    boxes[one],
+                    boxes[other],
+                    tuple(both),
+                )
+            )
+            drawn += 1
+            if drawn == pairs_per_category:
+                break
+    check_pictures(pairs, NAME, PAGE, folder)
+    note = f"pairs drawn here: {pairs_per_category} per species, seed {seed}, at least {least} common parts"
+    return PairDataset("cub", split, folder, tuple(pairs), (note,))
+
+
+def _table(path: Path) -> list[list[str]]:
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _box(values: list[str]) -> Box:
+    left, top, width, height = (float(v) for v in values)
+    return left, top, left + width, top + height

@@ -1,0 +1,124 @@
+"""SPair-71k: 70,958 pairs of 18 categories (Min et al., arXiv:1908.10543).
+
+Two forms are read: the original folder (``Layout``, ``PairAnnotation``, ``JPEGImages``), and the flat JSON lists that
+Diffusion Hyperfeatures distributes (``source_path``, ``source_points`` …), such as its 360-pair test subset.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, need, parsed
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+
+NAME = "SPair-71k"
+PAGE = "http://cvlab.postech.ac.kr/research/SPair-71k/"
+SPLITS = {"train": "trn", "trn": "trn", "val": "val", "test": "test"}
+ATTRIBUTES = ("mirror", "viewpoint_variation", "scale_variation", "truncation", "occlusion")
+
+
+def read_spair(root: str | Path, split: str = "test", layout: str = "large") -> PairDataset:
+    """Read a split of the original folder.
+
+    Args:
+        root: The folder ``SPair-71k``, or the one that holds it.
+        split: ``train`` (or ``trn``), ``val`` or ``test``.
+        layout: ``large`` (the published splits) or ``small``.
+
+    Raises:
+        DatasetError: A file is missing or damaged; names it and the dataset's page.
+        UnknownNameError: No such split.
+    """
+    folder = _root(Path(root))
+    if split not in SPLITS:
+        raise UnknownNameError(f"{NAME} has no split {split!r}. {did_you_mean(split, SPLITS)}")
+    part = SPLITS[split]
+    listing = need(folder / "Layout" / layout / f"{part}.txt", NAME, PAGE, f"the list of {part} pairs")
+    names = listing.read_text(encoding="utf-8").split()
+    if not names:
+        raise DatasetError(f"{NAME}: {listing} lists no pair. It may be half unpacked; it comes from {PAGE}")
+    annotations = folder / "PairAnnotation" / part
+    pairs = tuple(
+        parsed(annotations / f"{name}.json", NAME, PAGE, lambda p: _pair(json.loads(p.read_bytes()), folder))
+        for name in names
+    )
+    check_pictures(pairs, NAME, PAGE, folder)
+    return PairDataset("spair", split, folder, pairs)
+
+
+def read_pair_list(file: str | Path, images: str | Path, name: str = "pairs") -> PairDataset:
+    """Read a flat JSON list of pairs (the format of Diffusion Hyperfeatures).
+
+    Args:
+        file: List of ``{source_path, target_path, source_points, target_points, category,
+            source_bounding_box, target_bounding_box}``.
+        images: Folder that the paths are relative to.
+
+    Raises:
+        DatasetError: The file is missing or of another form, or a picture is missing.
+    """
+    path, folder = Path(file), Path(images)
+    page = "https://diffusion-hyperfeatures.github.io"
+    rows = parsed(path, "The pair list", page, lambda p: json.loads(p.read_bytes()))
+    if not isinstance(rows, list):
+        raise DatasetError(f"{path} must hold a list of pairs, not {type(rows).__name__}.")
+    pairs = tuple(
+        parsed(path, "The pair list", page, lambda _, i=i, row=row: _listed(i, row, folder))
+        for i, row in enumerate(rows)
+    )
+    check_pictures(pairs, "The pair list's dataset", PAGE, folder)
+    return PairDataset(name, path.stem, folder, pairs)
+
+
+def _root(root: Path) -> Path:
+    for folder in (root, root / "SPair-71k"):
+        if (folder / "PairAnnotation").is_dir() or (folder / "Layout").is_dir():
+            return folder
+    need(root, NAME, PAGE)
+    raise DatasetError(
+        f"{root} is not {NAME}: it has neither PairAnnotation nor Layout, nor a folder SPair-71k with them. "
+        f"Unpack the archive from {PAGE} and give its folder."
+    )
+
+
+def _pair(data: dict[str, Any], folder: Path) -> PointPair:
+    images = folder / "JPEGImages" / data["category"]
+    return PointPair(
+        name=data["filename"].removesuffix(".json"),
+        source=images / data["src_imname"],
+        target=images / data["trg_imname"],
+        source_points=tuple((float(x), float(y)) for x, y in data["src_kps"]),
+        target_points=tuple((float(x), float(y)) for x, y in data["trg_kps"]),
+        category=data["category"],
+        source_box=as_box(data["src_bndbox"]),
+        target_box=as_box(data["trg_bndbox"]),
+        keypoints=tuple(str(k) for k in data.get("kps_ids", ())),
+        attributes={k: data[k] for k in ATTRIBUTES if k in data},
+    )
+
+
+def _listed(index: int, row: dict[str, Any], folder: Path) -> PointPair:
+    def stem(path: str) -> str:
+        return Path(path).stem
+
+    return PointPair(
+        name=f"{index:06d}-{stem(row['source_path'])}-{stem(row['target_path'])}:{row.get('category', '')}",
+        source=folder / row["source_path"],
+        target=folder / row["target_path"],
+        source_points=tuple((float(x), float(y)) for x, y in row["source_points"]),
+        target_points=tuple((float(x), float(y)) for x, y in row["target_points"]),
+        category=row.get("category", ""),
+        source_box=as_box(row.get("source_bounding_box")),
+        target_box=as_box(row.get("target_bounding_box")),
+        attributes={k: row[k] for k in ATTRIBUTES if k in row},
+    )
+
+
+def as_box(values: Any) -> Box | None:
+    """(left, top, right, bottom) as floats, or ``None`` where there is none."""
+    if values is None:
+        return None
+    left, top, right, bottom = (float(v) for v in values)
+    return left, top, right, bottom
