@@ -207,6 +207,20 @@ def test_a_point_in_numbers() -> None:
     assert frame.points_to_grid(torch.tensor([0.0, 0.0]), (16, 32)).tolist() == [-0.4375, -0.46875]
 
 
+@settings(max_examples=20)
+@given(frames(), st.tuples(st.integers(1, 12), st.integers(1, 12)))
+def test_content_cells_are_those_that_the_picture_touches(frame, grid) -> None:
+    left, top, width, height = frame.content
+    pixels = torch.zeros(frame.model[::-1])
+    pixels[top : top + height, left : left + width] = 1
+    # every model pixel split so finely that each piece lies in one cell
+    fine = pixels.repeat_interleave(grid[0], 0).repeat_interleave(grid[1], 1)
+    touched = F.max_pool2d(fine[None], frame.model[::-1])[0] > 0
+    rows, columns = touched.any(1).nonzero().flatten(), touched.any(0).nonzero().flatten()
+    expected = (rows[0], columns[0], len(rows), len(columns))
+    assert frame.content_cells(grid) == tuple(map(int, expected))
+
+
 # --- maps ----------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,18 @@ class Frame:
         """Points (x, y) in cells of a (rows, columns) grid over the model image, in original pixels."""
         return self.points_to_original(_affine_back(points, self._grid_scale(grid), (0, 0)))
 
+    def content_cells(self, grid: tuple[int, int]) -> tuple[int, int, int, int]:
+        """The cells of a (rows, columns) grid that the picture touches: (top, left, height, width).
+
+        All of them unless the picture is padded. A store reads such a window on its own.
+        """
+        left, top, width, height = self.content
+        (model_w, model_h), (rows, columns) = self.model, grid
+        first_row, first_column = top * rows // model_h, left * columns // model_w
+        last_row = -(-(top + height) * rows // model_h)
+        last_column = -(-(left + width) * columns // model_w)
+        return first_row, first_column, last_row - first_row, last_column - first_column
+
     def boxes_to_model(self, boxes: Shaped[Tensor, "*n 4"]) -> Float[Tensor, "*n 4"]:
         """Boxes (left, top, right, bottom) of the original picture in model pixels; corners are points."""
         return self.points_to_model(boxes.unflatten(-1, (2, 2))).flatten(-2)
