@@ -166,18 +166,6 @@ def _flux(config: Any, latent: Size) -> dict[str, Any]:
     return {**_chroma(config, latent), "pooled_projections": pooled, "guidance": guidance}
 
 
-def _chroma(config: Any, latent: Size) -> dict[str, Any]:
-    h, w = latent[0] // 2, latent[1] // 2
-    axes = len(config.axes_dims_rope)
-    return {
-        "hidden_states": _meta(1, h * w, config.in_channels),
-        "encoder_hidden_states": _meta(1, 512, config.joint_attention_dim),
-        "timestep": _meta(1),
-        "img_ids": _positions(h, w, axes),
-        "txt_ids": torch.zeros(512, axes),
-    }
-
-
 def _flux2(config: Any, latent: Size) -> dict[str, Any]:
     h, w = latent[0] // 2, latent[1] // 2
     axes = len(config.axes_dims_rope)
@@ -218,7 +206,6 @@ def _positions(h: int, w: int, axes: int) -> Tensor:
 
 _RULES: dict[str, Callable[[Any, Size], dict[str, Any]]] = {
     "AuraFlowTransformer2DModel": _aura_flow,
-    "ChromaTransformer2DModel": _chroma,
     "ChromaTransformer2DModel": _chroma,
     "DiTTransformer2DModel": _dit,
     "Flux2Transformer2DModel": _flux2,
