@@ -130,9 +130,7 @@ def test_to_map_finds_marked_tokens_in_packed_rows():
 def test_reference_images_are_not_the_image():
     ids = torch.cat([IDS, IDS + torch.tensor([10.0, 0, 0, 0])])
     model = denoiser("Flux2Transformer2DModel")
-    layout = layout_of(
-        model, {"hidden_states": Z(1, 30, 16), "img_ids": ids, "encoder_hidden_states": Z(1, 4, 8)}
-    )
+    layout = layout_of(model, {"hidden_states": Z(1, 30, 16), "img_ids": ids, "encoder_hidden_states": Z(1, 4, 8)})
     assert layout == TokenLayout((5, 3), text=4, images=30)
     assert layout.starts(34, 1) == [4]
 

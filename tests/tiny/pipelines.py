@@ -342,9 +342,7 @@ def sana() -> Any:
         upsample_block_type="interpolate",
         scaling_factor=0.41,
     ).eval()
-    scheduler = D.DPMSolverMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-    )
+    scheduler = D.DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     return D.SanaPipeline(
         tokenizer=tokenizers.gemma(),
         text_encoder=encoders.gemma(),

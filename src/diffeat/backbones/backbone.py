@@ -56,10 +56,9 @@ class Backbone:
         self.pipeline = pipeline
         self.denoiser = denoiser.eval()
         self.name = name or type(pipeline).__name__
-        config: Mapping[str, Any] = denoiser.config
-        self.family: Family = (
-            family_named(family) if family else family_of(denoiser.config.get("_class_name") or _class(denoiser), config)
-        )
+        config: Mapping[str, Any] = getattr(denoiser, "config", {})
+        self._config = config
+        self.family: Family = family_named(family) if family else family_of(_class(denoiser), config)
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
         self._texts: dict[str, Any] = {}
         self._rows: dict[tuple[str, tuple[int, int], str], Mapping[str, Any]] = {}
@@ -197,7 +196,7 @@ class Backbone:
                 f"The conditions were made for images of {w}x{h} pixels, but the latents are "
                 f"{noisy.shape[-1]}x{noisy.shape[-2]} cells of {self.latent_stride} pixels."
             )
-        dtype, config = self.dtype, self.denoiser.config
+        dtype, config = self.dtype, self._config
         times = self._schedule.check(t, len(noisy)).to(self.device)
         return {
             self.family.latent_argument: self.family.pack(noisy.to(self.device, dtype)),
@@ -240,8 +239,8 @@ class Backbone:
             recorded = record_call(self.pipeline, self.denoiser, arguments)
         if recorded is None:
             raise ModelError(
-                f"{type(self.pipeline).__name__} ran without calling its {_class(self.denoiser)}; its conditions cannot "
-                "be recorded."
+                f"{type(self.pipeline).__name__} ran without calling its {_class(self.denoiser)}; its "
+                "conditions cannot be recorded."
             )
         return recorded
 
@@ -264,7 +263,7 @@ class Backbone:
         two, _ = self._record(["", ""], size, {})
         vae = getattr(self.pipeline, "vae", None)
         channels = vae.config.get("latent_channels") if vae is not None else None
-        family.learn(one, two, (channels or self.denoiser.config["in_channels"], *self.latent_size(size)), t)
+        family.learn(one, two, (channels or self._config["in_channels"], *self.latent_size(size)), t)
 
     def _pixels_per_latent(self) -> int:
         vae = getattr(self.pipeline, "vae", None)
@@ -278,7 +277,7 @@ class Backbone:
         known = inspect.signature(self.pipeline.__call__).parameters
         if "height" in known and isinstance(known["height"].default, int):
             return known["width"].default, known["height"].default
-        cells = getattr(self.pipeline, "default_sample_size", None) or self.denoiser.config.get("sample_size")
+        cells = getattr(self.pipeline, "default_sample_size", None) or self._config.get("sample_size")
         if not cells:
             return 1024, 1024
         h, w = cells if isinstance(cells, (list, tuple)) else (cells, cells)

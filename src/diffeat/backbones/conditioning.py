@@ -93,9 +93,7 @@ def _pad(tensor: Tensor, length: int) -> Tensor:
     return torch.cat([tensor, padding], dim=1)
 
 
-def _mask_padding(
-    joined: dict[str, Any], rows: Sequence[Mapping[str, Any]], shared: frozenset[str]
-) -> dict[str, Any]:
+def _mask_padding(joined: dict[str, Any], rows: Sequence[Mapping[str, Any]], shared: frozenset[str]) -> dict[str, Any]:
     """Make sure that every text argument whose rows differ in length comes with a mask of those lengths."""
     for name, value in joined.items():
         if name in shared or not isinstance(value, Tensor) or value.ndim != 3:

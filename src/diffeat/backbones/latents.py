@@ -9,7 +9,8 @@ statistics of its batch norm over 2×2 patches. The normalisation is affine, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,13 @@ class Autoencoder:
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
         if self.vae is None:
             return LatentPosterior(pixels, torch.zeros_like(pixels))
+        with self._upcast():
+            return self._encode(pixels)
+
+    def _encode(self, pixels: Tensor) -> LatentPosterior:
         step = max(1, _PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
         parts = [self._posterior(chunk) for chunk in pixels.split(step)]
-        mean, std = (torch.cat(p) if len(p) > 1 else p[0] for p in zip(*parts, strict=True))
+        mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         shift, scale = self._normalisation(mean)
         return LatentPosterior((mean - shift) * scale, std * scale)
 
@@ -67,8 +72,23 @@ class Autoencoder:
         if self.patched:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
-        pixels = torch.cat([self.vae.decode(row.to(self.vae.dtype)).sample for row in z.split(1)])
+        with self._upcast():
+            pixels = torch.cat([self.vae.decode(row.to(self.vae.dtype)).sample for row in z.split(1)])
         return (pixels[:, :, 0] if self.video else pixels).float()
+
+    @contextlib.contextmanager
+    def _upcast(self) -> Iterator[None]:
+        """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision."""
+        vae: Any = self.vae
+        dtype = vae.dtype
+        if dtype == torch.float32 or not vae.config.get("force_upcast"):
+            yield
+            return
+        vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            vae.to(dtype)
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
@@ -89,9 +109,7 @@ class Autoencoder:
         vae: Any = self.vae
         column: Callable[[Any], Tensor] = lambda v: torch.as_tensor(v).to(like).reshape(1, -1, 1, 1)  # noqa: E731
         if self.patched:
-            return column(vae.bn.running_mean), column(
-                (vae.bn.running_var.float() + vae.config.batch_norm_eps).rsqrt()
-            )
+            return column(vae.bn.running_mean), column((vae.bn.running_var.float() + vae.config.batch_norm_eps).rsqrt())
         scale = column(vae.config.get("scaling_factor") or 1.0)
         shift = column(vae.config.get("shift_factor") or 0.0)
         mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")

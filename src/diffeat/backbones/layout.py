@@ -175,18 +175,14 @@ def _text_before_image(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> 
 def _aura_flow(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
     registers = 8  # AuraFlowTransformer2DModel.register_tokens; a constant there, not a config entry
     grid = _map_grid(config, kwargs["hidden_states"])
-    return TokenLayout(
-        grid, text=registers + _length(kwargs.get("encoder_hidden_states")), registers=registers
-    )
+    return TokenLayout(grid, text=registers + _length(kwargs.get("encoder_hidden_states")), registers=registers)
 
 
 def _by_ids(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
     """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself."""
     ids = kwargs["img_ids"]
     if ids.is_meta:
-        raise ModelError(
-            "The positions in img_ids are needed to know the image grid; give them as real numbers."
-        )
+        raise ModelError("The positions in img_ids are needed to know the image grid; give them as real numbers.")
     ids = ids[0] if ids.ndim == 3 else ids
     own = ids[ids[:, 0] == ids[0, 0]]
     rows, columns = (int(own[:, k].max() - own[:, k].min()) + 1 for k in (1, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
@@ -44,7 +45,7 @@ def resolve_model(name: str) -> list[str]:
         return [str(zoo.path(name))]
     if name in model_names():
         return list(model_names()[name])
-    if Path(name).exists() or name.count("/") == 1 or Path(name).is_absolute() or name.startswith("."):
+    if "/" in name or Path(name).exists() or name.startswith("."):
         return [name]
     raise UnknownNameError(
         f"{name!r} is no model name, hub id (owner/name) or existing directory. "
@@ -117,7 +118,7 @@ def _precision(dtype: torch.dtype | str | None) -> torch.dtype:
 
 
 def _config(loader: Any, place: str, revision: str | None, subfolder: str | None = None) -> dict[str, Any]:
-    local = Path(place).is_dir()
+    local = _is_local(place)
     if local:
         _check_directory(Path(place), place)
     options = {"subfolder": subfolder} if subfolder else {}
@@ -129,10 +130,9 @@ def _config(loader: Any, place: str, revision: str | None, subfolder: str | None
 
 
 def _directory(place: str, revision: str | None, variant: str | None) -> Path:
-    path = Path(place)
-    if path.exists() or path.is_absolute() or place.startswith(".") or place.count("/") != 1:
-        _check_directory(path, place)
-        return path
+    if _is_local(place):
+        _check_directory(Path(place), place)
+        return Path(place)
     from diffusers import DiffusionPipeline
 
     try:
@@ -141,14 +141,19 @@ def _directory(place: str, revision: str | None, variant: str | None) -> Path:
         raise ModelError(_unreachable(place, error)) from error
 
 
+def _is_local(place: str) -> bool:
+    path = Path(place)
+    return path.exists() or path.is_absolute() or place.startswith(".") or place.count("/") != 1
+
+
 def _check_directory(path: Path, place: str) -> None:
     if not path.is_dir():
         what = "a file, not a directory" if path.exists() else "not there"
         raise ModelError(f"The model directory {place} is {what}.")
     if not (path / "model_index.json").is_file():
         raise ModelError(
-            f"{place} is not a diffusers pipeline: it has no model_index.json. Give the directory that save_pretrained() "
-            "of a pipeline wrote (with its unet or transformer, vae, scheduler, …)."
+            f"{place} is not a diffusers pipeline: it has no model_index.json. Give the directory that "
+            "save_pretrained() of a pipeline wrote (with its unet or transformer, vae, scheduler, …)."
         )
 
 
@@ -168,7 +173,7 @@ def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) 
     try:
         return DiffusionPipeline.from_pretrained(
             directory,
-            torch_dtype={"default": dtype, "vae": torch.float32} if _upcasts(directory) else dtype,
+            dtype={"default": dtype, "vae": torch.float32} if _upcasts(directory) else dtype,
             variant=variant,
             local_files_only=True,
         )
@@ -223,7 +228,9 @@ def _quiet() -> Iterator[None]:
         for lib in (d, t):
             lib.set_verbosity_error()
             lib.disable_progress_bar()
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         for lib, level in levels:
             lib.set_verbosity(level)

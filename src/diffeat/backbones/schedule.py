@@ -59,7 +59,7 @@ class NoiseSchedule:
         """Timesteps of the training schedule."""
         return 1000 if self.flow else len(self.alphas)
 
-    def check(self, t: float | Tensor, batch: int) -> Float[Tensor, "b"]:
+    def check(self, t: float | Tensor, batch: int) -> Float[Tensor, " b"]:
         """``t`` as one float32 number per row, on the CPU.
 
         Raises:
@@ -71,14 +71,14 @@ class NoiseSchedule:
         for value in times.tolist():
             if self.flow and not 0 <= value <= 1000:
                 raise InvalidValueError(f"The timestep {value:g} is outside 0 to 1000.")
-            if not self.flow and (value != round(value) or not -1 <= value < self.steps):
+            if not self.flow and (value % 1 != 0 or not -1 <= value < self.steps):
                 raise InvalidValueError(
                     f"The timestep {value:g} is not one of this model's training schedule: whole numbers from 0 (least "
                     f"noise) to {self.steps - 1}, or -1 for the clean image."
                 )
         return times.expand(batch)
 
-    def mix(self, times: Float[Tensor, "b"], like: Tensor) -> tuple[Tensor, Tensor]:
+    def mix(self, times: Float[Tensor, " b"], like: Tensor) -> tuple[Tensor, Tensor]:
         """Weights of the clean latent and of the noise, shaped to multiply ``like`` (checked timesteps)."""
         if self.flow:
             sigma = times / 1000
@@ -89,7 +89,7 @@ class NoiseSchedule:
         shape = (-1, *[1] * (like.ndim - 1))
         return signal.to(like).reshape(shape), noise.to(like).reshape(shape)
 
-    def clean(self, noisy: Tensor, times: Float[Tensor, "b"], prediction: Tensor) -> Tensor:
+    def clean(self, noisy: Tensor, times: Float[Tensor, " b"], prediction: Tensor) -> Tensor:
         """The clean latent that a prediction implies."""
         signal, noise = self.mix(times, noisy)
         match self.prediction_type:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class Flux(Family):
     name = "flux"
     denoiser_class = "FluxTransformer2DModel"
     flow = True
-    options = {"guidance_scale": 3.5}
+    options: ClassVar = {"guidance_scale": 3.5}
     shared = frozenset({"img_ids", "txt_ids"})
 
     def patch(self, config: Mapping[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from diffeat.backbones.family import Family, TokenisedText
 class HunyuanDiT(Family):
     name = "hunyuan-dit"
     denoiser_class = "HunyuanDiT2DModel"
-    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
     shared = frozenset({"image_rotary_emb"})
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:

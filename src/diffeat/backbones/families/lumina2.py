@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class Lumina2(Family):
     name = "lumina2"
     denoiser_class = "Lumina2Transformer2DModel"
     flow = True
-    options = {"guidance_scale": 1.0}
+    options: ClassVar = {"guidance_scale": 1.0}
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return 1 - t / 1000

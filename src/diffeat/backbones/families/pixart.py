@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.family import Family, TokenisedText
 
@@ -10,7 +10,7 @@ from diffeat.backbones.family import Family, TokenisedText
 class PixArt(Family):
     name = "pixart"
     denoiser_class = "PixArtTransformer2DModel"
-    options = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
+    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, prompt.lower().strip())]

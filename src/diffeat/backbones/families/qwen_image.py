@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.families.flux import Flux
 from diffeat.backbones.family import TokenisedText
@@ -11,7 +11,7 @@ from diffeat.backbones.family import TokenisedText
 class QwenImage(Flux):
     name = "qwen-image"
     denoiser_class = "QwenImageTransformer2DModel"
-    options = {"true_cfg_scale": 1.0}
+    options: ClassVar = {"true_cfg_scale": 1.0}
     shared = frozenset()
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ class Sana(Family):
     name = "sana"
     denoiser_class = "SanaTransformer2DModel"
     flow = True
-    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return t * config.get("timestep_scale", 1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.family import Family, TokenisedText
 
@@ -11,7 +11,7 @@ class StableDiffusion3(Family):
     name = "sd3"
     denoiser_class = "SD3Transformer2DModel"
     flow = True
-    options = {"guidance_scale": 1.0}
+    options: ClassVar = {"guidance_scale": 1.0}
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         length = pipeline.tokenizer_max_length

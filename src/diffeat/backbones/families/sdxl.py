@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.family import Family
 
@@ -11,7 +11,7 @@ from diffeat.backbones.family import Family
 class StableDiffusionXL(Family):
     name = "sdxl"
     denoiser_class = "UNet2DConditionModel"
-    options = {"guidance_scale": 1.0}
+    options: ClassVar = {"guidance_scale": 1.0}
     latent_argument = "sample"
 
     def accepts(self, config: Mapping[str, Any]) -> bool:

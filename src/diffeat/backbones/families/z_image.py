@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ class ZImage(Family):
     name = "z-image"
     denoiser_class = "ZImageTransformer2DModel"
     flow = True
-    options = {"guidance_scale": 0.0}
+    options: ClassVar = {"guidance_scale": 0.0}
     latent_argument = "x"
     timestep_argument = "t"
 
