@@ -24,7 +24,7 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
         return bool(rng.random() < share)
 
     noun = [attributes["name"]]
-    if keep(0.85):
+    if attributes["name"] != "person" and attributes["colour"] and keep(0.85):
         noun.insert(0, attributes["colour"])
     if attributes["pattern"] != "plain" and keep(0.8):
         noun.insert(0, attributes["pattern"])
@@ -36,6 +36,8 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
         words.insert(0, "a close up of")
     elif keep(0.7):
         words.insert(0, "a photo of")
+    if attributes["name"] == "person" and keep(0.7):
+        words.append(f"in {attributes['colour']}")
     if attributes["pose"] not in ("standing", "parked") and keep(0.7):
         words.append(attributes["pose"])
     if keep(0.85):

@@ -21,6 +21,7 @@ def develop(picture: Array, rng: np.random.Generator, strength: float = 1.0) -> 
     """A float picture ``(h, w, 3)`` in about [0, 1] to 8 bits, through a drawn camera of a given bad temper."""
     size = picture.shape[0]
     picture = blur(picture, float(rng.uniform(0, 0.9)) * strength if rng.random() < 0.4 else 0.0)
+    picture = np.clip(picture, 0, None) ** np.float32(1 / 1.3)  # towards the tone curve of a camera
     balance = np.exp(rng.normal(0, 0.07 * strength, 3)).astype(np.float32)
     picture = picture * balance * np.float32(np.exp(rng.normal(0, 0.14 * strength)))
     if rng.random() < 0.5:

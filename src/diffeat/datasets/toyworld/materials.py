@@ -100,6 +100,7 @@ def look(furry: bool, names: set[str], rng: np.random.Generator) -> Look:
     gloss = float(rng.uniform(0, 0.15) if furry else rng.uniform(0, 0.8))
     materials = {"main": _material(main, second_tone, pattern, furry, rng, gloss)}
     light = np.clip(main * 0.5 + 0.5 * np.float32(rng.uniform(0.5, 1.0)), 0, 1).astype(np.float32)
+    leaf = "green" if rng.random() < 0.8 else "orange"
     for name in sorted(names - {"main"}):
         if name in ("second", "third"):
             choice = rng.random()
@@ -120,11 +121,13 @@ def look(furry: bool, names: set[str], rng: np.random.Generator) -> Look:
             kind = "striped" if name == "roof" and rng.random() < 0.4 else kind
             materials[name] = _material(tone, second_tone, kind, False, rng, 0.1)
         elif name in ("leaves", "bark"):
-            shade = colour("green" if rng.random() < 0.8 else "orange", rng) if name == "leaves" else colour("brown", rng)
+            shade = colour(leaf, rng) if name == "leaves" else colour("brown", rng)
             materials[name] = _material(shade, shade * np.float32(0.35), "mottled", True, rng, 0.05)
         else:
             tone, shine = fixed_material(name, rng)
             materials[name] = _material(tone, tone, "plain", False, rng, shine)
+    if not names & {"main", "shirt", "petal"}:  # nothing wears the drawn colour
+        word, pattern = leaf if "leaves" in names else "", "plain"
     return Look(materials, word, pattern)
 
 

@@ -180,19 +180,19 @@ def boat(rng: np.random.Generator) -> Figure:
         boom = half * float(rng.uniform(0.7, 0.95))
         swing = turn(yaw=float(rng.normal(0, 18)))
         main = pen.at(foot + [0, 0.12, 0], swing)
-        for k in range(7):
-            share = (k + 0.5) / 7
+        for k in range(14):
+            share = (k + 0.5) / 14
             length = boom * (1 - share)
             main.box("sail", (-length / 2 - 0.02, share * mast * 0.86, 0),
-                     (length / 2, mast * 0.0625, 0.012), turn(pitch=0), "white")  # fmt: skip
+                     (length / 2, mast * 0.0315, 0.012), turn(pitch=0), "white")  # fmt: skip
         main.limb("mast", (0, 0, 0), (-boom, 0, 0), 0.02, 0.015, "metal")
         main.keypoint("sail_corner", (-boom * 0.93, 0.06, 0), "sail", "mast")
         jib = pen.at(foot + [0.03, 0.08, 0], swing.T)
         reach = half * 0.6
-        for k in range(6):
-            share = (k + 0.5) / 6
+        for k in range(12):
+            share = (k + 0.5) / 12
             length = reach * (1 - share)
-            jib.box("sail", (length / 2, share * mast * 0.66, 0), (length / 2, mast * 0.056, 0.012), material="second")
+            jib.box("sail", (length / 2, share * mast * 0.66, 0), (length / 2, mast * 0.0285, 0.012), material="second")
         jib.keypoint("jib_corner", (reach * 0.9, 0.03, 0), "sail")
     else:
         high = float(rng.uniform(0.16, 0.26))

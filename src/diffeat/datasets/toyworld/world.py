@@ -23,7 +23,7 @@ from .lens import blur, develop
 from .materials import Light, Look, Material, any_colour, light, look
 from .quadrupeds import SPECIES, quadruped
 from .raster import Camera, Hits, cast
-from .scene import HEADS, YAW, aim, shadow, strangers
+from .scene import YAW, aim, shadow, strangers
 from .things import bottle, chair, cup, flower, house, tree
 from .vehicles import airplane, bicycle, boat, car
 
@@ -223,10 +223,10 @@ def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.G
     depth = float(camera.shift[2] + (camera.rotation @ np.zeros(3))[2])
     whole = (0.0, 0.0, float(size), float(size))
     behind = strangers(
-        camera, size, int(rng.integers(0, 7)), (depth * 1.75, depth * 2.4), whole, (0.06, 0.4), "behind", rng
+        camera, size, int(rng.integers(0, 5)), (depth * 1.75, depth * 2.4), whole, (0.06, 0.4), "behind", rng
     )
-    count = int(rng.integers(1, 3)) if rng.random() < 0.3 else 0
-    front = strangers(camera, size, count, (depth * 0.42, depth * 0.5), whole, (0.03, 0.17), "front", rng)
+    count = int(rng.integers(1, 3)) if rng.random() < 0.25 else 0
+    front = strangers(camera, size, count, (depth * 0.42, depth * 0.5), whole, (0.03, 0.13), "front", rng)
     return behind + front, count
 
 

@@ -1,0 +1,121 @@
+"""Training of the autoencoder on crops, and encoding of the cached pictures.
+
+Loss: mean absolute error of pixels and, twice as strong, of their differences to the right and downward neighbour
+(edges), plus 1e-6 times the divergence of the posterior from a unit normal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from . import cache
+from .runs import Log, at_step, autocast, gradients, load_state, save_state
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+CROP = 64
+
+
+def reconstruction_loss(output: Float[Tensor, "b 3 h w"], target: Float[Tensor, "b 3 h w"]) -> Tensor:
+    """Absolute error of pixels and of edges, in units of the [-1, 1] range."""
+    error = output - target
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return error.abs().mean() + edges
+
+
+def train_vae(
+    vae: AutoencoderKL, run: Path, pictures: Path, steps: int, batch: int, seed: int, device: str,
+    pool: ThreadPool, say: Callable[[str], None], rate: float = 1.5e-3, save_every: int = 200,
+) -> None:  # fmt: skip
+    """Train up to ``steps``, continuing a checkpoint in ``run`` when there is one."""
+    vae.to(device).train()  # type: ignore[arg-type]
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    state = load_state(run / "vae.pt")
+    start = 0
+    if state is not None:
+        vae.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    log = Log(run / "vae_loss.csv", ("step", "loss", "seconds"), start)
+    store: list = []
+
+    def loss_of(target: Tensor, noise: Tensor) -> Tensor:
+        with autocast(device):
+            posterior = vae.encode(target).latent_dist
+            output = vae.decode(posterior.mean + posterior.std * noise).sample
+        return reconstruction_loss(output.float(), target) + 1e-6 * posterior.kl().mean()
+
+    for step in range(start, steps):
+        if step % 50 == 0 or not store:
+            store = [cache.load(p) for p in cache.shards(pictures)]
+        generator = at_step(seed, step, "vae")
+        target = crops(store, batch, generator).to(device)
+        for group in optimiser.param_groups:
+            group["lr"] = rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        side = target.shape[-1] // 4
+        noise = torch.randn((batch, 4, side, side), generator=generator).to(device)
+        optimiser.zero_grad(set_to_none=True)
+        loss = gradients(pool, loss_of, (target, noise), list(vae.parameters()))
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        log.add(step, loss)
+        if (step + 1) % 50 == 0:
+            say(f"vae {step + 1}/{steps}: {log.recent():.4f}")
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            log.flush()
+            save_state(run / "vae.pt", {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1})
+    vae.eval()
+
+
+def crops(store: list, batch: int, generator: torch.Generator) -> Float[Tensor, "b 3 c c"]:
+    """Random square crops of random pictures, in [-1, 1], half of them mirrored."""
+    taken = []
+    for _ in range(batch):
+        shard = store[int(torch.randint(len(store), (), generator=generator))]
+        picture = shard[int(torch.randint(len(shard), (), generator=generator))]
+        side = min(CROP, picture.shape[0])
+        y, x = torch.randint(picture.shape[0] - side + 1, (2,), generator=generator).tolist()
+        part = picture[y : y + side, x : x + side]
+        taken.append(part[:, ::-1] if torch.rand((), generator=generator) < 0.5 else part)
+    return torch.from_numpy(np.stack(taken)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def encode_all(
+    vae: AutoencoderKL, run: Path, pictures: Path, device: str, pool: ThreadPool, say: Callable[[str], None]
+) -> None:
+    """Write the posterior of every cached picture: ``latents-###.npy`` float16 ``(n, 2, 4, h, w)`` (mean, std)."""
+    vae.to(device).eval()  # type: ignore[arg-type]
+    for path in cache.shards(pictures):
+        goal = run / path.name.replace("pictures", "latents")
+        if goal.exists():
+            continue
+        shard = cache.load(path)
+
+        def encode(k: int, shard: np.ndarray = shard) -> np.ndarray:
+            pixels = torch.from_numpy(np.array(shard[k : k + 50])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            with torch.inference_mode(), autocast(device):
+                posterior = vae.encode(pixels.to(device)).latent_dist
+            return torch.stack([posterior.mean, posterior.std], 1).half().cpu().numpy()
+
+        rows = pool.map(encode, range(0, len(shard), 50), chunksize=1)
+        with open(goal.with_suffix(".part"), "wb") as file:
+            np.save(file, np.concatenate(rows))
+        goal.with_suffix(".part").replace(goal)
+        say(f"encoded {path.name}")
+
+
+def settle_scale(vae: AutoencoderKL, run: Path) -> None:
+    """Set the autoencoder's ``scaling_factor`` so that the latents have unit variance."""
+    first = np.load(sorted(run.glob("latents-*.npy"))[0])[:2000].astype(np.float32)
+    spread = math.sqrt(float(first[:, 0].var() + (first[:, 1] ** 2).mean()))
+    vae.register_to_config(scaling_factor=round(1 / spread, 5))

@@ -1,0 +1,195 @@
+"""The toy world: same index, same picture; labels that agree with what is drawn."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from diffeat.datasets.toyworld import CLASSES, PARTS, Toyworld
+from diffeat.datasets.toyworld.captions import vocabulary
+from diffeat.datasets.toyworld.figure import PART_ID, Figure, turn
+from diffeat.datasets.toyworld.raster import Camera, cast
+from diffeat.datasets.toyworld.world import BUILDERS
+from diffeat.errors import InvalidValueError, UnknownNameError
+
+
+def front_camera(focal: float = 200.0, distance: float = 10.0, centre: tuple[float, float] = (31.5, 31.5)) -> Camera:
+    return Camera(np.diag([1.0, -1.0, -1.0]), np.array([0, 0, distance]), focal, centre)
+
+
+@pytest.fixture(scope="module")
+def samples():
+    world = Toyworld(3)
+    return [world.sample(k, name=name) for k, name in enumerate(CLASSES * 3)]
+
+
+def test_same_seed_and_index_give_the_same_bits():
+    one, two = Toyworld(7).sample(5), Toyworld(7).sample(5)
+    assert one.image.tobytes() == two.image.tobytes()
+    assert one.caption == two.caption
+    assert one.keypoints == two.keypoints
+    assert (one.parts == two.parts).all()
+
+
+def test_order_of_reading_does_not_matter():
+    world = Toyworld(7)
+    last = world.sample(4).image
+    for k in (2, 0, 3):
+        world.sample(k)
+    assert (world.sample(4).image == last).all()
+
+
+def test_other_seed_or_index_gives_another_picture():
+    image = Toyworld(7).sample(5).image
+    assert (image != Toyworld(8).sample(5).image).any()
+    assert (image != Toyworld(7).sample(6).image).any()
+
+
+def test_shapes_and_ranges(samples):
+    for s in samples:
+        assert s.image.shape == (128, 128, 3)
+        assert s.image.dtype == np.uint8
+        assert s.parts.shape == (128, 128)
+        assert s.parts.max() < len(PARTS)
+        assert s.points.shape == (len(s.names), 2)
+        assert 6 <= len(s.names) <= 14
+        assert CLASSES[s.label] == s.name
+
+
+def test_a_visible_keypoint_lies_on_a_part_that_may_show_it(samples):
+    rng = np.random.default_rng(0)
+    allowed = {name: {k: parts for k, (_, parts) in build(rng).keypoints.items()} for name, build in BUILDERS.items()}
+    shown = 0
+    for s in samples:
+        for name, (x, y, visible) in s.keypoints.items():
+            if visible:
+                assert 0 <= round(x) < 128
+                assert 0 <= round(y) < 128
+                part = PARTS[s.parts[int(np.floor(y + 0.5)), int(np.floor(x + 0.5))]]
+                assert part in allowed[s.name].get(name, (part,)), (s.name, name, part)
+                shown += 1
+    assert shown > 2 * len(samples)
+
+
+def test_box_encloses_the_parts(samples):
+    for s in samples:
+        rows, columns = np.nonzero(s.parts)
+        if len(rows):
+            assert s.box == (columns.min(), rows.min(), columns.max(), rows.max())
+
+
+def test_captions_use_the_vocabulary_and_name_the_class(samples):
+    words = set(vocabulary())
+    for s in samples:
+        assert set(s.caption.split()) <= words, s.caption
+        assert s.name in s.caption.split()
+
+
+def test_left_and_right_in_the_caption_agree_with_the_picture():
+    """Seen from the side, the nose is on the side of the tail that the view says."""
+    world = Toyworld(11)
+    for k in range(12):
+        for view, sign in (("left", -1), ("right", 1)):
+            points = world.sample(k, name="horse", view=view, framing="whole").keypoints
+            assert sign * (points["withers"][0] - points["tail_base"][0]) > 0
+
+
+def test_a_sphere_is_drawn_where_the_camera_projects_it():
+    """A small sphere at a known place: its centroid, size and depth by the pinhole formula."""
+    figure = Figure()
+    figure.pen().ellipsoid("head", (0.3, -0.2, 0.1), 0.25)
+    camera = front_camera()
+    hits = cast(figure.solids, camera, 64, 2)
+    rows, columns = np.nonzero(hits.index == 0)
+    x, y = 31.5 + 200 * 0.3 / 9.9, 31.5 + 200 * 0.2 / 9.9
+    assert np.mean((columns + 0.5) / 2 - 0.5) == pytest.approx(x, abs=0.1)
+    assert np.mean((rows + 0.5) / 2 - 0.5) == pytest.approx(y, abs=0.1)
+    assert np.sqrt(len(rows) / 4 / np.pi) == pytest.approx(200 * 0.25 / 9.9, rel=0.02)
+    assert hits.depth.min() == pytest.approx(9.65, abs=1e-3)
+    np.testing.assert_allclose(camera.project(np.array([0.3, -0.2, 0.1])), [x, y, 9.9])
+
+
+@pytest.mark.parametrize("kind", ["ellipsoid", "box", "frustum"])
+def test_hits_lie_on_the_surface_and_normals_point_out(kind):
+    """Brute force: each hit point, moved a little along its normal, leaves the solid; against it, enters."""
+    figure = Figure()
+    pen = figure.pen().at((0.1, 0.2, 0), turn(33, 21, 50))
+    if kind == "ellipsoid":
+        pen.ellipsoid("head", (0, 0, 0), (0.9, 0.5, 0.7))
+    elif kind == "box":
+        pen.box("head", (0, 0, 0), (0.9, 0.5, 0.7))
+    else:
+        pen.frustum("head", (0, -0.8, 0), (0, 0.8, 0), 0.7, 0.3)
+    solid, camera = figure.solids[0], front_camera(120.0)
+    hits = cast(figure.solids, camera, 64, 1)
+    rows, columns = np.nonzero(hits.index == 0)
+    assert len(rows) > 100
+    t = hits.depth[rows, columns]
+    seen = np.stack([(columns - 31.5) / 120 * t, (rows - 31.5) / 120 * t, t], 1)
+
+    def inside(points):
+        world = (points - camera.shift) @ camera.rotation
+        p = (world - solid.centre) @ np.linalg.inv(solid.axes).T
+        if kind == "ellipsoid":
+            return (p**2).sum(1) < 1
+        if kind == "box":
+            return (np.abs(p) < 1).all(1)
+        radius = (1 + solid.taper) / 2 + (solid.taper - 1) / 2 * p[:, 1]
+        return (np.hypot(p[:, 0], p[:, 2]) < radius) & (np.abs(p[:, 1]) < 1)
+
+    assert np.mean(~inside(seen + 0.01 * hits.normal)) > 0.99
+    assert np.mean(inside(seen - 0.01 * hits.normal)) > 0.95
+
+
+def test_nearer_solids_hide_farther_ones():
+    figure = Figure()
+    figure.pen().ellipsoid("head", (0, 0, 0), 0.5)
+    figure.pen().ellipsoid("tail", (0, 0, 1.0), 0.2)
+    hits = cast(figure.solids, front_camera(), 64, 1)
+    assert hits.index[32, 32] == 1
+    assert figure.solids[1].part == PART_ID["tail"]
+
+
+def test_pairs_share_class_and_keypoints():
+    world = Toyworld(2)
+    for k in range(6):
+        pair = world.pair(k)
+        assert pair.source.name == pair.target.name
+        assert len(pair.names) >= 3
+        for name in pair.names:
+            assert pair.source.keypoints[name][2]
+            assert pair.target.keypoints[name][2]
+        here, there = pair.matches()
+        assert here.shape == there.shape == (len(pair.names), 2)
+        assert pair.viewpoint in (0, 1, 2)
+        assert pair.truncation == int(pair.source.truncated) + 2 * int(pair.target.truncated)
+    assert (world.pair(3).target.image == world.pair(3).target.image).all()
+
+
+def test_fixed_attributes_and_bad_ones():
+    sample = Toyworld(0, size=64).sample(1, name="car", place="road", view="left", light="sunny")
+    assert sample.image.shape == (64, 64, 3)
+    assert (sample.attributes["place"], sample.attributes["view"], sample.name) == ("road", "left", "car")
+    with pytest.raises(UnknownNameError, match="horse"):
+        Toyworld(0, classes=["hors"])
+    with pytest.raises(UnknownNameError, match="view"):
+        Toyworld(0).sample(0, vieww="left")
+    with pytest.raises(UnknownNameError, match="grass"):
+        Toyworld(0).sample(0, place="gras")
+    with pytest.raises(InvalidValueError, match="32"):
+        Toyworld(0, size=16)
+    with pytest.raises(InvalidValueError, match="class"):
+        Toyworld(0, classes=[])
+    with pytest.raises(IndexError):
+        Toyworld(0)[-1]
+
+
+def test_drawing_is_fast_enough_for_training():
+    world = Toyworld(0)
+    world.sample(0)
+    start = time.process_time()
+    for k in range(30):
+        world.sample(k)
+    assert (time.process_time() - start) / 30 < 0.06

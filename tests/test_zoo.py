@@ -1,0 +1,120 @@
+"""The embedded model is an ordinary diffusers directory, and its training can be continued exactly."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from diffeat import zoo
+from diffeat.datasets.toyworld.captions import vocabulary
+from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.zoo.build import Widths
+from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
+from diffeat.zoo.train_tiny_unet import Settings, train
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(str(zoo.path("tiny-unet")), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_unknown_model_names_the_known_ones():
+    with pytest.raises(UnknownNameError, match="tiny-unet"):
+        zoo.path("tiny-unett")
+
+
+def test_it_is_a_stock_pipeline_with_the_names_of_stable_diffusion(pipeline):
+    assert type(pipeline).__name__ == "StableDiffusionPipeline"
+    assert type(pipeline.vae).__name__ == "AutoencoderKL"
+    assert type(pipeline.text_encoder).__name__ == "CLIPTextModel"
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    modules = dict(pipeline.unet.named_modules())
+    for block in ("up_blocks.1", "up_blocks.2", "down_blocks.1", "mid_block"):
+        for attention in ("attn1", "attn2"):
+            assert f"{block}.attentions.0.transformer_blocks.0.{attention}" in modules
+
+
+def test_it_is_small_and_safe():
+    folder = zoo.path("tiny-unet")
+    assert json.loads((folder / "model_index.json").read_text())["safety_checker"] == [None, None]
+    assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) < 25e6
+    assert {f.suffix for f in folder.rglob("*") if f.is_file()} <= {".json", ".safetensors", ".txt"}
+
+
+def test_it_samples_finite_pictures(pipeline):
+    noise = torch.Generator().manual_seed(0)
+    images = pipeline("a red car on grass", num_inference_steps=2, generator=noise, output_type="np").images
+    assert images.shape == (1, 128, 128, 3)
+    assert np.isfinite(images).all()
+    assert images.std() > 0.01
+
+
+def test_the_autoencoder_returns_a_picture_it_never_saw(pipeline):
+    from diffeat.datasets.toyworld import Toyworld
+
+    image = Toyworld(99).sample(0).image
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    with torch.inference_mode():
+        again = pipeline.vae.decode(pipeline.vae.encode(pixels).latent_dist.mean).sample
+    assert (again - pixels).abs().mean() < 0.12
+    assert (again - pixels).abs().mean() < 0.5 * (pixels - pixels.mean((2, 3), keepdim=True)).abs().mean()
+
+
+def test_each_caption_word_is_one_token_and_other_text_survives(pipeline):
+    tokenizer = pipeline.tokenizer
+    for word in vocabulary():
+        assert len(tokenizer(word).input_ids) == 3, word
+    for text in ("a photo of a spotted brown horse facing left on grass", "a zebra, quite small!"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids).replace(" ", "") == text.replace(" ", "")
+    assert tokenizer.eos_token_id == len(tokenizer) - 1
+
+
+def test_merges_make_words_whole_whatever_they_share():
+    words = ["shoes", "shoe", "hoe", "ashore", "a", "aa", "aaa"]
+    tokenizer = make_tokenizer(words)
+    assert all(len(tokenizer(w, add_special_tokens=False).input_ids) == 1 for w in words)
+    assert learn_merges(["ab", "ab"]) == [("a", "b</w>")]
+
+
+def tiny_settings(steps: int) -> Settings:
+    widths = Widths(vae=(8, 8, 8), unet=(16, 16, 16, 16), text=16, text_layers=1)
+    return Settings(0, steps, batch=2, vae_steps=2, vae_batch=2, pictures=4, size=32, save_every=2, widths=widths)
+
+
+def test_a_continued_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffeat.zoo.train_tiny_unet.sample_grid", lambda *_: None)
+    train(tiny_settings(4), tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:  # dies after the checkpoint of step 2
+        patch.setattr("diffeat.zoo.train_tiny_unet.export", kill)
+        with pytest.raises(KilledError):
+            train(tiny_settings(4), tmp_path / "broken")
+    with pytest.raises(InvalidValueError, match="resume"):
+        train(tiny_settings(4), tmp_path / "broken")
+    with pytest.raises(InvalidValueError, match="steps"):
+        train(tiny_settings(6), tmp_path / "broken", resume=True)
+    train(tiny_settings(4), tmp_path / "broken", resume=True)
+    one, two = (torch.load(tmp_path / run / "unet.pt", weights_only=True) for run in ("whole", "broken"))
+    assert one["step"] == two["step"] == 4
+    for key in ("weights", "average"):
+        assert all(torch.equal(one[key][name], two[key][name]) for name in one[key])
+    losses = [
+        [row.split(",")[:2] for row in (tmp_path / run / "unet_loss.csv").read_text().split()]
+        for run in ("whole", "broken")
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 5
