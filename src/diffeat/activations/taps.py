@@ -173,6 +173,8 @@ class Taps:
         return {key: found[key] for key in self.keys}
 
     def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._running and self._call is not None:
+            raise TapError("the denoiser was called inside its own forward pass; read before or after it")
         self._reset()
         self._call = dict(self._signature.bind_partial(*args, **kwargs).arguments)
         if any(_submodule(self.denoiser, path) is not module for path, module in self._hooked.items()):

@@ -33,8 +33,7 @@ def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> dict[str, A
     rule = _RULES.get(type(denoiser).__name__)
     if rule is None:
         raise ModelError(
-            f"The arguments of a {type(denoiser).__name__} are not known; "
-            "give those of a real call as `inputs=`."
+            f"The arguments of a {type(denoiser).__name__} are not known; give those of a real call as `inputs=`."
         )
     config = getattr(denoiser, "config", None)
     return rule(config, latent or default_latent(denoiser))
