@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import weakref
 
@@ -17,9 +18,14 @@ from tiny.pipelines import build
 ATTENTION = "up_blocks.1.attentions.0.transformer_blocks.0.attn1"
 
 
-@pytest.fixture
-def unet() -> nn.Module:
+@pytest.fixture(scope="module")
+def built() -> nn.Module:
     return build("sd15").unet.eval()
+
+
+@pytest.fixture
+def unet(built) -> nn.Module:
+    return copy.deepcopy(built)
 
 
 @pytest.fixture
@@ -215,10 +221,9 @@ def test_what_did_not_run_is_named(unet, kwargs) -> None:
         taps.run(**kwargs)
     with taps, pytest.raises(TapError, match="in use already"):
         taps.__enter__()
+    unet.class_embedding = nn.Identity()  # a module that this model's forward pass does not use
+    unet.get_class_embed = lambda **_: None
     with pytest.raises(TapError, match="without running 'class_embedding'"):
-        unet.class_embedding = nn.Identity()
-        unet.config["class_embed_type"] = None
-        unet.get_class_embed = lambda **_: None
         read(unet, "class_embedding", **kwargs)
 
 
@@ -242,8 +247,8 @@ def test_gradients_and_inference_mode(unet, kwargs) -> None:
         assert not read(unet, name, **kwargs)[name].requires_grad
 
 
-def test_nothing_is_kept_alive(kwargs) -> None:
-    net = build("sd15").unet.eval()
+def test_nothing_is_kept_alive(built, kwargs) -> None:
+    net = copy.deepcopy(built)
     with Taps(net, ["dift:1", f"{ATTENTION}.map"]) as taps:
         inputs = {k: v.clone() for k, v in kwargs.items()}
         sample = weakref.ref(inputs["sample"])

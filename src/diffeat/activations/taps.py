@@ -153,6 +153,7 @@ class Taps:
         """
         if not self._handles:
             raise TapError("the taps are not attached; use them as `with Taps(...) as taps: taps.run(...)`")
+        self._reset()
         self._running = True
         try:
             self.denoiser(**kwargs)
