@@ -63,11 +63,11 @@ def extract(
     )
     found = find_images(paths)
     texts = read_prompts(prompts, found.images) if prompts else prompt
-    store = FeatureStore.open_or_create(out, chosen.content(), chosen.hash, dtype=store_dtype)
+    if FeatureStore.is_store(out):  # before the model is loaded: another recipe's store is refused at once
+        FeatureStore.open_or_create(out, chosen.content(), chosen.hash, dtype=store_dtype).close()
     extractor = make_extractor(chosen, device, dtype, batch_size)
-    summary = extract_to_store(
-        extractor, found.images, store, texts, shard_size=shard_size, progress=bar
-    )
+    with FeatureStore.open_or_create(out, chosen.content(), chosen.hash, dtype=store_dtype) as store:
+        summary = extract_to_store(extractor, found.images, store, texts, shard_size=shard_size, progress=bar)
     _report(summary, found.skipped, out)
     if summary.failed:
         raise typer.Exit(1)

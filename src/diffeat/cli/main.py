@@ -5,6 +5,7 @@ Commands import what they need when they run, so that ``--help`` answers at once
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -51,6 +52,8 @@ for command in (extract, show, activations, recipes, store, samples):
 
 def main() -> None:
     """Run the command line; errors a user can act on are printed as one message, without a traceback."""
+    for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their warnings are not for our users
     try:
         app()
     except DiffeatError as error:

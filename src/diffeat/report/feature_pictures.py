@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
+from torch import Tensor
 
 from diffeat.activations import Catalogue
 from diffeat.errors import ImageError, InvalidValueError
@@ -34,10 +35,16 @@ def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = Fal
             photo = open_image(feature.image)
         except ImageError:
             photo = None
-        rows.append((Path(feature.image).name, photo, dict(feature.activations)))
+        rows.append((Path(feature.image).name, photo, {n: _content(feature, m) for n, m in feature.activations.items()}))
     if not rows:
         raise InvalidValueError("There are no features to show.")
     return feature_grid(rows, shared_basis=shared_basis)
+
+
+def _content(feature: FeatureMap, values: Tensor) -> Tensor:
+    """A map without the cells that see nothing but padding."""
+    top, left, height, width = feature.frame.content_cells((values.shape[-2], values.shape[-1]))
+    return values[..., top : top + height, left : left + width]
 
 
 def picture_of_words(
@@ -45,8 +52,7 @@ def picture_of_words(
 ) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
 
-    Every cross-attention map that the recipe's activations name is used; where it names none, those of the denoiser's
-    two largest attention grids but one (the middle ones, which locate best). Maps are averaged over heads, over a word's
+    Maps of all text attention at the denoiser's middle grids, which locate best, are averaged over heads, over a word's
     tokens and over layers.
 
     Args:
@@ -76,9 +82,15 @@ def picture_of_words(
 
 def _cross_attention_layers(backbone: Backbone) -> list[str]:
     catalogue = Catalogue.of(backbone)
-    layers = [a for a in catalogue if a.kind == "cross-map"]
-    if not layers:
+    queries = {a.id.removesuffix(".q"): a.grid for a in catalogue if a.kind == "attention-q" and a.grid}
+    cells = {}
+    for activation in catalogue:
+        module, _, site = activation.id.rpartition(".")
+        reads_text = site == "cross_map" or (site == "map" and module.endswith("attn2"))
+        if reads_text and module in queries:
+            cells[activation.id] = queries[module][0] * queries[module][1]
+    if not cells:
         raise InvalidValueError(f"{backbone.family.name} has no text attention whose maps can be read.")
-    sizes = sorted({a.grid[0] * a.grid[1] for a in layers if a.grid})
+    sizes = sorted(set(cells.values()))
     middle = sizes[len(sizes) // 3 :][:2]
-    return [a.id for a in layers if a.grid and a.grid[0] * a.grid[1] in middle]
+    return [layer for layer, size in cells.items() if size in middle]
