@@ -47,7 +47,7 @@ def test_golden_list(name: str) -> None:
 def test_catalogue_tells_the_shapes_and_order_of_a_real_pass(name: str) -> None:
     net = denoiser(name)
     kwargs = forward_kwargs(net, small(name))
-    stride = {"SanaTransformer2DModel": 32, "UNet2DModel": 1}.get(type(net).__name__, 8)
+    stride = {"sana": 32, "flux2_klein": 16, "ddpm": 1}.get(name, 8)
     catalogue = Catalogue.of(net, size=(small(name)[1] * stride, small(name)[0] * stride))
     ids = [a.id for a in catalogue]
     seen: list[str] = []
@@ -156,3 +156,27 @@ def test_adaln_is_what_the_consumer_receives(name: str) -> None:
     flat = value.flatten(2).transpose(1, 2)
     starts = [s for s in range(tokens.shape[1] - size + 1) if torch.equal(tokens[:, s : s + size], flat)]
     assert len(starts) == 1
+
+
+def test_texts_of_different_length_in_one_batch() -> None:
+    """Lumina 2 packs each text to its true length, so the image starts at another token in every row."""
+    net = denoiser("lumina2")
+    kwargs = forward_kwargs(net, (8, 16))
+    lengths = (5, 256)
+    for row, length in enumerate(lengths):
+        kwargs["encoder_attention_mask"][row, length:] = 0
+    path = "layers.1"
+    ids = [path, f"{path}.adaln", f"{path}.attn.k", f"{path}.attn.cross_map", f"{path}.attn.self_map"]
+    with torch.no_grad():
+        both = read(net, ids, **kwargs)
+        for row, length in enumerate(lengths):
+            alone = {k: take(k, v, row) for k, v in kwargs.items()}
+            for name in ("encoder_hidden_states", "encoder_attention_mask"):
+                alone[name] = alone[name][:, :length]
+            single = read(net, ids, **alone)
+            for id in ids:
+                got = both[id][row]
+                if id.endswith("cross_map"):
+                    assert not got[..., length:].any()
+                    got = got[..., :length]
+                torch.testing.assert_close(got, single[id][0], rtol=1e-4, atol=1e-5)

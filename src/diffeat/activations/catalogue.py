@@ -219,7 +219,7 @@ def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) 
     return size[1] // stride, size[0] // stride
 
 
-_STRIDES = {"SanaTransformer2DModel": 32, "UNet2DModel": 1}
+_STRIDES = {"Flux2Transformer2DModel": 16, "SanaTransformer2DModel": 32, "UNet2DModel": 1}
 
 
 # Arguments whose values, not only shapes, decide how the tokens lie.

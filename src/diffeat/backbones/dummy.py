@@ -44,7 +44,9 @@ def default_latent(denoiser: nn.Module) -> Size:
     size = getattr(getattr(denoiser, "config", None), "sample_size", None)
     if isinstance(size, (tuple, list)):
         return int(size[0]), int(size[1])
-    return (int(size), int(size)) if size else (128, 128)
+    if size:
+        return int(size), int(size)
+    return (64, 64) if type(denoiser).__name__ == "Flux2Transformer2DModel" else (128, 128)
 
 
 def _unet_condition(config: Any, latent: Size) -> dict[str, Any]:
@@ -166,7 +168,7 @@ def _flux(config: Any, latent: Size) -> dict[str, Any]:
 
 
 def _flux2(config: Any, latent: Size) -> dict[str, Any]:
-    h, w = latent[0] // 2, latent[1] // 2
+    h, w = latent  # FLUX.2 latents have a stride of 16: its pipelines fold 2x2 patches before they noise them
     axes = len(config.axes_dims_rope)
     return {
         "hidden_states": _meta(1, h * w, config.in_channels),
