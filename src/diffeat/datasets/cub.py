@@ -78,7 +78,7 @@ def read_cub(
                     category,
                     boxes[one],
                     boxes[other],
-                    tuple(both),
+                    keypoints=tuple(both),
                 )
             )
             drawn += 1

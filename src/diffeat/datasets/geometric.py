@@ -101,7 +101,7 @@ def stereo_pair(
     some = _draw(len(x), points, seed)
     source = [(float(x[i]), float(y[i])) for i in some]
     target = [(float(x[i] - d[i]), float(y[i])) for i in some]
-    return PointPair(name, left, right, tuple(source), tuple(target), "stereo", keypoints=())
+    return PointPair(name, left, right, tuple(source), tuple(target), "stereo")
 
 
 def planar_pair(
@@ -118,7 +118,7 @@ def planar_pair(
     limit = _size(other)
     y, x = (v.ravel() for v in np.mgrid[:height, :width])
     mapped = warp(np.stack((x, y), 1), homography)
-    inside = ((mapped >= 0) & (mapped <= np.array(limit) - 1)).all(1).nonzero()[0]
+    inside = np.flatnonzero(np.all((mapped >= 0) & (mapped <= np.array(limit) - 1), axis=1))
     some = inside[_draw(len(inside), points, seed)]
     source = tuple((float(x[i]), float(y[i])) for i in some)
     return PointPair(name, one, other, source, tuple((float(a), float(b)) for a, b in mapped[some]), category)

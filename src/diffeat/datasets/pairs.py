@@ -27,6 +27,8 @@ class PointPair:
         category: ``""`` where there are none.
         source_box: (left, top, right, bottom) of the object.
         target_box: Likewise.
+        source_size: (width, height) of the picture as annotated, where the dataset says.
+        target_size: Likewise.
         keypoints: Names of the points.
         attributes: What else the dataset says (viewpoint, occlusion …).
     """
@@ -39,6 +41,8 @@ class PointPair:
     category: str = ""
     source_box: Box | None = None
     target_box: Box | None = None
+    source_size: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
     keypoints: tuple[str, ...] = ()
     attributes: dict[str, Any] = field(default_factory=dict)
 

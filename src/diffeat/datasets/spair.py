@@ -94,6 +94,8 @@ def _pair(data: dict[str, Any], folder: Path) -> PointPair:
         category=data["category"],
         source_box=as_box(data["src_bndbox"]),
         target_box=as_box(data["trg_bndbox"]),
+        source_size=_size(data.get("src_imsize")),
+        target_size=_size(data.get("trg_imsize")),
         keypoints=tuple(str(k) for k in data.get("kps_ids", ())),
         attributes={k: data[k] for k in ATTRIBUTES if k in data},
     )
@@ -114,6 +116,10 @@ def _listed(index: int, row: dict[str, Any], folder: Path) -> PointPair:
         target_box=as_box(row.get("target_bounding_box")),
         attributes={k: row[k] for k in ATTRIBUTES if k in row},
     )
+
+
+def _size(values: Any) -> tuple[int, int] | None:
+    return None if values is None else (int(values[0]), int(values[1]))
 
 
 def as_box(values: Any) -> Box | None:

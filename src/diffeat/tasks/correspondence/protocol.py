@@ -52,8 +52,7 @@ class Protocol:
         matching: How points are predicted.
         resize: Filter with which the published procedure resizes pictures; a result tells if another was
             used.
-        prompt: Text per picture with ``{category}`` in it, or ``None`` for the recipe's own. Reports say when
-            the true category was used.
+        category_prompts: Whether the published procedure tells the model the true category of each picture.
         headline: Position in ``alphas`` of the number that is quoted.
         source: Where the procedure is published.
     """
@@ -65,7 +64,7 @@ class Protocol:
     inclusive: bool = True
     matching: Matching = field(default_factory=Matching)
     resize: str | None = None
-    prompt: str | None = None
+    category_prompts: bool = False
     headline: int = 2
     source: str = ""
 
@@ -85,11 +84,6 @@ class Protocol:
     def alpha(self) -> float:
         """The threshold of the number that is quoted."""
         return self.alphas[self.headline]
-
-    @property
-    def uses_category(self) -> bool:
-        """Whether the true category goes into the prompt."""
-        return self.prompt is not None and "{category}" in self.prompt
 
     def replace(self, **changes: Any) -> Protocol:
         """A copy with other values; the name says that it is no longer the preset."""
@@ -123,7 +117,7 @@ class Protocol:
             "readout": self.matching.readout,
             **({"window": 2 * self.matching.radius + 1, "temperature": self.matching.temperature} if window else {}),
             "published_resize": self.resize,
-            "prompt": self.prompt,
+            "published_category_prompts": self.category_prompts,
             "source": self.source,
         }
 
@@ -131,17 +125,18 @@ class Protocol:
 _CELLS = Lattice("cells", convention="edge", snap=True)
 _ZERO_SHOT = Matching(_CELLS, "window", radius=5, temperature=0.02)
 _TRAINED = Matching(_CELLS, "window", radius=7, temperature=0.02)
-_CLASS = "a photo of a {category}"
 
 _PRESETS = (
     Protocol("spair", source="SPair-71k, arXiv:1908.10543: mean over pairs, target box"),
     Protocol("spair-point", average="point", source="as spair, pooled over points"),
-    Protocol("dift", average="image", resize="bicubic", prompt=_CLASS, source="DIFT, arXiv:2306.03881, per image"),
+    Protocol(
+        "dift", average="image", resize="bicubic", category_prompts=True, source="DIFT, arXiv:2306.03881, per image"
+    ),
     Protocol(
         "dift-point",
         average="point",
         resize="bicubic",
-        prompt=_CLASS,
+        category_prompts=True,
         source="DIFT, arXiv:2306.03881, per point",
     ),
     Protocol(
