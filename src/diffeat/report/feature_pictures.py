@@ -35,7 +35,9 @@ def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = Fal
             photo = open_image(feature.image)
         except ImageError:
             photo = None
-        rows.append((Path(feature.image).name, photo, {n: _content(feature, m) for n, m in feature.activations.items()}))
+        rows.append(
+            (Path(feature.image).name, photo, {n: _content(feature, m) for n, m in feature.activations.items()})
+        )
     if not rows:
         raise InvalidValueError("There are no features to show.")
     return feature_grid(rows, shared_basis=shared_basis)

@@ -1,0 +1,124 @@
+"""``diffeat eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffeat.cli.options import (
+    Activations,
+    BatchSize,
+    Device,
+    Draws,
+    Dtype,
+    ModelName,
+    Seed,
+    Size,
+    Timestep,
+)
+from diffeat.cli.sources import RecipeNames, Weights, make_source
+from diffeat.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from diffeat.tasks.correspondence.evaluate import Evaluation
+
+
+def evaluate(
+    dataset: Annotated[
+        str,
+        typer.Argument(help="spair, spair-json, ap10k, pf-pascal, cub, toyworld, csv, hpatches, motorcycle or opencv."),
+    ],
+    root: Annotated[Path | None, typer.Option(help="The dataset's folder; for csv and spair-json its file.")] = None,
+    recipe: RecipeNames = None,
+    weight: Weights = None,
+    split: Annotated[str | None, typer.Option(help="trn, val, test …; the test split if there are splits.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="How predictions are made and scored; the dataset's usual one if not given.")
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Text for the pictures: 'category', a text with {category} in it, a JSON file {category: text}, or "
+            "any other text. By default the recipe's own."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="About so many pairs, spread evenly; noted in the report.")
+    ] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Folder for features and report. A later run goes on with its features.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="For spair-json: folder of the pictures.")] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Also match from the mirrored source, and take the better.")
+    ] = False,
+    model: ModelName = None,
+    activation: Activations = None,
+    timestep: Timestep = None,
+    draws: Draws = None,
+    size: Size = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+) -> None:
+    """Score a recipe on a correspondence dataset (PCK), with the protocol beside every number."""
+    from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
+    from diffeat.progress import bar
+    from diffeat.tasks.correspondence.evaluate import evaluate as run
+    from diffeat.tasks.correspondence.protocol import get_protocol
+
+    pairs = open_pairs(dataset, root, split, images).limited(limit)
+    chosen = get_protocol(protocol or PAIR_DATASETS[dataset])
+    source = make_source(
+        recipe, weight, device=device, dtype=dtype, batch_size=batch_size,
+        model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed,
+    )  # fmt: skip
+    store = save / f"features-{source.recipe.hash[:12]}" if save else None
+    found = run(pairs, source, chosen, prompts=read_policy(prompts), store=store, flip=flip, progress=bar)
+    _print(found)
+    if save is not None:
+        from diffeat.report.correspondence import write_report
+
+        typer.echo(f"Report: {write_report(found, save)}", err=True)
+
+
+def read_policy(text: str | None) -> Any:
+    """The prompt policy: a JSON file of texts is read, anything else is taken as it is.
+
+    Raises:
+        InvalidValueError: The file is not a mapping of category to text.
+    """
+    if text is None or not text.endswith(".json"):
+        return text
+    import json
+
+    path = Path(text)
+    if not path.is_file():
+        raise InvalidValueError(f"There is no prompt file {text!r}.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
+        raise InvalidValueError(f"{path} must map each category to a text.")
+    return data
+
+
+def _print(found: Evaluation) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from diffeat.report.correspondence import category_rows
+
+    console = Console()
+    header, rows = category_rows(found.result)
+    table = Table()
+    for i, column in enumerate(header):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(f"[bold]{c.strip('*')}[/]" if row is rows[-1] else c for c in row))
+    console.print(table)
+    console.print(str(found), highlight=False, markup=False)

@@ -1,0 +1,200 @@
+"""The report of an evaluation: ``report.json``, ``report.md``, ``report.html``."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from diffeat.__about__ import __version__
+from diffeat.geometry import open_image
+from diffeat.report.match_picture import errors_picture
+from diffeat.report.page import Page, markdown_table
+from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction
+from diffeat.tasks.correspondence.pck import PckResult, curve
+
+_CURVE = tuple(round(0.01 * i, 2) for i in range(1, 31))
+
+
+def write_report(evaluation: Evaluation, folder: str | Path, examples: int = 3) -> Path:
+    """Write the report of an evaluation.
+
+    Args:
+        folder: Made if missing; files of an earlier report are replaced.
+        examples: Pairs shown of the best, the median and the worst.
+
+    Returns:
+        Path of the HTML page.
+    """
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "report.json").write_text(json.dumps(to_dict(evaluation), indent=1, ensure_ascii=False), encoding="utf-8")
+    (root / "report.md").write_text(to_markdown(evaluation), encoding="utf-8")
+    page = root / "report.html"
+    page.write_text(to_html(evaluation, examples), encoding="utf-8")
+    return page
+
+
+def to_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """Everything, predictions included, as plain values."""
+    return {
+        "diffeat": __version__,
+        "dataset": evaluation.dataset,
+        "recipe": evaluation.recipe,
+        "recipe_hash": evaluation.recipe_hash,
+        "settings": evaluation.settings,
+        "result": evaluation.result.to_dict(),
+        "left_out": evaluation.left_out,
+        "pictures": evaluation.pictures,
+        "seconds": {k: round(v, 3) for k, v in evaluation.seconds.items()},
+        "pairs": [
+            {
+                "name": p.pair.name,
+                "category": p.pair.category,
+                "source": str(p.pair.source),
+                "target": str(p.pair.target),
+                "predicted": p.matches.target.tolist(),
+                "similarity": [round(s, 6) for s in p.matches.similarity.tolist()],
+                "distances": list(p.record.distances),
+                "lengths": p.record.lengths,
+            }
+            for p in evaluation.predictions
+        ],
+    }
+
+
+def category_rows(result: PckResult) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the per-category table, by the protocol's way to average within a category."""
+    alphas = result.protocol.alphas
+    kind = "point" if result.protocol.average.endswith("point") else "image"
+    header = ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)]
+    rows = [
+        [name or "(none)", str(s.pairs), str(s.points), *(f"{s.values[a][kind]:.2f}" for a in alphas)]
+        for name, s in result.categories.items()
+    ]
+    overall = result.overall
+    total = [f"{result[a]:.2f}" for a in alphas]
+    return header, [*rows, ["**all**", str(overall.pairs), str(overall.points), *total]]
+
+
+def interval_text(result: PckResult, alpha: float) -> str:
+    """``48.1 [45.0, 51.2]``."""
+    low_high = result.intervals.get(alpha)
+    return f"{result[alpha]:.1f}" + (f" [{low_high[0]:.1f}, {low_high[1]:.1f}]" if low_high else "")
+
+
+def to_markdown(evaluation: Evaluation) -> str:
+    """A page of text and tables."""
+    result = evaluation.result
+    lines = [f"# {evaluation.dataset} · {evaluation.recipe}", "", f"Protocol: {result.protocol}", ""]
+    lines += [markdown_table(*_headline(result)), ""]
+    if len(result.categories) > 1:
+        lines += [markdown_table(*category_rows(result)), ""]
+    lines += [f"- {note}" for note in (*result.notes, *_costs(evaluation))]
+    return "\n".join(lines) + "\n"
+
+
+def to_html(evaluation: Evaluation, examples: int = 3) -> str:
+    """A self-contained page with pictures."""
+    result = evaluation.result
+    alpha = result.protocol.alpha
+    page = Page(
+        f"{evaluation.dataset} · {evaluation.recipe}", f"recipe {evaluation.recipe_hash[:12]}, diffeat {__version__}"
+    )
+    page.text(f"PCK@{alpha:g} {interval_text(result, alpha)}", "big")
+    page.text(str(result.protocol), "soft")
+    page.table(*_headline(result))
+    page.bullets([*result.notes, *_costs(evaluation)])
+    if result.protocol.reference != "pixels":
+        page.heading("PCK over the threshold")
+        page.drawing(curve_svg(evaluation), "All pairs in bold; categories thin.")
+    if len(result.categories) > 1:
+        page.heading("Categories")
+        header, rows = category_rows(result)
+        page.table(header, [[c.strip("*") for c in row] for row in rows])
+    for title, chosen in example_pairs(evaluation, examples).items():
+        page.heading(title)
+        for prediction in chosen:
+            page.picture(pair_picture(prediction, result), prediction.pair.name)
+    return page.html()
+
+
+def example_pairs(evaluation: Evaluation, count: int) -> dict[str, list[PairPrediction]]:
+    """The best, the median and the worst pairs by mean error over reference length."""
+    reference = evaluation.result.protocol.reference
+
+    def error(p: PairPrediction) -> float:
+        return float(np.mean(p.record.distances)) / p.record.lengths[reference]
+
+    ranked = sorted(evaluation.predictions, key=error)
+    if len(ranked) <= 3 * count:
+        return {"Pairs, best first": ranked}
+    middle = (len(ranked) - count) // 2
+    return {
+        "Best pairs": ranked[:count],
+        "Median pairs": ranked[middle : middle + count],
+        "Worst pairs": ranked[-count:],
+    }
+
+
+def pair_picture(prediction: PairPrediction, result: PckResult) -> Image.Image:
+    """A scored pair as a picture."""
+    protocol = result.protocol
+    limit = protocol.alpha * prediction.record.lengths[protocol.reference]
+    correct = [d <= limit if protocol.inclusive else d < limit for d in prediction.record.distances]
+    similarity = prediction.matches.similarity.mean().item()
+    caption = f"{sum(correct)} of {len(correct)} within α = {protocol.alpha:g}, mean similarity {similarity:.2f}"
+    return errors_picture(
+        open_image(prediction.pair.source),
+        open_image(prediction.pair.target),
+        prediction.matches.source,
+        prediction.matches.target,
+        torch.tensor(prediction.pair.target_points),
+        correct,
+        limit,
+        caption=caption,
+    )
+
+
+def curve_svg(evaluation: Evaluation, alphas: Sequence[float] = _CURVE) -> str:
+    """PCK over the threshold as an SVG drawing."""
+    from matplotlib.figure import Figure
+
+    result = evaluation.result
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    if 1 < len(result.categories) <= 40:
+        for name in result.categories:
+            some = [r for r in evaluation.records if r.category == name]
+            axes.plot(alphas, curve(some, result.protocol, alphas), color="#8899aa", linewidth=0.7, alpha=0.6)
+    axes.plot(alphas, curve(evaluation.records, result.protocol, alphas), color="#1f5fbf", linewidth=2.4)
+    low, high = result.intervals.get(result.protocol.alpha, (None, None))
+    if low is not None and high is not None:
+        value = result.value
+        error = [[max(0, value - low)], [max(0, high - value)]]
+        axes.errorbar([result.protocol.alpha], [value], error, color="#1f5fbf", capsize=4, marker="o")
+    axes.set(xlabel="α", ylabel="PCK (%)", xlim=(0, max(alphas)), ylim=(0, 100))
+    axes.grid(alpha=0.25)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def _headline(result: PckResult) -> tuple[list[str], list[list[str]]]:
+    alphas = result.protocol.alphas
+    row = [result.protocol.average, *(interval_text(result, a) for a in alphas)]
+    return ["average", *(f"PCK@{a:g}" for a in alphas)], [row]
+
+
+def _costs(evaluation: Evaluation) -> list[str]:
+    seconds, pictures = evaluation.seconds, evaluation.pictures
+    return [
+        f"{pictures['extracted']} pictures extracted in {seconds['extraction']:.1f} s ({pictures['present']} were "
+        f"there), {len(evaluation.predictions)} pairs matched in {seconds['matching']:.1f} s",
+    ]

@@ -1,0 +1,97 @@
+"""A self-contained HTML page: text, tables and embedded pictures, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #20242a; --soft: #667; --line: #dde; --paper: #fff; --box: #f5f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8ec; --soft: #9aa; --line: #384050; --paper: #16191e; --box: #20252c; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 66rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
+th:first-child, td:first-child { text-align: left } tr:hover td { background: var(--box) }
+img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
+figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
+pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
+.big { font-size: 1.9rem; font-weight: 650 } .wide { overflow-x: auto }
+"""
+
+
+class Page:
+    """Builds a page part by part.
+
+    Args:
+        title: Of the page.
+        subtitle: A line under it.
+    """
+
+    def __init__(self, title: str, subtitle: str = "") -> None:
+        self._title = title
+        self._parts = [f"<h1>{escape(title)}</h1>"]
+        if subtitle:
+            self.text(subtitle, "soft")
+
+    def heading(self, text: str) -> None:
+        """A section heading."""
+        self._parts.append(f"<h2>{escape(text)}</h2>")
+
+    def text(self, text: str, style: str = "") -> None:
+        """A paragraph; ``style`` is ``""``, ``"soft"`` or ``"big"``."""
+        self._parts.append(f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>")
+
+    def code(self, text: str) -> None:
+        """Text as it is."""
+        self._parts.append(f"<pre>{escape(text)}</pre>")
+
+    def bullets(self, lines: Sequence[str]) -> None:
+        """A list."""
+        self._parts.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>")
+
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A table; the first column is text, the others numbers."""
+        head = "".join(f"<th>{escape(c)}</th>" for c in header)
+        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+        self._parts.append(
+            f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
+
+    def picture(self, picture: Image.Image, caption: str = "") -> None:
+        """An embedded picture."""
+        buffer = io.BytesIO()
+        picture.convert("RGB").save(buffer, format="JPEG", quality=88, subsampling=0)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">', caption)
+
+    def drawing(self, svg: str, caption: str = "") -> None:
+        """An embedded SVG drawing."""
+        self._figure(svg[svg.index("<svg") :], caption)
+
+    def _figure(self, inner: str, caption: str) -> None:
+        under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+        self._parts.append(f"<figure>{inner}{under}</figure>")
+
+    def html(self) -> str:
+        """The whole page."""
+        return (
+            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>'
+            f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
+            + "\n".join(self._parts)
+            + "\n</body></html>\n"
+        )
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is text, the others numbers."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|"]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join(lines)
