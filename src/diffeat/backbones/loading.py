@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import yaml
 from torch import nn
 
+from diffeat import zoo
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
 
-_EMBEDDED = ("tiny-unet", "tiny-dit")
+T = TypeVar("T")
+
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -39,9 +41,9 @@ def resolve_model(name: str) -> list[str]:
         UnknownNameError: If it is none of these.
     """
     name = str(name)
-    if name in _EMBEDDED:
-        from diffeat import zoo
-
+    if (Path(name) / "model_index.json").is_file():
+        return [name]  # a directory of that name goes before a name of ours
+    if name in zoo.names():
         return [str(zoo.path(name))]
     if name in model_names():
         return list(model_names()[name])
@@ -49,7 +51,7 @@ def resolve_model(name: str) -> list[str]:
         return [name]
     raise UnknownNameError(
         f"{name!r} is no model name, hub id (owner/name) or existing directory. "
-        + did_you_mean(name, [*model_names(), *_EMBEDDED])
+        + did_you_mean(name, [*model_names(), *zoo.names()])
     )
 
 
@@ -65,18 +67,12 @@ def load_pipeline(
         ModelError: If none of the places that the name stands for has a usable pipeline.
         UnknownNameError: If the name is no model and no path.
     """
-    reasons = []
     precision = _precision(dtype)
-    for place in resolve_model(id_or_path):
-        try:
-            with _quiet():
-                directory = _directory(place, revision, variant)
-                return _load(directory, place, precision, variant)
-        except ModelError as error:
-            reasons.append(str(error))
-    if len(reasons) == 1:
-        raise ModelError(reasons[0])
-    raise ModelError(f"The model {id_or_path!r} could not be loaded. Tried: " + " | ".join(reasons))
+
+    def load(place: str) -> Any:
+        return _load(_directory(place, revision, variant), place, precision, variant)
+
+    return _first(id_or_path, load)
 
 
 def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn.Module, Family]:
@@ -88,24 +84,62 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     """
     import diffusers
 
-    reasons = []
-    for place in resolve_model(id_or_path):
+    def load(place: str) -> tuple[nn.Module, Family]:
+        index = _config(diffusers.DiffusionPipeline, place, revision)
+        part = next((p for p in ("unet", "transformer") if index.get(p) and index[p][1]), None)
+        if part is None:
+            raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
+        model_class = getattr(diffusers, index[part][1], None)
+        if model_class is None:
+            raise ModelError(f"diffusers {diffusers.__version__} has no class {index[part][1]!r}.")
+        config = _config(model_class, place, revision, subfolder=part)
+        with torch.device("meta"):
+            denoiser = model_class.from_config(config)
+        return denoiser.eval(), family_of(type(denoiser).__name__, denoiser.config)
+
+    return _first(id_or_path, load)
+
+
+class _Unreachable(ModelError):
+    """A hub id that could not be fetched; the message is the bare reason."""
+
+
+def _first(name: str, load: Callable[[str], T]) -> T:
+    """What ``load`` gives for the first of a model's places that works; quiet.
+
+    Raises:
+        ModelError: One message for all places that were tried.
+    """
+    reasons: dict[str, ModelError] = {}
+    for place in resolve_model(name):
         try:
             with _quiet():
-                index = _config(diffusers.DiffusionPipeline, place, revision)
-                part = next((p for p in ("unet", "transformer") if index.get(p) and index[p][1]), None)
-                if part is None:
-                    raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
-                model_class = getattr(diffusers, index[part][1], None)
-                if model_class is None:
-                    raise ModelError(f"diffusers {diffusers.__version__} has no class {index[part][1]!r}.")
-                config = _config(model_class, place, revision, subfolder=part)
-                with torch.device("meta"):
-                    denoiser = model_class.from_config(config)
-            return denoiser.eval(), family_of(type(denoiser).__name__, denoiser.config)
+                return load(place)
         except ModelError as error:
-            reasons.append(str(error))
-    raise ModelError(" | ".join(reasons))
+            reasons[place] = error
+    local = [error for error in reasons.values() if not isinstance(error, _Unreachable)]
+    if local:
+        raise local[0]
+    tried = "; ".join(f"{place}: {reason}" for place, reason in reasons.items())
+    raise ModelError(
+        f"The model {name!r} is not on this machine and could not be fetched from the hub ({tried}). Check the name and "
+        f"the connection (and log in if the model asks for it), or fetch it elsewhere with `hf download {next(iter(reasons))}` "
+        "and give the path of that directory."
+    )
+
+
+def _no_connection() -> bool:
+    """Whether the hub's name cannot even be resolved: then its client's minute of retries is spared."""
+    import socket
+    from urllib.parse import urlparse
+
+    from huggingface_hub import constants
+
+    try:
+        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
+    except OSError:
+        return True
+    return False
 
 
 def _precision(dtype: torch.dtype | str | None) -> torch.dtype:
@@ -123,9 +157,12 @@ def _config(loader: Any, place: str, revision: str | None, subfolder: str | None
         _check_directory(Path(place), place)
     options = {"subfolder": subfolder} if subfolder else {}
     try:
-        config = loader.load_config(place, revision=revision, local_files_only=local, **options)
+        cached = local or _no_connection()
+        config = loader.load_config(place, revision=revision, local_files_only=cached, **options)
     except Exception as error:  # the hub client has no common base for its errors
-        raise ModelError(_unreachable(place, error)) from error
+        if local:
+            raise ModelError(f"The model {place} has no readable configuration ({_reason(error)}).") from error
+        raise _Unreachable("no connection to the hub" if _no_connection() else _reason(error)) from error
     return config[0] if isinstance(config, tuple) else config
 
 
@@ -136,9 +173,12 @@ def _directory(place: str, revision: str | None, variant: str | None) -> Path:
     from diffusers import DiffusionPipeline
 
     try:
-        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant))
+        cached = _no_connection()
+        return Path(
+            DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached)
+        )
     except Exception as error:  # the hub client has no common base for its errors
-        raise ModelError(_unreachable(place, error)) from error
+        raise _Unreachable("no connection to the hub" if _no_connection() else _reason(error)) from error
 
 
 def _is_local(place: str) -> bool:
@@ -157,13 +197,9 @@ def _check_directory(path: Path, place: str) -> None:
         )
 
 
-def _unreachable(place: str, error: Exception) -> str:
-    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return (
-        f"The model {place!r} is not on this machine and could not be fetched from the hub ({reason[:200]}). Check the "
-        f"name and the connection (and log in if the model asks for it), fetch it elsewhere with `hf download {place}` "
-        "and copy the directory, or give the path of a local pipeline directory."
-    )
+def _reason(error: Exception) -> str:
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first[:300]
 
 
 def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) -> Any:
@@ -178,8 +214,7 @@ def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) 
             local_files_only=True,
         )
     except Exception as error:  # anything a damaged or foreign directory provokes inside the loaders
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(f"The model {place} could not be loaded ({type(error).__name__}: {reason[:300]}).") from error
+        raise ModelError(f"The model {place} could not be loaded ({type(error).__name__}: {_reason(error)}).") from error
 
 
 def _check_components(directory: Path, place: str, variant: str | None) -> None:
