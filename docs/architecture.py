@@ -1,6 +1,6 @@
 """Draws ``docs/images/architecture.svg``: the way of the data, and the rows that imports respect.
 
-    python docs/architecture.py
+python docs/architecture.py
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _text(x: float, y: float, words: str, size: int = 14, anchor: str = "middle"
 
 def _box(x: float, y: float, w: float, h: float, fill: str, stroke: str, dashed: bool = False) -> str:
     dash = ' stroke-dasharray="5 4"' if dashed else ""
-    return f'<rect x="{x:.0f}" y="{y:.0f}" width="{w:.0f}" height="{h:.0f}" rx="7" fill="{fill}" stroke="{stroke}"{dash}/>'
+    return (
+        f'<rect x="{x:.0f}" y="{y:.0f}" width="{w:.0f}" height="{h:.0f}" rx="7" fill="{fill}" stroke="{stroke}"{dash}/>'
+    )
 
 
 def draw() -> str:

@@ -69,7 +69,9 @@ def test_typing_is_declared() -> None:
 
 
 def test_importing_the_library_is_light() -> None:
-    code = "import sys, diffeat, diffeat.cli.main; print([m for m in ('torch', 'diffusers', 'PIL') if m in sys.modules])"
+    code = (
+        "import sys, diffeat, diffeat.cli.main; print([m for m in ('torch', 'diffusers', 'PIL') if m in sys.modules])"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
 

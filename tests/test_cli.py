@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tiny.pipelines import build
 
 from diffeat.cli.main import main
 from diffeat.extraction import Recipe, preset_names
 from diffeat.storage import FeatureStore
+from tiny.pipelines import build
 
 
 class Result:

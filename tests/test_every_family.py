@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny.pipelines import FAMILIES, build
 from typer.testing import CliRunner
 
 from diffeat.activations import Catalogue
 from diffeat.cli.main import app
 from diffeat.extraction import Extractor, Recipe
+from tiny.pipelines import FAMILIES, build
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -57,7 +57,9 @@ def test_listed_and_extracted(directory: Path) -> None:
     if backbone.family.name == "dit":
         words = [None, None]
     pair = Extractor(sized, backbone, batch_size=2).extract(_pictures(), words)
-    alone = [Extractor(sized, backbone, batch_size=1).extract(p, [w])[0] for p, w in zip(_pictures(), words, strict=True)]
+    alone = [
+        Extractor(sized, backbone, batch_size=1).extract(p, [w])[0] for p, w in zip(_pictures(), words, strict=True)
+    ]
     by_id = {a.id: a for a in Catalogue.of(backbone, size=(width, height))}
     for together, single in zip(pair, alone, strict=True):
         for name in chosen:

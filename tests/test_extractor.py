@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny.pipelines import build
 
 from diffeat.backbones import Backbone
 from diffeat.errors import ImageError, InvalidValueError, ModelError, NonFiniteError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
+from tiny.pipelines import build
 
 RECIPE = {
     "model": "tiny",
@@ -38,7 +38,9 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-@pytest.mark.parametrize("frame", [{"mode": "squash", "size": 64}, {"mode": "keep", "longer": 64}], ids=lambda f: f["mode"])
+@pytest.mark.parametrize(
+    "frame", [{"mode": "squash", "size": 64}, {"mode": "keep", "longer": 64}], ids=lambda f: f["mode"]
+)
 def test_features_do_not_depend_on_batch_or_order(backbone: Backbone, pictures: list, frame: dict) -> None:
     recipe = Recipe.from_dict({**RECIPE, "frame": frame})
     texts = [f"a {w}" for w in "cat dog car bird chair bus tree".split()]
@@ -104,7 +106,9 @@ def test_each_picture_is_encoded_once_and_later_blocks_never_run(
         if name in ("up_blocks.1", "up_blocks.2", "up_blocks.3", "conv_out")
     ]
     try:
-        Extractor(Recipe.from_dict({**RECIPE, "activations": ["up_blocks.1"]}), backbone, batch_size=4).extract(pictures)
+        Extractor(Recipe.from_dict({**RECIPE, "activations": ["up_blocks.1"]}), backbone, batch_size=4).extract(
+            pictures
+        )
     finally:
         for handle in handles:
             handle.remove()

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import golden_roots
 from safetensors.torch import load_file
 
+from conftest import golden_roots
 from diffeat.extraction import Extractor, Recipe
 from diffeat.trajectories import forward
 

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny.pipelines import build
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.extraction import Extractor, Recipe, extract_to_store
 from diffeat.storage import FeatureStore
+from tiny.pipelines import build
 
 RECIPE = Recipe.from_dict(
     {

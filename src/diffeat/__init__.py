@@ -34,7 +34,22 @@ _HOMES = {
     "tap": "diffeat.activations",
 }
 
-__all__ = ["DiffeatError", "__version__", *sorted(_HOMES)]
+__all__ = [
+    "Backbone",
+    "Catalogue",
+    "DiffeatError",
+    "Extractor",
+    "FeatureMap",
+    "FeatureStore",
+    "Frame",
+    "MapRequest",
+    "Matches",
+    "Recipe",
+    "__version__",
+    "match",
+    "read",
+    "tap",
+]
 
 
 def __getattr__(name: str) -> Any:

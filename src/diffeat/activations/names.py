@@ -76,8 +76,8 @@ def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
     kind = rules.class_name(denoiser)
     if is_pattern(name):
         return UnknownNameError(
-            f"The pattern {name!r} selects nothing in this {kind}, or stands where one activation is wanted. A '*' stays "
-            "between two dots, '**' crosses them ('up_blocks.1.**'); Catalogue.find(pattern) turns patterns into ids."
+            f"The pattern {name!r} selects nothing in this {kind}, or stands where one activation is wanted. A '*' "
+            "stays between two dots, '**' crosses them ('up_blocks.1.**'); Catalogue.find(pattern) gives the ids."
         )
     if name.endswith(".adaln") and rules.is_unet(denoiser):
         return UnknownNameError(f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")

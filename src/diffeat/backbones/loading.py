@@ -122,9 +122,9 @@ def _first(name: str, load: Callable[[str], T]) -> T:
         raise local[0]
     tried = "; ".join(f"{place}: {reason}" for place, reason in reasons.items())
     raise ModelError(
-        f"The model {name!r} is not on this machine and could not be fetched from the hub ({tried}). Check the name and "
-        f"the connection (and log in if the model asks for it), or fetch it elsewhere with `hf download {next(iter(reasons))}` "
-        "and give the path of that directory."
+        f"The model {name!r} is not on this machine and could not be fetched from the hub ({tried}). Check the name "
+        "and the connection (and log in if the model asks for it), or fetch it elsewhere with "
+        f"`hf download {next(iter(reasons))}` and give the path of that directory."
     )
 
 
@@ -174,9 +174,7 @@ def _directory(place: str, revision: str | None, variant: str | None) -> Path:
 
     try:
         cached = _no_connection()
-        return Path(
-            DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached)
-        )
+        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached))
     except Exception as error:  # the hub client has no common base for its errors
         raise _Unreachable("no connection to the hub" if _no_connection() else _reason(error)) from error
 
@@ -214,7 +212,9 @@ def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) 
             local_files_only=True,
         )
     except Exception as error:  # anything a damaged or foreign directory provokes inside the loaders
-        raise ModelError(f"The model {place} could not be loaded ({type(error).__name__}: {_reason(error)}).") from error
+        raise ModelError(
+            f"The model {place} could not be loaded ({type(error).__name__}: {_reason(error)})."
+        ) from error
 
 
 def _check_components(directory: Path, place: str, variant: str | None) -> None:

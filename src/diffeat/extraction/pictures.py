@@ -11,6 +11,7 @@ from PIL import Image
 
 from diffeat.geometry import file_digest, open_image, pixel_digest
 
+
 @dataclass(frozen=True)
 class Picture:
     """An open picture.

@@ -81,7 +81,7 @@ def extract_to_store(
     summary = Summary()
     jobs = _jobs(extractor, paths, prompts)
     _drop_changed(store, jobs)
-    todo = [shard for shard in _missing(store, _cut(jobs, shard_size), summary)]
+    todo = list(_missing(store, _cut(jobs, shard_size), summary))
     with_bar = iter(progress(range(sum(len(s.jobs) for s in todo)), total=None, desc="extract"))
     for shard in todo:
         _run(extractor, store, shard, summary, lambda: next(with_bar, None))
@@ -89,9 +89,7 @@ def extract_to_store(
     return summary
 
 
-def _jobs(
-    extractor: Extractor, paths: Sequence[Path], prompts: str | Sequence[str | None] | None
-) -> list[_Job]:
+def _jobs(extractor: Extractor, paths: Sequence[Path], prompts: str | Sequence[str | None] | None) -> list[_Job]:
     if prompts is None or isinstance(prompts, str):
         prompts = [prompts] * len(paths)
     if len(prompts) != len(paths):

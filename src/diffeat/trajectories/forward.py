@@ -61,9 +61,7 @@ def noisy_latents(
             eps = keyed_normal(shape, seed=seed, image=image, stream="posterior", draw=row.draw)
             latent = posterior.sample(eps[None].to(like))
         if row.noisy:
-            eps = keyed_normal(
-                shape, seed=seed, image=image, stream="diffusion", timestep=row.timestep, draw=row.draw
-            )
+            eps = keyed_normal(shape, seed=seed, image=image, stream="diffusion", timestep=row.timestep, draw=row.draw)
             latent = backbone.noise(latent, row.timestep, eps[None].to(like))
         latents.append(latent)
     return torch.cat(latents)
