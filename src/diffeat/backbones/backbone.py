@@ -21,6 +21,9 @@ from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.words import word_positions
 from diffeat.errors import InvalidValueError, ModelError
 
+#: Texts whose encoding is kept while the text encoders are there.
+REMEMBERED_TEXTS = 256
+
 
 class Backbone:
     """A pipeline and the translation between its family's conventions and those of diffeat.
@@ -229,7 +232,15 @@ class Backbone:
             for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
                 arguments.pop(name, None)
             self._rows[key] = arguments
+            self._forget_oldest()
         return self._rows[key]
+
+    def _forget_oldest(self) -> None:
+        """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
+        if not self._text_encoders_dropped:
+            for memory in (self._rows, self._texts):
+                while len(memory) > REMEMBERED_TEXTS:
+                    del memory[next(iter(memory))]
 
     def _record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]

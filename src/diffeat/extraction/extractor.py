@@ -90,6 +90,8 @@ class Extractor:
         loaded = Recipe.load(recipe)
         if model is not None:
             loaded = loaded.replace(model=str(model))
+        device = torch.device(device) if device is not None else _best_device()
+        dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         backbone = Backbone.from_pretrained(loaded.model, device=device, dtype=dtype)
         if loaded.denoiser is not None:
             from diffeat.backbones.weights import load_denoiser_weights
@@ -251,6 +253,11 @@ class Extractor:
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "diffeat": __version__,
         }
+
+
+def _best_device() -> torch.device:
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return found or torch.device("cpu")
 
 
 def _expanded(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
