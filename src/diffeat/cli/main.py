@@ -13,11 +13,15 @@ import typer
 
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
+from diffeat.cli.bench import bench
+from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
+from diffeat.cli.match import match
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
 from diffeat.cli.show import show
 from diffeat.cli.store import store
+from diffeat.cli.toyworld import toyworld
 from diffeat.errors import DiffeatError
 
 app = typer.Typer(
@@ -46,8 +50,11 @@ def _root(
     pass
 
 
-for command in (extract, show, activations, recipes, store, samples):
+for command in (extract, show, match, activations, recipes, store, samples):
     app.command()(command)
+app.command("eval")(evaluate)
+app.add_typer(toyworld, name="toyworld")
+app.add_typer(bench, name="bench")
 
 
 def main() -> None:

@@ -21,16 +21,12 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", "-m", help="Replaces the recipe's model: alias, hub id or local pipeline folder."),
 ]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.")
-]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.")]
 Dtype = Annotated[
     str | None,
     typer.Option(help="float32, bfloat16 or float16; bfloat16 on an accelerator, float32 on a CPU."),
 ]
-BatchSize = Annotated[
-    int | None, typer.Option(min=1, help="Rows of one denoiser call; chosen by memory if not given.")
-]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Rows of one denoiser call; chosen by memory if not given.")]
 Prompt = Annotated[str | None, typer.Option(help="Text for all images; goes through the recipe's template.")]
 Timestep = Annotated[
     list[float] | None, typer.Option("--timestep", "-t", help="Replaces the recipe's timesteps (0…1000); repeatable.")

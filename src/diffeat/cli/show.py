@@ -54,7 +54,9 @@ def show(
     from diffeat.storage import FeatureStore
 
     if word and not prompt:
-        raise InvalidValueError("--word needs a --prompt that holds the words, e.g. --prompt 'a cat on a sofa' --word cat.")
+        raise InvalidValueError(
+            "--word needs a --prompt that holds the words, e.g. --prompt 'a cat on a sofa' --word cat."
+        )
     if len(paths) == 1 and FeatureStore.is_store(paths[0]):
         if word:
             raise InvalidValueError("--word reads the model itself: give pictures, not a store.")
