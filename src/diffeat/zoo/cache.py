@@ -14,7 +14,7 @@ SHARD = 2000
 
 
 def draw_shard(shard: int, folder: Path, seed: int, size: int, count: int = SHARD) -> None:
-    """Draw one shard: ``pictures-#.npy`` uint8 ``(count, size, size, 3)`` and ``captions-#.json``; whole or not at all."""
+    """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all."""
     from ..datasets.toyworld import Toyworld
 
     pictures, captions = folder / f"pictures-{shard:03d}.npy", folder / f"captions-{shard:03d}.json"
@@ -49,7 +49,9 @@ def shards(folder: Path) -> list[Path]:
 
 def captions_of(pictures: Path) -> list[str]:
     """The captions that belong to a picture shard."""
-    return json.loads((pictures.parent / pictures.name.replace("pictures", "captions")).with_suffix(".json").read_text())
+    return json.loads(
+        (pictures.parent / pictures.name.replace("pictures", "captions")).with_suffix(".json").read_text()
+    )
 
 
 def load(path: Path) -> NDArray[np.uint8]:

@@ -63,7 +63,9 @@ class Log:
         self.rows = []
 
 
-def gradients(pool: ThreadPool, loss_of: Callable[..., Tensor], batch: tuple[Tensor, ...], weights: list[Tensor]) -> float:
+def gradients(
+    pool: ThreadPool, loss_of: Callable[..., Tensor], batch: tuple[Tensor, ...], weights: list[Tensor]
+) -> float:
     """Fill ``weights``' gradients with those of the mean loss over a batch, a slice of it on each thread of ``pool``.
 
     On a CPU shared with others, threads that meet once a step lose far less time than threads that meet in every

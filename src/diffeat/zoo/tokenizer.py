@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def learn_merges(words: Sequence[str]) -> list[tuple[str, str]]:
     spellings = [[*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))]
     merges = []
     while any(len(s) > 1 for s in spellings):
-        pairs = Counter(pair for s in spellings for pair in zip(s, s[1:], strict=False))
+        pairs = Counter(pair for s in spellings for pair in pairwise(s))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         spellings = [_merge(s, best) for s in spellings]

@@ -20,27 +20,9 @@ from torch import Tensor
 from ..errors import InvalidValueError
 from . import cache
 from .build import Parts, Widths, make_parts, make_pipeline
+from .pictures import loss_curves, sample_grid
 from .train_unet import Examples, load_average, train_unet
 from .train_vae import encode_all, settle_scale, train_vae
-
-CAPTIONS = (
-    "a photo of a brown horse facing left on grass",
-    "a photo of a golden dog facing right on sand",
-    "a photo of a striped orange cat facing left on a floor",
-    "a photo of a patched white cow facing right on grass",
-    "a photo of a white sheep facing left on grass",
-    "a photo of a grey elephant facing right on sand",
-    "a photo of a brown bird facing left in a forest",
-    "a photo of an orange fish swimming facing right on water",
-    "a photo of a person in red facing the camera in front of a wall",
-    "a photo of a red car facing left on a road",
-    "a photo of a blue bicycle facing right on a road",
-    "a photo of a white airplane flying facing left on a plain background",
-    "a photo of a red chair facing right on a floor",
-    "a photo of a green tree facing left on grass",
-    "a photo of a yellow flower facing the camera on a plain background",
-    "a photo of a white cup facing right on a plain background",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +30,10 @@ class Settings:
     """All that decides the weights."""
 
     seed: int = 0
-    steps: int = 3000
+    steps: int = 2500
     batch: int = 32
-    vae_steps: int = 600
-    vae_batch: int = 32
+    vae_steps: int = 800
+    vae_batch: int = 16
     pictures: int = 20000
     size: int = 128
     save_every: int = 200
@@ -97,6 +79,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
         save_every=settings.save_every,
     )  # fmt: skip
     export(parts, average, run / "tiny_unet")
+    loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
 
 
@@ -115,27 +98,12 @@ def _claim(settings: Settings, run: Path, resume: bool) -> None:
 
 def export(parts: Parts, average: dict[str, Tensor], folder: Path) -> None:
     """Write the averaged model as a float16 pipeline directory; the parts in training stay as they are."""
-    shipped = Parts(*(copy.deepcopy(m).cpu() for m in (parts.vae, parts.unet, parts.text)))
+    shipped = Parts(*(copy.deepcopy(m).cpu() for m in (parts.vae, parts.unet, parts.text)))  # type: ignore[arg-type]
     load_average(shipped, average)
     pipeline = make_pipeline(shipped)
-    pipeline.to(torch.float16)
+    for network in (shipped.vae, shipped.unet, shipped.text):
+        network.half()
     pipeline.save_pretrained(str(folder), safe_serialization=True)
-
-
-def sample_grid(folder: Path, picture: Path, guidance: float = 4.0, steps: int = 25, columns: int = 8) -> None:
-    """Sample :data:`CAPTIONS` from a pipeline directory into one PNG."""
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    from PIL import Image
-
-    pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
-    pipeline.set_progress_bar_config(disable=True)
-    noise = torch.Generator().manual_seed(1)
-    images = pipeline(list(CAPTIONS), guidance_scale=guidance, num_inference_steps=steps, generator=noise).images
-    side = images[0].width
-    grid = Image.new("RGB", (columns * side, -(-len(images) // columns) * side))
-    for k, image in enumerate(images):
-        grid.paste(image, (k % columns * side, k // columns * side))
-    grid.save(picture)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .noise import look_up
 from .palette import any_colour, colour
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 GROUNDS = ("grass", "sand", "snow", "road", "water", "floor")
 WALLS = ("wall", "forest", "clutter", "studio")
@@ -62,10 +62,13 @@ def _shift(rng: np.random.Generator) -> tuple[np.float32, np.float32]:
 def _sky(x: Array, y: Array, row: float, rng: np.random.Generator) -> Array:
     kind = rng.random()
     if kind < 0.55:
-        high, low = colour("blue", rng) * 0.5 + 0.35, np.float32([0.85, 0.88, 0.92]) * np.float32(rng.uniform(0.8, 1))
+        high, low = (
+            colour("blue", rng) * 0.5 + 0.35,
+            np.array([0.85, 0.88, 0.92], np.float32) * np.float32(rng.uniform(0.8, 1)),
+        )
     elif kind < 0.85:
         tone = np.float32(rng.uniform(0.5, 0.95))
-        high, low = np.float32([0.9, 0.93, 0.97]) * tone, np.float32([1, 1, 1]) * tone
+        high, low = np.array([0.9, 0.93, 0.97], np.float32) * tone, np.array([1, 1, 1], np.float32) * tone
     else:
         high, low = any_colour(rng) * 0.6, colour("orange", rng)
     fade = np.clip((y + 0.5) / max(row + 0.5, 0.15), 0, 1)
@@ -74,7 +77,7 @@ def _sky(x: Array, y: Array, row: float, rng: np.random.Generator) -> Array:
     scale = np.float32(rng.uniform(0.2, 0.6))
     cloud = look_up("cloud", x * scale + du, y * scale * 2 + dv)
     cover = np.clip((cloud - np.float32(rng.uniform(0.3, 1.0))) * 3, 0, 1) * np.float32(rng.uniform(0.2, 0.9))
-    return _two_picture(cover, picture, np.float32([0.97, 0.97, 0.98]))
+    return _two_picture(cover, picture, np.array([0.97, 0.97, 0.98], np.float32))
 
 
 def _two_picture(mix: Array, picture: Array, tone: Array) -> Array:
@@ -83,7 +86,9 @@ def _two_picture(mix: Array, picture: Array, tone: Array) -> Array:
 
 def _far_trees(picture: Array, x: Array, y: Array, row: float, rng: np.random.Generator) -> Array:
     du, dv = _shift(rng)
-    top = row - np.float32(rng.uniform(0.02, 0.3)) * (0.3 + look_up("smooth" if rng.random() < 0.5 else "pink", x * 0.5 + du, 0 * x + dv))
+    top = row - np.float32(rng.uniform(0.02, 0.3)) * (
+        0.3 + look_up("smooth" if rng.random() < 0.5 else "pink", x * 0.5 + du, 0 * x + dv)
+    )
     tone = colour(str(rng.choice(["green", "brown", "grey"])), rng) * np.float32(rng.uniform(0.4, 0.9))
     texture = look_up("pink", x * 1.2 + du, y * 1.2 + dv)
     mass = tone * (0.45 + 1.0 * texture[..., None])
@@ -103,11 +108,15 @@ def _ground(place: str, x: Array, below: Array, rng: np.random.Generator) -> Arr
         b = colour("golden" if rng.random() < 0.4 else "green", rng) * np.float32(0.9)
         rgb = _two(broad, a, b) * (0.55 + 0.75 * fine[:, None])
     elif place == "sand":
-        rgb = colour("golden", rng) * (0.8 + 0.25 * broad + 0.25 * fine)[:, None] * np.float32([1, 0.97, 0.9])
+        rgb = colour("golden", rng) * (0.8 + 0.25 * broad + 0.25 * fine)[:, None] * np.array([1, 0.97, 0.9], np.float32)
     elif place == "snow":
-        rgb = np.float32([0.9, 0.93, 0.98]) * (0.8 + 0.2 * broad + 0.08 * fine)[:, None]
+        rgb = np.array([0.9, 0.93, 0.98], np.float32) * (0.8 + 0.2 * broad + 0.08 * fine)[:, None]
     elif place == "road":
-        rgb = np.float32([0.42, 0.42, 0.44]) * (0.6 + 0.4 * broad + 0.4 * fine)[:, None] * np.float32(rng.uniform(0.6, 1.3))
+        rgb = (
+            np.array([0.42, 0.42, 0.44], np.float32)
+            * (0.6 + 0.4 * broad + 0.4 * fine)[:, None]
+            * np.float32(rng.uniform(0.6, 1.3))
+        )
     elif place == "water":
         wave = look_up("ripple", u * 1.2, v * 1.2)
         deep = colour("blue" if rng.random() < 0.7 else "green", rng) * np.float32(0.7)
@@ -115,7 +124,10 @@ def _ground(place: str, x: Array, below: Array, rng: np.random.Generator) -> Arr
     else:
         tone = colour(str(rng.choice(["brown", "golden", "grey", "white"])), rng)
         tiles = (np.floor(u * 9) + (np.floor(v * 9) if rng.random() < 0.5 else 0)) % 2
-        rgb = tone * (0.8 + 0.18 * tiles * np.float32(rng.uniform(0, 1)) + 0.25 * (broad - 0.5) + 0.2 * (fine - 0.5))[:, None]
+        rgb = (
+            tone
+            * (0.8 + 0.18 * tiles * np.float32(rng.uniform(0, 1)) + 0.25 * (broad - 0.5) + 0.2 * (fine - 0.5))[:, None]
+        )
     return rgb * (0.85 + 0.3 * np.clip(below, 0, 0.8))[:, None]
 
 
@@ -133,7 +145,9 @@ def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
         course = np.floor(v * n)
         along = (u * n * 0.5 + 0.5 * (course % 2)) % 1
         joint = (np.abs(along) < 0.08) | ((v * n) % 1 < 0.15)
-        shade = look_up("grain", np.floor(u * n * 0.5 + 0.5 * (course % 2)) * np.float32(0.137), course * np.float32(0.071))
+        shade = look_up(
+            "grain", np.floor(u * n * 0.5 + 0.5 * (course % 2)) * np.float32(0.137), course * np.float32(0.071)
+        )
         rgb = rgb * (0.65 + 0.6 * shade[..., None])
         rgb = np.where(joint[..., None], any_colour(rng, 1.0) * 0.6 + 0.3, rgb)
     elif kind == "planks":
@@ -147,7 +161,9 @@ def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
         rgb = _two_picture(np.clip(wave * 2, 0, 1) * np.float32(rng.uniform(0.2, 0.8)), rgb, any_colour(rng))
     elif kind == "window":
         cx, cy = rng.uniform(-0.4, 0.4, 2)
-        inside = (np.abs(x - np.float32(cx)) < rng.uniform(0.08, 0.3)) & (np.abs(y - np.float32(cy)) < rng.uniform(0.1, 0.4))
+        inside = (np.abs(x - np.float32(cx)) < rng.uniform(0.08, 0.3)) & (
+            np.abs(y - np.float32(cy)) < rng.uniform(0.1, 0.4)
+        )
         rgb = np.where(inside[..., None], _sky(x, y, 0.2, rng), rgb)
     fall = 1 + np.float32(rng.normal(0, 0.35)) * x + np.float32(rng.normal(0, 0.35)) * y
     return rgb * np.clip(fall, 0.3, 1.6)[..., None]
@@ -167,7 +183,7 @@ def _foliage(x: Array, y: Array, rng: np.random.Generator) -> Array:
         bark = colour("brown", rng) * (0.4 + 0.8 * look_up("fur", y + du, x * 3 + dv))[..., None]
         rgb = np.where(stem[..., None], bark, rgb)
     bright = np.clip((look_up("blobs", x * 0.9 + dv, y * 0.9 + du) - 0.85) * 6, 0, 1) * np.float32(rng.uniform(0, 0.9))
-    return _two_picture(bright, rgb, np.float32([0.9, 0.95, 0.9]))
+    return _two_picture(bright, rgb, np.array([0.9, 0.95, 0.9], np.float32))
 
 
 def _clutter(x: Array, y: Array, rng: np.random.Generator) -> Array:

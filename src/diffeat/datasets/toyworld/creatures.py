@@ -41,7 +41,9 @@ def bird(rng: np.random.Generator) -> Figure:
     top.keypoint("beak_tip", (size + beak * 0.9, -size * 0.1 + hook * 0.9, 0), "beak")
     if rng.random() < 0.25:
         for k in range(3):
-            top.limb("hair", (-size * 0.2, size * 0.8, 0), (-size * (0.9 + 0.3 * k), size * (1.7 - 0.3 * k), 0), 0.03, 0.01)
+            top.limb(
+                "hair", (-size * 0.2, size * 0.8, 0), (-size * (0.9 + 0.3 * k), size * (1.7 - 0.3 * k), 0), 0.03, 0.01
+            )
     places = [
         (word, np.array([size * 0.45, size * 0.3, s * size * 0.78]), np.array([0.4, 0.15, s])) for s, word in SIDES
     ]
@@ -244,7 +246,9 @@ def _face(pen: Pen, rng: np.random.Generator) -> None:
     if style in ("short", "long"):
         pen.ellipsoid("hair", (-0.03, long * 0.3, 0), (0.132, long * 0.86, wide * 1.13), material="hair")
         for s in (1, -1):
-            pen.ellipsoid("hair", (0.05, long * 0.75, s * wide * 0.4), (0.075, long * 0.25, wide * 0.6), material="hair")
+            pen.ellipsoid(
+                "hair", (0.05, long * 0.75, s * wide * 0.4), (0.075, long * 0.25, wide * 0.6), material="hair"
+            )
     if style == "long":
         fall = float(rng.uniform(0.15, 0.35))
         pen.ellipsoid("hair", (-0.075, -fall * 0.55, 0), (0.085, fall, wide * 1.15), material="hair")

@@ -15,10 +15,11 @@ Vector = NDArray[np.float64]
 
 #: The part vocabulary shared by all classes; the position is the value in a part mask (0 is background).
 PARTS = (
-    "background head ear eye nose mouth hair neck torso arm hand leg foot tail horn wing fin antenna "
-    "wheel body window door light roof wall chimney seat backrest frame handlebar engine trunk foliage flower "
-    "neckpiece cap handle rim sail mast hull trunk_nose beak"
-).split()
+    "background", "head", "ear", "eye", "nose", "mouth", "hair", "neck", "torso", "arm", "hand", "leg", "foot",
+    "tail", "horn", "wing", "fin", "antenna", "wheel", "body", "window", "door", "light", "roof", "wall",
+    "chimney", "seat", "backrest", "frame", "handlebar", "engine", "trunk", "foliage", "flower", "neckpiece",
+    "cap", "handle", "rim", "sail", "mast", "hull", "trunk_nose", "beak",
+)  # fmt: skip
 PART_ID = {name: number for number, name in enumerate(PARTS)}
 
 ELLIPSOID, BOX, FRUSTUM = 0, 1, 2

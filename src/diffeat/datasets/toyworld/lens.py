@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 
 def blur(picture: Array, sigma: float) -> Array:
     """Gaussian blur over the two picture axes."""
-    return gaussian_filter(picture, (sigma, sigma, 0), mode="nearest") if sigma > 0.15 else picture
+    return np.asarray(gaussian_filter(picture, (sigma, sigma, 0), mode="nearest")) if sigma > 0.15 else picture
 
 
 def develop(picture: Array, rng: np.random.Generator, strength: float = 1.0) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .noise import look_up
 from .palette import FUR, FUR_SHARES, Colour, any_colour, colour, fixed_material
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 PATTERNS = ("plain", "striped", "spotted", "patched", "mottled", "shaded")
 _NAMED_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "white", "grey", "black")

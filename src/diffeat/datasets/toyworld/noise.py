@@ -50,15 +50,15 @@ def bank() -> dict[str, NDArray[np.float32]]:
 
 def _cells(rng: np.random.Generator, count: int = 90) -> NDArray[np.float32]:
     """Distance to the nearest of ``count`` scattered points: scales, pebbles, leaves."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     points = rng.uniform(0, SIDE, (count, 2))
     y, x = np.mgrid[:SIDE, :SIDE]
-    distance, _ = cKDTree(points, boxsize=SIDE).query(np.stack([y, x], -1).reshape(-1, 2))
+    distance, _ = KDTree(points, boxsize=SIDE).query(np.stack([y, x], -1).reshape(-1, 2))
     return _equalise(distance.reshape(SIDE, SIDE))
 
 
-def look_up(name: str, u: NDArray[np.float32], v: NDArray[np.float32]) -> NDArray[np.float32]:
+def look_up(name: str, u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.float32]:
     """The tile's value at coordinates given in tiles (the tile repeats with period 1)."""
     columns = (u * SIDE).astype(np.int32) & (SIDE - 1)
     rows = (v * SIDE).astype(np.int32) & (SIDE - 1)

@@ -7,7 +7,7 @@ import colorsys
 import numpy as np
 from numpy.typing import NDArray
 
-Colour = NDArray[np.float32]
+Colour = NDArray[np.floating]
 Range = tuple[float, float]
 
 #: name -> (hue, saturation, value) ranges; hue may run below 0

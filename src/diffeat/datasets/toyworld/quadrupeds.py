@@ -5,6 +5,7 @@ Lengths are in units of the trunk's length. Ranges are (low, high) of a uniform 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from .figure import Figure, Pen, turn
 
 Range = tuple[float, float]
+Draw = Callable[[Range], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +149,13 @@ def _foot_material(species: Species) -> str:
     return "dark" if "hoof" in species.extras else "second"
 
 
-def _tail(trunk: Pen, species: Species, girth: float, draw, rng: np.random.Generator) -> None:
+def _tail(trunk: Pen, species: Species, girth: float, draw: Draw, rng: np.random.Generator) -> None:
     length, radius, angle = draw(species.tail), draw(species.tail_radius), draw(species.tail_angle)
     point, points = np.array([-0.5, girth * 0.35, 0.0]), []
     curl = float(rng.uniform(-18, 30))
     sway = float(rng.normal(0, 0.25))
     heading = np.deg2rad(angle)
-    for k in range(5):
+    for _ in range(5):
         points.append(point.copy())
         point = point + length / 4 * np.array([-np.cos(heading), np.sin(heading), sway])
         heading += np.deg2rad(curl)
@@ -163,9 +165,9 @@ def _tail(trunk: Pen, species: Species, girth: float, draw, rng: np.random.Gener
     trunk.keypoint("tail_tip", points[-1], "tail")
 
 
-def head(pen: Pen, species: Species, size: float, draw, rng: np.random.Generator) -> None:
+def head(pen: Pen, species: Species, size: float, draw: Draw, rng: np.random.Generator) -> None:
     """A head at the pen's origin, looking along x."""
-    snout, snout_radius = draw(species.snout), draw(species.snout_radius) * size / np.mean(species.head)
+    snout, snout_radius = draw(species.snout), draw(species.snout_radius) * size / (sum(species.head) / 2)
     wide = size * float(rng.uniform(0.85, 1.0))
     pen.ellipsoid("head", (0, 0, 0), (size * 1.05, size, wide))
     drop = -size * float(rng.uniform(0.2, 0.4))

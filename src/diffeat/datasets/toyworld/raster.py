@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .figure import BOX, ELLIPSOID, Solid
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ def _meet_ellipsoid(m: Array, q: Array, x: Array, y: Array, taper: float) -> Arr
 
 def _meet_frustum(m: Array, q: Array, x: Array, y: Array, taper: float) -> Array:
     middle, slope = np.float32((1 + taper) / 2), np.float32((taper - 1) / 2)
-    a = _square_form(m, x, y, (1, -float(slope) ** 2, 1))
+    a = _square_form(m, x, y, (1, -(float(slope) ** 2), 1))
     reach = middle + slope * q[1]
     g = q[0] * m[0] + q[2] * m[2] - slope * reach * m[1]
     b = g[0] * x + (g[1] * y + g[2])
@@ -148,7 +148,8 @@ def _meet_box(m: Array, q: Array, x: Array, y: Array, taper: float) -> Array:
         near, far = np.minimum(one, two), np.maximum(one, two)
         enter = near if enter is None else np.maximum(enter, near)
         leave = far if leave is None else np.minimum(leave, far)
-    assert enter is not None and leave is not None
+    assert enter is not None
+    assert leave is not None
     return np.where((enter < leave) & (enter > 0), enter, np.float32(np.inf))
 
 

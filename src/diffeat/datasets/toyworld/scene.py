@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from .figure import BOX, ELLIPSOID, FRUSTUM, Figure, Solid, turn
 from .raster import Camera
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 YAW = {"right": 0.0, "left": 180.0, "front": -90.0, "back": 90.0}
 _MIRROR = np.diag([1.0, -1.0, -1.0])  # world (right, up, towards us) to camera (right, down, ahead)
@@ -107,7 +107,5 @@ def strangers(
         radii = np.minimum(radii, limit)
         axes = turn(yaw=rng.uniform(0, 360), pitch=rng.normal(0, 35), roll=rng.normal(0, 25)) * radii
         centre = camera.rotation.T @ (ray * depth - camera.shift)
-        solids.append(
-            Solid(kind, centre, camera.rotation.T @ axes, float(rng.uniform(0.4, 1.0)), 0, f"{prefix}{k}")
-        )
+        solids.append(Solid(kind, centre, camera.rotation.T @ axes, float(rng.uniform(0.4, 1.0)), 0, f"{prefix}{k}"))
     return solids

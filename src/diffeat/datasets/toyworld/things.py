@@ -130,12 +130,18 @@ def tree(rng: np.random.Generator) -> Figure:
     pen.keypoint("trunk_top", top * [1, 0.6 if kind != "palm" else 0.97, 1], "trunk", "foliage")
     pen.keypoint("crown_top", top + [0, crown, 0], "foliage", "trunk")
     for z, word in SIDES:
-        side = {"broad": top + [0, crown * 0.33, z * wide * 0.95], "fir": np.array([lean, top[1] * 0.45 + 0.02, z * wide]),
-                "palm": top + [0, 0.1, z * 0.45]}[kind]  # fmt: skip
+        side = {
+            "broad": top + [0, crown * 0.33, z * wide * 0.95],
+            "fir": np.array([lean, top[1] * 0.45 + 0.02, z * wide]),
+            "palm": top + [0, 0.1, z * 0.45],
+        }[kind]
         pen.keypoint(f"crown_{word}", side, "foliage")
     for x, word in ((1, "front"), (-1, "back")):
-        side = {"broad": top + [x * wide * 0.95, crown * 0.33, 0], "fir": np.array([lean + x * wide, top[1] * 0.45 + 0.02, 0]),
-                "palm": top + [x * 0.45, 0.1, 0]}[kind]  # fmt: skip
+        side = {
+            "broad": top + [x * wide * 0.95, crown * 0.33, 0],
+            "fir": np.array([lean + x * wide, top[1] * 0.45 + 0.02, 0]),
+            "palm": top + [x * 0.45, 0.1, 0],
+        }[kind]
         pen.keypoint(f"crown_{word}", side, "foliage")
     return figure
 

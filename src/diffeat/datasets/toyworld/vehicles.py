@@ -43,7 +43,7 @@ def car(rng: np.random.Generator) -> Figure:
         b = np.array([x - slant * 0.35, belt + high, 0])
         lean = np.rad2deg(np.arctan2(b[1] - a[1], b[0] - a[0]))
         pen.box("window", (a + b) / 2 - [0.05 * np.sign(slant), 0, 0],
-                (np.linalg.norm(b - a) / 2, 0.03, wide * 0.8), turn(pitch=lean), "glass")  # fmt: skip
+                (float(np.linalg.norm(b - a)) / 2, 0.03, wide * 0.8), turn(pitch=lean), "glass")  # fmt: skip
         for s, _ in SIDES:
             pen.limb("body", a + [0, 0, s * wide * 0.86], b + [0, 0, s * wide * 0.82], 0.035, 0.03)
     pen.box("roof", (centre - 0.02, belt + high * 0.97, 0), (length * 0.86, 0.035, wide * 0.84))
@@ -95,7 +95,13 @@ def bicycle(rng: np.random.Generator) -> Figure:
     crank = np.array([-0.06, radius * 0.95, 0])
     seat = np.array([-0.24, radius + float(rng.uniform(0.42, 0.56)), 0])
     head = np.array([base - 0.2, radius + float(rng.uniform(0.4, 0.5)), 0])
-    for a, b in ((hubs["back"], crank), (crank, seat), (hubs["back"], seat), (crank, head), (seat - [0, 0.08, 0], head)):
+    for a, b in (
+        (hubs["back"], crank),
+        (crank, seat),
+        (hubs["back"], seat),
+        (crank, head),
+        (seat - [0, 0.08, 0], head),
+    ):
         pen.limb("frame", a, b, tube, tube)
     pen.limb("frame", hubs["front"], head, tube, tube)
     top = head + [-0.04, 0.14, 0]
@@ -197,10 +203,17 @@ def boat(rng: np.random.Generator) -> Figure:
     else:
         high = float(rng.uniform(0.16, 0.26))
         pen.box("body", (-half * 0.2, deep * 0.66 + high, 0), (half * 0.35, high, wide * 0.7), material="white")
-        pen.box("window", (-half * 0.2, deep * 0.66 + high * 1.3, 0), (half * 0.36, high * 0.3, wide * 0.71), material="glass")
+        pen.box(
+            "window",
+            (-half * 0.2, deep * 0.66 + high * 1.3, 0),
+            (half * 0.36, high * 0.3, wide * 0.71),
+            material="glass",
+        )
         pen.box("roof", (-half * 0.2, deep * 0.66 + high * 2, 0), (half * 0.4, 0.03, wide * 0.78), material="third")
         for s, word in SIDES:
             pen.keypoint(f"{word}_roof_front", (half * 0.19, deep * 0.66 + high * 2, s * wide * 0.74), "roof")
-        pen.frustum("chimney", (-half * 0.35, deep + high * 2, 0), (-half * 0.35, deep + high * 2.8, 0), 0.07, 0.07, "third")
+        pen.frustum(
+            "chimney", (-half * 0.35, deep + high * 2, 0), (-half * 0.35, deep + high * 2.8, 0), 0.07, 0.07, "third"
+        )
         pen.keypoint("chimney_top", (-half * 0.35, deep + high * 2.78, 0), "chimney")
     return figure

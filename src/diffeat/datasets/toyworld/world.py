@@ -27,7 +27,7 @@ from .scene import YAW, aim, shadow, strangers
 from .things import bottle, chair, cup, flower, house, tree
 from .vehicles import airplane, bicycle, boat, car
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 #: class name -> how to build a figure
 BUILDERS: dict[str, Callable[[np.random.Generator], Figure]] = {
@@ -339,7 +339,7 @@ def _occluded(hits: Hits, count: int, front: int, parts: NDArray[np.uint8]) -> b
     from scipy.ndimage import binary_dilation
 
     blocking = (hits.index >= count - front)[::OVERSAMPLE, ::OVERSAMPLE]
-    return bool((binary_dilation(blocking, iterations=2) & (parts > 0)).any())
+    return bool(np.logical_and(binary_dilation(blocking, iterations=2), parts > 0).any())
 
 
 def _pair(source: ToySample, target: ToySample, names: tuple[str, ...]) -> ToyPair:

@@ -1,0 +1,62 @@
+"""Pictures of a training run: samples from captions, loss curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+#: captions of the sample grid
+CAPTIONS = (
+    "a photo of a brown horse facing left on grass",
+    "a photo of a golden dog facing right on sand",
+    "a photo of a striped orange cat facing left on a floor",
+    "a photo of a patched white cow facing right on grass",
+    "a photo of a white sheep facing left on grass",
+    "a photo of a grey elephant facing right on sand",
+    "a photo of a brown bird facing left in a forest",
+    "a photo of an orange fish swimming facing right on water",
+    "a photo of a person in red facing the camera in front of a wall",
+    "a photo of a red car facing left on a road",
+    "a photo of a blue bicycle facing right on a road",
+    "a photo of a white airplane flying facing left on a plain background",
+    "a photo of a red chair facing right on a floor",
+    "a photo of a green tree facing left on grass",
+    "a photo of a yellow flower facing the camera on a plain background",
+    "a photo of a white cup facing right on a plain background",
+)
+
+
+def sample_grid(folder: Path, picture: Path, guidance: float = 4.0, steps: int = 25, columns: int = 8) -> None:
+    """Sample :data:`CAPTIONS` from a pipeline directory into one PNG."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from PIL import Image
+
+    pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.Generator().manual_seed(1)
+    images = pipeline(  # type: ignore[operator]
+        list(CAPTIONS), guidance_scale=guidance, num_inference_steps=steps, generator=noise
+    ).images
+    side = images[0].width
+    grid = Image.new("RGB", (columns * side, -(-len(images) // columns) * side))
+    for k, image in enumerate(images):
+        grid.paste(image, (k % columns * side, k // columns * side))
+    grid.save(picture)
+
+
+def loss_curves(run: Path, picture: Path, window: int = 50) -> None:
+    """Plot the running means of both loss tables of a run."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 2.8), layout="constrained")
+    for axes, (name, title) in zip(
+        figure.subplots(1, 2), (("vae", "autoencoder"), ("unet", "U-Net and text encoder")), strict=True
+    ):
+        table = np.genfromtxt(run / f"{name}_loss.csv", delimiter=",", names=True)
+        mean = np.convolve(table["loss"], np.ones(window) / window, "valid")
+        axes.plot(table["step"][window - 1 :], mean, lw=1)
+        axes.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+    figure.savefig(picture, dpi=110)
