@@ -34,7 +34,7 @@ def write(
     from diffeat.datasets.toyworld_spair import SPLITS, write_toyworld_pairs
     from diffeat.progress import bar
 
-    counts = dict(zip(SPLITS, images, strict=True))
+    counts: dict[str, int] = dict(zip(SPLITS, images, strict=True))
     write_toyworld_pairs(folder, seed=seed, size=size, classes=only, images=counts, pairs=pairs, progress=bar)
     for split in SPLITS:
         if counts[split]:

@@ -19,7 +19,7 @@ from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
 from diffeat.progress import Progress, silent
 
-SPLITS = ("trn", "val", "test")
+SPLITS: tuple[str, ...] = ("trn", "val", "test")
 #: Sample indices of a split start here, so that splits share nothing.
 _FIRST = {"trn": 0, "val": 1_000_000, "test": 2_000_000}
 _TURNS = ("right", "back", "left", "front")

@@ -1,0 +1,96 @@
+"""Rows of a benchmark: names, where their features come from, and their scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffeat.datasets.pairs import PairDataset
+from diffeat.progress import Progress, silent
+from diffeat.report.correspondence import interval_text
+from diffeat.report.page import Page, markdown_table
+from diffeat.storage import FeatureStore
+from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
+from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy
+from diffeat.tasks.correspondence.protocol import Protocol
+
+
+@dataclass(frozen=True)
+class RowSource:
+    """A source of features and the rows that its maps make.
+
+    Attributes:
+        make: Loads the source; called once, when it is its turn.
+        rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
+        prompts: Text for the pictures.
+    """
+
+    make: Callable[[], FeatureSource]
+    rows: dict[str, str | None]
+    prompts: PromptPolicy = None
+
+
+@dataclass(frozen=True)
+class BenchRow:
+    """A row of a benchmark's table."""
+
+    name: str
+    evaluation: Evaluation
+
+
+def score_rows(
+    sources: Sequence[RowSource],
+    dataset: PairDataset,
+    protocol: Protocol,
+    folder: Path,
+    progress: Progress = silent,
+) -> list[BenchRow]:
+    """Evaluate all rows; pictures are extracted once for each source, whatever its number of rows."""
+    found = []
+    for source in sources:
+        extractor = source.make()
+        content, digest = extractor.recipe.content(), extractor.recipe.hash
+        with FeatureStore.open_or_create(folder / "features" / digest[:12], content, digest) as store:
+            for name, activation in source.rows.items():
+                evaluation = evaluate(
+                    dataset, extractor, protocol, prompts=source.prompts, store=store, activation=activation,
+                    progress=progress,
+                )  # fmt: skip
+                found.append(BenchRow(name, evaluation))
+    return found
+
+
+def bench_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows, with intervals."""
+    protocol = rows[0].evaluation.result.protocol
+    unit = " px" if protocol.reference == "pixels" else ""
+    header = ["features", *(f"PCK@{a:g}{unit}" for a in protocol.alphas)]
+    return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
+
+
+def write_bench(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = ()) -> Path:
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``; returns the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    result = rows[0].evaluation.result
+    header, body = bench_table(rows)
+    about = [
+        str(result.protocol),
+        f"{result.overall.pairs} pairs, {result.overall.points} points; intervals are {result.confidence:.0%} "
+        "bootstraps over pictures",
+        *notes,
+    ]
+    data: list[dict[str, Any]] = [
+        {"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows
+    ]
+    (folder / "bench.json").write_text(json.dumps({"title": title, "rows": data}, indent=1), encoding="utf-8")
+    text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {line}" for line in about) + "\n"
+    (folder / "bench.md").write_text(text, encoding="utf-8")
+    page = Page(title)
+    page.table(header, body)
+    page.bullets(about)
+    file = folder / "bench.html"
+    file.write_text(page.html(), encoding="utf-8")
+    return file

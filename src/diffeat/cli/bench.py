@@ -1,0 +1,70 @@
+"""``diffeat bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+bench = typer.Typer(no_args_is_help=True, help="Benchmarks that run offline on a laptop.")
+
+Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder of pictures, features and report; continued.")]
+Recipes = Annotated[list[str] | None, typer.Option("--recipe", "-r", help="A further row: preset or YAML file.")]
+
+
+@bench.command()
+def toyworld(
+    out: Folder = Path("bench-toyworld"),
+    recipe: Recipes = None,
+    activation: Annotated[
+        list[str] | None,
+        typer.Option("--activation", "-a", help="Single activation of tiny-unet to try; its blocks by default."),
+    ] = None,
+    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 100,
+    images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 10,
+    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 30,
+) -> None:
+    """Semantic correspondence on the toy world: recipes against colours, DAISY and an untrained network."""
+    from diffeat.bench.rows import bench_table
+    from diffeat.bench.toyworld import run_toyworld
+    from diffeat.progress import bar
+
+    rows = run_toyworld(
+        out, recipes=recipe or (), activations=activation, timestep=timestep, images=images, pairs=pairs, progress=bar
+    )
+    _print(*bench_table(rows))
+    typer.echo(f"{rows[0].evaluation.result.protocol}")
+    typer.echo(f"Report: {out / 'bench.html'}", err=True)
+
+
+@bench.command()
+def geometry(
+    out: Folder = Path("bench-geometry"),
+    recipe: Recipes = None,
+    opencv: Annotated[Path | None, typer.Option(help="Folder of OpenCV's sample data, for graf and aloe.")] = None,
+    hpatches: Annotated[Path | None, typer.Option(help="Folder of the HPatches sequences.")] = None,
+    points: Annotated[int, typer.Option(min=1, help="Points per pair.")] = 500,
+) -> None:
+    """Photographs with known geometry: recipes against SIFT and DAISY, in pixels."""
+    from diffeat.bench.geometry import geometry_table, run_geometry
+    from diffeat.progress import bar
+
+    rows = run_geometry(
+        out, recipes=recipe or ("tiny-unet",), opencv=opencv, hpatches=hpatches, points=points, progress=bar
+    )
+    _print(*geometry_table(rows))
+    typer.echo(f"Report: {out / 'bench.html'}", err=True)
+
+
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for i, column in enumerate(header):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+    Console().print(table)
