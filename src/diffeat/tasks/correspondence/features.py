@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -21,20 +21,13 @@ if TYPE_CHECKING:
     from diffeat.extraction import Summary
 
 
-class SourceRecipe(Protocol):
-    """What names a way to extract features. :class:`diffeat.Recipe` is one."""
-
-    name: str
-    prompt: str
-
-    @property
-    def hash(self) -> str: ...
-    def content(self) -> dict[str, Any]: ...
-    def text_for(self, prompt: str | None) -> str: ...
-
-
+@runtime_checkable
 class FeatureSource(Protocol):
-    """What gives features of pictures: :class:`diffeat.Extractor`, a vision model, or a fusion of several."""
+    """What gives features of pictures: :class:`diffeat.Extractor`, a vision model, or a fusion of several.
+
+    Its recipe has ``name``, ``prompt``, ``hash``, ``content()`` and ``text_for(prompt)``, as
+    :class:`diffeat.Recipe` has.
+    """
 
     @property
     def recipe(self) -> Any: ...
