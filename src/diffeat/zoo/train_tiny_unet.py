@@ -101,7 +101,7 @@ def export(parts: Parts, average: dict[str, Tensor], folder: Path) -> None:
     shipped = Parts(*(copy.deepcopy(m).cpu() for m in (parts.vae, parts.unet, parts.text)))  # type: ignore[arg-type]
     load_average(shipped, average)
     pipeline = make_pipeline(shipped)
-    for network in (shipped.vae, shipped.unet, shipped.text):
+    for network in (shipped.vae, shipped.unet):  # transformers loads what it finds: a half text encoder would stay half
         network.half()
     pipeline.save_pretrained(str(folder), safe_serialization=True)
 
