@@ -14,20 +14,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+install_import_hook("diffeat", "shapes.checked")
 
 torch.set_num_threads(1)
 
 
 def golden_roots() -> list[Path]:
-    """Folders of reference data: the part committed with the tests, and the whole of it where it lies beside the repo."""
+    """Folders of reference data: the part committed with the tests, and the whole where it lies beside the repo."""
     here = Path(__file__).parent
     return [p for p in (here / "golden", here.parent.parent / "shared" / "golden") if p.is_dir()]
-
-
-@pytest.fixture(scope="session")
-def shared_golden() -> Path:
-    """The whole reference data; tests that need more than the committed part are skipped without it."""
-    root = Path(__file__).parent.parent.parent / "shared" / "golden"
-    if not root.is_dir():
-        pytest.skip("the full reference data are not beside this checkout")
-    return root

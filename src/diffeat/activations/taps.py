@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class Taps:
 
     # ---- life of the hooks
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Taps:
         if self._handles:
             raise TapError("these taps are in use already; make a second Taps for a nested use")
         try:

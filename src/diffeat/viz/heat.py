@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from diffeat.errors import InvalidValueError
 
 def heat_overlay(
     image: Image.Image,
-    values: Float[Tensor, "h w"],
+    values: Tensor,
     low: float | None = None,
     high: float | None = None,
     strength: float = 0.85,
@@ -22,7 +21,7 @@ def heat_overlay(
 
     Args:
         image: The picture, RGB.
-        values: A map over the whole picture, any grid; cells that are not finite count as ``low``.
+        values: A map ``(h, w)`` over the whole picture, any grid; cells that are not finite count as ``low``.
         low: The value that leaves the picture bare; the map's 1st percentile if not given.
         high: The value of full heat; the map's 99.5th percentile if not given.
         strength: How much of the picture the hottest spot covers, 0 to 1.
