@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from diffeat.datasets.ap10k import read_ap10k
@@ -59,7 +60,7 @@ def open_pairs(
         raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give --root PATH.")
     path = Path(root)
     if name in _SPLIT:
-        return _SPLIT[name](path, split or "test")
+        return replace(_SPLIT[name](path, split or "test"), name=name)
     if name == "hpatches":
         return read_hpatches(path, split or "all")
     if split is not None:

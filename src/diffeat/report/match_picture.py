@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -58,7 +59,9 @@ def match_picture(
             _dot(draw, panel.at(place), _COLOURS[k % len(_COLOURS)], str(k + 1) if len(points) <= 30 else "")
         panels[i] = panel
     for k, heat in enumerate(heats):
-        panel = _panel(heat_overlay(target, heat), height)
+        # Only what stands out is lit: cosines of most places lie close together, far above zero.
+        low = torch.quantile(heat.flatten()[:: max(1, heat.numel() // 100_000)].float(), 0.8).item()
+        panel = _panel(heat_overlay(target, heat, low=low, high=heat.max().item()), height)
         _dot(ImageDraw.Draw(panel.picture), panel.at(found[k].tolist()), _COLOURS[k % len(_COLOURS)], str(k + 1))
         panels.append(panel)
     titles = ["source", "target", *(f"similarity to {k + 1}" for k in range(len(heats)))]
