@@ -79,7 +79,7 @@ def test_recording_leaves_nothing_behind() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert pipeline._progress_bar_config == bar
     assert not pipeline.unet._forward_pre_hooks
-    with pytest.raises(ValueError, match="text input must be"):
+    with pytest.raises(ModelError, match="text input must be"):
         Backbone.from_pipeline(pipeline).condition([None], (64, 64))  # type: ignore[list-item]
     assert pipeline.scheduler is scheduler
     assert not pipeline.unet._forward_pre_hooks
@@ -192,3 +192,9 @@ def test_a_stream_of_new_texts_takes_bounded_memory(monkeypatch: pytest.MonkeyPa
     assert torch.equal(backbone.condition(texts[:1]).arguments()["encoder_hidden_states"], first)
     backbone.drop_text_encoders()
     assert len(backbone.condition([texts[0], texts[3], texts[4]])) == 3
+
+
+def test_what_the_stock_pipeline_refuses_is_one_clear_error() -> None:
+    backbone = Backbone.from_pipeline(build("sd15"))
+    with pytest.raises(ModelError, match=r"StableDiffusionPipeline did not accept .*negative_prompt=5"):
+        backbone.condition(["a cat"], negative_prompt=5, guidance_scale=2.0)

@@ -115,8 +115,7 @@ class Catalogue:
 
         Args:
             denoiser: What to list.
-            size: Image size (width, height) in pixels that the grids are for; by default what the model is
-            made for.
+            size: Image size (width, height) in pixels that the grids are for; by default what the model is made for.
             inputs: Arguments of a real forward pass, for classes whose arguments are not known here.
 
         Raises:

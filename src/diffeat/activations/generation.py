@@ -163,10 +163,8 @@ def tap(
         taps[541.0]["up_blocks.1"]
 
     Args:
-        pipeline_or_denoiser: A diffusers pipeline (or Backbone), or its denoiser. From the denoiser alone it
-        cannot be
-            known which rows are conditional: all are kept, a second call on the same latents following the
-            first.
+        pipeline_or_denoiser: A diffusers pipeline (or Backbone), or its denoiser. From the denoiser alone it cannot
+            be known which rows are conditional: all are kept, a second call on the same latents following the first.
         activations: Ids, aliases or map requests.
         steps: Which denoising steps to keep, counted from 0; all by default.
         halves: Under guidance, ``"conditional"`` rows only or ``"both"`` as the pipeline orders them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,7 +73,7 @@ class Backbone:
             self._learn(self.family)
         self._schedule = NoiseSchedule(pipeline.scheduler, self.family.flow)
         cells = self.family.patch(config)
-        self.multiple = self.latent_stride * cells
+        self.multiple = math.lcm(self.latent_stride * cells, self.family.pipeline_multiple)
         self.square_only = self.family.square_only
 
     @classmethod

@@ -48,6 +48,8 @@ class Family:
     """Denoiser arguments without a batch axis."""
     pixels_per_latent: ClassVar[int | None] = None
     """Pixels per latent cell, where it is not the autoencoder's own factor."""
+    pipeline_multiple: ClassVar[int] = 1
+    """Image sides that the stock pipeline accepts are multiples of this, whatever the autoencoder."""
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         """Whether a denoiser of ``denoiser_class`` with this configuration belongs here."""

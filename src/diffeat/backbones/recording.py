@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffeat.errors import DiffeatError, ModelError
+
 
 class _FirstCall(BaseException):
     """Leaves the pipeline with the arguments of the denoiser; no error handler of a pipeline may swallow it."""
@@ -30,6 +32,9 @@ def record_call(
     """Run ``pipeline(**arguments)`` up to its first denoiser call.
 
     The pipeline keeps its scheduler's state and its progress bar settings; no denoiser block runs.
+
+    Raises:
+        ModelError: If the pipeline does not accept the arguments.
 
     Returns:
         The denoiser's arguments bound to their names and the scheduler's timestep of the call, or None if the
@@ -49,11 +54,22 @@ def record_call(
         pipeline(**arguments)
     except _FirstCall as call:
         return call.arguments, float(pipeline.scheduler.timesteps[0])
+    except DiffeatError:
+        raise
+    except Exception as error:  # whatever the stock pipeline finds wrong with what it was asked for
+        raise ModelError(
+            f"{type(pipeline).__name__} did not accept {_said(arguments)} ({type(error).__name__}: {error})."
+        ) from error
     finally:
         handle.remove()
         pipeline.scheduler = scheduler
         pipeline.set_progress_bar_config(**bar)
     return None
+
+
+def _said(arguments: Mapping[str, Any]) -> str:
+    shown = {k: v for k, v in arguments.items() if isinstance(v, (str, int, float, list)) and k != "output_type"}
+    return ", ".join(f"{k}={v!r}" for k, v in shown.items())
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ class StableDiffusion(Family):
     denoiser_class = "UNet2DConditionModel"
     options: ClassVar = {"guidance_scale": 1.0}
     latent_argument = "sample"
+    pipeline_multiple = 8
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         plain = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim")

@@ -13,6 +13,7 @@ class StableDiffusionXL(Family):
     denoiser_class = "UNet2DConditionModel"
     options: ClassVar = {"guidance_scale": 1.0}
     latent_argument = "sample"
+    pipeline_multiple = 8
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         return config.get("addition_embed_type") == "text_time"
