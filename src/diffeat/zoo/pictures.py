@@ -47,16 +47,16 @@ def sample_grid(folder: Path, picture: Path, guidance: float = 4.0, steps: int =
 
 
 def loss_curves(run: Path, picture: Path, window: int = 50) -> None:
-    """Plot the running means of both loss tables of a run."""
+    """Plot the running mean of each loss table of a run, one panel a stage."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 2.8), layout="constrained")
-    for axes, (name, title) in zip(
-        figure.subplots(1, 2), (("vae", "autoencoder"), ("unet", "U-Net and text encoder")), strict=True
-    ):
-        table = np.genfromtxt(run / f"{name}_loss.csv", delimiter=",", names=True)
-        mean = np.convolve(table["loss"], np.ones(window) / window, "valid")
-        axes.plot(table["step"][window - 1 :], mean, lw=1)
-        axes.set(title=title, xlabel="step", ylabel=f"loss (mean of {window} steps)", yscale="log")
+    titles = {"vae": "autoencoder", "unet": "U-Net and text encoder", "calm": "the same, second stage"}
+    tables = {name: run / f"{name}_loss.csv" for name in titles if (run / f"{name}_loss.csv").exists()}
+    figure = Figure(figsize=(4 * len(tables), 2.8), layout="constrained")
+    for axes, (name, path) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
+        table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
+        width = min(window, len(table))
+        axes.plot(table["step"][width - 1 :], np.convolve(table["loss"], np.ones(width) / width, "valid"), lw=1)
+        axes.set(title=titles[name], xlabel="step", ylabel=f"loss (mean of {width} steps)", yscale="log")
         axes.grid(alpha=0.3, which="both")
     figure.savefig(picture, dpi=110)

@@ -37,6 +37,7 @@ class Settings:
     pictures: int = 20000
     size: int = 128
     save_every: int = 200
+    calm: bool = False
     widths: Widths = field(default_factory=Widths)
 
 
@@ -48,7 +49,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     """
     run.mkdir(parents=True, exist_ok=True)
     _claim(settings, run, resume)
-    start = time.monotonic()
+    start, stage = time.monotonic(), _stage(settings)
 
     def say(text: str) -> None:
         print(f"[{(time.monotonic() - start) / 60:6.1f} min] {text}", flush=True)
@@ -66,25 +67,40 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     encode_all(parts.vae, run, pictures, device, pool, say)
     settle_scale(parts.vae, run)
     pipeline = make_pipeline(parts)
-    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"])
+    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"], _chosen(settings))
 
     def checkpoint(step: int, average: dict[str, Tensor]) -> None:
         export(parts, average, run / "tiny_unet")
         if step % (settings.save_every * 4) == 0 or step == settings.steps:
-            sample_grid(run / "tiny_unet", run / f"samples-{step:06d}.png")
+            sample_grid(run / "tiny_unet", run / f"{stage}-{step:06d}.png")
             say(f"exported and sampled at step {step}")
 
     average = train_unet(
         parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-        save_every=settings.save_every,
+        stage=stage, after="unet" if settings.calm else None, save_every=settings.save_every,
     )  # fmt: skip
     export(parts, average, run / "tiny_unet")
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
 
 
+def _stage(settings: Settings) -> str:
+    return "calm" if settings.calm else "unet"
+
+
+def _chosen(settings: Settings) -> list[int] | None:
+    """Which cached pictures to train on: all, or whole figures without clutter and occluders."""
+    if not settings.calm:
+        return None
+    from ..datasets.toyworld import Toyworld
+
+    world = Toyworld(settings.seed, settings.size)
+    every = ((k, world.traits(k)) for k in range(settings.pictures))
+    return [k for k, traits in every if traits["calm"] == "yes" and traits["framing"] == "whole"]
+
+
 def _claim(settings: Settings, run: Path, resume: bool) -> None:
-    file, asked = run / "settings.json", json.loads(json.dumps(asdict(settings)))
+    file, asked = run / f"{_stage(settings)}.json", json.loads(json.dumps(asdict(settings)))
     if not file.exists():
         file.write_text(json.dumps(asked, indent=2))
         return
@@ -113,12 +129,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vae-steps", type=int, default=Settings.__dataclass_fields__["vae_steps"].default)
     parser.add_argument("--pictures", type=int, default=Settings.__dataclass_fields__["pictures"].default)
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
+    parser.add_argument(
+        "--calm", action="store_true", help="second stage: go on from the first on pictures without clutter"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
-    settings = Settings(given.seed, given.steps, given.batch, given.vae_steps, pictures=given.pictures)
+    settings = Settings(given.seed, given.steps, given.batch, given.vae_steps, pictures=given.pictures, calm=given.calm)
     print(train(settings, given.out, given.device, given.workers, given.resume))
 
 

@@ -1,6 +1,7 @@
 """Training of the U-Net together with the text encoder on encoded pictures.
 
-Ordinary noise prediction (DDPM, Ho et al. 2020, eq. 14) with uniform timesteps; a tenth of the captions is replaced by
+Noise prediction (DDPM, Ho et al. 2020, eq. 14) with uniform timesteps, weighted by min(SNR, 5) / SNR (Hang et al. 2023)
+so that the texture seen at little noise does not drown the shapes seen at much; a tenth of the captions is replaced by
 the empty prompt, which makes classifier-free guidance possible; the weights that count are a moving average.
 """
 
@@ -14,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..errors import InvalidValueError
 from . import cache
 from .build import Parts, make_scheduler
 from .runs import Log, at_step, autocast, gradients, load_state, save_state
 
 DROPPED = 0.1
+SNR_CAP = 5.0
 
 
 def _named(parts: Parts) -> Iterator[tuple[str, Tensor]]:
@@ -37,9 +39,9 @@ def load_average(parts: Parts, average: dict[str, Tensor]) -> None:
 
 
 class Examples:
-    """Encoded pictures and their captions as token ids."""
+    """Encoded pictures (all, or the chosen ones) and their captions as token ids."""
 
-    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float) -> None:
+    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float, chosen: list[int] | None = None) -> None:
         self.latents = [np.load(p, mmap_mode="r") for p in sorted(run.glob("latents-*.npy"))]
         self.ids = []
         for path in cache.shards(pictures)[: len(self.latents)]:
@@ -47,12 +49,14 @@ class Examples:
         self.empty = _tokens(tokenizer, [""])[0]
         self.scale = scale
         ends = np.cumsum([len(shard) for shard in self.latents])
-        self.starts, self.count = np.concatenate([[0], ends[:-1]]), int(ends[-1])
+        self.starts = np.concatenate([[0], ends[:-1]])
+        self.chosen = range(int(ends[-1])) if chosen is None else chosen
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Latent draws ``(b, 4, h, w)`` and token ids ``(b, n)``."""
         rows, ids = [], []
-        for index in torch.randint(self.count, (size,), generator=generator).tolist():
+        for pick in torch.randint(len(self.chosen), (size,), generator=generator).tolist():
+            index = self.chosen[pick]
             shard = int(np.searchsorted(self.starts, index, side="right")) - 1
             offset = index - int(self.starts[shard])
             rows.append(torch.from_numpy(np.array(self.latents[shard][offset])).float())
@@ -77,7 +81,7 @@ def learning_rate(step: int, steps: int, peak: float, warm: int = 150) -> float:
 def train_unet(
     parts: Parts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
     pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    peak: float = 5e-4, save_every: int = 200,
+    stage: str = "unet", after: str | None = None, peak: float = 5e-4, save_every: int = 200,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
 
@@ -89,7 +93,13 @@ def train_unet(
     weights = dict(_named(parts))
     optimiser = torch.optim.AdamW(list(weights.values()), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     average = {name: value.detach().float().clone() for name, value in weights.items()}
-    start, state = 0, load_state(run / "unet.pt")
+    start, state = 0, load_state(run / f"{stage}.pt")
+    if state is None and after is not None:
+        before = load_state(run / f"{after}.pt")
+        if before is None:
+            raise InvalidValueError(f"{run} holds no finished stage {after!r} to go on from; train that first.")
+        load_average(parts, before["average"])
+        average = {name: value.detach().float().clone() for name, value in weights.items()}
     if state is not None:
         with torch.no_grad():
             for name, value in weights.items():
@@ -97,16 +107,18 @@ def train_unet(
                 average[name].copy_(state["average"][name])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
-    log = Log(run / "unet_loss.csv", ("step", "loss", "rate", "seconds"), start)
+    log = Log(run / f"{stage}_loss.csv", ("step", "loss", "rate", "seconds"), start)
     abar = make_scheduler().alphas_cumprod
 
     def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, eps: Tensor) -> Tensor:
         with autocast(device):
             guess = unet(noisy, t, text(tokens)[0]).sample
-        return F.mse_loss(guess.float(), eps)
+        error = (guess.float() - eps).square().mean((1, 2, 3))
+        ratio = abar.to(device)[t] / (1 - abar.to(device)[t])
+        return (error * (SNR_CAP / ratio).clamp(max=1)).mean()
 
     for step in range(start, steps):
-        generator = at_step(seed, step, "unet")
+        generator = at_step(seed, step, stage)
         latents, tokens = examples.batch(batch, generator)
         eps = torch.randn(latents.shape, generator=generator)
         t = torch.randint(1000, (batch,), generator=generator)
@@ -125,10 +137,10 @@ def train_unet(
             torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
         log.add(step, loss, rate)
         if (step + 1) % 25 == 0:
-            say(f"unet {step + 1}/{steps}: {log.recent():.4f}")
+            say(f"{stage} {step + 1}/{steps}: {log.recent():.4f}")
         if (step + 1) % save_every == 0 or step + 1 == steps:
             log.flush()
             state = {"weights": {n: w.detach() for n, w in weights.items()}, "average": average}
-            save_state(run / "unet.pt", {**state, "optimiser": optimiser.state_dict(), "step": step + 1})
+            save_state(run / f"{stage}.pt", {**state, "optimiser": optimiser.state_dict(), "step": step + 1})
             at_checkpoint(step + 1, average)
     return average

@@ -158,6 +158,11 @@ class Toyworld:
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
         return self._draw(rng, fixed)
 
+    def traits(self, index: int) -> dict[str, str]:
+        """What is decided about a picture before it is drawn: name, view, place, light, framing, calm. Costs little."""
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
+        return _traits(self.classes, {}, rng)
+
     def pair(self, index: int, name: str | None = None) -> ToyPair:
         """Two pictures of one class with at least three common visible keypoints."""
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 1, index)))
