@@ -6,6 +6,7 @@ on the validation pairs; numbers are of the test pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 MODEL = "tiny-unet"
 #: Seed of the benchmark's pictures.
 SEED = 7
+#: Side of the pictures, and of what the model sees.
+SIZE = 128
 PROTOCOL: Protocol = get_protocol("spair").replace(name="toyworld", alphas=(0.05, 0.1))
 
 
@@ -35,7 +38,7 @@ def run_toyworld(
     *,
     recipes: Sequence[str] = (),
     activations: Sequence[str] | None = None,
-    timestep: float = 100,
+    timestep: float = 200,
     images: int = 10,
     pairs: int = 30,
     progress: Progress = silent,
@@ -45,7 +48,8 @@ def run_toyworld(
     Args:
         folder: Holds the pictures, the features and the report; a later run goes on with them.
         recipes: Further rows: presets, or YAML files, that give one map.
-        activations: Single activations of the embedded model to try; the outputs of its blocks by default.
+        activations: Single activations of the embedded model to try; by default the outputs of its upper blocks, and
+            of the layers of those with a fine grid.
         timestep: At which they are read.
         images: Test pictures per class.
         pairs: Test pairs per class.
@@ -55,10 +59,11 @@ def run_toyworld(
     """
     root = Path(folder)
     counts = {"trn": 0, "val": 4, "test": images}
-    data = write_toyworld_pairs(root / "toyworld", seed=SEED, images=counts, pairs=pairs, progress=progress)
-    single = Recipe.load(MODEL).replace(name=MODEL, **{"trajectory.timesteps": [timestep], "fuse": None})
+    data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
+    own_size = {"mode": "keep", "longer": SIZE}
+    single = Recipe.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None, **{"trajectory.timesteps": [timestep]})
     trained = Extractor.from_recipe(single.replace(activations=["mid_block"]))
-    names = list(activations or block_outputs(trained))
+    names = list(activations or worth_showing(trained))
     single = single.replace(activations=names)
     trained = Extractor(single, trained.backbone)
 
@@ -83,10 +88,11 @@ def run_toyworld(
     return rows
 
 
-def block_outputs(extractor: Extractor) -> list[str]:
-    """The outputs of a UNet's middle and upper blocks."""
-    ids = [a.id for a in Catalogue.of(extractor.backbone) if a.id.count(".") <= 1]
-    return [i for i in ids if i == "mid_block" or (i.startswith("up_blocks.") and i.split(".")[1].isdigit())]
+def worth_showing(extractor: Extractor) -> list[str]:
+    """Outputs of a UNet's upper blocks, and of the layers of its blocks 1 and 2, where semantics meet resolution."""
+    layer = r"up_blocks\.[12]\.(resnets|attentions)\.\d+"
+    wanted = re.compile(rf"up_blocks\.\d+|{layer}")
+    return [a.id for a in Catalogue.of(extractor.backbone) if wanted.fullmatch(a.id)]
 
 
 def random_weights(recipe: Recipe, seed: int = 0) -> Extractor:

@@ -20,9 +20,9 @@ def toyworld(
     recipe: Recipes = None,
     activation: Annotated[
         list[str] | None,
-        typer.Option("--activation", "-a", help="Single activation of tiny-unet to try; its blocks by default."),
+        typer.Option("--activation", "-a", help="Single activation of tiny-unet to try; its upper blocks by default."),
     ] = None,
-    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 100,
+    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 200,
     images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 10,
     pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 30,
 ) -> None:

@@ -1,0 +1,107 @@
+"""The benchmarks' parts on small inputs; the whole tables are slow tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffeat.bench.baselines import Daisy, RgbPatches
+from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry
+from diffeat.bench.rows import RowSource, bench_table, score_rows, write_bench
+from diffeat.bench.sift import sift_matches
+from diffeat.datasets.registry import open_pairs
+from diffeat.geometry import Frame
+from diffeat.tasks.correspondence import get_protocol
+
+GOLDEN = Path(__file__).parent / "golden" / "pck"
+
+
+def dots(size: tuple[int, int] = (90, 66)) -> Image.Image:
+    pixels = np.zeros((size[1], size[0], 3), dtype=np.uint8)
+    pixels[30:36, 42:48] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("source", [RgbPatches(stride=6), Daisy(stride=3)])
+def test_baselines_lie_where_their_frame_says(source) -> None:
+    """The features answer to a spot symmetrically around its centre, (44.5, 32.5)."""
+    (found,) = source.stream([dots()])
+    (empty,) = source.stream([Image.new("RGB", (90, 66))])
+    response = (found.tensor - empty.tensor).norm(dim=0)
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in response.shape), indexing="ij")
+    weight = response.double() / response.sum()
+    centre = torch.stack(((weight * x).sum(), (weight * y).sum()))
+    frame: Frame = found.frame
+    place = frame.points_from_grid(centre[None], (response.shape[0], response.shape[1]))[0]
+    assert place.tolist() == pytest.approx([44.5, 32.5], abs=0.6)
+
+
+def test_rgb_patches_are_the_pixels() -> None:
+    (found,) = RgbPatches(stride=4).stream([dots((40, 40))])
+    assert found.tensor.shape == (192, 10, 10)
+    pixels = found.frame.pixels(dots((40, 40)))
+    cell = found.tensor[:, 8, 9].reshape(3, 8, 8)
+    assert torch.equal(cell[:, :6, :6], pixels[:, 30:36, 34:40])
+
+
+def test_rows_share_extractions_and_write_a_table(tmp_path: Path) -> None:
+    data = open_pairs("spair", GOLDEN).limited(6)
+    sources = [RowSource(RgbPatches, {"colours": None}), RowSource(Daisy, {"daisy": None, "again": "DAISY"})]
+    rows = score_rows(sources, data, get_protocol("spair").replace(alphas=(0.05, 0.1)), tmp_path)
+    header, body = bench_table(rows)
+    assert header == ["features", "PCK@0.05", "PCK@0.1"]
+    assert [r[0] for r in body] == ["colours", "daisy", "again"]
+    assert body[1][1:] == body[2][1:]
+    assert rows[2].evaluation.pictures["extracted"] == 0
+    page = write_bench(tmp_path, "A table", rows, ["a note"]).read_text()
+    assert "a note" in page
+    assert "distance ≤ α·max(w, h)" in page
+    assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == 3
+
+
+def test_sift_follows_a_shift(tmp_path: Path) -> None:
+    from skimage.data import astronaut
+
+    photo = Image.fromarray(astronaut()).crop((60, 0, 360, 260))
+    photo.save(tmp_path / "a.png")
+    Image.fromarray(astronaut()).crop((77, 9, 377, 269)).save(tmp_path / "b.png")
+    points = np.array([[120.0, 100.0], [200.0, 150.0]])
+    found = sift_matches(tmp_path / "a.png", tmp_path / "b.png", points)
+    np.testing.assert_allclose(found, points - [17, 9], atol=0.5)
+
+
+def test_scenes_without_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffeat.datasets.geometric.OPENCV_FOLDER", tmp_path / "none")
+    scenes = offline_scenes(tmp_path, points=50)
+    assert [p.name for p in scenes] == ["motorcycle"]
+    assert "not installed" in scenes.notes[0]
+
+
+@pytest.mark.slow
+def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffeat.datasets.geometric.OPENCV_FOLDER", tmp_path / "none")
+    rows = run_geometry(tmp_path, recipes=(), points=50)
+    header, body = geometry_table(rows)
+    assert header[1:5] == [f"≤ {a:g} px" for a in PROTOCOL.alphas]
+    assert [r[0] for r in body] == ["SIFT, way of the nearest match", "RGB patches", "DAISY (scikit-image)"]
+    daisy, colours = rows[2], rows[1]
+    assert daisy.result[8] > colours.result[8]
+    assert "motorcycle" in (tmp_path / "bench.md").read_text()
+
+
+@pytest.mark.slow
+def test_toyworld_table(tmp_path: Path) -> None:
+    from diffeat.bench.toyworld import run_toyworld
+
+    rows = run_toyworld(tmp_path, activations=["up_blocks.1", "up_blocks.2"], images=2, pairs=2)
+    names = [row.name for row in rows]
+    assert names[:2] == ["RGB patches", "DAISY (scikit-image)"]
+    assert sum("(chosen)" in n for n in names) == 1
+    assert "random weights" in names[2]
+    assert rows[2].evaluation.result.value != rows[3].evaluation.result.value
+    assert "validation" in (tmp_path / "bench.md").read_text()

@@ -1,0 +1,99 @@
+"""The commands match, eval and toyworld, run as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from diffeat.cli.eval import read_policy
+from diffeat.cli.main import app
+from diffeat.cli.match import parse_points
+from diffeat.errors import InvalidValueError
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """A recipe on the tiny random pipeline of the recorded DIFT runs."""
+    file = tmp_path / "tiny-dift.yaml"
+    file.write_text(
+        f"name: tiny-dift\nmodel: {GOLDEN / 'dift' / 'pipeline'}\nframe: {{mode: squash, size: 96}}\n"
+        'template: "a photo of a {}"\ntrajectory: {kind: noise, timesteps: [261], draws: 2}\nactivations: [dift:1]\n'
+    )
+    return str(file)
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+def pictures() -> list[Path]:
+    return sorted((GOLDEN / "pck" / "SPair-71k" / "JPEGImages" / "bus").glob("*.jpg"))[:2]
+
+
+def test_match_prints_json_and_draws(recipe: str, tmp_path: Path) -> None:
+    one, other = pictures()
+    out = tmp_path / "pictures" / "match.png"
+    done = run(
+        "match", str(one), str(other), "--recipe", recipe, "--points", "20,30 40,50", "--json", "--out", str(out)
+    )
+    assert done.exit_code == 0
+    data = json.loads(done.stdout)
+    assert [m["source"] for m in data["matches"]] == [[20, 30], [40, 50]]
+    width, height = Image.open(other).size
+    assert all(0 <= m["target"][0] < width and 0 <= m["target"][1] < height for m in data["matches"])
+    assert Image.open(out).width > 1000
+
+
+def test_match_without_points_finds_some(recipe: str) -> None:
+    one, other = pictures()
+    done = run("match", str(one), str(other), "--recipe", recipe, "--count", "3", "--json")
+    assert 1 <= len(json.loads(done.stdout)["matches"]) <= 3
+
+
+def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_path: Path) -> None:
+    arguments = [
+        "eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "6", "--prompts", "category",
+        "--protocol", "dift-point", "--save", str(tmp_path / "out"),
+    ]  # fmt: skip
+    done = run(*arguments)
+    assert done.exit_code == 0
+    assert "dift-point: distance ≤ α·max(w, h) of the target box" in done.stdout.replace("\n", " ")
+    data = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert data["pictures"]["present"] == 0
+    assert data["settings"]["prompts"] == "category"
+    assert any("true category" in note for note in data["result"]["notes"])
+    first = data["result"]["pck"]
+    run(*arguments)
+    again = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert again["pictures"]["extracted"] == 0
+    assert again["result"]["pck"] == first
+
+
+def test_toyworld_write(tmp_path: Path) -> None:
+    done = run(
+        "toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--images", "2", "2", "3", "--pairs", "4"
+    )
+    assert done.exit_code == 0
+    listed = (tmp_path / "toy" / "Layout" / "large" / "test.txt").read_text().split()
+    assert f"test: {len(listed)} pairs" in done.stdout
+
+
+def test_points_and_policies(tmp_path: Path) -> None:
+    assert parse_points(["1,2 3.5,4", "5,6;7,8"]) == [(1, 2), (3.5, 4), (5, 6), (7, 8)]
+    with pytest.raises(InvalidValueError, match="'1;2,3'|got '1'"):
+        parse_points(["1;2,3"])
+    file = tmp_path / "texts.json"
+    file.write_text('{"cat": "a cat"}')
+    assert read_policy(str(file)) == {"cat": "a cat"}
+    assert read_policy("one {category}") == "one {category}"
+    file.write_text("[1]")
+    with pytest.raises(InvalidValueError, match="must map"):
+        read_policy(str(file))
+    with pytest.raises(InvalidValueError, match="no prompt file"):
+        read_policy(str(tmp_path / "no.json"))
