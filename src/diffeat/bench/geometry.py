@@ -41,7 +41,7 @@ class GeometryRow:
 def run_geometry(
     folder: str | Path,
     *,
-    recipes: Sequence[str] = ("tiny-unet",),
+    recipes: Sequence[str] = ("tiny-dift",),
     opencv: str | Path | None = None,
     hpatches: str | Path | None = None,
     points: int = 500,

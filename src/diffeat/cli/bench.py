@@ -52,7 +52,7 @@ def geometry(
     from diffeat.progress import bar
 
     rows = run_geometry(
-        out, recipes=recipe or ("tiny-unet",), opencv=opencv, hpatches=hpatches, points=points, progress=bar
+        out, recipes=recipe or ("tiny-dift",), opencv=opencv, hpatches=hpatches, points=points, progress=bar
     )
     _print(*geometry_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)

@@ -40,11 +40,11 @@ def make_source(
     """Load the models of one recipe, or of several to be fused.
 
     Args:
-        recipes: Names, paths or ``vision:MODEL``; ``tiny-unet`` if none.
+        recipes: Names, paths or ``vision:MODEL``; ``tiny-dift`` if none.
         weights: Of a fusion.
         changes: What replaces fields of every recipe that is not a vision model.
     """
-    names = recipes or ["tiny-unet"]
+    names = recipes or ["tiny-dift"]
     sources = [_one(name, device, dtype, batch_size, changes) for name in names]
     if len(sources) == 1:
         if weights:
