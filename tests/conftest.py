@@ -12,7 +12,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path
 
-import pytest
 import torch
 from jaxtyping import install_import_hook
 

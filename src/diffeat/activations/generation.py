@@ -177,7 +177,8 @@ def tap(
     """
     if halves not in ("conditional", "both"):
         raise InvalidValueError(f"halves must be 'conditional' or 'both', got {halves!r}")
-    with _Recorder(pipeline_or_denoiser, activations, steps, halves, to, chunk) as recorder:
+    recorder = _Recorder(pipeline_or_denoiser, activations, steps, halves, to, chunk)
+    with recorder:
         yield recorder.kept
 
 

@@ -238,10 +238,10 @@ class Backbone:
 
     def _forget_oldest(self) -> None:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        if not self._text_encoders_dropped:
-            for memory in (self._rows, self._texts):
-                while len(memory) > REMEMBERED_TEXTS:
-                    del memory[next(iter(memory))]
+        memories: tuple[dict[Any, Any], ...] = () if self._text_encoders_dropped else (self._rows, self._texts)
+        for memory in memories:
+            while len(memory) > REMEMBERED_TEXTS:
+                del memory[next(iter(memory))]
 
     def _record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
