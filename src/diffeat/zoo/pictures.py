@@ -28,7 +28,7 @@ CAPTIONS = (
 )
 
 
-def sample_grid(folder: Path, picture: Path, guidance: float = 4.0, steps: int = 25, columns: int = 8) -> None:
+def sample_grid(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 25, columns: int = 8) -> None:
     """Sample :data:`CAPTIONS` from a pipeline directory into one PNG."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from PIL import Image
@@ -50,13 +50,13 @@ def loss_curves(run: Path, picture: Path, window: int = 50) -> None:
     """Plot the running mean of each loss table of a run, one panel a stage."""
     from matplotlib.figure import Figure
 
-    titles = {"vae": "autoencoder", "unet": "U-Net and text encoder", "calm": "the same, second stage"}
-    tables = {name: run / f"{name}_loss.csv" for name in titles if (run / f"{name}_loss.csv").exists()}
+    found = sorted(run.glob("*_loss.csv"), key=lambda path: path.stat().st_mtime)
+    tables = {path.name.removesuffix("_loss.csv"): path for path in found}
     figure = Figure(figsize=(4 * len(tables), 2.8), layout="constrained")
     for axes, (name, path) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
         table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
         width = min(window, len(table))
         axes.plot(table["step"][width - 1 :], np.convolve(table["loss"], np.ones(width) / width, "valid"), lw=1)
-        axes.set(title=titles[name], xlabel="step", ylabel=f"loss (mean of {width} steps)", yscale="log")
+        axes.set(title=f"stage {name}", xlabel="step", ylabel=f"loss (mean of {width} steps)", yscale="log")
         axes.grid(alpha=0.3, which="both")
     figure.savefig(picture, dpi=110)

@@ -37,6 +37,8 @@ class Settings:
     pictures: int = 20000
     size: int = 128
     save_every: int = 200
+    stage: str = "unet"
+    after: str | None = None
     calm: bool = False
     widths: Widths = field(default_factory=Widths)
 
@@ -49,7 +51,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     """
     run.mkdir(parents=True, exist_ok=True)
     _claim(settings, run, resume)
-    start, stage = time.monotonic(), _stage(settings)
+    start = time.monotonic()
 
     def say(text: str) -> None:
         print(f"[{(time.monotonic() - start) / 60:6.1f} min] {text}", flush=True)
@@ -72,20 +74,17 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     def checkpoint(step: int, average: dict[str, Tensor]) -> None:
         export(parts, average, run / "tiny_unet")
         if step % (settings.save_every * 4) == 0 or step == settings.steps:
-            sample_grid(run / "tiny_unet", run / f"{stage}-{step:06d}.png")
+            sample_grid(run / "tiny_unet", run / f"{settings.stage}-{step:06d}.png")
             say(f"exported and sampled at step {step}")
 
     average = train_unet(
         parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-        stage=stage, after="unet" if settings.calm else None, save_every=settings.save_every,
+        stage=settings.stage,
+        after=settings.after, save_every=settings.save_every,
     )  # fmt: skip
     export(parts, average, run / "tiny_unet")
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
-
-
-def _stage(settings: Settings) -> str:
-    return "calm" if settings.calm else "unet"
 
 
 def _chosen(settings: Settings) -> list[int] | None:
@@ -100,7 +99,7 @@ def _chosen(settings: Settings) -> list[int] | None:
 
 
 def _claim(settings: Settings, run: Path, resume: bool) -> None:
-    file, asked = run / f"{_stage(settings)}.json", json.loads(json.dumps(asdict(settings)))
+    file, asked = run / f"{settings.stage}.json", json.loads(json.dumps(asdict(settings)))
     if not file.exists():
         file.write_text(json.dumps(asked, indent=2))
         return
@@ -129,15 +128,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vae-steps", type=int, default=Settings.__dataclass_fields__["vae_steps"].default)
     parser.add_argument("--pictures", type=int, default=Settings.__dataclass_fields__["pictures"].default)
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
-    parser.add_argument(
-        "--calm", action="store_true", help="second stage: go on from the first on pictures without clutter"
-    )
+    parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
+    parser.add_argument("--after", help="an earlier stage whose averaged weights this one starts from")
+    parser.add_argument("--calm", action="store_true", help="train on whole figures without clutter and occluders")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
-    settings = Settings(given.seed, given.steps, given.batch, given.vae_steps, pictures=given.pictures, calm=given.calm)
+    settings = Settings(
+        given.seed,
+        given.steps,
+        given.batch,
+        given.vae_steps,
+        pictures=given.pictures,
+        stage=given.stage,
+        after=given.after,
+        calm=given.calm,
+    )
     print(train(settings, given.out, given.device, given.workers, given.resume))
 
 
