@@ -9,9 +9,9 @@ import pytest
 
 from diffeat.datasets.toyworld import CLASSES, PARTS, Toyworld
 from diffeat.datasets.toyworld.captions import vocabulary
+from diffeat.datasets.toyworld.classes import BUILDERS
 from diffeat.datasets.toyworld.figure import PART_ID, Figure, turn
 from diffeat.datasets.toyworld.raster import Camera, cast
-from diffeat.datasets.toyworld.world import BUILDERS
 from diffeat.errors import InvalidValueError, UnknownNameError
 
 

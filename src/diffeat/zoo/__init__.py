@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import UnknownNameError, did_you_mean
+from diffeat.errors import UnknownNameError, did_you_mean
 
 _FOLDERS = {"tiny-unet": "tiny_unet"}
 

@@ -47,8 +47,8 @@ def make_parts(widths: Widths, seed: int, size: int = 128) -> Parts:
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from ..datasets.toyworld.captions import vocabulary
-    from .tokenizer import MAX_LENGTH, make_tokenizer
+    from diffeat.datasets.toyworld.captions import vocabulary
+    from diffeat.zoo.tokenizer import MAX_LENGTH, make_tokenizer
 
     tokenizer = make_tokenizer(vocabulary())
     with torch.random.fork_rng(devices=[]):
@@ -116,8 +116,8 @@ def make_pipeline(parts: Parts) -> StableDiffusionPipeline:
     """A stock pipeline around the networks."""
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
-    from ..datasets.toyworld.captions import vocabulary
-    from .tokenizer import make_tokenizer
+    from diffeat.datasets.toyworld.captions import vocabulary
+    from diffeat.zoo.tokenizer import make_tokenizer
 
     pipeline = StableDiffusionPipeline(
         vae=parts.vae,

@@ -15,7 +15,7 @@ SHARD = 2000
 
 def draw_shard(shard: int, folder: Path, seed: int, size: int, count: int = SHARD) -> None:
     """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all."""
-    from ..datasets.toyworld import Toyworld
+    from diffeat.datasets.toyworld import Toyworld
 
     pictures, captions = folder / f"pictures-{shard:03d}.npy", folder / f"captions-{shard:03d}.json"
     if pictures.exists():

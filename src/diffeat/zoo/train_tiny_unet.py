@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import InvalidValueError
-from . import cache
-from .build import Parts, Widths, make_parts, make_pipeline
-from .pictures import loss_curves, sample_grid
-from .train_unet import Examples, load_average, train_unet
-from .train_vae import encode_all, settle_scale, train_vae
+from diffeat.errors import InvalidValueError
+from diffeat.zoo import cache
+from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
+from diffeat.zoo.pictures import loss_curves, sample_grid
+from diffeat.zoo.train_unet import Examples, load_average, train_unet
+from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def _chosen(settings: Settings) -> list[int] | None:
     """Which cached pictures to train on: all, or whole figures without clutter and occluders."""
     if not settings.calm:
         return None
-    from ..datasets.toyworld import Toyworld
+    from diffeat.datasets.toyworld import Toyworld
 
     world = Toyworld(settings.seed, settings.size)
     every = ((k, world.traits(k)) for k in range(settings.pictures))

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InvalidValueError
-from . import cache
-from .build import Parts, make_scheduler
-from .runs import Log, at_step, autocast, gradients, load_state, save_state
+from diffeat.errors import InvalidValueError
+from diffeat.zoo import cache
+from diffeat.zoo.build import Parts, make_scheduler
+from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
 
 DROPPED = 0.1
 SNR_CAP = 5.0

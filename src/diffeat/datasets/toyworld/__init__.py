@@ -1,6 +1,7 @@
 """A procedural world of pictures with exact keypoints, part masks, classes and captions."""
 
-from .figure import PARTS
-from .world import CLASSES, ToyPair, ToySample, Toyworld
+from diffeat.datasets.toyworld.classes import CLASSES
+from diffeat.datasets.toyworld.figure import PARTS
+from diffeat.datasets.toyworld.world import ToyPair, ToySample, Toyworld
 
 __all__ = ["CLASSES", "PARTS", "ToyPair", "ToySample", "Toyworld"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import look_up
-from .palette import any_colour, colour
+from diffeat.datasets.toyworld.noise import look_up
+from diffeat.datasets.toyworld.palette import any_colour, colour
 
 Array = NDArray[np.floating]
 

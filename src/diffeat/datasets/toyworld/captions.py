@@ -6,6 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from diffeat.datasets.toyworld.classes import CLASSES
+from diffeat.datasets.toyworld.materials import PATTERNS
+from diffeat.datasets.toyworld.palette import COLOURS
+
 PHRASES = {
     "grass": "on grass", "sand": "on sand", "snow": "on snow", "road": "on a road", "water": "on water",
     "floor": "on a floor", "wall": "in front of a wall", "forest": "in a forest",
@@ -51,10 +55,6 @@ def caption(attributes: Mapping[str, str], rng: np.random.Generator) -> str:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption can contain, sorted."""
-    from .materials import PATTERNS
-    from .palette import COLOURS
-    from .world import CLASSES
-
     poses = "standing walking grazing sitting flying swimming waving parked floating lying"
     text = " ".join(
         ["a an photo of close up small large", poses, *PHRASES.values(), *VIEWS.values(), *LIGHTS.values(),

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .noise import look_up
-from .palette import FUR, FUR_SHARES, Colour, any_colour, colour, fixed_material
+from diffeat.datasets.toyworld.noise import look_up
+from diffeat.datasets.toyworld.palette import FUR, FUR_SHARES, Colour, any_colour, colour, fixed_material
 
 Array = NDArray[np.floating]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .figure import Figure, Pen, turn
+from diffeat.datasets.toyworld.figure import Figure, Pen, turn
 
 Range = tuple[float, float]
 Draw = Callable[[Range], float]

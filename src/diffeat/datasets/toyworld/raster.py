@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .figure import BOX, ELLIPSOID, Solid
+from diffeat.datasets.toyworld.figure import BOX, ELLIPSOID, Solid
 
 Array = NDArray[np.floating]
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from .figure import BOX, ELLIPSOID, FRUSTUM, Figure, Solid, turn
-from .raster import Camera
+from diffeat.datasets.toyworld.figure import BOX, ELLIPSOID, FRUSTUM, Figure, Solid, turn
+from diffeat.datasets.toyworld.raster import Camera
 
 Array = NDArray[np.floating]
 
@@ -49,7 +49,7 @@ def aim(
 
 
 def _is_head(solid: Solid) -> bool:
-    from .figure import PARTS
+    from diffeat.datasets.toyworld.figure import PARTS
 
     return PARTS[solid.part] in HEADS
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .figure import Figure, Pen, turn
+from diffeat.datasets.toyworld.figure import Figure, Pen, turn
 
 SIDES = ((1, "right"), (-1, "left"))
 

@@ -7,39 +7,24 @@ it follows from ``(seed, index)``, bit for bit. Coordinates are pixel indices: t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import InvalidValueError, UnknownNameError, did_you_mean
-from .backdrop import GROUNDS, PLACES, WALLS, backdrop
-from .captions import caption
-from .creatures import beetle, bird, fish, person, spider
-from .figure import PARTS, Figure
-from .lens import blur, develop
-from .materials import Light, Look, Material, any_colour, light, look
-from .quadrupeds import SPECIES, quadruped
-from .raster import Camera, Hits, cast
-from .scene import YAW, aim, shadow, strangers
-from .things import bottle, chair, cup, flower, house, tree
-from .vehicles import airplane, bicycle, boat, car
+from diffeat.datasets.toyworld.backdrop import GROUNDS, PLACES, WALLS, backdrop
+from diffeat.datasets.toyworld.captions import caption
+from diffeat.datasets.toyworld.classes import BUILDERS, CLASSES, FURRY, PORTRAITS
+from diffeat.datasets.toyworld.figure import PARTS, Figure
+from diffeat.datasets.toyworld.lens import blur, develop
+from diffeat.datasets.toyworld.materials import Light, Look, Material, any_colour, light, look
+from diffeat.datasets.toyworld.raster import Camera, Hits, cast
+from diffeat.datasets.toyworld.scene import YAW, aim, shadow, strangers
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
 Array = NDArray[np.floating]
 
-#: class name -> how to build a figure
-BUILDERS: dict[str, Callable[[np.random.Generator], Figure]] = {
-    **{name: partial(quadruped, name) for name in SPECIES},
-    "bird": bird, "fish": fish, "beetle": beetle, "spider": spider, "person": person,
-    "car": car, "bicycle": bicycle, "airplane": airplane, "boat": boat,
-    "chair": chair, "house": house, "tree": tree, "flower": flower, "bottle": bottle, "cup": cup,
-}  # fmt: skip
-CLASSES = tuple(BUILDERS)
-FURRY = (*SPECIES, "bird", "spider")
-#: classes with a face or a blossom worth a close-up
-PORTRAITS = (*SPECIES, "bird", "person", "fish", "flower")
 OVERSAMPLE = 2
 
 
@@ -330,7 +315,7 @@ def _box(parts: NDArray[np.uint8]) -> tuple[float, float, float, float]:
 
 
 def _truncated(figure: Figure, camera: Camera, size: int) -> bool:
-    from .scene import extent
+    from diffeat.datasets.toyworld.scene import extent
 
     bounds = np.array(extent(figure.solids, camera.rotation, camera.shift)) * camera.focal
     bounds += np.array([*camera.centre, *camera.centre])
