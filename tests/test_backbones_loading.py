@@ -171,3 +171,13 @@ def test_loading_is_quiet_and_leaves_settings_alone(saved, capfd: pytest.Capture
     finally:
         logging.set_verbosity_error()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_pipeline_saved_without_one_of_its_text_encoders(tmp_path: Path) -> None:
+    """As Stable Diffusion 3 without T5, which the stock loader takes only where it is told so."""
+    pipeline = build("sd3")
+    pipeline.text_encoder_3 = pipeline.tokenizer_3 = None
+    pipeline.register_modules(text_encoder_3=None, tokenizer_3=None)
+    pipeline.save_pretrained(tmp_path / "sd3")
+    loaded = Backbone.from_pretrained(str(tmp_path / "sd3"))
+    assert len(loaded.condition(["a cat", "a dog"], size=(64, 64))) == 2

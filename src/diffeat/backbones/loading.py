@@ -203,10 +203,11 @@ def _reason(error: Exception) -> str:
 def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) -> Any:
     from diffusers import DiffusionPipeline
 
-    _check_components(directory, place, variant)
+    absent = _check_components(directory, place, variant)
     try:
         return DiffusionPipeline.from_pretrained(
             directory,
+            **dict.fromkeys(absent),
             dtype={"default": dtype, "vae": torch.float32} if _upcasts(directory) else dtype,
             variant=variant,
             local_files_only=True,
@@ -217,7 +218,8 @@ def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) 
         ) from error
 
 
-def _check_components(directory: Path, place: str, variant: str | None) -> None:
+def _check_components(directory: Path, place: str, variant: str | None) -> list[str]:
+    """Check that what the directory lists is there; the components that it was saved without are returned."""
     try:
         index = json.loads((directory / "model_index.json").read_text(encoding="utf-8"))
     except ValueError as error:
@@ -233,6 +235,7 @@ def _check_components(directory: Path, place: str, variant: str | None) -> None:
     for part in parts:
         for file in sorted((directory / part).glob("*.safetensors")):
             _check_weights(file)
+    return [k for k, v in index.items() if v == [None, None]]
 
 
 def _check_weights(file: Path) -> None:
