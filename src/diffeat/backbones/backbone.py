@@ -238,10 +238,9 @@ class Backbone:
 
     def _forget_oldest(self) -> None:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        memories: tuple[dict[Any, Any], ...] = () if self._text_encoders_dropped else (self._rows, self._texts)
-        for memory in memories:
-            while len(memory) > REMEMBERED_TEXTS:
-                del memory[next(iter(memory))]
+        if not self._text_encoders_dropped:
+            _keep_newest(self._rows, REMEMBERED_TEXTS)
+            _keep_newest(self._texts, REMEMBERED_TEXTS)
 
     def _record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -312,3 +311,8 @@ class Backbone:
 
 def _class(denoiser: nn.Module) -> str:
     return type(denoiser).__name__
+
+
+def _keep_newest(memory: dict[Any, Any], count: int) -> None:
+    while len(memory) > count:
+        del memory[next(iter(memory))]
