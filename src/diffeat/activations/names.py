@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -49,26 +50,28 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(out))
 
 
-def locate(denoiser: nn.Module, name: str) -> Source:
-    """The source of an id or alias.
+def locate(denoiser: nn.Module, names: Iterable[str]) -> list[Source]:
+    """The source of each id or alias.
 
     Raises:
         UnknownNameError: With the nearest names of this denoiser, or whose name it is.
     """
-    try:
-        source = find_source(denoiser, name)
-    except NoSuchSite as reason:
-        raise UnknownNameError(f"No activation {name!r}: {reason}. {_near(denoiser, name)}".rstrip()) from None
-    if source is not None:
-        return source
-    if name.split(":")[0] in aliases.PREFIXES:
-        ids = [c.id for c in rules.candidates(denoiser)]
-        found = dict(aliases.aliases_of(denoiser, ids)).get(name)
-        if found is not None:
-            source = find_source(denoiser, found)
-            assert source is not None
-            return source
-    raise unknown(denoiser, name)
+    ids_by_alias: dict[str, str] | None = None  # made once, where an alias is asked for
+    sources = []
+    for name in names:
+        try:
+            source = find_source(denoiser, name)
+        except NoSuchSite as reason:
+            raise UnknownNameError(f"No activation {name!r}: {reason}. {_near(denoiser, name)}".rstrip()) from None
+        if source is None and name.split(":")[0] in aliases.PREFIXES:
+            if ids_by_alias is None:
+                ids_by_alias = dict(aliases.aliases_of(denoiser, [c.id for c in rules.candidates(denoiser)]))
+            found = ids_by_alias.get(name)
+            source = None if found is None else find_source(denoiser, found)
+        if source is None:
+            raise unknown(denoiser, name)
+        sources.append(source)
+    return sources
 
 
 def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:

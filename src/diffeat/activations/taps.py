@@ -294,10 +294,9 @@ def _tap_list(denoiser: nn.Module, wanted: list[Wanted]) -> list[_Tap]:
     """One tap per tensor, however often and by whatever name it was asked for."""
     found: dict[tuple[Source, Any], list[str]] = {}
     names: dict[tuple[Source, Any], tuple[str, MapRequest | None]] = {}
-    for item in wanted:
+    asked = [item.id if isinstance(item, MapRequest) else item for item in wanted]
+    for item, name, source in zip(wanted, asked, locate(denoiser, asked), strict=True):
         request = item if isinstance(item, MapRequest) else None
-        name = item.id if isinstance(item, MapRequest) else item
-        source = locate(denoiser, name)
         if request is not None and source.where != "map":
             raise InvalidValueError(f"{name!r} is not an attention map; ask for it by its plain name")
         reduction = None if request is None else (request.heads, request.tokens, request.queries)
