@@ -124,6 +124,11 @@ class Backbone:
         """What the denoiser predicts: ``"epsilon"``, ``"v_prediction"``, ``"sample"`` or ``"flow"``."""
         return self._schedule.prediction_type
 
+    @property
+    def train_steps(self) -> int:
+        """Timesteps of the training schedule (1000 for flow models)."""
+        return self._schedule.steps
+
     def encode_images(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
         """Posterior of the normalised latents of images in [-1, 1]; float32, on the backbone's device.
 
@@ -221,6 +226,16 @@ class Backbone:
     ) -> Float[Tensor, "b c h w"]:
         """The clean latents that a prediction implies."""
         return self._schedule.clean(noisy, self._schedule.check(t, len(noisy)), prediction.to(noisy))
+
+    def estimate_noise(
+        self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, prediction: Float[Tensor, "b c h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """The noise in the latents that a prediction implies.
+
+        Raises:
+            InvalidValueError: If the model predicts samples and the latents are clean.
+        """
+        return self._schedule.noise_of(noisy, self._schedule.check(t, len(noisy)), prediction.to(noisy))
 
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the latent of an image of ``size = (width, height)``."""

@@ -11,6 +11,9 @@ Estimates of the clean latent from a prediction:
 noise, :math:`(x_t - \\sqrt{1 - \\bar\\alpha} \\epsilon) / \\sqrt{\\bar\\alpha}`;
 velocity (Salimans & Ho 2022, sec. 4), :math:`\\sqrt{\\bar\\alpha} x_t - \\sqrt{1 - \\bar\\alpha} v`;
 flow, :math:`x_t - s v`; sample, the prediction itself.
+
+Estimates of the noise: the prediction itself; velocity, :math:`\\sqrt{\\bar\\alpha} v + \\sqrt{1 - \\bar\\alpha} x_t`;
+flow, :math:`x_t + (1 - s) v`; sample, :math:`(x_t - \\sqrt{\\bar\\alpha} x_0) / \\sqrt{1 - \\bar\\alpha}`.
 """
 
 from __future__ import annotations
@@ -101,3 +104,25 @@ class NoiseSchedule:
                 return signal * noisy - noise * prediction
             case _:
                 return prediction
+
+    def noise_of(self, noisy: Tensor, times: Float[Tensor, " b"], prediction: Tensor) -> Tensor:
+        """The noise that a prediction implies.
+
+        Raises:
+            InvalidValueError: If the model predicts samples and there is no noise to tell (a clean image).
+        """
+        signal, noise = self.mix(times, noisy)
+        match self.prediction_type:
+            case "flow":
+                return noisy + signal * prediction
+            case "epsilon":
+                return prediction
+            case "v_prediction":
+                return signal * prediction + noise * noisy
+            case _ if bool((noise == 0).any()):
+                raise InvalidValueError(
+                    "A model that predicts the clean image says nothing about noise where there is none, so it cannot "
+                    "be inverted. Use a model that predicts noise, velocity or flow."
+                )
+            case _:
+                return (noisy - signal * prediction) / noise

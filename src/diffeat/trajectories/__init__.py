@@ -1,6 +1,21 @@
-"""Which noisy latents the denoiser sees: forward noise with several draws, or the clean latent."""
+"""Which noisy latents the denoiser sees: forward noise with several draws, the clean latent, or the path between both."""
 
 from diffeat.trajectories.forward import Row, forward_rows, noisy_latents
 from diffeat.trajectories.noise import keyed_normal
+from diffeat.trajectories.ode import Guidance, OdeStep, Walk, ode_steps, unconditional_rows, walk
+from diffeat.trajectories.round_trip import RoundTrip, round_trip
 
-__all__ = ["Row", "forward_rows", "keyed_normal", "noisy_latents"]
+__all__ = [
+    "Guidance",
+    "OdeStep",
+    "RoundTrip",
+    "Row",
+    "Walk",
+    "forward_rows",
+    "keyed_normal",
+    "noisy_latents",
+    "ode_steps",
+    "round_trip",
+    "unconditional_rows",
+    "walk",
+]
