@@ -4,41 +4,71 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import partial
+from itertools import count as count_from
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from diffeat.datasets.toyworld import Toyworld
+
 SHARD = 2000
 
 
-def draw_shard(shard: int, folder: Path, seed: int, size: int, count: int = SHARD) -> None:
-    """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all."""
+#: Calm pictures are sought from this index of the world on.
+CALM_FROM = 10_000_000
+
+
+def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, count: int = SHARD) -> None:
+    """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all.
+
+    The shards after the first ``natural`` show whole figures only, without clutter and occluders.
+    """
     from diffeat.datasets.toyworld import Toyworld
 
     pictures, captions = folder / f"pictures-{shard:03d}.npy", folder / f"captions-{shard:03d}.json"
     if pictures.exists():
         return
     world = Toyworld(seed, size)
-    samples = [world.sample(shard * SHARD + k) for k in range(count)]
+    indices = range(shard * count, (shard + 1) * count)
+    if shard >= natural:
+        indices = islice(_calm(world, CALM_FROM + shard * 10 * count), count)
+    samples = [world.sample(k) for k in indices]
     captions.write_text(json.dumps([s.caption for s in samples]))
     with open(folder / f".pictures-{shard:03d}.{os.getpid()}", "wb") as file:
         np.save(file, np.stack([s.image for s in samples]))
     os.replace(file.name, pictures)
 
 
-def draw(folder: Path, count: int, seed: int, size: int, workers: int) -> None:
-    """Draw ``count`` pictures (rounded up to whole shards, or fewer than a shard exactly) with several processes."""
+def _calm(world: Toyworld, start: int) -> Iterator[int]:
+    for index in count_from(start):
+        traits = world.traits(index)
+        if traits["calm"] == "yes" and traits["framing"] == "whole":
+            yield index
+
+
+def draw(folder: Path, natural: int, calm: int, seed: int, size: int, workers: int) -> None:
+    """Draw pictures with several processes: ``natural`` ones as they come, then ``calm`` ones.
+
+    Counts are rounded up to whole shards, unless both are less than one.
+    """
     from multiprocessing import get_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    if count < SHARD:
-        draw_shard(0, folder, seed, size, count)
+    count = min(SHARD, max(natural, calm))
+    first, total = -(-natural // count), -(-natural // count) - (-calm // count)
+    job = partial(draw_shard, folder=folder, seed=seed, size=size, natural=first, count=count)
+    if total * count < SHARD:
+        for shard in range(total):
+            job(shard)
         return
-    job = partial(draw_shard, folder=folder, seed=seed, size=size)
     with get_context("spawn").Pool(workers) as pool:
-        for _ in pool.imap(job, range(-(-count // SHARD)), chunksize=1):
+        for _ in pool.imap(job, range(total), chunksize=1):
             pass
 
 

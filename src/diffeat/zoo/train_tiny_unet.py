@@ -30,16 +30,16 @@ class Settings:
     """All that decides the weights."""
 
     seed: int = 0
-    steps: int = 2500
-    batch: int = 32
+    steps: int = 8000
+    batch: int = 24
     vae_steps: int = 800
     vae_batch: int = 16
     pictures: int = 20000
+    calm: int = 20000
     size: int = 128
     save_every: int = 200
     stage: str = "unet"
     after: str | None = None
-    calm: bool = False
     widths: Widths = field(default_factory=Widths)
 
 
@@ -59,7 +59,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
     pool = ThreadPool(workers)
     pictures = run / "cache"
-    cache.draw(pictures, settings.pictures, settings.seed, settings.size, workers)
+    cache.draw(pictures, settings.pictures, settings.calm, settings.seed, settings.size, workers)
     parts = make_parts(settings.widths, settings.seed, settings.size)
     say("pictures drawn")
     train_vae(
@@ -69,7 +69,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     encode_all(parts.vae, run, pictures, device, pool, say)
     settle_scale(parts.vae, run)
     pipeline = make_pipeline(parts)
-    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"], _chosen(settings))
+    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"])
 
     def checkpoint(step: int, average: dict[str, Tensor]) -> None:
         export(parts, average, run / "tiny_unet")
@@ -85,17 +85,6 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     export(parts, average, run / "tiny_unet")
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
-
-
-def _chosen(settings: Settings) -> list[int] | None:
-    """Which cached pictures to train on: all, or whole figures without clutter and occluders."""
-    if not settings.calm:
-        return None
-    from diffeat.datasets.toyworld import Toyworld
-
-    world = Toyworld(settings.seed, settings.size)
-    every = ((k, world.traits(k)) for k in range(settings.pictures))
-    return [k for k, traits in every if traits["calm"] == "yes" and traits["framing"] == "whole"]
 
 
 def _claim(settings: Settings, run: Path, resume: bool) -> None:
@@ -127,10 +116,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=Settings.__dataclass_fields__["steps"].default)
     parser.add_argument("--vae-steps", type=int, default=Settings.__dataclass_fields__["vae_steps"].default)
     parser.add_argument("--pictures", type=int, default=Settings.__dataclass_fields__["pictures"].default)
+    parser.add_argument(
+        "--calm", type=int, default=Settings.__dataclass_fields__["calm"].default,
+        help="further pictures, all of whole figures without clutter and occluders",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
     parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
     parser.add_argument("--after", help="an earlier stage whose averaged weights this one starts from")
-    parser.add_argument("--calm", action="store_true", help="train on whole figures without clutter and occluders")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
@@ -142,9 +134,9 @@ def main(arguments: list[str] | None = None) -> None:
         given.batch,
         given.vae_steps,
         pictures=given.pictures,
+        calm=given.calm,
         stage=given.stage,
         after=given.after,
-        calm=given.calm,
     )
     print(train(settings, given.out, given.device, given.workers, given.resume))
 

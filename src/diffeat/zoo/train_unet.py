@@ -1,13 +1,16 @@
 """Training of the U-Net together with the text encoder on encoded pictures.
 
 Noise prediction (DDPM, Ho et al. 2020, eq. 14) with uniform timesteps, weighted by min(SNR, 5) / SNR (Hang et al. 2023)
-so that the texture seen at little noise does not drown the shapes seen at much; a tenth of the captions is replaced by
-the empty prompt, which makes classifier-free guidance possible; the weights that count are a moving average.
+so that the texture seen at little noise does not drown the shapes seen at much. Half of the captions are replaced by
+the empty prompt, under which features are read and without which there is no guidance. Where the caption is hidden, two
+linear heads name its words from the mean over positions of a deep and a middle block: what a picture shows is worth
+knowing to the denoiser, and an hour of denoising alone does not teach it. The heads are not part of the model. The
+weights that count are a moving average.
 """
 
 from __future__ import annotations
 
-import math
+import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -15,14 +18,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, make_scheduler
+from diffeat.zoo.optimiser import MuonAdamW
 from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
 
-DROPPED = 0.1
+DROPPED = 0.5
 SNR_CAP = 5.0
+#: weight of the words' cross-entropy, in nats a picture
+WORDS = 0.005
+#: blocks whose means the words are read from
+READ = ("mid_block", "up_blocks.1")
 
 
 def _named(parts: Parts) -> Iterator[tuple[str, Tensor]]:
@@ -39,9 +48,9 @@ def load_average(parts: Parts, average: dict[str, Tensor]) -> None:
 
 
 class Examples:
-    """Encoded pictures (all, or the chosen ones) and their captions as token ids."""
+    """Encoded pictures and their captions as token ids."""
 
-    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float, chosen: list[int] | None = None) -> None:
+    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float) -> None:
         self.latents = [np.load(p, mmap_mode="r") for p in sorted(run.glob("latents-*.npy"))]
         self.ids = []
         for path in cache.shards(pictures)[: len(self.latents)]:
@@ -50,22 +59,21 @@ class Examples:
         self.scale = scale
         ends = np.cumsum([len(shard) for shard in self.latents])
         self.starts = np.concatenate([[0], ends[:-1]])
-        self.chosen = range(int(ends[-1])) if chosen is None else chosen
+        self.count = int(ends[-1])
+        self.plain = tokenizer.all_special_ids
 
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Latent draws ``(b, 4, h, w)`` and token ids ``(b, n)``."""
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Latent draws ``(b, c, h, w)``, true token ids ``(b, n)``, and whether each caption is hidden ``(b,)``."""
         rows, ids = [], []
-        for pick in torch.randint(len(self.chosen), (size,), generator=generator).tolist():
-            index = self.chosen[pick]
+        for index in torch.randint(self.count, (size,), generator=generator).tolist():
             shard = int(np.searchsorted(self.starts, index, side="right")) - 1
             offset = index - int(self.starts[shard])
             rows.append(torch.from_numpy(np.array(self.latents[shard][offset])).float())
             ids.append(self.ids[shard][offset])
         posterior, tokens = torch.stack(rows), torch.stack(ids)
-        dropped = torch.rand(size, generator=generator) < DROPPED
-        tokens[dropped] = self.empty
+        hidden = torch.rand(size, generator=generator) < DROPPED
         noise = torch.randn(posterior[:, 0].shape, generator=generator)
-        return (posterior[:, 0] + posterior[:, 1] * noise) * self.scale, tokens
+        return (posterior[:, 0] + posterior[:, 1] * noise) * self.scale, tokens, hidden
 
 
 def _tokens(tokenizer, captions: list[str]) -> Tensor:
@@ -73,15 +81,40 @@ def _tokens(tokenizer, captions: list[str]) -> Tensor:
     return tokenizer(captions, padding="max_length", truncation=True, max_length=length, return_tensors="pt").input_ids
 
 
-def learning_rate(step: int, steps: int, peak: float, warm: int = 150) -> float:
-    """Linear warm-up, then a cosine down to 2 % of the peak at the last step."""
-    return peak * min(1, (step + 1) / warm) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1))))
+def learning_rate(step: int, steps: int, peak: float, warm: int = 150, falling: float = 0.4) -> float:
+    """Linear warm-up, the peak, and a linear fall to nothing over the last ``falling`` of the steps."""
+    return peak * min(1, (step + 1) / warm, (steps - step) / (falling * steps))
+
+
+class WordHeads(nn.Module):
+    """Reads the words of a hidden caption off the blocks named in :data:`READ`."""
+
+    def __init__(self, unet: nn.Module, widths: list[int], words: int, plain: list[int]) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([nn.Linear(width, words) for width in widths])
+        self.plain = plain
+        self.seen = threading.local()  # slices of a batch run side by side
+        for name in READ:
+            unet.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output, name=name: setattr(self.seen, name, output)
+            )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Cross-entropy ``(b,)`` of which words occur in each caption, after the U-Net ran on this thread."""
+        count = self.heads[0].out_features
+        said = torch.zeros(len(tokens), count, device=tokens.device).scatter_(1, tokens, 1.0)  # type: ignore[arg-type]
+        said[:, self.plain] = 0
+        total = torch.zeros(len(tokens), device=tokens.device)
+        for name, head in zip(READ, self.heads, strict=True):
+            guess = head(getattr(self.seen, name).float().mean((2, 3)))
+            total = total + F.binary_cross_entropy_with_logits(guess, said, reduction="none").sum(1)
+        return total
 
 
 def train_unet(
     parts: Parts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
     pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    stage: str = "unet", after: str | None = None, peak: float = 5e-4, save_every: int = 200,
+    stage: str = "unet", after: str | None = None, peak: float = 1e-3, save_every: int = 200,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
 
@@ -91,7 +124,12 @@ def train_unet(
     unet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     text.to(device).train()  # type: ignore[arg-type]
     weights = dict(_named(parts))
-    optimiser = torch.optim.AdamW(list(weights.values()), lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    widths = list(unet.config["block_out_channels"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = WordHeads(unet, [widths[-1], widths[-2]], text.config.vocab_size, examples.plain).to(device)
+    trained = {**weights, **{f"words.{n}": p for n, p in heads.named_parameters()}}
+    optimiser = MuonAdamW(trained)
     average = {name: value.detach().float().clone() for name, value in weights.items()}
     start, state = 0, load_state(run / f"{stage}.pt")
     if state is None and after is not None:
@@ -99,39 +137,39 @@ def train_unet(
         if before is None:
             raise InvalidValueError(f"{run} holds no finished stage {after!r} to go on from; train that first.")
         load_average(parts, before["average"])
+        heads.load_state_dict(before["heads"])
         average = {name: value.detach().float().clone() for name, value in weights.items()}
     if state is not None:
         with torch.no_grad():
             for name, value in weights.items():
                 value.copy_(state["weights"][name])
                 average[name].copy_(state["average"][name])
+        heads.load_state_dict(state["heads"])
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     log = Log(run / f"{stage}_loss.csv", ("step", "loss", "rate", "seconds"), start)
     abar = make_scheduler().alphas_cumprod
+    empty = examples.empty.to(device)
 
-    def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, eps: Tensor) -> Tensor:
+    def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, hidden: Tensor, eps: Tensor) -> Tensor:
         with autocast(device):
-            guess = unet(noisy, t, text(tokens)[0]).sample
+            guess = unet(noisy, t, text(torch.where(hidden[:, None], empty, tokens))[0]).sample
         error = (guess.float() - eps).square().mean((1, 2, 3))
         ratio = abar.to(device)[t] / (1 - abar.to(device)[t])
-        return (error * (SNR_CAP / ratio).clamp(max=1)).mean()
+        return (error * (SNR_CAP / ratio).clamp(max=1) + WORDS * hidden * heads(tokens)).mean()
 
     for step in range(start, steps):
         generator = at_step(seed, step, stage)
-        latents, tokens = examples.batch(batch, generator)
+        latents, tokens, hidden = examples.batch(batch, generator)
         eps = torch.randn(latents.shape, generator=generator)
         t = torch.randint(1000, (batch,), generator=generator)
         a = abar[t][:, None, None, None]
-        noisy = a.sqrt() * latents + (1 - a).sqrt() * eps
+        noisy = (a.sqrt() * latents + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
         rate = learning_rate(step, steps, peak)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        optimiser.zero_grad(set_to_none=True)
-        inputs = (noisy.to(device, memory_format=torch.channels_last), t.to(device), tokens.to(device), eps.to(device))
-        loss = gradients(pool, loss_of, inputs, list(weights.values()))
-        nn.utils.clip_grad_norm_(list(weights.values()), 1.0)
-        optimiser.step()
+        inputs = (noisy, *(x.to(device) for x in (t, tokens, hidden, eps)))
+        loss = gradients(pool, loss_of, inputs, list(trained.values()))
+        nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+        optimiser.step(rate)
         keep = min(0.999, (step + 1) / (step + 12))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
@@ -141,6 +179,7 @@ def train_unet(
         if (step + 1) % save_every == 0 or step + 1 == steps:
             log.flush()
             state = {"weights": {n: w.detach() for n, w in weights.items()}, "average": average}
-            save_state(run / f"{stage}.pt", {**state, "optimiser": optimiser.state_dict(), "step": step + 1})
+            state |= {"heads": heads.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            save_state(run / f"{stage}.pt", state)
             at_checkpoint(step + 1, average)
     return average
