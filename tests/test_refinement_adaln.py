@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from diffeat.activations import Taps
-from diffeat.activations.modulation import ModulationTaps, PlainNorm, modulated_sites
-from diffeat.errors import InvalidValueError
+from diffeat.activations.modulation import ModulationTaps, modulated_sites
 from diffeat.refinement.adaln import modulate
 from test_activations_adaln import FAMILIES, FLUX, _adaln_id, _kwargs, _load
 from test_golden_gdf import TOLERANCE, error
@@ -41,7 +40,7 @@ def test_formula_of_every_family(folder: Path) -> None:
     meta = json.loads((folder / "meta.json").read_text())
     expected = load_file(folder / "expected.safetensors")
     names = {_adaln_id(s): s["name"] for s in meta["sites"]}
-    discard = {i: meta["discard"] for i in names}
+    discard = dict.fromkeys(names, meta["discard"])
     checked = 0
     for id, got, mean, results in _formula(_load(folder, meta), list(names), discard, **_kwargs(folder, meta)):
         site = names[id]
@@ -78,7 +77,7 @@ def test_formula_of_flux(folder: Path) -> None:
     for k in case["double_blocks"]:
         names |= {f"transformer_blocks.{k}.adaln": f"double{k}.msa"}
         names |= {f"transformer_blocks.{k}.ff.adaln": f"double{k}.mlp"}
-    for id, got, mean, results in _formula(net, list(names), {n: case["discard"] for n in names}, **kwargs):
+    for id, got, mean, results in _formula(net, list(names), dict.fromkeys(names, case["discard"]), **kwargs):
         key = names[id]
         for part in ("shift", "scale", "gate"):
             assert error(mean[part], expected[f"{key}.{part}"]) <= TOLERANCE, (key, part)

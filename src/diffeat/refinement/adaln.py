@@ -43,8 +43,8 @@ def normalise(raw: Float[Tensor, "c h w"], norm: PlainNorm) -> Float[Tensor, "c 
 def modulate(
     raw: Float[Tensor, "c h w"],
     norm: PlainNorm,
-    scale: Float[Tensor, "c"] | None = None,
-    shift: Float[Tensor, "c"] | None = None,
+    scale: Float[Tensor, " c"] | None = None,
+    shift: Float[Tensor, " c"] | None = None,
     *,
     channels: Sequence[int] = (),
     discard: Discard = "none",
