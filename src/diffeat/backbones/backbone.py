@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
+from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import load_pipeline
 from diffeat.backbones.recording import record_call, remembered_texts
@@ -64,8 +66,10 @@ class Backbone:
         self._config = config
         self.family: Family = family_named(family) if family else family_of(_class(denoiser), config)
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
-        self._texts: dict[str, Any] = {}
-        self._rows: dict[tuple[str, tuple[int, int], str], Mapping[str, Any]] = {}
+        self._texts: dict[str, dict[str, Any]] = {}
+        self._rows: dict[tuple[str, str, tuple[int, int], str], Mapping[str, Any]] = {}
+        #: What is loaded into the text encoders; texts are remembered for each such state apart.
+        self.text_state = ""
         self._text_encoders_dropped = False
         self.latent_stride = self._pixels_per_latent()
         self.default_size = self._default_size()
@@ -118,6 +122,11 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Tells the weights of the denoiser and the autoencoder, as they were when first asked, from others."""
+        return fingerprint(self.denoiser, getattr(self.pipeline, "vae", None))
 
     @property
     def prediction_type(self) -> str:
@@ -242,7 +251,7 @@ class Backbone:
         return size[1] // self.latent_stride, size[0] // self.latent_stride
 
     def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
-        key = (prompt, size, repr(sorted(options.items())))
+        key = (self.text_state, prompt, size, repr(sorted(options.items())))
         if key not in self._rows:
             arguments, _ = self._record([prompt], size, options)
             for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
@@ -255,13 +264,15 @@ class Backbone:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
         if not self._text_encoders_dropped:
             _keep_newest(self._rows, REMEMBERED_TEXTS)
-            _keep_newest(self._texts, REMEMBERED_TEXTS)
+            for memory in self._texts.values():
+                _keep_newest(memory, REMEMBERED_TEXTS)
 
     def _record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], float]:
         arguments = self.family.call_arguments(self.pipeline, prompts, size, options)
-        with remembered_texts(self.pipeline, self._texts, missing=lambda: self._need_text_encoders(prompts)):
+        memory = self._texts.setdefault(self.text_state, {})
+        with remembered_texts(self.pipeline, memory, missing=lambda: self._need_text_encoders(prompts)):
             recorded = record_call(self.pipeline, self.denoiser, arguments)
         if recorded is None:
             raise ModelError(

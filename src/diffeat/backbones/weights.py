@@ -28,7 +28,7 @@ def load_denoiser_weights(
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _find(source, file, revision)
+    path = find_weights(source, file, revision)
     try:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
@@ -46,7 +46,12 @@ def load_denoiser_weights(
     backbone.denoiser.load_state_dict(state)
 
 
-def _find(source: str, file: str | None, revision: str | None) -> Path:
+def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
+    """A weights file: ``source`` itself, ``file`` in the folder ``source``, or in the hub repository of that name.
+
+    Raises:
+        ModelError: If there is none, or it cannot be fetched.
+    """
     path = Path(source)
     if path.is_file():
         return path
@@ -65,6 +70,6 @@ def _find(source: str, file: str | None, revision: str | None) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The denoiser weights {file!r} of {source!r} cannot be fetched ({reason}). Check the name and the "
+            f"The {what} weights {file!r} of {source!r} cannot be fetched ({reason}). Check the name and the "
             "connection, or give a local file."
         ) from None

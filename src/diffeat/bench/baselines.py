@@ -50,6 +50,7 @@ class _Baseline:
     """
 
     name = ""
+    fingerprint = ""
 
     def __init__(self, longer: int | None = None, stride: int = 4) -> None:
         self.stride = stride

@@ -67,7 +67,9 @@ def run_geometry(
     for source in sources:
         extractor = source.make()
         content, digest = extractor.recipe.content(), extractor.recipe.hash
-        with FeatureStore.open_or_create(root / "features" / digest[:12], content, digest) as store:
+        with FeatureStore.open_or_create(
+            root / "features" / digest[:12], content, digest, weights=extractor.fingerprint
+        ) as store:
             for name in source.rows:
                 found = evaluate(dataset, extractor, PROTOCOL, store=store, progress=progress)
                 rows.append(_row(name, found.records))

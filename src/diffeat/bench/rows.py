@@ -53,7 +53,9 @@ def score_rows(
     for source in sources:
         extractor = source.make()
         content, digest = extractor.recipe.content(), extractor.recipe.hash
-        with FeatureStore.open_or_create(folder / "features" / digest[:12], content, digest) as store:
+        with FeatureStore.open_or_create(
+            folder / "features" / digest[:12], content, digest, weights=extractor.fingerprint
+        ) as store:
             for name, activation in source.rows.items():
                 evaluation = evaluate(
                     dataset, extractor, protocol, prompts=source.prompts, store=store, activation=activation,

@@ -66,7 +66,9 @@ def extract(
     if FeatureStore.is_store(out):  # before the model is loaded: another recipe's store is refused at once
         FeatureStore.open_or_create(out, chosen.content(), chosen.hash, dtype=store_dtype).close()
     extractor = make_extractor(chosen, device, dtype, batch_size)
-    with FeatureStore.open_or_create(out, chosen.content(), chosen.hash, dtype=store_dtype) as store:
+    with FeatureStore.open_or_create(
+        out, chosen.content(), chosen.hash, dtype=store_dtype, weights=extractor.fingerprint
+    ) as store:
         summary = extract_to_store(extractor, found.images, store, texts, shard_size=shard_size, progress=bar)
     _report(summary, found.skipped, out)
     if summary.failed:

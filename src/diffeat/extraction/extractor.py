@@ -99,6 +99,11 @@ class Extractor:
             load_denoiser_weights(backbone, **loaded.denoiser.model_dump())
         return cls(loaded, backbone, batch_size=batch_size, grad=grad)
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells the model's weights from others, see :attr:`Backbone.fingerprint`."""
+        return self.backbone.fingerprint
+
     def extract(
         self, images: ImageLike | Sequence[ImageLike], prompts: str | Sequence[str | None] | None = None
     ) -> list[FeatureMap]:

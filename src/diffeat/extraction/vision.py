@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.extractor import OnError
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
@@ -131,6 +132,11 @@ class VisionExtractor:
         if device is not None:
             extractor.model.to(device)
         return extractor
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the weights from others."""
+        return fingerprint(self.model)
 
     def extract(
         self, images: ImageLike | Sequence[ImageLike], prompts: str | Sequence[str | None] | None = None

@@ -16,11 +16,12 @@ HEAD_FILE = "store.json"
 
 @dataclass(frozen=True)
 class Head:
-    """The recipe's content and hash, and the dtype of the values."""
+    """The recipe's content and hash, the dtype of the values, and a fingerprint of the weights ("" unknown)."""
 
     recipe: dict[str, Any]
     recipe_hash: str
     dtype: str
+    weights: str = ""
 
     def write(self, folder: Path) -> None:
         """Write it, atomically."""
@@ -39,7 +40,7 @@ class Head:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             check_version(data["version"], path)
-            return cls(data["recipe"], data["recipe_hash"], data["dtype"])
+            return cls(data["recipe"], data["recipe_hash"], data["dtype"], data.get("weights", ""))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreError(f"{folder} is not a feature store: it has no {HEAD_FILE}.") from error
         except OSError as error:
@@ -55,6 +56,11 @@ class Head:
             differences = _differences(self.recipe, wanted.recipe) or [hashes]
         if self.dtype != wanted.dtype:
             differences.append(f"dtype is {self.dtype} there, {wanted.dtype} here")
+        if self.weights and wanted.weights and self.weights != wanted.weights:
+            differences.append(
+                f"the model's weights, or their precision, are others (fingerprint {self.weights} there, "
+                f"{wanted.weights} here)"
+            )
         if differences:
             raise StoreError(
                 f"The store {folder} was made by another recipe: {'; '.join(differences)}. "

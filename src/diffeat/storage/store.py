@@ -73,7 +73,12 @@ class FeatureStore:
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], recipe: dict[str, Any], recipe_hash: str, dtype: str = "float32"
+        cls,
+        path: str | os.PathLike[str],
+        recipe: dict[str, Any],
+        recipe_hash: str,
+        dtype: str = "float32",
+        weights: str = "",
     ) -> FeatureStore:
         """Make a new store in a folder that is new or empty.
 
@@ -97,7 +102,7 @@ class FeatureStore:
                 )
             (folder / "shards").mkdir(exist_ok=True)
             (folder / "index").mkdir(exist_ok=True)
-            head = Head(recipe, recipe_hash, dtype)
+            head = Head(recipe, recipe_hash, dtype, weights)
             head.write(folder)
         return cls(folder, head, lock)
 
@@ -113,20 +118,28 @@ class FeatureStore:
 
     @classmethod
     def open_or_create(
-        cls, path: str | os.PathLike[str], recipe: dict[str, Any], recipe_hash: str, dtype: str = "float32"
+        cls,
+        path: str | os.PathLike[str],
+        recipe: dict[str, Any],
+        recipe_hash: str,
+        dtype: str = "float32",
+        weights: str = "",
     ) -> FeatureStore:
         """Open a store to go on writing, or make it.
 
+        ``weights`` is the fingerprint of the weights (``Extractor.fingerprint``), so that features of two models under
+        one name never mix; empty where it is not known.
+
         Raises:
-            StoreError: The store was made by another recipe or with another dtype (the differences are
+            StoreError: The store was made by another recipe, other weights or with another dtype (the differences are
                 named), another process is writing to it, or it cannot be written.
         """
         check_dtype(dtype)
         folder = Path(path)
         if not cls.is_store(folder):
-            return cls.create(folder, recipe, recipe_hash, dtype)
+            return cls.create(folder, recipe, recipe_hash, dtype, weights)
         head = Head.read(folder)
-        head.require(Head(recipe, recipe_hash, dtype), folder)
+        head.require(Head(recipe, recipe_hash, dtype, weights), folder)
         with disk_errors(folder):
             lock = WriterLock(folder)
         return cls(folder, head, lock)

@@ -111,7 +111,8 @@ def evaluate(
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-")))
         where = store if store is not None else folder / "features"
         if not isinstance(where, FeatureStore):
-            where = FeatureStore.open_or_create(where, extractor.recipe.content(), extractor.recipe.hash)
+            recipe = extractor.recipe
+            where = FeatureStore.open_or_create(where, recipe.content(), recipe.hash, weights=extractor.fingerprint)
             stack.enter_context(where)
         copies: dict[Path, Path] = {}
         if flip:

@@ -26,11 +26,13 @@ class FeatureSource(Protocol):
     """What gives features of pictures: :class:`diffeat.Extractor`, a vision model, or a fusion of several.
 
     Its recipe has ``name``, ``prompt``, ``hash``, ``content()`` and ``text_for(prompt)``, as
-    :class:`diffeat.Recipe` has.
+    :class:`diffeat.Recipe` has. ``fingerprint`` tells its weights from others ("" where there are none).
     """
 
     @property
     def recipe(self) -> Any: ...
+    @property
+    def fingerprint(self) -> str: ...
     def stream(self, images: Any, prompts: Any = None, *, on_error: Any = ...) -> Iterator[FeatureMap]: ...
 
 

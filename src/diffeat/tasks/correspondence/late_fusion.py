@@ -69,6 +69,11 @@ class LateFusion:
         self.sources = list(sources)
         self.recipe = FusedRecipe([s.recipe for s in sources], chosen)
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells the models' weights from others."""
+        return "+".join(s.fingerprint for s in self.sources)
+
     def extract(
         self, images: ImageLike | Sequence[ImageLike], prompts: str | Sequence[str | None] | None = None
     ) -> list[FeatureMap]:

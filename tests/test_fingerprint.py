@@ -1,0 +1,63 @@
+"""Features of different weights under one name must never mix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from diffeat.backbones.fingerprint import fingerprint
+from diffeat.errors import StoreError
+from diffeat.storage import FeatureStore
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 4, 1))
+
+
+def test_equal_weights_are_told_equal_whatever_their_memory_layout():
+    one, two = network(), network().to(memory_format=torch.channels_last)
+    assert fingerprint(one) == fingerprint(two)
+
+
+def test_other_weights_precision_or_names_are_told_apart():
+    trained = network()
+    with torch.no_grad():
+        for weight in trained.parameters():
+            weight.add_(1e-4 * torch.randn_like(weight))
+    others = [network(1), trained, network().half(), nn.Sequential(network()), nn.Sequential()]
+    assert len({fingerprint(m) for m in [network(), *others]}) == 6
+
+
+def test_missing_parts_and_meta_weights_count():
+    assert fingerprint(network(), None) == fingerprint(network())
+    assert fingerprint(network().to("meta")) != fingerprint(network())
+
+
+def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):
+    def reopen(weights: str) -> None:
+        FeatureStore.open_or_create(tmp_path / "store", {"a": 1}, "h", weights=weights).close()
+
+    reopen("aaaa")
+    reopen("aaaa")
+    reopen("")
+    with pytest.raises(StoreError, match="weights.*aaaa there, bbbb here"):
+        reopen("bbbb")
+
+
+def test_the_extractor_tells_the_weights_of_its_model(tmp_path: Path):
+    from diffeat import Extractor
+    from diffeat.backbones import Backbone
+    from diffeat.extraction import Recipe
+    from tests.tiny.pipelines import build
+
+    pipeline = build("sd15")
+    recipe = Recipe.from_dict({"model": "x", "trajectory": {"timesteps": [10]}, "activations": ["mid_block"]})
+    before = Extractor(recipe, Backbone.from_pipeline(pipeline)).fingerprint
+    assert Extractor(recipe, Backbone.from_pipeline(pipeline)).fingerprint == before
+    with torch.no_grad():
+        next(pipeline.vae.parameters()).mul_(1.01)
+    assert Extractor(recipe, Backbone.from_pipeline(pipeline)).fingerprint != before
