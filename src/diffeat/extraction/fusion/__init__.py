@@ -1,0 +1,1 @@
+"""Trained ways to join the maps of one picture."""
