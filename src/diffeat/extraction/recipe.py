@@ -19,7 +19,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from diffeat.activations import MapRequest
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction.presets import preset_names, preset_path
-from diffeat.geometry import FrameSpec
+from diffeat.extraction.refine import Refine
+from diffeat.geometry import FrameSpec, file_digest
+
+#: Fields that older recipes do not have, by the part they lie in.
+_LATER = {"trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"), "fuse": ("weights",)}
+
+#: Fields that came after recipes were first stored; absent from the content (and so the hash) where they are not used.
+LATER_FIELDS = ("refine",)
 
 
 class _Part(BaseModel):
@@ -29,13 +36,42 @@ class _Part(BaseModel):
 class Trajectory(_Part):
     """Which latents the denoiser sees."""
 
-    kind: Literal["noise", "clean"] = Field("noise", description="noised to t, or clean and only told t")
-    timesteps: tuple[float, ...] = Field(description="0…1000 of the training schedule")
-    draws: int = Field(1, ge=1, description="independent noise draws, averaged")
+    kind: Literal["noise", "clean", "inversion", "generation"] = Field(
+        "noise",
+        description="noised to t; clean and only told t; on the way of an inversion; while a picture is generated",
+    )
+    timesteps: tuple[float, ...] = Field((), description="0…1000 of the training schedule (noise, clean)")
+    draws: int = Field(1, ge=1, description="independent noise draws, averaged (noise, clean)")
     latent: Literal["mean", "sample"] = Field("sample", description="mean or a draw of the autoencoder's posterior")
+    steps: int | None = Field(None, ge=1, description="denoiser calls of the whole inversion or generation")
+    save: tuple[int, ...] | None = Field(
+        None, description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all"
+    )
+    guidance: float | None = Field(None, description="scale of classifier-free guidance (inversion, generation)")
+    negative_prompt: str | None = Field(None, description="text of the other half of guidance")
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow"] | None = Field(
+        None, description="what the model must predict; none steps as the model at hand needs"
+    )
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the denoiser walks from call to call (inversion, generation)."""
+        return self.kind in ("inversion", "generation")
+
+    @property
+    def read_steps(self) -> tuple[float, ...]:
+        """What tells the maps of one activation apart: save indices of a walk, else timesteps."""
+        if not self.stepped:
+            return self.timesteps
+        return tuple(float(s) for s in (self.save if self.save is not None else reversed(range(self.steps or 0))))
 
     @model_validator(mode="after")
     def _in_range(self) -> Trajectory:
+        if self.stepped:
+            return self._walk_in_range()
+        for name in ("steps", "save", "guidance", "negative_prompt", "prediction"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} belongs to kind 'inversion' or 'generation', not to {self.kind!r}")
         if not self.timesteps:
             raise ValueError("give at least one timestep")
         if len(set(self.timesteps)) != len(self.timesteps):
@@ -48,6 +84,24 @@ class Trajectory(_Part):
             raise ValueError("a clean trajectory from the posterior mean has no randomness: draws must be 1")
         return self
 
+    def _walk_in_range(self) -> Trajectory:
+        if self.steps is None:
+            raise ValueError(f"kind {self.kind!r} needs steps, the number of denoiser calls of the whole way")
+        if self.timesteps or self.draws != 1:
+            raise ValueError(f"kind {self.kind!r} takes steps and save in place of timesteps and draws")
+        if self.save is not None:
+            if not self.save or len(set(self.save)) != len(self.save):
+                raise ValueError(f"save must name at least one step, and each once (got {list(self.save)})")
+            outside = [s for s in self.save if not 0 <= s < self.steps]
+            if outside:
+                raise ValueError(
+                    f"save steps {outside} are outside the trajectory: with {self.steps} steps they run from 0 (next "
+                    f"to noise) to {self.steps - 1} (next to the clean picture)"
+                )
+        if self.negative_prompt is not None and self.guidance is None:
+            raise ValueError("negative_prompt belongs to guidance: give its scale as well")
+        return self
+
 
 class MapActivation(_Part):
     """An attention map and how it is reduced to a feature map."""
@@ -57,20 +111,27 @@ class MapActivation(_Part):
     tokens: tuple[int, ...] | None = Field(None, description="which key tokens; none takes all")
 
 
-class Fuse(_Part):
-    """How the maps of one picture become one."""
-
-    kind: Literal["concat", "mean"] = "concat"
-    grid: tuple[int, int] | None = Field(None, description="common grid [h, w]; none takes the largest")
-    normalise: bool = Field(False, description="unit length per map and position before joining")
-
-
 class Weights(_Part):
     """Other weights for the denoiser of the model (same architecture)."""
 
     source: str = Field(description="hub id of a repository, or a local folder or safetensors file")
     file: str | None = Field(None, description="file inside the repository or folder")
     revision: str | None = None
+
+
+class TrainedWeights(Weights):
+    """Weights of a trained fusion. A relative source lies beside the recipe's file."""
+
+    sha256: str | None = Field(None, description="digest of the file; another file is then refused")
+
+
+class Fuse(_Part):
+    """How the maps of one picture become one."""
+
+    kind: Literal["concat", "mean", "hyperfeatures"] = "concat"
+    grid: tuple[int, int] | None = Field(None, description="common grid [h, w]; none takes the largest")
+    normalise: bool = Field(False, description="unit length per map and position before joining")
+    weights: TrainedWeights | None = Field(None, description="of kind 'hyperfeatures'")
 
 
 def _frame(value: Any) -> Any:
@@ -97,6 +158,7 @@ class Recipe(_Part):
     )
     trajectory: Trajectory
     activations: Annotated[tuple[str | MapActivation, ...], BeforeValidator(_one_or_many)]
+    refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
     fuse: Fuse | None = None
     seed: int = 0
 
@@ -123,11 +185,11 @@ class Recipe(_Part):
         if isinstance(name_or_path, Recipe):
             return name_or_path
         text = str(name_or_path)
-        if text in preset_names():
-            return cls.from_yaml(preset_path(text).read_text(encoding="utf-8"), origin=f"preset {text!r}")
-        path = Path(text)
+        preset = text in preset_names()
+        path = preset_path(text) if preset else Path(text)
         if path.is_file():
-            return cls.from_yaml(path.read_text(encoding="utf-8"), origin=f"recipe file {text!r}")
+            origin = f"preset {text!r}" if preset else f"recipe file {text!r}"
+            return cls.from_yaml(path.read_text(encoding="utf-8"), origin)._beside(path.parent)
         what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
         hint = did_you_mean(text, preset_names()) or "List the presets with: diffeat recipes."
         raise UnknownNameError(f"There is no {what} {text!r}. {hint} A path to a YAML file works too.")
@@ -182,13 +244,27 @@ class Recipe(_Part):
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers, as plain JSON data."""
-        return self.model_dump(mode="json", exclude={"name", "description", "source"})
+        told = self.model_dump(mode="json", exclude={"name", "description", "source"})
+        return {k: v for k, v in told.items() if k not in LATER_FIELDS or v is not None}
 
     @property
     def hash(self) -> str:
         """SHA-256 (hex) of :meth:`content`: equal for recipes that give equal features."""
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def _beside(self, folder: Path) -> Recipe:
+        """Trained weights that lie beside the recipe's file, found and told by their digest."""
+        weights = None if self.fuse is None else self.fuse.weights
+        if weights is None or not (folder / weights.source).exists():
+            return self
+        found = folder / weights.source
+        if found.is_dir():
+            found = found / (weights.file or "model.safetensors")
+        changes: dict[str, Any] = {"fuse.weights.source": str(folder / weights.source)}
+        if weights.sha256 is None and found.is_file():
+            changes["fuse.weights.sha256"] = file_digest(found)
+        return self.replace(**changes)
 
     def text_for(self, prompt: str | None) -> str:
         """The prompt that the model reads for a caller's text (``None`` or empty: the recipe's own)."""
@@ -219,6 +295,6 @@ def _explain(error: ValidationError) -> list[str]:
 
 
 def _fields_at(location: tuple[Any, ...]) -> list[str]:
-    parts = {"trajectory": Trajectory, "fuse": Fuse, "denoiser": Weights}
+    parts = {"trajectory": Trajectory, "fuse": Fuse, "denoiser": Weights, "refine": Refine}
     model: type[BaseModel] = parts.get(str(location[0]), MapActivation) if location else Recipe
     return list(model.model_fields)
