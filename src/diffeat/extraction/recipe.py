@@ -22,11 +22,13 @@ from diffeat.extraction.presets import preset_names, preset_path
 from diffeat.extraction.refine import Refine
 from diffeat.geometry import FrameSpec, file_digest
 
-#: Fields that older recipes do not have, by the part they lie in.
-_LATER = {"trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"), "fuse": ("weights",)}
-
-#: Fields that came after recipes were first stored; absent from the content (and so the hash) where they are not used.
-LATER_FIELDS = ("refine",)
+#: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
+#: so the hash) where they are not used.
+LATER_FIELDS = {
+    "": ("refine",),
+    "trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"),
+    "fuse": ("weights",),
+}
 
 
 class _Part(BaseModel):
@@ -243,9 +245,17 @@ class Recipe(_Part):
         Path(path).write_text(self.to_yaml(), encoding="utf-8")
 
     def content(self) -> dict[str, Any]:
-        """The fields that change the numbers, as plain JSON data."""
+        """The fields that change the numbers, as plain JSON data. Weights of known digest are named by it alone."""
         told = self.model_dump(mode="json", exclude={"name", "description", "source"})
-        return {k: v for k, v in told.items() if k not in LATER_FIELDS or v is not None}
+        for part, names in LATER_FIELDS.items():
+            place = told[part] if part else told
+            for name in names:
+                if place is not None and place[name] is None:
+                    del place[name]
+        weights = (told["fuse"] or {}).get("weights")
+        if weights and weights["sha256"]:
+            told["fuse"]["weights"] = {"sha256": weights["sha256"]}
+        return told
 
     @property
     def hash(self) -> str:
