@@ -1,0 +1,37 @@
+"""Functions that a recipe can name: ``package.module:function``."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from diffeat.errors import InvalidValueError
+
+
+def function_name(function: str | Callable[..., Any]) -> str:
+    """``module:qualified.name``; a name stays as it is."""
+    if isinstance(function, str):
+        return function
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    return f"{owner.__module__}:{owner.__qualname__}"
+
+
+def load_function(function: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a name; a function stays as it is.
+
+    Raises:
+        InvalidValueError: If there is no such function.
+    """
+    if callable(function):
+        return function
+    module, _, name = function.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidValueError(f"{function!r} is not a function that can be imported ({error}).") from None
+    if not callable(found):
+        raise InvalidValueError(f"{function!r} is {type(found).__name__}, not a function.")
+    return found

@@ -1,0 +1,126 @@
+"""Everything about a pipeline that a technique could change, so that it can be put back exactly.
+
+Adapters exchange layers, set attributes, swap attention processors and flip ``requires_grad``. Each of these is a
+change of some module's ``__dict__``. A snapshot keeps those dictionaries (not the weights); putting it back restores
+the very same module and parameter objects, so the weights are bit for bit those of before. Changes *inside* a weight
+are noticed by torch's version counter, and repaired where a copy of the weights was kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_SAMPLE = 64
+
+
+class Snapshot:
+    """The state of a pipeline.
+
+    Args:
+        pipeline: A diffusers pipeline.
+        watch_weights: Notice changes inside weights.
+        copy_weights: Keep a copy of all weights too, for techniques that may write into them.
+    """
+
+    def __init__(self, pipeline: Any, watch_weights: bool = True, copy_weights: bool = False) -> None:
+        self._pipeline = pipeline
+        self._pipeline_dict = dict(pipeline.__dict__)
+        roots = [v for v in pipeline.components.values() if isinstance(v, nn.Module)]
+        modules = list(dict.fromkeys(m for root in roots for m in root.modules()))
+        self._modules = [(m, _copy(m.__dict__)) for m in modules]
+        self._configs = [(c, dict(c), dict(vars(c))) for c in _configs([pipeline, *modules])]
+        watched = roots if watch_weights or copy_weights else []
+        self._weights = [_Weight(name, w, copy_weights) for root in watched for name, w in _tensors(root)]
+
+    def restore(self) -> list[str]:
+        """Put everything back.
+
+        Returns:
+            Names of weights that had been written into; with ``copy_weights`` they are repaired.
+        """
+        for module, before in self._modules:
+            _put_back(module.__dict__, before)
+        pipeline = self._pipeline.__dict__
+        pipeline.clear()
+        pipeline.update(self._pipeline_dict)
+        for config, items, attributes in self._configs:
+            _refill(config, items)
+            _refill(vars(config), attributes)
+        return [w.name for w in self._weights if w.restore()]
+
+    def changed(self) -> list[str]:
+        """Names of weights that were written into since."""
+        return [w.name for w in self._weights if w.changed()]
+
+
+class _Weight:
+    def __init__(self, name: str, tensor: Tensor, copy: bool) -> None:
+        self.name, self._tensor, self._grad = name, tensor, tensor.requires_grad
+        self._version, self._place = tensor._version, tensor.data_ptr()
+        self._data = tensor.data
+        self._sample = _sampled(tensor)
+        self._copy = tensor.detach().clone() if copy else None
+
+    def changed(self) -> bool:
+        """Whether the weight was exchanged as a whole (.data = …, .to(…)) or written into."""
+        return self._moved() or self._tensor._version != self._version or self._differs()
+
+    def restore(self) -> bool:
+        """Put the weight back; whether it had been changed."""
+        tensor, changed = self._tensor, self.changed()
+        if self._moved():
+            tensor.data = self._data  # the old storage is still here
+        if tensor.requires_grad != self._grad:
+            tensor.requires_grad_(self._grad)
+        if changed and self._copy is not None:
+            with torch.no_grad():
+                tensor.copy_(self._copy)
+            self._version = tensor._version
+        return changed
+
+    def _moved(self) -> bool:
+        return self._tensor.data_ptr() != self._place or self._tensor.dtype != self._data.dtype
+
+    def _differs(self) -> bool:
+        return not torch.equal(_sampled(self._tensor), self._sample)
+
+
+def _sampled(tensor: Tensor) -> Tensor:
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()[:_SAMPLE]
+    return flat[:: max(1, len(flat) // _SAMPLE)].clone()
+
+
+def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from root.named_parameters()
+    yield from root.named_buffers()
+
+
+def _copy(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+    """Attributes; those that are dictionaries (modules, parameters, hooks) each beside a copy."""
+    return {k: (v, dict(v) if isinstance(v, dict) else None) for k, v in attributes.items()}
+
+
+def _put_back(attributes: dict[str, Any], before: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
+    attributes.clear()
+    for name, (value, items) in before.items():
+        if items is not None:  # in place: handles of hooks point at these very dictionaries
+            _refill(value, items)
+        attributes[name] = value
+
+
+def _refill(target: dict[Any, Any], items: dict[Any, Any]) -> None:
+    """Past the write protection of diffusers' configurations."""
+    kind: Any = OrderedDict if isinstance(target, OrderedDict) else dict
+    kind.clear(target)
+    for name, value in items.items():
+        kind.__setitem__(target, name, value)
+
+
+def _configs(owners: list[Any]) -> list[Any]:
+    found = (vars(owner).get("_internal_dict") for owner in owners)
+    return list({id(c): c for c in found if isinstance(c, dict)}.values())
