@@ -58,6 +58,8 @@ class Taps:
         activations: One or several names.
         stop: Whether :meth:`run` ends the forward pass right after the last wanted activation.
         chunk: The most attention logits held at a time.
+        sink: Is given each name and its tensor at once, to look at and not to keep: the tensor may be the denoiser's
+            own memory. Nothing is held, and :meth:`run` returns empty tensors.
 
     Shapes: convolutional ``(B, C, h, w)`` as they are; image tokens ``(B, C, h, w)`` on the grid of this
     forward pass, cut out of joint text-image sequences; text tokens (keys and values of cross-attention)
@@ -70,10 +72,12 @@ class Taps:
         activations: Wanted | Iterable[Wanted],
         stop: bool = True,
         chunk: int = CHUNK_ELEMENTS,
+        sink: Callable[[str, Tensor], None] | None = None,
     ) -> None:
         self.denoiser: nn.Module = bare_denoiser(denoiser)
         self.stop = stop
         self.chunk = chunk
+        self.sink = sink
         wanted = [activations] if isinstance(activations, (str, MapRequest)) else list(activations)
         if not wanted:
             raise InvalidValueError("no activation asked for")
@@ -187,7 +191,13 @@ class Taps:
         if not self.live or self._call is None or tap in self._values:
             return
         last = self._running and self.stop and len(self._values) + 1 == len(self._taps)
-        self._values[tap] = value(last)
+        if self.sink is None:
+            self._values[tap] = value(last)
+        else:
+            found = value(True)
+            for key in tap.keys:
+                self.sink(key, found)
+            self._values[tap] = found.new_empty(0)
         if last:
             raise _Stop(self)
 

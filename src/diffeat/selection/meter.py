@@ -155,7 +155,8 @@ class Meter:
         share = torch.cat([energy.new_zeros(1), (energy / energy.sum()).cumsum(0)])
         high = int(torch.searchsorted(share, _ENERGY).clamp(1, len(share) - 1))
         step = (_ENERGY - share[high - 1]) / (share[high] - share[high - 1]).clamp(min=1e-12)
-        return 2 * float(high - 1 + step)
+        edge = lambda ring: ring + 0.5 if ring else 0.0  # noqa: E731
+        return 2 * float(edge(high - 1) + step * (edge(high) - edge(high - 1)))
 
     def _halving(self, weight: Tensor, own: Tensor) -> float | None:
         if self._side < 4 or own <= 0:
