@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ from diffeat.activations import Catalogue, MapRequest, Taps
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
+from diffeat.extraction.calls import Calls
+from diffeat.extraction.fusion.hyperfeatures import Hyperfeatures
+from diffeat.extraction.modulated import ModulatedTaps
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
+from diffeat.extraction.stepped import SteppedReader
 from diffeat.geometry import Frame
 from diffeat.refinement import concatenate, mean_of_maps
 from diffeat.storage import FeatureMap
@@ -58,11 +63,20 @@ class Extractor:
         self.backbone = backbone
         self.grad = grad
         self._budget = RowBudget(backbone, batch_size)
+        self._calls = Calls(recipe, backbone)
         self._rows = forward_rows(
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        self._taps = Taps(backbone.denoiser, _expanded(recipe, backbone), stop=True)
+        names = _expanded(recipe, backbone)
+        self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None
+        self._taps = self._refined or Taps(backbone.denoiser, names, stop=True)
+        fused = recipe.fuse is not None and recipe.fuse.kind == "hyperfeatures"
+        self._head = Hyperfeatures.of(recipe, backbone, [str(n) for n in names]) if fused else None
+        self._stepped = None
+        if recipe.trajectory.stepped:
+            assert isinstance(self._taps, Taps)
+            self._stepped = SteppedReader(recipe, backbone, self._taps, self._head)
 
     @classmethod
     def from_recipe(
@@ -133,16 +147,18 @@ class Extractor:
             on_error: What to do with a picture that fails; raises by default.
         """
         waiting: list[Picture] = []
-        for index, image in enumerate(images):
-            try:
-                waiting.append(load_picture(image, self._text(prompts, index)))
-            except DiffeatError as error:
-                on_error(image.name if isinstance(image, Picture) else str(image), error)
-                continue
-            if len(waiting) * len(self._rows) >= self._budget.rows(self._frame(waiting[0]).model):
-                yield from self._extract_pictures(waiting, on_error)
-                waiting = []
-        yield from self._extract_pictures(waiting, on_error)
+        with self._calls.stream():
+            for index, image in enumerate(images):
+                try:
+                    waiting.append(load_picture(image, self._text(prompts, index)))
+                except DiffeatError as error:
+                    on_error(image.name if isinstance(image, Picture) else str(image), error)
+                    continue
+                rows = self._stepped.rows if self._stepped else len(self._rows)
+                if len(waiting) * rows >= self._budget.rows(self._frame(waiting[0]).model):
+                    yield from self._extract_pictures(waiting, on_error)
+                    waiting = []
+            yield from self._extract_pictures(waiting, on_error)
 
     def _text(self, prompts: str | Sequence[str | None] | None, index: int) -> str:
         if prompts is None or isinstance(prompts, str):
@@ -181,28 +197,36 @@ class Extractor:
             yield from self._extract_group(group, on_error)
 
     def _extract_group(self, group: list[tuple[Picture, Frame]], on_error: OnError) -> Iterator[FeatureMap]:
+        if self._stepped is not None:
+            yield from self._finish_group(group, self._stepped.read(group, self._budget, self.grad), on_error)
+            return
         size = group[0][1].model
         with torch.no_grad():
             pixels = torch.stack([frame.pixels(picture.image) for picture, frame in group])
             posterior = self.backbone.encode_images(pixels)
-            conditioning = self.backbone.condition(
-                [picture.text for picture, _ in group], size=size, **self.recipe.conditioning
-            )
         jobs = [(i, row) for i in range(len(group)) for row in self._rows]
         means = _Means(self.recipe.trajectory.draws)
 
-        def call(part: list[tuple[int, Row]]) -> None:
-            noisy = self._noisy(posterior, group, part)
-            timesteps = torch.tensor([row.timestep for _, row in part], device=noisy.device)
-            inputs = self.backbone.denoiser_inputs(noisy, timesteps, conditioning.take([i for i, _ in part]))
-            with self._taps:
-                means.add(part, self._taps.run(**inputs))
+        noise = partial(self._noisy, posterior, group)
+        with (
+            self._calls.group([picture for picture, _ in group], pixels) as inputs,
+            nullcontext() if self.grad else torch.no_grad(),
+        ):
 
-        with nullcontext() if self.grad else torch.no_grad():
+            def call(part: list[tuple[int, Row]]) -> None:
+                arguments = inputs(part, noise)
+                with self._taps:
+                    means.add(part, self._taps.run(**arguments))
+
             self._budget.run(jobs, size, call)
-        for i, (picture, frame) in enumerate(group):
+        yield from self._finish_group(group, (means.of(i) for i in range(len(group))), on_error)
+
+    def _finish_group(
+        self, group: list[tuple[Picture, Frame]], found: Iterable[dict[tuple[float, str], Tensor]], on_error: OnError
+    ) -> Iterator[FeatureMap]:
+        for (picture, frame), maps in zip(group, found, strict=True):
             try:
-                yield self._finish(picture, frame, means.of(i))
+                yield self._finish(picture, frame, maps)
             except NonFiniteError as error:
                 on_error(picture.name, error)
 
@@ -225,13 +249,16 @@ class Extractor:
         return torch.cat(latents)
 
     def _finish(self, picture: Picture, frame: Frame, maps: dict[tuple[float, str], Tensor]) -> FeatureMap:
-        several = len(self.recipe.trajectory.timesteps) > 1
+        several = len(self.recipe.trajectory.read_steps) > 1
+        maps = self._refined.finish(maps) if self._refined else maps
         named = {f"{name}@{t:g}" if several else name: m for (t, name), m in maps.items()}
+        if self._head is not None:
+            named = self._head.join(maps, self.recipe.trajectory.read_steps)
         for name, feature in named.items():
             if not torch.isfinite(feature).all():
                 raise NonFiniteError(_non_finite(name, picture.name, feature, self.backbone.dtype))
         fuse = self.recipe.fuse
-        if fuse is not None:
+        if fuse is not None and self._head is None:
             values = list(named.values())
             joined = (
                 concatenate(values, fuse.grid, fuse.normalise)
@@ -257,6 +284,7 @@ class Extractor:
             "model_size": list(frame.model),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "diffeat": __version__,
+            **(self._refined.provenance() if self._refined else {}),
         }
 
 

@@ -20,12 +20,13 @@ from diffeat.activations import MapRequest
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction.presets import preset_names, preset_path
 from diffeat.extraction.refine import Refine
+from diffeat.extraction.techniques.union import AnyTechnique
 from diffeat.geometry import FrameSpec, file_digest
 
 #: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
 #: so the hash) where they are not used.
 LATER_FIELDS = {
-    "": ("refine",),
+    "": ("refine", "techniques"),
     "trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"),
     "fuse": ("weights",),
 }
@@ -160,6 +161,9 @@ class Recipe(_Part):
     )
     trajectory: Trajectory
     activations: Annotated[tuple[str | MapActivation, ...], BeforeValidator(_one_or_many)]
+    techniques: tuple[AnyTechnique, ...] | None = Field(
+        None, description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read"
+    )
     refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
     fuse: Fuse | None = None
     seed: int = 0
@@ -172,6 +176,8 @@ class Recipe(_Part):
     def _whole(self) -> Recipe:
         if not self.activations:
             raise ValueError("give at least one activation")
+        if self.refine is not None and self.trajectory.stepped:
+            raise ValueError("refine reads at noise levels (kind 'noise' or 'clean'), not along a trajectory")
         if self.template.count("{}") != 1:
             raise ValueError(f"template {self.template!r} must hold '{{}}' once, where the caller's text goes")
         return self

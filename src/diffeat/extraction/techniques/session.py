@@ -34,7 +34,7 @@ from diffeat.extraction.techniques.lora import LoRA, apply_loras
 from diffeat.extraction.techniques.named import function_name
 from diffeat.extraction.techniques.prompt import Prompt
 from diffeat.extraction.techniques.snapshot import Snapshot
-from diffeat.extraction.techniques.steps import step_down
+from diffeat.trajectories import unconditional_rows
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ class Session:
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
         self._base: Snapshot | None = None
+        self._users = 0
         self._states: dict[str, tuple[Snapshot, str]] = {}
         self._conditions: dict[tuple[str, str], Tensor] = {}
         self._controlnets: dict[str, nn.Module] = {}
@@ -98,12 +99,15 @@ class Session:
         self._careful = False
 
     def __enter__(self) -> Session:
-        if self._base is not None:
-            raise ModelError("This session is in use already.")
-        self._base = Snapshot(self.backbone.pipeline)
+        if self._base is None:
+            self._base = Snapshot(self.backbone.pipeline)
+        self._users += 1
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users:  # streams that run side by side share their adapters; the last one takes them off
+            return
         base, self._base = self._base, None
         self._states, self._current = {}, ""
         self.backbone.text_state = ""
@@ -221,11 +225,12 @@ class Steered:
         h, w = scenes[0].pixels.shape[-2:]
         prompt, ip = combination.one(Prompt), combination.one(IPAdapter)
         texts = [session._text(prompt, scene) for scene in scenes]
+        conditioning = self.backbone.condition(texts, size=(w, h), **options)
         negative = None
         if self._guidance is not None:
-            negative = self.backbone.condition([self._guidance.negative] * len(scenes), size=(w, h), **options)
+            negative = unconditional_rows(self.backbone, self._guidance.negative, conditioning, **options)
         return Rows(
-            self.backbone.condition(texts, size=(w, h), **options),
+            conditioning,
             negative,
             tuple(
                 torch.stack([session._condition(t, scene) for scene in scenes]).to(self.backbone.device)
@@ -259,7 +264,10 @@ class Steered:
     def descend(
         self, noisy: Float[Tensor, "b c h w"], timesteps: Sequence[float], rows: Rows
     ) -> Float[Tensor, "b c h w"]:
-        """Deterministic steps from ``timesteps[0]`` through the others; the latents at the last one.
+        """Deterministic steps (see :mod:`diffeat.trajectories.ode`) from ``timesteps[0]`` through the others.
+
+        Returns:
+            The latents at the last timestep; -1 is the clean image of a discrete schedule.
 
         Raises:
             InvalidValueError: If the timesteps do not fall.
@@ -267,7 +275,9 @@ class Steered:
         if any(b >= a for a, b in zip(timesteps, timesteps[1:], strict=False)):
             raise InvalidValueError(f"Timesteps must fall from step to step, got {list(timesteps)}.")
         for t, to in zip(timesteps, timesteps[1:], strict=False):
-            noisy = step_down(self.backbone, noisy, self.predict(noisy, t, rows), t, to)
+            prediction = self.predict(noisy, t, rows)
+            clean = self.backbone.estimate_clean(noisy, t, prediction)
+            noisy = self.backbone.noise(clean, to, self.backbone.estimate_noise(noisy, t, prediction))
         return noisy
 
     def _with(self, inputs: dict[str, Any], rows: Rows) -> dict[str, Any]:
