@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Protocol, runtime_checkable
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from diffeat.errors import InvalidValueError
 
@@ -27,6 +27,10 @@ class Technique(BaseModel):
         except ValidationError as error:
             lines = (f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {_said(e)}" for e in error.errors())
             raise InvalidValueError(f"{type(self).__name__} is not valid: {'; '.join(lines)}.") from None
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **plain(self)}
 
     def null(self) -> Technique:
         """The twin of zero strength: runs all of the technique's machinery and must equal the base bit for bit."""

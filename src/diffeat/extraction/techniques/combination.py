@@ -40,7 +40,9 @@ class Combination:
                 )
         for kind, count in Counter(type(t) for t in self.techniques if isinstance(t, _ONCE)).items():
             if count > 1:
-                raise InvalidValueError(f"{count} techniques of the kind {kind.__name__} are combined; there can be one.")
+                raise InvalidValueError(
+                    f"{count} techniques of the kind {kind.__name__} are combined; there can be one."
+                )
 
     @classmethod
     def of(cls, value: Combination | Technique | Custom | Iterable[Technique | Custom] | None) -> Combination:

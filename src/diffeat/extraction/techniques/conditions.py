@@ -91,7 +91,9 @@ def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Flo
     found = np.asarray(condition(bytes_))
     h, w = bytes_.shape[:2]
     if found.shape not in {(h, w), (h, w, 1), (h, w, 3)}:
-        raise InvalidValueError(f"The condition of a {w}×{h} picture has shape {found.shape}, not {(h, w)} or {(h, w, 3)}.")
+        raise InvalidValueError(
+            f"The condition of a {w}×{h} picture has shape {found.shape}, not {(h, w)} or {(h, w, 3)}."
+        )
     if found.dtype == np.uint8:
         found = found.astype(np.float32) / 255
     if not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:

@@ -22,7 +22,6 @@ class DenoiseFrom(Technique):
     start: float = Field(60, gt=0, le=1000)
     steps: int = Field(10, ge=0, le=1000)
 
-
     @property
     def label(self) -> str:
         return f"denoise from {self.start:g} in {self.steps}"

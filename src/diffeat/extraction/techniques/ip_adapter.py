@@ -51,7 +51,9 @@ def apply_ip_adapter(pipeline: Any, adapter: IPAdapter) -> None:
     try:
         pipeline.load_ip_adapter(adapter.path, subfolder=adapter.subfolder, weight_name=adapter.file)
     except Exception as error:  # diffusers raises whatever it runs into
-        raise ModelError(f"The IP-Adapter {adapter.path!r} cannot be applied ({type(error).__name__}: {error}).") from error
+        raise ModelError(
+            f"The IP-Adapter {adapter.path!r} cannot be applied ({type(error).__name__}: {error})."
+        ) from error
     if getattr(pipeline, "image_encoder", None) is None:
         raise ModelError(f"{adapter.path!r} has no image encoder; load the pipeline with one.")
     if getattr(pipeline, "feature_extractor", None) is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from torch import nn
 from diffeat.errors import ModelError
 from diffeat.extraction.techniques.base import Technique
 
-_DOWN = re.compile(r"^(?P<part>unet|transformer|text_encoder|text_encoder_2)\.(?P<path>.+?)\.(lora_A|lora\.down|lora_linear_layer\.down)\.(?:.+\.)?weight$")
+_PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+_DOWN = ".lora_A.weight"
 
 
 class LoRA(Technique):
@@ -89,17 +90,18 @@ def _read(pipeline: Any, lora: LoRA) -> dict[str, Any]:
 def _check(pipeline: Any, lora: LoRA, state: dict[str, Any]) -> None:
     """Diffusers drops layers that do not fit with a warning at most; a LoRA that does half of its work is an error."""
     found, wrong = 0, []
-    for key, weight in state.items():
-        match = _DOWN.match(key)
-        if not match:
-            continue
+    try:
+        layers = list(_layers(state))
+    except ValueError as error:
+        raise ModelError(f"The LoRA {lora.path!r} has layers in a form that diffusers does not know: {error}") from None
+    for name, path, width in layers:
         found += 1
-        part = getattr(pipeline, match["part"], None)
-        layer = _layer(part, match["path"])
+        layer = _layer(getattr(pipeline, name, None), path)
+        takes = getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)
         if layer is None:
-            wrong.append(f"{match['part']}.{match['path']} does not exist")
-        elif weight.shape[1] != (width := getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)):
-            wrong.append(f"{match['part']}.{match['path']} takes {width} channels, not {weight.shape[1]}")
+            wrong.append(f"{name}.{path} does not exist")
+        elif takes != width:
+            wrong.append(f"{name}.{path} takes {takes} channels, not {width}")
     if not found:
         raise ModelError(f"The LoRA {lora.path!r} has no layers for a {type(pipeline).__name__}.")
     if wrong:
@@ -109,13 +111,28 @@ def _check(pipeline: Any, lora: LoRA, state: dict[str, Any]) -> None:
         )
 
 
+def _layers(state: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Network, path and input width of every adapted layer, whatever way the file names them."""
+    from diffusers.utils.state_dict_utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    for name in _PARTS:
+        part = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        if part and not any(_DOWN in key for key in part):
+            if name.startswith("text_encoder"):
+                part = convert_state_dict_to_peft(convert_state_dict_to_diffusers(part))
+            else:
+                part = convert_unet_state_dict_to_peft(part)
+        for key, weight in part.items():
+            if key.endswith(_DOWN):
+                yield name, key.removesuffix(_DOWN), weight.shape[1]
+
+
 def _layer(part: Any, path: str) -> nn.Module | None:
-    if not isinstance(part, nn.Module):
+    try:
+        return part.get_submodule(path) if isinstance(part, nn.Module) else None
+    except AttributeError:
         return None
-    old = path.replace("to_out_lora", "to_out.0_lora").replace(".processor.", ".").replace("_lora", "")
-    for form in (path, old):
-        try:
-            return part.get_submodule(form)
-        except AttributeError:
-            continue
-    return None

@@ -95,7 +95,9 @@ def _read(source: str | Path | dict[str, str]) -> dict[str, str]:
         return source
     path = Path(source)
     if not path.is_file():
-        raise InvalidValueError(f"There is no caption file {str(source)!r} (a CSV with image,prompt or a JSON mapping).")
+        raise InvalidValueError(
+            f"There is no caption file {str(source)!r} (a CSV with image,prompt or a JSON mapping)."
+        )
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".json":
         try:
