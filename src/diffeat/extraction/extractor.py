@@ -69,14 +69,20 @@ class Extractor:
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
         names = _expanded(recipe, backbone)
+        self.names = [str(n) for n in names]
         self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None
         self._taps = self._refined or Taps(backbone.denoiser, names, stop=True)
         fused = recipe.fuse is not None and recipe.fuse.kind == "hyperfeatures"
-        self._head = Hyperfeatures.of(recipe, backbone, [str(n) for n in names]) if fused else None
+        self._head = Hyperfeatures.of(recipe, backbone, self.names) if fused else None
         self._stepped = None
         if recipe.trajectory.stepped:
             assert isinstance(self._taps, Taps)
             self._stepped = SteppedReader(recipe, backbone, self._taps, self._head)
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The timesteps at which each of ``names`` is read, in the recipe's order."""
+        return self._stepped.times if self._stepped else self.recipe.trajectory.timesteps
 
     @classmethod
     def from_recipe(
