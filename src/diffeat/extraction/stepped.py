@@ -57,6 +57,11 @@ class SteppedReader:
         """Rows of a denoiser call that one picture takes."""
         return 1 if self._recipe.trajectory.guidance is None else 2
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The timesteps of the calls that are read, in the recipe's order."""
+        return tuple(self._times[s] for s in self._save)
+
     def read(self, group: Group, budget: RowBudget, grad: bool = False) -> list[dict[tuple[float, str], Tensor]]:
         """Maps of pictures of one size by (timestep, activation), or with a trained fusion its one map."""
         found: list[dict[tuple[float, str], Tensor]] = [{} for _ in group]
@@ -99,8 +104,7 @@ class SteppedReader:
         if total is not None:
             return [{(0.0, FUSED): row} for row in total]
         # In the recipe's order of steps, whichever way the walk went.
-        order = [self._times[s] for s in self._save]
-        return [dict(sorted(maps.items(), key=lambda item: order.index(item[0][0]))) for maps in found]
+        return [dict(sorted(maps.items(), key=lambda item: self.times.index(item[0][0]))) for maps in found]
 
     def _start(self, group: Group) -> tuple[Tensor, Conditioning, Guidance | None]:
         recipe, backbone, path = self._recipe, self._backbone, self._recipe.trajectory

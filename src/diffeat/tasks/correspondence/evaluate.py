@@ -122,7 +122,7 @@ def evaluate(
         start = time.perf_counter()
         summary = extract_pictures(extractor, texts, where, progress)
         extracted = time.perf_counter() - start
-        scorer = _Scorer(PictureFeatures(where, protocol.matching, activation), protocol, copies)
+        scorer = Scorer(PictureFeatures(where, protocol.matching, activation), protocol, copies)
         start = time.perf_counter()
         predictions = scorer.run(dataset, progress)
         matched = time.perf_counter() - start
@@ -150,7 +150,7 @@ def evaluate(
     )
 
 
-class _Scorer:
+class Scorer:
     """Predictions of all pairs, and what had to be left out or moved."""
 
     def __init__(self, pictures: PictureFeatures, protocol: Protocol, copies: dict[Path, Path]) -> None:

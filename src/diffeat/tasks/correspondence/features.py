@@ -36,6 +36,12 @@ class FeatureSource(Protocol):
     def stream(self, images: Any, prompts: Any = None, *, on_error: Any = ...) -> Iterator[FeatureMap]: ...
 
 
+class Loads(Protocol):
+    """What gives stored features by the picture's name: a feature store, or something that joins its maps."""
+
+    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap: ...
+
+
 #: ``None``: the recipe's own text. ``"category"``: the picture's category through the recipe's template. Another
 #: string: a template with ``{category}``. A mapping: text per category.
 PromptPolicy = str | Mapping[str, str] | None
@@ -91,7 +97,7 @@ class PictureFeatures:
         keep: Pictures kept in memory.
     """
 
-    def __init__(self, store: FeatureStore, matching: Matching, activation: str | None = None, keep: int = 24) -> None:
+    def __init__(self, store: Loads, matching: Matching, activation: str | None = None, keep: int = 24) -> None:
         self._store = store
         self._matching = matching
         self._activation = activation

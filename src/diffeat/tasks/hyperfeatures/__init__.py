@@ -1,0 +1,1 @@
+"""Training, reading and pruning the aggregation network of Diffusion Hyperfeatures."""
