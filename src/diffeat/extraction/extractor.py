@@ -68,7 +68,7 @@ class Extractor:
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        names = _expanded(recipe, backbone)
+        names = wanted_activations(recipe, backbone)
         self.names = [str(n) for n in names]
         self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None
         self._taps = self._refined or Taps(backbone.denoiser, names, stop=True)
@@ -299,7 +299,7 @@ def _best_device() -> torch.device:
     return found or torch.device("cpu")
 
 
-def _expanded(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
+def wanted_activations(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
     """The recipe's activations, globs replaced by the ids they match."""
     names: list[str | MapRequest] = []
     for request in recipe.requests():

@@ -47,8 +47,8 @@ def soft_edges(picture: np.ndarray, sigma: float = 1.0) -> np.ndarray:
 
 def scribble(picture: np.ndarray) -> np.ndarray:
     """Thick strokes along the main contours, white on black."""
-    from skimage.feature import canny as detect
     from skimage.color import rgb2gray
+    from skimage.feature import canny as detect
     from skimage.morphology import dilation, disk
 
     size = max(picture.shape[:2])

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -77,6 +78,25 @@ class Rows:
             tuple(c[at] for c in self.controls),
             None if self.images is None else self.images[at],
         )
+
+    @classmethod
+    def join(cls, parts: Sequence[Rows]) -> Rows:
+        """Rows of several combinations that differ in their texts alone."""
+        one = parts[0]
+        if len(parts) == 1:
+            return one
+        return cls(
+            joined([p.conditioning for p in parts]),
+            None if one.negative is None else joined([p.negative for p in parts if p.negative is not None]),
+            tuple(torch.cat(same) for same in zip(*(p.controls for p in parts), strict=True)),
+            None if one.images is None else torch.cat([p.images for p in parts if p.images is not None]),
+        )
+
+
+def joined(parts: Sequence[Conditioning]) -> Conditioning:
+    """Conditions of one size, one behind the other."""
+    rows = tuple(row for p in parts for row in p.rows)
+    return Conditioning(rows, tuple(t for p in parts for t in p.prompts), parts[0].size, parts[0].shared)
 
 
 class Session:
@@ -249,9 +269,8 @@ class Steered:
         if guidance is None or rows.negative is None:
             output = backbone.denoiser(**self.inputs(noisy, t, rows))[0]
             return backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
-        one, two = rows.negative, rows.conditioning
         both = Rows(
-            Conditioning(one.rows + two.rows, one.prompts + two.prompts, two.size, two.shared),
+            joined([rows.negative, rows.conditioning]),
             None,
             tuple(torch.cat([c, c]) for c in rows.controls),
             None if rows.images is None else torch.cat([torch.zeros_like(rows.images), rows.images]),
@@ -272,9 +291,9 @@ class Steered:
         Raises:
             InvalidValueError: If the timesteps do not fall.
         """
-        if any(b >= a for a, b in zip(timesteps, timesteps[1:], strict=False)):
+        if any(b >= a for a, b in pairwise(timesteps)):
             raise InvalidValueError(f"Timesteps must fall from step to step, got {list(timesteps)}.")
-        for t, to in zip(timesteps, timesteps[1:], strict=False):
+        for t, to in pairwise(timesteps):
             prediction = self.predict(noisy, t, rows)
             clean = self.backbone.estimate_clean(noisy, t, prediction)
             noisy = self.backbone.noise(clean, to, self.backbone.estimate_noise(noisy, t, prediction))
