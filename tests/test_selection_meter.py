@@ -126,6 +126,7 @@ def test_facts() -> None:
     assert found.massive == 1
     assert found.largest > 100
     assert measured(made()).kurtosis == pytest.approx(0, abs=0.1)
+
     # the Laplace distribution has excess kurtosis 3
     def laplace(x: Tensor) -> Tensor:
         uniform = torch.special.ndtr(x.double()) - 0.5

@@ -97,7 +97,9 @@ def test_a_name_taken_apart() -> None:
     assert Name.parse("gdf:up-level1-repeat2-vit-block3-cross-q") == Name(
         "up-level1-repeat2-vit-block3-cross-q", "up", 1, 2, "cross-q", 3
     )
-    assert Name.parse("down-level0-downsampler-out") == Name("down-level0-downsampler-out", "down", 0, -1, "downsampler-out", -1)
+    assert Name.parse("down-level0-downsampler-out") == Name(
+        "down-level0-downsampler-out", "down", 0, -1, "downsampler-out", -1
+    )
     assert Name.parse("gdf:vit-block3-out") is None
 
 

@@ -172,9 +172,7 @@ def attention_shifts(measurement: Measurement) -> dict[str, float]:
     """
     known = {p.id: p.measured.concentration for p in measurement.properties}
     return {
-        id: value - known[f"{id}.v"]
-        for id, value in known.items()
-        if f"{id}.v" in known and not id.endswith("attn2")
+        id: value - known[f"{id}.v"] for id, value in known.items() if f"{id}.v" in known and not id.endswith("attn2")
     }
 
 

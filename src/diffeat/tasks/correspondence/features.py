@@ -60,7 +60,7 @@ def picture_texts(dataset: PairDataset, policy: PromptPolicy, template: str = "{
     """
     texts: dict[Path, str | None] = {}
     for pair in dataset:
-        text = _text(pair.category, policy, template)
+        text = category_text(pair.category, policy, template)
         for path in (pair.source, pair.target):
             if texts.setdefault(path, text) != text:
                 raise InvalidValueError(
@@ -70,7 +70,8 @@ def picture_texts(dataset: PairDataset, policy: PromptPolicy, template: str = "{
     return texts
 
 
-def _text(category: str, policy: PromptPolicy, template: str) -> str | None:
+def category_text(category: str, policy: PromptPolicy, template: str) -> str | None:
+    """The text for a picture of ``category``; ``None`` leaves it to the recipe. Raises as :func:`picture_texts`."""
     if policy is None:
         return None
     if isinstance(policy, Mapping):

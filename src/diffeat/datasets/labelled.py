@@ -1,0 +1,150 @@
+"""Pictures with a label for every pixel, or one for the whole: what such datasets are read into."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+
+#: The label of pixels that do not count.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class MaskSample:
+    """A picture and its label map.
+
+    Attributes:
+        image: Picture file.
+        mask: Label map: ``.npy`` or a picture with one channel (palette indices count), of the picture's size.
+        category: What the picture shows, ``""`` where it is not said.
+    """
+
+    image: Path
+    mask: Path
+    category: str = ""
+
+    def labels(self, classes: int) -> np.ndarray:
+        """The label map (H, W), int64; :data:`IGNORE` does not count.
+
+        Raises:
+            DatasetError: The map cannot be read, is of another size than the picture, or holds other labels.
+        """
+        values = _read_map(self.mask)
+        with Image.open(self.image) as picture:
+            width, height = picture.size
+        if values.shape != (height, width):
+            raise DatasetError(
+                f"{self.mask} labels {values.shape[1]}×{values.shape[0]} pixels, but {self.image.name} has "
+                f"{width}×{height}. Labels must be of the picture's own size: resize them with nearest neighbour, or "
+                "take the pictures that were labelled."
+            )
+        wrong = np.unique(values[(values != IGNORE) & ((values < 0) | (values >= classes))])
+        if len(wrong):
+            raise DatasetError(
+                f"{self.mask} holds label {wrong[0]}, but there are {classes} classes (0 to {classes - 1}; {IGNORE} is "
+                "ignored)."
+            )
+        return values
+
+
+@dataclass(frozen=True)
+class MaskDataset(Sequence[MaskSample]):
+    """Pictures with label maps.
+
+    Attributes:
+        name: Of the dataset.
+        split: Of the dataset.
+        samples: In the dataset's order.
+        classes: Name of every label.
+        notes: What a reader of numbers must know.
+    """
+
+    name: str
+    split: str
+    samples: tuple[MaskSample, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index):  # type: ignore[override]
+        return self.samples[index]
+
+    def __iter__(self) -> Iterator[MaskSample]:
+        return iter(self.samples)
+
+    def only(self, categories: Sequence[str]) -> MaskDataset:
+        """The pictures of some categories.
+
+        Raises:
+            UnknownNameError: No picture of a category.
+        """
+        known = sorted({s.category for s in self.samples})
+        for name in categories:
+            if name not in known:
+                raise UnknownNameError(f"{self.name} has no category {name!r}. {did_you_mean(name, known)}".rstrip())
+        return replace(self, samples=tuple(s for s in self.samples if s.category in categories))
+
+
+@dataclass(frozen=True)
+class ClassSample:
+    """A picture (file or array) and the number of its class."""
+
+    image: Path | np.ndarray
+    label: int
+
+
+@dataclass(frozen=True)
+class ClassDataset(Sequence[ClassSample]):
+    """Pictures with one class each; see :class:`MaskDataset`."""
+
+    name: str
+    split: str
+    samples: tuple[ClassSample, ...]
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index):  # type: ignore[override]
+        return self.samples[index]
+
+    def __iter__(self) -> Iterator[ClassSample]:
+        return iter(self.samples)
+
+    def limited(self, per_class: int | None) -> ClassDataset:
+        """The first pictures of every class, noted; all of them if ``None``."""
+        if per_class is None:
+            return self
+        seen: dict[int, int] = {}
+        kept = []
+        for sample in self.samples:
+            seen[sample.label] = seen.get(sample.label, 0) + 1
+            if seen[sample.label] <= per_class:
+                kept.append(sample)
+        note = f"only the first {per_class} pictures of each class ({self.split})"
+        return replace(self, samples=tuple(kept), notes=(*self.notes, note))
+
+
+def _read_map(path: Path) -> np.ndarray:
+    try:
+        values = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path))
+    except FileNotFoundError:
+        raise DatasetError(f"There is no label map {path}.") from None
+    except (ValueError, OSError) as error:
+        raise DatasetError(f"The label map {path} cannot be read ({error}).") from error
+    values = np.squeeze(values)
+    if values.ndim != 2 or values.dtype.kind not in "iub" and not np.array_equal(values, np.round(values)):
+        raise DatasetError(
+            f"{path} is no label map: whole numbers (rows, columns) are wanted, got {values.dtype} of shape "
+            f"{values.shape}."
+        )
+    return values.astype(np.int64)

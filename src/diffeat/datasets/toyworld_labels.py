@@ -1,0 +1,53 @@
+"""The part labels and classes of a toy world that :mod:`diffeat.datasets.toyworld_spair` wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
+from diffeat.datasets.pairs import need
+from diffeat.datasets.toyworld.figure import PARTS
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+
+PAGE = "`diffeat toyworld write FOLDER`"
+SPLITS = {"train": "trn", "trn": "trn", "val": "val", "test": "test"}
+
+
+def read_toyworld_parts(root: str | Path, split: str = "train") -> MaskDataset:
+    """Pictures with the part every pixel shows (43 labels shared by all classes; 0 is everything else).
+
+    Raises:
+        DatasetError: The folder is no toy world, or not complete.
+        UnknownNameError: No such split.
+    """
+    samples = tuple(
+        MaskSample(image, need(image.parents[2] / "Segmentation" / name / f"{image.stem}.png", "toyworld", PAGE), name)
+        for name, image in _pictures(root, split)
+    )
+    return MaskDataset("toyworld-parts", split, samples, PARTS)
+
+
+def read_toyworld_classes(root: str | Path, split: str = "train") -> ClassDataset:
+    """Pictures with the class of the figure they show; errors as :func:`read_toyworld_parts`."""
+    found = _pictures(root, split)
+    names = tuple(dict.fromkeys(name for name, _ in found))
+    return ClassDataset(
+        "toyworld-classes", split, tuple(ClassSample(image, names.index(name)) for name, image in found), names
+    )
+
+
+def _pictures(root: str | Path, split: str) -> list[tuple[str, Path]]:
+    if split not in SPLITS:
+        raise UnknownNameError(f"The toy world has no split {split!r}. {did_you_mean(split, SPLITS)}".rstrip())
+    folder = Path(root)
+    stamp = need(folder / "toyworld.json", "toyworld", PAGE, "the settings of a written toy world")
+    classes = json.loads(stamp.read_text(encoding="utf-8"))["classes"]
+    found = [
+        (name, image)
+        for name in classes
+        for image in sorted((folder / "JPEGImages" / name).glob(f"{SPLITS[split]}_*.jpg"))
+    ]
+    if not found:
+        raise DatasetError(f"The toy world {folder} has no pictures of split {split!r}. Write it with {PAGE}.")
+    return found

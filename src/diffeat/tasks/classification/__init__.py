@@ -1,0 +1,6 @@
+"""Classification of whole pictures from features averaged over the picture."""
+
+from diffeat.tasks.classification.evaluate import Classification, evaluate_classification
+from diffeat.tasks.classification.pooled import pooled_features
+
+__all__ = ["Classification", "evaluate_classification", "pooled_features"]

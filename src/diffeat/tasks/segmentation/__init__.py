@@ -1,0 +1,18 @@
+"""Segmentation from few labelled pictures."""
+
+from diffeat.tasks.segmentation.confusion import Confusion
+from diffeat.tasks.segmentation.ensemble import EnsembleSettings, PixelEnsemble
+from diffeat.tasks.segmentation.evaluate import Segmentation, evaluate_segmentation
+from diffeat.tasks.segmentation.linear import LinearProbe
+from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
+
+__all__ = [
+    "Confusion",
+    "EnsembleSettings",
+    "LinearProbe",
+    "PictureMaps",
+    "PixelEnsemble",
+    "Segmentation",
+    "TrainingPixels",
+    "evaluate_segmentation",
+]

@@ -1,0 +1,144 @@
+"""An ensemble of small networks on single pixels (Baranchuk et al., ICLR 2022; Zhang et al., DatasetGAN, CVPR 2021).
+
+Each member is channels → 128 → ReLU → batch norm → 32 → ReLU → batch norm → classes (256 and 128 from 30 classes on),
+started from N(0, 0.02) and trained with Adam on cross-entropy over shuffled pixels, until the loss of a batch has not
+fallen for 50 batches (after the first four epochs) or 100 epochs are over. Members vote; where they are unsure is the
+Jensen-Shannon divergence of their predictions. A picture's uncertainty is the mean over its most uncertain tenth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from diffeat.errors import InvalidValueError
+from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
+
+_ROWS_VALUES = 1 << 22
+_UNCERTAIN = 0.1
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """How members are trained; the defaults are the published ones."""
+
+    members: int = 10
+    epochs: int = 100
+    batch: int = 64
+    rate: float = 1e-3
+    patience: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.members, self.epochs, self.patience) < 1 or self.batch < 2 or not self.rate > 0:
+            raise InvalidValueError(f"An ensemble needs members, epochs, patience, rate > 0 and batch > 1, got {self}.")
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Predicted labels of a picture.
+
+    Attributes:
+        labels: (H, W) int64.
+        uncertainty: (H, W) Jensen-Shannon divergence in nats, where there are several opinions.
+    """
+
+    labels: Int[Tensor, "h w"]
+    uncertainty: Float[Tensor, "h w"] | None = None
+
+    @property
+    def unsure(self) -> float | None:
+        """Mean over the most uncertain tenth of the pixels."""
+        if self.uncertainty is None:
+            return None
+        values = self.uncertainty.flatten()
+        return float(values.topk(max(1, round(_UNCERTAIN * len(values)))).values.mean())
+
+
+class PixelEnsemble:
+    """Members that are trained together and asked together.
+
+    Args:
+        classes: Number of labels.
+        settings: How they are trained.
+    """
+
+    def __init__(self, classes: int, settings: EnsembleSettings | None = None) -> None:
+        self.classes = classes
+        self.settings = settings or EnsembleSettings()
+        self.members: list[nn.Sequential] = []
+
+    def fit(self, pixels: TrainingPixels) -> PixelEnsemble:
+        """Train all members; returns itself."""
+        self.members = []
+        for k in range(self.settings.members):
+            generator = torch.Generator().manual_seed(self.settings.seed * 1000 + k)
+            member = _network(pixels.channels, self.classes, generator)
+            self._train(member, pixels, generator)
+            self.members.append(member.eval())
+        return self
+
+    def _train(self, member: nn.Sequential, pixels: TrainingPixels, generator: torch.Generator) -> None:
+        s = self.settings
+        optimiser = torch.optim.Adam(member.parameters(), s.rate)
+        best, waited = float("inf"), 0
+        member.train()
+        for epoch in range(s.epochs):
+            order = torch.randperm(len(pixels), generator=generator)
+            for start in range(0, len(order) - 1, s.batch):
+                some = order[start : start + s.batch]
+                if len(some) < 2:  # batch norm needs two
+                    continue
+                loss = nn.functional.cross_entropy(member(pixels.features(some)), pixels.labels[some])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                value = loss.item()
+                waited = 0 if value < best else waited + 1
+                best = min(best, value)
+                if epoch > 3 and waited > s.patience:
+                    return
+
+    @torch.no_grad()
+    def predict(self, picture: PictureMaps) -> Labelling:
+        """Labels at the picture's own resolution; holds a few rows of the hidden layer at a time."""
+        if not self.members:
+            raise InvalidValueError("The ensemble is not trained: call fit first.")
+        height, width = picture.size
+        firsts = [m[0] for m in self.members]
+        hidden = [picture.project(f.weight) for f in firsts]  # type: ignore[arg-type]
+        step = max(1, _ROWS_VALUES // (width * firsts[0].weight.shape[0]))  # type: ignore[union-attr]
+        labels = torch.empty(height, width, dtype=torch.long)
+        uncertainty = torch.empty(height, width)
+        for start in range(0, height, step):
+            stop = min(height, start + step)
+            opinions = []
+            for member, first, part in zip(self.members, firsts, hidden, strict=True):
+                values = part.rows(start, stop).flatten(1).T + first.bias  # type: ignore[operator]
+                opinions.append(member[1:](values).softmax(1))
+            stacked = torch.stack(opinions)
+            labels[start:stop] = stacked.argmax(2).mode(0).values.reshape(stop - start, width)
+            mean = stacked.mean(0)
+            divergence = _entropy(mean) - torch.stack([_entropy(o) for o in opinions]).mean(0)
+            uncertainty[start:stop] = divergence.clamp(min=0).reshape(stop - start, width)
+        return Labelling(labels, uncertainty)
+
+
+def _network(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
+    one, two = (256, 128) if classes >= 30 else (128, 32)
+    member = nn.Sequential(
+        nn.Linear(channels, one), nn.ReLU(), nn.BatchNorm1d(one),
+        nn.Linear(one, two), nn.ReLU(), nn.BatchNorm1d(two), nn.Linear(two, classes),
+    )  # fmt: skip
+    for module in member:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+            nn.init.zeros_(module.bias)
+    return member
+
+
+def _entropy(probabilities: Tensor) -> Tensor:
+    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)

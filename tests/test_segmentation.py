@@ -1,0 +1,237 @@
+"""Segmentation from few labels: the streamed form against the plain one, numbers by hand, bad input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from diffeat.datasets.label_scarce import read_label_scarce
+from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
+from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.geometry import FrameSpec
+from diffeat.storage import FeatureMap
+from diffeat.tasks.segmentation import (
+    Confusion,
+    EnsembleSettings,
+    LinearProbe,
+    PictureMaps,
+    PixelEnsemble,
+    TrainingPixels,
+    evaluate_segmentation,
+)
+
+SIZE = (36, 28)  # width, height
+GRIDS = ((5, 7, 9), (3, 14, 18))
+
+
+def picture(seed: int, mode: str = "squash") -> PictureMaps:
+    frame = FrameSpec(mode=mode, size=(36, 32)).frame(SIZE)
+    generator = torch.Generator().manual_seed(seed)
+    return PictureMaps(tuple(torch.randn(*g, generator=generator) for g in GRIDS), frame)
+
+
+def enlarged(p: PictureMaps) -> torch.Tensor:
+    """What the streamed form must equal: every map at the picture's size, side by side."""
+    return torch.cat([p.frame.map_to_original(m) for m in p.maps])
+
+
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_pixels_are_those_of_enlarged_features(mode: str) -> None:
+    pictures = [picture(i, mode) for i in range(3)]
+    labels = [np.random.default_rng(i).integers(0, 3, SIZE[::-1]) for i in range(3)]
+    pixels = TrainingPixels(pictures, labels, rare=0)
+    assert len(pixels) == 3 * SIZE[0] * SIZE[1]
+    expected = torch.cat([enlarged(p).flatten(1).T for p in pictures])
+    got = pixels.features(torch.arange(len(pixels)))
+    assert torch.allclose(got, expected, atol=1e-5)
+    assert torch.equal(pixels.labels, torch.from_numpy(np.concatenate([x.ravel() for x in labels])))
+
+
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_rows_of_a_projection_are_the_projection_of_rows(mode: str) -> None:
+    p = picture(0, mode)
+    weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
+    expected = torch.einsum("kc,chw->khw", weight, enlarged(p))
+    projected = p.project(weight)
+    assert torch.allclose(torch.cat([projected.rows(0, 10), projected.rows(10, 28)], 1), expected, atol=1e-5)
+
+
+def easy(count: int) -> tuple[list[PictureMaps], list[np.ndarray]]:
+    """Pictures whose first map shows the label."""
+    frame = FrameSpec(mode="squash", size=32).frame((32, 32))
+    pictures, labels = [], []
+    for i in range(count):
+        generator = torch.Generator().manual_seed(i)
+        blocks = torch.randint(0, 3, (4, 4), generator=generator)
+        code = F.one_hot(blocks, 3).permute(2, 0, 1).float().repeat_interleave(4, 1).repeat_interleave(4, 2)
+        noise = 0.1 * torch.randn(2, 8, 8, generator=generator)
+        pictures.append(PictureMaps((code + 0.1 * torch.randn(3, 16, 16, generator=generator), noise), frame))
+        labels.append(blocks.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy())
+    return pictures, labels
+
+
+SMALL = EnsembleSettings(members=3, epochs=8)
+
+
+@pytest.mark.parametrize("make", [lambda: PixelEnsemble(3, SMALL), lambda: LinearProbe(3)], ids=["ensemble", "linear"])
+def test_classifiers_learn(make) -> None:
+    pictures, labels = easy(6)
+    model = make().fit(TrainingPixels(pictures[:4], labels[:4], most=300))
+    confusion = Confusion(3)
+    for p, truth in zip(pictures[4:], labels[4:], strict=True):
+        confusion.add(truth, model.predict(p).labels.numpy())
+    assert confusion.miou > 0.85
+
+
+def test_ensemble_votes_and_is_unsure_as_members_disagree() -> None:
+    pictures, labels = easy(3)
+    ensemble = PixelEnsemble(3, EnsembleSettings(members=4, epochs=1)).fit(TrainingPixels(pictures, labels, most=100))
+    found = ensemble.predict(pictures[0])
+    pixels = enlarged(pictures[0]).flatten(1).T
+    with torch.no_grad():
+        opinions = torch.stack([m(pixels).softmax(1) for m in ensemble.members])
+    assert torch.equal(found.labels.flatten(), opinions.argmax(2).mode(0).values)
+    entropy = lambda p: -(p * p.log()).sum(-1)  # noqa: E731
+    expected = entropy(opinions.mean(0)) - entropy(opinions).mean(0)
+    assert found.uncertainty is not None
+    assert torch.allclose(found.uncertainty.flatten(), expected, atol=1e-5)
+    assert found.unsure == pytest.approx(expected.topk(102).values.mean().item(), abs=1e-5)
+
+
+def test_linear_probe_is_ridge_regression() -> None:
+    pictures, labels = easy(3)
+    training = TrainingPixels(pictures, labels, rare=0)
+    probe = LinearProbe(3, strengths=(0.05,)).fit(training)
+    x = training.features(torch.arange(len(training))).double()
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    y = 2 * F.one_hot(training.labels, 3).double() - 1
+    w = torch.linalg.solve(z.T @ z / len(z) + 0.05 * torch.eye(5), z.T @ (y - y.mean(0)) / len(z))
+    scores = (z @ w + y.mean(0)).argmax(1)
+    got = torch.cat([probe.predict(p).labels.flatten() for p in pictures])
+    assert (got == scores).double().mean() > 0.999
+
+
+def test_confusion_by_hand() -> None:
+    confusion = Confusion(4)
+    confusion.add(np.array([[0, 0, 1, IGNORE]]), np.array([[0, 1, 1, 2]]))
+    assert confusion.iou[:2] == pytest.approx([1 / 2, 1 / 2])
+    assert np.isnan(confusion.iou[2:]).all()
+    assert confusion.miou == pytest.approx(0.5)
+    assert confusion.accuracy == pytest.approx(2 / 3)
+
+
+def test_rare_labels_are_ignored_in_their_picture() -> None:
+    pictures, labels = easy(2)
+    labels[0][0, :10] = 7
+    training = TrainingPixels(pictures, labels, rare=20)
+    assert 7 not in training.labels
+    assert len(training) == 2 * 32 * 32 - 10
+
+
+def test_one_class_is_nothing_to_learn() -> None:
+    pictures, _ = easy(1)
+    with pytest.raises(InvalidValueError, match="two classes"):
+        TrainingPixels(pictures, [np.zeros((32, 32), int)])
+
+
+# ---- a whole evaluation
+
+
+class Colours:
+    """A source whose features are the picture itself, small."""
+
+    class recipe:  # noqa: N801
+        name, prompt, template, hash = "colours", "", "{}", "c" * 64
+
+        @staticmethod
+        def content() -> dict:
+            return {"colours": 1}
+
+        @staticmethod
+        def text_for(prompt: str | None) -> str:
+            return prompt or ""
+
+    def stream(self, images, prompts=None, *, on_error=None):
+        for p in images:
+            frame = FrameSpec(mode="squash", size=32).frame(p.image.size)
+            maps = {"rgb": F.avg_pool2d(frame.pixels(p.image), 2), "rough": F.avg_pool2d(frame.pixels(p.image), 8)}
+            yield FeatureMap(maps, frame, p.name, p.digest, {})
+
+
+@pytest.fixture
+def horse(tmp_path: Path) -> Path:
+    """A dataset in the label-scarce layout: colour tells the label."""
+    palette = np.array([[40, 40, 40], [200, 60, 60], [60, 60, 200], [60, 200, 60]], np.uint8)
+    for split, count in (("train", 6), ("test", 5)):
+        folder = tmp_path / "real" / split
+        folder.mkdir(parents=True)
+        for i in range(count):
+            rng = np.random.default_rng((i, count))
+            labels = np.kron(rng.integers(0, 3, (4, 4)), np.ones((10, 8), int))
+            noisy = palette[labels] + rng.normal(0, 160, (*labels.shape, 3))
+            Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
+            np.save(folder / f"{i}.npy", labels)
+    return tmp_path
+
+
+def test_evaluation_over_random_splits(horse: Path, tmp_path: Path) -> None:
+    train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
+    seen = []
+    found = evaluate_segmentation(
+        train, test, Colours(), classifier="linear", splits=3, labelled=4, store=tmp_path / "store",
+        seen=lambda sample, truth, labelling: seen.append(labelling.labels.shape),
+    )  # fmt: skip
+    assert len(found.values) == 3
+    assert found.std > 0
+    assert found.mean == pytest.approx(np.mean(found.values))
+    assert found.mean > 60
+    low, high = found.interval()
+    assert low <= found.mean <= high
+    assert seen == [(40, 32)] * 15
+    assert "± " in str(found)
+    for split in found.splits:
+        assert not {s.image for s in split.train} & {s.image for s in split.test}
+
+
+def test_a_class_absent_from_training_is_told(horse: Path) -> None:
+    labels = np.load(horse / "real" / "test" / "0.npy")
+    labels[:20] = 5
+    np.save(horse / "real" / "test" / "0.npy", labels)
+    train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
+    found = evaluate_segmentation(train, test, Colours(), classifier="linear")
+    assert any("part 5" in note and "IoU 0" in note for note in found.notes)
+    assert found.iou[5] == 0
+
+
+def test_bad_input_is_told(horse: Path) -> None:
+    with pytest.raises(UnknownNameError, match="horse21"):
+        read_label_scarce(horse, "horse22")
+    np.save(horse / "real" / "train" / "1.npy", np.zeros((20, 20), int))
+    train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
+    with pytest.raises(DatasetError, match=r"20×20.*32×40"):
+        evaluate_segmentation(train, test, Colours())
+    np.save(horse / "real" / "train" / "1.npy", np.full((40, 32), 77))
+    with pytest.raises(DatasetError, match="label 77"):
+        evaluate_segmentation(train, test, Colours())
+    with pytest.raises(InvalidValueError, match="9 labelled"):
+        evaluate_segmentation(train, test, Colours(), labelled=9)
+    with pytest.raises(DatasetError, match="no label map"):
+        for file in (horse / "real" / "train").glob("*.npy"):
+            file.unlink()
+        read_label_scarce(horse, "cat15", "train")
+
+
+def test_masks_of_pictures_and_of_categories(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4)).save(tmp_path / "a.png")
+    Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "m.png")
+    sample = MaskSample(tmp_path / "a.png", tmp_path / "m.png", "dog")
+    assert (sample.labels(2) == 1).all()
+    dataset = MaskDataset("x", "train", (sample,), ("a", "b"))
+    assert len(dataset.only(["dog"])) == 1
+    with pytest.raises(UnknownNameError, match="dog"):
+        dataset.only(["dig"])
