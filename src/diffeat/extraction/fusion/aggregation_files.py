@@ -25,7 +25,7 @@ from diffeat.storage.atomic import StagedFile, disk_errors
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 _KIND = "diffeat-aggregation-network"
-_REFERENCE_LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.conv2" for i in range(4) for j in range(3))
+_REFERENCE_LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.increment" for i in range(4) for j in range(3))
 _UNUSED = ("logit_scale", "self_logit_scale")  # of training; some checkpoints carry them
 
 
@@ -51,7 +51,9 @@ def weights_file(source: str | Path, file: str | None = None, revision: str | No
     Raises:
         ModelError: If there is none.
     """
-    return find_weights(str(source), file or (None if Path(source).is_file() else WEIGHTS_FILE), revision, "aggregation")
+    return find_weights(
+        str(source), file or (None if Path(source).is_file() else WEIGHTS_FILE), revision, "aggregation"
+    )
 
 
 def load(source: str | Path, file: str | None = None, revision: str | None = None) -> AggregationNetwork:
@@ -180,7 +182,7 @@ def _published_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], 
     if saved is not None and len(saved) != count:
         raise ModelError(f"{path} names {len(saved)} save steps but mixes {count}.")
     steps = saved if saved is not None else range(count)
-    layers = [f"up_blocks.{i}.resnets.{j}.conv2" for i, j in settings["idxs"]] if settings.get("idxs") else None
+    layers = [f"up_blocks.{i}.resnets.{j}.increment" for i, j in settings["idxs"]] if settings.get("idxs") else None
     if layers is None:
         layers = _REFERENCE_LAYERS if len(channels) == 12 else [f"layer {i}" for i in range(len(channels))]
     wide, narrow = state["bottleneck_layers.0.0.conv3.weight"].shape[:2]
@@ -207,7 +209,9 @@ def _filled(config: AggregationConfig, state: Mapping[str, Tensor], path: Path) 
             f"{path} does not hold the network that its configuration describes: {len(missing)} tensors are missing, "
             f"{len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r})."
         )
-    bad = [name for name, v in state.items() if not (torch.isfinite(v) | (name == "mixing_weights") & v.isneginf()).all()]
+    bad = [
+        name for name, v in state.items() if not (torch.isfinite(v) | (name == "mixing_weights") & v.isneginf()).all()
+    ]
     if bad:
         raise InvalidValueError(f"{path} holds NaN or infinity in {bad[0]!r}: the training that wrote it went wrong.")
     network.load_state_dict(dict(state))

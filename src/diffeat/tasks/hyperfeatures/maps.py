@@ -25,10 +25,12 @@ class PictureMaps:
     Attributes:
         layers: Per layer ``(steps, c, h, w)``.
         frame: How the picture lies in the model's image.
+        grid: ``(h, w)`` of the descriptor, where it is not the largest of the maps'.
     """
 
     layers: tuple[Tensor, ...]
     frame: Frame
+    grid: tuple[int, int] | None = None
 
     @property
     def bytes(self) -> int:
@@ -40,6 +42,12 @@ class MapSource(Protocol):
     """Gives the maps of pictures by path."""
 
     def maps(self, path: Path) -> PictureMaps: ...
+
+
+def largest_grid(layers: Sequence[Tensor]) -> tuple[int, int]:
+    """The grid ``(h, w)`` with the most cells."""
+    grids = [(layer.shape[-2], layer.shape[-1]) for layer in layers]
+    return max(grids, key=lambda g: g[0] * g[1])
 
 
 def map_names(extractor: Extractor) -> list[list[str]]:
@@ -100,4 +108,4 @@ class Described:
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
         """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
-        return FeatureMap({FUSED: fuse_maps(self._network, found.layers, self._grid).cpu()}, found.frame, key)
+        return FeatureMap({FUSED: fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key)
