@@ -1,0 +1,135 @@
+"""Training of the transformer together with its text encoder on encoded pictures.
+
+Velocity prediction with uniform timesteps, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023), which is what the
+U-Net's loss weighs by too, seen from the clean picture. Captions are hidden and their words named from inside as in
+:mod:`diffeat.zoo.train_unet`. The weights that count are a moving average.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffeat.zoo.build_dit import DitParts, make_dit_scheduler
+from diffeat.zoo.optimiser import MuonAdamW
+from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
+from diffeat.zoo.train_unet import SNR_CAP, WORDS, Examples, learning_rate
+
+#: parts of names of matrices that are tables or ends of the network, not maps between features
+_TABLES = ("shared", "relative_attention_bias", "scale_shift_table", "pos_embed", "proj_out", "words")
+
+
+def named_weights(parts: DitParts) -> Iterator[tuple[str, Tensor]]:
+    """The trained weights. Names of those that are not for Muon hold ``embed``, which the optimiser goes by."""
+    for prefix, module in (("dit", parts.transformer), ("text", parts.text)):
+        for name, value in module.named_parameters():
+            table = any(word in name for word in _TABLES) or value.ndim < 2
+            yield f"{prefix}.{'embed:' if table else ''}{name}", value
+
+
+def load_dit_average(parts: DitParts, average: dict[str, Tensor]) -> None:
+    """Put averaged weights into the networks."""
+    with torch.no_grad():
+        for name, value in named_weights(parts):
+            value.copy_(average[name])
+
+
+class BlockWords(nn.Module):
+    """Reads the words of a hidden caption off the mean tokens of the middle and the last block."""
+
+    def __init__(self, transformer: nn.Module, words: int, plain: list[int]) -> None:
+        super().__init__()
+        blocks = list(transformer.transformer_blocks)  # type: ignore[arg-type]
+        width = int(transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"])  # type: ignore[index, operator]
+        self.words = nn.ModuleList([nn.Linear(width, words) for _ in range(2)])
+        self.plain = plain
+        self.seen = threading.local()  # slices of a batch run side by side
+        for k, block in enumerate((blocks[len(blocks) // 2], blocks[-1])):
+            block.register_forward_hook(lambda _m, _i, output, k=k: setattr(self.seen, f"block{k}", output))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Cross-entropy ``(b,)`` of which words occur in each caption, after the transformer ran on this thread."""
+        count = self.words[0].out_features
+        said = torch.zeros(len(tokens), count, device=tokens.device).scatter_(1, tokens, 1.0)  # type: ignore[arg-type]
+        said[:, self.plain] = 0
+        total = torch.zeros(len(tokens), device=tokens.device)
+        for k, head in enumerate(self.words):
+            guess = head(getattr(self.seen, f"block{k}").float().mean(1))
+            total = total + F.binary_cross_entropy_with_logits(guess, said, reduction="none").sum(1)
+        return total
+
+
+def train_dit(
+    parts: DitParts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
+    pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
+    peak: float = 1e-3, save_every: int = 200,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
+
+    ``at_checkpoint(step, average)`` is called after each checkpoint.
+    """
+    transformer, text = parts.transformer.to(device).train(), parts.text.to(device).train()  # type: ignore[arg-type]
+    weights = dict(named_weights(parts))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        heads = BlockWords(transformer, text.config.vocab_size, examples.plain).to(device)
+    trained = {**weights, **{f"embed:words.{n}": p for n, p in heads.named_parameters()}}
+    optimiser = MuonAdamW(trained)
+    average = {name: value.detach().float().clone() for name, value in weights.items()}
+    start, state = 0, load_state(run / "dit.pt")
+    if state is not None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                value.copy_(state["weights"][name])
+                average[name].copy_(state["average"][name])
+        heads.load_state_dict(state["heads"])
+        optimiser.load_state_dict(state["optimiser"])
+        start = state["step"]
+    log = Log(run / "dit_loss.csv", ("step", "loss", "rate", "seconds"), start)
+    abar = make_dit_scheduler().alphas_cumprod
+    empty = examples.empty.to(device)
+
+    def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, hidden: Tensor, velocity: Tensor) -> Tensor:
+        said = torch.where(hidden[:, None], empty, tokens)
+        mask = (said != 0).long()
+        with autocast(device):
+            words = text(said, attention_mask=mask)[0]
+            guess = transformer(
+                noisy, words, t, {"resolution": None, "aspect_ratio": None}, encoder_attention_mask=mask,
+                return_dict=False,
+            )[0]  # fmt: skip
+        error = (guess.float() - velocity).square().mean((1, 2, 3))
+        ratio = abar.to(device)[t] / (1 - abar.to(device)[t])
+        return (error * ratio.clamp(max=SNR_CAP) / (ratio + 1) + WORDS * hidden * heads(tokens)).mean()
+
+    for step in range(start, steps):
+        generator = at_step(seed, step, "dit")
+        latents, tokens, hidden = examples.batch(batch, generator)
+        eps = torch.randn(latents.shape, generator=generator)
+        t = torch.randint(1000, (batch,), generator=generator)
+        a = abar[t][:, None, None, None]
+        noisy, velocity = a.sqrt() * latents + (1 - a).sqrt() * eps, a.sqrt() * eps - (1 - a).sqrt() * latents
+        rate = learning_rate(step, steps, peak)
+        inputs = tuple(x.to(device) for x in (noisy, t, tokens, hidden, velocity))
+        loss = gradients(pool, loss_of, inputs, list(trained.values()))
+        nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
+        optimiser.step(rate)
+        keep = min(0.999, (step + 1) / (step + 12))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
+        log.add(step, loss, rate)
+        if (step + 1) % 25 == 0:
+            say(f"dit {step + 1}/{steps}: {log.recent():.4f}")
+        if (step + 1) % save_every == 0 or step + 1 == steps:
+            log.flush()
+            state = {"weights": {n: w.detach() for n, w in weights.items()}, "average": average}
+            state |= {"heads": heads.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
+            save_state(run / "dit.pt", state)
+            at_checkpoint(step + 1, average)
+    return average

@@ -1,0 +1,171 @@
+"""Train ``tiny-dit`` on the toy world: ``python -m diffeat.zoo.train_tiny_dit --out RUN [--data UNET_RUN]``.
+
+The autoencoder is that of ``tiny-unet``. ``--data`` takes pictures and latents from a run of
+``diffeat.zoo.train_tiny_unet`` instead of drawing and encoding them anew. A killed run goes on with ``--resume``; every
+checkpoint exports a pipeline directory ``RUN/tiny_dit`` in float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from diffeat import zoo
+from diffeat.errors import InvalidValueError
+from diffeat.zoo import cache
+from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
+from diffeat.zoo.pictures import CAPTIONS, loss_curves
+from diffeat.zoo.train_dit import load_dit_average, train_dit
+from diffeat.zoo.train_unet import Examples
+from diffeat.zoo.train_vae import encode_all
+
+if TYPE_CHECKING:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from diffusers.pipelines.pixart_alpha.pipeline_pixart_sigma import PixArtSigmaPipeline
+
+
+@dataclass(frozen=True, slots=True)
+class DitSettings:
+    """All that decides the weights."""
+
+    seed: int = 0
+    steps: int = 8000
+    batch: int = 24
+    pictures: int = 20000
+    calm: int = 20000
+    size: int = 128
+    save_every: int = 200
+    widths: DitWidths = field(default_factory=DitWidths)
+
+
+def train(
+    settings: DitSettings,
+    run: Path,
+    data: Path | None = None,
+    device: str = "cpu",
+    workers: int = 1,
+    resume: bool = False,
+) -> Path:
+    """Run all stages and return the pipeline directory.
+
+    Raises:
+        InvalidValueError: ``run`` holds another run, or one that was not asked to be continued.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    _claim(settings, run, resume)
+    start = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{(time.monotonic() - start) / 60:6.1f} min] {text}", flush=True)
+
+    torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
+    pool = ThreadPool(workers)
+    vae = _autoencoder(data)
+    if data is None:
+        data = run
+        cache.draw(run / "cache", settings.pictures, settings.calm, settings.seed, settings.size, workers)
+        encode_all(vae, run, run / "cache", device, pool, say)
+        say("pictures drawn and encoded")
+    parts, pipeline = _fresh(settings, vae)
+    examples = Examples(data, data / "cache", pipeline.tokenizer, vae.config["scaling_factor"])
+
+    def checkpoint(step: int, average: dict[str, Tensor]) -> None:
+        export(settings, parts, average, vae, run / "tiny_dit")
+        if step % (settings.save_every * 4) == 0 or step == settings.steps:
+            sample(run / "tiny_dit", run / f"dit-{step:06d}.png")
+            say(f"exported and sampled at step {step}")
+
+    average = train_dit(
+        parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
+        save_every=settings.save_every,
+    )  # fmt: skip
+    export(settings, parts, average, vae, run / "tiny_dit")
+    loss_curves(run, run / "loss.png")
+    return run / "tiny_dit"
+
+
+def _autoencoder(data: Path | None) -> AutoencoderKL:
+    """The autoencoder that the latents were or will be made with."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    folder = zoo.path("tiny-unet") if data is None else data / "tiny_unet"
+    return AutoencoderKL.from_pretrained(str(folder), subfolder="vae", local_files_only=True)
+
+
+def _fresh(settings: DitSettings, vae: AutoencoderKL) -> tuple[DitParts, PixArtSigmaPipeline]:
+    from diffeat.datasets.toyworld.captions import vocabulary
+    from diffeat.zoo.build_dit import make_t5_tokenizer
+
+    words = len(make_t5_tokenizer(vocabulary()))
+    parts = make_dit_parts(settings.widths, words, vae.config["latent_channels"], settings.seed, settings.size)
+    return parts, make_dit_pipeline(parts, vae)
+
+
+def _claim(settings: DitSettings, run: Path, resume: bool) -> None:
+    file, asked = run / "dit.json", json.loads(json.dumps(asdict(settings)))
+    if not file.exists():
+        file.write_text(json.dumps(asked, indent=2))
+        return
+    there = json.loads(file.read_text())
+    if there != asked:
+        changed = ", ".join(k for k in asked if there.get(k) != asked[k])
+        raise InvalidValueError(f"{run} holds a run with other settings ({changed}); give another --out.")
+    if not resume:
+        raise InvalidValueError(f"{run} holds a run already; continue it with --resume or give another --out.")
+
+
+def export(
+    settings: DitSettings, parts: DitParts, average: dict[str, Tensor], vae: AutoencoderKL, folder: Path
+) -> None:
+    """Write the averaged model as a float16 pipeline directory; the parts in training stay as they are."""
+    shipped, _ = _fresh(settings, vae)
+    load_dit_average(shipped, average)
+    pipeline = make_dit_pipeline(shipped, copy.deepcopy(vae).cpu().half())  # type: ignore[arg-type]
+    shipped.transformer.half()  # transformers loads what it finds: a half text encoder would stay half
+    pipeline.save_pretrained(str(folder), safe_serialization=True)
+
+
+def sample(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 20, columns: int = 8) -> None:
+    """Sample the captions of :mod:`diffeat.zoo.pictures` from a pipeline directory into one PNG."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from PIL import Image
+
+    pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    side = pipeline.transformer.config.sample_size * 4
+    images = pipeline(  # type: ignore[operator]
+        list(CAPTIONS), guidance_scale=guidance, num_inference_steps=steps, height=side, width=side,
+        generator=torch.Generator().manual_seed(1), use_resolution_binning=False, clean_caption=False,
+    ).images  # fmt: skip
+    grid = Image.new("RGB", (columns * side, -(-len(images) // columns) * side))
+    for k, image in enumerate(images):
+        grid.paste(image, (k % columns * side, k // columns * side))
+    grid.save(picture)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_dit", description=__doc__)
+    defaults = DitSettings()
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--data", type=Path, help="run of train_tiny_unet whose pictures and latents are used")
+    for name in ("steps", "batch", "pictures", "calm", "seed"):
+        parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
+    given = parser.parse_args(arguments)
+    settings = DitSettings(given.seed, given.steps, given.batch, given.pictures, given.calm)
+    print(train(settings, given.out, given.data, given.device, given.workers, given.resume))
+
+
+if __name__ == "__main__":
+    main()
