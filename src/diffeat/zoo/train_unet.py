@@ -2,10 +2,11 @@
 
 Noise prediction (DDPM, Ho et al. 2020, eq. 14) with uniform timesteps, weighted by min(SNR, 5) / SNR (Hang et al. 2023)
 so that the texture seen at little noise does not drown the shapes seen at much. Half of the captions are replaced by
-the empty prompt, under which features are read and without which there is no guidance. Where the caption is hidden, two
-linear heads name its words from the mean over positions of a deep and a middle block: what a picture shows is worth
-knowing to the denoiser, and an hour of denoising alone does not teach it. The heads are not part of the model. The
-weights that count are a moving average.
+the empty prompt, under which features are read and without which there is no guidance. Where the caption is hidden,
+linear heads tell what it says of the figure, its class and the side it shows, from the mean over positions of a deep
+and a middle block: the denoiser profits from knowing that, and an hour of denoising alone does not teach it. They count
+by how much of the picture the noise leaves (the cumulative alpha), and are not part of the model. The weights that
+count are a moving average.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from diffeat.datasets.toyworld import CLASSES
 from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, make_scheduler
@@ -28,10 +30,12 @@ from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save
 
 DROPPED = 0.5
 SNR_CAP = 5.0
-#: weight of the words' cross-entropy, in nats a picture
-WORDS = 0.005
-#: blocks whose means the words are read from
+#: weight of the heads' cross-entropies, in nats a picture
+WORDS = 0.04
+#: blocks whose means are read
 READ = ("mid_block", "up_blocks.1")
+#: words of which a caption says one, or none
+GROUPS = (CLASSES, ("left", "right", "camera", "behind"))
 
 
 def _named(parts: Parts) -> Iterator[tuple[str, Tensor]]:
@@ -60,7 +64,7 @@ class Examples:
         ends = np.cumsum([len(shard) for shard in self.latents])
         self.starts = np.concatenate([[0], ends[:-1]])
         self.count = int(ends[-1])
-        self.plain = tokenizer.all_special_ids
+        self.groups = [[int(_tokens(tokenizer, [word])[0, 1]) for word in group] for group in GROUPS]
 
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latent draws ``(b, c, h, w)``, true token ids ``(b, n)``, and whether each caption is hidden ``(b,)``."""
@@ -87,12 +91,18 @@ def learning_rate(step: int, steps: int, peak: float, warm: int = 150, falling: 
 
 
 class WordHeads(nn.Module):
-    """Reads the words of a hidden caption off the blocks named in :data:`READ`."""
+    """Tells which word of each group a hidden caption says, from the blocks named in :data:`READ`.
 
-    def __init__(self, unet: nn.Module, widths: list[int], words: int, plain: list[int]) -> None:
+    Args:
+        unet: Hooks are left on its blocks.
+        widths: Channels of the blocks.
+        groups: Token ids of each group.
+    """
+
+    def __init__(self, unet: nn.Module, widths: list[int], groups: list[list[int]]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList([nn.Linear(width, words) for width in widths])
-        self.plain = plain
+        self.heads = nn.ModuleList([nn.Linear(width, sum(map(len, groups))) for width in widths])
+        self.groups = [torch.tensor(group) for group in groups]
         self.seen = threading.local()  # slices of a batch run side by side
         for name in READ:
             unet.get_submodule(name).register_forward_hook(
@@ -100,14 +110,14 @@ class WordHeads(nn.Module):
             )
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Cross-entropy ``(b,)`` of which words occur in each caption, after the U-Net ran on this thread."""
-        count = self.heads[0].out_features
-        said = torch.zeros(len(tokens), count, device=tokens.device).scatter_(1, tokens, 1.0)  # type: ignore[arg-type]
-        said[:, self.plain] = 0
+        """Cross-entropy ``(b,)``, summed over blocks and groups, after the U-Net ran on this thread."""
         total = torch.zeros(len(tokens), device=tokens.device)
         for name, head in zip(READ, self.heads, strict=True):
-            guess = head(getattr(self.seen, name).float().mean((2, 3)))
-            total = total + F.binary_cross_entropy_with_logits(guess, said, reduction="none").sum(1)
+            guesses = head(getattr(self.seen, name).float().mean((2, 3)))
+            for group, guess in zip(self.groups, guesses.split([len(g) for g in self.groups], 1), strict=True):
+                said = (tokens[:, :, None] == group.to(tokens.device)).any(1)
+                error = F.cross_entropy(guess, said.int().argmax(1), reduction="none")
+                total = total + torch.where(said.any(1), error, 0)
         return total
 
 
@@ -127,7 +137,7 @@ def train_unet(
     widths = list(unet.config["block_out_channels"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = WordHeads(unet, [widths[-1], widths[-2]], text.config.vocab_size, examples.plain).to(device)
+        heads = WordHeads(unet, [widths[-1], widths[-2]], examples.groups).to(device)
     trained = {**weights, **{f"words.{n}": p for n, p in heads.named_parameters()}}
     optimiser = MuonAdamW(trained)
     average = {name: value.detach().float().clone() for name, value in weights.items()}
@@ -155,8 +165,8 @@ def train_unet(
         with autocast(device):
             guess = unet(noisy, t, text(torch.where(hidden[:, None], empty, tokens))[0]).sample
         error = (guess.float() - eps).square().mean((1, 2, 3))
-        ratio = abar.to(device)[t] / (1 - abar.to(device)[t])
-        return (error * (SNR_CAP / ratio).clamp(max=1) + WORDS * hidden * heads(tokens)).mean()
+        left = abar.to(device)[t]
+        return (error * (SNR_CAP * (1 - left) / left).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
 
     for step in range(start, steps):
         generator = at_step(seed, step, stage)
