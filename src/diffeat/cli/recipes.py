@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from diffeat.extraction import Recipe
 
 
 def recipes(
@@ -38,9 +41,16 @@ def recipes(
         table.add_row(
             f"[cyan]{preset}[/]",
             r.model,
-            ", ".join(f"{t:g}" for t in r.trajectory.timesteps),
+            _when(r),
             str(r.trajectory.draws),
             str(len(r.activations)),
             r.description,
         )
     Console().print(table)
+
+
+def _when(recipe: Recipe) -> str:
+    path = recipe.trajectory
+    if not path.stepped:
+        return ", ".join(f"{t:g}" for t in path.timesteps)
+    return f"{path.kind}, {len(path.read_steps)} of {path.steps} steps"

@@ -277,7 +277,7 @@ class Recipe(_Part):
         found = folder / weights.source
         if found.is_dir():
             found = found / (weights.file or "model.safetensors")
-        changes: dict[str, Any] = {"fuse.weights.source": str(folder / weights.source)}
+        changes: dict[str, Any] = {"fuse.weights.source": str((folder / weights.source).resolve())}
         if weights.sha256 is None and found.is_file():
             changes["fuse.weights.sha256"] = file_digest(found)
         return self.replace(**changes)

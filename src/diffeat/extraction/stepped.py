@@ -43,14 +43,14 @@ class SteppedReader:
 
     def __init__(self, recipe: Recipe, backbone: Backbone, taps: Taps, head: Hyperfeatures | None) -> None:
         path = recipe.trajectory
-        assert path.kind in ("inversion", "generation") and path.steps is not None
+        assert path.steps is not None
         check_prediction(backbone, path.prediction)
         self._recipe, self._backbone, self._taps, self._head = recipe, backbone, taps, head
-        self._steps = ode_steps(path.kind, path.steps, backbone)  # type: ignore[arg-type]
+        self._steps = ode_steps("inversion" if path.kind == "inversion" else "generation", path.steps, backbone)
         self._save = [int(s) for s in path.read_steps]
         self._times = {step.save: step.at for step in self._steps}
         if path.guidance is not None:
-            unconditional_rows(backbone, "", backbone.condition([recipe.prompt], **recipe.conditioning))
+            unconditional_rows(backbone, "", backbone.condition([recipe.prompt], None, **recipe.conditioning))
 
     @property
     def rows(self) -> int:

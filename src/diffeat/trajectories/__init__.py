@@ -1,4 +1,4 @@
-"""Which noisy latents the denoiser sees: forward noise with several draws, the clean latent, or the path between both."""
+"""Which latents the denoiser sees: forward noise with several draws, the clean latent, or the path between both."""
 
 from diffeat.trajectories.forward import Row, forward_rows, noisy_latents
 from diffeat.trajectories.noise import keyed_normal

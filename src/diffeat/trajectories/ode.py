@@ -1,9 +1,9 @@
 r"""The deterministic path between an image and noise, in both directions.
 
 Discrete diffusion with N steps visits the timesteps :math:`T_k = k \lfloor 1000 / N \rfloor`, k = 0…N−1, and −1 for the
-clean latent (:math:`\bar\alpha_{-1} = 1`). A step asks the denoiser at t for the clean latent and the noise that it sees,
-and puts both together again in the proportion of the next timestep t' (DDIM without added noise; Song et al. 2021,
-eq. 12):
+clean latent (:math:`\bar\alpha_{-1} = 1`). A step asks the denoiser at t for the clean latent and the noise that it
+sees, and puts both together again in the proportion of the next timestep t' (DDIM without added noise; Song et al.
+2021, eq. 12):
 
 .. math:: x_{t'} = \sqrt{\bar\alpha_{t'}}\, \hat x_0(x_t, t) + \sqrt{1 - \bar\alpha_{t'}}\, \hat\epsilon(x_t, t)
 
@@ -187,7 +187,9 @@ def check_prediction(backbone: Backbone, expected: str | None) -> None:
         )
 
 
-def unconditional_rows(backbone: Backbone, negative: str, conditioning: Conditioning, **options: object) -> Conditioning:
+def unconditional_rows(
+    backbone: Backbone, negative: str, conditioning: Conditioning, **options: object
+) -> Conditioning:
     """The other half of a guided batch.
 
     Raises:

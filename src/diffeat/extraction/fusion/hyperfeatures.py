@@ -77,7 +77,7 @@ class Hyperfeatures:
         return part if total is None else total + part
 
     def join(self, maps: Mapping[tuple[float, str], Tensor], steps: Sequence[float]) -> dict[str, Tensor]:
-        """One map of the maps ``(c, h, w)`` of one picture by (step, activation), or of the sum that is made already."""
+        """One map of one picture's maps ``(c, h, w)`` by (step, activation), or the sum if it is made already."""
         if (0.0, FUSED) in maps:
             return {FUSED: maps[0.0, FUSED]}
         total: Tensor | None = None

@@ -26,7 +26,7 @@ class TrainingLog:
     def __init__(self, file: Path, step: int, tensorboard: Path | None = None) -> None:
         kept = [row for row in read_log(file) if int(row["step"]) <= step] if file.is_file() else []
         self._handle = file.open("w", newline="", encoding="utf-8")
-        self._csv = csv.DictWriter(self._handle, COLUMNS)
+        self._csv: csv.DictWriter[str] = csv.DictWriter(self._handle, list(COLUMNS))
         self._csv.writeheader()
         self._csv.writerows(kept)
         self._events: Any = None

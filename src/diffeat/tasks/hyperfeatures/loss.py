@@ -3,7 +3,8 @@ r"""Losses that make descriptors of the same point alike and of other points dif
 Keypoints (Luo et al., NeurIPS 2023, sec. 3.3), with unit descriptors :math:`\hat a_i` of one picture at cells i,
 :math:`\hat b_j` of the other, pairs (i_k, j_k), and τ = 0.07:
 
-.. math:: L = -\frac{1}{2K} \sum_k \log \frac{e^{\hat a_{i_k} \cdot \hat b_{j_k} / τ}}{\sum_j e^{\hat a_{i_k} \cdot \hat b_j / τ}}
+.. math:: L = -\frac{1}{2K} \sum_k
+          \log \frac{e^{\hat a_{i_k} \cdot \hat b_{j_k} / τ}}{\sum_j e^{\hat a_{i_k} \cdot \hat b_j / τ}}
           + \log \frac{e^{\hat a_{i_k} \cdot \hat b_{j_k} / τ}}{\sum_i e^{\hat a_i \cdot \hat b_{j_k} / τ}}
 
 All cells of the other picture are negatives. Only the K rows and K columns are computed, never the whole matrix.

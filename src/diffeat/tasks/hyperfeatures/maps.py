@@ -108,4 +108,6 @@ class Described:
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
         """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
-        return FeatureMap({FUSED: fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key)
+        return FeatureMap(
+            {FUSED: fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
+        )

@@ -107,8 +107,24 @@ def prepare(
     return Prepared(source, channels, mirrored, True, len(summary.extracted), example.bytes, opened)
 
 
+def explicit(extractor: Extractor) -> Extractor:
+    """The same extractor by a recipe that spells every activation and step out, as recipes of trained networks do.
+
+    Features stored by it serve the training, pruning and whatever reads the same maps later.
+    """
+    known = Catalogue.of(extractor.backbone)
+    recipe = extractor.recipe
+    changes: dict = {"activations": [known[n].id if n in known else n for n in extractor.names]}
+    if recipe.trajectory.stepped:
+        changes["trajectory.save"] = [int(s) for s in recipe.trajectory.read_steps]
+    return Extractor(recipe.replace(**changes), extractor.backbone)
+
+
 def network_config(
-    extractor: Extractor, channels: Sequence[int], projection: int = 384, bottleneck: int | None = None, groups: int = 32
+    extractor: Extractor,
+    channels: Sequence[int],
+    projection: int = 384,
+    bottleneck: int | None = None,
 ) -> AggregationConfig:
     """The network for what an extractor without fusion reads."""
     known = Catalogue.of(extractor.backbone)
@@ -121,5 +137,4 @@ def network_config(
         model=extractor.recipe.model,
         projection=projection,
         bottleneck=bottleneck,
-        groups=groups,
     )

@@ -78,3 +78,18 @@ def denoiser_calls(recipe: Recipe, backbone: Backbone) -> float:
     saved = [int(s) for s in path.read_steps]
     before = path.steps - 1 - min(saved) if path.kind == "inversion" else max(saved)
     return (before + depth) * (1 if path.guidance is None else 2)
+
+
+def full_grid(recipe: Recipe, backbone: Backbone) -> tuple[int, int] | None:
+    """The descriptor's grid ``(h, w)``, for recipes that bring all pictures to one size; None if sizes differ.
+
+    A pruned recipe that reads coarse layers only must name it to keep the resolution it was trained at.
+    """
+    if recipe.fuse is not None and recipe.fuse.grid is not None:
+        return recipe.fuse.grid
+    if recipe.frame.mode == "keep":
+        return None
+    size = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size).model
+    known = Catalogue.of(backbone, size)
+    grids = [known[str(name)].grid for name in recipe.requests()]
+    return max((g for g in grids if g is not None), key=lambda g: g[0] * g[1], default=None)

@@ -163,9 +163,7 @@ class HeadTrainer:
             self._resume()
         self._log = TrainingLog(folder / LOG, self.step, folder / "tensorboard" if tensorboard else None)
 
-    def run(
-        self, progress: Progress = silent, on_validation: Callable[[int, float], None] | None = None
-    ) -> Trained:
+    def run(self, progress: Progress = silent, on_validation: Callable[[int, float], None] | None = None) -> Trained:
         """Train to the end.
 
         Raises:
@@ -257,7 +255,9 @@ class HeadTrainer:
             state = torch.load(path, map_location="cpu", weights_only=True)
             identity = state["identity"]
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, KeyError, TypeError) as error:
-            raise StoreError(f"The state {path} of an earlier run cannot be read ({error}). Remove it to start anew.")
+            raise StoreError(
+                f"The state {path} of an earlier run cannot be read ({error}). Remove it to start anew."
+            ) from None
         own = self._identity()
         wrong = [f"{k} ({identity.get(k)!r} there, {own.get(k)!r} now)" for k in own if identity.get(k) != own[k]]
         if wrong:
@@ -271,9 +271,7 @@ class HeadTrainer:
         self._best = tuple(state["best"]) if state["best"] is not None else None
 
 
-def _descriptors(
-    network: AggregationNetwork, example: Example, grid: tuple[int, int] | None
-) -> tuple[Tensor, Tensor]:
+def _descriptors(network: AggregationNetwork, example: Example, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     device = network.mixing_weights.device
     one, other = ([layer.to(device) for layer in maps.layers] for maps in example.maps)
     if all(a.shape == b.shape for a, b in zip(one, other, strict=True)):

@@ -1,0 +1,63 @@
+"""``diffeat generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffeat.cli.options import Device, Dtype, ModelName, RecipeName, Seed, make_extractor
+from diffeat.errors import InvalidValueError
+
+
+def generate(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and recipe.yaml.")],
+    prompt: Annotated[
+        list[str] | None, typer.Option("--prompt", "-p", help="Text, through the recipe's template; repeatable.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
+    guidance: Annotated[float | None, typer.Option(help="Scale of guidance; the recipe's if not given.")] = None,
+    negative: Annotated[str | None, typer.Option(help="Text of what not to show, for guidance.")] = None,
+    recipe: RecipeName = "hyperfeatures-tiny",
+    model: ModelName = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Generate pictures whose features can be read on the very way they arise.
+
+    Each PNG remembers how it was made. OUT/recipe.yaml reads features while it is made again, with the trained weights
+    of --recipe if it has any, so a network trained on photos works on synthetic pictures with the usual commands:
+
+        diffeat generate -r TRAINED/recipe.yaml -p "a red car" --count 2 -o synthetic
+        diffeat match synthetic/000-0.png synthetic/000-1.png -r synthetic/recipe.yaml
+    """
+    from diffeat.extraction import Recipe
+    from diffeat.extraction.generated import generate as make
+    from diffeat.extraction.generated import generation_twin, save_generated
+    from diffeat.tasks.hyperfeatures.recipes import network_of, write_recipe
+
+    texts: list[str | None] = list(prompt or [])
+    if prompts is not None:
+        if not prompts.is_file():
+            raise InvalidValueError(f"There is no prompt file {str(prompts)!r}.")
+        texts += [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+    known = Recipe.load(recipe)
+    twin = generation_twin(known)
+    changes = {"model": model, "seed": seed, "trajectory.guidance": guidance, "trajectory.negative_prompt": negative}
+    twin = twin.replace(name=f"{known.name}-generation", **{k: v for k, v in changes.items() if v is not None})
+    extractor = make_extractor(twin.replace(fuse=None), device, dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    if known.fuse is not None and known.fuse.weights is not None:
+        write_recipe(twin, network_of(known), out, twin.name, twin.description, known.fuse.grid)
+    else:
+        twin.save(out / "recipe.yaml")
+    order: dict[str, int] = {}
+    for image, origin in make(twin, extractor.backbone, texts or [None], count):
+        place = order.setdefault(origin.prompt, len(order))
+        path = out / f"{place:03d}-{origin.number}.png"
+        save_generated(image, path)
+        typer.echo(f"{path}: {origin.prompt or '(no text)'}")
+    typer.echo(f"Recipe: {out / 'recipe.yaml'}")

@@ -1,0 +1,203 @@
+"""``diffeat train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from diffeat.cli.options import BatchSize, Device, Dtype, ModelName, RecipeName, Seed, make_extractor
+from diffeat.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from diffeat.datasets.pairs import PairDataset
+    from diffeat.tasks.hyperfeatures.prune import Pruned
+
+train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
+
+_DATA = "Correspondence dataset: spair, spair-json, ap10k, pf-pascal, cub, toyworld or csv."
+_ROOT = "The dataset's folder; for csv and spair-json its file."
+_PROMPTS = "Text for the pictures: 'category', a text with {category}, or any other. By default the recipe's own."
+
+Data = Annotated[str, typer.Option(help=_DATA)]
+Root = Annotated[Path | None, typer.Option(help=_ROOT)]
+Images = Annotated[Path | None, typer.Option(help="For spair-json: folder of the pictures.")]
+ProtocolName = Annotated[str | None, typer.Option(help="How pairs are scored; the dataset's usual one if not given.")]
+Prompts = Annotated[str | None, typer.Option(help=_PROMPTS)]
+
+
+@train.callback()
+def _group() -> None:
+    pass
+
+
+@train.command()
+def hyperfeatures(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    data: Data = "toyworld",
+    root: Root = None,
+    recipe: RecipeName = "hyperfeatures-tiny",
+    split: Annotated[str, typer.Option(help="Training split.")] = "trn",
+    validation: Annotated[str, typer.Option(help="Validation split, '' for none.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="About so many training pairs, spread evenly.")] = None,
+    validation_limit: Annotated[int | None, typer.Option(min=1, help="About so many validation pairs.")] = 360,
+    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 5000,
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 1,
+    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
+    projection: Annotated[int, typer.Option(help="Channels of the descriptor, a multiple of 32.")] = 384,
+    bottleneck: Annotated[
+        int | None, typer.Option(help="Channels inside the bottlenecks, a multiple of 32; a quarter of --projection.")
+    ] = None,
+    flip: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
+    dense: Annotated[float, typer.Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
+    window: Annotated[float, typer.Option(min=0, help="Weight of the position loss around the best cell.")] = 0,
+    size: Annotated[int | None, typer.Option(min=1, help="Larger (or smaller) pictures than the recipe's.")] = None,
+    grid: Annotated[
+        int | None, typer.Option(min=1, help="Side of a square descriptor; that of the largest map if not given.")
+    ] = None,
+    every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
+    start: Annotated[bool, typer.Option("--start", help="Start from the recipe's own trained weights.")] = False,
+    features: Annotated[Path | None, typer.Option(help="Folder of features, to share between trainings.")] = None,
+    store_dtype: Annotated[str, typer.Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
+    store_limit: Annotated[
+        float | None,
+        typer.Option(min=0, help="The most GiB of stored features (most of the free disk); beyond, nothing is stored."),
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")] = False,
+    protocol: ProtocolName = None,
+    prompts: Prompts = None,
+    images: Images = None,
+    model: ModelName = None,
+    seed: Seed = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+) -> None:
+    """Train the aggregation network of Diffusion Hyperfeatures on pairs of pictures with common points.
+
+    Ends with OUT/recipe.yaml and OUT/weights, which every command takes:  diffeat eval toyworld --recipe
+    OUT/recipe.yaml. The pictures' maps are extracted once into a feature store. Stop it when you like: the same command
+    goes on and ends in the same weights.
+    """
+    from diffeat.datasets.registry import PAIR_DATASETS
+    from diffeat.extraction import Recipe
+    from diffeat.progress import bar
+    from diffeat.report.hyperfeatures import write_training_report
+    from diffeat.tasks.correspondence.protocol import get_protocol
+    from diffeat.tasks.hyperfeatures.logs import read_log
+    from diffeat.tasks.hyperfeatures.recipes import network_of
+    from diffeat.tasks.hyperfeatures.run import train_hyperfeatures, training_recipe
+    from diffeat.tasks.hyperfeatures.train import LOG, TrainSettings
+
+    settings = TrainSettings(
+        steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, window=window, validate_every=every,
+        grid=None if grid is None else (grid, grid),
+    )  # fmt: skip
+    known = Recipe.load(recipe)
+    known = known if model is None else known.replace(model=model)
+    training = _pairs(data, root, split, images, limit)
+    held_out = _pairs(data, root, validation, images, validation_limit) if validation else None
+    scored_by = get_protocol(protocol or PAIR_DATASETS[data])
+    extractor = make_extractor(training_recipe(known, size), device, dtype, batch_size)
+    outcome = train_hyperfeatures(
+        extractor, training, out, settings,
+        validation=held_out, protocol=scored_by, prompts=_policy(prompts), projection=projection, bottleneck=bottleneck,
+        start=network_of(known) if start else None, features=features, dtype=store_dtype,
+        limit=None if store_limit is None else int(store_limit * 2**30), tensorboard=tensorboard, progress=bar,
+        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+    )  # fmt: skip
+    trained = outcome.trained
+    facts = [
+        f"{len(training)} pairs of {training.name} {training.split}; {outcome.pictures} pictures, "
+        + ("their maps stored" if outcome.stored else "extracted again in every step: their maps do not fit the limit"),
+        f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
+        + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense), ("window", window)) if v),
+    ]
+    if trained.validation is not None:
+        facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
+    page = write_training_report(
+        out, Recipe.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts
+    )
+    typer.echo("\n".join(facts))
+    typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
+
+
+@train.command()
+def prune(
+    recipe: Annotated[str, typer.Argument(help="recipe.yaml of a trained network.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
+    keep: Annotated[int | None, typer.Option(min=1, help="Write the recipe of the K strongest pairs.")] = None,
+    one_step: Annotated[bool, typer.Option("--one-step", help="Write the recipe of the strongest step.")] = False,
+    one_layer: Annotated[bool, typer.Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
+    data: Data = "toyworld",
+    root: Root = None,
+    split: Annotated[str, typer.Option(help="Split that accuracy is measured on.")] = "val",
+    limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs.")] = 360,
+    single: Annotated[bool, typer.Option("--single-maps", help="Also score every raw map on its own.")] = False,
+    features: Annotated[Path | None, typer.Option(help="Folder of stored features, e.g. that of the training.")] = None,
+    protocol: ProtocolName = None,
+    prompts: Prompts = None,
+    images: Images = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: BatchSize = None,
+) -> None:
+    """Show what a trained network mixes, and make it cheaper.
+
+    The report holds the mixing weights as a layer × timestep heat map and the curve of accuracy against cost when only
+    the strongest pairs, one step or one layer are kept. With --keep, --one-step or --one-layer the cheaper recipe is
+    written to OUT/recipe.yaml; its trajectory ends earlier and it reads fewer layers.
+    """
+    from diffeat.datasets.registry import PAIR_DATASETS
+    from diffeat.extraction import Recipe
+    from diffeat.progress import bar
+    from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
+    from diffeat.report.page import markdown_table
+    from diffeat.tasks.correspondence.protocol import get_protocol
+    from diffeat.tasks.hyperfeatures.prepare import prepare
+    from diffeat.tasks.hyperfeatures.prune import curve
+    from diffeat.tasks.hyperfeatures.recipes import full_grid, network_of, recipe_of, write_recipe
+    from diffeat.tasks.hyperfeatures.score import score_layers
+
+    if (keep is not None) + one_step + one_layer > 1:
+        raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
+    known = Recipe.load(recipe)
+    network = network_of(known)
+    chosen = _chosen(network, keep, one_step, one_layer)
+    pairs = _pairs(data, root, split, images, limit)
+    scored_by = get_protocol(protocol or PAIR_DATASETS[data])
+    extractor = make_extractor(recipe_of(known, network.config), device, dtype, batch_size)
+    network.to(extractor.backbone.device)
+    with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
+        points = curve(network, known, extractor.backbone, pairs, ready.source, scored_by, progress=bar)
+        shape = (len(network.config.channels), len(network.config.steps))
+        maps = score_layers(pairs, ready.source, scored_by, range(shape[0]), range(shape[1])) if single else None
+    page = write_pruning_report(out, known, network, points, extractor.times, maps)
+    typer.echo(markdown_table(*curve_rows(points)))
+    if chosen is not None:
+        grid = full_grid(known, extractor.backbone)
+        path = write_recipe(known, chosen.network, out, out.name, f"{known.name}, {chosen.label}", grid)
+        typer.echo(f"Recipe: {path}")
+    typer.echo(f"Report: {page}")
+
+
+def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> Pruned | None:
+    from diffeat.tasks.hyperfeatures.prune import keep_layer, keep_step, keep_strongest
+
+    if keep is not None:
+        return keep_strongest(network, keep)
+    return keep_step(network) if one_step else keep_layer(network) if one_layer else None
+
+
+def _pairs(data: str, root: Path | None, split: str, images: Path | None, limit: int | None) -> PairDataset:
+    from diffeat.datasets.registry import open_pairs
+
+    splits = data in ("spair", "toyworld", "ap10k", "pf-pascal", "cub")
+    return open_pairs(data, root, split if splits else None, images).limited(limit)
+
+
+def _policy(text: str | None) -> Any:
+    from diffeat.cli.eval import read_policy
+
+    return read_policy(text)

@@ -1,0 +1,287 @@
+"""Pictures and pages of an aggregation network: what it mixes, what it costs, how it learned."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.__about__ import __version__
+from diffeat.extraction import Recipe
+from diffeat.extraction.fusion.aggregation import AggregationNetwork
+from diffeat.report.correspondence import interval_text
+from diffeat.report.page import Page, markdown_table
+from diffeat.tasks.correspondence.pck import PckResult
+from diffeat.tasks.hyperfeatures.prune import CurvePoint, Place, ranked
+
+_BLUE, _RED, _GREY = "#1f5fbf", "#c2452d", "#8899aa"
+
+
+def step_labels(network: AggregationNetwork, times: Sequence[float]) -> list[str]:
+    """The timestep of every step of a network, ``clean`` for -1; the steps' own numbers if there are no times."""
+    return ["clean" if t == -1 else f"{t:g}" for t in times] if times else [f"{s:g}" for s in network.config.steps]
+
+
+def short_layer(name: str) -> str:
+    """``up 1 · 2`` for ``up_blocks.1.resnets.2.increment``; other names as they are."""
+    parts = name.split(".")
+    if parts[0] == "up_blocks" and len(parts) >= 4 and parts[2] == "resnets":
+        return f"up {parts[1]} · {parts[3]}"
+    return name
+
+
+def mixing_heat_svg(network: AggregationNetwork, times: Sequence[float] = ()) -> str:
+    """The mixing weights, layers × timesteps, with the sums of rows and columns, as an SVG drawing.
+
+    Args:
+        times: The timestep that stands for each step; the steps' own numbers if not given.
+    """
+    shares = 100 * network.shares.detach().cpu().T.numpy()
+    return _heat(shares, network, times, "mixing weight (%)", sums=True)
+
+
+def layers_heat_svg(found: Mapping[Place, PckResult], network: AggregationNetwork, times: Sequence[float] = ()) -> str:
+    """PCK of single raw maps, layers × timesteps, as an SVG drawing."""
+    values = np.full((len(network.config.channels), len(network.config.steps)), np.nan)
+    for (step, layer), result in found.items():
+        values[layer, step] = result.value
+    return _heat(values, network, times, "PCK of the raw map (%)", sums=False)
+
+
+def _heat(values: np.ndarray, network: AggregationNetwork, times: Sequence[float], label: str, sums: bool) -> str:
+    from matplotlib.figure import Figure
+
+    rows, columns = values.shape
+    figure = Figure(figsize=(2.6 + 0.62 * columns + 1.6 * sums, 1.5 + 0.36 * rows + 1.0 * sums), layout="constrained")
+    if sums:
+        grid = figure.add_gridspec(2, 2, width_ratios=[columns * 0.62, 1.5], height_ratios=[0.9, rows * 0.36])
+        axes = figure.add_subplot(grid[1, 0])
+        above = figure.add_subplot(grid[0, 0], sharex=axes)
+        beside = figure.add_subplot(grid[1, 1], sharey=axes)
+        above.bar(range(columns), values.sum(0), color=_BLUE, width=0.85)
+        beside.barh(range(rows), values.sum(1), color=_BLUE, height=0.85)
+        above.tick_params(labelbottom=False, labelsize=8)
+        beside.tick_params(labelleft=False, labelsize=8)
+        for side in (above, beside):
+            side.spines[["top", "right"]].set_visible(False)
+    else:
+        axes = figure.add_subplot()
+    low, high = np.nanmin(values), np.nanmax(values)
+    image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
+    for i in range(rows):
+        for j in range(columns):
+            dark = values[i, j] < low + 0.6 * (high - low)
+            axes.text(
+                j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
+            )
+    axes.set_xticks(range(columns), step_labels(network, times), fontsize=8)
+    axes.set_yticks(range(rows), [short_layer(a) for a in network.config.activations], fontsize=8)
+    axes.set_xlabel("timestep" if times else "step")
+    if not sums:
+        figure.colorbar(image, ax=axes, label=label, fraction=0.05)
+    else:
+        axes.set_title(label, fontsize=9, loc="left")
+    return _svg(figure)
+
+
+def curve_svg(points: Sequence[CurvePoint]) -> str:
+    """PCK against denoiser passes and against bottlenecks run, as an SVG drawing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.6, 3.9), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    strongest = [p for p in points if "alone" not in p.pruned.label]
+    for axes, cost, label in (
+        (right, lambda p: p.calls, "denoiser passes per picture"),
+        (left, lambda p: len(p.pruned.kept), "pairs of step and layer kept"),
+    ):
+        if axes is left:
+            axes.plot([cost(p) for p in strongest], [p.result.value for p in strongest], color=_BLUE, linewidth=1.4)
+        for point in points:
+            alone = "alone" in point.pruned.label
+            low, high = point.result.intervals.get(point.result.protocol.alpha, (point.result.value,) * 2)
+            spread = [[max(0, point.result.value - low)], [max(0, high - point.result.value)]]
+            axes.errorbar(
+                [cost(point)], [point.result.value], spread, color=_RED if alone else _BLUE, capsize=3,
+                marker="s" if alone else "o", markersize=5, linewidth=1,
+            )  # fmt: skip
+            text = point.pruned.label.removesuffix(" alone") if alone else str(len(point.pruned.kept))
+            axes.annotate(
+                short_layer(text.removeprefix("layer ")) if alone else text,
+                (cost(point), point.result.value), textcoords="offset points", xytext=(5, 5), fontsize=8,
+                color=_RED if alone else _BLUE,
+            )  # fmt: skip
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    counts = [len(p.pruned.kept) for p in strongest]
+    left.set_xscale("log", base=2)
+    left.set_xticks(counts, [str(n) for n in counts])
+    left.minorticks_off()
+    left.set_ylabel(f"PCK@{points[0].result.protocol.alpha:g} (%)")
+    return _svg(figure)
+
+
+def training_svg(rows: Sequence[Mapping[str, str]]) -> str:
+    """Loss and validation by step, from the rows of a training log, as an SVG drawing."""
+    from matplotlib.figure import Figure
+
+    steps = np.array([int(r["step"]) for r in rows])
+    loss = np.array([float(r["loss"]) for r in rows])
+    width = max(1, len(loss) // 50)
+    smooth = np.convolve(loss, np.ones(width) / width, mode="valid")
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, loss, color=_GREY, linewidth=0.5, alpha=0.5)
+    axes.plot(steps[width - 1 :], smooth, color=_BLUE, linewidth=1.8)
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.25)
+    measured = [(int(r["step"]), float(r["validation"])) for r in rows if r.get("validation")]
+    if measured:
+        other = axes.twinx()
+        other.plot(*zip(*measured, strict=True), color=_RED, marker="o", linewidth=1.2)
+        other.set_ylabel("validation PCK (%)", color=_RED)
+    return _svg(figure)
+
+
+def round_trip_svg(errors: Mapping[int, Sequence[float]], label: str = "error of what came back (%)") -> str:
+    """Relative errors after inversion and back by the number of steps, as an SVG drawing: each picture, the median."""
+    from matplotlib.figure import Figure
+
+    steps = sorted(errors)
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for values in zip(*(errors[n] for n in steps), strict=True):
+        axes.plot(steps, [100 * v for v in values], color=_GREY, linewidth=0.8, alpha=0.6)
+    axes.plot(steps, [100 * float(np.median(errors[n])) for n in steps], color=_BLUE, linewidth=2.2, marker="o")
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xticks(steps, [str(n) for n in steps])
+    axes.minorticks_off()
+    axes.set(xlabel="steps each way", ylabel=label)
+    axes.grid(alpha=0.25)
+    return _svg(figure)
+
+
+def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of a pruning curve."""
+    header = ["kept", "pairs", "steps", "layers", "weight kept", "denoiser passes", "PCK"]
+    rows = []
+    for point in points:
+        config = point.pruned.network.config
+        rows.append(
+            [
+                point.pruned.label,
+                str(len(point.pruned.kept)),
+                str(len(config.steps)),
+                str(len(config.channels)),
+                f"{100 * point.pruned.share:.1f} %",
+                f"{point.calls:.2f}",
+                interval_text(point.result, point.result.protocol.alpha),
+            ]
+        )
+    return header, rows
+
+
+def write_pruning_report(
+    folder: Path,
+    recipe: Recipe,
+    network: AggregationNetwork,
+    points: Sequence[CurvePoint],
+    times: Sequence[float],
+    layers: Mapping[Place, PckResult] | None = None,
+) -> Path:
+    """Write ``report.html``, ``report.md`` and ``report.json``: the mixing weights, and accuracy against cost.
+
+    Args:
+        layers: PCK of single raw maps, if measured.
+
+    Returns:
+        Path of the page.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    page = Page(f"What {recipe.name} mixes", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
+    page.heading("Mixing weights")
+    page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
+    page.text("The strongest pairs: " + "; ".join(strongest_words(network, times)) + ".")
+    page.heading("Accuracy and cost of what is left")
+    page.text(str(points[0].result.protocol), "soft")
+    page.drawing(curve_svg(points), "Blue: the strongest pairs by number. Red: one step, one layer.")
+    page.table(*curve_rows(points))
+    if layers:
+        page.heading("Single raw maps")
+        page.drawing(layers_heat_svg(layers, network, times), "Cosine matching with one raw map, without any training.")
+    page.bullets(list(points[0].result.notes))
+    (folder / "report.md").write_text(
+        f"# What {recipe.name} mixes\n\n{points[0].result.protocol}\n\n{markdown_table(*curve_rows(points))}\n",
+        encoding="utf-8",
+    )
+    data: dict[str, Any] = {
+        "diffeat": __version__,
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "activations": list(network.config.activations),
+        "steps": list(network.config.steps),
+        "timesteps": list(times),
+        "mixing_weights": network.shares.detach().cpu().tolist(),
+        "curve": [
+            {
+                "label": p.pruned.label,
+                "kept": [list(place) for place in p.pruned.kept],
+                "share": p.pruned.share,
+                "denoiser_passes": p.calls,
+                "result": p.result.to_dict(),
+            }
+            for p in points
+        ],
+        "single_maps": [{"step": s, "layer": k, "pck": r.value} for (s, k), r in (layers or {}).items()],
+    }
+    (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    (folder / "report.html").write_text(page.html(), encoding="utf-8")
+    return folder / "report.html"
+
+
+def strongest_words(network: AggregationNetwork, times: Sequence[float], count: int = 5) -> list[str]:
+    """The strongest pairs in words."""
+    shares, labels = network.shares.detach(), step_labels(network, times)
+    return [
+        f"{short_layer(network.config.activations[k])} at t = {labels[s]} ({100 * float(shares[s, k]):.1f} %)"
+        for s, k in ranked(network)[:count]
+    ]
+
+
+def write_training_report(
+    folder: Path,
+    recipe: Recipe,
+    network: AggregationNetwork,
+    rows: Sequence[Mapping[str, str]],
+    times: Sequence[float],
+    facts: Sequence[str],
+) -> Path:
+    """Write ``report.html`` of a training: loss, validation, mixing weights.
+
+    Args:
+        rows: Of the training log.
+        facts: Lines about data and settings.
+
+    Returns:
+        Path of the page.
+    """
+    page = Page(f"Training of {recipe.name}", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
+    page.bullets(list(facts))
+    page.heading("Loss")
+    page.drawing(training_svg(rows), "Loss of each step and its moving mean (blue); validation in red.")
+    page.heading("Mixing weights")
+    page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
+    (folder / "report.html").write_text(page.html(), encoding="utf-8")
+    return folder / "report.html"
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
