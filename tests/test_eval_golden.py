@@ -23,10 +23,16 @@ from diffeat.activations import Taps
 from diffeat.backbones import Backbone
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_pair_list, read_spair
-from diffeat.geometry import FrameSpec
+from diffeat.extraction.fusion.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.fusion.hyperfeatures import fuse_maps
+from diffeat.geometry import FrameSpec, open_image
 from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence import Lattice, Matching, get_protocol, pck
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
+from diffeat.tasks.hyperfeatures.examples import Examples
+from diffeat.tasks.hyperfeatures.maps import PictureMaps
+from diffeat.tasks.hyperfeatures.train import TrainSettings, pair_loss
+from diffeat.trajectories import ode_steps, walk
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = json.loads((GOLDEN / "pck" / "expected.json").read_text())
@@ -49,6 +55,8 @@ class ReplayRecipe:
 
 class Replay:
     """A source of features that takes its noise from a file."""
+
+    fingerprint = ""
 
     def __init__(self, recipe: ReplayRecipe, noise: dict[str, Tensor]) -> None:
         self.recipe = recipe
@@ -86,9 +94,9 @@ class DiftReplay(Replay):
 
 
 class HyperReplay(Replay):
-    """DDIM inversion, twelve residual branches at five of its ten steps, one aggregation head."""
+    """DDIM inversion, twelve residual branches at five of its ten steps, and the aggregation network over them."""
 
-    LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.conv2" for i in range(4) for j in range(3))
+    LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.increment" for i in range(4) for j in range(3))
 
     def __init__(self) -> None:
         super().__init__(
@@ -97,57 +105,38 @@ class HyperReplay(Replay):
         )
         self.config = SimpleNamespace(**EXPECTED["hyperfeatures"]["config"])
         self.backbone = Backbone.from_pretrained(str(GOLDEN / "hyperfeatures" / "pipeline"))
-        self.head = load_file(GOLDEN / "hyperfeatures" / "head" / "aggregation_network.safetensors")
-        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2
-        self.alphas = torch.cat((torch.ones(1), (1 - betas).cumprod(0)))  # index t + 1
-        self.taps = Taps(self.backbone.denoiser, self.LAYERS, stop=False)
+        config = AggregationConfig(
+            self.LAYERS, (24,) * 3 + (16,) * 3 + (12,) * 3 + (8,) * 3, tuple(self.config.save_timestep), 10, "", 128
+        )
+        self.network = AggregationNetwork(config).eval()
+        self.network.load_state_dict(load_file(GOLDEN / "hyperfeatures" / "head" / "aggregation_network.safetensors"))
 
     def features(self, picture, key: str):
-        side, inner, grid = self.config.load_resolution, self.config.vae_size, self.config.output_resolution
-        frame = FrameSpec("squash", (side, side), filter="bilinear").frame(picture.image.size)
-        pixels = F.interpolate(frame.pixels(picture.image)[None], size=(inner, inner), mode="bilinear")
-        x = self.backbone.encode_images(pixels).sample(self.noise[f"{key}.vae_eps"][None])
+        maps = self.maps(Path(picture.name))
+        return fuse_maps(self.network, maps.layers), maps.frame
+
+    def maps(self, path: Path) -> PictureMaps:
+        side, inner = self.config.load_resolution, self.config.vae_size
+        image = open_image(path)
+        frame = FrameSpec("squash", (side, side), filter="bilinear").frame(image.size)
+        pixels = F.interpolate(frame.pixels(image)[None], size=(inner, inner), mode="bilinear")
+        x = self.backbone.encode_images(pixels).sample(self.noise["/".join(path.parts[-2:]) + ".vae_eps"][None])
         conditions = self.backbone.condition([""], size=(inner, inner))
-        steps = self.config.num_timesteps
-        after = [k * (1000 // steps) for k in range(steps)]
-        kept = {}
-        for k, (t, to) in enumerate(zip([-1, *after], after, strict=False)):
-            with self.taps as taps:
-                inputs = dict(self.backbone.denoiser_inputs(x, torch.zeros(1), conditions))
-                inputs["timestep"] = torch.tensor([float(t)])
-                found, output = self._run(taps, inputs)
-            if steps - 1 - k in self.config.save_timestep:
-                kept[steps - 1 - k] = found
-            now, then = self.alphas[t + 1], self.alphas[to + 1]
-            x = then.sqrt() * (x - (1 - now).sqrt() * output) / now.sqrt() + (1 - then).sqrt() * output
-        maps = [
-            F.interpolate(kept[s][name], size=(grid, grid), mode="bilinear")
-            for s in self.config.save_timestep
-            for name in self.LAYERS
-        ]
-        return self._aggregate(maps)[0], frame
-
-    def _run(self, taps: Taps, inputs: dict[str, Any]) -> tuple[dict[str, Tensor], Tensor]:
-        outputs: list[Any] = []
-        hook = self.backbone.denoiser.register_forward_hook(lambda m, a, o: outputs.append(o))
-        try:
-            found = taps.run(**inputs)
-        finally:
-            hook.remove()
-        return found, getattr(outputs[0], "sample", outputs[0][0])
-
-    def _aggregate(self, maps: list[Tensor]) -> Tensor:
-        weights = self.head["mixing_weights"].softmax(0)
-        return sum(w * self._bottleneck(x, i % 12) for i, (w, x) in enumerate(zip(weights, maps, strict=True)))
-
-    def _bottleneck(self, x: Tensor, layer: int) -> Tensor:
-        def part(name: str, value: Tensor, padding: int = 0) -> Tensor:
-            key = f"bottleneck_layers.{layer}.0.{name}"
-            value = F.conv2d(value, self.head[f"{key}.weight"], padding=padding)
-            return F.group_norm(value, 32, self.head[f"{key}.norm.weight"], self.head[f"{key}.norm.bias"])
-
-        hidden = part("conv2", part("conv1", x).relu(), padding=1).relu()
-        return (part("conv3", hidden) + part("shortcut", x)).relu()
+        steps = ode_steps("inversion", self.config.num_timesteps, self.backbone)
+        found: dict[int, dict[str, Tensor]] = {}
+        with torch.no_grad():
+            walk(
+                self.backbone,
+                x,
+                steps,
+                conditions,
+                taps=Taps(self.backbone.denoiser, self.LAYERS),
+                save=self.config.save_timestep,
+                on_features=found.__setitem__,
+                finish=False,
+            )
+        layers = tuple(torch.cat([found[s][name] for s in self.config.save_timestep]) for name in self.LAYERS)
+        return PictureMaps(layers, frame)
 
 
 def check_pixels(found: Evaluation, expected: list[dict[str, Any]], recorded) -> int:
@@ -224,6 +213,32 @@ def test_hyperfeatures_evaluation_from_pictures_to_numbers(tmp_path: Path) -> No
             result = pck(found.records, asked, replicates=0)
             for alpha in ALPHAS:
                 assert inside(result[alpha], expected["expected"][f"{alpha:g}"][kind][f"per_{average}_range"])
+
+
+def test_hyperfeatures_training_from_pictures_to_weights() -> None:
+    expected = EXPECTED["hyperfeatures"]["train"]
+    source = HyperReplay()
+    images = GOLDEN / "pck" / "SPair-71k" / "JPEGImages"
+    pairs = read_pair_list(GOLDEN / "pck" / "annotations" / "trn.json", images)
+    examples = Examples(pairs, source, seed=0)
+    settings = TrainSettings(lr=expected["lr"], weight_decay=expected["weight_decay"], convention="index")
+    optimiser = torch.optim.AdamW(source.network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    names = {pair.name: ["/".join(p.parts[-2:]) for p in (pair.source, pair.target)] for pair in pairs}
+    before = source.network.mixing_weights.detach()
+    assert error(before, source.noise["train.mixing_weights_before"]) <= 1e-6
+    for step, (order, want) in enumerate(zip(expected["order"], expected["losses"], strict=True)):
+        assert names[examples[step].name] == order
+        loss, _ = pair_loss(source.network.train(), examples[step], settings)
+        assert abs(loss.item() - want) <= 1e-5 * want
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        after = source.noise[f"train.mixing_weights_after_{step + 1}"]
+        assert error(source.network.mixing_weights.detach(), after) <= 1e-5
+
+
+def error(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def assert_same_pairs(dataset: PairDataset, rows: list[dict[str, Any]]) -> None:
