@@ -16,12 +16,18 @@ from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
+from diffeat.cli.gate import gate
+from diffeat.cli.generate import generate
+from diffeat.cli.massive import massive
 from diffeat.cli.match import match
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
+from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
+from diffeat.cli.sweep import sweep
 from diffeat.cli.toyworld import toyworld
+from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
 
 app = typer.Typer(
@@ -50,9 +56,13 @@ def _root(
     pass
 
 
-for command in (extract, show, match, activations, recipes, store, samples):
+for command in (extract, show, match, select, activations, recipes, store, samples, gate):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command()(generate)
+for command in (sweep, massive):
+    app.command()(command)
+app.add_typer(train, name="train")
 app.add_typer(toyworld, name="toyworld")
 app.add_typer(bench, name="bench")
 

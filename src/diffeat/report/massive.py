@@ -1,0 +1,172 @@
+"""The report on massive activations: ``massive.html``, ``massive.md`` and ``massive.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffeat.__about__ import __version__
+from diffeat.report import massive_figures as figures
+from diffeat.report.massive_survey import Survey
+from diffeat.report.page import Page, markdown_table
+
+#: Channels whose origin is told in a sentence.
+_NAMED = 6
+
+
+def write_massive(survey: Survey, pictures: Sequence[Image.Image], folder: str | Path) -> Path:
+    """Write the report of a survey.
+
+    Args:
+        pictures: The pictures of the survey's examples, in their order.
+        folder: Made if missing; files of an earlier report are replaced.
+
+    Returns:
+        Path of the HTML page.
+    """
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "massive.json").write_text(json.dumps(to_dict(survey), indent=1), encoding="utf-8")
+    (root / "massive.md").write_text(to_markdown(survey), encoding="utf-8")
+    page = root / "massive.html"
+    page.write_text(to_html(survey, pictures), encoding="utf-8")
+    return page
+
+
+def to_dict(survey: Survey) -> dict[str, Any]:
+    """Everything but the pictures, as plain values."""
+    places = []
+    for (time, block), detection in survey.detections.items():
+        statistics = survey.statistics[time, block]
+        places.append(
+            {
+                "timestep": time,
+                "block": block,
+                "median_channel": float(statistics.mean_abs.median()),
+                "largest": {c: float(statistics.mean_abs[c]) for c in statistics.top(5)},
+                "peak_ratio": detection.peak_ratio,
+                "gini": detection.gini,
+                "energy_share": detection.energy_share,
+                "massive": [vars(m) for m in detection.found],
+            }
+        )
+    return {
+        "diffeat": __version__,
+        "model": survey.model,
+        "recipe": survey.recipe.content(),
+        "pictures": survey.pictures,
+        "rule": vars(next(iter(survey.detections.values())).rule),
+        "stability": survey.stability(),
+        "high_norm_tokens": survey.high_norm,
+        "births": [vars(survey.birth(c)) for c in survey.channels],
+        "places": places,
+    }
+
+
+def summary(survey: Survey) -> list[str]:
+    """What was found, in sentences."""
+    time, block = survey.place
+    detection = survey.detections[survey.place]
+    rule = detection.rule
+    if survey.channels:
+        some = ", ".join(map(str, survey.channels))
+        lines = [f"Massive channels at t = {time:g}, at one block or more: {some}."]
+        for channel in survey.channels[:_NAMED]:
+            birth = survey.birth(channel)
+            where = (
+                f"its input is the first to have it; written by {birth.born_in}" if birth.born_in else "from the first"
+            )
+            rank = f", whose gate there ranks {birth.gate_rank} of all channels" if birth.gate_rank else ""
+            lines.append(f"Channel {channel}: block {survey.blocks[birth.first]} ({where}{rank}).")
+    else:
+        top = survey.statistics[survey.place].top(1)[0]
+        size = survey.statistics[survey.place].mean_abs
+        lines = [
+            f"No massive channel at t = {time:g} by this rule. The largest at {block}, channel {top}, is "
+            f"{float(size[top] / size.median()):.1f} times the median channel; the rule asks for {rule.ratio:g}."
+        ]
+    stability = ", ".join(f"{k} {v:.2f}" for k, v in survey.stability().items())
+    lines.append(f"Overlap of the five largest channels (Jaccard, 1 is the same): {stability}.")
+    most = max(survey.high_norm, key=lambda b: survey.high_norm[b])
+    lines.append(
+        f"High-norm tokens, massive channels left out: at most {survey.high_norm[most]:.1%} of a picture ({most}). "
+        "They are another thing than massive channels."
+    )
+    lines.append(
+        f"Rule: mean |x| ≥ {rule.ratio:g} × the median channel, |mean| / std ≥ {rule.constant_sign:g}, in "
+        f"≥ {rule.presence:.0%} of {survey.pictures} pictures; raw stream that enters the block, image tokens, one draw."
+    )
+    return lines
+
+
+def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
+    """The massive channels at the place that is looked at closely, with their AdaLN parameters."""
+    parts = survey.modulation[survey.place]
+    header = ["channel", "× median", "mean", "std", "in pictures", *(f"{k} (rank)" for k in parts)]
+    rows = []
+    for found in survey.detections[survey.place].found:
+        ranks = []
+        for values in parts.values():
+            rank = int((values.abs() > values[found.channel].abs()).sum()) + 1
+            ranks.append(f"{float(values[found.channel]):.2f} ({rank})")
+        rows.append(
+            [str(found.channel), f"{found.ratio:.1f}", f"{found.mean:.2f}", f"{found.std:.2f}",
+             f"{found.presence:.0%}", *ranks]
+        )  # fmt: skip
+    return header, rows
+
+
+def block_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
+    """One row for each block, at the recipe's timestep."""
+    header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
+    rows = []
+    for block in survey.blocks:
+        detection = survey.detections[survey.place[0], block]
+        size = survey.statistics[survey.place[0], block].mean_abs
+        rows.append(
+            [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
+             f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
+        )  # fmt: skip
+    return header, rows
+
+
+def to_markdown(survey: Survey) -> str:
+    """A page of text and tables."""
+    time, block = survey.place
+    lines = [f"# Massive activations · {survey.model}", "", *(f"- {line}" for line in summary(survey)), ""]
+    header, rows = channel_rows(survey)
+    if rows:
+        lines += [f"At `{block}`, t = {time:g}:", "", markdown_table(header, rows), ""]
+    return "\n".join([*lines, markdown_table(*block_rows(survey))]) + "\n"
+
+
+def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
+    """A self-contained page with figures."""
+    time, block = survey.place
+    page = Page(f"Massive activations · {survey.model}", f"{block}, t = {time:g}, {survey.pictures} pictures")
+    found = ", ".join(map(str, survey.detections[survey.place].channels))
+    page.text(f"massive channels: {found or 'none'}", "big")
+    page.bullets(summary(survey))
+    header, rows = channel_rows(survey)
+    if rows:
+        page.table(header, rows)
+    page.heading("Magnitudes over tokens and channels")
+    page.picture(figures.magnitudes(survey), "One picture; what enters the norm, and what AdaLN makes of it.")
+    page.heading("Where they are born")
+    page.drawing(figures.depth(survey), "Triangles: the first block whose input has the channel. Below: its gates.")
+    page.table(*block_rows(survey))
+    if len(survey.timesteps) > 1:
+        page.heading("How they follow the timestep")
+        page.drawing(figures.over_time(survey), f"At {block}.")
+    page.heading("Their modulation")
+    page.drawing(figures.modulation(survey), f"All channels of {block} at t = {time:g}, on a logarithmic scale.")
+    page.heading("What features tell apart")
+    page.picture(
+        figures.features(survey, pictures),
+        "Similarity: mean cosine with the neighbours, black 0.5 or less, white 1. White everywhere: nothing is told apart.",
+    )
+    return page.html()

@@ -1,0 +1,84 @@
+"""The report of a sweep: ``sweep.html``, ``sweep.md``, ``sweep.json``, and the chosen recipe ``best.yaml``."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from diffeat.report.page import Page, markdown_table
+from diffeat.selection.sweep import Sweep
+
+
+def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
+    """Write the report; returns the HTML page."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    data = {
+        "recipe": sweep.recipe.content(),
+        "dataset": sweep.dataset,
+        "protocol": str(sweep.protocol),
+        "best": asdict(sweep.best),
+        "cells": [asdict(c) for c in sweep.cells.values()],
+    }
+    (root / "sweep.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    table = markdown_table(*table_rows(sweep))
+    text = f"# Sweep of {sweep.recipe.name} on {sweep.dataset}\n\n{table}\n\n"
+    (root / "sweep.md").write_text(text + "".join(f"- {line}\n" for line in summary(sweep)), encoding="utf-8")
+    sweep.chosen().replace(name=f"{sweep.recipe.name}-swept").save(root / "best.yaml")
+    page = Page(f"Sweep of {sweep.recipe.name} on {sweep.dataset}", str(sweep.protocol))
+    page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}: {sweep.best.value:.1f} %", "big")
+    page.drawing(heat_map(sweep), "Score in percent; the best cell is framed.")
+    page.bullets(summary(sweep))
+    page.table(*table_rows(sweep))
+    file = root / "sweep.html"
+    file.write_text(page.html(), encoding="utf-8")
+    return file
+
+
+def summary(sweep: Sweep) -> list[str]:
+    """The outcome in sentences."""
+    best, rivals = sweep.best, sweep.rivals
+    lines = [
+        f"Best: t = {best.timestep:g}, {best.block}: {best.value:.1f} [{best.low:.1f}, {best.high:.1f}].",
+        f"{len(rivals)} of {len(sweep.cells)} cells have intervals that reach this score"
+        + (": the choice among them is not settled by these data." if rivals else "."),
+        f"Scored on {sweep.dataset}; report final numbers on another split.",
+    ]
+    return lines
+
+
+def table_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
+    """Blocks by timesteps."""
+    header = ["block", *(f"t = {t:g}" for t in sweep.timesteps)]
+    return header, [[b, *(f"{sweep.cells[t, b].value:.1f}" for t in sweep.timesteps)] for b in sweep.blocks]
+
+
+def heat_map(sweep: Sweep) -> str:
+    """Timestep by block as an SVG drawing."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    values = np.array([[sweep.cells[t, b].value for t in sweep.timesteps] for b in sweep.blocks])
+    rows, columns = values.shape
+    figure = Figure(figsize=(2.2 + 0.75 * columns, 1.4 + 0.42 * rows), layout="constrained")
+    axes = figure.add_subplot()
+    drawn = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
+    middle = (values.min() + values.max()) / 2
+    for r in range(rows):
+        for c in range(columns):
+            colour = "black" if values[r, c] > middle else "white"
+            axes.text(c, r, f"{values[r, c]:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    place = sweep.timesteps.index(sweep.best.timestep), sweep.blocks.index(sweep.best.block)
+    frame = Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fill=False, edgecolor="#d1495b", linewidth=2.5)
+    axes.add_patch(frame)
+    axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
+    axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
+    axes.set(xlabel="timestep", ylabel="block", title=f"{sweep.recipe.name} on {sweep.dataset}")
+    figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.name} score (%)")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
+    return buffer.getvalue()
