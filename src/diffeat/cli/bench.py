@@ -58,6 +58,26 @@ def geometry(
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
 
 
+@bench.command()
+def selection(
+    out: Folder = Path("bench-selection"),
+    model: Annotated[str, typer.Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
+    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 50,
+    draws: Annotated[int, typer.Option(min=1, help="Noise draws that are averaged.")] = 4,
+    images: Annotated[
+        tuple[int, int, int], typer.Option(help="Pictures per class for training, validation and test.")
+    ] = (12, 8, 10),
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class.")] = 30,
+) -> None:
+    """Toy world: a chosen set of activations against the usual choice and the best single one, on three tasks."""
+    from diffeat.bench.selection import run_selection, selection_table
+    from diffeat.progress import bar
+
+    rows = run_selection(out, model=model, timestep=timestep, draws=draws, images=images, pairs=pairs, progress=bar)
+    _print(*selection_table(rows))
+    typer.echo(f"Report: {out / 'bench.html'}", err=True)
+
+
 def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.console import Console
     from rich.table import Table

@@ -24,6 +24,25 @@ img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
 pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
 .big { font-size: 1.9rem; font-weight: 650 } .wide { overflow-x: auto }
+.sortable th { cursor: pointer } .sortable th[data-up]::after { content: " ↑" } .sortable td { white-space: normal }
+.sortable th[data-up="0"]::after { content: " ↓" } .sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere }
+.sortable td:nth-child(3) { min-width: 12rem; text-align: left } .sortable img { display: block }
+"""
+_SORT = """
+document.querySelectorAll("table.sortable").forEach(table => table.querySelectorAll("th").forEach((head, k) =>
+  head.addEventListener("click", () => {
+    const up = head.dataset.up === "1" ? 0 : 1, body = table.tBodies[0];
+    table.querySelectorAll("th").forEach(other => delete other.dataset.up);
+    head.dataset.up = up;
+    const key = row => { const text = row.cells[k].textContent.trim(), n = parseFloat(text);
+      return text === "" ? null : isNaN(n) ? text : n; };
+    [...body.rows].sort((a, b) => {
+      const x = key(a), y = key(b);
+      if (x === null || y === null) return (x === null) - (y === null);
+      const order = typeof x === "number" && typeof y === "number" ? x - y : String(x).localeCompare(String(y));
+      return up ? order : -order;
+    }).forEach(row => body.append(row));
+  })));
 """
 
 
@@ -65,6 +84,15 @@ class Page:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
+    def rich_table(self, header: Sequence[str], rows: Sequence[Sequence[str | Image.Image]]) -> None:
+        """A table that is sorted by clicking a column; cells are text or small pictures."""
+        head = "".join(f"<th>{escape(c)}</th>" for c in header)
+        body = "".join("<tr>" + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows)
+        self._parts.append(
+            f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            f"</div><script>{_SORT}</script>"
+        )
+
     def picture(self, picture: Image.Image, caption: str = "") -> None:
         """An embedded picture."""
         buffer = io.BytesIO()
@@ -88,6 +116,15 @@ class Page:
             + "\n".join(self._parts)
             + "\n</body></html>\n"
         )
+
+
+def _cell(content: str | Image.Image) -> str:
+    if isinstance(content, str):
+        return escape(content)
+    buffer = io.BytesIO()
+    content.convert("RGB").save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="" src="data:image/png;base64,{data}">'
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -37,14 +37,16 @@ class Property:
     stage: str
     channels: int
     grid: tuple[int, int]
+    stride: float
     depth: float
     measured: Measured
+    aliases: tuple[str, ...] = ()
 
     def values(self) -> dict[str, Any]:
         """All numbers and names in one flat mapping, as rules see them."""
         return {
             "id": self.id, "kind": self.kind, "stage": self.stage, "channels": self.channels,
-            "cells": min(self.grid), "depth": self.depth, **asdict(self.measured),
+            "cells": min(self.grid), "stride": self.stride, "depth": self.depth, **asdict(self.measured),
         }  # fmt: skip
 
 
@@ -149,7 +151,18 @@ def measure(
             taps.run(**backbone.denoiser_inputs(noisy, timestep, conditioning))
     first = (frames[0].pixels(pictures[0].image) + 1) * 127.5
     found = tuple(
-        Property(a.id, a.kind, a.stage, a.channels, a.grid or (0, 0), a.depth, meters[a.id].result()) for a in wanted
+        Property(
+            a.id,
+            a.kind,
+            a.stage,
+            a.channels,
+            a.grid or (0, 0),
+            a.stride or 0,
+            a.depth,
+            meters[a.id].result(),
+            a.aliases,
+        )
+        for a in wanted
     )
     return Measurement(
         properties=found,

@@ -87,6 +87,7 @@ class TrainingPixels:
         labels: Their label maps (H, W).
         rare: A label with fewer pixels than this in a picture is ignored there.
         most: Pixels per picture, drawn once; all if ``None``.
+        balanced: Draw as many of every label of a picture, as far as there are, instead of any pixels.
         seed: Of that draw.
 
     Raises:
@@ -100,6 +101,7 @@ class TrainingPixels:
         *,
         rare: int = 20,
         most: int | None = None,
+        balanced: bool = False,
         seed: int = 0,
     ) -> None:
         rng = np.random.default_rng(seed)
@@ -108,7 +110,7 @@ class TrainingPixels:
             truth = without_rare(truth, rare)
             y, x = np.nonzero(truth != IGNORE)
             if most is not None and len(y) > most:
-                some = rng.choice(len(y), most, replace=False)
+                some = _drawn(truth[y, x], most, balanced, rng)
                 y, x = y[some], x[some]
             places.append(np.stack([np.full(len(y), k), y, x, truth[y, x]]))
         table = torch.from_numpy(np.concatenate(places, axis=1)) if places else torch.zeros(4, 0, dtype=torch.long)
@@ -163,6 +165,14 @@ def _padded(axes: Sequence[Axis]) -> tuple[Tensor, Tensor, Tensor]:
     low = pad([a.low for a in axes], batch_first=True)
     high = pad([a.high for a in axes], batch_first=True)
     return low, high, pad([a.weight for a in axes], batch_first=True)
+
+
+def _drawn(labels: np.ndarray, most: int, balanced: bool, rng: np.random.Generator) -> np.ndarray:
+    order = rng.permutation(len(labels))
+    if not balanced:
+        return order[:most]
+    share = max(1, most // len(np.unique(labels)))
+    return np.concatenate([order[labels[order] == label][:share] for label in np.unique(labels)])
 
 
 def without_rare(labels: np.ndarray, least: int) -> np.ndarray:

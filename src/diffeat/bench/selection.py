@@ -1,0 +1,192 @@
+"""The toy world as a benchmark of selection: the chosen set against the usual choice and the best single activation.
+
+The set is chosen on training and validation pictures; all numbers are of test pictures. The usual ("legacy") choice is
+that of earlier work: the outputs of all up blocks. Everything is read at the same timestep, joined in the same way, and
+no set has more channels than the usual one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.activations import Catalogue
+from diffeat.backbones import Backbone
+from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.toyworld.quadrupeds import SPECIES
+from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
+from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.errors import ModelError
+from diffeat.extraction import Extractor, Recipe
+from diffeat.progress import Progress, silent
+from diffeat.report.page import Page, markdown_table
+from diffeat.report.selection import score_text, write_selection
+from diffeat.selection.labels import open_labels
+from diffeat.selection.score import Score, ratio
+from diffeat.selection.search import Selection, default_recipe, select
+from diffeat.tasks.classification import evaluate_classification
+from diffeat.tasks.correspondence.evaluate import evaluate
+from diffeat.tasks.correspondence.protocol import get_protocol
+from diffeat.tasks.segmentation import Confusion, evaluate_segmentation
+
+SEED, SIZE = 7, 128
+TASKS = ("correspondence", "part segmentation", "classification")
+_FEW, _DRAWS = 20, 3
+_PROTOCOL = get_protocol("spair").replace(name="toyworld", alphas=(0.1,))
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """A set of activations and its scores by task."""
+
+    name: str
+    activations: tuple[str, ...]
+    channels: int
+    scores: dict[str, Score]
+
+
+def run_selection(
+    folder: str | Path,
+    *,
+    model: str = "tiny-unet",
+    timestep: float = 50,
+    draws: int = 4,
+    images: tuple[int, int, int] = (12, 8, 10),
+    pairs: int = 30,
+    samples: int = 160,
+    progress: Progress = silent,
+) -> list[SelectionRow]:
+    """Choose a set on the toy world and compare it.
+
+    Args:
+        folder: Holds pictures, features and reports; a later run goes on with them.
+        model: A UNet.
+        timestep: Where features are read.
+        draws: Noise draws that are averaged.
+        images: Pictures per class for training, validation and test.
+        pairs: Pairs per class.
+        samples: Labelled pairs or pictures a candidate is scored on while choosing.
+
+    Returns:
+        The rows legacy, best single, selected. The reports lie in ``folder``.
+    """
+    root = Path(folder)
+    counts = dict(zip(("trn", "val", "test"), images, strict=True))
+    data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
+    backbone = Backbone.from_pretrained(model)
+    legacy = legacy_choice(backbone)
+    channels = {a.id: a.channels for a in Catalogue.of(backbone)}
+    budget = sum(channels[id] for id in legacy)
+    base = default_recipe(backbone).replace(
+        frame={"mode": "squash", "size": SIZE}, **{"trajectory.timesteps": [timestep], "trajectory.draws": draws}
+    )
+    labels = open_labels("toyworld", data, categories=tuple(SPECIES), most=samples)
+    seen = sorted((data / "JPEGImages").glob("*/trn_*_000[01].jpg"))[:: max(1, len(counts) // 2)][:24]
+    selection = select(
+        backbone, seen, budget=budget, labels=labels, base=base, folder=root / "selection", progress=progress
+    )
+    write_selection(selection, root / "selected.yaml", root / "selection")
+    sets = {
+        "legacy choice": legacy,
+        "best single": (selection.best_single,),
+        "selected set": selection.steps[-1].ids,
+    }
+    rows = [_row(name, tuple(ids), channels, base, backbone, data, root, progress) for name, ids in sets.items()]
+    _write(root, model, rows, selection)
+    return rows
+
+
+def legacy_choice(backbone: Backbone) -> tuple[str, ...]:
+    """The outputs of all up blocks.
+
+    Raises:
+        ModelError: The model is no UNet.
+    """
+    found = tuple(f"up_blocks.{i}" for i in range(len(getattr(backbone.denoiser, "up_blocks", ()))))
+    if not found:
+        raise ModelError(f"{backbone.name} is no UNet; there is no usual choice to compare with.")
+    return found
+
+
+def _row(
+    name: str, ids: tuple[str, ...], channels: dict[str, int], base: Recipe, backbone: Backbone, data: Path, root: Path,
+    progress: Progress,
+) -> SelectionRow:  # fmt: skip
+    recipe = base.replace(name=name, activations=list(ids), fuse={"kind": "concat", "normalise": True})
+    extractor = Extractor(recipe, backbone)
+    store = root / "features" / recipe.hash[:12]
+    found = evaluate(open_pairs("toyworld", data, "test"), extractor, _PROTOCOL, store=store, progress=progress)
+    hits = [[100 * np.mean(np.array(r.distances) <= 0.1 * r.lengths["bbox"]), 100.0] for r in found.records]
+    parts = [read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test")]
+    draws = [
+        evaluate_segmentation(
+            *parts, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=root / "parts" / recipe.hash[:12],
+            seed=seed, progress=progress,
+        )
+        for seed in range(_DRAWS)
+    ]  # fmt: skip
+    counts = sum(np.stack([c.counts.ravel() for c in s.splits[0].confusions]) for s in draws)
+    k = len(parts[0].classes)
+    classes = [read_toyworld_classes(data, split) for split in ("train", "test")]
+    classified = evaluate_classification(*classes, extractor, progress=progress)
+    right = (classified.truth == classified.predicted).astype(float)
+    scores = {
+        "correspondence": Score(np.array(hits), ratio),
+        "part segmentation": Score(np.asarray(counts), lambda sums: 100 * Confusion(k, sums.reshape(k, k)).miou),
+        "classification": Score(np.stack([right, np.ones_like(right)], 1), ratio),
+    }
+    return SelectionRow(name, ids, sum(channels[id] for id in ids), scores)
+
+
+def difference(row: SelectionRow, other: SelectionRow, task: str) -> tuple[float, float, float]:
+    """Score of ``row`` minus that of ``other``, with a paired 95 % interval over test pairs or pictures."""
+    one, two = row.scores[task], other.scores[task]
+    draws = one.resampled(1000) - two.resampled(1000)
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return one.value - two.value, float(low), float(high)
+
+
+def selection_table(rows: Sequence[SelectionRow]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows with intervals, and the differences of the last row from the others."""
+    header = ["activations", "channels", *TASKS]
+    body = [[r.name, str(r.channels), *(score_text(r.scores[t]) for t in TASKS)] for r in rows]
+    for other in rows[:-1]:
+        cells = (difference(rows[-1], other, t) for t in TASKS)
+        body.append(
+            [f"selected − {other.name}", "", *(f"{d:+.1f} [{low:+.1f}, {high:+.1f}]" for d, low, high in cells)]
+        )
+    return header, body
+
+
+def _write(root: Path, model: str, rows: Sequence[SelectionRow], selection: Selection) -> None:
+    header, body = selection_table(rows)
+    units = {t: len(rows[0].scores[t].units) for t in TASKS}
+    notes = [
+        f"model {Path(model).name}; test pictures of toy world {SEED}, none of which was looked at while choosing",
+        f"correspondence: PCK@0.1 of the target's box over {units[TASKS[0]]} pairs",
+        f"part segmentation: mIoU over {units[TASKS[1]]} pictures of {len(SPECIES)} animals, linear probe on "
+        f"{_FEW} labelled pictures, {_DRAWS} draws of them",
+        f"classification: accuracy over {units[TASKS[2]]} pictures, linear probe on averaged features",
+        "intervals are 95 % bootstraps over pairs or pictures; differences are paired",
+        *(f"{r.name}: {', '.join(r.activations)}" for r in rows),
+    ]
+    data: list[dict[str, Any]] = [
+        {
+            "name": r.name, "activations": list(r.activations), "channels": r.channels,
+            "scores": {t: {"value": s.value, "interval": s.interval()} for t, s in r.scores.items()},
+        }
+        for r in rows
+    ]  # fmt: skip
+    (root / "bench.json").write_text(json.dumps({"rows": data}, indent=1), encoding="utf-8")
+    title = "Toy world: a chosen set of activations against the usual one"
+    text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {n}" for n in notes) + "\n"
+    (root / "bench.md").write_text(text, encoding="utf-8")
+    page = Page(title)
+    page.table(header, body)
+    page.bullets(notes)
+    (root / "bench.html").write_text(page.html(), encoding="utf-8")
