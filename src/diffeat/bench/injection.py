@@ -18,7 +18,8 @@ from diffeat.activations.modulation import ModulatedSite, ModulationTaps, modula
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.massive_channels import calibration_pictures
-from diffeat.geometry import FrameSpec, open_image
+from diffeat.extraction.pictures import load_picture
+from diffeat.geometry import FrameSpec
 from diffeat.trajectories import keyed_normal
 
 _GATE = 8.0
@@ -124,7 +125,7 @@ def _write(linear: nn.Linear, tokens: Tensor, channel: int, mean: float, std: fl
 def _inputs(backbone: Backbone, timestep: float, size: tuple[int, int], seed: int) -> dict[str, Any]:
     """A call of the denoiser on two pictures of the toy world."""
     frame = FrameSpec(mode="squash", size=size)
-    images = [open_image(p) for p in calibration_pictures(2)]
+    images = [load_picture(p, "").image for p in calibration_pictures(2)]
     pixels = torch.stack([frame.frame(i.size, multiple=backbone.multiple).pixels(i) for i in images])
     latents = backbone.encode_images(pixels).mean
     eps = keyed_normal(latents.shape, seed=seed, image="injection", stream="diffusion")

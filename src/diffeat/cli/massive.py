@@ -46,7 +46,8 @@ def massive(
     """
     from diffeat.cli.ranges import read_numbers
     from diffeat.extraction.massive_channels import calibration_pictures
-    from diffeat.geometry import find_images, open_image
+    from diffeat.extraction.pictures import load_picture
+    from diffeat.geometry import find_images
     from diffeat.refinement.massive import Rule
     from diffeat.report.massive import summary, write_massive
     from diffeat.report.massive_survey import survey
@@ -59,7 +60,7 @@ def massive(
     extractor = make_extractor(chosen.replace(refine=None), device, dtype)
     rule = None if ratio is None else Rule(ratio=ratio)
     found = survey(chosen, extractor.backbone, pictures, timesteps=times, blocks=block or (), rule=rule)
-    page = write_massive(found, [open_image(p) for p in pictures[: len(found.examples)]], out)
+    page = write_massive(found, [load_picture(p, "").image for p in pictures[: len(found.examples)]], out)
     for line in summary(found):
         typer.echo(line)
     typer.echo(f"Report: {page}", err=True)

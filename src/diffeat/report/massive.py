@@ -98,7 +98,7 @@ def summary(survey: Survey) -> list[str]:
     )
     lines.append(
         f"Rule: mean |x| ≥ {rule.ratio:g} × the median channel, |mean| / std ≥ {rule.constant_sign:g}, in "
-        f"≥ {rule.presence:.0%} of {survey.pictures} pictures; raw stream that enters the block, image tokens, one draw."
+        f"≥ {rule.presence:.0%} of {survey.pictures} pictures; raw stream entering the block, image tokens, one draw."
     )
     return lines
 
@@ -167,6 +167,6 @@ def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
     page.heading("What features tell apart")
     page.picture(
         figures.features(survey, pictures),
-        "Similarity: mean cosine with the neighbours, black 0.5 or less, white 1. White everywhere: nothing is told apart.",
+        "Similarity: mean cosine with the neighbours, black 0.5 or less, white 1; all white tells nothing apart.",
     )
     return page.html()

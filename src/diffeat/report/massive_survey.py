@@ -18,8 +18,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.massive_channels import Place, raw_statistics
-from diffeat.extraction.pictures import ImageLike
-from diffeat.geometry import open_image
+from diffeat.extraction.pictures import ImageLike, load_picture
 from diffeat.refinement.massive import Detection, Rule, find_massive, high_norm_tokens
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 from diffeat.storage import FeatureMap
@@ -198,7 +197,7 @@ def _examples(
 def _modulation(
     recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike
 ) -> dict[Place, dict[str, Tensor]]:
-    image = open_image(picture)
+    image = load_picture(picture, "").image
     frame = recipe.frame.frame(image.size, multiple=backbone.multiple, default_size=backbone.default_size)
     latents = backbone.encode_images(frame.pixels(image)[None]).mean
     text = [recipe.text_for(None)]

@@ -42,13 +42,12 @@ def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
 def summary(sweep: Sweep) -> list[str]:
     """The outcome in sentences."""
     best, rivals = sweep.best, sweep.rivals
-    lines = [
+    return [
         f"Best: t = {best.timestep:g}, {best.block}: {best.value:.1f} [{best.low:.1f}, {best.high:.1f}].",
         f"{len(rivals)} of {len(sweep.cells)} cells have intervals that reach this score"
         + (": the choice among them is not settled by these data." if rivals else "."),
         f"Scored on {sweep.dataset}; report final numbers on another split.",
     ]
-    return lines
 
 
 def table_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
