@@ -2,10 +2,10 @@ r"""The quantitative score of "Suppress Content Shift" (Meng et al., NeurIPS 202
 
 With :math:`L(F)_{ij}` the length over channels of the Laplacian (5-point kernel) of a feature at a cell,
 
-.. math:: \mathrm{diff}(F) = \sum_{ij} | L(F_\mathrm{ref})_{ij} - L(F)_{ij} |, \qquad
-          \mathrm{score}(F) = \frac{\mathrm{diff}(F_\mathrm{anchor}) - \mathrm{diff}(F)}{\mathrm{diff}(F_\mathrm{anchor})}
+.. math:: \mathrm{diff}(F) = \sum_{ij} | L(F_\mathrm{ref})_{ij} - L(F)_{ij} |, \quad
+    \mathrm{score}(F) = \frac{\mathrm{diff}(F_\mathrm{anchor}) - \mathrm{diff}(F)}{\mathrm{diff}(F_\mathrm{anchor})}
 
-where the reference is the clean feature (t = 0) and the anchor a feature with stronger shift. 1 is called an exact match.
+where the reference is the clean feature (t = 0) and the anchor a feature with stronger shift. 1 is "an exact match".
 
 It is no distance, and is offered to compare with the paper only: −F and any rotation of the channels of F_ref score 1,
 a feature of zeros scores about 0.9 (more than the reference with mild noise), blur is rewarded, and scores of features

@@ -20,6 +20,7 @@ Features ``(c, h, w)``:
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,12 +46,11 @@ def ssim_shift(found: Picture, true: Picture) -> float:
 
     _check(found, true)
     one, two = _grey(found), _grey(true)
-    return 1 - float(
-        structural_similarity(
-            one, two, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
-            win_size=None if min(one.shape) >= 11 else 3,
-        )
+    found_score: Any = structural_similarity(
+        one, two, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        win_size=None if min(one.shape) >= 11 else 3,
     )  # fmt: skip
+    return 1 - float(found_score)
 
 
 def edge_shift(found: Picture, true: Picture, sigma: float = 1.0, tolerance: int = 1) -> float:

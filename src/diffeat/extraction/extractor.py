@@ -27,6 +27,7 @@ from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Calls
 from diffeat.extraction.fusion.hyperfeatures import Hyperfeatures
 from diffeat.extraction.modulated import ModulatedTaps
+from diffeat.extraction.composed import Composer, expanded
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.stepped import SteppedReader
@@ -68,10 +69,11 @@ class Extractor:
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        names = wanted_activations(recipe, backbone)
+        names = expanded(recipe, backbone)
+        self._composer = Composer(recipe, backbone)
         self.names = [str(n) for n in names]
         self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None
-        self._taps = self._refined or Taps(backbone.denoiser, names, stop=True)
+        self._taps = self._refined or Taps(backbone.denoiser, names, stop=not self._composer.clean)
         fused = recipe.fuse is not None and recipe.fuse.kind == "hyperfeatures"
         self._head = Hyperfeatures.of(recipe, backbone, self.names) if fused else None
         self._stepped = None
@@ -222,7 +224,7 @@ class Extractor:
             def call(part: list[tuple[int, Row]]) -> None:
                 arguments = inputs(part, noise)
                 with self._taps:
-                    means.add(part, self._taps.run(**arguments))
+                    means.add(part, self._composer.run(self._taps, part, arguments))
 
             self._budget.run(jobs, size, call)
         yield from self._finish_group(group, (means.of(i) for i in range(len(group))), on_error)
@@ -256,7 +258,7 @@ class Extractor:
 
     def _finish(self, picture: Picture, frame: Frame, maps: dict[tuple[float, str], Tensor]) -> FeatureMap:
         several = len(self.recipe.trajectory.read_steps) > 1
-        maps = self._refined.finish(maps) if self._refined else maps
+        maps = self._composer.finish(self._refined.finish(maps) if self._refined else maps)
         named = {f"{name}@{t:g}" if several else name: m for (t, name), m in maps.items()}
         if self._head is not None:
             named = self._head.join(maps, self.recipe.trajectory.read_steps)
@@ -297,17 +299,6 @@ class Extractor:
 def _best_device() -> torch.device:
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
-
-
-def wanted_activations(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
-    """The recipe's activations, globs replaced by the ids they match."""
-    names: list[str | MapRequest] = []
-    for request in recipe.requests():
-        if isinstance(request, str) and any(c in request for c in "*?["):
-            names += [a.id for a in Catalogue.of(backbone).find(request)]
-        else:
-            names.append(request)
-    return names
 
 
 class _Means:

@@ -26,7 +26,7 @@ from diffeat.geometry import FrameSpec, file_digest
 #: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
 #: so the hash) where they are not used.
 LATER_FIELDS = {
-    "": ("refine", "techniques"),
+    "": ("refine", "shrink", "techniques"),
     "trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"),
     "fuse": ("weights",),
 }
@@ -114,6 +114,15 @@ class MapActivation(_Part):
     tokens: tuple[int, ...] | None = Field(None, description="which key tokens; none takes all")
 
 
+class AttentionActivation(_Part):
+    """Attention averaged over heads and layers, a channel per token (see :mod:`diffeat.extraction.composed`)."""
+
+    attention: Literal["down_cross", "mid_cross", "up_cross", "down_self", "mid_self", "up_self"]
+
+    def __str__(self) -> str:
+        return f"attention:{self.attention}"
+
+
 class Weights(_Part):
     """Other weights for the denoiser of the model (same architecture)."""
 
@@ -160,11 +169,12 @@ class Recipe(_Part):
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
     )
     trajectory: Trajectory
-    activations: Annotated[tuple[str | MapActivation, ...], BeforeValidator(_one_or_many)]
+    activations: Annotated[tuple[str | AttentionActivation | MapActivation, ...], BeforeValidator(_one_or_many)]
     techniques: tuple[AnyTechnique, ...] | None = Field(
         None, description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read"
     )
     refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
+    shrink: int | None = Field(None, ge=2, description="average every map over areas, this many times fewer cells a side")
     fuse: Fuse | None = None
     seed: int = 0
 
@@ -286,12 +296,16 @@ class Recipe(_Part):
         """The prompt that the model reads for a caller's text (``None`` or empty: the recipe's own)."""
         return self.template.replace("{}", prompt) if prompt else self.prompt
 
-    def requests(self) -> list[str | MapRequest]:
-        """The activations in the form that taps take."""
-        return [
-            a if isinstance(a, str) else MapRequest(a.id, heads=a.heads, tokens=list(a.tokens) if a.tokens else None)
-            for a in self.activations
-        ]
+    def requests(self) -> list[str | MapRequest | None]:
+        """The activations in the form that taps take; ``None`` for those that are composed of several."""
+        return [_request(a) for a in self.activations]
+
+
+def _request(activation: str | AttentionActivation | MapActivation) -> str | MapRequest | None:
+    if isinstance(activation, MapActivation):
+        tokens = list(activation.tokens) if activation.tokens else None
+        return MapRequest(activation.id, heads=activation.heads, tokens=tokens)
+    return activation if isinstance(activation, str) else None
 
 
 def _explain(error: ValidationError) -> list[str]:

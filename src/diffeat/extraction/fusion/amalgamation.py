@@ -8,9 +8,9 @@ Meng et al., "Suppress Content Shift", NeurIPS 2024, App. A.4. Views :math:`r_1 
 .. math:: L_\mathrm{fin} = L - \gamma_1 \sum_j \lVert w^j \rVert_2
           - \frac{\gamma_2}{2} \sum_j \sum_{k \ne j} \lVert w^j - w^k \rVert_2 \tag{5}
 
-The second term favours few views (weights sum to 1, so a larger length is a more concentrated choice), the third favours
-assigners that disagree. An assigner is a 3×3 convolution to 128 channels, ReLU, batch norm, dropout, mean over the
-picture and a linear layer. In the paper it gives one number per view (``scalar``); the released code gives one per
+The second term favours few views (weights sum to 1, so a larger length is a more concentrated choice), the third
+favours assigners that disagree. An assigner is a 3×3 convolution to 128 channels, ReLU, batch norm, dropout, mean
+over the picture and a linear layer. In the paper it gives one number per view (``scalar``); the released code gives one per
 view and channel (``channel``), averages lengths over channels, and differs further:
 
 * the diversity term is 0 whatever γ₂;
@@ -184,8 +184,8 @@ def regularised(
 
 
 class SparsityWalk:
-    """The released code's way to tune γ₁: every fifth step the coefficient of the last while is kept if the loss fell by
-    more than the (decaying) best fall, or by chance; then it moves by −1e-5, 0 or 1e-5, never below 0.
+    """The released code's way to tune γ₁: every fifth step the coefficient of the last while is kept if the loss fell
+    by more than the (decaying) best fall, or by chance; then it moves by −1e-5, 0 or 1e-5, never below 0.
 
     Attributes:
         value: The coefficient now.

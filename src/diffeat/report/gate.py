@@ -1,0 +1,224 @@
+"""The report of GATE: ``gate.json``, ``gate.html`` (verdicts, intervals, pictures), ``gate.csv`` (all shifts)."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from diffeat.__about__ import __version__
+from diffeat.backbones import Backbone
+from diffeat.content_shift.gate import GateResult, Stage
+from diffeat.content_shift.search import SearchResult
+from diffeat.extraction.pictures import ImageLike
+from diffeat.report.gate_pictures import example_pictures, variant_title
+from diffeat.report.page import Page
+
+_COLOURS = {"helps": "#1b8a5a", "hurts": "#c0392b", "harmless": "#5b6472", "cannot tell": "#c99a2e"}
+_STAGES: dict[Stage, str] = {
+    "img2img": "Img2Img at high strength",
+    "operating": "estimate at the operating timestep",
+    "features": "features at the operating timestep",
+}
+
+
+def write_gate_report(
+    result: GateResult, backbone: Backbone, images: Sequence[ImageLike], folder: str | Path, examples: int = 3
+) -> Path:
+    """Write the report.
+
+    Args:
+        examples: Pictures shown with their reconstructions.
+
+    Returns:
+        Path of the HTML page.
+    """
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "gate.json").write_text(json.dumps(to_dict(result), indent=1, ensure_ascii=False), encoding="utf-8")
+    _write_shifts(result, root / "gate.csv")
+    page = root / "gate.html"
+    grids = example_pictures(result, backbone, images, examples)
+    page.write_text(to_html(result, grids), encoding="utf-8")
+    return page
+
+
+def verdict_rows(result: GateResult) -> tuple[list[str], list[list[str]]]:
+    """A row for every technique and control: its verdicts by the deciding measures, and its cost."""
+    stages: list[Stage] = [
+        s for s in _STAGES if any((s, m) in v for v in result.verdicts.values() for m in _all(result))
+    ]
+    header = ["technique", *(f"{s} ({_deciding(result, s)})" for s in stages), "wins", "passes"]
+    rows = []
+    for variant in result.variants:
+        if variant.role == "base":
+            continue
+        verdicts = [result.deciding(variant.name, s) for s in stages]
+        cells = ["nothing to reduce" if v is None else _short(v) for v in verdicts]
+        first = next((v for v in verdicts if v is not None), None)
+        wins = "" if first is None else f"{first.wins:.0%}"
+        rows.append([variant_title(variant), *cells, wins, f"{variant.combination.calls():.1f}"])
+    return header, rows
+
+
+def to_dict(result: GateResult) -> dict[str, Any]:
+    """Everything but the shifts of single pictures."""
+    return {
+        "diffeat": __version__,
+        "recipe": result.recipe.content(),
+        "settings": asdict(result.settings),
+        "timesteps": result.timesteps,
+        "pictures": list(result.pictures),
+        "calls": result.calls,
+        "ceiling": result.ceiling,
+        "warnings": list(result.warnings),
+        "base": {"/".join(at): float(x.mean()) for at, x in result.shifts["base"].items()},
+        "variants": [
+            {
+                "name": v.name,
+                "role": v.role,
+                "verdicts": {"/".join(at): asdict(x) for at, x in result.verdicts.get(v.name, {}).items()},
+            }
+            for v in result.variants
+        ],
+    }
+
+
+def to_html(result: GateResult, grids: Sequence[tuple[str, Image.Image]] = ()) -> str:
+    """A self-contained page."""
+    s = result.settings
+    page = Page(
+        f"GATE · {result.recipe.name}", f"{len(result.pictures)} pictures × {s.seeds} seeds, diffeat {__version__}"
+    )
+    best = result.ranking()[0]
+    verdict = result.deciding(best)
+    if verdict is not None:
+        page.text(f"{best}: {verdict}", "big")
+    page.table(*verdict_rows(result))
+    page.bullets([*result.warnings, *_notes(result)])
+    for stage, title in _STAGES.items():
+        svg = forest_svg(result, stage)
+        if svg:
+            page.heading(title[0].upper() + title[1:])
+            page.drawing(svg, f"Gain by {_deciding(result, stage)} with {s.confidence:.0%} intervals; right is better.")
+            page.table(*_measure_rows(result, stage))
+    for caption, grid in grids:
+        page.heading("Pictures") if caption == grids[0][0] else None
+        page.picture(grid, caption)
+    return page.html()
+
+
+def forest_svg(result: GateResult, stage: Stage) -> str:
+    """Gains with their intervals, one line per variant; empty if the stage was not measured."""
+    from matplotlib.figure import Figure
+
+    shown = [(v, x) for v in result.variants if (x := result.deciding(v.name, stage)) is not None]
+    if not shown:
+        return ""
+    figure = Figure(figsize=(7.5, 0.6 + 0.34 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    margin = 100 * result.settings.margin
+    axes.axvspan(-margin, margin, color="#eef0f3", zorder=0)
+    axes.axvline(0, color="#9aa1ab", lw=1, zorder=1)
+    for y, (variant, x) in enumerate(shown):
+        colour, control = _COLOURS[x.call], variant.role != "technique"
+        axes.plot(
+            [100 * x.low, 100 * x.high], [y, y], color=colour, lw=1.4 if control else 2.6, alpha=0.6 if control else 1
+        )
+        axes.plot(100 * x.gain, y, "o", color=colour, ms=4 if control else 7, mfc="white" if control else colour)
+    axes.set_yticks(range(len(shown)), [variant_title(v) for v, _ in shown], fontsize=8)
+    for label, (variant, _) in zip(axes.get_yticklabels(), shown, strict=True):
+        label.set_color("#20242a" if variant.role == "technique" else "#8a919c")
+    axes.invert_yaxis()
+    axes.set_xlabel("less shift than the base, %", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    handles = [axes.plot([], [], "o", color=c, ms=5, label=n)[0] for n, c in _COLOURS.items()]
+    figure.legend(handles=handles, loc="outside upper right", ncols=4, fontsize=7, frameon=False)
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
+
+
+def _measure_rows(result: GateResult, stage: Stage) -> tuple[list[str], list[list[str]]]:
+    measures = [m for s, m in next(iter(result.shifts.values())) if s == stage]
+    rows = []
+    for v in result.variants:
+        shifts, verdicts = result.shifts[v.name], result.verdicts.get(v.name, {})
+        cells = []
+        for m in measures:
+            text = f"{shifts[stage, m].mean():.4f}"
+            x = verdicts.get((stage, m))
+            cells.append(text if x is None else f"{text} ({x.gain:+.1%}, {x.call})")
+        rows.append([variant_title(v), *cells])
+    if stage == "img2img":
+        rows.append(["encoding and decoding alone", *(f"{result.ceiling[m]:.4f}" for m in measures)])
+    return ["shift (less is better)", *measures], rows
+
+
+def _notes(result: GateResult) -> list[str]:
+    s, t = result.settings, result.timesteps
+    return [
+        f"Img2Img from t = {t['img2img']:g} in {s.steps} steps; features are read at t = {t['operating']:g}",
+        f"gain is the relative reduction of the mean shift, paired by picture and noise; {s.confidence:.0%} intervals "
+        "are bootstraps over pictures with all their seeds",
+        f"a technique without effect is called helpful in {(1 - s.confidence) / 2:.1%} of such tests at most; every "
+        "row and measure is a test of its own",
+        f"gains within ±{s.margin:.0%} count as harmless",
+        "null: the technique at zero strength; shuffled: it is shown another picture",
+        f"{result.calls:.0f} denoiser rows",
+    ]
+
+
+def _write_shifts(result: GateResult, file: Path) -> None:
+    with file.open("w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["variant", "stage", "measure", "picture", "seed", "shift"])
+        for variant, shifts in result.shifts.items():
+            for (stage, measure), values in shifts.items():
+                for i, row in enumerate(values):
+                    for seed, value in enumerate(row):
+                        writer.writerow([variant, stage, measure, result.pictures[i], seed, f"{value:.6g}"])
+
+
+def write_search_report(ended: SearchResult, folder: str | Path) -> Path:
+    """Write the recipe a search ended in, and a page of how it came to it; returns the page."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    page = Page("GATE search", f"{ended.spent:.0f} denoiser rows, diffeat {__version__}")
+    page.text(ended.chosen.label, "big")
+    page.text(ended.reason)
+    for r in ended.rounds:
+        page.heading(f"{r.pictures} pictures")
+        rows = [
+            [name, v.call, f"{v.gain:+.1%}", f"{v.low:+.1%} to {v.high:+.1%}", "kept" if name in r.kept else ""]
+            for name, v in sorted(r.verdicts.items(), key=lambda item: -item[1].gain)
+        ]
+        page.table(["candidate", "verdict", "gain", "interval", ""], rows)
+    if ended.recipe is not None:
+        ended.recipe.save(root / "recipe.yaml")
+        page.heading("Recipe")
+        page.code(ended.recipe.to_yaml())
+    file = root / "search.html"
+    file.write_text(page.html(), encoding="utf-8")
+    return file
+
+
+def _short(v: Any) -> str:
+    more = f", ~{v.needed} images" if v.needed else ""
+    return f"{v.call} {v.gain:+.1%} [{v.low:+.1%}, {v.high:+.1%}]{more}"
+
+
+def _deciding(result: GateResult, stage: Stage) -> str:
+    return (result.settings.feature_measures if stage == "features" else result.settings.measures)[0]
+
+
+def _all(result: GateResult) -> tuple[str, ...]:
+    return (*result.settings.measures, *result.settings.feature_measures)
