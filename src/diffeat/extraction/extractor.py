@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from diffeat.__about__ import __version__
-from diffeat.activations import Catalogue, MapRequest, Taps
+from diffeat.activations import Taps
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Calls
+from diffeat.extraction.composed import Composer, wanted_activations
 from diffeat.extraction.fusion.hyperfeatures import Hyperfeatures
 from diffeat.extraction.modulated import ModulatedTaps
-from diffeat.extraction.composed import Composer, expanded
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.stepped import SteppedReader
@@ -69,7 +69,7 @@ class Extractor:
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        names = expanded(recipe, backbone)
+        names = wanted_activations(recipe, backbone)
         self._composer = Composer(recipe, backbone)
         self.names = [str(n) for n in names]
         self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None

@@ -171,10 +171,13 @@ class Recipe(_Part):
     trajectory: Trajectory
     activations: Annotated[tuple[str | AttentionActivation | MapActivation, ...], BeforeValidator(_one_or_many)]
     techniques: tuple[AnyTechnique, ...] | None = Field(
-        None, description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read"
+        None,
+        description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read",
     )
     refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
-    shrink: int | None = Field(None, ge=2, description="average every map over areas, this many times fewer cells a side")
+    shrink: int | None = Field(
+        None, ge=2, description="average every map over areas, this many times fewer cells a side"
+    )
     fuse: Fuse | None = None
     seed: int = 0
 

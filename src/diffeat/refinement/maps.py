@@ -25,6 +25,13 @@ def resize_map(feature: Float[Tensor, "c h w"], grid: tuple[int, int]) -> Float[
     return F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0].to(feature.dtype)
 
 
+def shrink_map(feature: Float[Tensor, "c h w"], factor: int) -> Float[Tensor, "c h2 w2"]:
+    """Average over areas, ``factor`` times fewer cells each way (rounded down, one at least)."""
+    h, w = feature.shape[-2:]
+    smaller = F.adaptive_avg_pool2d(feature[None].float(), (max(1, h // factor), max(1, w // factor)))
+    return smaller[0].to(feature.dtype)
+
+
 def normalise_channels(feature: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"]:
     """Unit length of the channel vector at every position (zero vectors stay zero)."""
     return F.normalize(feature.float(), dim=0).to(feature.dtype)
