@@ -20,6 +20,7 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.propagate import propagate
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
 from diffeat.cli.select import select
@@ -60,7 +61,7 @@ for command in (extract, show, match, select, activations, recipes, store, sampl
     app.command()(command)
 app.command("eval")(evaluate)
 app.command()(generate)
-for command in (sweep, massive):
+for command in (sweep, massive, propagate):
     app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(toyworld, name="toyworld")

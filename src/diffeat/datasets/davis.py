@@ -1,0 +1,172 @@
+"""DAVIS: videos with object masks, as they lie on disk, and the toy world written the same way.
+
+Layout (DAVIS 2016 and 2017): ``JPEGImages/480p/<sequence>/00000.jpg``, ``Annotations/480p/<sequence>/00000.png``
+(palette pictures, 0 is background, the others are objects), ``ImageSets/2017/val.txt`` (names of sequences).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffeat.errors import DatasetError, did_you_mean
+from diffeat.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Video:
+    """A sequence.
+
+    Attributes:
+        name: Of the sequence.
+        frames: Picture files, in order.
+        masks: Annotation of each frame, ``None`` where there is none; the first is always there.
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: tuple[Path | None, ...]
+
+
+def read_davis(
+    root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p", names: list[str] | None = None
+) -> list[Video]:
+    """The sequences of a split.
+
+    Args:
+        root: Folder that holds ``JPEGImages``.
+        split: ``train``, ``val``, … as in ``ImageSets``.
+        year: Folder of the split file.
+        resolution: ``480p`` or ``Full-Resolution``.
+        names: Only these sequences.
+
+    Raises:
+        DatasetError: The dataset is missing or incomplete; says what is not there.
+    """
+    top = Path(root)
+    listing = top / "ImageSets" / year / f"{split}.txt"
+    if not listing.is_file():
+        there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
+        raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give --root the folder of DAVIS.")
+    listed = [line.split()[0] for line in listing.read_text(encoding="utf-8").split("\n") if line.strip()]
+    for name in names or []:
+        if name not in listed:
+            raise DatasetError(f"{listing} has no sequence {name!r}. {did_you_mean(name, listed)}")
+    return [_video(top, resolution, name) for name in listed if names is None or name in names]
+
+
+def _video(top: Path, resolution: str, name: str) -> Video:
+    pictures = top / "JPEGImages" / resolution / name
+    frames = sorted(pictures.glob("*.jpg"))
+    if not frames:
+        raise DatasetError(f"There are no frames in {pictures}; the dataset is half unpacked or of another resolution.")
+    folder = top / "Annotations" / resolution / name
+    masks = tuple(file if (file := folder / f"{frame.stem}.png").is_file() else None for frame in frames)
+    if masks[0] is None:
+        raise DatasetError(f"The first frame of {name!r} has no mask in {folder}; there is nothing to propagate.")
+    return Video(name, tuple(frames), masks)
+
+
+def read_mask(path: str | Path) -> NDArray[np.uint8]:
+    """Object numbers ``(H, W)`` of a palette or grey picture.
+
+    Raises:
+        DatasetError: The picture has colours instead of numbers.
+    """
+    with Image.open(path) as picture:
+        if picture.mode not in ("P", "L", "1"):
+            raise DatasetError(f"{path} is a picture of mode {picture.mode}; masks are palette or grey pictures.")
+        numbers = np.array(picture)
+    return numbers.astype(np.uint8)
+
+
+def write_mask(path: str | Path, mask: NDArray[np.uint8]) -> None:
+    """Write object numbers as a palette picture, in DAVIS' colours."""
+    picture = Image.fromarray(mask, mode="P")
+    picture.putpalette(object_colours().tobytes())
+    picture.save(path)
+
+
+def object_colours() -> NDArray[np.uint8]:
+    """The colour of each object number ``(256, 3)``: the bits of the number spread over red, green and blue."""
+    colours = np.zeros((256, 3), np.uint8)
+    for number in range(256):
+        for bit in range(8):
+            colours[number, bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
+    return colours
+
+
+def write_toyworld_videos(
+    folder: str | Path,
+    *,
+    videos: int = 3,
+    frames: int = 12,
+    size: int = 128,
+    seed: int = 7,
+    progress: Progress = silent,
+) -> Path:
+    """Write toy-world videos in the layout of DAVIS: two figures that cross a moving backdrop, one before the other.
+
+    Args:
+        folder: Made if missing; sequences that are there are left alone.
+        videos: How many.
+        frames: Of each.
+        size: Side in pixels.
+        seed: Which world.
+
+    Returns:
+        The folder.
+    """
+    root = Path(folder)
+    names = [f"toy-{k:02d}" for k in range(videos)]
+    for k, name in enumerate(progress(names, total=videos, desc="videos")):
+        _write_video(root, name, frames, size, seed * 1000 + k)
+    (root / "ImageSets" / "2017").mkdir(parents=True, exist_ok=True)
+    (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    return root
+
+
+def _write_video(root: Path, name: str, frames: int, size: int, seed: int) -> None:
+    from diffeat.datasets.toyworld import Toyworld
+
+    pictures, masks = root / "JPEGImages" / "480p" / name, root / "Annotations" / "480p" / name
+    if len(list(masks.glob("*.png"))) == frames:
+        return
+    for place in (pictures, masks):
+        place.mkdir(parents=True, exist_ok=True)
+    world, large = Toyworld(seed, size), Toyworld(seed + 1, 2 * size)
+    rng = np.random.default_rng(seed)
+    backdrop = Image.fromarray(large.sample(0).image)
+    figures = [_cut_out(world, start) for start in (10, 200)]
+    start, speed = rng.uniform(-0.1, 0.1, (2, 2)), rng.uniform(0.25, 0.45, (2, 2)) * np.array([[1, 0.3], [-1, 0.3]])
+    for t in range(frames):
+        share = t / max(frames - 1, 1)
+        left, top = (round(size * v * share) for v in (0.5, 0.25))
+        picture = backdrop.crop((left, top, left + size, top + size))
+        numbers = np.zeros((size, size), np.uint8)
+        for k, (image, shape) in enumerate(figures):
+            x, y = (round(size * v) for v in start[k] + speed[k] * (share - 0.5))
+            scale = 0.75 + 0.2 * share * (1 if k else -1)
+            side = round(size * scale)
+            small, cut = image.resize((side, side), Image.Resampling.BICUBIC), shape.resize((side, side))
+            corner = (x + (size - side) // 2, y + (size - side) // 2)
+            picture.paste(small, corner, cut)
+            layer = Image.new("L", (size, size))
+            layer.paste(cut, corner)
+            numbers[np.array(layer) > 127] = k + 1
+        picture.save(pictures / f"{t:05d}.jpg", quality=95, subsampling=0)
+        write_mask(masks / f"{t:05d}.png", numbers)
+
+
+def _cut_out(world, start: int) -> tuple[Image.Image, Image.Image]:
+    """The next whole figure that fills a good part of its picture, and its shape."""
+    for index in range(start, start + 100):
+        sample = world.sample(index)
+        shape = sample.parts > 0
+        if not sample.truncated and not sample.occluded and 0.08 < shape.mean() < 0.5:
+            return Image.fromarray(sample.image), Image.fromarray((shape * 255).astype(np.uint8))
+    raise DatasetError(f"No whole figure among 100 pictures of the toy world from {start} on.")

@@ -1,0 +1,15 @@
+"""Labels of a video's first frame carried through it by features, and the J&F score."""
+
+from diffeat.tasks.propagation.evaluate import VideoScore, evaluate_videos
+from diffeat.tasks.propagation.metric import boundary_score, region_score
+from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_labels, propagate_video
+
+__all__ = [
+    "PropagationSettings",
+    "VideoScore",
+    "boundary_score",
+    "evaluate_videos",
+    "propagate_labels",
+    "propagate_video",
+    "region_score",
+]

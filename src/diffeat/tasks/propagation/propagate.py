@@ -1,0 +1,167 @@
+r"""Label propagation: each token takes the labels of the tokens most like it in earlier frames, nearby.
+
+With unit-length features f and soft labels m, token i of a new frame looks at the tokens j of the context frames
+within a square window of radius R around its own place, keeps the k of highest cosine over all context frames
+together, and takes
+
+.. math:: m_i = \sum_{j \in \mathrm{top}_k(i)} m_j \,
+    \frac{\exp(f_i \cdot f_j / \tau)}{\sum_{j'} \exp(f_i \cdot f_{j'} / \tau)} .
+
+The context is the first frame and the last few (DINO's procedure, Caron et al., arXiv:2104.14294; DiTF uses it with
+R = 12, k = 5, τ = 0.1 and 7 last frames). Nothing of the size tokens × tokens is ever made: queries come in square
+tiles, a tile meets only the window around it, one context frame at a time, and a running top-k remains.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+from diffeat.storage import FeatureMap
+
+
+@dataclass(frozen=True)
+class PropagationSettings:
+    """Attributes:
+    radius: Of the window, in tokens; ``None`` looks everywhere.
+    topk: Context tokens that a token's labels come from.
+    temperature: τ.
+    last_frames: Frames of context besides the first.
+    """
+
+    radius: int | None = 12
+    topk: int = 5
+    temperature: float = 0.1
+    last_frames: int = 7
+
+    def __post_init__(self) -> None:
+        wrong = self.topk < 1 or self.temperature <= 0 or self.last_frames < 0
+        if wrong or (self.radius is not None and self.radius < 0):
+            raise InvalidValueError(
+                "Propagation takes radius >= 0, topk >= 1, temperature > 0 and last_frames >= 0, got "
+                f"{self.radius}, {self.topk}, {self.temperature:g}, {self.last_frames}."
+            )
+
+
+#: Tokens along a tile's side; more is faster and takes more memory.
+TILE = 8
+
+
+def propagate_labels(
+    target: Float[Tensor, "c h w"],
+    context: Sequence[Float[Tensor, "c h w"]],
+    labels: Sequence[Float[Tensor, "k h w"]],
+    settings: PropagationSettings = PropagationSettings(),
+) -> Float[Tensor, "k h w"]:
+    """Soft labels of a frame from those of other frames of the same video.
+
+    Args:
+        target: Features of the frame.
+        context: Features of the other frames, same grid.
+        labels: Their soft labels.
+
+    Raises:
+        InvalidValueError: If the grids or the counts differ.
+    """
+    if not context or len(context) != len(labels):
+        raise InvalidValueError(f"As many labels as context frames are wanted, got {len(labels)} and {len(context)}.")
+    grid = target.shape[1:]
+    if any(f.shape != target.shape for f in context) or any(m.shape[1:] != grid for m in labels):
+        raise InvalidValueError("Frames and labels of a video must share one grid and one number of channels.")
+    queries = F.normalize(target.float(), dim=0)
+    keys = [F.normalize(f.float(), dim=0) for f in context]
+    h, w = grid
+    reach = max(h, w) if settings.radius is None else settings.radius
+    result = labels[0].new_zeros(labels[0].shape[0], h, w, dtype=torch.float32)
+    for top in range(0, h, TILE):
+        for left in range(0, w, TILE):
+            tile = (slice(top, min(top + TILE, h)), slice(left, min(left + TILE, w)))
+            result[(slice(None), *tile)] = _tile(queries, keys, labels, tile, reach, settings)
+    return result
+
+
+def _tile(
+    queries: Tensor,
+    keys: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    tile: tuple[slice, slice],
+    reach: int,
+    settings: PropagationSettings,
+) -> Tensor:
+    h, w = queries.shape[1:]
+    rows, columns = tile
+    window = (
+        slice(max(rows.start - reach, 0), min(rows.stop + reach, h)),
+        slice(max(columns.start - reach, 0), min(columns.stop + reach, w)),
+    )
+    asked = queries[:, rows, columns].flatten(1).T
+    far = _far(tile, window, reach, queries.device)
+    best, found = None, None
+    for key, label in zip(keys, labels, strict=True):
+        near = asked @ key[:, window[0], window[1]].flatten(1)
+        near.masked_fill_(far, -torch.inf)
+        count = min(settings.topk, near.shape[1])
+        value, index = near.topk(count, dim=1)
+        taken = label[:, window[0], window[1]].flatten(1).float().T[index]
+        if best is not None and found is not None:
+            value, taken = torch.cat([best, value], 1), torch.cat([found, taken], 1)
+            value, order = value.topk(min(settings.topk, value.shape[1]), dim=1)
+            taken = taken.gather(1, order[..., None].expand(-1, -1, taken.shape[2]))
+        best, found = value, taken
+    assert best is not None
+    assert found is not None
+    weights = torch.softmax(best / settings.temperature, 1)
+    mixed = (weights[..., None] * found).sum(1)
+    return mixed.T.unflatten(1, (rows.stop - rows.start, columns.stop - columns.start))
+
+
+def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, device: torch.device) -> Tensor:
+    """Which tokens of the window are out of a query's own reach, ``(queries, keys)``."""
+    apart = []
+    for inner, outer in zip(tile, window, strict=True):
+        own = torch.arange(inner.start, inner.stop, device=device)
+        other = torch.arange(outer.start, outer.stop, device=device)
+        apart.append((own[:, None] - other[None]).abs() > reach)
+    rows, columns = apart
+    return (rows[:, None, :, None] | columns[None, :, None, :]).flatten(0, 1).flatten(1)
+
+
+def propagate_video(
+    features: Iterable[FeatureMap],
+    first_mask: Int[Tensor, "height width"],
+    settings: PropagationSettings = PropagationSettings(),
+) -> Iterator[Int[Tensor, "height width"]]:
+    """Object numbers of every frame of a video after the first, in original pixels.
+
+    Args:
+        features: One map for each frame, the first frame's first.
+        first_mask: Object numbers of the first frame, 0 is background.
+    """
+    objects = torch.unique(first_mask)
+    first: tuple[Tensor, Tensor] | None = None
+    recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.last_frames)
+    for feature in features:
+        tensor = feature.tensor
+        if first is None:
+            grid = (int(tensor.shape[1]), int(tensor.shape[2]))
+            on_grid = feature.frame.map_from_original(first_mask, grid, mode="nearest")
+            first = tensor, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
+            continue
+        context = [first, *recent]
+        soft = propagate_labels(tensor, [f for f, _ in context], [m for _, m in context], settings)
+        recent.append((tensor, soft))
+        large = _stretched(feature.frame.map_to_original(soft.cpu()))
+        yield objects[large.argmax(0)]
+
+
+def _stretched(soft: Tensor) -> Tensor:
+    """Each object's map from its lowest to its highest value as 0 to 1; small objects would never win otherwise."""
+    low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
+    return torch.where(high > low, (soft - low) / (high - low).clamp(min=1e-12), soft)
