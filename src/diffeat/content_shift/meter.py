@@ -19,7 +19,7 @@ from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
 from diffeat.extraction import Recipe
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import arrive
-from diffeat.extraction.extractor import wanted_activations
+from diffeat.extraction.composed import wanted_activations
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.geometry import Frame

@@ -24,7 +24,8 @@ from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Job, arrive
-from diffeat.extraction.extractor import Extractor, wanted_activations
+from diffeat.extraction.composed import wanted_activations
+from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.techniques import Combination, Prompt, Rows, Scene, Session

@@ -2,9 +2,7 @@
 
 A condition takes an RGB picture ``(H, W, 3)`` of bytes and returns ``(H, W)`` or ``(H, W, 3)`` in [0, 1].
 
-Published edge ControlNets were trained on OpenCV's detector with thresholds 100 and 200 on unsmoothed 8-bit pictures;
-:func:`canny` uses those thresholds with scikit-image on the grey picture (OpenCV adds absolute gradients where
-scikit-image takes their length, and takes the strongest of three channels, so single pixels differ).
+Edges and scribbles are those of :mod:`diffeat.geometry.line_art`.
 """
 
 from __future__ import annotations
@@ -21,6 +19,7 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, ModelError, did_you_mean
 from diffeat.extraction.techniques.named import load_function
+from diffeat.geometry.line_art import LINE_ART
 
 Condition = Callable[[np.ndarray], np.ndarray]
 
@@ -28,35 +27,7 @@ _DEPTH = "depth"
 _DEPTH_MODEL = "Intel/dpt-hybrid-midas"
 
 
-def canny(picture: np.ndarray, low: float = 100 / 255, high: float = 200 / 255, sigma: float = 0.0) -> np.ndarray:
-    """Edges as white lines on black."""
-    from skimage.color import rgb2gray
-    from skimage.feature import canny as detect
-
-    return detect(rgb2gray(picture), sigma=sigma, low_threshold=low, high_threshold=high).astype(np.float32)
-
-
-def soft_edges(picture: np.ndarray, sigma: float = 1.0) -> np.ndarray:
-    """Length of the gradient, 1 at the strongest edges: keeps faint edges that a threshold drops."""
-    from skimage.color import rgb2gray
-    from skimage.filters import gaussian, sobel
-
-    strength = sobel(gaussian(rgb2gray(picture), sigma))
-    return np.clip(strength / max(float(np.quantile(strength, 0.99)), 1e-6), 0, 1).astype(np.float32)
-
-
-def scribble(picture: np.ndarray) -> np.ndarray:
-    """Thick strokes along the main contours, white on black."""
-    from skimage.color import rgb2gray
-    from skimage.feature import canny as detect
-    from skimage.morphology import dilation, disk
-
-    size = max(picture.shape[:2])
-    lines = detect(rgb2gray(picture), sigma=max(1.0, size / 170), low_threshold=0.05, high_threshold=0.15)
-    return dilation(lines, disk(max(1, size // 170))).astype(np.float32)
-
-
-CONDITIONS: dict[str, Condition] = {"canny": canny, "soft-edges": soft_edges, "scribble": scribble}
+CONDITIONS: dict[str, Condition] = dict(LINE_ART)
 
 
 def find_condition(name: str | Condition) -> Condition:
