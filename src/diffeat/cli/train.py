@@ -157,7 +157,7 @@ def prune(
     from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.tasks.hyperfeatures.prepare import prepare
     from diffeat.tasks.hyperfeatures.prune import curve
-    from diffeat.tasks.hyperfeatures.recipes import full_grid, network_of, recipe_of, write_recipe
+    from diffeat.tasks.hyperfeatures.recipes import catalogue_at_size, full_grid, network_of, recipe_of, write_recipe
     from diffeat.tasks.hyperfeatures.score import score_layers
 
     if (keep is not None) + one_step + one_layer > 1:
@@ -170,13 +170,14 @@ def prune(
     extractor = make_extractor(recipe_of(known, network.config), device, dtype, batch_size)
     network.to(extractor.backbone.device)
     with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
-        points = curve(network, known, extractor.backbone, pairs, ready.source, scored_by, progress=bar)
+        layers = catalogue_at_size(known, extractor.backbone)
+        points = curve(network, known, layers, pairs, ready.source, scored_by, progress=bar)
         shape = (len(network.config.channels), len(network.config.steps))
         maps = score_layers(pairs, ready.source, scored_by, range(shape[0]), range(shape[1])) if single else None
     page = write_pruning_report(out, known, network, points, extractor.times, maps)
     typer.echo(markdown_table(*curve_rows(points)))
     if chosen is not None:
-        grid = full_grid(known, extractor.backbone)
+        grid = full_grid(known, layers)
         path = write_recipe(known, chosen.network, out, out.name, f"{known.name}, {chosen.label}", grid)
         typer.echo(f"Recipe: {path}")
     typer.echo(f"Report: {page}")

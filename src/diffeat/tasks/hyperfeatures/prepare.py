@@ -112,8 +112,8 @@ def explicit(extractor: Extractor) -> Extractor:
 
     Features stored by it serve the training, pruning and whatever reads the same maps later.
     """
-    known = Catalogue.of(extractor.backbone)
     recipe = extractor.recipe
+    known = Catalogue.of(extractor.backbone) if any(":" in n for n in extractor.names) else {}
     changes: dict = {"activations": [known[n].id if n in known else n for n in extractor.names]}
     if recipe.trajectory.stepped:
         changes["trajectory.save"] = [int(s) for s in recipe.trajectory.read_steps]
@@ -126,11 +126,10 @@ def network_config(
     projection: int = 384,
     bottleneck: int | None = None,
 ) -> AggregationConfig:
-    """The network for what an extractor without fusion reads."""
-    known = Catalogue.of(extractor.backbone)
+    """The network for what an :func:`explicit` extractor reads."""
     path = extractor.recipe.trajectory
     return AggregationConfig(
-        activations=tuple(known[n].id if n in known else n for n in extractor.names),
+        activations=tuple(extractor.names),
         channels=tuple(channels),
         steps=path.read_steps,
         count=path.steps,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from diffeat.backbones import Backbone
+from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
@@ -124,7 +124,7 @@ def keep(network: AggregationNetwork, places: Collection[Place], label: str) -> 
 def curve(
     network: AggregationNetwork,
     recipe: Recipe,
-    backbone: Backbone,
+    known: Catalogue,
     pairs: PairDataset,
     source: MapSource,
     protocol: Protocol,
@@ -135,6 +135,7 @@ def curve(
 
     Args:
         recipe: What the network reads.
+        known: Of the model; tells how far into a pass each layer lies.
         source: Maps for the whole network.
         counts: How many pairs to keep; by default 1, 2, 4, … and all.
 
@@ -148,7 +149,7 @@ def curve(
     for pruned in progress(variants, total=len(variants), desc="prune"):
         some = Selected(source, network, pruned.network)
         result = score_network(pairs, pruned.network, some, protocol)
-        points.append(CurvePoint(pruned, result, denoiser_calls(recipe_of(recipe, pruned.network.config), backbone)))
+        points.append(CurvePoint(pruned, result, denoiser_calls(recipe_of(recipe, pruned.network.config), known)))
     return points
 
 

@@ -67,9 +67,8 @@ def network_of(recipe: Recipe) -> AggregationNetwork:
     return load(weights.source, weights.file, weights.revision)
 
 
-def denoiser_calls(recipe: Recipe, backbone: Backbone) -> float:
+def denoiser_calls(recipe: Recipe, known: Catalogue) -> float:
     """Denoiser passes that one picture costs; the last counts only as far as it runs."""
-    known = Catalogue.of(backbone)
     depth = max(known[str(name)].depth for name in recipe.requests())
     path = recipe.trajectory
     if not path.stepped:
@@ -80,16 +79,23 @@ def denoiser_calls(recipe: Recipe, backbone: Backbone) -> float:
     return (before + depth) * (1 if path.guidance is None else 2)
 
 
-def full_grid(recipe: Recipe, backbone: Backbone) -> tuple[int, int] | None:
+def catalogue_at_size(recipe: Recipe, backbone: Backbone) -> Catalogue:
+    """The catalogue at the size that the recipe brings pictures to (for mode ``keep``: pictures of the model's own)."""
+    frame = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size)
+    return Catalogue.of(backbone, frame.model)
+
+
+def full_grid(recipe: Recipe, known: Catalogue) -> tuple[int, int] | None:
     """The descriptor's grid ``(h, w)``, for recipes that bring all pictures to one size; None if sizes differ.
 
     A pruned recipe that reads coarse layers only must name it to keep the resolution it was trained at.
+
+    Args:
+        known: Of :func:`catalogue_at_size`.
     """
     if recipe.fuse is not None and recipe.fuse.grid is not None:
         return recipe.fuse.grid
     if recipe.frame.mode == "keep":
         return None
-    size = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size).model
-    known = Catalogue.of(backbone, size)
     grids = [known[str(name)].grid for name in recipe.requests()]
     return max((g for g in grids if g is not None), key=lambda g: g[0] * g[1], default=None)
