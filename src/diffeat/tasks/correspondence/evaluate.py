@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
-from diffeat.errors import DatasetError
+from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureMap, FeatureStore
 from diffeat.tasks.correspondence.features import (
@@ -31,6 +31,7 @@ from diffeat.tasks.correspondence.features import (
     picture_texts,
 )
 from diffeat.tasks.correspondence.flip import find_pose_aligned
+from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
 from diffeat.tasks.correspondence.match import Matches, outside_picture
 from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.protocol import Protocol
@@ -88,6 +89,7 @@ def evaluate(
     store: str | Path | FeatureStore | None = None,
     activation: str | None = None,
     flip: bool = False,
+    joint_pca: int | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Evaluation:
@@ -99,12 +101,15 @@ def evaluate(
         store: Where features rest: a folder (made, or continued), an open store, or a temporary folder if not given.
         activation: Which map, for recipes that give several.
         flip: Match from the source or its mirrored copy, whichever is more like the target.
+        joint_pca: Project the features of each pair on so many joint principal components first.
         seed: Of the bootstrap.
 
     Raises:
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
-        InvalidValueError: The prompts do not fit the dataset.
+        InvalidValueError: The prompts do not fit the dataset, or flip and joint_pca are both asked for.
     """
+    if flip and joint_pca:
+        raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
     template = getattr(extractor.recipe, "template", "{}")
     texts = picture_texts(dataset, prompts, template)
     with ExitStack() as stack:
@@ -122,7 +127,7 @@ def evaluate(
         start = time.perf_counter()
         summary = extract_pictures(extractor, texts, where, progress)
         extracted = time.perf_counter() - start
-        scorer = Scorer(PictureFeatures(where, protocol.matching, activation), protocol, copies)
+        scorer = Scorer(PictureFeatures(where, protocol.matching, activation), protocol, copies, joint_pca)
         start = time.perf_counter()
         predictions = scorer.run(dataset, progress)
         matched = time.perf_counter() - start
@@ -146,6 +151,7 @@ def evaluate(
             "frame": example.frame.to_dict() if example else None,
             "prompts": prompts if prompts is None or isinstance(prompts, str) else dict(prompts),
             "flip": flip,
+            **({"joint_pca": joint_pca} if joint_pca else {}),
         },
     )
 
@@ -153,10 +159,13 @@ def evaluate(
 class Scorer:
     """Predictions of all pairs, and what had to be left out or moved."""
 
-    def __init__(self, pictures: PictureFeatures, protocol: Protocol, copies: dict[Path, Path]) -> None:
+    def __init__(
+        self, pictures: PictureFeatures, protocol: Protocol, copies: dict[Path, Path], joint_pca: int | None = None
+    ) -> None:
         self._pictures = pictures
         self._protocol = protocol
         self._copies = copies
+        self._joint_pca = joint_pca
         self.left_out: dict[str, str] = {}
         self.example: FeatureMap | None = None
         self._moved = 0
@@ -182,6 +191,8 @@ class Scorer:
             notes.append(f"{self._moved} source points outside their picture were moved to its border")
         if self._copies:
             notes.append(f"the mirrored source was used for {self._mirrored} pairs")
+        if self._joint_pca:
+            notes.append(f"features of each pair were projected on {self._joint_pca} joint principal components")
         return notes
 
     def _why_not(self, pair: PointPair) -> str:
@@ -199,7 +210,10 @@ class Scorer:
 
     def _predict(self, pair: PointPair) -> PairPrediction:
         source = self._pictures.features(pair.source)
-        target = self._pictures.target(pair.target)
+        if self._joint_pca:
+            source, target = joint_pca_pair(source, self._pictures, pair.target, self._joint_pca)
+        else:
+            target = self._pictures.target(pair.target)
         self.example = self.example or source
         for feature, size in ((source, pair.source_size), (target.feature_map, pair.target_size)):
             if size is not None and size != feature.frame.original:

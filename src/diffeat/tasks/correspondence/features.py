@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from PIL import Image
+from torch import Tensor
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
@@ -15,7 +16,7 @@ from diffeat.extraction import extract_to_store
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureMap, FeatureStore
-from diffeat.tasks.correspondence.match import Matching, Target
+from diffeat.tasks.correspondence.match import Matching, Target, pick
 
 if TYPE_CHECKING:
     from diffeat.extraction import Summary
@@ -100,7 +101,7 @@ class PictureFeatures:
 
     def __init__(self, store: Loads, matching: Matching, activation: str | None = None, keep: int = 24) -> None:
         self._store = store
-        self._matching = matching
+        self.matching = matching
         self._activation = activation
         self._keep = keep
         self._maps: OrderedDict[Path, FeatureMap] = OrderedDict()
@@ -112,8 +113,12 @@ class PictureFeatures:
 
     def target(self, path: Path) -> Target:
         """A picture prepared to be searched."""
-        make = lambda: Target(self.features(path), self._matching, self._activation)  # noqa: E731
+        make = lambda: Target(self.features(path), self.matching, self._activation)  # noqa: E731
         return _cached(self._targets, path, self._keep, make)
+
+    def map_of(self, features: FeatureMap) -> Tensor:
+        """The map that is matched."""
+        return pick(features, self._activation)
 
     def _load(self, path: Path) -> FeatureMap:
         wanted = None if self._activation is None else [self._activation]
