@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_segmentation import Colours
 
 from diffeat.datasets.cifar import read_cifar10
 from diffeat.datasets.class_folders import read_class_folders
@@ -17,6 +16,7 @@ from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.extraction.pictures import load_picture
 from diffeat.tasks.classification import evaluate_classification
+from test_segmentation import Colours
 
 
 class Streamed(Colours):

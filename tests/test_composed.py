@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import golden_roots
 from PIL import Image
 from safetensors.torch import load_file
-from tiny.pipelines import build
 
+from conftest import golden_roots
 from diffeat.activations import read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.composed import Composer, wanted_activations
+from tiny.pipelines import build
 
 SIZE = 64
 
@@ -115,6 +115,8 @@ def test_shrink_averages_areas(backbone: Backbone) -> None:
 
 
 def test_composed_recipes_survive_yaml() -> None:
-    one = recipe(["up_blocks.1", {"attention": "up_cross"}, {"id": "up_blocks.1.attentions.0.transformer_blocks.0.attn2.map"}])
+    one = recipe(
+        ["up_blocks.1", {"attention": "up_cross"}, {"id": "up_blocks.1.attentions.0.transformer_blocks.0.attn2.map"}]
+    )
     assert Recipe.from_yaml(one.to_yaml()) == one
     assert json.loads(json.dumps(one.content()))["activations"][1] == {"attention": "up_cross"}

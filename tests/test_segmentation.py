@@ -145,7 +145,9 @@ def test_one_class_is_nothing_to_learn() -> None:
 class Colours:
     """A source whose features are the picture itself, small."""
 
-    class recipe:  # noqa: N801
+    fingerprint = ""
+
+    class recipe:
         name, prompt, template, hash = "colours", "", "{}", "c" * 64
 
         @staticmethod

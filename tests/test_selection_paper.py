@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -46,8 +49,13 @@ def sdxl() -> nn.Module:
         )
 
 
-def gdf_names(denoiser: nn.Module) -> list[str]:
-    return [alias for a in Catalogue.of(denoiser) for alias in a.aliases if alias.startswith("gdf:")]
+@cache
+def catalogue(build: Callable[[], nn.Module]) -> Catalogue:
+    return Catalogue.of(build())
+
+
+def gdf_names(build: Callable[[], nn.Module]) -> list[str]:
+    return [alias for a in catalogue(build) for alias in a.aliases if alias.startswith("gdf:")]
 
 
 def of_tables_sdxl() -> set[str]:
@@ -76,7 +84,7 @@ def of_table_sd15() -> set[str]:
     ("build", "pool", "kept"), [(sd15, 197, of_table_sd15()), (sdxl, 279, of_tables_sdxl())], ids=["sd15", "sdxl"]
 )
 def test_candidates_are_those_of_the_tables(build, pool: int, kept: set[str]) -> None:
-    names = gdf_names(build())
+    names = gdf_names(build)
     verdicts = paper_verdicts(names)
     assert len(verdicts) == len(paper_pool(names)) == pool
     assert {n.removeprefix("gdf:") for n, v in verdicts.items() if v.kept} == kept
@@ -85,7 +93,7 @@ def test_candidates_are_those_of_the_tables(build, pool: int, kept: set[str]) ->
 
 
 def test_a_reason_names_its_property() -> None:
-    verdicts = paper_verdicts(gdf_names(sd15()))
+    verdicts = paper_verdicts(gdf_names(sd15))
     of = {n.removeprefix("gdf:"): v.reasons[0][0] for n, v in verdicts.items() if not v.kept}
     assert of["down-level1-repeat0-vit-out"] == of["up-level3-repeat2-vit-out"] == of["mid-vit-out"] == "noise"
     assert of["up-level1-repeat0-vit-block0-self-q"] == "locality"

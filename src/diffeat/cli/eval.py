@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 def evaluate(
     dataset: Annotated[
         str,
-        typer.Argument(help="spair, spair-json, ap10k, pf-pascal, cub, toyworld, csv, hpatches, motorcycle or opencv."),
+        typer.Argument(
+            help="Pairs: spair, spair-json, ap10k, pf-pascal, cub, toyworld, csv, hpatches, motorcycle, opencv. Label "
+            "maps: horse21, cat15, ffhq34, bedroom28, ade-bedroom30, celeba19, toyworld-parts. Classes: cifar10, "
+            "folders, toyworld-classes."
+        ),
     ],
     root: Annotated[Path | None, typer.Option(help="The dataset's folder; for csv and spair-json its file.")] = None,
     recipe: RecipeNames = None,
@@ -54,6 +58,17 @@ def evaluate(
     flip: Annotated[
         bool, typer.Option("--flip", help="Also match from the mirrored source, and take the better.")
     ] = False,
+    classifier: Annotated[
+        str, typer.Option(help="For label maps: 'ensemble' of pixel networks with voting, or 'linear'.")
+    ] = "ensemble",
+    splits: Annotated[int, typer.Option(min=1, help="For label maps: random splits, for mean ± std.")] = 1,
+    labelled: Annotated[int | None, typer.Option(min=1, help="For label maps: training pictures per split.")] = None,
+    pixels: Annotated[
+        int | None, typer.Option(min=1, help="For label maps: training pixels per picture; all if not given.")
+    ] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="For label maps: only pictures of this category; repeatable.")
+    ] = None,
     model: ModelName = None,
     activation: Activations = None,
     timestep: Timestep = None,
@@ -64,18 +79,30 @@ def evaluate(
     dtype: Dtype = None,
     batch_size: BatchSize = None,
 ) -> None:
-    """Score a recipe on a correspondence dataset (PCK), with the protocol beside every number."""
+    """Score a recipe on a dataset, with the protocol beside every number.
+
+    Pairs of pictures are scored by PCK. Label maps are for segmentation with few labels: mIoU of a classifier of
+    pixels over the whole test set. Classes are scored by a linear probe on averaged features.
+    """
+    from diffeat.datasets.label_registry import CLASS_DATASETS, MASK_DATASETS
     from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
     from diffeat.progress import bar
     from diffeat.tasks.correspondence.evaluate import evaluate as run
     from diffeat.tasks.correspondence.protocol import get_protocol
 
+    changes = {
+        "model": model, "activations": activation, "timesteps": timestep, "draws": draws, "size": size, "seed": seed,
+    }  # fmt: skip
+    if dataset in (*MASK_DATASETS, *CLASS_DATASETS):
+        from diffeat.cli.eval_labels import LabelOptions, evaluate_labels
+
+        source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
+        options = LabelOptions(classifier, splits, labelled, pixels, tuple(category or ()), limit, seed or 0)
+        evaluate_labels(dataset, root, source, options, read_policy(prompts), save)
+        return
     pairs = open_pairs(dataset, root, split, images).limited(limit)
     chosen = get_protocol(protocol or PAIR_DATASETS[dataset])
-    source = make_source(
-        recipe, weight, device=device, dtype=dtype, batch_size=batch_size,
-        model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed,
-    )  # fmt: skip
+    source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
     store = save / f"features-{source.recipe.hash[:12]}" if save else None
     found = run(pairs, source, chosen, prompts=read_policy(prompts), store=store, flip=flip, progress=bar)
     _print(found)

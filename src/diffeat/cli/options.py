@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,8 @@ from diffeat.errors import InvalidValueError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-    from diffeat.extraction import Extractor, Recipe
+    from diffeat.extraction import Recipe
+    from diffeat.extraction.joint import JointRecipe
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="Preset name (see `diffeat recipes`) or path of a YAML file.")
@@ -68,10 +69,21 @@ def changed_recipe(
     draws: int | None = None,
     size: int | None = None,
     seed: int | None = None,
-) -> Recipe:
-    """The recipe with what the command line replaces in it."""
-    from diffeat.extraction import Recipe
+) -> Recipe | JointRecipe:
+    """The recipe with what the command line replaces in it.
 
+    Raises:
+        InvalidValueError: A joint recipe, whose parts are not changed from here.
+    """
+    from diffeat.extraction import Recipe
+    from diffeat.extraction.joint import JointRecipe, is_joint
+
+    if is_joint(recipe):
+        if any(v not in (None, [], ()) for v in (model, activations, timesteps, draws, size, seed)):
+            raise InvalidValueError(
+                f"{recipe!r} joins several recipes; change its parts in a file of your own (a list 'parts')."
+            )
+        return JointRecipe.load(recipe)
     loaded = Recipe.load(recipe)
     changes: dict[str, object] = {}
     if model is not None:
@@ -91,12 +103,15 @@ def changed_recipe(
 
 
 def make_extractor(
-    recipe: Recipe, device: str | None = None, dtype: str | None = None, batch_size: int | None = None
-) -> Extractor:
+    recipe: Recipe | JointRecipe, device: str | None = None, dtype: str | None = None, batch_size: int | None = None
+) -> Any:
     """Load the model, telling on standard error what is being loaded."""
     from rich.console import Console
 
     with Console(stderr=True).status(f"Loading {recipe.model} …"):
         from diffeat.extraction import Extractor
+        from diffeat.extraction.joint import JointExtractor, JointRecipe
 
+        if isinstance(recipe, JointRecipe):
+            return JointExtractor.from_recipe(recipe, device=device, dtype=parse_dtype(dtype), batch_size=batch_size)
         return Extractor.from_recipe(recipe, device=device, dtype=parse_dtype(dtype), batch_size=batch_size)

@@ -20,6 +20,7 @@ def recipes(
     the model's size. It is a YAML file: print one, change it, and give the file to --recipe.
     """
     from diffeat.extraction import Recipe, preset_names
+    from diffeat.extraction.joint import JointRecipe, is_joint, joint_preset_names, joint_text
 
     if schema:
         import json
@@ -27,7 +28,8 @@ def recipes(
         typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
         return
     if name is not None:
-        typer.echo(Recipe.load(name).to_yaml(), nl=False)
+        joint = is_joint(name)
+        typer.echo(joint_text(name) if joint else Recipe.load(name).to_yaml(), nl=False)
         return
 
     from rich.console import Console
@@ -46,6 +48,10 @@ def recipes(
             str(len(r.activations)),
             r.description,
         )
+    for preset in joint_preset_names():
+        j = JointRecipe.load(preset)
+        parts = " + ".join(p.name for p in j.parts)
+        table.add_row(f"[cyan]{preset}[/]", j.model, "", "", parts, j.description)
     Console().print(table)
 
 

@@ -21,12 +21,13 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction.presets import preset_names, preset_path
 from diffeat.extraction.refine import Refine
 from diffeat.extraction.techniques.union import AnyTechnique
+from diffeat.extraction.view_spec import ViewSpec, check_views
 from diffeat.geometry import FrameSpec, file_digest
 
 #: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
 #: so the hash) where they are not used.
 LATER_FIELDS = {
-    "": ("refine", "shrink", "techniques"),
+    "": ("refine", "shrink", "techniques", "views"),
     "trajectory": ("steps", "save", "guidance", "negative_prompt", "prediction"),
     "fuse": ("weights",),
 }
@@ -140,10 +141,10 @@ class TrainedWeights(Weights):
 class Fuse(_Part):
     """How the maps of one picture become one."""
 
-    kind: Literal["concat", "mean", "hyperfeatures"] = "concat"
+    kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
     grid: tuple[int, int] | None = Field(None, description="common grid [h, w]; none takes the largest")
     normalise: bool = Field(False, description="unit length per map and position before joining")
-    weights: TrainedWeights | None = Field(None, description="of kind 'hyperfeatures'")
+    weights: TrainedWeights | None = Field(None, description="of kinds 'hyperfeatures' and 'amalgamation'")
 
 
 def _frame(value: Any) -> Any:
@@ -174,6 +175,9 @@ class Recipe(_Part):
         None,
         description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read",
     )
+    views: tuple[ViewSpec, ...] | None = Field(
+        None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"
+    )
     refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
     shrink: int | None = Field(
         None, ge=2, description="average every map over areas, this many times fewer cells a side"
@@ -193,11 +197,12 @@ class Recipe(_Part):
             raise ValueError("refine reads at noise levels (kind 'noise' or 'clean'), not along a trajectory")
         if self.template.count("{}") != 1:
             raise ValueError(f"template {self.template!r} must hold '{{}}' once, where the caller's text goes")
+        check_views(self)
         return self
 
     @classmethod
     def load(cls, name_or_path: str | Path | Recipe) -> Recipe:
-        """A preset by name, a YAML file by path, or a recipe as it is.
+        """A preset by name, a YAML file by path, a layer file of Generic Diffusion Feature, or a recipe as it is.
 
         Raises:
             UnknownNameError: If it is neither a preset nor a file; names the nearest presets.
@@ -208,6 +213,11 @@ class Recipe(_Part):
         text = str(name_or_path)
         preset = text in preset_names()
         path = preset_path(text) if preset else Path(text)
+        if path.suffix == ".json":
+            from diffeat.extraction.gdf_config import is_layer_file, recipe_from_gdf
+
+            if is_layer_file(path):
+                return recipe_from_gdf(path)
         if path.is_file():
             origin = f"preset {text!r}" if preset else f"recipe file {text!r}"
             return cls.from_yaml(path.read_text(encoding="utf-8"), origin)._beside(path.parent)

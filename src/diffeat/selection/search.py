@@ -147,7 +147,7 @@ def _measured(
     folder: Path, progress: Progress,
 ) -> Measurement:  # fmt: skip
     digests = [file_digest(p) for p in images]
-    facts = [backbone.name, type(backbone.denoiser).__name__, digests, timestep, draws, size, base.prompt, seed]
+    facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     found = load_measurement(folder, key)
     if found is None:
@@ -174,7 +174,8 @@ def _probes(
     images = list(dict.fromkeys(path for part in labels for path in part.images()))
     where = folder / f"features-{recipe.hash[:12]}"
     probes: list[Probe] = []
-    with FeatureStore.open_or_create(where, recipe.content(), recipe.hash, dtype="float16") as store:
+    weights = extractor.fingerprint
+    with FeatureStore.open_or_create(where, recipe.content(), recipe.hash, dtype="float16", weights=weights) as store:
         summary = extract_to_store(extractor, images, store, progress=progress)
         if summary.failed:
             name, reason = next(iter(summary.failed.items()))

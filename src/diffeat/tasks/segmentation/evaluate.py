@@ -211,7 +211,8 @@ def evaluate_segmentation(
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-"))
         where = store if store is not None else Path(folder) / "features"
         if not isinstance(where, FeatureStore):
-            where = FeatureStore.open_or_create(where, source.recipe.content(), source.recipe.hash)
+            recipe = source.recipe
+            where = FeatureStore.open_or_create(where, recipe.content(), recipe.hash, weights=source.fingerprint)
             stack.enter_context(where)
         extract_pictures(source, texts, where, progress)
 

@@ -1,0 +1,150 @@
+"""Settings of the Generic Diffusion Feature code as recipes: its JSON files of layers and its options.
+
+A layer file maps activation ids to true or false. Its channels are joined at the largest grid by nearest neighbour
+there and bilinearly here, in order of execution there and of the file here (the two agree in the published files).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.extraction.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Version:
+    """A model of theirs: ours, its picture size, and the timestep that their t = 50 really is."""
+
+    model: str
+    size: int
+    offset: float = 0.0
+
+
+#: Their names for models. PNDM runs one timestep later than asked, the linspace of Euler one earlier.
+VERSIONS = {
+    "1-5": Version("sd15", 512, +1),
+    "2-1": Version("sd21-base", 512, -1),
+    "xl": Version("sdxl", 1024),
+    "pgv2": Version("playground-v2", 1024),
+    "pixart-sigma": Version("pixart-sigma", 1024),
+    "pixart-alpha": Version("pixart-alpha", 512),
+    "flux": Version("flux-dev", 1024),
+    "hunyuan": Version("hunyuan-dit", 1024),
+}
+_BY_FILE = {"15": "1-5", "xl": "xl", "pg": "pgv2"}
+CONTROLNETS = {
+    "canny": {"kind": "controlnet", "model": "lllyasviel/sd-controlnet-canny", "condition": "canny"},
+    "canny-xl": {"kind": "controlnet", "model": "diffusers/controlnet-canny-sdxl-1.0", "condition": "canny"},
+    "depth": {"kind": "controlnet", "model": "lllyasviel/sd-controlnet-depth", "condition": "depth"},
+}
+_TOKENS = ("cross-k", "cross-v")
+
+
+def recipe_from_gdf(
+    layer: str | Path | Mapping[str, bool],
+    version: str | None = None,
+    *,
+    t: float = 50,
+    img_size: int | None = None,
+    prompt: str = "",
+    attention: Sequence[str] = (),
+    feature_resize: int = 1,
+    control: Sequence[str] = (),
+    use_ddim_inversion: bool = False,
+    aggregate_output: bool = False,
+) -> Recipe:
+    """The recipe that does what their options do.
+
+    Args:
+        layer: Their JSON file, or its content: id to true or false.
+        version: Their name of the model (:data:`VERSIONS`); by default read off the file's name or its ids.
+        t: As they ask for it; the recipe has the timestep that their schedule really takes.
+        img_size: Side of the squashed pictures; what they recommend by default.
+        prompt: Text for all pictures.
+        attention: ``up_cross``, ``down_self`` …
+        feature_resize: Fewer cells, by average.
+        control: ``canny``, ``canny-xl``, ``depth``.
+        use_ddim_inversion: Walk to about t by DDIM inversion, of 100 steps for the whole way, instead of adding noise.
+        aggregate_output: Join all maps into one.
+
+    Raises:
+        InvalidValueError: The file is no layer file, names no layer, or the model cannot be told.
+        UnknownNameError: No such version or control.
+    """
+    config, name = _read(layer)
+    wanted = [id for id, on in config.items() if on and not id.endswith(_TOKENS)]
+    if not wanted and not attention:
+        raise InvalidValueError(f"{name} switches no layer on (cross-k and cross-v are never kept).")
+    version = version or _version_of(name, wanted)
+    if version not in VERSIONS:
+        raise UnknownNameError(f"No version {version!r}. {did_you_mean(version, VERSIONS)}".rstrip())
+    model = VERSIONS[version]
+    for kind in control:
+        if kind not in CONTROLNETS:
+            raise UnknownNameError(f"No control {kind!r}. {did_you_mean(kind, CONTROLNETS)}".rstrip())
+    activations: list[Any] = [id if id == "vae-out" else f"gdf:{id}" for id in wanted if id != "attn"]
+    data: dict[str, Any] = {
+        "name": Path(name).stem,
+        "source": "settings of Generic Diffusion Feature (Meng et al., NeurIPS 2024)",
+        "model": model.model,
+        "frame": {"mode": "squash", "size": img_size or model.size},
+        "prompt": prompt,
+        "trajectory": _trajectory(t + model.offset, use_ddim_inversion),
+        "activations": activations + [{"attention": a} for a in attention],
+        "fuse": {"kind": "concat"} if aggregate_output else None,
+        "shrink": feature_resize if feature_resize > 1 else None,
+    }
+    if control:
+        data["techniques"] = [CONTROLNETS[kind] for kind in control]
+    return Recipe.from_dict(data, origin=f"layer file {name}")
+
+
+def is_layer_file(path: Path) -> bool:
+    """Whether a JSON file is one of theirs: names to true or false, and nothing else."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and bool(data) and all(isinstance(v, bool) for v in data.values())
+
+
+def _trajectory(t: float, inversion: bool) -> dict[str, Any]:
+    if not inversion:
+        return {"kind": "noise", "timesteps": [t], "draws": 1, "latent": "sample"}
+    steps = 100  # as theirs; saved steps count from noise, the last two are at t = 0 and before it
+    return {"kind": "inversion", "steps": steps, "save": [max(0, steps - 2 - round(t * steps / 1000))]}
+
+
+def _read(layer: str | Path | Mapping[str, bool]) -> tuple[dict[str, bool], str]:
+    if isinstance(layer, Mapping):
+        return dict(layer), "the layers given"
+    path = Path(layer)
+    if not path.is_file():
+        raise InvalidValueError(f"There is no layer file {str(path)!r}.")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InvalidValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(v, bool) for v in data.values()):
+        raise InvalidValueError(f"{path} is no layer file: it must map activation ids to true or false.")
+    return {id: bool(on) for id, on in data.items()}, path.name
+
+
+def _version_of(name: str, ids: Sequence[str]) -> str:
+    found = re.search(r"_(15|xl|pg)(_|\.)", name)
+    if found:
+        return _BY_FILE[found[1]]
+    text = " ".join(ids)
+    if "level3" in text:
+        return "1-5"
+    if re.search(r"vit-block[1-9]", text) and "level" in text:
+        return "xl"
+    raise InvalidValueError(
+        f"{name} does not tell its model. Give version, one of: {', '.join(VERSIONS)} (their option --version)."
+    )

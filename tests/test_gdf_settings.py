@@ -1,0 +1,163 @@
+"""Layer files and options of Generic Diffusion Feature, its published sets, and sets over several models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+
+from conftest import golden_roots
+from diffeat.activations import Catalogue
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.extraction import Extractor, Recipe, preset_names
+from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
+from diffeat.extraction.joint import JointExtractor, JointRecipe, joint_preset_names
+from diffeat.extraction.recipe import AttentionActivation
+from test_composed import picture
+from test_selection_paper import catalogue, sd15, sdxl
+from tiny.pipelines import build
+
+PRACTICAL = {
+    "up-level1-repeat1-vit-block0-cross-q": True,
+    "up-level1-repeat2-res-out": True,
+    "up-level2-repeat1-vit-block0-cross-q": True,
+    "up-level3-repeat0-vit-block0-self-k": True,
+}
+
+
+def channels(recipe: Recipe, catalogue: Catalogue) -> int:
+    tokens = 2 * 77  # averaged attention: two grids
+    return sum(tokens if isinstance(a, AttentionActivation) else catalogue[str(a)].channels for a in recipe.activations)
+
+
+def test_published_sets_have_their_channels() -> None:
+    """Table of the released configurations: 8154 = 3840 + 2880 + 154 + 1280, 7040 = 4480 + 2560."""
+    one, xl = catalogue(sd15), catalogue(sdxl)
+    expected = {
+        "gdf-sd15": 3520, "gdf-sd15-legacy": 3520, "gdf-sd15-amalgamation": 3034, "gdf-sd15-amalgamation-small": 1754,
+        "gdf-sd15-vpd": 3200 + 2 * 154, "gdf-sdxl": 3840, "gdf-sdxl-legacy": 2240, "gdf-playground-amalgamation": 1280,
+        "gdf-sdxl-segmentation": 4480, "gdf-playground-segmentation": 2560,
+    }  # fmt: skip
+    assert {n for n in preset_names() if n.startswith("gdf-")} == set(expected)
+    for name, count in expected.items():
+        recipe = Recipe.load(name)
+        assert channels(recipe, one if recipe.model == "sd15" else xl) == count, name
+    sums = {n: sum(expected[p.name] for p in JointRecipe.load(n).parts) for n in joint_preset_names()}
+    assert sums == {"gdf-xl-t": 8154, "gdf-xl-t-segmentation": 7040}
+
+
+def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
+    file = tmp_path / "config_15_practical.json"
+    file.write_text(
+        json.dumps({**PRACTICAL, "up-level0-upsampler-out": False, "up-level1-repeat0-vit-block0-cross-k": True})
+    )
+    recipe = Recipe.load(file)
+    assert [str(a) for a in recipe.activations] == [f"gdf:{id}" for id in PRACTICAL]
+    assert recipe.content() == Recipe.load("gdf-sd15").replace(activations=recipe.activations).content()
+    (tmp_path / "layers.json").write_text(json.dumps({"up-level0-repeat0-res-out": True}))
+    with pytest.raises(InvalidValueError, match="does not tell its model"):
+        Recipe.load(tmp_path / "layers.json")
+    (tmp_path / "config_15_none.json").write_text(json.dumps({"up-level0-repeat0-res-out": False}))
+    with pytest.raises(InvalidValueError, match="switches no layer on"):
+        Recipe.load(tmp_path / "config_15_none.json")
+
+
+def test_a_recipe_in_json_is_still_a_recipe(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(Recipe.load("gdf-sd15").model_dump(mode="json")))
+    assert Recipe.load(tmp_path / "r.json") == Recipe.load("gdf-sd15")
+
+
+def test_the_timestep_is_what_their_schedule_takes() -> None:
+    took = {v: recipe_from_gdf(PRACTICAL, v, t=50).trajectory.timesteps[0] for v in ("1-5", "2-1", "xl", "pgv2")}
+    assert took == {"1-5": 51, "2-1": 49, "xl": 50, "pgv2": 50}
+
+
+def test_options_become_fields() -> None:
+    recipe = recipe_from_gdf(
+        PRACTICAL, "1-5", t=100, img_size=256, prompt="a horse", attention=["up_cross"], feature_resize=2,
+        control=["canny"], aggregate_output=True,
+    )  # fmt: skip
+    assert recipe.frame.size == (256, 256)
+    assert recipe.prompt == "a horse"
+    assert recipe.shrink == 2
+    assert recipe.fuse is not None
+    assert recipe.activations[-1] == AttentionActivation(attention="up_cross")
+    assert recipe.techniques is not None
+    assert recipe.techniques[0].kind == "controlnet"
+    with pytest.raises(UnknownNameError, match="1-5"):
+        recipe_from_gdf(PRACTICAL, "1.5")
+    with pytest.raises(UnknownNameError, match="canny-xl"):
+        recipe_from_gdf(PRACTICAL, "1-5", control=["cany-xl"])
+
+
+def test_inversion_stops_at_the_wanted_noise_level() -> None:
+    trajectory = recipe_from_gdf(PRACTICAL, "1-5", t=50, use_ddim_inversion=True).trajectory
+    assert trajectory.kind == "inversion"
+    backbone = Backbone.from_pipeline(build("sd15"))
+    small = recipe_from_gdf(PRACTICAL, "1-5", t=50, img_size=64, use_ddim_inversion=True)
+    extractor = Extractor(small, backbone)
+    assert len(extractor.times) == 1
+    assert abs(extractor.times[0] - 51) <= 5
+
+
+def test_every_version_is_a_model() -> None:
+    from diffeat.backbones import resolve_model
+
+    for version in VERSIONS.values():
+        assert resolve_model(version.model)
+
+
+def test_joint_features_are_the_parts_side_by_side() -> None:
+    first, second = (Backbone.from_pipeline(build("sd15", seed)) for seed in (0, 1))
+    base = {"model": "x", "trajectory": {"timesteps": [50]}}
+    one = Recipe.from_dict(
+        base | {"frame": {"mode": "squash", "size": 64}, "activations": ["up_blocks.1", "up_blocks.2"]}
+    )
+    two = Recipe.from_dict(base | {"frame": {"mode": "squash", "size": 32}, "activations": ["up_blocks.3"]})
+    joint = JointRecipe([one, two], name="both")
+    extractors = [Extractor(p, b) for p, b in zip(joint.parts, (first, second), strict=True)]
+    image = picture()
+    (found,) = JointExtractor(joint, extractors).extract(image, "a cat")
+    a, b = (e.extract(image, "a cat")[0].tensor for e in extractors)
+    grid = a.shape[1:]
+    resized = torch.nn.functional.interpolate(b[None], size=grid, mode="bilinear", align_corners=False)[0]
+    assert found.tensor.shape[0] == a.shape[0] + b.shape[0]
+    assert torch.allclose(found.tensor[: len(a)], a)
+    assert torch.allclose(found.tensor[len(a) :], resized, atol=1e-5)
+    assert len(found.provenance["parts"]) == 2
+    assert joint.hash != JointRecipe([two, one]).hash
+    with pytest.raises(InvalidValueError, match="two parts"):
+        JointRecipe([one])
+    with pytest.raises(UnknownNameError, match="gdf-xl-t"):
+        JointRecipe.load("gdf-xlt")
+
+
+def test_joint_recipes_are_files(tmp_path: Path) -> None:
+    folder = next(root / "gdf" / "sd15" / "pipeline" for root in golden_roots() if (root / "gdf" / "sd15").is_dir())
+    part = {
+        "model": str(folder), "frame": {"mode": "squash", "size": 64}, "trajectory": {"timesteps": [50]},
+        "activations": ["up_blocks.1"],
+    }  # fmt: skip
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nparts:\n  - {json.dumps(part)}\n  - {json.dumps(part | {'seed': 1})}\n")
+    from typer.testing import CliRunner
+
+    from diffeat.cli.main import app
+    from diffeat.storage import FeatureStore
+
+    picture().save(tmp_path / "a.png")
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["extract", str(tmp_path / "a.png"), "--recipe", str(file), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    width = Catalogue.of(unet)["up_blocks.1"].channels
+    with FeatureStore.open(out) as store:
+        assert next(iter(store)).tensor.shape[0] == 2 * width
+    refused = CliRunner().invoke(
+        app, ["extract", str(tmp_path / "a.png"), "--recipe", str(file), "--out", str(out), "-t", "5"]
+    )
+    assert isinstance(refused.exception, InvalidValueError)
