@@ -40,7 +40,7 @@ from diffeat.trajectories import Row, forward_rows, noisy_latents
 OnError = Callable[[str, DiffeatError], None]
 
 
-def _raise(_name: str, error: DiffeatError) -> None:
+def raise_error(_name: str, error: DiffeatError) -> None:
     raise error
 
 
@@ -65,6 +65,11 @@ class Extractor:
         self.grad = grad
         self._budget = RowBudget(backbone, batch_size)
         self._calls = Calls(recipe, backbone)
+        self._views = None
+        if recipe.views is not None:
+            from diffeat.extraction.amalgamated import AmalgamatedViews
+
+            self._views = AmalgamatedViews(recipe, backbone, batch_size)
         self._rows = forward_rows(
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
@@ -147,13 +152,16 @@ class Extractor:
         images: Iterable[ImageLike],
         prompts: str | Sequence[str | None] | None = None,
         *,
-        on_error: OnError = _raise,
+        on_error: OnError = raise_error,
     ) -> Iterator[FeatureMap]:
         """Like :meth:`extract`, one picture at a time and holding only a few in memory.
 
         Args:
             on_error: What to do with a picture that fails; raises by default.
         """
+        if self._views is not None:
+            yield from self._views.stream(images, prompts, on_error)
+            return
         waiting: list[Picture] = []
         with self._calls.stream():
             for index, image in enumerate(images):

@@ -14,18 +14,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffeat.activations import Taps
 from diffeat.backbones import Backbone, LatentPosterior
-from diffeat.errors import InvalidValueError
+from diffeat.errors import DiffeatError, InvalidValueError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Job, arrive
 from diffeat.extraction.composed import wanted_activations
-from diffeat.extraction.extractor import Extractor
+from diffeat.extraction.extractor import Extractor, OnError, raise_error
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.techniques import Combination, Prompt, Rows, Scene, Session
@@ -33,7 +33,15 @@ from diffeat.geometry import Frame
 from diffeat.storage import FeatureMap
 from diffeat.trajectories import Row, noisy_latents
 
-Group = list[tuple[Picture, Frame]]
+
+class _Item(NamedTuple):
+    picture: Picture
+    frame: Frame
+    texts: tuple[str, ...]
+    """What the model reads, by view."""
+
+
+Group = list[_Item]
 
 
 @dataclass(frozen=True)
@@ -78,19 +86,28 @@ class Views:
         recipes: The views. They share model, frame and conditioning options.
         backbone: The model.
         batch_size: Rows of one denoiser call; chosen by memory if not given.
+        base: The recipe whose views these are.
 
     Raises:
         InvalidValueError: If the recipes cannot be run together, or an attention map is read token by token under
             texts that differ from picture to picture (its channels would mean other words in every picture).
     """
 
-    def __init__(self, recipes: Sequence[Recipe], backbone: Backbone, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self,
+        recipes: Sequence[Recipe],
+        backbone: Backbone,
+        *,
+        batch_size: int | None = None,
+        base: Recipe | None = None,
+    ) -> None:
         if not recipes:
             raise InvalidValueError("There are no views to run.")
         self.recipes = list(recipes)
         self.backbone = backbone
         for recipe in recipes:
             _check(recipe, recipes[0])
+        self._own_texts = {"", *(r.text_for(None) for r in (*recipes, base) if r is not None)}
         self._budget = RowBudget(backbone, batch_size)
         self._extractors = [Extractor(recipe, backbone) for recipe in recipes]
         self._combinations = [Combination.of(recipe.techniques) for recipe in recipes]
@@ -134,34 +151,45 @@ class Views:
         return list(self.stream(several, prompts))
 
     def stream(
-        self, images: Iterable[ImageLike], prompts: str | Sequence[str | None] | None = None
+        self,
+        images: Iterable[ImageLike],
+        prompts: str | Sequence[str | None] | None = None,
+        on_error: OnError = raise_error,
     ) -> Iterator[list[FeatureMap]]:
-        """Like :meth:`extract`, holding only a few pictures in memory."""
+        """Like :meth:`extract`, holding only a few pictures in memory.
+
+        Args:
+            on_error: What to do with a picture that cannot be read; raises by default.
+        """
         group: Group = []
         with Session(self.backbone) as session:
             for index, image in enumerate(images):
                 text = prompts if prompts is None or isinstance(prompts, str) else prompts[index]
-                picture = load_picture(image, text or "")
-                frame = self._extractors[0]._frame(picture)
+                try:
+                    picture = load_picture(image, text or "")
+                    frame = self._extractors[0]._frame(picture)
+                except DiffeatError as error:
+                    on_error(image.name if isinstance(image, Picture) else str(image), error)
+                    continue
                 full = len(group) >= self._budget.rows(frame.model)
                 if group and (full or group[0][1].model != frame.model):
                     yield from self._run(session, group)
                     group = []
-                group.append((picture, frame))
+                group.append(_Item(picture, frame, self._texts(image, text)))
             if group:
                 yield from self._run(session, group)
 
     def _run(self, session: Session, group: Group) -> Iterator[list[FeatureMap]]:
         session.forget_pictures()
         with torch.no_grad():
-            pixels = torch.stack([frame.pixels(picture.image) for picture, frame in group])
+            pixels = torch.stack([frame.pixels(picture.image) for picture, frame, _ in group])
             posterior = self.backbone.encode_images(pixels)
             sums: list[list[dict[tuple[float, str], Tensor]]] = [[{} for _ in self.recipes] for _ in group]
             for cluster in self._clusters:
                 self._run_cluster(session, cluster, group, pixels, posterior, sums)
-        for (picture, frame), maps in zip(group, sums, strict=True):
+        for item, maps in zip(group, sums, strict=True):
             yield [
-                extractor._finish(self._with_text(view, picture), frame, self._in_order(view, found))
+                extractor._finish(_with_text(item, view), item.frame, self._in_order(view, found))
                 for view, (extractor, found) in enumerate(zip(self._extractors, maps, strict=True))
             ]
 
@@ -230,7 +258,8 @@ class Views:
         prepared: dict[str, Rows] = {}
         for v in dict.fromkeys(source.view for source in sources):
             scenes = [
-                Scene(p.key, x, self._with_text(v, p).text, p.name) for (p, _), x in zip(group, pixels, strict=True)
+                Scene(item.picture.key, x, item.texts[v], item.picture.name)
+                for item, x in zip(group, pixels, strict=True)
             ]
             with session.use(self._combinations[v]) as steered:
                 prepared[self._text_key(v)] = steered.prepare(scenes, **self.recipes[v].conditioning)
@@ -247,9 +276,17 @@ class Views:
         recipe, prompt = self.recipes[view], self._combinations[view].one(Prompt)
         return repr((prompt.key if prompt else None, recipe.prompt, recipe.template))
 
-    def _with_text(self, view: int, picture: Picture) -> Picture:
-        text = self.recipes[view].text_for(picture.text or None)
-        return Picture(picture.name, picture.image, picture.digest, picture.key, text)
+    def _texts(self, image: ImageLike, text: str | None) -> tuple[str, ...]:
+        """A caller's text goes through every view's template; the text of an open picture is final, unless it is only
+        the recipes' own."""
+        if isinstance(image, Picture):
+            return tuple(r.text_for(None) if image.text in self._own_texts else image.text for r in self.recipes)
+        return tuple(recipe.text_for(text) for recipe in self.recipes)
+
+
+def _with_text(item: _Item, view: int) -> Picture:
+    p = item.picture
+    return Picture(p.name, p.image, p.digest, p.key, item.texts[view])
 
 
 def _check(recipe: Recipe, first: Recipe) -> None:

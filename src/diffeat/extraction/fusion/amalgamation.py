@@ -10,8 +10,8 @@ Meng et al., "Suppress Content Shift", NeurIPS 2024, App. A.4. Views :math:`r_1 
 
 The second term favours few views (weights sum to 1, so a larger length is a more concentrated choice), the third
 favours assigners that disagree. An assigner is a 3×3 convolution to 128 channels, ReLU, batch norm, dropout, mean
-over the picture and a linear layer. In the paper it gives one number per view (``scalar``); the released code gives one per
-view and channel (``channel``), averages lengths over channels, and differs further:
+over the picture and a linear layer. In the paper it gives one number per view (``scalar``); the released code gives
+one per view and channel (``channel``), averages lengths over channels, and differs further:
 
 * the diversity term is 0 whatever γ₂;
 * the output convolutions of several assigners are one module;

@@ -1,0 +1,135 @@
+"""Recipes with views, amalgamations on disk, and their training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from diffeat import Extractor, Recipe
+from diffeat.errors import InvalidValueError, ModelError
+from diffeat.extraction import extract_to_store
+from diffeat.extraction.fusion.amalgamation import Amalgamation, AmalgamationConfig, SparsityWalk, entropy
+from diffeat.extraction.fusion.amalgamation_files import load_amalgamation, save_amalgamation
+from diffeat.extraction.techniques import LoRA
+from diffeat.storage import FeatureStore
+from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
+
+MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
+
+
+def with_views(files: Any, **fuse: Any) -> Recipe:  # noqa: F811
+    return recipe(
+        prompt="a photo of a cat",
+        template="a photo of a {}",
+        views=[
+            {"name": "plain"},
+            {"name": "other noise", "seed": 1},
+            {"name": "lora", "techniques": [LoRA(path=str(files / "lora.safetensors")).model_dump()]},
+            {"name": "dog", "prompt": "a dog"},
+            {"name": "attention", "append": True, "activations": [{"id": MAP, "tokens": [1, 2]}]},
+        ],
+        fuse=fuse,
+    )
+
+
+def test_views_are_joined_as_extracted_one_by_one(backbone: Any, files: Any) -> None:  # noqa: F811
+    joined = Extractor(with_views(files, kind="concat", grid=[8, 8]), backbone).extract(picture(0))[0]
+    apart = [
+        recipe(prompt="a photo of a cat"),
+        recipe(prompt="a photo of a cat", seed=1),
+        recipe(LoRA(path=str(files / "lora.safetensors")), prompt="a photo of a cat"),
+        recipe(prompt="a dog"),
+        recipe(prompt="a photo of a cat", activations=[{"id": MAP, "tokens": [1, 2]}]),
+    ]
+    fuse = {"kind": "concat", "grid": [8, 8]}
+    expected = torch.cat([Extractor(r.replace(fuse=fuse), backbone).extract(picture(0))[0].tensor for r in apart])
+    assert torch.allclose(joined.tensor, expected, rtol=1e-4, atol=1e-5)
+    mean = Extractor(with_views(files, kind="mean", grid=[8, 8]), backbone).extract(picture(0))[0].tensor
+    channels = (len(expected) - 2) // 4
+    views = expected[:-2].unflatten(0, (4, channels))
+    assert torch.allclose(mean, torch.cat([views.mean(0), expected[-2:]]), rtol=1e-4, atol=1e-5)
+
+
+def test_text_of_the_caller_goes_through_the_template_once(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+    with_text = with_views(files, kind="concat", grid=[8, 8])
+    extractor = Extractor(with_text, backbone)
+    direct = extractor.extract(picture(0), "dog")[0].tensor
+    plain = extractor.extract(picture(0))[0].tensor
+    path = tmp_path / "x.png"
+    picture(0).save(path)
+    for prompts, expected in (("dog", direct), (None, plain)):
+        where = tmp_path / f"store-{prompts}"
+        with FeatureStore.open_or_create(where, with_text.content(), with_text.hash) as store:
+            extract_to_store(extractor, [path], store, prompts=[prompts])
+            stored = store.load(next(iter(store.keys()))).tensor
+        assert torch.allclose(stored, expected, rtol=1e-4, atol=1e-5), prompts
+
+
+def test_a_trained_amalgamation_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+    base = with_views(files, kind="concat", grid=[8, 8])
+    stack = Extractor(base, backbone).extract(picture(0))[0].tensor
+    channels = (len(stack) - 2) // 4
+    torch.manual_seed(0)
+    network = Amalgamation(AmalgamationConfig(channels, 4, assigners=2, attention=2, convolve=True)).eval()
+    save_amalgamation(network, tmp_path / "a.safetensors")
+    with torch.no_grad():
+        expected, weights = network(stack[:-2].unflatten(0, (4, channels))[None], stack[None, -2:])
+    mixed = base.replace(
+        fuse={"kind": "amalgamation", "grid": [8, 8], "weights": {"source": str(tmp_path / "a.safetensors")}}
+    )
+    found = Extractor(mixed, backbone).extract(picture(0))[0]
+    assert torch.allclose(found.tensor, expected[0], rtol=1e-3, atol=1e-4)
+    assert sum(found.provenance["view_weights"]) == pytest.approx(1, abs=1e-3)
+    assert weights.shape == (2, 1, 4, channels)
+
+
+def test_refusals(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+    for changes, match in [
+        ({"fuse": {"kind": "amalgamation"}}, "name at least two under 'views'"),
+        ({"views": [{"seed": 1}]}, "needs fuse"),
+        ({"views": [{"append": True}], "fuse": {"kind": "mean"}}, "not appended"),
+        ({"views": [{"sed": 1}], "fuse": {"kind": "mean"}}, "sed"),
+    ]:
+        with pytest.raises(InvalidValueError, match=match):
+            recipe(**changes)
+    with pytest.raises(InvalidValueError, match="names no trained weights"):
+        Extractor(with_views(files, kind="amalgamation"), backbone)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_amalgamation(tmp_path / "none.safetensors")
+    odd = recipe(views=[{}, {"activations": ["mid_block"]}], fuse={"kind": "mean"})
+    with pytest.raises(InvalidValueError, match="append: true"):
+        Extractor(odd, backbone).extract(picture(0))
+    assert "views" not in recipe().content()
+
+
+@pytest.mark.parametrize("kind", ["scalar", "channel"])
+def test_weights_follow_the_views(kind: Any) -> None:
+    torch.manual_seed(0)
+    network = Amalgamation(AmalgamationConfig(6, 4, kind=kind, assigners=2)).eval()
+    views = torch.randn(2, 4, 6, 5, 7)
+    out, weights = network(views)
+    assert out.shape == (2, 12, 5, 7)
+    assert weights.shape == (2, 2, 4, 1 if kind == "scalar" else 6)
+    assert torch.allclose(weights.sum(2), torch.ones(()))
+    order = [2, 0, 3, 1]
+    turned, turned_weights = network(views[:, order])
+    assert torch.allclose(turned, out, atol=1e-5)
+    assert torch.allclose(turned_weights, weights[:, :, order], atol=1e-6)
+    with torch.no_grad():
+        for assigner in network.weight_assigner:
+            assigner[-1].weight.zero_()
+            assigner[-1].bias.zero_()
+    even, same = network(views)
+    assert torch.allclose(even[:, :6], views.mean(1), atol=1e-6)
+    assert torch.allclose(entropy(same), torch.ones(2))
+
+
+def test_the_released_walk_stays_small_and_never_falls_below_zero() -> None:
+    walk = SparsityWalk(seed=1)
+    values = [walk.update(5.0 - 0.001 * i) for i in range(3000)]
+    assert min(values) == 0
+    assert 0 < max(values) <= 3000 / 5 * 1e-5
+    assert len({values[i] for i in range(5, 9)}) == 1  # changes at every fifth step only
