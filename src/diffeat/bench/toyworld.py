@@ -1,7 +1,7 @@
 """The toy world as a correspondence benchmark.
 
-Pictures come from a seed that no embedded model was trained on. Which single activation stands for a model is chosen
-on the validation pairs; numbers are of the test pairs.
+Pictures come from a seed that no embedded model was trained on. Which single activation stands for a model, and at
+which timestep activations are read, is chosen on the validation pairs; numbers are of the test pairs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import get_protocol
 
 if TYPE_CHECKING:
+    from diffeat.backbones import Backbone
     from diffeat.tasks.correspondence.protocol import Protocol
 
 MODEL = "tiny-unet"
@@ -30,6 +31,8 @@ MODEL = "tiny-unet"
 SEED = 7
 #: Side of the pictures, and of what the model sees.
 SIZE = 128
+#: Noise levels to choose from.
+TIMESTEPS = (20.0, 100.0, 200.0, 300.0)
 PROTOCOL: Protocol = get_protocol("spair").replace(name="toyworld", alphas=(0.05, 0.1))
 
 
@@ -38,7 +41,7 @@ def run_toyworld(
     *,
     recipes: Sequence[str] = (),
     activations: Sequence[str] | None = None,
-    timestep: float = 200,
+    timesteps: Sequence[float] = TIMESTEPS,
     images: int = 10,
     pairs: int = 30,
     progress: Progress = silent,
@@ -50,7 +53,7 @@ def run_toyworld(
         recipes: Further rows: presets, or YAML files, that give one map.
         activations: Single activations of the embedded model to try; by default the outputs of its upper blocks, and
             of the layers of those with a fine grid.
-        timestep: At which they are read.
+        timesteps: Which to try; all activations are read at the one that serves the best of them.
         images: Test pictures per class.
         pairs: Test pairs per class.
 
@@ -61,15 +64,18 @@ def run_toyworld(
     counts = {"trn": 0, "val": 4, "test": images}
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     own_size = {"mode": "keep", "longer": SIZE}
-    single = Recipe.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None, **{"trajectory.timesteps": [timestep]})
-    trained = Extractor.from_recipe(single.replace(activations=["mid_block"]))
-    names = list(activations or worth_showing(trained))
+    single = Recipe.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None)
+    backbone = Extractor.from_recipe(single.replace(activations=["mid_block"])).backbone
+    names = list(activations or worth_showing(backbone))
     single = single.replace(activations=names)
-    trained = Extractor(single, trained.backbone)
 
-    candidates = [RowSource(lambda: trained, {name: name for name in names}, "category")]
+    tried = {(n, t): f"{n}@{t:g}" if len(timesteps) > 1 else n for t in timesteps for n in names}
+    several = Extractor(single.replace(**{"trajectory.timesteps": list(timesteps)}), backbone)
+    candidates = [RowSource(lambda: several, {key: key for key in tried.values()}, "category")]
     validation = score_rows(candidates, read_spair(data, "val"), PROTOCOL, root / "val", progress)
-    best = max(validation, key=lambda row: row.evaluation.result.value).name
+    (best, timestep), _ = max(zip(tried, validation, strict=True), key=lambda pair: pair[1].evaluation.result.value)
+    single = single.replace(**{"trajectory.timesteps": [timestep]})
+    trained = Extractor(single, backbone)
 
     sources = [
         RowSource(RgbPatches, {"RGB patches": None}),
@@ -83,16 +89,16 @@ def run_toyworld(
         *(RowSource(lambda r=r: Extractor.from_recipe(r), {Recipe.load(r).name: None}, "category") for r in recipes),
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
-    notes = [f"activations are read at timestep {timestep:g}; {best} was chosen on the validation pairs"]
+    notes = [f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs"]
     write_bench(root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes])
     return rows
 
 
-def worth_showing(extractor: Extractor) -> list[str]:
+def worth_showing(backbone: Backbone) -> list[str]:
     """Outputs of a UNet's upper blocks, and of the layers of its blocks 1 and 2, where semantics meet resolution."""
     layer = r"up_blocks\.[12]\.(resnets|attentions)\.\d+"
     wanted = re.compile(rf"up_blocks\.\d+|{layer}")
-    return [a.id for a in Catalogue.of(extractor.backbone) if wanted.fullmatch(a.id)]
+    return [a.id for a in Catalogue.of(backbone) if wanted.fullmatch(a.id)]
 
 
 def random_weights(recipe: Recipe, seed: int = 0) -> Extractor:

@@ -22,17 +22,26 @@ def toyworld(
         list[str] | None,
         typer.Option("--activation", "-a", help="Single activation of tiny-unet to try; its upper blocks by default."),
     ] = None,
-    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 200,
+    timestep: Annotated[
+        list[float] | None,
+        typer.Option("--timestep", "-t", help="To choose from on validation pairs; 20, 100, 200 and 300 by default."),
+    ] = None,
     images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 10,
     pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 30,
 ) -> None:
     """Semantic correspondence on the toy world: recipes against colours, DAISY and an untrained network."""
     from diffeat.bench.rows import bench_table
-    from diffeat.bench.toyworld import run_toyworld
+    from diffeat.bench.toyworld import TIMESTEPS, run_toyworld
     from diffeat.progress import bar
 
     rows = run_toyworld(
-        out, recipes=recipe or (), activations=activation, timestep=timestep, images=images, pairs=pairs, progress=bar
+        out,
+        recipes=recipe or (),
+        activations=activation,
+        timesteps=timestep or TIMESTEPS,
+        images=images,
+        pairs=pairs,
+        progress=bar,
     )
     _print(*bench_table(rows))
     typer.echo(f"{rows[0].evaluation.result.protocol}")
