@@ -12,7 +12,7 @@ from diffeat.progress import silent
 from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence.evaluate import Scorer
 from diffeat.tasks.correspondence.features import Loads, PictureFeatures
-from diffeat.tasks.correspondence.pck import PckResult, pck
+from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.tasks.hyperfeatures.maps import Described, MapSource
 
@@ -23,11 +23,23 @@ def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 2
     Raises:
         DatasetError: No pair can be scored.
     """
+    found, notes = records(pairs, features, protocol, keep)
+    return pck(found, protocol, notes=[*pairs.notes, *notes])
+
+
+def records(
+    pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24
+) -> tuple[list[PairRecord], list[str]]:
+    """The errors of every pair that can be scored, and notes on those that cannot.
+
+    Raises:
+        DatasetError: No pair can be scored.
+    """
     scorer = Scorer(PictureFeatures(features, protocol.matching, keep=keep), protocol, {})
     predictions = scorer.run(pairs, silent)
     if not predictions:
         raise DatasetError(f"No pair of {pairs.name} can be scored ({', '.join(set(scorer.left_out.values()))}).")
-    return pck([p.record for p in predictions], protocol, notes=[*pairs.notes, *scorer.notes()])
+    return [p.record for p in predictions], scorer.notes()
 
 
 def score_network(
@@ -51,14 +63,17 @@ def score_layers(
 ) -> dict[tuple[int, int], PckResult]:
     """PCK of single raw maps, by (step, layer) positions."""
     keep = _most_pictures(pairs)
-    return {(s, k): score(pairs, _Single(source, k, s), protocol, keep) for s in steps for k in layers}
+    return {(s, k): score(pairs, SingleMap(source, k, s), protocol, keep) for s in steps for k in layers}
 
 
-class _Single:
+class SingleMap:
+    """One raw map of every picture, in the form in which a feature store gives features."""
+
     def __init__(self, source: MapSource, layer: int, step: int) -> None:
         self._source, self._layer, self._step = source, layer, step
 
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
+        """The map of a picture, by its path."""
         found = self._source.maps(Path(key))
         return FeatureMap({"map": found.layers[self._layer][self._step]}, found.frame, key)
 
