@@ -149,7 +149,7 @@ def _site(denoiser: nn.Module, name: str, source: Source) -> ModulatedSite:
 def plain_norm(module: nn.Module) -> PlainNorm:
     """The norm inside a norm module of diffusers, adaptive or not."""
     inner = getattr(module, "norm", module)
-    weight, bias = getattr(inner, "weight", None), getattr(inner, "bias", None)
+    weight, bias = _stored(inner, "weight"), _stored(inner, "bias")
     if isinstance(inner, nn.LayerNorm):
         return PlainNorm("layer", int(inner.normalized_shape[-1]), inner.eps, weight, bias)
     if rules.class_name(inner) == "RMSNorm":
@@ -208,8 +208,8 @@ class ModulationTaps:
         values = self._seen[_key(site)].float()
         values = values.reshape(len(values), -1)
         if rule.table:
-            table = self._denoiser.get_submodule(site.block).scale_shift_table
-            values = values + table.float().reshape(1, -1)  # type: ignore[union-attr, operator]
+            table = _stored(self._denoiser.get_submodule(site.block), "scale_shift_table")
+            values = values + table.to(values).reshape(1, -1)  # type: ignore[union-attr]
         parts = {}
         for name in PARTS:
             index = getattr(rule, name)
@@ -230,6 +230,14 @@ class ModulationTaps:
             self._seen.setdefault(key, bound[key[2]])  # type: ignore[index]
 
         return hook
+
+
+def _stored(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter, also where sequential offloading keeps it elsewhere while the module does not run."""
+    value = getattr(module, name, None)
+    if value is not None and value.is_meta and hasattr(module, "_hf_hook"):
+        return module._hf_hook.weights_map[name]  # type: ignore[union-attr, index]
+    return value
 
 
 def _key(site: ModulatedSite) -> tuple[str, str, str | None]:

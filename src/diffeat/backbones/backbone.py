@@ -117,6 +117,9 @@ class Backbone:
 
     @property
     def device(self) -> torch.device:
+        """Where the model runs, wherever diffusers' offloading keeps its weights meanwhile."""
+        if hasattr(self.denoiser, "_hf_hook") or hasattr(self.denoiser, "_diffusers_hook"):
+            return self.pipeline._execution_device
         return next(self.denoiser.parameters()).device
 
     @property

@@ -92,7 +92,8 @@ class Autoencoder:
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
-        pixels = pixels.to(vae.device, vae.dtype)
+        # offloaded weights lie elsewhere until the module runs, on the device where the pixels are
+        pixels = pixels.to(pixels.device if hasattr(vae, "_hf_hook") else vae.device, vae.dtype)
         encoded = vae.encode(pixels[:, :, None] if self.video else pixels)
         if hasattr(encoded, "latent_dist"):
             mean, std = encoded.latent_dist.mean.float(), encoded.latent_dist.std.float()
