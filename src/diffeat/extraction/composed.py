@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffeat.activations import Catalogue, MapRequest
+from diffeat.activations.rules import candidates
 from diffeat.backbones import Backbone
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError
@@ -31,41 +32,44 @@ Maps = dict[tuple[float, str], Tensor]
 
 
 def wanted_activations(recipe: Recipe, backbone: Backbone) -> list[str | MapRequest]:
-    """What taps read for a recipe: globs become ids, averaged attention becomes its maps.
+    """What taps read for a recipe, see :class:`Composer`."""
+    return Composer(recipe, backbone).names
+
+
+class Composer:
+    """Makes the maps of a recipe out of what taps read.
+
+    Attributes:
+        names: What taps read: globs become ids, averaged attention becomes its maps.
+        clean: The names under which the clean image is wanted.
 
     Raises:
         InvalidValueError: Averaged attention of a model or picture size that has none, or vae-out of packed latents.
     """
-    names: list[str | MapRequest] = []
-    for wanted, request in zip(recipe.activations, recipe.requests(), strict=True):
-        if isinstance(wanted, AttentionActivation):
-            names += _attention_maps(wanted, recipe, backbone)
-        elif wanted in CLEAN_IMAGE:
-            if type(backbone.family).pack is not Family.pack:
-                raise InvalidValueError(
-                    f"{wanted!r} is for models whose denoiser takes the latent as it is; {backbone.family.name} packs it."
-                )
-        elif isinstance(request, str) and any(c in request for c in "*?["):
-            names += [a.id for a in Catalogue.of(backbone).find(request)]
-        else:
-            assert request is not None
-            names.append(request)
-    return names or [next(iter(Catalogue.of(backbone))).id]
-
-
-class Composer:
-    """Makes the maps of a recipe out of what taps read."""
 
     def __init__(self, recipe: Recipe, backbone: Backbone) -> None:
         self._recipe = recipe
         self._backbone = backbone
-        self._attention = {
-            str(a): [str(m) for m in _attention_maps(a, recipe, backbone)]
-            for a in recipe.activations
-            if isinstance(a, AttentionActivation)
-        }
+        self._attention: dict[str, list[str]] = {}
         self.clean = [a for a in recipe.activations if a in CLEAN_IMAGE]
-        self._helper = self.clean and len(recipe.activations) == len(self.clean)
+        if self.clean and type(backbone.family).pack is not Family.pack:
+            raise InvalidValueError(
+                f"{self.clean[0]!r} is for models whose denoiser takes the latent as it is; {backbone.family.name} "
+                "packs it."
+            )
+        self._helper = len(recipe.activations) == len(self.clean)
+        self.names: list[str | MapRequest] = []
+        for wanted, request in zip(recipe.activations, recipe.requests(), strict=True):
+            if isinstance(wanted, AttentionActivation):
+                maps = _attention_maps(wanted, recipe, backbone)
+                self._attention[str(wanted)] = [str(m) for m in maps]
+                self.names += maps
+            elif isinstance(request, str) and any(c in request for c in "*?["):
+                self.names += [a.id for a in Catalogue.of(backbone).find(request)]
+            elif request is not None and wanted not in CLEAN_IMAGE:
+                self.names.append(request)
+        if self._helper:  # taps need something to read; the whole forward pass is run for the clean image anyway
+            self.names.append(next(candidates(backbone.denoiser)).id)
 
     def run(self, taps: Any, part: list[tuple[int, Row]], arguments: dict[str, Any]) -> dict[str, Tensor]:
         """One forward pass; the clean image comes out as one more map (3, H, W)."""

@@ -25,7 +25,7 @@ from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Calls
-from diffeat.extraction.composed import Composer, wanted_activations
+from diffeat.extraction.composed import Composer
 from diffeat.extraction.fusion.hyperfeatures import Hyperfeatures
 from diffeat.extraction.modulated import ModulatedTaps
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
@@ -74,8 +74,8 @@ class Extractor:
             recipe.trajectory.timesteps, recipe.trajectory.draws, recipe.trajectory.kind == "noise"
         )
         # Resolves every name now, so that a misspelt activation is reported before any picture is read.
-        names = wanted_activations(recipe, backbone)
         self._composer = Composer(recipe, backbone)
+        names = self._composer.names
         self.names = [str(n) for n in names]
         self._refined = ModulatedTaps(recipe, backbone, names) if recipe.refine else None
         self._taps = self._refined or Taps(backbone.denoiser, names, stop=not self._composer.clean)
