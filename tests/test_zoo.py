@@ -34,7 +34,7 @@ def test_it_is_a_stock_pipeline_with_the_names_of_stable_diffusion(pipeline):
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert type(pipeline.vae).__name__ == "AutoencoderKL"
     assert type(pipeline.text_encoder).__name__ == "CLIPTextModel"
-    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
     modules = dict(pipeline.unet.named_modules())
     for block in ("up_blocks.1", "up_blocks.2", "down_blocks.1", "mid_block"):
         for attention in ("attn1", "attn2"):

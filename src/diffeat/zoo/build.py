@@ -97,7 +97,7 @@ def make_parts(widths: Widths, seed: int, size: int = 128) -> Parts:
 
 
 def make_scheduler():
-    """The noise schedule of Stable Diffusion 1.x with DDIM sampling."""
+    """The noise schedule of Stable Diffusion with v-prediction, as Stable Diffusion 2.1, and DDIM sampling."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     return DDIMScheduler(
@@ -108,7 +108,7 @@ def make_scheduler():
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
-        prediction_type="epsilon",
+        prediction_type="v_prediction",
     )
 
 

@@ -30,7 +30,7 @@ class Settings:
     """All that decides the weights."""
 
     seed: int = 0
-    steps: int = 6500
+    steps: int = 5000
     batch: int = 24
     vae_steps: int = 800
     vae_batch: int = 16

@@ -1,12 +1,13 @@
 """Training of the U-Net together with the text encoder on encoded pictures.
 
-Noise prediction (DDPM, Ho et al. 2020, eq. 14) with uniform timesteps, weighted by min(SNR, 5) / SNR (Hang et al. 2023)
-so that the texture seen at little noise does not drown the shapes seen at much. Half of the captions are replaced by
-the empty prompt, under which features are read and without which there is no guidance. Where the caption is hidden,
-linear heads tell what it says of the figure, its class and the side it shows, from the mean over positions of a deep
-and a middle block: the denoiser profits from knowing that, and an hour of denoising alone does not teach it. They count
-by how much of the picture the noise leaves (the cumulative alpha), and are not part of the model. The weights that
-count are a moving average.
+v-prediction (Salimans and Ho 2022) with uniform timesteps. In terms of the clean latent's error, a timestep then counts
+SNR + 1: unlike under noise prediction, where it counts SNR, the shapes and colours that only much noise hides are
+learned soon. The other end is capped at 5, so that texture does not drown them. Half of the captions are replaced by the empty
+prompt, under which features are read and without which there is no guidance. Where the caption is hidden, linear heads
+tell what it says of the figure, its class and the side it shows, from the mean over positions of a deep and a middle
+block: the denoiser profits from knowing that, and an hour of denoising alone does not teach it. They count by how much
+of the picture the noise leaves (the cumulative alpha), and are not part of the model. The weights that count are a
+moving average.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from diffeat.zoo.optimiser import MuonAdamW
 from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
 
 DROPPED = 0.5
-SNR_CAP = 5.0
+#: most that a timestep counts
+CAP = 5.0
 #: weight of the heads' cross-entropies, in nats a picture
-WORDS = 0.04
+WORDS = 0.15
 #: blocks whose means are read
 READ = ("mid_block", "up_blocks.1")
 #: words of which a caption says one, or none
@@ -161,12 +163,12 @@ def train_unet(
     abar = make_scheduler().alphas_cumprod
     empty = examples.empty.to(device)
 
-    def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, hidden: Tensor, eps: Tensor) -> Tensor:
+    def loss_of(noisy: Tensor, t: Tensor, tokens: Tensor, hidden: Tensor, velocity: Tensor) -> Tensor:
         with autocast(device):
             guess = unet(noisy, t, text(torch.where(hidden[:, None], empty, tokens))[0]).sample
-        error = (guess.float() - eps).square().mean((1, 2, 3))
+        error = (guess.float() - velocity).square().mean((1, 2, 3))
         left = abar.to(device)[t]
-        return (error * (SNR_CAP * (1 - left) / left).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
+        return (error * (CAP * (1 - left)).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
 
     for step in range(start, steps):
         generator = at_step(seed, step, stage)
@@ -175,8 +177,9 @@ def train_unet(
         t = torch.randint(1000, (batch,), generator=generator)
         a = abar[t][:, None, None, None]
         noisy = (a.sqrt() * latents + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
+        velocity = a.sqrt() * eps - (1 - a).sqrt() * latents
         rate = learning_rate(step, steps, peak)
-        inputs = (noisy, *(x.to(device) for x in (t, tokens, hidden, eps)))
+        inputs = (noisy, *(x.to(device) for x in (t, tokens, hidden, velocity)))
         loss = gradients(pool, loss_of, inputs, list(trained.values()))
         nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
         optimiser.step(rate)
