@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,79 @@ def test_the_released_walk_stays_small_and_never_falls_below_zero() -> None:
     assert min(values) == 0
     assert 0 < max(values) <= 3000 / 5 * 1e-5
     assert len({values[i] for i in range(5, 9)}) == 1  # changes at every fifth step only
+
+
+# ---- training: one view is told to be the right one
+
+
+def synthetic() -> Any:
+    """Four pictures of 6×6 cells; view 2 knows each cell, the others are noise."""
+    from diffeat.content_shift.amalgamate import _Stack
+    from diffeat.geometry import FrameSpec
+
+    frame = FrameSpec(mode="squash", size=(6, 6)).frame((6, 6), multiple=1)
+    g = torch.Generator().manual_seed(0)
+    code = torch.randn(12, 6, 6, generator=g) + 1  # an assigner can tell it from noise
+    return {
+        Path(f"{i}.png"): _Stack(
+            torch.stack([torch.randn(12, 6, 6, generator=g), code, torch.randn(12, 6, 6, generator=g)]), None, frame
+        )
+        for i in range(4)
+    }
+
+
+@pytest.mark.parametrize(("kind", "sparsity"), [("channel", 0.0), ("scalar", 0.5)])
+def test_training_on_pairs_finds_the_view_that_knows(
+    monkeypatch: pytest.MonkeyPatch, kind: Any, sparsity: float
+) -> None:
+    from diffeat.content_shift import amalgamate
+    from diffeat.datasets.pairs import PairDataset, PointPair
+
+    stacks = synthetic()
+    paths = list(stacks)
+    points = tuple((float(x), float(y)) for x in range(0, 6, 2) for y in range(0, 6, 2))
+    every = [PointPair(f"{a}", a, b, points, points) for a in paths for b in paths if a != b]
+    pairs = PairDataset("synthetic", "trn", Path(), tuple(every))
+    monkeypatch.setattr(amalgamate, "_stacks", lambda *_: stacks)
+    base = recipe(views=[{"name": n} for n in "abc"], fuse={"kind": "mean"})
+    settings = amalgamate.AmalgamateSettings(kind=kind, steps=100, rate=3e-3, sparsity=sparsity)
+    found = amalgamate.train_on_pairs(base, None, pairs, settings)  # type: ignore[arg-type]
+    assert found.weights[0][1] > 0.7, str(found)
+    assert sum(found.losses[-20:]) < 0.9 * sum(found.losses[:20])
+    assert "b 0." in str(found)
+    # batch norm of one view at a time, as in the released code, hides the views from the assigner in training
+    published = replace(settings, released=True, steps=60)
+    hidden = amalgamate.train_on_pairs(base, None, pairs, published)  # type: ignore[arg-type]
+    views = torch.stack([s.views for s in stacks.values()])
+    seen = hidden.network.train().weights(views).mean(dim=(0, 1, 3))
+    assert (seen - 1 / 3).abs().max() < 0.05
+    assert min(hidden.losses[-20:]) > max(found.losses[-20:])
+
+
+def test_training_on_labels_and_the_recipe_that_follows(
+    backbone: Any,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    import numpy as np
+    from PIL import Image
+
+    from diffeat.content_shift.amalgamate import AmalgamateSettings, train_on_labels
+    from diffeat.datasets.labelled import MaskDataset, MaskSample
+
+    samples = []
+    for i in range(2):
+        picture(i).save(tmp_path / f"{i}.png")
+        labels = np.zeros((64, 64), np.uint8)
+        labels[:, 32:] = 1
+        Image.fromarray(labels).save(tmp_path / f"{i}-mask.png")
+        samples.append(MaskSample(tmp_path / f"{i}.png", tmp_path / f"{i}-mask.png"))
+    data = MaskDataset("halves", "train", tuple(samples), ("left", "right"))
+    base = recipe(views=[{"name": "a"}, {"name": "b", "seed": 1}], fuse={"kind": "mean", "grid": [8, 8]})
+    found = train_on_labels(base, backbone, data, AmalgamateSettings(steps=30, rate=1e-2, released=True, assigners=2))
+    assert found.losses[-1] < found.losses[0]
+    written = found.recipe(base, tmp_path / "a.safetensors")
+    written.save(tmp_path / "recipe.yaml")
+    out = Extractor(Recipe.load(tmp_path / "recipe.yaml"), backbone).extract(tmp_path / "0.png")[0]
+    assert out.tensor.shape[0] == found.network.config.out_channels
+    with pytest.raises(InvalidValueError, match="no views"):
+        train_on_labels(recipe(), backbone, data)

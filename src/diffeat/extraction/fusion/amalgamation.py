@@ -15,6 +15,9 @@ one per view and channel (``channel``), averages lengths over channels, and diff
 
 * the diversity term is 0 whatever γ₂;
 * the output convolutions of several assigners are one module;
+* in training, batch norm sees one view at a time: every view then has the same mean behind it, so that an assigner can
+  hardly tell views apart (and weights stay near uniform) until it is evaluated. Here all views of a batch are normalised
+  together; in evaluation both are the same;
 * γ₁ is not a constant: the term is :math:`s\, L\, (-\lVert w \rVert)` with both factors scaled out by their own values
   (a relative push of size s), and s does a random walk from 0 in steps of 1e-5 (:class:`SparsityWalk`).
 
@@ -93,10 +96,7 @@ class Amalgamation(nn.Module):
             self.out = nn.ModuleList(convolutions[:1] * config.assigners if config.released else convolutions)
 
     def weights(self, views: Float[Tensor, "b v c h w"]) -> Float[Tensor, "n b v k"]:
-        """Mixing weights: positive, summing to 1 over views; k is 1 or the channels.
-
-        Batch norm sees the pictures of one view at a time, as in the released code.
-        """
+        """Mixing weights: positive, summing to 1 over views; k is 1 or the channels."""
         config = self.config
         b, v, c = views.shape[:3]
         if v != config.views or c != config.channels:
@@ -105,7 +105,10 @@ class Amalgamation(nn.Module):
             )
         if config.kind not in ("scalar", "channel"):
             return views.new_full((1, b, v, 1), 1.0 if config.kind == "concat" else 1 / v)
-        logits = [torch.stack([assign(views[:, i]) for i in range(v)], dim=1) for assign in self.weight_assigner]
+        if config.released:
+            logits = [torch.stack([assign(views[:, i]) for i in range(v)], dim=1) for assign in self.weight_assigner]
+        else:
+            logits = [assign(views.flatten(0, 1)).unflatten(0, (b, v)) for assign in self.weight_assigner]
         return torch.stack(logits).softmax(dim=2)
 
     def forward(
@@ -120,6 +123,16 @@ class Amalgamation(nn.Module):
         if (0 if attention is None else attention.shape[1]) != config.attention:
             raise InvalidValueError(f"This amalgamation takes {config.attention} channels of attention features.")
         weights = self.weights(views)
+        return self.mix(views, weights, attention), weights
+
+    def mix(
+        self,
+        views: Float[Tensor, "b v c h w"],
+        weights: Float[Tensor, "n b v k"],
+        attention: Float[Tensor, "b a h w"] | None = None,
+    ) -> Float[Tensor, "b o h w"]:
+        """The amalgamated map with given weights."""
+        config = self.config
         if config.kind == "concat":
             mixtures = [views.flatten(1, 2)]
         else:
@@ -128,7 +141,7 @@ class Amalgamation(nn.Module):
             mixtures = [torch.cat([m, attention], dim=1) for m in mixtures]
         if config.convolve:
             mixtures = [conv(m) for conv, m in zip(self.out, mixtures, strict=True)]
-        return torch.cat(mixtures, dim=1), weights
+        return torch.cat(mixtures, dim=1)
 
     def to_file(self) -> dict[str, Any]:
         """Configuration and weights."""
