@@ -31,6 +31,7 @@ from diffeat.extraction.modulated import ModulatedTaps
 from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.stepped import SteppedReader
+from diffeat.extraction.techniques.weights import fingerprint_with
 from diffeat.geometry import Frame
 from diffeat.refinement import concatenate, mean_of_maps
 from diffeat.storage import FeatureMap
@@ -129,7 +130,7 @@ class Extractor:
     @property
     def fingerprint(self) -> str:
         """Tells the model's weights from others, see :attr:`Backbone.fingerprint`."""
-        return self.backbone.fingerprint
+        return fingerprint_with(self.backbone.fingerprint, self.recipe.all_techniques)
 
     def extract(
         self, images: ImageLike | Sequence[ImageLike], prompts: str | Sequence[str | None] | None = None

@@ -305,6 +305,11 @@ class Recipe(_Part):
             changes["fuse.weights.sha256"] = file_digest(found)
         return self.replace(**changes)
 
+    @property
+    def all_techniques(self) -> list[Any]:
+        """The techniques of the recipe and of its views."""
+        return [t for part in (self, *(self.views or ())) for t in part.techniques or ()]
+
     def text_for(self, prompt: str | None) -> str:
         """The prompt that the model reads for a caller's text (``None`` or empty: the recipe's own)."""
         return self.template.replace("{}", prompt) if prompt else self.prompt

@@ -16,7 +16,7 @@ one per view and channel (``channel``), averages lengths over channels, and diff
 * the diversity term is 0 whatever γ₂;
 * the output convolutions of several assigners are one module;
 * in training, batch norm sees one view at a time: every view then has the same mean behind it, so that an assigner can
-  hardly tell views apart (and weights stay near uniform) until it is evaluated. Here all views of a batch are normalised
+  hardly tell views apart (weights stay near uniform) until it is evaluated. Here all views of a batch are normalised
   together; in evaluation both are the same;
 * γ₁ is not a constant: the term is :math:`s\, L\, (-\lVert w \rVert)` with both factors scaled out by their own values
   (a relative push of size s), and s does a random walk from 0 in steps of 1e-5 (:class:`SparsityWalk`).
