@@ -44,9 +44,9 @@ from diffeat.report.hyperfeatures import (
 from diffeat.report.match_picture import match_picture
 from diffeat.report.page import Page
 from diffeat.tasks.correspondence import get_protocol, match
-from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.pck import PairRecord, pck
 from diffeat.tasks.hyperfeatures.logs import read_log
+from diffeat.tasks.hyperfeatures.maps import Described
 from diffeat.tasks.hyperfeatures.prepare import explicit, prepare
 from diffeat.tasks.hyperfeatures.prune import curve
 from diffeat.tasks.hyperfeatures.recipes import catalogue_at_size, network_of
@@ -105,15 +105,14 @@ class Demo:
         every = Recipe.load("hyperfeatures-tiny").replace(model=self.model, fuse=None)
         one = every.replace(trajectory={"kind": "inversion", "steps": 1, "save": [0], "latent": "mean"})
         self.extractor = explicit(Extractor.from_recipe(every))
-        backbone = self.extractor.backbone
         self.trained = self._train("all", self.extractor)
-        self._train("one-step", Extractor(one, backbone))
-        self.records = {"single map": self._best_single_map()}
-        for name in ("one-step", "all"):
-            extractor = Extractor(Recipe.load(self.out / name / "recipe.yaml"), backbone)
-            store = self.out / name / "test-features"
-            found = evaluate(self.pairs["test"], extractor, PROTOCOL, store=store, progress=bar)
-            self.records[{"one-step": "one step", "all": "all steps"}[name]] = found.records
+        one_step = explicit(Extractor(one, self.extractor.backbone))
+        self._train("one-step", one_step)
+        self.records = {
+            "single map": self._best_single_map(),
+            "one step": self._test_records("one-step", one_step),
+            "all steps": self._test_records("all", self.extractor),
+        }
         results = {name: pck(records, PROTOCOL) for name, records in self.records.items()}
         self.page.heading("Accuracy on pictures that no training saw")
         self.page.text(str(PROTOCOL), "soft")
@@ -147,6 +146,12 @@ class Demo:
         self.numbers[f"seconds per training step, {name}"] = outcome.trained.seconds
         return outcome
 
+    def _test_records(self, name: str, extractor: Extractor) -> list[PairRecord]:
+        """Errors of a trained network on the test pairs."""
+        network = network_of(Recipe.load(self.out / name / "recipe.yaml"))
+        with prepare(extractor, [self.pairs["test"]], self.out / "features", progress=bar) as ready:
+            return records(self.pairs["test"], Described(network, ready.source), PROTOCOL)[0]
+
     def _best_single_map(self) -> list[PairRecord]:
         """Errors on the test pairs of the map that is best on the validation pairs."""
         network = network_of(Recipe.load(self.trained.recipe))
@@ -173,7 +178,8 @@ class Demo:
         generator = np.random.default_rng(0)
         draws = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=2000)
         weight = draws[:, sides[0]] * draws[:, sides[1]]
-        low, high = np.percentile(100 * (weight @ gain) / (weight @ points), [2.5, 97.5])
+        total = weight @ points  # 0 where a replicate holds no whole pair
+        low, high = np.percentile(100 * (weight @ gain)[total > 0] / total[total > 0], [2.5, 97.5])
         mean = 100 * gain.sum() / points.sum()
         self.numbers[f"{more} minus {less}"] = [mean, low, high]
         return f"{more} minus {less}: {mean:+.1f} points, 95 % bootstrap over pictures [{low:+.1f}, {high:+.1f}]"
