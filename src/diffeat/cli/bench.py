@@ -49,6 +49,25 @@ def toyworld(
 
 
 @bench.command()
+def ditf(
+    out: Folder = Path("bench-ditf"),
+    model: Annotated[str, typer.Option("--model", "-m", help="A diffusion transformer: alias or folder.")] = "tiny-dit",
+    images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 10,
+    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 30,
+) -> None:
+    """Massive activations on the toy world: raw, AdaLN and discard, with and without injected channels."""
+    from diffeat.bench.ditf import run_ditf
+    from diffeat.bench.rows import bench_table
+    from diffeat.progress import bar
+
+    rows, differences = run_ditf(out, model=model, images=images, pairs=pairs, progress=bar)
+    _print(*bench_table(rows))
+    for line in differences:
+        typer.echo(str(line))
+    typer.echo(f"Reports: {out / 'bench.html'}, {out / 'massive' / 'massive.html'}", err=True)
+
+
+@bench.command()
 def geometry(
     out: Folder = Path("bench-geometry"),
     recipe: Recipes = None,

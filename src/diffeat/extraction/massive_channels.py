@@ -6,7 +6,8 @@ a function of the recipe and the weights. Their numbers differ from model to mod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import cache
 
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
@@ -24,13 +25,13 @@ _SIDE = 256
 Place = tuple[float, str]
 
 
-def calibration_pictures(count: int = PICTURES) -> Iterator[ImageLike]:
+@cache
+def calibration_pictures(count: int = PICTURES) -> tuple[ImageLike, ...]:
     """Pictures of the toy world, the same every time."""
     from diffeat.datasets.toyworld import Toyworld
 
     world = Toyworld(_SEED, _SIDE)
-    for index in range(count):
-        yield world.sample(index).image
+    return tuple(world.sample(index).image for index in range(count))
 
 
 def raw_statistics(

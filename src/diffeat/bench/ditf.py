@@ -1,0 +1,163 @@
+"""Raw, AdaLN and AdaLN with discard, on ``tiny-dit`` as it is and with injected massive channels.
+
+Timestep and block are chosen on the validation pairs, for AdaLN without discard, and serve all rows. Rows of one model
+share their pictures and their noise, so differences between them are compared picture by picture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from diffeat.activations import Catalogue
+from diffeat.activations.modulation import modulated_sites
+from diffeat.backbones import Backbone
+from diffeat.bench.injection import inject_massive
+from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
+from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
+from diffeat.datasets.spair import read_spair
+from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.massive_channels import calibration_pictures
+from diffeat.extraction.pictures import load_picture
+from diffeat.progress import Progress, silent
+from diffeat.report.massive import summary, write_massive
+from diffeat.report.massive_survey import survey
+from diffeat.report.sweep import write_sweep
+from diffeat.selection.sweep import block_names, sweep
+from diffeat.tasks.correspondence.evaluate import Evaluation
+
+#: Tried on the validation pairs.
+TIMESTEPS = (20.0, 60.0, 100.0, 200.0, 350.0)
+#: Injected channels: how large, and how much of it later blocks suppress, as trained models do.
+INJECTION: dict[str, Any] = {"size": 40.0, "spread": 0.1, "suppress": 0.9}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two rows in percentage points, with a 95 % interval."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value:+.1f} [{self.low:+.1f}, {self.high:+.1f}] points"
+
+
+def run_ditf(
+    folder: str | Path,
+    *,
+    model: str = "tiny-dit",
+    recipe: str | Recipe = "ditf-tiny",
+    timesteps: Sequence[float] = TIMESTEPS,
+    classes: Sequence[str] | None = None,
+    images: int = 10,
+    pairs: int = 30,
+    channels: Sequence[int] = (17, 101),
+    progress: Progress = silent,
+) -> tuple[list[BenchRow], list[Difference]]:
+    """Run the comparison.
+
+    Args:
+        folder: Holds the pictures, the features and the reports; a later run goes on with them.
+        model: A diffusion transformer: alias or pipeline folder.
+        recipe: With ``refine``; its discard and its detector are used.
+        timesteps: To choose from.
+        classes: Of the toy world; all by default.
+        images: Test pictures per class.
+        pairs: Test pairs per class.
+        channels: Injected into the second model.
+
+    Returns:
+        The rows, and the differences between them. ``bench.html``, the sweep and two reports on massive activations
+        lie in ``folder``.
+    """
+    root = Path(folder)
+    data = write_toyworld_pairs(
+        root / "toyworld", seed=SEED, size=SIZE, classes=classes, images={"trn": 0, "val": 4, "test": images},
+        pairs=pairs, progress=progress,
+    )  # fmt: skip
+    base = Recipe.load(recipe).replace(model=model)
+    clean, massive = (Backbone.from_pretrained(model) for _ in range(2))
+    inject_massive(massive, channels, picture=(SIZE, SIZE), **INJECTION)
+
+    chosen = _chosen(base, clean, data, root / "sweep", timesteps, progress)
+    sources: list[RowSource] = []
+    for name, backbone in ((model, clean), (f"{model} + channels {', '.join(map(str, channels))}", massive)):
+        for kind, changed in variants(chosen, clean).items():
+            one = changed.replace(model=name)
+            sources.append(RowSource(lambda r=one, b=backbone: Extractor(r, b), {f"{name}, {kind}": None}, "category"))
+        found = survey(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
+        where = root / ("massive" if backbone is clean else "massive-injected")
+        write_massive(found, [load_picture(p, "").image for p in calibration_pictures()[: len(found.examples)]], where)
+        (where / "summary.txt").write_text("\n".join(summary(found)) + "\n", encoding="utf-8")
+    rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
+    differences = [
+        difference(f"{rows[k].name}, against {before}", rows[k].evaluation, rows[k - 1].evaluation)
+        for k, before in ((1, "raw"), (2, "AdaLN"), (4, "raw"), (5, "AdaLN"))
+    ]
+    notes = [
+        f"t = {chosen.trajectory.timesteps[0]:g} and {chosen.activations[0]} were chosen on the validation pairs, for "
+        "AdaLN without discard",
+        f"injected by weights alone: {INJECTION['size']:g} ± {INJECTION['spread']:.0%} in every token from the first "
+        f"block on; later blocks scale them by {1 - INJECTION['suppress']:.1f}",
+        *map(str, differences),
+        *rows[-1].evaluation.result.notes,
+    ]
+    write_bench(root, "Toy world: massive activations and AdaLN", rows, notes)
+    (root / "differences.json").write_text(json.dumps([vars(d) for d in differences], indent=1), encoding="utf-8")
+    return rows, differences
+
+
+def variants(recipe: Recipe, backbone: Backbone) -> dict[str, Recipe]:
+    """The raw stream, AdaLN, and AdaLN with discard, at the recipe's block."""
+    (name,) = recipe.activations
+    raw = modulated_sites(backbone, [str(name)])[0].raw
+    assert recipe.refine is not None
+    return {
+        "raw": recipe.replace(activations=[raw], refine=None),
+        "AdaLN": recipe.replace(refine={"ratio": recipe.refine.ratio}),
+        "AdaLN + discard": recipe.replace(refine={"discard": "pre", "ratio": recipe.refine.ratio}),
+    }
+
+
+def _chosen(
+    recipe: Recipe, backbone: Backbone, data: Path, folder: Path, timesteps: Sequence[float], progress: Progress
+) -> Recipe:
+    plain = recipe.replace(refine={})
+    blocks = block_names(recipe, Catalogue.of(backbone), ["ditf:*"])[1:]  # channels are injected in the first
+    found = sweep(
+        plain, lambda r: Extractor(r, backbone), read_spair(data, "val"), PROTOCOL, folder,
+        timesteps=timesteps, blocks=blocks, prompts="category", weights=backbone.fingerprint,
+        progress=progress,
+    )  # fmt: skip
+    write_sweep(found, folder)
+    return found.chosen().replace(refine=recipe.refine)
+
+
+def difference(name: str, one: Evaluation, other: Evaluation, rounds: int = 2000, seed: int = 0) -> Difference:
+    """Mean over pairs of the difference in the share of correct points, with a bootstrap over target pictures."""
+    targets = sorted({p.pair.target for p in one.predictions})
+    index = {path: k for k, path in enumerate(targets)}
+    sums, counts = np.zeros(len(targets)), np.zeros(len(targets))
+    for mine, yours in zip(one.predictions, other.predictions, strict=True):
+        assert mine.pair.name == yours.pair.name
+        sums[index[mine.pair.target]] += _share(one, mine) - _share(other, yours)
+        counts[index[mine.pair.target]] += 1
+    draws = np.random.default_rng(seed).integers(0, len(targets), (rounds, len(targets)))
+    means = 100 * sums[draws].sum(1) / counts[draws].sum(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Difference(name, float(100 * sums.sum() / counts.sum()), float(low), float(high))
+
+
+def _share(evaluation: Evaluation, prediction) -> float:
+    protocol = evaluation.result.protocol
+    limit = protocol.alpha * prediction.record.lengths[protocol.reference]
+    return float((np.asarray(prediction.record.distances) <= limit).mean())
