@@ -58,6 +58,9 @@ def evaluate(
     flip: Annotated[
         bool, typer.Option("--flip", help="Also match from the mirrored source, and take the better.")
     ] = False,
+    joint_pca: Annotated[
+        int | None, typer.Option(min=1, help="Project each pair's features on so many joint principal components.")
+    ] = None,
     classifier: Annotated[
         str, typer.Option(help="For label maps: 'ensemble' of pixel networks with voting, or 'linear'.")
     ] = "ensemble",
@@ -104,7 +107,9 @@ def evaluate(
     chosen = get_protocol(protocol or PAIR_DATASETS[dataset])
     source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
     store = save / f"features-{source.recipe.hash[:12]}" if save else None
-    found = run(pairs, source, chosen, prompts=read_policy(prompts), store=store, flip=flip, progress=bar)
+    found = run(
+        pairs, source, chosen, prompts=read_policy(prompts), store=store, flip=flip, joint_pca=joint_pca, progress=bar
+    )
     _print(found)
     if save is not None:
         from diffeat.report.correspondence import write_report
