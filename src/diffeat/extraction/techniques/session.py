@@ -150,18 +150,23 @@ class Session:
             self._switch(combination)
             yield Steered(self, combination)
         finally:
-            self._put(self._base, "")
+            if self._current:
+                self._put(self._base, "", "")
 
     def _switch(self, combination: Combination) -> None:
         assert self._base is not None
         key = "\n".join(technique_key(t) for t in combination.layers)
         if key == self._current:
             return
+        if self._current:
+            self._put(self._base, "", "")
         if key not in self._states:
-            self._put(self._base, "")
-            self._apply(combination, key)
-        self._put(*self._states[key])
-        self._current = key
+            try:
+                self._apply(combination, key)
+            except BaseException:
+                self._base.restore()
+                raise
+        self._put(*self._states[key], key)
 
     def _apply(self, combination: Combination, key: str) -> None:
         pipeline = self.backbone.pipeline
@@ -177,13 +182,12 @@ class Session:
         assert self._base is not None
         changed = self._base.changed()
         if changed:
-            self._base.restore()
             raise ModelError(_wrote(changed, self._careful))
         self._states[key] = (Snapshot(pipeline, watch_weights=False), key if text or customs else "")
 
-    def _put(self, state: Snapshot, text_state: str) -> None:
-        state.restore()
-        self._current = ""
+    def _put(self, state: Snapshot, text_state: str, key: str) -> None:
+        state.restore_structure()
+        self._current = key
         self.backbone.text_state = text_state
 
     # ---- what is computed once

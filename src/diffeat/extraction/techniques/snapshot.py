@@ -43,6 +43,11 @@ class Snapshot:
         Returns:
             Names of weights that had been written into; with ``copy_weights`` they are repaired.
         """
+        self.restore_structure()
+        return [w.name for w in self._weights if w.restore()]
+
+    def restore_structure(self) -> None:
+        """Put modules, hooks, attributes and configurations back, without a look into the weights."""
         for module, before in self._modules:
             _put_back(module.__dict__, before)
         pipeline = self._pipeline.__dict__
@@ -51,7 +56,6 @@ class Snapshot:
         for config, items, attributes in self._configs:
             _refill(config, items)
             _refill(vars(config), attributes)
-        return [w.name for w in self._weights if w.restore()]
 
     def changed(self) -> list[str]:
         """Names of weights that were written into since."""
