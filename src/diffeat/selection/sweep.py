@@ -153,7 +153,7 @@ def block_names(recipe: Recipe, catalogue: Catalogue, wanted: Sequence[str | int
         InvalidValueError: Numbers, with an activation that has no number in it.
     """
     first = recipe.activations[0]
-    pattern = first if isinstance(first, str) else first.id
+    pattern = first if isinstance(first, str) else getattr(first, "id", str(first))
     names: list[str] = []
     for item in wanted:
         if isinstance(item, int):
