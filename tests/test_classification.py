@@ -43,8 +43,8 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     assert found.interval() == (100, 100)
     with pytest.raises(InvalidValueError, match="give the answer away"):
         evaluate_classification(train, test, Streamed(), prompts="category")
+    only = ClassDataset("x", "train", tuple(s for s in train if s.label != 2), train.classes)
     with pytest.raises(InvalidValueError, match="No training picture shows red"):
-        only = ClassDataset("x", "train", tuple(s for s in train if s.label != 2), train.classes)
         evaluate_classification(only, test, Streamed())
     with pytest.raises(DatasetError, match="two classes"):
         read_class_folders(tmp_path / "red")

@@ -151,7 +151,8 @@ def test_joint_recipes_are_files(tmp_path: Path) -> None:
 
     picture().save(tmp_path / "a.png")
     out = tmp_path / "out"
-    done = CliRunner().invoke(app, ["extract", str(tmp_path / "a.png"), "--recipe", str(file), "--out", str(out)])
+    arguments = ["extract", str(tmp_path / "a.png"), "--recipe", str(file), "--out", str(out)]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     width = Catalogue.of(unet)["up_blocks.1"].channels

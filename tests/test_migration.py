@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_composed import picture
-from test_techniques import _save_kohya
 from typer.testing import CliRunner
 
 import diffeat
@@ -23,6 +21,8 @@ from diffeat.cli.main import app
 from diffeat.errors import DiffeatError, UnknownNameError
 from diffeat.extraction import preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
+from test_composed import picture
+from test_techniques import _save_kohya
 
 PAGE = Path(__file__).parent.parent / "docs" / "migration.md"
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
@@ -200,7 +200,9 @@ def _(desk: Desk) -> None:
 @line("`external_model=pipe`")
 def _(desk: Desk) -> None:
     pipe = D.DiffusionPipeline.from_pretrained(MODEL)
-    assert torch.equal(Extractor(desk.recipe(), Backbone.from_pipeline(pipe)).extract(desk.image)[0].tensor, desk.read().tensor)
+    assert torch.equal(
+        Extractor(desk.recipe(), Backbone.from_pipeline(pipe)).extract(desk.image)[0].tensor, desk.read().tensor
+    )
 
 
 @line('`encode_prompt("a horse")`')
@@ -368,7 +370,9 @@ def _(desk: Desk) -> None:
 
     assert [p.model for p in JointRecipe.load("gdf-xl-t").parts] == ["sdxl", "sd15", "playground-v2"]
     part = desk.recipe(["up_blocks.1"]).model_dump(mode="json")
-    (desk.folder / "joint.yaml").write_text(json.dumps({"parts": [part, part | {"seed": 1}]}, indent=0).strip("{}").replace('"parts"', "parts", 1))
+    (desk.folder / "joint.yaml").write_text(
+        json.dumps({"parts": [part, part | {"seed": 1}]}, indent=0).strip("{}").replace('"parts"', "parts", 1)
+    )
     desk.run("extract", desk.photos, "--recipe", desk.folder / "joint.yaml", "--out", desk.folder / "joined")
 
 

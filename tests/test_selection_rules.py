@@ -329,9 +329,7 @@ def test_measuring_a_model(backbone: Backbone, tmp_path: Path) -> None:
     images = noise_pictures(tmp_path, 3)
     found = measure(backbone, images, size=64, draws=2, timestep=261)
     assert {p.stage for p in found.properties} >= {"down 0", "up 3"}
-    assert all(
-        np.isfinite(list(v for v in p.measured.__dict__.values() if v is not None)).all() for p in found.properties
-    )
+    assert all(np.isfinite([v for v in p.measured.__dict__.values() if v is not None]).all() for p in found.properties)
     assert "tokens of the text" in found.skipped["down_blocks.0.attentions.0.transformer_blocks.0.attn2.k"]
     assert found["conv_in.in"].measured.noise > 0
     assert found.cka("up_blocks.1", "up_blocks.1.upsamplers.0") == pytest.approx(1)

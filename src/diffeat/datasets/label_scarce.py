@@ -46,7 +46,8 @@ def read_label_scarce(root: str | Path, name: str, split: str = "train") -> Mask
     found = tuple(MaskSample(p, p.with_suffix(".npy"), name) for p in pictures if p.with_suffix(".npy").is_file())
     if not found:
         raise DatasetError(
-            f"{folder} holds {len(pictures)} pictures and no label map of the same name (.npy). {name} comes from {PAGE}"
+            f"{folder} holds {len(pictures)} pictures and no label map of the same name (.npy). {name} comes from "
+            f"{PAGE}"
         )
     missing = len(pictures) - len(found)
     notes = (f"{missing} pictures without labels are left out ({split})",) if missing else ()

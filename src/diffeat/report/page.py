@@ -25,7 +25,8 @@ figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9r
 pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
 .big { font-size: 1.9rem; font-weight: 650 } .wide { overflow-x: auto }
 .sortable th { cursor: pointer } .sortable th[data-up]::after { content: " ↑" } .sortable td { white-space: normal }
-.sortable th[data-up="0"]::after { content: " ↓" } .sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere }
+.sortable th[data-up="0"]::after { content: " ↓" }
+.sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere }
 .sortable td:nth-child(3) { min-width: 12rem; text-align: left } .sortable img { display: block }
 """
 _SORT = """

@@ -1,9 +1,10 @@
-"""The report of a selection: every activation with its numbers, its picture and why it stayed or went; how the set grew."""
+"""The report of a selection: every activation with its numbers, its picture and its verdict; how the set grew."""
 
 from __future__ import annotations
 
 import io
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def directions(selection: Selection) -> list[str]:
     down = [noise[s] for s in noise if s.startswith("down")]
     up = [noise[s] for s in noise if s.startswith("up")]
     if len(down) > 1 and len(up) > 1:
-        falls = all(a >= b - 0.02 for a, b in zip(down, down[1:], strict=False))
+        falls = all(a >= b - 0.02 for a, b in pairwise(down))
         lines.append(
             f"The noise {'falls' if falls else 'does not fall steadily'} through the down stage "
             f"({_list(down)}), as the paper {'says' if falls else 'would have it'}."
@@ -132,8 +133,8 @@ def directions(selection: Selection) -> list[str]:
         a, b = mean([m.concentration for m in own]), mean([m.concentration for m in cross])
         agrees = a > b + 0.02
         lines.append(
-            f"Self-attention queries and keys are {'more' if agrees else 'not more'} local than cross-attention queries "
-            f"(concentration {a:.2f} and {b:.2f}){'' if agrees else ', unlike in the paper'}."
+            f"Self-attention queries and keys are {'more' if agrees else 'not more'} local than cross-attention "
+            f"queries (concentration {a:.2f} and {b:.2f}){'' if agrees else ', unlike in the paper'}."
         )
     shifts = attention_shifts(selection.measurement)
     if shifts:
@@ -147,8 +148,8 @@ def directions(selection: Selection) -> list[str]:
     if plain == plain and added == added:
         more = added > plain + 0.02
         lines.append(
-            f"Increments are {'noisier' if more else 'not noisier'} than the streams they are added to ({added:.2f} and "
-            f"{plain:.2f}){'' if more else ', unlike in the paper'}."
+            f"Increments are {'noisier' if more else 'not noisier'} than the streams they are added to "
+            f"({added:.2f} and {plain:.2f}){'' if more else ', unlike in the paper'}."
         )
     return lines
 

@@ -42,7 +42,7 @@ class Labels:
         pairs = [p for p in self.check if isinstance(p, PointPair)]
         samples = [s for s in (*self.train, *self.check) if isinstance(s, (MaskSample, ClassSample))]
         paths = [path for p in pairs for path in (p.source, p.target)] + [s.image for s in samples]
-        return list(dict.fromkeys(Path(p) for p in paths))
+        return list(dict.fromkeys(p for p in paths if isinstance(p, Path)))
 
 
 def open_labels(
@@ -91,8 +91,10 @@ def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence
         return Labels(task, dataset, (), tuple(_some(pairs, most, seed)))
 
     def read(split: str) -> Any:
-        found = open_masks(dataset, root, split) if task == "segmentation" else open_classes(dataset, root, split)
-        return found.only(categories) if categories and task == "segmentation" else found
+        if task != "segmentation":
+            return open_classes(dataset, root, split)
+        found = open_masks(dataset, root, split)
+        return found.only(categories) if categories else found
 
     train = read("train")
     try:

@@ -25,8 +25,8 @@ variance lost when the map is averaged over 2×2 cells. All exclude the noise, w
 
 *Locality without positional embedding* is features that say where a pixel is rather than what it is. ``position`` is
 :math:`\mu^2/(\mu^2+\sigma_a^2+\sigma_e^2)` without the constant: the share explained by the place alone.
-``concentration`` looks at the 5 % of cells most like a cell (cosine, mean over draws, picture's mean removed): one minus
-their mean distance over the mean distance of all cells; 0 if they lie anywhere, about 0.8 if they are the neighbours.
+``concentration`` looks at the 5 % of cells most like a cell (cosine, mean over draws, picture's mean removed): one
+minus their mean distance over the mean distance of all cells; 0 if they lie anywhere, about 0.8 if they are the neighbours.
 What self-attention does about it is the difference between an attention's output and its values, see
 :func:`~diffeat.selection.measure.attention_shifts`.
 
@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -145,7 +146,8 @@ class Meter:
             halving=self._halving(weight[:, 0], rest),
             position=_share(place[1:], noise[1:] + own[1:]),
             concentration=sum(self._concentration) / n,
-            **self._facts.result(),
+            kurtosis=self._facts.kurtosis(),
+            **self._facts.channels(),
         )
 
     def _resolution(self, own: Tensor) -> float:
@@ -212,18 +214,21 @@ class _Facts:
             self._powers[k] += power.mean((0, 2, 3)).double()
         self._batches += 1
 
-    def result(self) -> dict[str, float | int]:
-        mean, square = self._mean / self._batches, self._square / self._batches
-        variance = (square - mean.square()).clamp(min=0)
-        rms = square.sqrt()
-        middle = rms.median().clamp(min=1e-30)
+    def kurtosis(self) -> float:
+        """Mean excess kurtosis of the chosen channels that are alive."""
         m1, m2, m3, m4 = self._powers / self._batches
         central = m2 - m1**2
         fourth = m4 - 4 * m1 * m3 + 6 * m1**2 * m2 - 3 * m1**4
         alive = central > 1e-12 * central.max().clamp(min=1e-30)
-        kurtosis = (fourth[alive] / central[alive] ** 2 - 3).mean() if alive.any() else torch.tensor(0.0)
+        return float((fourth[alive] / central[alive] ** 2 - 3).mean()) if alive.any() else 0.0
+
+    def channels(self) -> dict[str, Any]:
+        """Dead and massive channels among all, and the largest over the median root mean square."""
+        mean, square = self._mean / self._batches, self._square / self._batches
+        variance = (square - mean.square()).clamp(min=0)
+        rms = square.sqrt()
+        middle = rms.median().clamp(min=1e-30)
         return {
-            "kurtosis": float(kurtosis),
             "dead": float((variance <= _DEAD * variance.median().clamp(min=1e-30)).double().mean()),
             "massive": int((rms > _MASSIVE * middle).sum()),
             "largest": float(rms.max() / middle),
@@ -235,7 +240,7 @@ def concentration(values: Float[Tensor, "c h w"]) -> float:
     side = max(values.shape[1:])
     if side > _SIMILARITY_SIDE:
         values = F.avg_pool2d(values, -(-side // _SIMILARITY_SIDE))
-    c, h, w = values.shape
+    _, h, w = values.shape
     cells = values.flatten(1).T
     unit = F.normalize(cells - cells.mean(0), dim=1)
     count = h * w
@@ -250,7 +255,7 @@ def concentration(values: Float[Tensor, "c h w"]) -> float:
 
 
 def _radial_bins(h: int, w: int) -> Float[Tensor, "k r"]:
-    """Which ring (in whole cycles per shorter side) each coefficient of ``rfft2`` belongs to; the constant alone is 0."""
+    """The ring (whole cycles per shorter side) of each coefficient of ``rfft2``; the constant alone is 0."""
     side = min(h, w)
     y = torch.fft.fftfreq(h, 1 / side)
     x = torch.fft.rfftfreq(w, 1 / side)

@@ -27,7 +27,7 @@ class Score:
         return self.reduce(self.units.sum(0))
 
     def resampled(self, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
-        """Values with units drawn anew; scores over the same units and seed are drawn alike, so they can be compared."""
+        """Values with units drawn anew; scores over the same units and seed are drawn alike, and can be compared."""
         rng = np.random.default_rng(seed)
         count = len(self.units)
         weights = rng.multinomial(count, np.full(count, 1 / count), size=samples)

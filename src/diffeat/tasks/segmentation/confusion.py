@@ -19,7 +19,7 @@ class Confusion:
         self.counts = np.zeros((classes, classes), np.int64) if counts is None else counts
 
     def add(self, truth: np.ndarray, predicted: np.ndarray) -> None:
-        """Count the pixels of a picture; those whose truth is :data:`~diffeat.datasets.labelled.IGNORE` do not count."""
+        """Count the pixels of a picture; :data:`~diffeat.datasets.labelled.IGNORE` in the truth does not count."""
         classes = len(self.counts)
         keep = truth != IGNORE
         pairs = truth[keep].astype(np.int64) * classes + predicted[keep]

@@ -9,6 +9,7 @@ Jensen-Shannon divergence of their predictions. A picture's uncertainty is the m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float, Int
@@ -108,16 +109,16 @@ class PixelEnsemble:
         if not self.members:
             raise InvalidValueError("The ensemble is not trained: call fit first.")
         height, width = picture.size
-        firsts = [m[0] for m in self.members]
-        hidden = [picture.project(f.weight) for f in firsts]  # type: ignore[arg-type]
-        step = max(1, _ROWS_VALUES // (width * firsts[0].weight.shape[0]))  # type: ignore[union-attr]
+        firsts = [cast(nn.Linear, m[0]) for m in self.members]
+        hidden = [picture.project(f.weight) for f in firsts]
+        step = max(1, _ROWS_VALUES // (width * firsts[0].out_features))
         labels = torch.empty(height, width, dtype=torch.long)
         uncertainty = torch.empty(height, width)
         for start in range(0, height, step):
             stop = min(height, start + step)
             opinions = []
             for member, first, part in zip(self.members, firsts, hidden, strict=True):
-                values = part.rows(start, stop).flatten(1).T + first.bias  # type: ignore[operator]
+                values = part.rows(start, stop).flatten(1).T + first.bias
                 opinions.append(member[1:](values).softmax(1))
             stacked = torch.stack(opinions)
             labels[start:stop] = stacked.argmax(2).mode(0).values.reshape(stop - start, width)

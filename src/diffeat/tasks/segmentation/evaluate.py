@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +55,7 @@ class Split:
     @property
     def confusion(self) -> Confusion:
         """Over all test pictures."""
-        return sum(self.confusions[1:], self.confusions[0])
+        return reduce(add, self.confusions)
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,8 @@ class Segmentation:
     def __str__(self) -> str:
         low, high = self.interval()
         spread = f" ± {self.std:.2f} over {len(self.splits)} random splits" if len(self.splits) > 1 else ""
-        sizes = f"{len(self.splits[0].train)} training and {len(self.splits[0].test)} test pictures"
+        first = next(iter(self.splits))
+        sizes = f"{len(first.train)} training and {len(first.test)} test pictures"
         return (
             f"{self.dataset}, recipe {self.recipe}, {self.classifier}\n"
             f"mIoU {self.mean:.2f}{spread} [{low:.1f}, {high:.1f}], pixel accuracy {self.accuracy:.2f}; {sizes}"

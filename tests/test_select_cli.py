@@ -1,0 +1,141 @@
+"""diffeat select, and diffeat eval on labels, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from diffeat.bench.selection import SelectionRow, difference, selection_table
+from diffeat.cli.main import app
+from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
+from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.extraction import Recipe
+from diffeat.selection.labels import open_labels
+from diffeat.selection.score import Score, ratio
+
+MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    images = {"trn": 4, "val": 2, "test": 2}
+    return write_toyworld_pairs(
+        tmp_path_factory.mktemp("toy") / "toy", size=64, classes=["horse", "car"], images=images, pairs=2
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        f"name: tiny\nmodel: {MODEL}\nframe: {{mode: squash, size: 64}}\ntrajectory: {{timesteps: [50]}}\n"
+        "activations: [up_blocks.2, up_blocks.3]\n"
+    )
+    return str(file)
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def said(*arguments: object) -> str:
+    done = run(*arguments)
+    assert done.exit_code == 0, (done.output, done.exception)
+    return done.output
+
+
+def test_toyworld_has_parts_and_classes(toy: Path) -> None:
+    parts = read_toyworld_parts(toy, "train")
+    assert len(parts) == 8
+    assert len(parts.only(["horse"])) == 4
+    shown = {parts.classes[v] for s in parts.only(["horse"]) for v in np.unique(s.labels(len(parts.classes)))}
+    assert {"background", "torso", "head"} <= shown
+    classes = read_toyworld_classes(toy, "test")
+    assert classes.classes == ("horse", "car")
+    assert [s.label for s in classes] == [0, 0, 1, 1]
+    with pytest.raises(UnknownNameError, match="train"):
+        read_toyworld_parts(toy, "tran")
+
+
+def test_select_with_labels_writes_recipe_and_report_and_goes_on(toy: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chosen.yaml"
+    arguments = (
+        "select", "-m", MODEL, "--images", toy / "JPEGImages", "--pictures", 3, "--draws", 2, "--size", 64,
+        "--labels", "toyworld", "--root", toy, "--category", "horse", "--samples", 4, "--budget", 16,
+        "--rules", "paper", "--out", out,
+    )  # fmt: skip
+    printed = said(*arguments)
+    for task in ("correspondence", "segmentation", "classification"):
+        assert task in printed
+    chosen = Recipe.load(out)
+    data = json.loads((tmp_path / "chosen-selection" / "selection.json").read_text())
+    assert data["steps"][-1]["channels"] <= 16
+    assert [s["added"] for s in data["steps"]] == list(chosen.activations)
+    scored = [a for a in data["activations"] if a["scores"]]
+    assert len(scored) == sum(a["kept"] for a in data["activations"])
+    assert all(a["reasons"] for a in data["activations"] if not a["kept"])
+    properties = (tmp_path / "chosen-selection" / "properties.json").stat().st_mtime_ns
+    said(*arguments)
+    assert (tmp_path / "chosen-selection" / "properties.json").stat().st_mtime_ns == properties
+    assert Recipe.load(out) == chosen
+
+
+def test_a_selection_never_reads_the_test_split(toy: Path) -> None:
+    for part in open_labels("toyworld", toy):
+        assert part.check
+        assert not any(path.name.startswith("test_") for path in part.images())
+    with pytest.raises(UnknownNameError, match="segmentation"):
+        open_labels("toyworld", toy, ["segmentaton"])
+    with pytest.raises(InvalidValueError, match="labelled for classification"):
+        open_labels("folders", toy, ["segmentation"])
+
+
+def test_select_says_what_is_wrong(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    base = ("select", "-m", MODEL, "--budget", 4, "--images")
+    assert "no pictures" in str(run(*base, tmp_path / "empty").exception)
+    assert "belong to --labels" in str(run(*base, toy / "JPEGImages", "--task", "segmentation").exception)
+    assert "measured, paper" in str(run(*base, toy / "JPEGImages", "--rules", "nope").exception)
+
+
+def test_rules_can_be_printed() -> None:
+    assert "- property: noise" in said("select", "--show-rules")
+
+
+def test_eval_on_parts_and_classes(toy: Path, recipe: str, tmp_path: Path) -> None:
+    printed = said(
+        "eval", "toyworld-parts", "--root", toy, "--recipe", recipe, "--classifier", "linear", "--labelled", 3,
+        "--category", "horse", "--save", tmp_path / "parts",
+    )  # fmt: skip
+    assert "3 training and 2 test pictures" in printed
+    report = json.loads((tmp_path / "parts" / "report.json").read_text())
+    assert 0 <= report["miou"] <= 100
+    printed = said("eval", "toyworld-classes", "--root", toy, "--recipe", recipe, "--save", tmp_path / "classes")
+    assert "accuracy" in printed
+    assert "8 training and 4 test pictures, 2 classes" in printed
+    assert (tmp_path / "classes" / "report.html").is_file()
+    wrong = run("eval", "toyworld-classes", "--root", toy, "--recipe", recipe, "--splits", 3)
+    assert "label maps" in str(wrong.exception)
+
+
+def test_differences_of_rows_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    hits = (rng.random(300) < 0.5).astype(float)
+    better = np.maximum(hits, rng.random(300) < 0.1)
+    rows = [
+        SelectionRow(name, ("a",), 4, {t: Score(np.stack([v, np.ones(300)], 1), ratio) for t in
+                                       ("correspondence", "part segmentation", "classification")})
+        for name, v in (("legacy choice", hits), ("selected set", better))
+    ]  # fmt: skip
+    value, low, high = difference(rows[1], rows[0], "correspondence")
+    assert value == pytest.approx(100 * (better - hits).mean())
+    assert 0 < low < value < high
+    assert high - low < 8  # unpaired, it would be about 16 wide
+    header, body = selection_table(rows)
+    assert header[2:] == ["correspondence", "part segmentation", "classification"]
+    assert body[-1][0] == "selected − legacy choice"
