@@ -161,3 +161,23 @@ def test_one_picture_cannot_tell_massive_channels(flux: Backbone) -> None:
     recipe = _recipe(flux, refine={"discard": "pre"})
     with pytest.raises(InvalidValueError, match="cannot be known"):
         detect(recipe, flux, list(recipe.activations), PICTURES[:1])  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("preset", "network", "place"),
+    [
+        ("ditf-flux", "FluxTransformer2DModel", "single_transformer_blocks.9.adaln"),
+        ("ditf-flux-davis", "FluxTransformer2DModel", "single_transformer_blocks.5.adaln"),
+        ("ditf-flux2", "Flux2Transformer2DModel", "single_transformer_blocks.19.adaln"),
+        ("ditf-qwen-image", "QwenImageTransformer2DModel", "transformer_blocks.30.adaln"),
+        ("ditf-dit-xl", "DiTTransformer2DModel", "transformer_blocks.14.adaln"),
+        ("ditf-pixart-sigma", "PixArtTransformer2DModel", "transformer_blocks.14.adaln"),
+    ],
+)
+def test_presets_name_blocks_of_the_real_depth(preset: str, network: str, place: str) -> None:
+    import diffusers
+
+    with torch.device("meta"):
+        denoiser = getattr(diffusers, network)()
+    (asked,) = Recipe.load(preset).activations
+    assert modulated_sites(denoiser, [str(asked)])[0].block == place.removesuffix(".adaln")
