@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
 
+_SPLIT = ("spair", "toyworld", "ap10k", "pf-pascal", "cub")
 _DATA = "Correspondence dataset: spair, spair-json, ap10k, pf-pascal, cub, toyworld or csv."
 _ROOT = "The dataset's folder; for csv and spair-json its file."
 _PROMPTS = "Text for the pictures: 'category', a text with {category}, or any other. By default the recipe's own."
@@ -40,6 +41,9 @@ def hyperfeatures(
     recipe: RecipeName = "hyperfeatures-tiny",
     split: Annotated[str, typer.Option(help="Training split.")] = "trn",
     validation: Annotated[str, typer.Option(help="Validation split, '' for none.")] = "val",
+    validation_root: Annotated[
+        Path | None, typer.Option(help="For csv and spair-json, which have no splits: the file of validation pairs.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="About so many training pairs, spread evenly.")] = None,
     validation_limit: Annotated[int | None, typer.Option(min=1, help="About so many validation pairs.")] = 360,
     steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 5000,
@@ -97,7 +101,9 @@ def hyperfeatures(
     known = Recipe.load(recipe)
     known = known if model is None else known.replace(model=model)
     training = _pairs(data, root, split, images, limit)
-    held_out = _pairs(data, root, validation, images, validation_limit) if validation else None
+    held_out = None
+    if validation and (data in _SPLIT or validation_root is not None):
+        held_out = _pairs(data, validation_root or root, validation, images, validation_limit)
     scored_by = get_protocol(protocol or PAIR_DATASETS[data])
     extractor = make_extractor(training_recipe(known, size), device, dtype, batch_size)
     outcome = train_hyperfeatures(
@@ -194,8 +200,7 @@ def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> 
 def _pairs(data: str, root: Path | None, split: str, images: Path | None, limit: int | None) -> PairDataset:
     from diffeat.datasets.registry import open_pairs
 
-    splits = data in ("spair", "toyworld", "ap10k", "pf-pascal", "cub")
-    return open_pairs(data, root, split if splits else None, images).limited(limit)
+    return open_pairs(data, root, split if data in _SPLIT else None, images).limited(limit)
 
 
 def _policy(text: str | None) -> Any:
