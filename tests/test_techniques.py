@@ -227,9 +227,9 @@ class Writes:
 @pytest.mark.parametrize("sly", [False, True])
 def test_a_technique_that_writes_into_weights_is_refused_and_undone(backbone: Backbone, sly: bool) -> None:
     before = fingerprint(backbone.pipeline)
-    with pytest.raises(ModelError, match=r"wrote into 1 weights .*conv_in.weight.* put back"):
-        with Session(backbone) as session, session.use(Writes(sly)):
-            pass
+    refused = pytest.raises(ModelError, match=r"wrote into 1 weights .*conv_in.weight.* put back")
+    with refused, Session(backbone) as session, session.use(Writes(sly)):
+        pass
     assert fingerprint(backbone.pipeline) == before
 
 
