@@ -333,7 +333,7 @@ def test_measuring_a_model(backbone: Backbone, tmp_path: Path) -> None:
     assert "tokens of the text" in found.skipped["down_blocks.0.attentions.0.transformer_blocks.0.attn2.k"]
     assert found["conv_in.in"].measured.noise > 0
     assert found.cka("up_blocks.1", "up_blocks.1.upsamplers.0") == pytest.approx(1)
-    assert len(attention_shifts(found)) == 16
+    assert len(attention_shifts(found)) == 15
     again = measure(backbone, images, size=64, draws=2, timestep=261)
     assert again.properties == found.properties
     save_measurement(found, tmp_path / "saved", "key")

@@ -28,7 +28,7 @@ from diffeat.report.page import Page, markdown_table
 from diffeat.report.selection import score_text, write_selection
 from diffeat.selection.labels import open_labels
 from diffeat.selection.score import Score, ratio
-from diffeat.selection.search import Selection, default_recipe, select
+from diffeat.selection.search import Selection, default_recipe, load_backbone, select
 from diffeat.tasks.classification import evaluate_classification
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
@@ -78,7 +78,7 @@ def run_selection(
     root = Path(folder)
     counts = dict(zip(("trn", "val", "test"), images, strict=True))
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
-    backbone = Backbone.from_pretrained(model)
+    backbone = load_backbone(model)
     legacy = legacy_choice(backbone)
     channels = {a.id: a.channels for a in Catalogue.of(backbone)}
     budget = sum(channels[id] for id in legacy)

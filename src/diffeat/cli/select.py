@@ -74,7 +74,6 @@ def select(
     """
     from rich.console import Console
 
-    from diffeat.backbones import Backbone
     from diffeat.cli.options import parse_dtype
     from diffeat.errors import InvalidValueError
     from diffeat.geometry import find_images
@@ -82,7 +81,7 @@ def select(
     from diffeat.report.selection import write_selection
     from diffeat.selection.labels import open_labels
     from diffeat.selection.rules import load_rules
-    from diffeat.selection.search import default_recipe
+    from diffeat.selection.search import default_recipe, load_backbone
     from diffeat.selection.search import select as run
 
     if rules != "paper":
@@ -96,7 +95,7 @@ def select(
     if not labels and (task or root):
         raise InvalidValueError("--task and --root belong to --labels: name the dataset to rank with.")
     with Console(stderr=True).status(f"Loading {model} …"):
-        backbone = Backbone.from_pretrained(model, device=device, dtype=parse_dtype(dtype))
+        backbone = load_backbone(model, device, parse_dtype(dtype))
     base = default_recipe(backbone).replace(prompt=prompt, **{"trajectory.timesteps": [timestep]})
     if size is not None:
         base = base.replace(frame={"mode": "squash", "size": size})

@@ -142,7 +142,7 @@ def _read_map(path: Path) -> np.ndarray:
     except (ValueError, OSError) as error:
         raise DatasetError(f"The label map {path} cannot be read ({error}).") from error
     values = np.squeeze(values)
-    if values.ndim != 2 or values.dtype.kind not in "iub" and not np.array_equal(values, np.round(values)):
+    if values.ndim != 2 or (values.dtype.kind not in "iub" and not np.array_equal(values, np.round(values))):
         raise DatasetError(
             f"{path} is no label map: whole numbers (rows, columns) are wanted, got {values.dtype} of shape "
             f"{values.shape}."

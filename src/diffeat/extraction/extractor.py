@@ -118,7 +118,7 @@ class Extractor:
         loaded = Recipe.load(recipe)
         if model is not None:
             loaded = loaded.replace(model=str(model))
-        device = torch.device(device) if device is not None else _best_device()
+        device = torch.device(device) if device is not None else best_device()
         dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
         backbone = Backbone.from_pretrained(loaded.model, device=device, dtype=dtype)
         if loaded.denoiser is not None:
@@ -203,6 +203,7 @@ class Extractor:
         for picture in pictures:
             try:
                 frame = self._frame(picture)
+                picture = self._stepped.accept(picture, frame) if self._stepped else picture
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
@@ -305,7 +306,8 @@ class Extractor:
         }
 
 
-def _best_device() -> torch.device:
+def best_device() -> torch.device:
+    """The first accelerator if there is one, else the CPU."""
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 

@@ -107,9 +107,10 @@ def _coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
     """Labels as colours over the faint picture; the background stays grey, ignored pixels white."""
     import matplotlib
 
-    table = (np.array(matplotlib.colormaps["tab20"](np.arange(20))[:, :3]) * 255)[[*range(0, 20, 2), *range(1, 20, 2)]]
+    order = [*range(0, 20, 2), *range(1, 20, 2)]
+    table = 255 * np.array([matplotlib.colormaps["tab20"](i)[:3] for i in order if i not in (14, 15)])  # but no greys
     grey = np.asarray(photo.convert("L"), dtype=float)[..., None].repeat(3, 2) * 0.6 + 60
-    colours = table[(labels - 1) % 20]
+    colours = table[(labels - 1) % len(table)]
     mixed = np.where((labels > 0)[..., None], 0.25 * grey + 0.75 * colours, grey)
     mixed[labels == IGNORE] = 255
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))

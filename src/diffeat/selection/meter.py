@@ -26,8 +26,8 @@ variance lost when the map is averaged over 2×2 cells. All exclude the noise, w
 *Locality without positional embedding* is features that say where a pixel is rather than what it is. ``position`` is
 :math:`\mu^2/(\mu^2+\sigma_a^2+\sigma_e^2)` without the constant: the share explained by the place alone.
 ``concentration`` looks at the 5 % of cells most like a cell (cosine, mean over draws, picture's mean removed): one
-minus their mean distance over the mean distance of all cells; 0 if they lie anywhere, about 0.8 if they are the neighbours.
-What self-attention does about it is the difference between an attention's output and its values, see
+minus their mean distance over the mean distance of all cells; 0 if they lie anywhere, about 0.8 if they are the
+neighbours. What self-attention does about it is the difference between an attention's output and its values, see
 :func:`~diffeat.selection.measure.attention_shifts`.
 
 Spectra, similarity and redundancy use at most 64 channels drawn once, fewer on large grids; the facts use all of them.

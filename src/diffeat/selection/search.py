@@ -14,9 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe, extract_to_store
+from diffeat.extraction.extractor import best_device
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
 from diffeat.selection.greedy import Step, forward_selection, rank_singles
@@ -128,6 +131,18 @@ def select(
     )
     settings = {"rules": str(rules), "tasks": [p.name for p in probes], "seed": seed, "most": most}
     return Selection(recipe, measurement, verdicts, singles, tuple(steps), budget, settings)
+
+
+def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
+    where = torch.device(device) if device is not None else best_device()
+    return Backbone.from_pretrained(
+        model, device=where, dtype=dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
+    )
 
 
 def default_recipe(backbone: Backbone) -> Recipe:
