@@ -62,6 +62,7 @@ def test_lora_from_folder_to_technique(where: tuple[str, Path], tmp_path: Path) 
     settings = LoRASettings(model=model, size=64, steps=2, batch=2, rate=1e-2, rank=2, alpha=4, convolutions=True)
     file = train_lora(settings, pictures, tmp_path)
     assert file.name == "lora-000002.safetensors"
+    assert train_lora(settings, pictures, tmp_path, resume=True) == file  # nothing left to do
     base, found = predictions(model, None), predictions(model, LoRA(path=str(file)))
     assert not torch.equal(found, base)
     assert torch.equal(predictions(model, LoRA(path=str(file)).null()), base)

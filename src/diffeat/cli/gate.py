@@ -74,7 +74,7 @@ def gate(
     )  # fmt: skip
     chosen = changed_recipe(
         recipe, model=model, activations=activation, timesteps=timestep, size=size, seed=seed
-    ).replace(fuse=None)
+    ).replace(fuse=None, views=None, techniques=None, refine=None)
     paths = list(find_images(images).images)
     if limit is not None and limit < len(paths):
         paths = [paths[i * len(paths) // limit] for i in range(limit)]

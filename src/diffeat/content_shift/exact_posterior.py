@@ -140,7 +140,7 @@ class ExactPosterior:
             case _:
                 raise ValueError(f"The toy has no technique {technique!r}.")
 
-    def _edges(self, queries: Tensor, tolerance: float = 0.15) -> Tensor:
+    def _edges(self, queries: Tensor, tolerance: float = 1.5) -> Tensor:
         """Likelihood of the edges as they are seen through noise: their strength is told, their sign is not."""
         edges = self.bank.edges
         seen = edges[queries] + tolerance * torch.randn(

@@ -73,13 +73,14 @@ def train_lora(
     )  # fmt: skip
     weights = {n: p for n, p in unet.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(weights.values(), lr=settings.rate, weight_decay=1e-2)
-    start, checkpoint, file = 0, run / "lora.pt", run / "lora-000000.safetensors"
+    start, checkpoint = 0, run / "lora.pt"
     state = load_state(checkpoint) if resume else None
     if state is not None:
         for name, value in state["weights"].items():
             weights[name].data.copy_(value)
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
+    file = run / f"lora-{start:06d}.safetensors"
     log, began = Log(run / "lora_loss.csv", ("step", "loss", "seconds"), start), time.monotonic()
     for step in range(start, settings.steps):
         generator = at_step(settings.seed, step, "lora")

@@ -79,6 +79,8 @@ def _file(lora: LoRA) -> dict[str, Any]:
 
 
 def _read(pipeline: Any, lora: LoRA) -> dict[str, Any]:
+    if lora.path.endswith((".safetensors", ".bin", ".pt")) and not Path(lora.path).is_file():
+        raise ModelError(f"The LoRA {lora.path!r} cannot be read: there is no such file.")
     options = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
     try:
         state = pipeline.lora_state_dict(lora.path, **_file(lora), **options)
