@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +116,19 @@ def test_what_the_statistics_refuse() -> None:
         statistics.update(torch.full((2, 4), torch.nan))
     with pytest.raises(InvalidValueError, match="ratio > 1"):
         Rule(ratio=0.5)
+
+
+FLUX = [r / "ditf" / "flux" for r in golden_roots() if (r / "ditf" / "flux" / "meta.json").is_file()]
+
+
+@pytest.mark.parametrize("folder", FLUX, ids=str)
+def test_the_channels_of_the_reference_model_are_found_in_its_stream(folder: Path) -> None:
+    statistics = ChannelStatistics(40)
+    for case in ("case0", "case1"):
+        for key, stream in load_file(folder / case / "expected.safetensors").items():
+            if key.startswith("single") and key.endswith("raw_members"):
+                for member in stream:
+                    statistics.update(member.flatten(1).T)
+    expected = json.loads((folder / "meta.json").read_text())["massive_channels"]
+    assert find_massive(statistics).channels == expected
+    assert statistics.stability(len(expected)) == 1

@@ -55,13 +55,23 @@ def test_injected_channels_collapse_raw_features_and_discard_recovers_them(name:
     raw = recipe.replace(activations=[modulated_sites(clean, [id])[0].raw], refine=None)
     wanted = _likeness(Extractor(recipe, clean).extract(PICTURES[:1])[0].tensor)
     collapsed = _likeness(Extractor(raw, massive).extract(PICTURES[:1])[0].tensor)
-    feature = Extractor(recipe, massive).extract(PICTURES[:1])[0]
-    recovered = _likeness(feature.tensor)
-    assert feature.provenance["discarded"] == {f"{id}@50": INJECTED}
+    discard = recipe.replace(refine={"discard": "pre", "channels": INJECTED})
+    recovered = _likeness(Extractor(discard, massive).extract(PICTURES[:1])[0].tensor)
     assert (1 - collapsed).mean() < 0.05  # every token looks like every other
     assert (1 - recovered).mean() > 5 * (1 - collapsed).mean()
     before, after = (torch.corrcoef(torch.stack([wanted, x]))[0, 1] for x in (collapsed, recovered))
     assert after > before + 0.2  # which tokens are alike is what it was without the massive channels
+
+
+def test_discard_takes_what_the_detector_finds_in_this_model() -> None:
+    massive = Backbone.from_pipeline(build("flux"))
+    recipe = _recipe(massive, refine={"discard": "pre"})
+    inject_massive(massive, INJECTED, size=150, spread=0.05, timestep=50, picture=recipe.frame.size)  # pyright: ignore
+    (id,) = recipe.activations
+    (found,) = Extractor(recipe, massive).extract(PICTURES[:1])
+    (told,) = Extractor(recipe.replace(refine={"discard": "pre", "channels": INJECTED}), massive).extract(PICTURES[:1])
+    assert found.provenance["discarded"] == {f"{id}@50": INJECTED}
+    assert torch.equal(found.tensor, told.tensor)
 
 
 @pytest.fixture(scope="module")
