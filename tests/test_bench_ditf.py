@@ -15,6 +15,7 @@ from diffeat.extraction import Recipe
 from tiny.pipelines import build
 
 
+@pytest.mark.slow
 def test_the_comparison_runs_and_tells_rows_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffeat.bench.ditf.SIZE", 64)
     folder = tmp_path / "model"

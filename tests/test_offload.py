@@ -42,8 +42,10 @@ WAYS: dict[str, Callable[[Any, Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("family", "activation"), [("pixart_sigma", "ditf:2"), ("z_image", "ditf:1")])
+@pytest.mark.parametrize(
+    ("way", "family", "activation"),
+    [*((way, "pixart_sigma", "ditf:2") for way in WAYS), ("disk", "z_image", "ditf:1")],
+)
 def test_offloaded_models_give_the_same_features(way: str, family: str, activation: str, tmp_path: Path) -> None:
     recipe = Recipe.from_dict(
         {
