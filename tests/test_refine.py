@@ -87,6 +87,15 @@ def test_without_discard_and_with_one_draw_the_formula_is_the_model_s_own_tensor
         torch.testing.assert_close(formula[name], value, rtol=1e-5, atol=1e-5)
 
 
+def test_half_precision_models_give_features_of_their_precision() -> None:
+    wide = Backbone.from_pipeline(build("flux"))
+    half = Backbone.from_pipeline(build("flux").to(torch.bfloat16))
+    recipe = _recipe(wide, refine={"discard": "pre", "channels": [1]})
+    (expected,), (got,) = (Extractor(recipe, b).extract(PICTURES[:1]) for b in (wide, half))
+    assert got.tensor.dtype == torch.bfloat16
+    assert F.cosine_similarity(got.tensor.float(), expected.tensor, dim=0).mean() > 0.99
+
+
 def test_draws_are_averaged_before_the_norm(flux: Backbone) -> None:
     recipe = _recipe(flux, refine={"discard": "drop", "channels": [1, 4]}).replace(**{"trajectory.draws": 3})
     (id,) = recipe.activations

@@ -64,7 +64,7 @@ def depth(survey: Survey) -> str:
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     ranked = torch.stack([s.mean_abs.sort(descending=True).values[:10] for s in stats])
-    for rank in (1, 2, 9):
+    for rank in (r for r in (1, 2, 9) if r < ranked.shape[1]):
         top.plot(x, ranked[:, rank], color=_SOFT, lw=0.9, ls=":", label=f"{rank + 1}th largest" if rank == 9 else None)
     top.plot(x, [s.mean_abs.median().item() for s in stats], color=_INK, lw=1.4, label="median channel")
     for colour, channel in zip(_COLOURS, _shown(survey), strict=False):
