@@ -55,7 +55,7 @@ def run_selection(
     *,
     model: str = "tiny-unet",
     timestep: float = 50,
-    draws: int = 4,
+    draws: int = 2,
     images: tuple[int, int, int] = (12, 8, 10),
     pairs: int = 30,
     samples: int = 160,
@@ -86,7 +86,7 @@ def run_selection(
         frame={"mode": "squash", "size": SIZE}, **{"trajectory.timesteps": [timestep], "trajectory.draws": draws}
     )
     labels = open_labels("toyworld", data, categories=tuple(SPECIES), most=samples)
-    seen = sorted((data / "JPEGImages").glob("*/trn_*_000[01].jpg"))[:: max(1, len(counts) // 2)][:24]
+    seen = sorted((data / "JPEGImages").glob("*/trn_*_0000.jpg"))
     selection = select(
         backbone, seen, budget=budget, labels=labels, base=base, folder=root / "selection", progress=progress
     )
@@ -125,7 +125,7 @@ def _row(
     parts = [read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test")]
     draws = [
         evaluate_segmentation(
-            *parts, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=root / "parts" / recipe.hash[:12],
+            *parts, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=store,
             seed=seed, progress=progress,
         )
         for seed in range(_DRAWS)
@@ -133,7 +133,7 @@ def _row(
     counts = sum(np.stack([c.counts.ravel() for c in s.splits[0].confusions]) for s in draws)
     k = len(parts[0].classes)
     classes = [read_toyworld_classes(data, split) for split in ("train", "test")]
-    classified = evaluate_classification(*classes, extractor, progress=progress)
+    classified = evaluate_classification(*classes, extractor, store=store, progress=progress)
     right = (classified.truth == classified.predicted).astype(float)
     scores = {
         "correspondence": Score(np.array(hits), ratio),

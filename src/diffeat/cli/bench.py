@@ -91,7 +91,7 @@ def selection(
     out: Folder = Path("bench-selection"),
     model: Annotated[str, typer.Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
     timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 50,
-    draws: Annotated[int, typer.Option(min=1, help="Noise draws that are averaged.")] = 4,
+    draws: Annotated[int, typer.Option(min=1, help="Noise draws that are averaged.")] = 2,
     images: Annotated[
         tuple[int, int, int], typer.Option(help="Pictures per class for training, validation and test.")
     ] = (12, 8, 10),

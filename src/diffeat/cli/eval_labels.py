@@ -74,8 +74,9 @@ def _classification(
 
     if options.splits != 1 or options.labelled or options.categories:
         raise InvalidValueError("--splits, --labelled and --category belong to datasets of label maps.")
+    store = save / f"features-{source.recipe.hash[:12]}" if save else None
     parts = [open_classes(dataset, root, split).limited(options.limit) for split in ("train", "test")]
-    found = evaluate_classification(parts[0], parts[1], source, prompts=prompts, progress=bar)
+    found = evaluate_classification(parts[0], parts[1], source, prompts=prompts, store=store, progress=bar)
     _print(*accuracy_rows(found), str(found), found.notes)
     if save is not None:
         typer.echo(f"Report: {write_classification(found, save)}", err=True)

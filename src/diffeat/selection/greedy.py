@@ -44,6 +44,16 @@ def rank_singles(candidates: Sequence[Property], probes: Sequence[Probe]) -> dic
     return {p.id: {probe.name: probe.score([p.id]) for probe in probes} for p in candidates}
 
 
+def check_budget(candidates: Sequence[Property], budget: int) -> None:
+    """Raise InvalidValueError unless some candidate fits."""
+    smallest = min(candidates, key=lambda p: p.channels)
+    if smallest.channels > budget:
+        raise InvalidValueError(
+            f"The budget of {budget} channels is smaller than the smallest candidate ({smallest.id}, "
+            f"{smallest.channels} channels). Raise the budget to {smallest.channels} at least."
+        )
+
+
 def forward_selection(
     candidates: Sequence[Property],
     probes: Sequence[Probe],
@@ -72,12 +82,7 @@ def forward_selection(
     """
     if not candidates:
         raise InvalidValueError("There is no candidate to choose from: every activation was rejected.")
-    smallest = min(candidates, key=lambda p: p.channels)
-    if smallest.channels > budget:
-        raise InvalidValueError(
-            f"The budget of {budget} channels is smaller than the smallest candidate ({smallest.id}, "
-            f"{smallest.channels} channels). Raise the budget to {smallest.channels} at least."
-        )
+    check_budget(candidates, budget)
     singles = singles or rank_singles(candidates, probes)
     references = {probe.name: max(1e-9, *(s[probe.name].value for s in singles.values())) for probe in probes}
     by_id = {p.id: p for p in candidates}

@@ -22,7 +22,7 @@ from diffeat.extraction import Extractor, Recipe, extract_to_store
 from diffeat.extraction.extractor import best_device
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
-from diffeat.selection.greedy import Step, forward_selection, rank_singles
+from diffeat.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.selection.labels import Labels
 from diffeat.selection.measure import Measurement, Property, measure
 from diffeat.selection.probes import (
@@ -114,7 +114,7 @@ def select(
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
         raise InvalidValueError(_all_rejected(backbone.name, rules, verdicts))
-    _check_budget(candidates, budget)
+    check_budget(candidates, budget)
     probes = _probes(backbone, base, candidates, labels, measurement, seed, folder, progress)
     singles = rank_singles(candidates, probes)
     steps = forward_selection(
@@ -212,15 +212,6 @@ def _probes(
             else:
                 probes.append(ClassificationProbe(part.train, part.check, len(part.classes), ids, load))
     return probes
-
-
-def _check_budget(candidates: Sequence[Property], budget: int) -> None:
-    smallest = min(candidates, key=lambda p: p.channels)
-    if smallest.channels > budget:
-        raise InvalidValueError(
-            f"The budget of {budget} channels is smaller than the smallest candidate ({smallest.id}, "
-            f"{smallest.channels} channels). Raise the budget to {smallest.channels} at least."
-        )
 
 
 def _all_rejected(name: str, rules: str | Path, verdicts: dict[str, Verdict]) -> str:

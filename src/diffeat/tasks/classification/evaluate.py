@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from torch import Tensor
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import InvalidValueError
 from diffeat.progress import Progress, silent
+from diffeat.storage import FeatureStore
 from diffeat.tasks.classification.pooled import pooled_features
-from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy, category_text
+from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy, category_text, extract_pictures
 from diffeat.tasks.ridge import RidgeSums, balanced_accuracy
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -81,6 +84,7 @@ def evaluate_classification(
     activations: Sequence[str] | None = None,
     prompts: PromptPolicy = None,
     strengths: Sequence[float] = STRENGTHS,
+    store: str | Path | FeatureStore | None = None,
     progress: Progress = silent,
 ) -> Classification:
     """Train a linear probe and score it.
@@ -92,6 +96,7 @@ def evaluate_classification(
         activations: Which maps of the recipe; all if not given.
         prompts: Text for all pictures; none that tells the class, of course.
         strengths: Of the regularisation, chosen on every fourth training picture.
+        store: Where features rest, for pictures that are files; without one they are read off and forgotten.
 
     Raises:
         InvalidValueError: The datasets do not fit, a class has no training picture, or the text tells the class.
@@ -109,9 +114,14 @@ def evaluate_classification(
             f"No training picture shows {', '.join(absent)}, which test pictures show. Add some, or leave it out."
         )
     text = category_text("", prompts, getattr(source.recipe, "template", "{}"))
-    features, labels = _pooled(train, source, activations, text, progress)
+    with ExitStack() as stack:
+        if store is not None and not isinstance(store, FeatureStore):
+            recipe = source.recipe
+            store = FeatureStore.open_or_create(store, recipe.content(), recipe.hash, weights=source.fingerprint)
+            stack.enter_context(store)
+        features, labels = _pooled(train, source, activations, text, store, progress)
+        tested, truth = _pooled(test, source, activations, text, store, progress)
     weight, bias, strength = fit_linear(features, labels, len(train.classes), strengths)
-    tested, truth = _pooled(test, source, activations, text, progress)
     return Classification(
         dataset=test.name,
         recipe=source.recipe.name,
@@ -160,11 +170,17 @@ def _pooled(
     source: FeatureSource,
     activations: Sequence[str] | None,
     text: str | None,
+    store: FeatureStore | None,
     progress: Progress,
 ) -> tuple[Tensor, Tensor]:
     samples: list[ClassSample] = list(dataset)
     if not samples:
         raise InvalidValueError(f"{dataset.name} has no pictures in its split {dataset.split!r}.")
-    found = source.stream([s.image for s in samples], text)
+    files = [s.image for s in samples if isinstance(s.image, Path)]
+    if store is not None and len(files) == len(samples):
+        extract_pictures(source, dict.fromkeys(files, text), store, progress)
+        found = (store.load(file.as_posix()) for file in files)
+    else:
+        found = source.stream([s.image for s in samples], text)
     rows = [pooled_features(f, activations) for f in progress(found, total=len(samples), desc=dataset.split)]
     return torch.stack(rows), torch.tensor([s.label for s in samples])
