@@ -67,7 +67,7 @@ def select(
     Every activation is measured for diffusion noise, granularity and locality in one pass; rules leave some out and say
     why; the others are ranked on labelled pictures (or, without any, by their properties), and the set grows one by one
     within the budget. Beside the recipe a folder is left with a report (selection.html) and with features, from which a
-    stopped run goes on. Test splits are never looked at.
+    stopped run goes on. Labels of test splits are never read.
 
     Try it offline:  diffeat toyworld write toy  →  diffeat select -m tiny-unet --images toy/JPEGImages --size 128
     --labels toyworld --root toy --budget 400
