@@ -167,7 +167,7 @@ def test_verdicts_agree_with_the_truth_at_the_stated_error_rates(toy: ExactPoste
         stated = 0.025 * (2 if sign == 0 else 1)
         assert wrong <= stated + 3 * math.sqrt(stated / count), (name, rate)  # three standard errors of the estimate
         if name in ("edges", "all", "guidance", "shuffled edges"):
-            assert rate["helps" if sign > 0 else "hurts"] > 0.95, (name, rate)
+            assert rate["helps" if sign > 0 else "hurts"] > 0.9, (name, rate)
 
 
 # ---- search

@@ -289,6 +289,20 @@ def test_recipes_hold_techniques(files: Any, tmp_path: Any) -> None:
         held.replace(techniques=[{"kind": "controlnet", "model": "x", "scale": 5}])
 
 
+def test_lambdas_are_told_apart(backbone: Backbone, files: Any) -> None:
+    full, none = lambda p: np.ones(p.shape[:2]), lambda p: np.zeros(p.shape[:2])
+    one, two = (ControlNet(model=str(files / "control"), condition=c) for c in (full, none))
+    assert one != two
+    assert one == ControlNet(model=str(files / "control"), condition=full)
+    scene = [Scene("x", torch.zeros(3, SIZE, SIZE), "a cat")]
+    with Session(backbone) as session:
+        controls = []
+        for technique in (one, two):
+            with session.use(technique) as steered:
+                controls.append(steered.prepare(scene).controls[0])
+    assert [float(c.mean()) for c in controls] == [1, 0]
+
+
 def test_captioner_and_captions_by_name(backbone: Backbone) -> None:
     captioner = Prompt(captioner=lambda image: "a dog" if image.size == (SIZE, SIZE) else "?")
     assert torch.equal(features(backbone, captioner), features(backbone, Prompt(text="a dog")))

@@ -10,11 +10,16 @@ from diffeat.errors import InvalidValueError
 
 
 def function_name(function: str | Callable[..., Any]) -> str:
-    """``module:qualified.name``; a name stays as it is."""
+    """``module:qualified.name``; a name stays as it is.
+
+    Lambdas, local functions and objects cannot be imported by a name: theirs tells them apart within this process.
+    """
     if isinstance(function, str):
         return function
-    owner = function if hasattr(function, "__qualname__") else type(function)
-    return f"{owner.__module__}:{owner.__qualname__}"
+    named = hasattr(function, "__qualname__")
+    owner: Any = function if named else type(function)
+    name = f"{owner.__module__}:{owner.__qualname__}"
+    return name if named and "<" not in name else f"{name}#{id(function):x}"
 
 
 def load_function(function: str | Callable[..., Any]) -> Callable[..., Any]:
