@@ -9,8 +9,8 @@ paired. With :math:`b_i, x_i` the mean shifts of picture i over seeds, the *gain
 all their seeds (seeds of one picture are not independent). Percentiles are widened as Student's t asks for few pictures
 (Hesterberg 2015, "expanded percentile").
 
-With confidence 1 − α, a true gain of 0 or less is called *helps* with probability α/2 at most, a true gain of 0 or more
-*hurts* likewise, as far as the bootstrap holds. The relevance ``margin`` is the gain that is too small to matter:
+With confidence 1 − α, a true gain of 0 is called *helps* with probability α/2 and *hurts* likewise, as far as the
+bootstrap holds (see :mod:`diffeat.content_shift.exact_posterior`); other true gains are mistaken less often. The relevance ``margin`` is the gain that is too small to matter:
 
 * **harmless** if the whole interval lies within ±margin;
 * **helps** if the interval lies above 0, **hurts** if below;

@@ -169,7 +169,7 @@ def _notes(result: GateResult) -> list[str]:
         f"Img2Img from t = {t['img2img']:g} in {s.steps} steps; features are read at t = {t['operating']:g}",
         f"gain is the relative reduction of the mean shift, paired by picture and noise; {s.confidence:.0%} intervals "
         "are bootstraps over pictures with all their seeds",
-        f"a technique without effect is called helpful in {(1 - s.confidence) / 2:.1%} of such tests at most; every "
+        f"a technique without effect is called helpful in about {(1 - s.confidence) / 2:.1%} of such tests; every "
         "row and measure is a test of its own",
         f"gains within ±{s.margin:.0%} count as harmless",
         "null: the technique at zero strength; shuffled: it is shown another picture",
