@@ -536,7 +536,11 @@ def test_from_the_command_line(world: Path, recipe: Recipe, tmp_path: Path) -> N
     files = [synthetic / f"000-{n}.png" for n in range(2)]
     run_cli("match", *files, "--recipe", synthetic / "recipe.yaml", "--device", "cpu")
     Recipe.load(synthetic / "recipe.yaml").replace(**{"trajectory.guidance": None}).save(tmp_path / "g.yaml")
-    with pytest.raises(InvalidValueError, match="does not say how it was generated"):
-        run_cli("match", one, files[0], "--recipe", synthetic / "recipe.yaml", "--device", "cpu")
+    failed: dict[str, DiffeatError] = {}
+    reader = Extractor.from_recipe(synthetic / "recipe.yaml", device="cpu")
+    (found,) = reader.stream([one, files[0]], on_error=failed.__setitem__)
+    assert found.provenance["prompt"] == "a cat"
+    assert list(failed) == [one.as_posix()]
+    assert "does not say how it was generated" in str(failed[one.as_posix()])
     with pytest.raises(InvalidValueError, match=r"guidance 2\.0, but recipe .* has None"):
         run_cli("match", *files, "--recipe", tmp_path / "g.yaml", "--device", "cpu")

@@ -96,7 +96,8 @@ def settings_of(recipe: Recipe, size: tuple[int, int]) -> dict[str, Any]:
 
 def start_noise(backbone: Backbone, origin: Origin, seed: int, size: tuple[int, int]) -> Tensor:
     """The noise (1, c, h, w) that a picture arises from."""
-    channels = int(backbone.encode_images(torch.zeros(1, 3, size[1], size[0])).mean.shape[1])
+    side = 4 * backbone.multiple  # any picture tells the channels, a small one soonest
+    channels = int(backbone.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1])
     shape = (channels, *backbone.latent_size(size))
     return keyed_normal(shape, seed=seed, image=origin.key, stream="diffusion", timestep=1000)[None]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,6 +63,23 @@ class SteppedReader:
         """The timesteps of the calls that are read, in the recipe's order."""
         return tuple(self._times[s] for s in self._save)
 
+    def accept(self, picture: Picture, frame: Frame) -> Picture:
+        """The picture with the text that its walk reads.
+
+        Raises:
+            InvalidValueError: The picture is to be generated again and does not say how, or was made otherwise.
+        """
+        if self._recipe.trajectory.kind == "inversion":
+            return picture
+        origin = Origin.of(picture, self._recipe)
+        if tuple(origin.settings["size"]) != frame.model or frame.original != frame.model:
+            made = "×".join(map(str, origin.settings["size"]))
+            raise InvalidValueError(
+                f"{picture.name} was generated at {made} pixels; the recipe's frame makes it "
+                f"{frame.model[0]}×{frame.model[1]}. Use the recipe that diffeat generate wrote."
+            )
+        return replace(picture, text=origin.prompt)
+
     def read(self, group: Group, budget: RowBudget, grad: bool = False) -> list[dict[tuple[float, str], Tensor]]:
         """Maps of pictures of one size by (timestep, activation), or with a trained fusion its one map."""
         found: list[dict[tuple[float, str], Tensor]] = [{} for _ in group]
@@ -109,8 +127,8 @@ class SteppedReader:
     def _start(self, group: Group) -> tuple[Tensor, Conditioning, Guidance | None]:
         recipe, backbone, path = self._recipe, self._backbone, self._recipe.trajectory
         size = group[0][1].model
+        texts = [picture.text for picture, _ in group]
         if path.kind == "inversion":
-            texts = [picture.text for picture, _ in group]
             posterior = backbone.encode_images(torch.stack([frame.pixels(picture.image) for picture, frame in group]))
             rows = [
                 noisy_latents(
@@ -125,14 +143,6 @@ class SteppedReader:
             ]
         else:
             origins = [Origin.of(picture, recipe) for picture, _ in group]
-            texts = [origin.prompt for origin in origins]
-            for origin, (picture, frame) in zip(origins, group, strict=True):
-                if tuple(origin.settings["size"]) != frame.model or frame.original != frame.model:
-                    made = "×".join(map(str, origin.settings["size"]))
-                    raise InvalidValueError(
-                        f"{picture.name} was generated at {made} pixels; the recipe's frame makes it "
-                        f"{frame.model[0]}×{frame.model[1]}. Use the recipe that diffeat generate wrote."
-                    )
             rows = [start_noise(backbone, origin, recipe.seed, size).to(backbone.device) for origin in origins]
         conditioning = backbone.condition(texts, size=size, **recipe.conditioning)
         guidance = None

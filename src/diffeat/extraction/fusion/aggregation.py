@@ -140,7 +140,7 @@ class AggregationNetwork(nn.Module):
     @property
     def used(self) -> Tensor:
         """Bool (steps, layers): the pairs that are not switched off."""
-        off = torch.isneginf(self.mixing_weights.detach())
+        off = torch.isneginf(self.mixing_weights.detach()).cpu()
         return ~off.unflatten(0, (len(self.config.steps), len(self.config.channels)))
 
     def forward(

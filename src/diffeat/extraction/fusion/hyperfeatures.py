@@ -87,11 +87,6 @@ class Hyperfeatures:
         return {FUSED: total[0]}
 
 
-def without_fusion(recipe: Recipe) -> Recipe:
-    """The recipe that gives the maps a head is trained on."""
-    return recipe.replace(fuse=None)
-
-
 @torch.no_grad()
 def fuse_maps(network: AggregationNetwork, layers: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Tensor:
     """Descriptor ``(d, h, w)`` of one picture from its maps ``(steps, c, h, w)`` per layer."""
