@@ -1,6 +1,6 @@
 """Diffusion Hyperfeatures on the toy world with the embedded model, from nothing to a page, in one command.
 
-    python benchmarks/hyperfeatures_toyworld.py OUT [--model tiny-unet] [--steps 1500] [--quick]
+    python benchmarks/hyperfeatures_toyworld.py OUT [--model tiny-unet] [--steps 1000] [--quick]
 
 1. Single maps: every layer at every step, cosine matching without training; the best on the validation pairs is taken.
 2. One step: an aggregation network over all layers of one pass at t = -1.
@@ -62,7 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="tiny-unet", help="alias or pipeline directory")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of each network")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of each network")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="three classes and 60 steps, to see that it runs")
     args = parser.parse_args()
@@ -80,7 +80,7 @@ class Demo:
             out / "world",
             seed=11,
             classes=["cat", "horse", "car"] if quick else None,
-            images={"trn": 4, "val": 3, "test": 3} if quick else {"trn": 10, "val": 4, "test": 8},
+            images={"trn": 4, "val": 3, "test": 3} if quick else {"trn": 8, "val": 3, "test": 6},
             pairs=8 if quick else 30,
             progress=bar,
         )
