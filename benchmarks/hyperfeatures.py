@@ -11,7 +11,7 @@ descriptors of both sides must be equal within 1e-5 (gradients, as one vector, 5
 
 The training step runs on Stable Diffusion 1.5's topology at a quarter of its widths and 256 px (random weights), with
 the paper's 50 inversion steps, 11 of them read, so that denoiser and head keep about the proportion they have at full
-size. Memory is the peak of a fresh process above what it has before the first map is made.
+size. Times are CPU seconds. Memory is the peak of a fresh process above what it has before the first map is made.
 """
 
 from __future__ import annotations
