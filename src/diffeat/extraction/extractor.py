@@ -64,6 +64,7 @@ class Extractor:
         self.recipe = recipe
         self.backbone = backbone
         self.grad = grad
+        self.batch_size = batch_size
         self._budget = RowBudget(backbone, batch_size)
         self._calls = Calls(recipe, backbone)
         self._views = None

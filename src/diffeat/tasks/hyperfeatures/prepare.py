@@ -117,7 +117,7 @@ def explicit(extractor: Extractor) -> Extractor:
     changes: dict = {"activations": [known[n].id if n in known else n for n in extractor.names]}
     if recipe.trajectory.stepped:
         changes["trajectory.save"] = [int(s) for s in recipe.trajectory.read_steps]
-    return Extractor(recipe.replace(**changes), extractor.backbone)
+    return Extractor(recipe.replace(**changes), extractor.backbone, batch_size=extractor.batch_size)
 
 
 def network_config(
