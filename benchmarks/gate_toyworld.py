@@ -220,7 +220,7 @@ def main() -> None:
         if not name.endswith("(pairs)"):
             parted = evaluate_segmentation(*parts, extractor, classifier="linear", progress=bar)
             low, high = parted.interval()
-            parts_rows.append([name, f"{100 * parted.mean:.2f}", f"{100 * low:.2f} to {100 * high:.2f}"])
+            parts_rows.append([name, f"{parted.mean:.2f}", f"{low:.2f} to {high:.2f}"])
 
     page = Page("GATE on the toy world", f"model {given.model}, t = {T}, {len(chosen)} pictures for GATE")
     page.heading("Verdicts")

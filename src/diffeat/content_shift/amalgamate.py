@@ -148,7 +148,7 @@ def train_on_pairs(
             nearest_cells(s.frame.points_to_grid(torch.tensor(points, dtype=torch.float64), grid), grid)
             for s, points in ((one, pair.source_points), (two, pair.target_points))
         ]
-        return keypoint_loss(out[0], out[1], *cells), weights
+        return keypoint_loss(out[0], out[1], cells[0], cells[1]), weights
 
     return _train(recipe, stacks, settings, loss_of, [], progress)
 

@@ -69,8 +69,8 @@ def train_controlnet(
     data = encode_folder(pipeline, images, settings.size, settings.limit, LINE_ART[settings.condition])
     unet, scheduler = pipeline.unet, pipeline.scheduler
     torch.manual_seed(settings.seed)
-    net: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_widths(pipeline)).to(device)
-    net.train().requires_grad_(True)
+    net: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_widths(pipeline))
+    net.to(device).train().requires_grad_(True)
     optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-2)
     start, checkpoint = 0, run / "controlnet.pt"
     state = load_state(checkpoint) if resume else None

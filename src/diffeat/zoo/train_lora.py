@@ -35,7 +35,7 @@ class Settings:
     batch: int = 8
     rate: float = 1e-4
     rank: int = 8
-    alpha: float = 8
+    alpha: int = 8
     convolutions: bool = False
     drop: float = 0.1
     limit: int | None = None
@@ -128,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=Settings.batch)
     parser.add_argument("--rate", type=float, default=Settings.rate)
     parser.add_argument("--rank", type=int, default=Settings.rank)
-    parser.add_argument("--alpha", type=float, help="the rank by default")
+    parser.add_argument("--alpha", type=int, help="the rank by default")
     parser.add_argument("--convolutions", action="store_true", help="adapt convolutions too (LoCon)")
     parser.add_argument("--limit", type=int, help="at most so many pictures")
     parser.add_argument("--seed", type=int, default=0)
