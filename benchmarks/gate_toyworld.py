@@ -127,13 +127,13 @@ def scatter_svg(points: dict[str, tuple[float, float]], rho: float) -> str:
     """GATE's gain against the downstream gain."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="#c8ccd2", lw=1)
     axes.axvline(0, color="#c8ccd2", lw=1)
-    for name, (x, y) in points.items():
-        axes.plot(x, y, "o", color="#2b6cb0", ms=7)
-        axes.annotate(name, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    for n, (name, (x, y)) in enumerate(points.items()):
+        axes.plot(x, y, "o", ms=8, color=f"C{n}", label=name, alpha=0.85)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
     axes.set(xlabel="GATE: less shift by Img2Img, %", ylabel="PCK gain, points", title=f"Spearman ρ = {rho:+.2f}")
     axes.margins(0.15)
     axes.spines[["top", "right"]].set_visible(False)

@@ -37,14 +37,17 @@ class Case:
         self.case = json.loads((folder / "case.json").read_text())
         self.inputs = load_file(folder / "inputs.safetensors")
         self.expected = load_file(folder / "expected.safetensors") | load_file(folder / "expected_img2img.safetensors")
-        self.control = torch.from_numpy(np.asarray(Image.open(folder / "control.png").convert("RGB"))).clone()
+        self.control = np.array(Image.open(folder / "control.png").convert("RGB"))
         self.root = root
         w, h = self.case["image_wh"]
         self.scene = Scene(folder.name, torch.zeros(3, h, w), self.case["prompt"])
 
     def techniques(self, name: str) -> list[Any]:
         control, lora = self.case["controlnet_scale"], self.case["lora_scale"]
-        shown = lambda _: self.control.numpy()  # noqa: E731
+
+        def shown(_: Any) -> Any:
+            return self.control
+
         files = self.root / "techniques"
         known = {
             "none": lambda: None,
@@ -57,9 +60,9 @@ class Case:
         return [t for t in (known[part]() for part in name.split("+")) if t is not None]
 
     @torch.no_grad()
-    def features(self, techniques: Any, t: int) -> dict[str, Tensor]:
+    def features(self, session: Session, techniques: Any, t: int) -> dict[str, Tensor]:
         noisy = self.inputs[f"x_t.{t}"]
-        with Session(self.backbone) as session, session.use(techniques) as steered:
+        with session.use(techniques) as steered:
             rows = steered.prepare([self.scene]).take([0] * len(noisy))
             with Taps(self.backbone.denoiser, [f"gdf:{i}" for i in IDS], stop=False) as taps:
                 found = taps.run(**steered.inputs(noisy, t, rows))
@@ -70,23 +73,25 @@ class Case:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_features(folder: Path) -> None:
     case = Case(folder)
-    for t in case.case["timesteps"]:
-        for name in ("none", "controlnet", "lora", "controlnet+lora", "lora_conv"):
-            for part, found in case.features(case.techniques(name), t).items():
-                assert error(found, case.expected[f"{name}.t{t}.{part}"]) <= TOLERANCE, (name, part)
+    with Session(case.backbone) as session:
+        for t in case.case["timesteps"]:
+            for name in ("none", "controlnet", "lora", "controlnet+lora", "lora_conv"):
+                for part, found in case.features(session, case.techniques(name), t).items():
+                    assert error(found, case.expected[f"{name}.t{t}.{part}"]) <= TOLERANCE, (name, part)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_null_twins_equal_the_base_bit_for_bit(folder: Path) -> None:
     case = Case(folder)
     t = case.case["timesteps"][0]
-    base = case.features(None, t)
     nulls = [case.techniques(n) for n in ("controlnet_null", "lora_null", "controlnet_null+lora_null")]
     nulls += [[x.null() for x in case.techniques(n)] for n in ("controlnet", "lora", "lora_conv", "controlnet+lora")]
     nulls += [[Guidance(scale=5).null()]]
-    for techniques in nulls:
-        found = case.features(techniques, t)
-        assert all(torch.equal(found[i], base[i]) for i in base), techniques
+    with Session(case.backbone) as session:
+        base = case.features(session, None, t)
+        for techniques in nulls:
+            found = case.features(session, techniques, t)
+            assert all(torch.equal(found[i], base[i]) for i in base), techniques
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -81,7 +81,9 @@ def _save_kohya(file: Any, unet: nn.Module, text: nn.Module | None) -> None:
     state = {}
     for prefix, part in (("lora_unet", unet), ("lora_te", text)):
         for path, module in part.named_modules() if part is not None else ():
-            if isinstance(module, nn.Linear) and path.endswith(("to_q", "to_v", "q_proj", "v_proj", "out_proj")):
+            if isinstance(module, nn.Linear) and path.endswith(
+                ("attn2.to_q", "attn2.to_v", "q_proj", "v_proj", "out_proj")
+            ):
                 name = f"{prefix}_{path.replace('.', '_')}"
                 state[f"{name}.lora_down.weight"] = torch.randn(2, module.in_features)
                 state[f"{name}.lora_up.weight"] = torch.randn(module.out_features, 2)

@@ -98,12 +98,12 @@ class Combination:
         """The techniques that change layers of the pipeline."""
         return [t for t in self if isinstance(t, (LoRA, IPAdapter)) or not isinstance(t, Technique)]
 
-    def calls(self, read: bool = True) -> float:
+    def calls(self) -> float:
         """Denoiser calls (a ControlNet's pass counts 0.4 of one) for one row that is read after its steps."""
         steps = self.one(DenoiseFrom)
         guided = self.one(Guidance)
         before = steps.steps * (2 if guided is not None and guided.scale != 1 else 1) if steps else 0
-        return (before + read) * (1 + 0.4 * len(self.all(ControlNet)))
+        return (before + 1) * (1 + 0.4 * len(self.all(ControlNet)))
 
 
 def technique_key(technique: Any) -> str:
