@@ -1,8 +1,8 @@
 """Training of the transformer together with its text encoder on encoded pictures.
 
-Velocity prediction with uniform timesteps, weighted by min(SNR, 5) / (SNR + 1) (Hang et al. 2023), which is what the
-U-Net's loss weighs by too, seen from the clean picture. Captions are hidden and their words named from inside as in
-:mod:`diffeat.zoo.train_unet`. The weights that count are a moving average.
+Loss, weights of timesteps, hidden captions and the heads that tell what a hidden caption says of the figure are those
+of :mod:`diffeat.zoo.train_unet`; the heads read the mean tokens of the middle and the last block. The weights that
+count are a moving average.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,10 @@ from torch.nn import functional as F
 from diffeat.zoo.build_dit import DitParts, make_dit_scheduler
 from diffeat.zoo.optimiser import MuonAdamW
 from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
-from diffeat.zoo.train_unet import SNR_CAP, WORDS, Examples, learning_rate
+from diffeat.zoo.train_unet import CAP, GROUPS, WORDS, Examples, learning_rate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 #: parts of names of matrices that are tables or ends of the network, not maps between features
 _TABLES = ("shared", "relative_attention_bias", "scale_shift_table", "pos_embed", "proj_out", "words")
@@ -41,33 +45,43 @@ def load_dit_average(parts: DitParts, average: dict[str, Tensor]) -> None:
 
 
 class BlockWords(nn.Module):
-    """Reads the words of a hidden caption off the mean tokens of the middle and the last block."""
+    """Tells which word of each group a hidden caption says, from the mean tokens of the middle and the last block.
 
-    def __init__(self, transformer: nn.Module, words: int, plain: list[int]) -> None:
+    Args:
+        transformer: Hooks are left on its blocks.
+        groups: Token ids of each group.
+    """
+
+    def __init__(self, transformer: nn.Module, groups: list[list[int]]) -> None:
         super().__init__()
         blocks = list(transformer.transformer_blocks)  # type: ignore[arg-type]
         width = int(transformer.config["num_attention_heads"] * transformer.config["attention_head_dim"])  # type: ignore[index, operator]
-        self.words = nn.ModuleList([nn.Linear(width, words) for _ in range(2)])
-        self.plain = plain
+        self.words = nn.ModuleList([nn.Linear(width, sum(map(len, groups))) for _ in range(2)])
+        self.groups = [torch.tensor(group) for group in groups]
         self.seen = threading.local()  # slices of a batch run side by side
         for k, block in enumerate((blocks[len(blocks) // 2], blocks[-1])):
             block.register_forward_hook(lambda _m, _i, output, k=k: setattr(self.seen, f"block{k}", output))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Cross-entropy ``(b,)`` of which words occur in each caption, after the transformer ran on this thread."""
-        count = self.words[0].out_features
-        said = torch.zeros(len(tokens), count, device=tokens.device).scatter_(1, tokens, 1.0)  # type: ignore[arg-type]
-        said[:, self.plain] = 0
+        """Cross-entropy ``(b,)``, summed over blocks and groups, after the transformer ran on this thread."""
         total = torch.zeros(len(tokens), device=tokens.device)
         for k, head in enumerate(self.words):
-            guess = head(getattr(self.seen, f"block{k}").float().mean(1))
-            total = total + F.binary_cross_entropy_with_logits(guess, said, reduction="none").sum(1)
+            guesses = head(getattr(self.seen, f"block{k}").float().mean(1))
+            for group, guess in zip(self.groups, guesses.split([len(g) for g in self.groups], 1), strict=True):
+                said = (tokens[:, :, None] == group.to(tokens.device)).any(1)
+                error = F.cross_entropy(guess, said.int().argmax(1), reduction="none")
+                total = total + torch.where(said.any(1), error, 0)
         return total
 
 
+def word_groups(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """The token of each word of each group of which a caption says one, or none."""
+    return [[int(tokenizer(word, add_special_tokens=False).input_ids[0]) for word in group] for group in GROUPS]
+
+
 def train_dit(
-    parts: DitParts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
-    pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
+    parts: DitParts, run: Path, examples: Examples, groups: list[list[int]], steps: int, batch: int, seed: int,
+    device: str, pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
     peak: float = 1e-3, save_every: int = 200,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
@@ -78,7 +92,7 @@ def train_dit(
     weights = dict(named_weights(parts))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        heads = BlockWords(transformer, text.config.vocab_size, examples.plain).to(device)
+        heads = BlockWords(transformer, groups).to(device)
     trained = {**weights, **{f"embed:words.{n}": p for n, p in heads.named_parameters()}}
     optimiser = MuonAdamW(trained)
     average = {name: value.detach().float().clone() for name, value in weights.items()}
@@ -105,8 +119,8 @@ def train_dit(
                 return_dict=False,
             )[0]  # fmt: skip
         error = (guess.float() - velocity).square().mean((1, 2, 3))
-        ratio = abar.to(device)[t] / (1 - abar.to(device)[t])
-        return (error * ratio.clamp(max=SNR_CAP) / (ratio + 1) + WORDS * hidden * heads(tokens)).mean()
+        left = abar.to(device)[t]
+        return (error * (CAP * (1 - left)).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
 
     for step in range(start, steps):
         generator = at_step(seed, step, "dit")

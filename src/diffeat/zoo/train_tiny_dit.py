@@ -24,7 +24,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
 from diffeat.zoo.pictures import CAPTIONS, loss_curves
-from diffeat.zoo.train_dit import load_dit_average, train_dit
+from diffeat.zoo.train_dit import load_dit_average, train_dit, word_groups
 from diffeat.zoo.train_unet import Examples
 from diffeat.zoo.train_vae import encode_all
 
@@ -85,7 +85,8 @@ def train(
             say(f"exported and sampled at step {step}")
 
     average = train_dit(
-        parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
+        parts, run, examples, word_groups(pipeline.tokenizer), settings.steps, settings.batch, settings.seed, device,
+        pool, say, checkpoint,
         save_every=settings.save_every,
     )  # fmt: skip
     export(settings, parts, average, vae, run / "tiny_dit")
