@@ -111,6 +111,24 @@ def test_techniques_as_text() -> None:
         parse_combination("lora:x,scale=7")
 
 
+def test_the_command(backbone: Any, tmp_path: Path) -> None:  # noqa: F811
+    from diffeat.cli.main import app
+
+    backbone.pipeline.save_pretrained(tmp_path / "model")
+    recipe(model=str(tmp_path / "model")).save(tmp_path / "recipe.yaml")
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        picture(i).save(tmp_path / "photos" / f"{i}.png")
+    asked = ["gate", "-i", str(tmp_path / "photos"), "-r", str(tmp_path / "recipe.yaml"), "-x", "prompt:a dog"]
+    small = ["--steps", "1", "--seeds", "1", "--measure", "pixel", "--no-controls", "-o", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*asked, *small], catch_exceptions=False, env={"COLUMNS": "160"})
+    assert "prompt:a dog" in run.output
+    assert (tmp_path / "out" / "gate.html").is_file()
+    run = CliRunner().invoke(app, [*asked, *small, "--search", "9"], catch_exceptions=False)
+    assert "Chosen:" in run.output
+    assert (tmp_path / "out" / "recipe.yaml").is_file()
+
+
 def test_the_command_teaches() -> None:
     from diffeat.cli.main import app
 
