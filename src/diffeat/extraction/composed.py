@@ -51,7 +51,7 @@ class Composer:
         self._recipe = recipe
         self._backbone = backbone
         self._attention: dict[str, list[str]] = {}
-        self.clean = [a for a in recipe.activations if a in CLEAN_IMAGE]
+        self.clean = [a for a in recipe.activations if isinstance(a, str) and a in CLEAN_IMAGE]
         if self.clean and type(backbone.family).pack is not Family.pack:
             raise InvalidValueError(
                 f"{self.clean[0]!r} is for models whose denoiser takes the latent as it is; {backbone.family.name} "
