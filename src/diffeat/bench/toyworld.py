@@ -42,8 +42,8 @@ def run_toyworld(
     recipes: Sequence[str] = (),
     activations: Sequence[str] | None = None,
     timesteps: Sequence[float] = TIMESTEPS,
-    images: int = 10,
-    pairs: int = 30,
+    images: int = 20,
+    pairs: int = 60,
     progress: Progress = silent,
 ) -> list[BenchRow]:
     """Run the benchmark.
@@ -61,7 +61,7 @@ def run_toyworld(
         The rows, in the order of the table. The report lies in ``folder``.
     """
     root = Path(folder)
-    counts = {"trn": 0, "val": 4, "test": images}
+    counts = {"trn": 0, "val": 8, "test": images}
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     own_size = {"mode": "keep", "longer": SIZE}
     single = Recipe.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None)
