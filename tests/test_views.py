@@ -36,7 +36,8 @@ def views_of(files: Any) -> list[Any]:  # noqa: F811
 def test_each_view_is_what_its_recipe_gives_alone(backbone: Any, files: Any) -> None:  # noqa: F811
     pictures, recipes = [picture(i) for i in range(3)], views_of(files)
     together = Views(recipes, backbone, batch_size=7).extract(pictures)
-    assert len(together) == 3 and all(len(found) == len(recipes) for found in together)
+    assert len(together) == 3
+    assert all(len(found) == len(recipes) for found in together)
     for v, one in enumerate(recipes):
         for alone, found in zip(Extractor(one, backbone).extract(pictures), [t[v] for t in together], strict=True):
             assert alone.provenance == found.provenance

@@ -86,7 +86,9 @@ def test_merges_make_words_whole_whatever_they_share():
 
 def tiny_settings(steps: int) -> Settings:
     widths = Widths(vae=(8, 8, 8), unet=(16, 16, 16, 16), text=16, text_layers=1)
-    return Settings(0, steps, batch=2, vae_steps=2, vae_batch=2, pictures=4, calm=2, size=32, save_every=2, widths=widths)
+    return Settings(
+        0, steps, batch=2, vae_steps=2, vae_batch=2, pictures=4, calm=2, size=32, save_every=2, widths=widths
+    )
 
 
 def test_a_continued_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ def run_selection(
         The rows legacy, best single, selected. The reports lie in ``folder``.
     """
     root = Path(folder)
-    counts = dict(zip(("trn", "val", "test"), images, strict=True))
+    counts: dict[str, int] = dict(zip(("trn", "val", "test"), images, strict=True))
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     backbone = load_backbone(model)
     legacy = legacy_choice(backbone)
@@ -122,18 +122,18 @@ def _row(
     store = root / "features" / recipe.hash[:12]
     found = evaluate(open_pairs("toyworld", data, "test"), extractor, _PROTOCOL, store=store, progress=progress)
     hits = [[100 * np.mean(np.array(r.distances) <= 0.1 * r.lengths["bbox"]), 100.0] for r in found.records]
-    parts = [read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test")]
+    shown, unseen = (read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test"))
     draws = [
         evaluate_segmentation(
-            *parts, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=store,
+            shown, unseen, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=store,
             seed=seed, progress=progress,
         )
         for seed in range(_DRAWS)
     ]  # fmt: skip
     counts = sum(np.stack([c.counts.ravel() for c in s.splits[0].confusions]) for s in draws)
-    k = len(parts[0].classes)
-    classes = [read_toyworld_classes(data, split) for split in ("train", "test")]
-    classified = evaluate_classification(*classes, extractor, store=store, progress=progress)
+    k = len(shown.classes)
+    known, new = (read_toyworld_classes(data, split) for split in ("train", "test"))
+    classified = evaluate_classification(known, new, extractor, store=store, progress=progress)
     right = (classified.truth == classified.predicted).astype(float)
     scores = {
         "correspondence": Score(np.array(hits), ratio),

@@ -20,7 +20,7 @@ from diffeat.cli.options import (
     Seed,
     Size,
     Timestep,
-    changed_recipe,
+    any_recipe,
     make_extractor,
 )
 
@@ -58,7 +58,7 @@ def extract(
     from diffeat.progress import bar
     from diffeat.storage import FeatureStore
 
-    chosen = changed_recipe(
+    chosen = any_recipe(
         recipe, model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed
     )
     found = find_images(paths)

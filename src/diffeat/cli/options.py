@@ -69,21 +69,17 @@ def changed_recipe(
     draws: int | None = None,
     size: int | None = None,
     seed: int | None = None,
-) -> Recipe | JointRecipe:
+) -> Recipe:
     """The recipe with what the command line replaces in it.
 
     Raises:
-        InvalidValueError: A joint recipe, whose parts are not changed from here.
+        InvalidValueError: A joint recipe.
     """
     from diffeat.extraction import Recipe
-    from diffeat.extraction.joint import JointRecipe, is_joint
+    from diffeat.extraction.joint import is_joint
 
     if is_joint(recipe):
-        if any(v not in (None, [], ()) for v in (model, activations, timesteps, draws, size, seed)):
-            raise InvalidValueError(
-                f"{recipe!r} joins several recipes; change its parts in a file of your own (a list 'parts')."
-            )
-        return JointRecipe.load(recipe)
+        raise InvalidValueError(f"{recipe!r} joins several recipes; this takes one of a single model.")
     loaded = Recipe.load(recipe)
     changes: dict[str, object] = {}
     if model is not None:
@@ -100,6 +96,23 @@ def changed_recipe(
         side = "size" if loaded.frame.mode != "keep" else "shorter" if loaded.frame.shorter else "longer"
         changes[f"frame.{side}"] = size
     return loaded.replace(**changes) if changes else loaded
+
+
+def any_recipe(recipe: str, **changes: Any) -> Recipe | JointRecipe:
+    """Like :func:`changed_recipe`, or a joint recipe as it is.
+
+    Raises:
+        InvalidValueError: Changes to a joint recipe, whose parts are not changed from here.
+    """
+    from diffeat.extraction.joint import JointRecipe, is_joint
+
+    if not is_joint(recipe):
+        return changed_recipe(recipe, **changes)
+    if any(value not in (None, [], ()) for value in changes.values()):
+        raise InvalidValueError(
+            f"{recipe!r} joins several recipes; change its parts in a file of your own (a list 'parts')."
+        )
+    return JointRecipe.load(recipe)
 
 
 def make_extractor(

@@ -18,6 +18,7 @@ from diffeat.cli.options import (
     Seed,
     Size,
     Timestep,
+    any_recipe,
     changed_recipe,
     make_extractor,
 )
@@ -69,13 +70,15 @@ def show(
         images = list(find_images(paths).images)[:most]
         if not images:
             raise InvalidValueError(f"There are no pictures in {', '.join(map(str, paths))}.")
-        chosen = changed_recipe(
-            recipe, model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed
-        )
-        extractor = make_extractor(chosen, device, dtype)
+        changes = {
+            "model": model, "activations": activation, "timesteps": timestep, "draws": draws, "size": size, "seed": seed
+        }  # fmt: skip
         if word:
-            picture = picture_of_words(chosen, extractor.backbone, images, prompt or "", word)
+            single = changed_recipe(recipe, **changes)
+            extractor = make_extractor(single, device, dtype)
+            picture = picture_of_words(single, extractor.backbone, images, prompt or "", word)
         else:
+            extractor = make_extractor(any_recipe(recipe, **changes), device, dtype)
             picture = picture_of_features(extractor.stream(images, prompt), shared)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)

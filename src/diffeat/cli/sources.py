@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffeat.cli.options import changed_recipe, make_extractor, parse_dtype
+from diffeat.cli.options import any_recipe, make_extractor, parse_dtype
 from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _one(
     name: str, device: str | None, dtype: str | None, batch_size: int | None, changes: dict[str, Any]
 ) -> FeatureSource:
     if not name.startswith(VISION):
-        return make_extractor(changed_recipe(name, **changes), device, dtype, batch_size)
+        return make_extractor(any_recipe(name, **changes), device, dtype, batch_size)
     from diffeat.extraction.vision import VisionExtractor
 
     size = changes.get("size")
