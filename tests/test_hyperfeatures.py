@@ -239,6 +239,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(model: Path) -> Recipe:
     return Recipe.load("hyperfeatures-tiny").replace(
         model=str(model),
+        fuse=None,
         activations=["up_blocks.*.resnets.1.increment"],
         **{"frame.size": 64, "trajectory.steps": 5, "trajectory.save": [4, 2]},
     )
