@@ -42,8 +42,8 @@ def run_toyworld(
     recipes: Sequence[str] = (),
     activations: Sequence[str] | None = None,
     timesteps: Sequence[float] = TIMESTEPS,
-    images: int = 20,
-    pairs: int = 60,
+    images: int = 40,
+    pairs: int = 100,
     progress: Progress = silent,
 ) -> list[BenchRow]:
     """Run the benchmark.

@@ -26,8 +26,8 @@ def toyworld(
         list[float] | None,
         typer.Option("--timestep", "-t", help="To choose from on validation pairs; 20, 100, 200 and 300 by default."),
     ] = None,
-    images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 20,
-    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 60,
+    images: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 40,
+    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 100,
 ) -> None:
     """Semantic correspondence on the toy world: recipes against colours, DAISY and an untrained network."""
     from diffeat.bench.rows import bench_table
