@@ -238,6 +238,7 @@ def test_an_interrupt_leaves_a_store_that_goes_on(photos: Path, recipe: Path, tm
     """Ctrl-C: one line, exit code 130, and the next run completes."""
     code = (
         "import sys, os, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits it ignored
         "from diffeat.extraction import extractor\n"
         "original = extractor.Extractor._extract_group\n"
         "def interrupted(self, *a):\n"

@@ -49,7 +49,7 @@ def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):
 
 
 def test_the_extractor_tells_the_weights_of_its_model(tmp_path: Path):
-    from tests.tiny.pipelines import build
+    from tiny.pipelines import build
 
     from diffeat import Extractor
     from diffeat.backbones import Backbone
