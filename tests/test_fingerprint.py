@@ -49,11 +49,10 @@ def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):
 
 
 def test_the_extractor_tells_the_weights_of_its_model(tmp_path: Path):
-    from tiny.pipelines import build
-
     from diffeat import Extractor
     from diffeat.backbones import Backbone
     from diffeat.extraction import Recipe
+    from tiny.pipelines import build
 
     pipeline = build("sd15")
     recipe = Recipe.from_dict({"model": "x", "trajectory": {"timesteps": [10]}, "activations": ["mid_block"]})
