@@ -21,6 +21,7 @@ from diffeat.extraction.fusion.amalgamation import (
     regularised,
 )
 from diffeat.extraction.fusion.attention_features import aggregate_attention
+from diffeat.tasks.hyperfeatures.loss import keypoint_loss
 from test_golden_gdf import TOLERANCE, error
 
 ROOTS = [root / "gate" for root in golden_roots() if (root / "gate").is_dir()]
@@ -75,6 +76,11 @@ def test_amalgamation(folder: Path) -> None:
             sparsity = -weights.norm(dim=2).mean()
             assert float(sparsity) == pytest.approx(case["scalars"][f"{mode}.{output}.sparsity"], rel=TOLERANCE)
             assert float(-concentration(weights).mean()) == pytest.approx(float(sparsity), rel=TOLERANCE)
+            if (mode, output) == ("eval", "conv") and "clip_loss" in case["scalars"]:
+                loss = case["scalars"]["clip_loss"]
+                cells = (torch.tensor(loss[f"{side}_points"]).long() for side in ("source", "target"))
+                numbers = [row * found.shape[-1] + column for row, column in (c.unbind(1) for c in cells)]
+                assert float(keypoint_loss(found[0], found[1], *numbers)) == pytest.approx(loss["value"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("folder", _folders("attn_maps"))
