@@ -78,17 +78,24 @@ class Autoencoder:
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:
-        """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision."""
+        """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision.
+
+        Afterwards its weights are the very ones of before, in their place in memory.
+        """
         vae: Any = self.vae
-        dtype = vae.dtype
-        if dtype == torch.float32 or not vae.config.get("force_upcast"):
+        if vae.dtype == torch.float32 or not vae.config.get("force_upcast"):
             yield
             return
+        weights = [(weight, weight.data) for weight in vae.parameters()]
+        buffers = [(module, dict(module._buffers)) for module in vae.modules()]
         vae.to(torch.float32)
         try:
             yield
         finally:
-            vae.to(dtype)
+            for weight, data in weights:
+                weight.data = data
+            for module, of_module in buffers:
+                module._buffers.update(of_module)
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
