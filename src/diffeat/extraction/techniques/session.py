@@ -21,16 +21,18 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.techniques.base import Technique
 from diffeat.extraction.techniques.combination import Combination, technique_key
 from diffeat.extraction.techniques.conditions import condition_image, find_condition
-from diffeat.extraction.techniques.controlnet import ControlNet, add_residuals, load_controlnet, residuals
+from diffeat.extraction.techniques.controlnet import ControlNet
+from diffeat.extraction.techniques.controls import Control, add_residuals
 from diffeat.extraction.techniques.guidance import Guidance
 from diffeat.extraction.techniques.ip_adapter import IPAdapter, apply_ip_adapter, image_prompt
+from diffeat.extraction.techniques.load_controlnet import load_controlnet
 from diffeat.extraction.techniques.lora import LoRA, apply_loras
 from diffeat.extraction.techniques.named import function_name
 from diffeat.extraction.techniques.prompt import Prompt
@@ -111,8 +113,8 @@ class Session:
         self._base: Snapshot | None = None
         self._users = 0
         self._states: dict[str, tuple[Snapshot, str]] = {}
-        self._conditions: dict[tuple[str, str], Tensor] = {}
-        self._controlnets: dict[str, nn.Module] = {}
+        self._conditions: dict[tuple[str, str, str], Tensor] = {}
+        self._controls: dict[str, Control] = {}
         self._image_prompts: dict[tuple[str, str], Tensor] = {}
         self._writers: dict[str, Any] = {}
         self._current = ""
@@ -192,17 +194,20 @@ class Session:
 
     # ---- what is computed once
 
-    def _condition(self, technique: ControlNet, scene: Scene) -> Tensor:
+    def _condition(self, technique: ControlNet, control: Control, scene: Scene) -> Tensor:
         shown = scene.shown or scene
-        at = (function_name(technique.condition), f"{shown.key}{tuple(shown.pixels.shape)}")
+        at = (function_name(technique.condition), f"{shown.key}{tuple(shown.pixels.shape)}", control.form)
         if at not in self._conditions:
-            self._conditions[at] = condition_image(find_condition(technique.condition), shown.pixels)
+            picture = condition_image(find_condition(technique.condition), shown.pixels)
+            self._conditions[at] = control.show(picture).to(self.backbone.device)
         return self._conditions[at]
 
-    def _controlnet(self, technique: ControlNet) -> nn.Module:
-        if technique.model not in self._controlnets:
-            self._controlnets[technique.model] = load_controlnet(technique.model, self.backbone.denoiser)
-        return self._controlnets[technique.model]
+    def _control(self, technique: ControlNet) -> Control:
+        if technique.model not in self._controls:
+            self._controls[technique.model] = load_controlnet(technique.model, self.backbone)
+        control = self._controls[technique.model]
+        control.check_mode(technique.mode)
+        return control
 
     def _image_prompt(self, technique: IPAdapter, scene: Scene) -> Tensor:
         shown = scene.shown or scene
@@ -232,7 +237,7 @@ class Steered:
         self._session = session
         self.combination = combination
         self.backbone = session.backbone
-        self._nets = [(session._controlnet(t), t.scale) for t in combination.all(ControlNet)]
+        self._controls = [(t, session._control(t)) for t in combination.all(ControlNet)]
         guidance = combination.one(Guidance)
         self._guidance = guidance if guidance is not None and guidance.scale != 1 else None
 
@@ -257,8 +262,8 @@ class Steered:
             conditioning,
             negative,
             tuple(
-                torch.stack([session._condition(t, scene) for scene in scenes]).to(self.backbone.device)
-                for t in combination.all(ControlNet)
+                torch.stack([session._condition(t, control, scene) for scene in scenes])
+                for t, control in self._controls
             ),
             None if ip is None else torch.cat([session._image_prompt(ip, scene) for scene in scenes]),
         )
@@ -307,10 +312,10 @@ class Steered:
         if rows.images is not None:
             added = {**(inputs.get("added_cond_kwargs") or {}), "image_embeds": [rows.images]}
             inputs = {**inputs, "added_cond_kwargs": added}
-        added_residuals: dict[str, Any] = {}
-        for (net, scale), control in zip(self._nets, rows.controls, strict=True):
-            added_residuals = add_residuals(added_residuals, residuals(net, inputs, control, scale))
-        return {**inputs, **added_residuals}
+        residuals: dict[str, Any] = {}
+        for (t, control), shown in zip(self._controls, rows.controls, strict=True):
+            residuals = add_residuals(residuals, control.residuals(inputs, shown, t.scale, t.mode))
+        return {**inputs, **residuals}
 
 
 def _picture(pixels: Tensor) -> Image.Image:

@@ -1,0 +1,307 @@
+"""What ControlNets of each diffusers class are shown of a picture, and how they are called.
+
+A ControlNet is called with arguments of the denoiser call plus a condition :math:`c`, and gives residuals that the
+denoiser adds to its own activations. UNet models are shown :math:`c` as a picture. Those of transformers are mostly
+shown its latent: here the mean of the autoencoder's posterior, which is the same on every run, where the stock
+pipelines draw a sample from it.
+
+Transformers can have more blocks than there are residuals. Residuals are given out here as the denoiser would do it,
+one for each of its blocks, so that ControlNets of different depth add up block by block.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+
+Form = Literal["picture", "pixels", "latent", "latent without shift"]
+
+
+class Control:
+    """A loaded ControlNet on a backbone. Subclasses say what is special about a diffusers class.
+
+    Attributes:
+        net_class: Name of the diffusers class.
+        denoiser_class: The class of denoisers it is for.
+        same: Entries that both configurations must share.
+        takes: Arguments of the denoiser call that it takes too.
+        form: What it is shown: the condition in [0, 1] or [-1, 1], or its latent.
+        modes: Kinds of condition that it tells apart by number; 0 if it knows one.
+    """
+
+    net_class: ClassVar[str]
+    denoiser_class: ClassVar[str]
+    takes: ClassVar[tuple[str, ...]]
+    same: tuple[str, ...]
+    form: Form = "latent"
+    modes: int = 0
+
+    def __init__(self, net: Any, backbone: Backbone) -> None:
+        self.net: Any = net
+        self.backbone = backbone
+        self.denoiser: Any = backbone.denoiser
+
+    def unfit(self) -> str:
+        """Why it cannot be used on this backbone; empty if it can."""
+        mine, theirs = self.net.config, self.denoiser.config
+        differ = [
+            f"{name} {mine.get(name)} instead of {theirs.get(name)}"
+            for name in self.same
+            if _plain(mine.get(name)) != _plain(theirs.get(name))
+        ]
+        return f"was made for another base model: it has {', '.join(differ)}" if differ else ""
+
+    def check_mode(self, mode: int | None) -> None:
+        """
+        Raises:
+            InvalidValueError: If it needs a mode and has none, or one that it does not know.
+        """
+        if self.modes and (mode is None or mode >= self.modes):
+            raise InvalidValueError(
+                f"This ControlNet knows {self.modes} kinds of condition: give mode=0 to {self.modes - 1} (its card "
+                f"says which is which), not {mode}."
+            )
+        if not self.modes and mode is not None:
+            raise InvalidValueError(f"This ControlNet knows one kind of condition; leave mode={mode} out.")
+
+    def show(self, picture: Float[Tensor, "3 h w"]) -> Float[Tensor, "c _h _w"]:
+        """A condition in [0, 1] in the form that the ControlNet is shown."""
+        if self.form == "picture":
+            return picture
+        pixels = picture * 2 - 1
+        if self.form == "pixels":
+            return pixels
+        latent = self.backbone.encode_images(pixels[None]).mean[0]
+        if self.form == "latent":
+            return latent
+        vae = self.backbone.pipeline.vae.config
+        return latent + (vae.get("shift_factor") or 0.0) * vae.scaling_factor
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        """What it adds to the denoiser call ``inputs``, as arguments of that call."""
+        raise NotImplementedError
+
+    def _given(self, inputs: dict[str, Any], shown: Any, scale: float) -> dict[str, Any]:
+        given = {name: inputs[name] for name in self.takes if inputs.get(name) is not None}
+        return {**given, "controlnet_cond": shown, "conditioning_scale": scale, "return_dict": False}
+
+
+class UNetControl(Control):
+    """Stable Diffusion 1.x, 2.x, XL."""
+
+    net_class = "ControlNetModel"
+    denoiser_class = "UNet2DConditionModel"
+    same = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block", "addition_embed_type")
+    takes = ("sample", "timestep", "encoder_hidden_states", "added_cond_kwargs", "class_labels")
+    form = "picture"
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        down, mid = self._call(inputs, shown.to(inputs["sample"]), scale, mode)
+        return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": mid}
+
+    def _call(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> Any:
+        return self.net(**self._given(inputs, shown, scale))
+
+
+class UNetUnionControl(UNetControl):
+    """One net for several kinds of condition; it is told the kind as a one-hot vector and as its index."""
+
+    net_class = "ControlNetUnionModel"
+
+    def __init__(self, net: Any, backbone: Backbone) -> None:
+        super().__init__(net, backbone)
+        self.modes = net.config.num_control_type
+
+    def _call(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> Any:
+        kind = shown.new_zeros(len(shown), self.modes)
+        kind[:, mode] = 1
+        return self.net(**self._given(inputs, [shown], float(scale)), control_type=kind, control_type_idx=[mode])
+
+
+class SD3Control(Control):
+    """Stable Diffusion 3 and 3.5.
+
+    Nets with ``force_zeros_for_pooled_projection`` were trained without the pooled text and on latents without shift.
+    Nets without text have neither text layers nor an embedding of the latent: they take the transformer's.
+    """
+
+    net_class = "SD3ControlNetModel"
+    denoiser_class = "SD3Transformer2DModel"
+    takes = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections")
+
+    def __init__(self, net: Any, backbone: Backbone) -> None:
+        super().__init__(net, backbone)
+        self.same = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "pooled_projection_dim")
+        self._text = net.config.joint_attention_dim is not None
+        if self._text:
+            self.same += ("joint_attention_dim", "pos_embed_max_size", "qk_norm")
+        if net.config.force_zeros_for_pooled_projection:
+            self.form = "latent without shift"
+
+    def unfit(self) -> str:
+        return super().unfit() or _needs_mask(self.net.config.extra_conditioning_channels)
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        given = self._given(inputs, shown.to(inputs["hidden_states"]), scale)
+        if self.net.config.force_zeros_for_pooled_projection:
+            given["pooled_projections"] = torch.zeros_like(given["pooled_projections"])
+        if not self._text:
+            del given["encoder_hidden_states"]
+        if self.net.pos_embed is None:
+            given["hidden_states"] = self.denoiser.pos_embed(given["hidden_states"])
+        (samples,) = self.net(**given)
+        blocks = len(self.denoiser.transformer_blocks)
+        return {"block_controlnet_hidden_states": _spread(samples, blocks, lambda i, n: int(i / (blocks / n)))}
+
+
+class FluxControl(Control):
+    """FLUX.1.
+
+    Nets with a block for hints are shown pixels, and their residuals take turns over the blocks of the denoiser; others
+    are shown latents, and each residual goes to a run of blocks. A net without guidance is not told it.
+    """
+
+    net_class = "FluxControlNetModel"
+    denoiser_class = "FluxTransformer2DModel"
+    same = ("in_channels", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "pooled_projection_dim",
+            "axes_dims_rope")  # fmt: skip
+    takes = (
+        "hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "img_ids", "txt_ids", "guidance"
+    )  # fmt: skip
+
+    def __init__(self, net: Any, backbone: Backbone) -> None:
+        super().__init__(net, backbone)
+        self.modes = net.config.num_mode or 0
+        if net.input_hint_block is not None:
+            self.form = "pixels"
+
+    def unfit(self) -> str:
+        if self.net.config.guidance_embeds and not self.denoiser.config.guidance_embeds:
+            return "was made for another base model: it has guidance_embeds True instead of False"
+        return super().unfit()
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        hint = self.form == "pixels"
+        shown = shown.to(inputs["hidden_states"])
+        given = self._given(inputs, shown if hint else self.backbone.family.pack(shown), scale)
+        if not self.net.config.guidance_embeds:
+            given.pop("guidance", None)
+        if self.modes:
+            given["controlnet_mode"] = torch.full((len(shown), 1), mode or 0, device=shown.device)
+        double, single = self.net(**given)
+        blocks, singles = len(self.denoiser.transformer_blocks), len(self.denoiser.single_transformer_blocks)
+        return {
+            "controlnet_block_samples": _spread(double, blocks, _in_turn if hint else _in_runs(blocks)),
+            "controlnet_single_block_samples": _spread(single, singles, _in_runs(singles)),
+        }
+
+
+class QwenImageControl(Control):
+    """Qwen-Image, union nets included: they know the kind of their condition by themselves."""
+
+    net_class = "QwenImageControlNetModel"
+    denoiser_class = "QwenImageTransformer2DModel"
+    same = ("in_channels", "num_attention_heads", "attention_head_dim", "joint_attention_dim", "axes_dims_rope")
+    takes = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_hidden_states_mask", "img_shapes")
+
+    def unfit(self) -> str:
+        return super().unfit() or _needs_mask(self.net.config.extra_condition_channels)
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        packed = self.backbone.family.pack(shown.to(inputs["hidden_states"]))
+        samples = self.net(**self._given(inputs, packed, scale))
+        blocks = len(self.denoiser.transformer_blocks)
+        return {"controlnet_block_samples": _spread(samples, blocks, _in_runs(blocks))}
+
+
+class HunyuanDiTControl(Control):
+    """Hunyuan-DiT: one residual for each skip connection."""
+
+    net_class = "HunyuanDiT2DControlNetModel"
+    denoiser_class = "HunyuanDiT2DModel"
+    same = ("in_channels", "patch_size", "hidden_size", "num_attention_heads", "attention_head_dim",
+            "cross_attention_dim", "cross_attention_dim_t5", "text_len", "text_len_t5")  # fmt: skip
+    takes = (
+        "hidden_states", "timestep", "encoder_hidden_states", "text_embedding_mask", "encoder_hidden_states_t5",
+        "text_embedding_mask_t5", "image_meta_size", "style", "image_rotary_emb",
+    )  # fmt: skip
+
+    def unfit(self) -> str:
+        mine, theirs = self.net.config.transformer_num_layers, self.denoiser.config.num_layers
+        if mine // 2 != theirs // 2:
+            return f"was made for another base model: it has transformer_num_layers {mine} instead of {theirs}"
+        return super().unfit()
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
+        return {"controlnet_block_samples": list(samples)}
+
+
+class SanaControl(Control):
+    """Sana: residuals go to the second and the following blocks."""
+
+    net_class = "SanaControlNetModel"
+    denoiser_class = "SanaTransformer2DModel"
+    same = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "num_cross_attention_heads",
+            "cross_attention_dim", "caption_channels")  # fmt: skip
+    takes = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")
+
+    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
+        return {"controlnet_block_samples": list(samples)}
+
+
+CONTROLS: tuple[type[Control], ...] = (
+    UNetControl,
+    UNetUnionControl,
+    SD3Control,
+    FluxControl,
+    QwenImageControl,
+    HunyuanDiTControl,
+    SanaControl,
+)
+
+
+def add_residuals(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """What two ControlNets of one denoiser add together."""
+    return {name: _sum(one.get(name), two.get(name)) for name in {**one, **two}}
+
+
+def _sum(one: Any, two: Any) -> Any:
+    if one is None or two is None:
+        return two if one is None else one
+    if isinstance(one, Tensor):
+        return one + two
+    return [_sum(a, b) for a, b in zip_longest(one, two)]
+
+
+def _spread(samples: Sequence[Tensor] | None, blocks: int, index: Callable[[int, int], int]) -> Sequence[Tensor] | None:
+    """One residual per block of the denoiser; ``index`` says which of the given ones a block gets."""
+    return samples and [samples[index(i, len(samples))] for i in range(blocks)]
+
+
+def _in_turn(block: int, count: int) -> int:
+    return block % count
+
+
+def _in_runs(blocks: int) -> Callable[[int, int], int]:
+    return lambda block, count: block // math.ceil(blocks / count)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, (list, tuple)) else value
+
+
+def _needs_mask(channels: int) -> str:
+    return (
+        f"takes {channels} more channels, a mask of parts to fill in; such ones are not supported" if channels else ""
+    )
