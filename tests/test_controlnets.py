@@ -408,6 +408,7 @@ def test_refusals(tmp_path: Path) -> None:
 
 def test_a_mode_is_held_only_where_there_is_one() -> None:
     assert "mode" not in ControlNet(model="x").model_dump()
+    assert "mode" not in ControlNet(model="x").model_dump(exclude_defaults=True)
     union = ControlNet(model="x", mode=2)
     assert ControlNet(**union.model_dump()) == union != ControlNet(model="x", mode=1)
     assert union.null().mode == union.at(0.5).mode == 2

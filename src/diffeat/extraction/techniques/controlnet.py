@@ -37,7 +37,7 @@ class ControlNet(Technique):
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found = {"kind": self.kind, **plain(self)}
         if self.mode is None:  # recipes without one keep their hash
-            del found["mode"]
+            found.pop("mode", None)
         return found
 
     @property
