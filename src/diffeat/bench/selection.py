@@ -56,9 +56,9 @@ def run_selection(
     model: str = "tiny-unet",
     timestep: float = 50,
     draws: int = 2,
-    images: tuple[int, int, int] = (12, 8, 10),
-    pairs: int = 30,
-    samples: int = 160,
+    images: tuple[int, int, int] = (24, 16, 24),
+    pairs: int = 40,
+    samples: int = 420,
     progress: Progress = silent,
 ) -> list[SelectionRow]:
     """Choose a set on the toy world and compare it.

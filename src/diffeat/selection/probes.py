@@ -4,7 +4,8 @@ Joining maps that have unit length at every place makes inner products add up:
 :math:`\langle f_S(p), f_S(q)\rangle = \sum_{a\in S}\langle f_a(p), f_a(q)\rangle`. All probes here need nothing but
 inner products: matching compares a point with all cells of another picture, and ridge classifiers of pixels and of
 pictures are solved in their dual form. Products are computed once for every activation; the score of any set is then a
-sum of them, and a search over sets reads no features.
+sum of them, and a search over sets reads no features. The strength of a ridge is chosen for every set, on a quarter of
+the training pictures: with a fixed one, sets of different size would be compared at different distances from their best.
 
 *Correspondence*: the most similar cell, PCK at 0.1 of the target's box. *Segmentation*: ridge on a few hundred pixels,
 mIoU on sampled pixels of other pictures. *Classification*: ridge on averaged maps, accuracy. They rank; numbers to
@@ -35,7 +36,8 @@ from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 #: Gives the features of a picture file (or array) with all candidates.
 Load = Callable[[object], FeatureMap]
 ALPHA = 0.1
-_STRENGTH = 0.1
+#: Strengths of a ridge to choose from, in units of the mean squared length of a sample.
+_STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 class Probe(Protocol):
@@ -87,11 +89,18 @@ class CorrespondenceProbe:
 
 
 class _Ridge:
-    """Ridge classification in dual form; products of standardised features, kept by activation."""
+    """Ridge classification in dual form; products of standardised features, kept by activation.
 
-    def __init__(self, labels: Tensor, classes: int) -> None:
+    Args:
+        labels: Of the training samples.
+        classes: How many there are.
+        held_out: Training samples that the strength is chosen on.
+    """
+
+    def __init__(self, labels: Tensor, classes: int, held_out: Tensor) -> None:
+        self._labels, self._classes = labels, classes
         self._targets = 2 * torch.nn.functional.one_hot(labels, classes).double() - 1
-        self._absent = ~torch.isin(torch.arange(classes), labels)
+        self._held_out = held_out
         self._inner: dict[str, Tensor] = {}
         self._outer: dict[str, Tensor] = {}
 
@@ -104,10 +113,28 @@ class _Ridge:
     def predict(self, ids: Sequence[str]) -> Tensor:
         inner = torch.stack([self._inner[id] for id in ids]).sum(0).double()
         outer = torch.stack([self._outer[id] for id in ids]).sum(0).double()
-        inner.diagonal().add_(_STRENGTH * inner.diagonal().mean().clamp(min=1e-9))
-        mean = self._targets.mean(0)
-        scores = outer @ torch.linalg.solve(inner, self._targets - mean) + mean
-        return scores.masked_fill(self._absent, -torch.inf).argmax(1)
+        strength = self._strength(inner)
+        return self._guess(inner, outer, self._targets, strength)
+
+    def _strength(self, inner: Tensor) -> float:
+        out, kept = self._held_out, ~self._held_out
+        if not out.any() or not kept.any():
+            return _STRENGTHS[1]
+        system, outer = inner[kept][:, kept], inner[out][:, kept]
+        truth, right = self._labels[out], []
+        for strength in _STRENGTHS:
+            found = self._guess(system, outer, self._targets[kept], strength)
+            # the mean over classes: most pixels are background
+            right.append(float(np.mean([(found[truth == c] == c).double().mean() for c in truth.unique()])))
+        return _STRENGTHS[int(np.argmax(right))]
+
+    def _guess(self, inner: Tensor, outer: Tensor, targets: Tensor, strength: float) -> Tensor:
+        system = inner.clone()
+        system.diagonal().add_(strength * inner.diagonal().mean().clamp(min=1e-9))
+        mean = targets.mean(0)
+        scores = outer @ torch.linalg.solve(system, targets - mean) + mean
+        absent = (targets < 0).all(0)
+        return scores.masked_fill(absent, -torch.inf).argmax(1)
 
 
 class SegmentationProbe:
@@ -133,7 +160,7 @@ class SegmentationProbe:
         learn = _pixels(train, classes, load, ids, max(8, samples // max(1, len(train))), 20, seed)
         check = _pixels(test, classes, load, ids, 200, 0, seed + 1)
         self._truth, self._picture = check.labels.numpy(), check.pictures.numpy()
-        self._ridge = _Ridge(learn.labels, classes)
+        self._ridge = _Ridge(learn.labels, classes, learn.pictures % 4 == 0)
         one, other = (p.features(torch.arange(len(p))) for p in (learn, check))
         widths = [load(train[0].image)[id].shape[0] for id in ids]
         for id, a, b in zip(ids, one.split(widths, 1), other.split(widths, 1), strict=True):
@@ -156,7 +183,9 @@ class ClassificationProbe:
         self, train: Sequence[ClassSample], test: Sequence[ClassSample], classes: int, ids: Sequence[str], load: Load
     ) -> None:
         self._truth = torch.tensor([s.label for s in test])
-        self._ridge = _Ridge(torch.tensor([s.label for s in train]), classes)
+        labels = torch.tensor([s.label for s in train])
+        turn = (labels[:, None] == labels).tril(-1).sum(1)  # how many of its class came before
+        self._ridge = _Ridge(labels, classes, turn % 4 == 3)
         one, other = (_pooled(samples, ids, load) for samples in (train, test))
         for id in ids:
             self._ridge.add(id, one[id], other[id])
