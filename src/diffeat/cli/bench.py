@@ -94,8 +94,8 @@ def selection(
     draws: Annotated[int, typer.Option(min=1, help="Noise draws that are averaged.")] = 2,
     images: Annotated[
         tuple[int, int, int], typer.Option(help="Pictures per class for training, validation and test.")
-    ] = (12, 8, 10),
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class.")] = 30,
+    ] = (24, 16, 24),
+    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class.")] = 40,
 ) -> None:
     """Toy world: a chosen set of activations against the usual choice and the best single one, on three tasks."""
     from diffeat.bench.selection import run_selection, selection_table
