@@ -61,6 +61,7 @@ def test_the_exported_folder_is_a_stock_pipeline_with_adaln_in_every_block(whole
     folder = whole / "tiny_dit"
     pipeline = DiffusionPipeline.from_pretrained(str(folder), local_files_only=True)
     assert type(pipeline).__name__ == "PixArtSigmaPipeline"
+    assert "_name_or_path" not in (folder / "vae" / "config.json").read_text()
     backbone = Backbone.from_pretrained(str(folder))
     assert backbone.prediction_type == "v_prediction"
     assert [a.id for a in Catalogue.of(backbone).find("ditf:*")] == [f"transformer_blocks.{k}.adaln" for k in range(2)]

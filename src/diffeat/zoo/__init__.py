@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffeat.errors import UnknownNameError, did_you_mean
 
-_FOLDERS = {"tiny-unet": "tiny_unet"}
+_FOLDERS = {"tiny-unet": "tiny_unet", "tiny-dit": "tiny_dit"}
 
 
 def names() -> tuple[str, ...]:

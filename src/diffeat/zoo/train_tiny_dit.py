@@ -99,7 +99,11 @@ def _autoencoder(data: Path | None) -> AutoencoderKL:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     folder = zoo.path("tiny-unet") if data is None else data / "tiny_unet"
-    return AutoencoderKL.from_pretrained(str(folder), subfolder="vae", local_files_only=True)
+    loaded = AutoencoderKL.from_pretrained(str(folder), subfolder="vae", local_files_only=True)
+    plain = {name: value for name, value in loaded.config.items() if name != "_name_or_path"}  # no path of this machine
+    vae: AutoencoderKL = AutoencoderKL.from_config(plain)  # type: ignore[assignment]
+    vae.load_state_dict(loaded.state_dict())
+    return vae.eval()
 
 
 def _fresh(settings: DitSettings, vae: AutoencoderKL) -> tuple[DitParts, PixArtSigmaPipeline]:
