@@ -38,7 +38,7 @@ class DitSettings:
     """All that decides the weights."""
 
     seed: int = 0
-    steps: int = 8000
+    steps: int = 5000
     batch: int = 24
     pictures: int = 20000
     calm: int = 20000
