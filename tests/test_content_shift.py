@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +23,10 @@ from diffeat.content_shift.measures import (
     self_match_shift,
     ssim_shift,
 )
+from diffeat.content_shift.perceptual import weighted_measure
 from diffeat.content_shift.search import BASE, candidates_of, run_search
 from diffeat.content_shift.verdict import judge
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 
 TRUE = {"prompt": 1, "edges": 1, "all": 1, "wrong prompt": -1, "shuffled edges": -1, "guidance": -1, "other draw": 0}
@@ -215,3 +219,38 @@ def test_the_cheaper_of_equals_wins(toy: ExactPosterior) -> None:
 def test_candidates_have_strengths() -> None:
     labels = [c.label for c in candidates_of([LoRA(path="a.safetensors"), Prompt(text="x"), Guidance(scale=4)])]
     assert labels == ["lora a ×1", "lora a ×0.5", "prompt 'x'", "guidance ×4"]
+
+
+# ---- measures by weights of a vision network
+
+
+def test_dino_shift_is_one_minus_the_mean_cosine_of_patch_tokens(tmp_path: Path) -> None:
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(0)
+    config = Dinov2Config(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=2, patch_size=14, image_size=56, mlp_ratio=2
+    )
+    network = Dinov2Model(config).eval()
+    network.save_pretrained(tmp_path)
+    mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean, "image_std": std}))
+    measure = weighted_measure(f"dino:{tmp_path}")
+    levels = torch.randint(0, 256, (2, 3, 56, 56), generator=torch.Generator().manual_seed(1))
+    one, other = levels / 127.5 - 1
+    assert measure(one, one) == pytest.approx(0, abs=1e-6)
+    pixels = (levels / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    with torch.no_grad():
+        tokens = network(pixels, output_hidden_states=True).hidden_states[-1][:, 1:].double()
+    cosine = (tokens[0] * tokens[1]).sum(-1) / (tokens[0].norm(dim=-1) * tokens[1].norm(dim=-1))
+    assert measure(one, other) == pytest.approx(1 - float(cosine.mean()), abs=1e-5)
+
+
+def test_measures_by_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lpips", None)  # as if not installed
+    with pytest.raises(ModelError, match="LPIPS needs the package lpips"):
+        weighted_measure("lpips")
+    with pytest.raises(ModelError, match="no-such-model"):
+        weighted_measure(f"dino:{tmp_path / 'no-such-model'}")
+    with pytest.raises(InvalidValueError, match="use 'dino:MODEL' or 'lpips'"):
+        weighted_measure("dino")
