@@ -138,7 +138,12 @@ def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Pa
 def test_a_clean_model_has_none_and_says_how_far_it_is(flux: Backbone) -> None:
     found = survey(RECIPE, flux, list(calibration_pictures(2)))
     assert found.channels == []
-    assert "No massive channel" in summary(found)[0]
+    told = summary(found)[0]
+    assert "No massive channel" in told
+    size = found.statistics[found.place].mean_abs
+    assert (
+        f"is {float(size.max() / size.median()):.1f} times the median channel (the rule asks for 30, met in 0%" in told
+    )
     with pytest.raises(InvalidValueError, match="two pictures"):
         survey(RECIPE, flux, list(calibration_pictures(1)))
     unet = Backbone.from_pipeline(build("sd15"))

@@ -102,16 +102,26 @@ def find_massive(statistics: ChannelStatistics, rule: Rule = Rule()) -> Detectio
             "with the same sign, cannot be known from them. Add pictures (8 are plenty), or pass a rule with "
             "presence=0 and take the outcome as a property of that picture alone."
         )
-    ratio = _over_median(statistics.mean_abs)
-    presence = (_over_median(statistics.by_image) >= rule.ratio).float().mean(0)
-    mean, std = statistics.mean, statistics.std
-    massive = (ratio >= rule.ratio) & (mean.abs() >= rule.constant_sign * std) & (presence >= rule.presence)
-    found = tuple(
-        MassiveChannel(c, float(ratio[c]), float(mean[c]), float(std[c]), float(presence[c]))
-        for c in massive.nonzero().flatten().tolist()
+    ratio, presence = _over_median(statistics.mean_abs), _presence(statistics, rule)
+    massive = (
+        (ratio >= rule.ratio)
+        & (statistics.mean.abs() >= rule.constant_sign * statistics.std)
+        & (presence >= rule.presence)
     )
+    found = tuple(measured_channel(statistics, c, rule) for c in massive.nonzero().flatten().tolist())
     share = statistics.energy_share([m.channel for m in found])
     return Detection(found, rule, statistics.images, share, statistics.peak_ratio, statistics.gini)
+
+
+def measured_channel(statistics: ChannelStatistics, channel: int, rule: Rule = Rule()) -> MassiveChannel:
+    """What the rule looks at, of a channel that it may call massive or not."""
+    return MassiveChannel(
+        channel,
+        float(_over_median(statistics.mean_abs)[channel]),
+        float(statistics.mean[channel]),
+        float(statistics.std[channel]),
+        float(_presence(statistics, rule)[channel]),
+    )
 
 
 def high_norm_tokens(
@@ -128,6 +138,10 @@ def high_norm_tokens(
     kept[list(massive)] = False
     norms = tokens[:, kept].float().norm(dim=1)
     return norms >= factor * norms.median().clamp(min=1e-30)
+
+
+def _presence(statistics: ChannelStatistics, rule: Rule) -> Tensor:
+    return (_over_median(statistics.by_image) >= rule.ratio).float().mean(0)
 
 
 def _over_median(mean_abs: Tensor) -> Tensor:

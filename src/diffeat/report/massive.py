@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from diffeat.__about__ import __version__
+from diffeat.refinement.massive import measured_channel
 from diffeat.report import massive_figures as figures
 from diffeat.report.massive_survey import Survey
 from diffeat.report.page import Page, markdown_table
@@ -83,11 +84,12 @@ def summary(survey: Survey) -> list[str]:
             rank = f", whose gate there ranks {birth.gate_rank} of all channels" if birth.gate_rank else ""
             lines.append(f"Channel {channel}: block {survey.blocks[birth.first]} ({where}{rank}).")
     else:
-        top = survey.statistics[survey.place].top(1)[0]
-        size = survey.statistics[survey.place].mean_abs
+        statistics = survey.statistics[survey.place]
+        top = measured_channel(statistics, statistics.top(1)[0], rule)
         lines = [
-            f"No massive channel at t = {time:g} by this rule. The largest at {block}, channel {top}, is "
-            f"{float(size[top] / size.median()):.1f} times the median channel; the rule asks for {rule.ratio:g}."
+            f"No massive channel at t = {time:g} by this rule. The largest at {block}, channel {top.channel}, is "
+            f"{top.ratio:.1f} times the median channel (the rule asks for {rule.ratio:g}, met in {top.presence:.0%} of "
+            f"the pictures) with |mean| / std of {abs(top.mean) / max(top.std, 1e-30):.1f}."
         ]
     stability = ", ".join(f"{k} {v:.2f}" for k, v in survey.stability().items())
     lines.append(f"Overlap of the five largest channels (Jaccard, 1 is the same): {stability}.")

@@ -5,7 +5,7 @@ Joining maps that have unit length at every place makes inner products add up:
 inner products: matching compares a point with all cells of another picture, and ridge classifiers of pixels and of
 pictures are solved in their dual form. Products are computed once for every activation; the score of any set is then a
 sum of them, and a search over sets reads no features. The strength of a ridge is chosen for every set, on a quarter of
-the training pictures: with a fixed one, sets of different size would be compared at different distances from their best.
+the training pictures: a fixed one would favour sets of the size that it happens to suit.
 
 *Correspondence*: the most similar cell, PCK at 0.1 of the target's box. *Segmentation*: ridge on a few hundred pixels,
 mIoU on sampled pixels of other pictures. *Classification*: ridge on averaged maps, accuracy. They rank; numbers to
