@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from gate_toyworld import PROTOCOL, SIZE, T, base_recipe, draw_benchmark
 
 from diffeat.backbones import Backbone
+from diffeat.bench.ditf import difference
 from diffeat.content_shift.amalgamate import AmalgamateSettings, train_on_labels, train_on_pairs
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
@@ -25,8 +28,13 @@ from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.techniques import ControlNet, LoRA
 from diffeat.progress import bar
 from diffeat.report.page import Page
-from diffeat.tasks.correspondence.evaluate import evaluate
+from diffeat.selection.score import Score
+from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
+from diffeat.tasks.segmentation import Confusion
 from diffeat.tasks.segmentation.evaluate import evaluate_segmentation
+
+#: What all other ways are compared with.
+BASELINE = "4 draws, mean"
 
 
 def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Recipe]:
@@ -84,32 +92,53 @@ def main() -> None:
                 sets[f"{label} ({task})"] = found.recipe(sets[views], file)
                 shown.append(f"{label}, on {task}: {found}")
                 print(shown[-1], flush=True)
-    for name, recipe in sets.items():
-        extractor = Extractor(recipe.replace(name=name), backbone)
+    paired: dict[str, Evaluation] = {}
+    parted: dict[str, Score] = {}
+    for name in sorted(sets, key=lambda n: n != BASELINE):
+        extractor = Extractor(sets[name].replace(name=name), backbone)
         if not name.endswith("(parts)"):
-            score = evaluate(test, extractor, PROTOCOL, progress=bar).result
-            low, high = score.intervals[PROTOCOL.alpha]
-            pairs_rows.append([name, f"{score.value:.2f}", f"{low:.2f} to {high:.2f}"])
-            print("pairs", *pairs_rows[-1], flush=True)
+            paired[name] = evaluate(test, extractor, PROTOCOL, progress=bar)
+            score = paired[name].result
+            row = _row(name, score.value, score.intervals[PROTOCOL.alpha])
+            if name != BASELINE:
+                less = difference(name, paired[name], paired[BASELINE])
+                row[-1] = f"{less.value:+.2f} [{less.low:+.2f}, {less.high:+.2f}]"
+            pairs_rows.append(row)
+            print("pairs", *row, flush=True)
         if not name.endswith("(pairs)"):
-            parted = evaluate_segmentation(*parts, extractor, classifier="linear", progress=bar)
-            low, high = parted.interval()
-            parts_rows.append([name, f"{parted.mean:.2f}", f"{low:.2f} to {high:.2f}"])
-            print("parts", *parts_rows[-1], flush=True)
+            found = evaluate_segmentation(*parts, extractor, classifier="linear", progress=bar)
+            parted[name] = _by_picture(found.splits[0].confusions, len(parts[0].classes))
+            row = _row(name, parted[name].value, parted[name].interval())
+            if name != BASELINE:
+                draws = parted[name].resampled(1000) - parted[BASELINE].resampled(1000)
+                low, high = np.quantile(draws, [0.025, 0.975])
+                row[-1] = f"{parted[name].value - parted[BASELINE].value:+.2f} [{low:+.2f}, {high:+.2f}]"
+            parts_rows.append(row)
+            print("parts", *row, flush=True)
 
     page = Page(
         "Four denoiser calls a picture, spent in different ways", f"model {given.model}, t = {T}, {SIZE} pixels"
     )
     page.heading("Correspondence")
-    page.table(["features", f"PCK@{PROTOCOL.alpha:g}", "interval"], pairs_rows)
+    page.table(["features", f"PCK@{PROTOCOL.alpha:g}", f"against {BASELINE}"], pairs_rows)
     page.heading("Parts from few labels")
-    page.table(["features", "mIoU", "interval"], parts_rows)
+    page.table(["features", "mIoU", f"against {BASELINE}"], parts_rows)
+    page.text("Intervals are 95 % bootstraps over pictures; differences are paired.")
     page.heading("Weights of the views")
     page.code("\n".join(shown))
     (root / "report.html").write_text(page.html(), encoding="utf-8")
     summary = {"pairs": pairs_rows, "parts": parts_rows, "weights": shown}
     (root / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
     print(f"Report: {root / 'report.html'}")
+
+
+def _row(name: str, value: float, interval: tuple[float, float]) -> list[str]:
+    return [name, f"{value:.2f} [{interval[0]:.2f}, {interval[1]:.2f}]", ""]
+
+
+def _by_picture(confusions: Sequence[Confusion], classes: int) -> Score:
+    counts = np.stack([c.counts.ravel() for c in confusions])
+    return Score(counts, lambda sums: 100 * Confusion(classes, sums.reshape(classes, classes)).miou)
 
 
 if __name__ == "__main__":

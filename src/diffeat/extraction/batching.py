@@ -1,7 +1,7 @@
 """How many rows a denoiser call takes.
 
 On an accelerator the first call runs one row and measures it; later calls fill the free memory, with a margin. On a
-CPU, where larger batches bring little, a call takes about as much memory as eight 64×64 latents. Either way a call
+CPU, where larger batches bring little, a call takes about as much memory as four 64×64 latents. Either way a call
 that runs out of memory is repeated with half the rows.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger("diffeat")
 
 T = TypeVar("T")
 
-_CPU_CELLS = 8 * 64 * 64
+_CPU_CELLS = 4 * 64 * 64
 _MARGIN = 0.7
 _MOST = 64
 

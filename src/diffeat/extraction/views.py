@@ -257,6 +257,8 @@ class Views:
         """One row per slot."""
         prepared: dict[str, Rows] = {}
         for v in dict.fromkeys(source.view for source in sources):
+            if self._text_key(v) in prepared:
+                continue
             scenes = [
                 Scene(item.picture.key, x, item.texts[v], item.picture.name)
                 for item, x in zip(group, pixels, strict=True)
