@@ -69,13 +69,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=400, help="training steps of an amalgamation")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    loras = sorted((given.trained / "train-lora").glob("lora-*.safetensors"))
+    if not loras:
+        parser.error(f"{given.trained} holds no trained techniques; run benchmarks/gate_toyworld.py first.")
     root: Path = given.out
     root.mkdir(parents=True, exist_ok=True)
     data, base = draw_benchmark(root / "toyworld", False), base_recipe(given.model)
     test, train = read_spair(data, "test"), read_spair(data, "trn")
     parts = tuple(read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test"))
     backbone = Backbone.from_pretrained(given.model, device=given.device)
-    loras = sorted((given.trained / "train-lora").glob("lora-*.safetensors"))
     sets = view_sets(base, given.trained / "train-control" / "controlnet", loras[-1])
 
     pairs_rows, parts_rows, shown = [], [], []

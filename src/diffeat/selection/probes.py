@@ -98,7 +98,7 @@ class _Ridge:
     """
 
     def __init__(self, labels: Tensor, classes: int, held_out: Tensor) -> None:
-        self._labels, self._classes = labels, classes
+        self._labels = labels
         self._targets = 2 * torch.nn.functional.one_hot(labels, classes).double() - 1
         self._held_out = held_out
         self._inner: dict[str, Tensor] = {}
