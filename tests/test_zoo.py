@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from diffeat import zoo
 from diffeat.datasets.toyworld.captions import vocabulary
 from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.zoo import cache
 from diffeat.zoo.build import Widths
 from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
 from diffeat.zoo.train_tiny_unet import Settings, train
@@ -120,3 +123,31 @@ def test_a_continued_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     ]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 5
+
+
+def test_a_stage_can_follow_another_with_parts_frozen_and_the_rest_on_a_grid(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffeat.zoo.train_tiny_unet.sample_grid", lambda *_: None)
+    train(tiny_settings(2), tmp_path)
+    before = torch.load(tmp_path / "unet.pt", weights_only=True)["average"]
+    freeze = ("text", "unet.conv_in", "unet.time_embedding", "unet.down_blocks.0", "unet.down_blocks.1")
+    folder = train(replace(tiny_settings(2), stage="more", after="unet", studio=4, freeze=freeze, grid=8), tmp_path)
+    after = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, weight in after.items():
+        old, new = before[f"unet.{name}"].half().float(), weight.float()
+        if any(f"unet.{name}".startswith(f"{part}.") for part in freeze):
+            assert torch.equal(old, new), name
+        elif weight.ndim > 1:
+            assert not torch.equal(old, new), name
+    moved = after["up_blocks.1.resnets.0.conv1.weight"].float()
+    steps = moved / (2.0 ** torch.floor(torch.log2(moved.std() / 8)) * 0.5)  # the spread moves a little by rounding
+    assert torch.equal(steps, steps.round())
+    assert moved.unique().numel() > 16
+
+
+def test_studio_pictures_are_calm_and_have_a_plain_background(tmp_path):
+    cache.draw(tmp_path, 4, 4, 4, seed=0, size=32, workers=1)
+    studio = cache.captions_of(cache.shards(tmp_path)[2])
+    said = [caption for caption in studio if " on " in caption or " in front" in caption]
+    assert said
+    assert all("on a plain background" in caption for caption in said)
+    assert not all("on a plain background" in c for c in cache.captions_of(cache.shards(tmp_path)[0]))

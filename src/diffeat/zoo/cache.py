@@ -22,12 +22,15 @@ SHARD = 2000
 
 #: Calm pictures are sought from this index of the world on.
 CALM_FROM = 10_000_000
+#: Studio pictures are those from this index of the world on.
+STUDIO_FROM = 50_000_000
 
 
-def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, count: int = SHARD) -> None:
+def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, calm: int, count: int = SHARD) -> None:
     """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all.
 
-    The shards after the first ``natural`` show whole figures only, without clutter and occluders.
+    The first ``natural`` shards show the world as it comes; the next ``calm`` ones show whole figures only, without
+    clutter and occluders; those after them show such figures before a plain background.
     """
     from diffeat.datasets.toyworld import Toyworld
 
@@ -36,9 +39,12 @@ def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, cou
         return
     world = Toyworld(seed, size)
     indices = range(shard * count, (shard + 1) * count)
-    if shard >= natural:
-        indices = islice(_calm(world, CALM_FROM + shard * 10 * count), count)
-    samples = [world.sample(k) for k in indices]
+    if shard >= natural + calm:
+        samples = [world.sample(STUDIO_FROM + k, place="studio", framing="whole", calm="yes") for k in indices]
+    elif shard >= natural:
+        samples = [world.sample(k) for k in islice(_calm(world, CALM_FROM + shard * 10 * count), count)]
+    else:
+        samples = [world.sample(k) for k in indices]
     captions.write_text(json.dumps([s.caption for s in samples]))
     with open(folder / f".pictures-{shard:03d}.{os.getpid()}", "wb") as file:
         np.save(file, np.stack([s.image for s in samples]))
@@ -52,17 +58,18 @@ def _calm(world: Toyworld, start: int) -> Iterator[int]:
             yield index
 
 
-def draw(folder: Path, natural: int, calm: int, seed: int, size: int, workers: int) -> None:
-    """Draw pictures with several processes: ``natural`` ones as they come, then ``calm`` ones.
+def draw(folder: Path, natural: int, calm: int, studio: int, seed: int, size: int, workers: int) -> None:
+    """Draw pictures with several processes: ``natural`` ones as they come, then ``calm`` ones, then ``studio`` ones.
 
-    Counts are rounded up to whole shards, unless both are less than one.
+    Counts are rounded up to whole shards, unless all are less than one.
     """
     from multiprocessing import get_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    count = min(SHARD, max(natural, calm))
-    first, total = -(-natural // count), -(-natural // count) - (-calm // count)
-    job = partial(draw_shard, folder=folder, seed=seed, size=size, natural=first, count=count)
+    count = min(SHARD, max(natural, calm, studio))
+    first, second, third = (-(-wanted // count) for wanted in (natural, calm, studio))
+    total = first + second + third
+    job = partial(draw_shard, folder=folder, seed=seed, size=size, natural=first, calm=second, count=count)
     if total * count < SHARD:
         for shard in range(total):
             job(shard)

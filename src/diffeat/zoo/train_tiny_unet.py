@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from multiprocessing.pool import ThreadPool
@@ -21,7 +22,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
 from diffeat.zoo.pictures import loss_curves, sample_grid
-from diffeat.zoo.train_unet import Examples, load_average, train_unet
+from diffeat.zoo.train_unet import DROPPED, Examples, is_frozen, load_average, train_unet
 from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
 
 
@@ -36,10 +37,14 @@ class Settings:
     vae_batch: int = 16
     pictures: int = 20000
     calm: int = 20000
+    studio: int = 0
     size: int = 128
     save_every: int = 200
+    hide: float = DROPPED
     stage: str = "unet"
     after: str | None = None
+    freeze: tuple[str, ...] = ()
+    grid: int = 0
     widths: Widths = field(default_factory=Widths)
 
 
@@ -59,7 +64,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
     pool = ThreadPool(workers)
     pictures = run / "cache"
-    cache.draw(pictures, settings.pictures, settings.calm, settings.seed, settings.size, workers)
+    cache.draw(pictures, settings.pictures, settings.calm, settings.studio, settings.seed, settings.size, workers)
     parts = make_parts(settings.widths, settings.seed, settings.size)
     say("pictures drawn")
     train_vae(
@@ -69,20 +74,19 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     encode_all(parts.vae, run, pictures, device, pool, say)
     settle_scale(parts.vae, run)
     pipeline = make_pipeline(parts)
-    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"])
+    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"], settings.hide)
 
     def checkpoint(step: int, average: dict[str, Tensor]) -> None:
-        export(parts, average, run / "tiny_unet")
+        export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
         if step % (settings.save_every * 4) == 0 or step == settings.steps:
             sample_grid(run / "tiny_unet", run / f"{settings.stage}-{step:06d}.png")
             say(f"exported and sampled at step {step}")
 
     average = train_unet(
         parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-        stage=settings.stage,
-        after=settings.after, save_every=settings.save_every,
+        stage=settings.stage, after=settings.after, freeze=settings.freeze, save_every=settings.save_every,
     )  # fmt: skip
-    export(parts, average, run / "tiny_unet")
+    export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
 
@@ -100,14 +104,31 @@ def _claim(settings: Settings, run: Path, resume: bool) -> None:
         raise InvalidValueError(f"{run} holds a run already; continue it with --resume or give another --out.")
 
 
-def export(parts: Parts, average: dict[str, Tensor], folder: Path) -> None:
-    """Write the averaged model as a float16 pipeline directory; the parts in training stay as they are."""
+def export(parts: Parts, average: dict[str, Tensor], folder: Path, freeze: tuple[str, ...] = (), grid: int = 0) -> None:
+    """Write the averaged model as a float16 pipeline directory; the parts in training stay as they are.
+
+    With a ``grid``, trained matrices of the U-Net are rounded, see :func:`on_grid`.
+    """
+    if grid:
+        rounded = {name for name in average if name.startswith("unet.") and not is_frozen(name, freeze)}
+        average = {name: on_grid(value, grid) if name in rounded else value for name, value in average.items()}
     shipped = Parts(*(copy.deepcopy(m).cpu() for m in (parts.vae, parts.unet, parts.text)))  # type: ignore[arg-type]
     load_average(shipped, average)
     pipeline = make_pipeline(shipped)
     for network in (shipped.vae, shipped.unet):  # transformers loads what it finds: a half text encoder would stay half
         network.half()
     pipeline.save_pretrained(str(folder), safe_serialization=True)
+
+
+def on_grid(weight: Tensor, grid: int) -> Tensor:
+    """A matrix rounded to multiples of a power of two, at most its spread divided by ``grid`` and above half of that.
+
+    Zip files, which wheels are, and git then store it in half of the bytes or less. Vectors stay as they are.
+    """
+    if weight.ndim < 2:
+        return weight
+    step = 2.0 ** math.floor(math.log2(float(weight.std()) / grid))
+    return (weight / step).round() * step
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,9 +141,16 @@ def main(arguments: list[str] | None = None) -> None:
         "--calm", type=int, default=Settings.__dataclass_fields__["calm"].default,
         help="further pictures, all of whole figures without clutter and occluders",
     )  # fmt: skip
+    parser.add_argument(
+        "--studio", type=int, default=Settings.__dataclass_fields__["studio"].default,
+        help="further pictures, all of whole figures before a plain background",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
+    parser.add_argument("--hide", type=float, default=DROPPED, help="share of captions hidden from the U-Net")
     parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
     parser.add_argument("--after", help="an earlier stage whose averaged weights this one starts from")
+    parser.add_argument("--freeze", nargs="*", default=(), metavar="MODULE", help="e.g. text unet.down_blocks.0")
+    parser.add_argument("--grid", type=int, default=0, help="round trained matrices to their spread over this number")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
@@ -135,8 +163,12 @@ def main(arguments: list[str] | None = None) -> None:
         given.vae_steps,
         pictures=given.pictures,
         calm=given.calm,
+        studio=given.studio,
+        hide=given.hide,
         stage=given.stage,
         after=given.after,
+        freeze=tuple(given.freeze),
+        grid=given.grid,
     )
     print(train(settings, given.out, given.device, given.workers, given.resume))
 

@@ -13,12 +13,13 @@ count are a moving average.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,6 +30,7 @@ from diffeat.zoo.build import Parts, make_scheduler
 from diffeat.zoo.optimiser import MuonAdamW
 from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
 
+#: share of hidden captions
 DROPPED = 0.5
 #: most that a timestep counts
 CAP = 5.0
@@ -46,6 +48,11 @@ def _named(parts: Parts) -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}.{name}", value
 
 
+def is_frozen(name: str, freeze: Sequence[str]) -> bool:
+    """Whether a weight belongs to one of the modules ``freeze``."""
+    return any(f"{name}.".startswith(f"{prefix}.") for prefix in freeze)
+
+
 def load_average(parts: Parts, average: dict[str, Tensor]) -> None:
     """Put averaged weights into the networks."""
     with torch.no_grad():
@@ -53,10 +60,16 @@ def load_average(parts: Parts, average: dict[str, Tensor]) -> None:
             value.copy_(average[name])
 
 
+def _plain_layout(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """Inputs without gradients leave channels-last memory: torch 2.13's GroupNorm dies in its backward pass there."""
+    return None if inputs[0].requires_grad else (inputs[0].contiguous(), *inputs[1:])
+
+
 class Examples:
     """Encoded pictures and their captions as token ids."""
 
-    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float) -> None:
+    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float, hide: float = DROPPED) -> None:
+        self.hide = hide
         self.latents = [np.load(p, mmap_mode="r") for p in sorted(run.glob("latents-*.npy"))]
         self.ids = []
         for path in cache.shards(pictures)[: len(self.latents)]:
@@ -77,7 +90,7 @@ class Examples:
             rows.append(torch.from_numpy(np.array(self.latents[shard][offset])).float())
             ids.append(self.ids[shard][offset])
         posterior, tokens = torch.stack(rows), torch.stack(ids)
-        hidden = torch.rand(size, generator=generator) < DROPPED
+        hidden = torch.rand(size, generator=generator) < self.hide
         noise = torch.randn(posterior[:, 0].shape, generator=generator)
         return (posterior[:, 0] + posterior[:, 1] * noise) * self.scale, tokens, hidden
 
@@ -126,21 +139,32 @@ class WordHeads(nn.Module):
 def train_unet(
     parts: Parts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
     pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    stage: str = "unet", after: str | None = None, peak: float = 1e-3, save_every: int = 200,
+    stage: str = "unet", after: str | None = None, freeze: Sequence[str] = (), peak: float = 1e-3,
+    save_every: int = 200,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
 
-    ``at_checkpoint(step, average)`` is called after each checkpoint.
+    ``at_checkpoint(step, average)`` is called after each checkpoint. Weights stay as they are when their names begin
+    with one of ``freeze``, as in ``unet.down_blocks.0`` or ``text``.
     """
     unet, text = parts.unet, parts.text
     unet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    if device == "cpu":  # maps this small are cheaper written out than fused, backwards above all
+        unet.set_attn_processor(AttnProcessor())
     text.to(device).train()  # type: ignore[arg-type]
     weights = dict(_named(parts))
+    for name, value in weights.items():
+        value.requires_grad_(not is_frozen(name, freeze))
+    if freeze:
+        for module in unet.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.register_forward_pre_hook(_plain_layout)
     widths = list(unet.config["block_out_channels"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         heads = WordHeads(unet, [widths[-1], widths[-2]], examples.groups).to(device)
-    trained = {**weights, **{f"words.{n}": p for n, p in heads.named_parameters()}}
+    moving = {name: value for name, value in weights.items() if value.requires_grad}
+    trained = {**moving, **{f"words.{n}": p for n, p in heads.named_parameters()}}
     optimiser = MuonAdamW(trained)
     average = {name: value.detach().float().clone() for name, value in weights.items()}
     start, state = 0, load_state(run / f"{stage}.pt")
