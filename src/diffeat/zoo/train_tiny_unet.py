@@ -38,6 +38,7 @@ class Settings:
     pictures: int = 20000
     calm: int = 20000
     studio: int = 0
+    share: float | None = None
     size: int = 128
     save_every: int = 200
     hide: float = DROPPED
@@ -74,7 +75,9 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     encode_all(parts.vae, run, pictures, device, pool, say)
     settle_scale(parts.vae, run)
     pipeline = make_pipeline(parts)
-    examples = Examples(run, pictures, pipeline.tokenizer, parts.vae.config["scaling_factor"], settings.hide)
+    late = None if settings.share is None else (settings.pictures + settings.calm, settings.share)
+    scale = parts.vae.config["scaling_factor"]
+    examples = Examples(run, pictures, pipeline.tokenizer, scale, settings.hide, late)
 
     def checkpoint(step: int, average: dict[str, Tensor]) -> None:
         export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
@@ -145,6 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--studio", type=int, default=Settings.__dataclass_fields__["studio"].default,
         help="further pictures, all of whole figures before a plain background",
     )  # fmt: skip
+    parser.add_argument("--share", type=float, help="share of studio pictures in training (default: all alike)")
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
     parser.add_argument("--hide", type=float, default=DROPPED, help="share of captions hidden from the U-Net")
     parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
@@ -164,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         pictures=given.pictures,
         calm=given.calm,
         studio=given.studio,
+        share=given.share,
         hide=given.hide,
         stage=given.stage,
         after=given.after,

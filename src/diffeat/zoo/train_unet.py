@@ -66,10 +66,23 @@ def _plain_layout(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tenso
 
 
 class Examples:
-    """Encoded pictures and their captions as token ids."""
+    """Encoded pictures and their captions as token ids.
 
-    def __init__(self, run: Path, pictures: Path, tokenizer, scale: float, hide: float = DROPPED) -> None:
-        self.hide = hide
+    Args:
+        run: Folder of the encoded pictures.
+        pictures: Folder of the captions.
+        tokenizer: Of the text encoder.
+        scale: What latents are multiplied with.
+        hide: Share of hidden captions.
+        late: ``(first, share)``: the share of each batch that is drawn from the pictures from number ``first`` on
+            (default: all pictures are drawn alike).
+    """
+
+    def __init__(
+        self, run: Path, pictures: Path, tokenizer, scale: float, hide: float = DROPPED,
+        late: tuple[int, float] | None = None,
+    ) -> None:  # fmt: skip
+        self.hide, self.late = hide, late
         self.latents = [np.load(p, mmap_mode="r") for p in sorted(run.glob("latents-*.npy"))]
         self.ids = []
         for path in cache.shards(pictures)[: len(self.latents)]:
@@ -84,7 +97,7 @@ class Examples:
     def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Latent draws ``(b, c, h, w)``, true token ids ``(b, n)``, and whether each caption is hidden ``(b,)``."""
         rows, ids = [], []
-        for index in torch.randint(self.count, (size,), generator=generator).tolist():
+        for index in self._indices(size, generator):
             shard = int(np.searchsorted(self.starts, index, side="right")) - 1
             offset = index - int(self.starts[shard])
             rows.append(torch.from_numpy(np.array(self.latents[shard][offset])).float())
@@ -93,6 +106,14 @@ class Examples:
         hidden = torch.rand(size, generator=generator) < self.hide
         noise = torch.randn(posterior[:, 0].shape, generator=generator)
         return (posterior[:, 0] + posterior[:, 1] * noise) * self.scale, tokens, hidden
+
+    def _indices(self, size: int, generator: torch.Generator) -> list[int]:
+        if self.late is None:
+            return torch.randint(self.count, (size,), generator=generator).tolist()
+        first, share = self.late
+        below, place = torch.rand(2, size, generator=generator)
+        spans = torch.where(below < share, self.count - first, first)
+        return (torch.where(below < share, first, 0) + (place * spans).long()).tolist()
 
 
 def _tokens(tokenizer, captions: list[str]) -> Tensor:
