@@ -17,6 +17,7 @@ from diffeat.zoo import cache
 from diffeat.zoo.build import Widths
 from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
 from diffeat.zoo.train_tiny_unet import Settings, train
+from diffeat.zoo.train_unet import Examples
 
 
 @pytest.fixture(scope="module")
@@ -151,3 +152,20 @@ def test_studio_pictures_are_calm_and_have_a_plain_background(tmp_path):
     assert said
     assert all("on a plain background" in caption for caption in said)
     assert not all("on a plain background" in c for c in cache.captions_of(cache.shards(tmp_path)[0]))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_share_of_each_batch_comes_from_the_late_pictures(tmp_path, share):
+    cache.draw(tmp_path, 4, 4, 4, seed=0, size=32, workers=1)
+    for k in range(3):  # latents tell which picture they are of
+        numbers = np.arange(4 * k, 4 * k + 4, dtype=np.float16)
+        latents = (
+            np.broadcast_to(numbers[:, None, None, None, None], (4, 2, 1, 2, 2)) * np.array([1, 0])[:, None, None, None]
+        )
+        np.save(tmp_path / f"latents-{k:03d}.npy", latents)
+    examples = Examples(tmp_path, tmp_path, make_tokenizer(vocabulary()), 1.0, late=(8, share))
+    latents, *_ = examples.batch(3000, torch.Generator().manual_seed(0))
+    taken = latents[:, 0, 0, 0].int()
+    assert abs((taken >= 8).float().mean() - share) < 0.03
+    expected = {0.0: 8, 0.3: 12, 1.0: 4}[share]
+    assert len(taken.unique()) == expected
