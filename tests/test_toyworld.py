@@ -172,6 +172,10 @@ def test_fixed_attributes_and_bad_ones():
     sample = Toyworld(0, size=64).sample(1, name="car", place="road", view="left", light="sunny")
     assert sample.image.shape == (64, 64, 3)
     assert (sample.attributes["place"], sample.attributes["view"], sample.name) == ("road", "left", "car")
+    for size, (low, high) in {"small": (30, 66), "large": (107, 125)}.items():
+        figure = Toyworld(0).sample(2, name="bottle", framing="whole", calm="yes", size=size)
+        assert figure.attributes["size"] == size
+        assert low < max(figure.box[2] - figure.box[0], figure.box[3] - figure.box[1]) < high
     with pytest.raises(UnknownNameError, match="horse"):
         Toyworld(0, classes=["hors"])
     with pytest.raises(UnknownNameError, match="view"):

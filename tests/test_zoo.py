@@ -146,7 +146,7 @@ def test_a_stage_can_follow_another_with_parts_frozen_and_the_rest_on_a_grid(tmp
 
 
 def test_studio_pictures_are_calm_and_have_a_plain_background(tmp_path):
-    cache.draw(tmp_path, 4, 4, 4, seed=0, size=32, workers=1)
+    cache.draw(tmp_path, cache.Counts(4, 4, 4), seed=0, size=32, workers=1)
     studio = cache.captions_of(cache.shards(tmp_path)[2])
     said = [caption for caption in studio if " on " in caption or " in front" in caption]
     assert said
@@ -156,7 +156,7 @@ def test_studio_pictures_are_calm_and_have_a_plain_background(tmp_path):
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_a_share_of_each_batch_comes_from_the_late_pictures(tmp_path, share):
-    cache.draw(tmp_path, 4, 4, 4, seed=0, size=32, workers=1)
+    cache.draw(tmp_path, cache.Counts(4, 4, 4), seed=0, size=32, workers=1)
     for k in range(3):  # latents tell which picture they are of
         numbers = np.arange(4 * k, 4 * k + 4, dtype=np.float16)
         latents = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count as count_from
 from itertools import islice
@@ -22,16 +23,29 @@ SHARD = 2000
 
 #: Calm pictures are sought from this index of the world on.
 CALM_FROM = 10_000_000
-#: Studio pictures are those from this index of the world on.
-STUDIO_FROM = 50_000_000
+#: Pictures of fixed traits are those from this index of the world on.
+FIXED_FROM = 50_000_000
+#: What is fixed: whole figures on a plain background, of any size, and filling the picture.
+STUDIO = {"place": "studio", "framing": "whole", "calm": "yes"}
+FIXED = {"studio": STUDIO, "large": {**STUDIO, "size": "large"}}
 
 
-def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, calm: int, count: int = SHARD) -> None:
-    """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all.
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many pictures of each kind, in the order in which they are drawn.
 
-    The first ``natural`` shards show the world as it comes; the next ``calm`` ones show whole figures only, without
-    clutter and occluders; those after them show such figures before a plain background.
+    ``natural`` ones show the world as it comes, ``calm`` ones whole figures without clutter and occluders, ``studio``
+    ones such figures on a plain background, ``large`` ones those that fill the picture.
     """
+
+    natural: int = 0
+    calm: int = 0
+    studio: int = 0
+    large: int = 0
+
+
+def draw_shard(shard: int, kind: str, folder: Path, seed: int, size: int, count: int = SHARD) -> None:
+    """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all."""
     from diffeat.datasets.toyworld import Toyworld
 
     pictures, captions = folder / f"pictures-{shard:03d}.npy", folder / f"captions-{shard:03d}.json"
@@ -39,12 +53,12 @@ def draw_shard(shard: int, folder: Path, seed: int, size: int, natural: int, cal
         return
     world = Toyworld(seed, size)
     indices = range(shard * count, (shard + 1) * count)
-    if shard >= natural + calm:
-        samples = [world.sample(STUDIO_FROM + k, place="studio", framing="whole", calm="yes") for k in indices]
-    elif shard >= natural:
+    if kind == "natural":
+        samples = [world.sample(k) for k in indices]
+    elif kind == "calm":
         samples = [world.sample(k) for k in islice(_calm(world, CALM_FROM + shard * 10 * count), count)]
     else:
-        samples = [world.sample(k) for k in indices]
+        samples = [world.sample(FIXED_FROM + k, **FIXED[kind]) for k in indices]
     captions.write_text(json.dumps([s.caption for s in samples]))
     with open(folder / f".pictures-{shard:03d}.{os.getpid()}", "wb") as file:
         np.save(file, np.stack([s.image for s in samples]))
@@ -58,25 +72,21 @@ def _calm(world: Toyworld, start: int) -> Iterator[int]:
             yield index
 
 
-def draw(folder: Path, natural: int, calm: int, studio: int, seed: int, size: int, workers: int) -> None:
-    """Draw pictures with several processes: ``natural`` ones as they come, then ``calm`` ones, then ``studio`` ones.
-
-    Counts are rounded up to whole shards, unless all are less than one.
-    """
+def draw(folder: Path, counts: Counts, seed: int, size: int, workers: int) -> None:
+    """Draw pictures with several processes; counts are rounded up to whole shards, unless all are less than one."""
     from multiprocessing import get_context
 
     folder.mkdir(parents=True, exist_ok=True)
-    count = min(SHARD, max(natural, calm, studio))
-    first, second, third = (-(-wanted // count) for wanted in (natural, calm, studio))
-    total = first + second + third
-    job = partial(draw_shard, folder=folder, seed=seed, size=size, natural=first, calm=second, count=count)
-    if total * count < SHARD:
-        for shard in range(total):
-            job(shard)
+    wanted = asdict(counts)
+    count = min(SHARD, max(wanted.values()))
+    kinds = [kind for kind, number in wanted.items() for _ in range(-(-number // count))]
+    job = partial(draw_shard, folder=folder, seed=seed, size=size, count=count)
+    if len(kinds) * count < SHARD:
+        for shard, kind in enumerate(kinds):
+            job(shard, kind)
         return
     with get_context("spawn").Pool(workers) as pool:
-        for _ in pool.imap(job, range(total), chunksize=1):
-            pass
+        pool.starmap(job, enumerate(kinds), chunksize=1)
 
 
 def shards(folder: Path) -> list[Path]:

@@ -72,7 +72,8 @@ def train(
     vae = _autoencoder(data)
     if data is None:
         data = run
-        cache.draw(run / "cache", settings.pictures, settings.calm, 0, settings.seed, settings.size, workers)
+        counts = cache.Counts(settings.pictures, settings.calm)
+        cache.draw(run / "cache", counts, settings.seed, settings.size, workers)
         encode_all(vae, run, run / "cache", device, pool, say)
         say("pictures drawn and encoded")
     parts, pipeline = _fresh(settings, vae)

@@ -38,6 +38,7 @@ class Settings:
     pictures: int = 20000
     calm: int = 20000
     studio: int = 0
+    large: int = 0
     share: float | None = None
     size: int = 128
     save_every: int = 200
@@ -47,6 +48,11 @@ class Settings:
     freeze: tuple[str, ...] = ()
     grid: int = 0
     widths: Widths = field(default_factory=Widths)
+
+    @property
+    def counts(self) -> cache.Counts:
+        """Of which kinds the pictures are."""
+        return cache.Counts(self.pictures, self.calm, self.studio, self.large)
 
 
 def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, resume: bool = False) -> Path:
@@ -65,7 +71,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
     pool = ThreadPool(workers)
     pictures = run / "cache"
-    cache.draw(pictures, settings.pictures, settings.calm, settings.studio, settings.seed, settings.size, workers)
+    cache.draw(pictures, settings.counts, settings.seed, settings.size, workers)
     parts = make_parts(settings.widths, settings.seed, settings.size)
     say("pictures drawn")
     train_vae(
@@ -75,7 +81,8 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     encode_all(parts.vae, run, pictures, device, pool, say)
     settle_scale(parts.vae, run)
     pipeline = make_pipeline(parts)
-    late = None if settings.share is None else (settings.pictures + settings.calm, settings.share)
+    latest = settings.large or settings.studio
+    late = None if settings.share is None else (sum(asdict(settings.counts).values()) - latest, settings.share)
     scale = parts.vae.config["scaling_factor"]
     examples = Examples(run, pictures, pipeline.tokenizer, scale, settings.hide, late)
 
@@ -146,9 +153,15 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--studio", type=int, default=Settings.__dataclass_fields__["studio"].default,
-        help="further pictures, all of whole figures before a plain background",
+        help="further pictures, all of whole figures on a plain background",
     )  # fmt: skip
-    parser.add_argument("--share", type=float, help="share of studio pictures in training (default: all alike)")
+    parser.add_argument(
+        "--large", type=int, default=Settings.__dataclass_fields__["large"].default,
+        help="further pictures, all of whole figures that fill them, on a plain background",
+    )  # fmt: skip
+    parser.add_argument(
+        "--share", type=float, help="share of the last kind of pictures in training (default: all alike)"
+    )
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
     parser.add_argument("--hide", type=float, default=DROPPED, help="share of captions hidden from the U-Net")
     parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
@@ -168,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         pictures=given.pictures,
         calm=given.calm,
         studio=given.studio,
+        large=given.large,
         share=given.share,
         hide=given.hide,
         stage=given.stage,

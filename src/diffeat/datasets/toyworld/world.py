@@ -26,6 +26,8 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 Array = NDArray[np.floating]
 
 OVERSAMPLE = 2
+#: share of the picture that the longer side of a whole figure fills
+SCALES = {"small": (0.38, 0.5), "medium": (0.5, 0.85), "large": (0.85, 0.96)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,8 @@ class Toyworld:
         Args:
             index: 0, 1, 2 … without end.
             **fixed: Attributes not to be drawn: ``name``, ``view`` (left, right, front, back), ``place``, ``light``
-                (sunny, soft, dark), ``framing`` (whole, close).
+                (sunny, soft, dark), ``framing`` (whole, close), ``calm`` (yes: no clutter and no occluders; no), and
+                ``size`` (small, medium, large; of figures framed as a whole).
         """
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
         return self._draw(rng, fixed)
@@ -188,7 +191,7 @@ def _traits(classes: Sequence[str], fixed: dict[str, str], rng: np.random.Genera
         drawn["view"] = "front"
     choices = {
         "name": CLASSES, "view": tuple(YAW), "place": PLACES, "light": ("sunny", "soft", "dark"),
-        "framing": ("whole", "close"), "calm": ("yes", "no"),
+        "framing": ("whole", "close"), "calm": ("yes", "no"), "size": tuple(SCALES),
     }  # fmt: skip
     for key, value in fixed.items():
         if key not in choices:
@@ -203,7 +206,7 @@ def _scale(traits: dict[str, str], rng: np.random.Generator) -> float:
     if traits["framing"] == "close":
         traits["size"] = "medium"
         return float(rng.uniform(0.5, 0.95) if traits["name"] in PORTRAITS else rng.uniform(1.1, 1.5))
-    scale = float(rng.uniform(0.38, 0.96))
+    scale = float(rng.uniform(*SCALES.get(traits.get("size", ""), (0.38, 0.96))))
     traits["size"] = "small" if scale < 0.5 else "large" if scale > 0.85 else "medium"
     return scale
 
