@@ -17,7 +17,7 @@ from diffeat.zoo import cache
 from diffeat.zoo.build import Widths
 from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
 from diffeat.zoo.train_tiny_unet import Settings, train
-from diffeat.zoo.train_unet import Examples
+from diffeat.zoo.train_unet import Examples, draw_timesteps
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +169,10 @@ def test_a_share_of_each_batch_comes_from_the_late_pictures(tmp_path, share):
     assert abs((taken >= 8).float().mean() - share) < 0.03
     expected = {0.0: 8, 0.3: 12, 1.0: 4}[share]
     assert len(taken.unique()) == expected
+
+
+@pytest.mark.parametrize(("lean", "mean"), [(0.0, 500), (1.0, 667), (3.0, 800)])
+def test_timesteps_can_lean_to_the_noisy_end(lean, mean):
+    t = draw_timesteps(20_000, lean, torch.Generator().manual_seed(0))
+    assert 0 <= int(t.min()) < int(t.max()) <= 999
+    assert abs(t.float().mean() - mean) < 8

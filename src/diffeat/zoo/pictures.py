@@ -7,32 +7,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-#: captions of the sample grid: most classes on a plain background, then figures in places
+#: captions of the sample grid
 CAPTIONS = (
-    "a photo of a large brown horse facing left on a plain background in the sun",
-    "a photo of a large golden dog facing right on a plain background in the sun",
-    "a photo of a large orange cat facing left on a plain background in the sun",
-    "a photo of a large brown cow facing right on a plain background in the sun",
-    "a photo of a large grey elephant facing right on a plain background in the sun",
-    "a photo of a large white sheep facing left on a plain background in the sun",
-    "a photo of a large brown bird facing left on a plain background in the sun",
-    "a photo of a large orange fish swimming facing right on a plain background in the sun",
-    "a photo of a large person in red facing the camera on a plain background in the sun",
-    "a photo of a large red car facing left on a plain background in the sun",
-    "a photo of a large blue bicycle facing right on a plain background in the sun",
-    "a photo of a large white airplane flying facing left on a plain background in the sun",
-    "a photo of a large red chair facing right on a plain background in the sun",
-    "a photo of a large green tree facing the camera on a plain background in the sun",
-    "a photo of a large yellow flower facing the camera on a plain background in the sun",
-    "a photo of a large green bottle facing the camera on a plain background in the sun",
-    "a photo of a large brown horse facing left on grass",
-    "a photo of a large golden dog facing right on sand",
-    "a photo of a large grey elephant facing right on sand",
-    "a photo of a large red car facing left on a road",
-    "a photo of a large blue bicycle facing right on a road",
-    "a photo of a large red chair facing right on a floor",
-    "a photo of a large green tree facing the camera on snow",
-    "a photo of a large yellow flower facing the camera on grass",
+    "a photo of a brown horse facing left on grass",
+    "a photo of a golden dog facing right on sand",
+    "a photo of a striped orange cat facing left on a floor",
+    "a photo of a patched white cow facing right on grass",
+    "a photo of a white sheep facing left on grass",
+    "a photo of a grey elephant facing right on sand",
+    "a photo of a brown bird facing left in a forest",
+    "a photo of an orange fish swimming facing right on water",
+    "a photo of a person in red facing the camera in front of a wall",
+    "a photo of a red car facing left on a road",
+    "a photo of a blue bicycle facing right on a road",
+    "a photo of a white airplane flying facing left on a plain background",
+    "a photo of a red chair facing right on a floor",
+    "a photo of a green tree facing left on grass",
+    "a photo of a yellow flower facing the camera on a plain background",
+    "a photo of a white cup facing right on a plain background",
 )
 
 

@@ -43,6 +43,7 @@ class Settings:
     size: int = 128
     save_every: int = 200
     hide: float = DROPPED
+    lean: float = 0.0
     stage: str = "unet"
     after: str | None = None
     freeze: tuple[str, ...] = ()
@@ -94,7 +95,8 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
 
     average = train_unet(
         parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-        stage=settings.stage, after=settings.after, freeze=settings.freeze, save_every=settings.save_every,
+        stage=settings.stage, after=settings.after, freeze=settings.freeze, lean=settings.lean,
+        save_every=settings.save_every,
     )  # fmt: skip
     export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
     loss_curves(run, run / "loss.png")
@@ -164,6 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
     parser.add_argument("--hide", type=float, default=DROPPED, help="share of captions hidden from the U-Net")
+    parser.add_argument("--lean", type=float, default=0.0, help="density of timesteps grows as t to this power")
     parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
     parser.add_argument("--after", help="an earlier stage whose averaged weights this one starts from")
     parser.add_argument("--freeze", nargs="*", default=(), metavar="MODULE", help="e.g. text unet.down_blocks.0")
@@ -184,6 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         large=given.large,
         share=given.share,
         hide=given.hide,
+        lean=given.lean,
         stage=given.stage,
         after=given.after,
         freeze=tuple(given.freeze),

@@ -157,11 +157,18 @@ class WordHeads(nn.Module):
         return total
 
 
+def draw_timesteps(count: int, lean: float, generator: torch.Generator) -> Tensor:
+    """Timesteps ``(count,)`` from 0 to 999 with a density that grows as t to the power ``lean``."""
+    if lean == 0:
+        return torch.randint(1000, (count,), generator=generator)
+    return (1000 * torch.rand(count, generator=generator) ** (1 / (1 + lean))).long().clamp(max=999)
+
+
 def train_unet(
     parts: Parts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
     pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    stage: str = "unet", after: str | None = None, freeze: Sequence[str] = (), peak: float = 1e-3,
-    save_every: int = 200,
+    stage: str = "unet", after: str | None = None, freeze: Sequence[str] = (), lean: float = 0.0,
+    peak: float = 1e-3, save_every: int = 200,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
 
@@ -219,7 +226,7 @@ def train_unet(
         generator = at_step(seed, step, stage)
         latents, tokens, hidden = examples.batch(batch, generator)
         eps = torch.randn(latents.shape, generator=generator)
-        t = torch.randint(1000, (batch,), generator=generator)
+        t = draw_timesteps(batch, lean, generator)
         a = abar[t][:, None, None, None]
         noisy = (a.sqrt() * latents + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
         velocity = a.sqrt() * eps - (1 - a).sqrt() * latents
