@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,17 @@ class Log:
         with open(self.path, "a") as file:
             file.writelines(row + "\n" for row in self.rows)
         self.rows = []
+
+
+@contextmanager
+def threads(count: int) -> Iterator[ThreadPool]:
+    """Worker threads that have ended when the block ends: torch can abort Python's exit over those that have not."""
+    pool = ThreadPool(count)
+    try:
+        yield pool
+    finally:
+        pool.close()
+        pool.join()
 
 
 def gradients(

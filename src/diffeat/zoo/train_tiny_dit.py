@@ -12,7 +12,6 @@ import copy
 import json
 import time
 from dataclasses import asdict, dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +23,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
 from diffeat.zoo.pictures import CAPTIONS, loss_curves
+from diffeat.zoo.runs import threads
 from diffeat.zoo.train_dit import load_dit_average, train_dit, word_groups
 from diffeat.zoo.train_unet import Examples
 from diffeat.zoo.train_vae import encode_all
@@ -68,29 +68,28 @@ def train(
         print(f"[{(time.monotonic() - start) / 60:6.1f} min] {text}", flush=True)
 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
-    pool = ThreadPool(workers)
-    vae = _autoencoder(data)
-    if data is None:
-        data = run
-        counts = cache.Counts(settings.pictures, settings.calm)
-        cache.draw(run / "cache", counts, settings.seed, settings.size, workers)
-        encode_all(vae, run, run / "cache", device, pool, say)
-        say("pictures drawn and encoded")
-    parts, pipeline = _fresh(settings, vae)
-    examples = Examples(data, data / "cache", pipeline.tokenizer, vae.config["scaling_factor"])
+    with threads(workers) as pool:
+        vae = _autoencoder(data)
+        if data is None:
+            data = run
+            counts = cache.Counts(settings.pictures, settings.calm)
+            cache.draw(run / "cache", counts, settings.seed, settings.size, workers)
+            encode_all(vae, run, run / "cache", device, pool, say)
+            say("pictures drawn and encoded")
+        parts, pipeline = _fresh(settings, vae)
+        examples = Examples(data, data / "cache", pipeline.tokenizer, vae.config["scaling_factor"])
 
-    def checkpoint(step: int, average: dict[str, Tensor]) -> None:
+        def checkpoint(step: int, average: dict[str, Tensor]) -> None:
+            export(settings, parts, average, vae, run / "tiny_dit")
+            if step % (settings.save_every * 4) == 0 or step == settings.steps:
+                sample(run / "tiny_dit", run / f"dit-{step:06d}.png")
+                say(f"exported and sampled at step {step}")
+
+        average = train_dit(
+            parts, run, examples, word_groups(pipeline.tokenizer), settings.steps, settings.batch, settings.seed,
+            device, pool, say, checkpoint, save_every=settings.save_every,
+        )  # fmt: skip
         export(settings, parts, average, vae, run / "tiny_dit")
-        if step % (settings.save_every * 4) == 0 or step == settings.steps:
-            sample(run / "tiny_dit", run / f"dit-{step:06d}.png")
-            say(f"exported and sampled at step {step}")
-
-    average = train_dit(
-        parts, run, examples, word_groups(pipeline.tokenizer), settings.steps, settings.batch, settings.seed, device,
-        pool, say, checkpoint,
-        save_every=settings.save_every,
-    )  # fmt: skip
-    export(settings, parts, average, vae, run / "tiny_dit")
     loss_curves(run, run / "loss.png")
     return run / "tiny_dit"
 

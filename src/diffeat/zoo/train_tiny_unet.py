@@ -12,7 +12,6 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
 from diffeat.zoo.pictures import loss_curves, sample_grid
+from diffeat.zoo.runs import threads
 from diffeat.zoo.train_unet import DROPPED, Examples, is_frozen, load_average, train_unet
 from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
 
@@ -70,35 +70,35 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
         print(f"[{(time.monotonic() - start) / 60:6.1f} min] {text}", flush=True)
 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
-    pool = ThreadPool(workers)
-    pictures = run / "cache"
-    cache.draw(pictures, settings.counts, settings.seed, settings.size, workers)
-    parts = make_parts(settings.widths, settings.seed, settings.size)
-    say("pictures drawn")
-    train_vae(
-        parts.vae, run, pictures, settings.vae_steps, settings.vae_batch, settings.seed, device, pool, say,
-        save_every=settings.save_every,
-    )  # fmt: skip
-    encode_all(parts.vae, run, pictures, device, pool, say)
-    settle_scale(parts.vae, run)
-    pipeline = make_pipeline(parts)
-    latest = settings.large or settings.studio
-    late = None if settings.share is None else (sum(asdict(settings.counts).values()) - latest, settings.share)
-    scale = parts.vae.config["scaling_factor"]
-    examples = Examples(run, pictures, pipeline.tokenizer, scale, settings.hide, late)
+    with threads(workers) as pool:
+        pictures = run / "cache"
+        cache.draw(pictures, settings.counts, settings.seed, settings.size, workers)
+        parts = make_parts(settings.widths, settings.seed, settings.size)
+        say("pictures drawn")
+        train_vae(
+            parts.vae, run, pictures, settings.vae_steps, settings.vae_batch, settings.seed, device, pool, say,
+            save_every=settings.save_every,
+        )  # fmt: skip
+        encode_all(parts.vae, run, pictures, device, pool, say)
+        settle_scale(parts.vae, run)
+        pipeline = make_pipeline(parts)
+        latest = settings.large or settings.studio
+        late = None if settings.share is None else (sum(asdict(settings.counts).values()) - latest, settings.share)
+        scale = parts.vae.config["scaling_factor"]
+        examples = Examples(run, pictures, pipeline.tokenizer, scale, settings.hide, late)
 
-    def checkpoint(step: int, average: dict[str, Tensor]) -> None:
+        def checkpoint(step: int, average: dict[str, Tensor]) -> None:
+            export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
+            if step % (settings.save_every * 4) == 0 or step == settings.steps:
+                sample_grid(run / "tiny_unet", run / f"{settings.stage}-{step:06d}.png")
+                say(f"exported and sampled at step {step}")
+
+        average = train_unet(
+            parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
+            stage=settings.stage, after=settings.after, freeze=settings.freeze, lean=settings.lean,
+            save_every=settings.save_every,
+        )  # fmt: skip
         export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
-        if step % (settings.save_every * 4) == 0 or step == settings.steps:
-            sample_grid(run / "tiny_unet", run / f"{settings.stage}-{step:06d}.png")
-            say(f"exported and sampled at step {step}")
-
-    average = train_unet(
-        parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-        stage=settings.stage, after=settings.after, freeze=settings.freeze, lean=settings.lean,
-        save_every=settings.save_every,
-    )  # fmt: skip
-    export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
 
