@@ -4,7 +4,7 @@ A linear classifier of gradient histograms (scikit-image's HOG) learns the class
 plain background that went through the model's autoencoder, and then names samples of captions. Beside the samples:
 drawings of another world, which it should get right, and samples of the empty caption, which tell chance.
 
-    python benchmarks/zoo_samples.py --each 8 --out samples.png
+    python benchmarks/zoo_samples.py --out samples.png
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 from skimage.feature import hog
 from tqdm import tqdm
 
@@ -23,14 +23,6 @@ from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.zoo.cache import FIXED
 
 VIEWS = {"left": "facing left", "right": "facing right"}
-COLOURS = {
-    "tree": "green",
-    "flower": "yellow",
-    "fish": "orange",
-    "sheep": "white",
-    "horse": "brown",
-    "elephant": "grey",
-}
 
 
 def histograms(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -60,12 +52,25 @@ def captions(each: int) -> tuple[list[str], NDArray[np.int64]]:
     """``each`` captions of every class, sides in turn."""
     said, labels = [], []
     for label, name in enumerate(CLASSES):
-        colour = "" if name == "person" else COLOURS.get(name, "red") + " "
         for k in range(each):
             view = VIEWS[("left", "right")[k % 2]]
-            said.append(f"a photo of a large {colour}{name} {view} on a plain background in the sun")
+            said.append(f"a photo of a large {name} {view} on a plain background in the sun")
             labels.append(label)
     return said, np.array(labels)
+
+
+def sheet(samples: list[Image.Image], each: int, columns: int = 2, label: int = 22) -> Image.Image:
+    """All samples, ``each`` of a class side by side below the class's name, ``columns`` classes a row."""
+    side = samples[0].width
+    width, height = each * side, side + label
+    picture = Image.new("RGB", (columns * width, -(-len(CLASSES) // columns) * height), "white")
+    pen = ImageDraw.Draw(picture)
+    for k, name in enumerate(CLASSES):
+        left, top = k % columns * width, k // columns * height
+        pen.text((left + 4, top + 2), name, "black", font_size=16)
+        for j, image in enumerate(samples[k * each : (k + 1) * each]):
+            picture.paste(image, (left + j * side, top + label))
+    return picture
 
 
 def main() -> None:
@@ -106,13 +111,7 @@ def main() -> None:
         taken = [CLASSES[k] for k in np.bincount(mine, minlength=len(CLASSES)).argsort()[::-1][:3] if (mine == k).any()]
         print(f"  {name:10s} {100 * (mine == label).mean():5.0f} %   most named: {', '.join(taken)}")
     if given.out:
-        side, grid = (
-            samples[0].width,
-            Image.new("RGB", (given.each * samples[0].width, len(CLASSES) * samples[0].width)),
-        )
-        for k, image in enumerate(samples):
-            grid.paste(image, (k % given.each * side, k // given.each * side))
-        grid.save(given.out)
+        sheet(samples, given.each).save(given.out)
 
 
 if __name__ == "__main__":

@@ -7,28 +7,36 @@ from pathlib import Path
 import numpy as np
 import torch
 
-#: captions of the sample grid
+#: captions of the sample grid: each class on a plain background, then three figures in places
 CAPTIONS = (
-    "a photo of a brown horse facing left on grass",
-    "a photo of a golden dog facing right on sand",
-    "a photo of a striped orange cat facing left on a floor",
-    "a photo of a patched white cow facing right on grass",
-    "a photo of a white sheep facing left on grass",
-    "a photo of a grey elephant facing right on sand",
-    "a photo of a brown bird facing left in a forest",
-    "a photo of an orange fish swimming facing right on water",
-    "a photo of a person in red facing the camera in front of a wall",
-    "a photo of a red car facing left on a road",
-    "a photo of a blue bicycle facing right on a road",
-    "a photo of a white airplane flying facing left on a plain background",
-    "a photo of a red chair facing right on a floor",
-    "a photo of a green tree facing left on grass",
-    "a photo of a yellow flower facing the camera on a plain background",
-    "a photo of a white cup facing right on a plain background",
+    "a photo of a large brown horse facing left on a plain background in the sun",
+    "a photo of a large golden dog facing right on a plain background in the sun",
+    "a photo of a large black cat facing left on a plain background in the sun",
+    "a photo of a large brown cow facing right on a plain background in the sun",
+    "a photo of a large white sheep facing left on a plain background in the sun",
+    "a photo of a large grey elephant facing right on a plain background in the sun",
+    "a photo of a large brown bird facing right on a plain background in the sun",
+    "a photo of a large blue fish swimming facing left on a plain background in the sun",
+    "a photo of a large red beetle facing right on a plain background in the sun",
+    "a photo of a large brown spider facing left on a plain background in the sun",
+    "a photo of a large person in red facing the camera on a plain background in the sun",
+    "a photo of a large green car facing left on a plain background in the sun",
+    "a photo of a large blue bicycle facing right on a plain background in the sun",
+    "a photo of a large white airplane flying facing left on a plain background in the sun",
+    "a photo of a large red boat floating facing right on a plain background in the sun",
+    "a photo of a large red chair facing right on a plain background in the sun",
+    "a photo of a large house facing left on a plain background in the sun",
+    "a photo of a large green tree facing the camera on a plain background in the sun",
+    "a photo of a large yellow flower facing the camera on a plain background in the sun",
+    "a photo of a large bottle facing right on a plain background in the sun",
+    "a photo of a large white cup facing right on a plain background in the sun",
+    "a photo of a large grey elephant facing right on sand",
+    "a photo of a large green tree facing the camera on snow",
+    "a photo of a large yellow flower facing the camera on grass",
 )
 
 
-def sample_grid(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 25, columns: int = 8) -> None:
+def sample_grid(folder: Path, picture: Path, guidance: float = 5.0, steps: int = 25, columns: int = 8) -> None:
     """Sample :data:`CAPTIONS` from a pipeline directory into one PNG."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from PIL import Image
@@ -46,17 +54,22 @@ def sample_grid(folder: Path, picture: Path, guidance: float = 3.0, steps: int =
     grid.save(picture)
 
 
-def loss_curves(run: Path, picture: Path, window: int = 50) -> None:
-    """Plot the running mean of each loss table of a run, one panel a stage."""
+def loss_curves(run: Path, picture: Path, columns: int = 3) -> None:
+    """Plot the running mean of each loss table of a run, one panel a stage, over a twentieth of its steps."""
     from matplotlib.figure import Figure
 
-    found = sorted(run.glob("*_loss.csv"), key=lambda path: path.stat().st_mtime)
+    found = sorted(run.glob("*_loss.csv"), key=lambda path: (path.name != "vae_loss.csv", path.stat().st_mtime))
     tables = {path.name.removesuffix("_loss.csv"): path for path in found}
-    figure = Figure(figsize=(4 * len(tables), 2.8), layout="constrained")
-    for axes, (name, path) in zip(figure.subplots(1, len(tables), squeeze=False)[0], tables.items(), strict=True):
+    columns = min(columns, len(tables))
+    rows = -(-len(tables) // columns)
+    figure = Figure(figsize=(4 * columns, 2.8 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, (name, path) in zip(panels, tables.items(), strict=False):
         table = np.atleast_1d(np.genfromtxt(path, delimiter=",", names=True))
-        width = min(window, len(table))
+        width = -(-len(table) // 20)
         axes.plot(table["step"][width - 1 :], np.convolve(table["loss"], np.ones(width) / width, "valid"), lw=1)
         axes.set(title=f"stage {name}", xlabel="step", ylabel=f"loss (mean of {width} steps)", yscale="log")
         axes.grid(alpha=0.3, which="both")
+    for axes in panels[len(tables) :]:
+        axes.set_visible(False)
     figure.savefig(picture, dpi=110)
