@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from skimage.feature import hog
 
 from diffeat import zoo
+from diffeat.datasets.toyworld import Toyworld
 from diffeat.datasets.toyworld.captions import vocabulary
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Widths
+from diffeat.zoo.pictures import loss_curves
+from diffeat.zoo.runs import threads
 from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
 from diffeat.zoo.train_tiny_unet import Settings, train
 from diffeat.zoo.train_unet import Examples, draw_timesteps
@@ -58,6 +62,28 @@ def test_it_samples_finite_pictures(pipeline):
     assert images.shape == (1, 128, 128, 3)
     assert np.isfinite(images).all()
     assert images.std() > 0.01
+
+
+def outline(picture) -> np.ndarray:
+    """Gradient histograms of a picture, without its colours."""
+    return hog(np.asarray(picture, dtype=float).mean(-1), 9, (16, 16), (2, 2), feature_vector=True)
+
+
+def test_samples_have_the_outline_of_what_their_caption_names(pipeline):
+    names = ("bicycle", "boat", "bottle", "cup", "spider", "tree")
+    world, views = Toyworld(1), ("left", "right")
+    drawn = [
+        [world.sample(1000 * k + j, name=name, view=views[j % 2], **cache.FIXED["large"]).image for j in range(12)]
+        for k, name in enumerate(names)
+    ]
+    means = np.stack([np.mean([outline(image) for image in images], 0) for images in drawn])
+    captions = [f"a photo of a large {name} facing left on a plain background in the sun" for name in names]
+    noise = torch.Generator().manual_seed(0)
+    images = pipeline(
+        [caption for caption in captions for _ in range(3)], guidance_scale=5.0, num_inference_steps=15, generator=noise
+    ).images
+    found = np.corrcoef(np.stack([outline(i) for i in images]) - means.mean(0), means - means.mean(0))[:18, 18:]
+    assert (found.argmax(1) == np.repeat(range(6), 3)).mean() > 0.7  # by chance 0.17
 
 
 def test_the_autoencoder_returns_a_picture_it_never_saw(pipeline):
@@ -176,3 +202,18 @@ def test_timesteps_can_lean_to_the_noisy_end(lean, mean):
     t = draw_timesteps(20_000, lean, torch.Generator().manual_seed(0))
     assert 0 <= int(t.min()) < int(t.max()) <= 999
     assert abs(t.float().mean() - mean) < 8
+
+
+def test_training_threads_have_ended_after_the_block():
+    with threads(2) as pool:
+        assert pool.map(abs, [-1, 2]) == [1, 2]
+        workers = list(pool._pool)  # type: ignore[attr-defined]
+    assert not any(worker.is_alive() for worker in workers)
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_loss_curves_draw_any_number_of_stages(tmp_path, stages):
+    for k in range(stages):
+        (tmp_path / f"s{k}_loss.csv").write_text("step,loss,rate,seconds\n0,1.0,0.1,1.0\n1,0.5,0.1,2.0\n")
+    loss_curves(tmp_path, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").stat().st_size > 1000
