@@ -1,13 +1,13 @@
 """Training of the U-Net together with the text encoder on encoded pictures.
 
-v-prediction (Salimans and Ho 2022) with uniform timesteps. In terms of the clean latent's error, a timestep then counts
-SNR + 1: unlike under noise prediction, where it counts SNR, the shapes and colours that only much noise hides are
-learned soon. The other end is capped at 5, so that texture does not drown them. Half of the captions are replaced by
-the empty prompt, under which features are read and without which there is no guidance. Where the caption is hidden,
-linear heads tell what it says of the figure, its class and the side it shows, from the mean over positions of a deep
-and a middle block: the denoiser profits from knowing that, and an hour of denoising alone does not teach it. They count
-by how much of the picture the noise leaves (the cumulative alpha), and are not part of the model. The weights that
-count are a moving average.
+v-prediction (Salimans and Ho 2022) with uniform timesteps, or more of the noisy ones. In terms of the clean latent's
+error, a timestep then counts SNR + 1: unlike under noise prediction, where it counts SNR, the shapes and colours that
+only much noise hides are learned soon. The other end is capped at 5, so that texture does not drown them. A share of
+the captions is replaced by the empty prompt, under which features are read and without which there is no guidance.
+Where the caption is hidden, linear heads tell what it says of the figure, its class and the side it shows, from the
+mean over positions of a deep and a middle block: the denoiser profits from knowing that, and an hour of denoising alone
+does not teach it. They count by how much of the picture the noise leaves (the cumulative alpha), and are not part of
+the model. The weights that count are a moving average.
 """
 
 from __future__ import annotations
