@@ -22,7 +22,7 @@ from diffeat import zoo
 from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.zoo.cache import FIXED
 
-VIEWS = {"left": "facing left", "right": "facing right"}
+SIDES = ("left", "right")
 
 
 def histograms(pictures: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -38,7 +38,7 @@ def drawings(vae, seed: int, each: int) -> tuple[NDArray[np.uint8], NDArray[np.i
     for label, name in enumerate(tqdm(CLASSES, desc=f"world {seed}", leave=False)):
         pictures = []
         for k in range(each):
-            view = ("left", "right")[k % 2]
+            view = SIDES[k % 2]
             pictures.append(world.sample(label * 10_000 + k, name=name, view=view, **FIXED["large"]).image)
         pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1
         for part in pixels.split(50):
@@ -53,8 +53,7 @@ def captions(each: int) -> tuple[list[str], NDArray[np.int64]]:
     said, labels = [], []
     for label, name in enumerate(CLASSES):
         for k in range(each):
-            view = VIEWS[("left", "right")[k % 2]]
-            said.append(f"a photo of a large {name} {view} on a plain background in the sun")
+            said.append(f"a photo of a large {name} facing {SIDES[k % 2]} on a plain background in the sun")
             labels.append(label)
     return said, np.array(labels)
 
@@ -79,7 +78,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=8, help="samples of every class")
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--out", help="picture of all samples, a class a row")
+    parser.add_argument("--out", help="picture of all samples by class")
     given = parser.parse_args()
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from sklearn.linear_model import LogisticRegression

@@ -14,11 +14,11 @@ from skimage.feature import hog
 from diffeat import zoo
 from diffeat.datasets.toyworld import Toyworld
 from diffeat.datasets.toyworld.captions import vocabulary
-from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Widths
 from diffeat.zoo.pictures import loss_curves
-from diffeat.zoo.runs import threads
+from diffeat.zoo.runs import run_command, threads
 from diffeat.zoo.tokenizer import learn_merges, make_tokenizer
 from diffeat.zoo.train_tiny_unet import Settings, train
 from diffeat.zoo.train_unet import Examples, draw_timesteps
@@ -171,6 +171,29 @@ def test_a_stage_can_follow_another_with_parts_frozen_and_the_rest_on_a_grid(tmp
     assert moved.unique().numel() > 16
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"freeze": ("unet.down_block.0",)}, r"'unet.down_block.0' to freeze. Did you mean 'unet.down_blocks.0'"),
+        ({"after": "unett"}, "holds no stage 'unett'"),
+        ({"hide": 1.5}, "hide = 1.5 is not from 0 to 1"),
+        ({"lean": -1.0}, "lean = -1.0 is not from 0"),
+        ({"share": 0.5}, "ask for some with studio or large"),
+    ],
+)
+def test_what_a_stage_cannot_do_is_said_before_anything_is_written(tmp_path, asked, said):
+    with pytest.raises(DiffeatError, match=said):
+        train(replace(tiny_settings(2), **asked), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_training_command_says_its_errors_in_one_line():
+    from diffeat.zoo.train_tiny_unet import main
+
+    with pytest.raises(SystemExit, match=r"^Error: .*nowhere holds no stage 'unet' to go on from"):
+        run_command(lambda: main(["--out", "nowhere", "--after", "unet", "--stage", "more"]))
+
+
 def test_studio_pictures_are_calm_and_have_a_plain_background(tmp_path):
     cache.draw(tmp_path, cache.Counts(4, 4, 4), seed=0, size=32, workers=1)
     studio = cache.captions_of(cache.shards(tmp_path)[2])
@@ -189,7 +212,7 @@ def test_a_share_of_each_batch_comes_from_the_late_pictures(tmp_path, share):
             np.broadcast_to(numbers[:, None, None, None, None], (4, 2, 1, 2, 2)) * np.array([1, 0])[:, None, None, None]
         )
         np.save(tmp_path / f"latents-{k:03d}.npy", latents)
-    examples = Examples(tmp_path, tmp_path, make_tokenizer(vocabulary()), 1.0, late=(8, share))
+    examples = Examples(tmp_path, tmp_path, make_tokenizer(vocabulary()), 1.0, late=(cache.Counts(4, 4, 4).last, share))
     latents, *_ = examples.batch(3000, torch.Generator().manual_seed(0))
     taken = latents[:, 0, 0, 0].int()
     assert abs((taken >= 8).float().mean() - share) < 0.03

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +42,7 @@ class BaselineRecipe:
         return ""
 
 
-class _Baseline:
+class _Baseline(ABC):
     """Dense features without a model, in the form of an extractor.
 
     Args:
@@ -72,8 +73,9 @@ class _Baseline:
             provenance = {"recipe": self.recipe.name, "recipe_hash": self.recipe.hash}
             yield FeatureMap({self.name: tensor}, frame, picture.name, picture.digest, provenance)
 
+    @abstractmethod
     def _features(self, image: Image.Image, frame: Frame) -> torch.Tensor:
-        raise NotImplementedError
+        """Features ``(c, h, w)`` of one picture."""
 
 
 class RgbPatches(_Baseline):

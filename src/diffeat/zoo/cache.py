@@ -43,6 +43,11 @@ class Counts:
     studio: int = 0
     large: int = 0
 
+    @property
+    def last(self) -> int:
+        """How many there are of the kind that is drawn last."""
+        return next((number for number in reversed(asdict(self).values()) if number), 0)
+
 
 def draw_shard(shard: int, kind: str, folder: Path, seed: int, size: int, count: int = SHARD) -> None:
     """Draw ``pictures-###.npy``, uint8 ``(count, size, size, 3)``, and ``captions-###.json``; whole or not at all."""

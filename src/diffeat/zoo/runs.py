@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from diffeat.errors import DiffeatError, InvalidValueError, did_you_mean
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -25,6 +28,31 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 def load_state(path: Path) -> dict[str, Any] | None:
     """A checkpoint, or None when there is none."""
     return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+
+
+def finished_stage(run: Path, stage: str) -> dict[str, Any]:
+    """The checkpoint of an earlier stage of a run.
+
+    Raises:
+        InvalidValueError: There is none.
+    """
+    state = load_state(run / f"{stage}.pt")
+    if state is None:
+        there = [path.stem for path in run.glob("*.pt") if path.stem != "vae"]
+        raise InvalidValueError(
+            f"{run} holds no stage {stage!r} to go on from; train that first. {did_you_mean(stage, there)}".rstrip()
+        )
+    return state
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run a training script; what a user can mend is said in one line, with exit status 1."""
+    try:
+        main()
+    except DiffeatError as error:
+        sys.exit(f"Error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command with --resume goes on from the last checkpoint.")
 
 
 def at_step(seed: int, step: int, stage: str) -> torch.Generator:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.geometry.line_art import LINE_ART
-from diffeat.zoo.runs import Log, at_step, load_state, save_state
+from diffeat.zoo.runs import Log, at_step, load_state, run_command, save_state
 from diffeat.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
 
 
@@ -144,4 +144,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

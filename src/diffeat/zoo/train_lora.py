@@ -18,7 +18,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from diffeat.zoo.runs import Log, at_step, load_state, save_state
+from diffeat.zoo.runs import Log, at_step, load_state, run_command, save_state
 from diffeat.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
@@ -144,4 +144,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

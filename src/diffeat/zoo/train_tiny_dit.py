@@ -23,7 +23,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
 from diffeat.zoo.pictures import CAPTIONS, loss_curves
-from diffeat.zoo.runs import threads
+from diffeat.zoo.runs import run_command, threads
 from diffeat.zoo.train_dit import load_dit_average, train_dit, word_groups
 from diffeat.zoo.train_unet import Examples
 from diffeat.zoo.train_vae import encode_all
@@ -173,4 +173,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

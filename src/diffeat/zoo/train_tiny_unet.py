@@ -21,8 +21,8 @@ from diffeat.errors import InvalidValueError
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
 from diffeat.zoo.pictures import loss_curves, sample_grid
-from diffeat.zoo.runs import threads
-from diffeat.zoo.train_unet import DROPPED, Examples, is_frozen, load_average, train_unet
+from diffeat.zoo.runs import finished_stage, run_command, threads
+from diffeat.zoo.train_unet import DROPPED, Examples, check_frozen, is_frozen, load_average, train_unet
 from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
 
 
@@ -50,6 +50,14 @@ class Settings:
     grid: int = 0
     widths: Widths = field(default_factory=Widths)
 
+    def __post_init__(self) -> None:
+        for name, most in (("hide", 1), ("share", 1), ("lean", math.inf), ("grid", math.inf)):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                raise InvalidValueError(f"{name} = {value} is not from 0 to {most}.")
+        if self.share is not None and not (self.studio or self.large):
+            raise InvalidValueError("share is that of the last kind of pictures: ask for some with studio or large.")
+
     @property
     def counts(self) -> cache.Counts:
         """Of which kinds the pictures are."""
@@ -60,8 +68,14 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     """Run all stages and return the pipeline directory.
 
     Raises:
-        InvalidValueError: ``run`` holds another run, or one that was not asked to be continued.
+        InvalidValueError: ``run`` holds another run, or one that was not asked to be continued, or lacks the stage to
+            go on from.
+        UnknownNameError: A module to freeze does not exist.
     """
+    parts = make_parts(settings.widths, settings.seed, settings.size)
+    check_frozen(parts, settings.freeze)
+    if settings.after is not None:
+        finished_stage(run, settings.after)
     run.mkdir(parents=True, exist_ok=True)
     _claim(settings, run, resume)
     start = time.monotonic()
@@ -73,7 +87,6 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
     with threads(workers) as pool:
         pictures = run / "cache"
         cache.draw(pictures, settings.counts, settings.seed, settings.size, workers)
-        parts = make_parts(settings.widths, settings.seed, settings.size)
         say("pictures drawn")
         train_vae(
             parts.vae, run, pictures, settings.vae_steps, settings.vae_batch, settings.seed, device, pool, say,
@@ -82,8 +95,7 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
         encode_all(parts.vae, run, pictures, device, pool, say)
         settle_scale(parts.vae, run)
         pipeline = make_pipeline(parts)
-        latest = settings.large or settings.studio
-        late = None if settings.share is None else (sum(asdict(settings.counts).values()) - latest, settings.share)
+        late = None if settings.share is None else (settings.counts.last, settings.share)
         scale = parts.vae.config["scaling_factor"]
         examples = Examples(run, pictures, pipeline.tokenizer, scale, settings.hide, late)
 
@@ -146,55 +158,38 @@ def on_grid(weight: Tensor, grid: int) -> Tensor:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_unet", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=Settings.__dataclass_fields__["steps"].default)
-    parser.add_argument("--vae-steps", type=int, default=Settings.__dataclass_fields__["vae_steps"].default)
-    parser.add_argument("--pictures", type=int, default=Settings.__dataclass_fields__["pictures"].default)
-    parser.add_argument(
-        "--calm", type=int, default=Settings.__dataclass_fields__["calm"].default,
-        help="further pictures, all of whole figures without clutter and occluders",
-    )  # fmt: skip
-    parser.add_argument(
-        "--studio", type=int, default=Settings.__dataclass_fields__["studio"].default,
-        help="further pictures, all of whole figures on a plain background",
-    )  # fmt: skip
-    parser.add_argument(
-        "--large", type=int, default=Settings.__dataclass_fields__["large"].default,
-        help="further pictures, all of whole figures that fill them, on a plain background",
-    )  # fmt: skip
-    parser.add_argument(
-        "--share", type=float, help="share of the last kind of pictures in training (default: all alike)"
-    )
-    parser.add_argument("--batch", type=int, default=Settings.__dataclass_fields__["batch"].default)
-    parser.add_argument("--hide", type=float, default=DROPPED, help="share of captions hidden from the U-Net")
-    parser.add_argument("--lean", type=float, default=0.0, help="density of timesteps grows as t to this power")
-    parser.add_argument("--stage", default="unet", help="name of this stage of U-Net training")
+    explained = {
+        "seed": "of pictures, weights and noise",
+        "steps": "of the U-Net in this stage",
+        "batch": "pictures a step",
+        "vae_steps": "of the autoencoder",
+        "pictures": "as the world comes",
+        "calm": "further pictures, all of whole figures without clutter and occluders",
+        "studio": "further pictures, all of whole figures on a plain background",
+        "large": "further pictures, all of whole figures that fill them, on a plain background",
+        "hide": "share of captions hidden from the U-Net",
+        "lean": "density of timesteps grows as t to this power",
+        "stage": "name of this stage of U-Net training",
+        "grid": "round trained matrices to their spread over this number; 0 leaves them",
+    }
+    defaults = Settings()
+    for name, text in explained.items():
+        default = getattr(defaults, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (default: {default})"
+        )
+    parser.add_argument("--share", type=float, help="share in training of the kind drawn last (default: all alike)")
     parser.add_argument("--after", help="an earlier stage whose averaged weights this one starts from")
     parser.add_argument("--freeze", nargs="*", default=(), metavar="MODULE", help="e.g. text unet.down_blocks.0")
-    parser.add_argument("--grid", type=int, default=0, help="round trained matrices to their spread over this number")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
     settings = Settings(
-        given.seed,
-        given.steps,
-        given.batch,
-        given.vae_steps,
-        pictures=given.pictures,
-        calm=given.calm,
-        studio=given.studio,
-        large=given.large,
-        share=given.share,
-        hide=given.hide,
-        lean=given.lean,
-        stage=given.stage,
-        after=given.after,
-        freeze=tuple(given.freeze),
-        grid=given.grid,
+        **{name: getattr(given, name) for name in (*explained, "share", "after")}, freeze=tuple(given.freeze)
     )
     print(train(settings, given.out, given.device, given.workers, given.resume))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

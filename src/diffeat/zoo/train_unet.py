@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffeat.datasets.toyworld import CLASSES
-from diffeat.errors import InvalidValueError
+from diffeat.errors import UnknownNameError, did_you_mean
 from diffeat.zoo import cache
 from diffeat.zoo.build import Parts, make_scheduler
 from diffeat.zoo.optimiser import MuonAdamW
-from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
+from diffeat.zoo.runs import Log, at_step, autocast, finished_stage, gradients, load_state, save_state
 
 #: share of hidden captions
 DROPPED = 0.5
@@ -53,6 +53,19 @@ def is_frozen(name: str, freeze: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{prefix}.") for prefix in freeze)
 
 
+def check_frozen(parts: Parts, freeze: Sequence[str]) -> None:
+    """Refuse to freeze what has no weights.
+
+    Raises:
+        UnknownNameError: A name in ``freeze`` is no module; the nearest are named.
+    """
+    names = [name for name, _ in _named(parts)]
+    for module in freeze:
+        if not any(is_frozen(name, [module]) for name in names):
+            modules = {".".join(name.split(".")[:k]) for name in names for k in range(1, name.count(".") + 1)}
+            raise UnknownNameError(f"There is no module {module!r} to freeze. {did_you_mean(module, sorted(modules))}")
+
+
 def load_average(parts: Parts, average: dict[str, Tensor]) -> None:
     """Put averaged weights into the networks."""
     with torch.no_grad():
@@ -74,8 +87,8 @@ class Examples:
         tokenizer: Of the text encoder.
         scale: What latents are multiplied with.
         hide: Share of hidden captions.
-        late: ``(first, share)``: the share of each batch that is drawn from the pictures from number ``first`` on
-            (default: all pictures are drawn alike).
+        late: ``(count, share)``: the share of each batch that is drawn from the last ``count`` pictures (default: all
+            pictures are drawn alike).
     """
 
     def __init__(
@@ -110,9 +123,10 @@ class Examples:
     def _indices(self, size: int, generator: torch.Generator) -> list[int]:
         if self.late is None:
             return torch.randint(self.count, (size,), generator=generator).tolist()
-        first, share = self.late
+        count, share = self.late
+        first = self.count - count
         below, place = torch.rand(2, size, generator=generator)
-        spans = torch.where(below < share, self.count - first, first)
+        spans = torch.where(below < share, count, first)
         return (torch.where(below < share, first, 0) + (place * spans).long()).tolist()
 
 
@@ -197,9 +211,7 @@ def train_unet(
     average = {name: value.detach().float().clone() for name, value in weights.items()}
     start, state = 0, load_state(run / f"{stage}.pt")
     if state is None and after is not None:
-        before = load_state(run / f"{after}.pt")
-        if before is None:
-            raise InvalidValueError(f"{run} holds no finished stage {after!r} to go on from; train that first.")
+        before = finished_stage(run, after)
         load_average(parts, before["average"])
         heads.load_state_dict(before["heads"])
         average = {name: value.detach().float().clone() for name, value in weights.items()}

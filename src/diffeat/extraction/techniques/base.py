@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -32,9 +33,9 @@ class Technique(BaseModel):
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.kind, **plain(self)}
 
+    @abstractmethod
     def null(self) -> Technique:
         """The twin of zero strength: runs all of the technique's machinery and must equal the base bit for bit."""
-        raise NotImplementedError
 
     def at(self, strength: float) -> Technique:
         """The same technique at another strength.

@@ -12,6 +12,7 @@ one for each of its blocks, so that ControlNets of different depth add up block 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import Any, ClassVar, Literal
@@ -26,7 +27,7 @@ from diffeat.errors import InvalidValueError
 Form = Literal["picture", "pixels", "latent", "latent without shift"]
 
 
-class Control:
+class Control(ABC):
     """A loaded ControlNet on a backbone. Subclasses say what is special about a diffusers class.
 
     Attributes:
@@ -86,9 +87,9 @@ class Control:
         vae = self.backbone.pipeline.vae.config
         return latent + (vae.get("shift_factor") or 0.0) * vae.scaling_factor
 
+    @abstractmethod
     def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
         """What it adds to the denoiser call ``inputs``, as arguments of that call."""
-        raise NotImplementedError
 
     def _given(self, inputs: dict[str, Any], shown: Any, scale: float) -> dict[str, Any]:
         given = {name: inputs[name] for name in self.takes if inputs.get(name) is not None}
