@@ -27,17 +27,17 @@ from PIL import Image
 
 from diffeat.backbones import Backbone
 from diffeat.bench.ditf import difference
-from diffeat.content_shift import GateSettings, gate
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from diffeat.progress import bar
 from diffeat.report.gate import to_dict, verdict_rows, write_gate_report
 from diffeat.report.page import Page
+from diffeat.studies.content_shift import GateSettings, gate
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
+from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
 from diffeat.zoo.train_controlnet import train_controlnet
 from diffeat.zoo.train_lora import Settings as LoRASettings

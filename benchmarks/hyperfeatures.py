@@ -113,12 +113,12 @@ def measure_step(folder: Path) -> dict[str, Any]:
     from diffeat.activations import Taps
     from diffeat.datasets.registry import open_pairs
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
-    from diffeat.extraction.pictures import load_picture
+    from diffeat.features.picture import load_picture
     from diffeat.geometry import open_image
-    from diffeat.tasks.hyperfeatures.examples import Examples, points_in_cells
-    from diffeat.tasks.hyperfeatures.loss import nearest_cells
-    from diffeat.tasks.hyperfeatures.prepare import explicit, network_config, prepare
-    from diffeat.tasks.hyperfeatures.train import TrainSettings, new_network, pair_loss
+    from diffeat.training.hyperfeatures.examples import Examples, points_in_cells
+    from diffeat.training.hyperfeatures.loss import nearest_cells
+    from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
+    from diffeat.training.hyperfeatures.train import TrainSettings, new_network, pair_loss
     from diffeat.trajectories import ode_steps, walk
 
     root = write_toyworld_pairs(
@@ -208,8 +208,8 @@ def _memory(field: str) -> float:
 
 @torch.no_grad()
 def measure_memory(which: str) -> dict[str, Any]:
-    from diffeat.extraction.fusion.aggregation import AggregationConfig
-    from diffeat.tasks.hyperfeatures.train import new_network
+    from diffeat.extraction.joins.aggregation import AggregationConfig
+    from diffeat.training.hyperfeatures.train import new_network
 
     steps = len(SAVE)
     config = AggregationConfig(tuple(map(str, range(12))), tuple(CHANNELS), tuple(SAVE), 50)

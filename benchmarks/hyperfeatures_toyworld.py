@@ -45,14 +45,14 @@ from diffeat.report.match_picture import match_picture
 from diffeat.report.page import Page
 from diffeat.tasks.correspondence import get_protocol, match
 from diffeat.tasks.correspondence.pck import PairRecord, pck
-from diffeat.tasks.hyperfeatures.logs import read_log
-from diffeat.tasks.hyperfeatures.maps import Described
-from diffeat.tasks.hyperfeatures.prepare import explicit, prepare
-from diffeat.tasks.hyperfeatures.prune import curve
-from diffeat.tasks.hyperfeatures.recipes import catalogue_at_size, network_of
-from diffeat.tasks.hyperfeatures.run import train_hyperfeatures
-from diffeat.tasks.hyperfeatures.score import SingleMap, records, score_layers
-from diffeat.tasks.hyperfeatures.train import TrainSettings
+from diffeat.training.hyperfeatures.logs import read_log
+from diffeat.training.hyperfeatures.maps import Described
+from diffeat.training.hyperfeatures.prepare import explicit, prepare
+from diffeat.training.hyperfeatures.prune import curve
+from diffeat.training.hyperfeatures.recipes import catalogue_at_size, network_of
+from diffeat.training.hyperfeatures.run import train_hyperfeatures
+from diffeat.training.hyperfeatures.score import SingleMap, records, score_layers
+from diffeat.training.hyperfeatures.train import TrainSettings
 
 PROTOCOL = get_protocol("spair-point")
 ROUND_TRIP = (5, 10, 20, 50, 100)

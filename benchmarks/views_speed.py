@@ -20,10 +20,10 @@ from PIL import Image
 
 from diffeat.backbones import Backbone
 from diffeat.extraction import Recipe
-from diffeat.extraction.techniques import ControlNet, LoRA
 from diffeat.extraction.views import Views
 from diffeat.geometry import pixel_digest
 from diffeat.geometry.line_art import canny
+from diffeat.techniques import ControlNet, LoRA
 from diffeat.trajectories import keyed_normal
 
 ACTIVATIONS = ("up_blocks.1", "up_blocks.2")

@@ -20,18 +20,18 @@ from gate_toyworld import PROTOCOL, SIZE, T, base_recipe, draw_benchmark
 
 from diffeat.backbones import Backbone
 from diffeat.bench.ditf import difference
-from diffeat.content_shift.amalgamate import AmalgamateSettings, train_on_labels, train_on_pairs
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_parts
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.techniques import ControlNet, LoRA
 from diffeat.progress import bar
 from diffeat.report.page import Page
-from diffeat.selection.score import Score
+from diffeat.studies.selection.score import Score
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
 from diffeat.tasks.segmentation import Confusion
 from diffeat.tasks.segmentation.evaluate import evaluate_segmentation
+from diffeat.techniques import ControlNet, LoRA
+from diffeat.training.amalgamation import AmalgamateSettings, train_on_labels, train_on_pairs
 
 #: What all other ways are compared with.
 BASELINE = "4 draws, mean"

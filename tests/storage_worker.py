@@ -10,8 +10,9 @@ import resource
 
 import torch
 
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.storage import FeatureMap, FeatureStore
+from diffeat.storage import FeatureStore
 
 
 def shard_features(shard: int) -> list[FeatureMap]:

@@ -12,10 +12,10 @@ import torch
 from diffeat import Extractor, Recipe
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction import extract_to_store
-from diffeat.extraction.fusion.amalgamation import Amalgamation, AmalgamationConfig, SparsityWalk, entropy
-from diffeat.extraction.fusion.amalgamation_files import load_amalgamation, save_amalgamation
-from diffeat.extraction.techniques import LoRA
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, SparsityWalk, entropy
+from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.storage import FeatureStore
+from diffeat.techniques import LoRA
 from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
@@ -141,8 +141,8 @@ def test_the_released_walk_stays_small_and_never_falls_below_zero() -> None:
 
 def synthetic() -> Any:
     """Four pictures of 6×6 cells; view 2 knows each cell, the others are noise."""
-    from diffeat.content_shift.amalgamate import _Stack
     from diffeat.geometry import FrameSpec
+    from diffeat.training.amalgamation import _Stack
 
     frame = FrameSpec(mode="squash", size=(6, 6)).frame((6, 6), multiple=1)
     g = torch.Generator().manual_seed(0)
@@ -159,8 +159,8 @@ def synthetic() -> Any:
 def test_training_on_pairs_finds_the_view_that_knows(
     monkeypatch: pytest.MonkeyPatch, kind: Any, sparsity: float
 ) -> None:
-    from diffeat.content_shift import amalgamate
     from diffeat.datasets.pairs import PairDataset, PointPair
+    from diffeat.studies.content_shift import amalgamate
 
     stacks = synthetic()
     paths = list(stacks)
@@ -190,8 +190,8 @@ def test_training_on_labels_and_the_recipe_that_follows(
     import numpy as np
     from PIL import Image
 
-    from diffeat.content_shift.amalgamate import AmalgamateSettings, train_on_labels
     from diffeat.datasets.labelled import MaskDataset, MaskSample
+    from diffeat.training.amalgamation import AmalgamateSettings, train_on_labels
 
     samples = []
     for i in range(2):

@@ -15,12 +15,15 @@ SOURCE = Path(__file__).parent.parent / "src" / "diffeat"
 ROWS = [
     {"cli", "app", "__main__"},
     {"report", "distributed", "bench"},
-    {"tasks", "selection", "content_shift"},
+    {"studies", "training"},
+    {"tasks", "evaluation"},
     {"extraction", "recipes"},
+    {"techniques"},
     {"refinement", "trajectories", "storage"},
     {"activations"},
     {"backbones"},
-    {"datasets", "viz", "geometry", "zoo"},
+    {"features", "datasets", "zoo"},
+    {"viz", "geometry"},
     {"errors", "progress", "__about__"},
 ]
 HEIGHT = {room: len(ROWS) - i for i, row in enumerate(ROWS) for room in row}

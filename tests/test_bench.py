@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from diffeat.bench.baselines import Daisy, RgbPatches
 from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry
 from diffeat.bench.rows import RowSource, bench_table, score_rows, write_bench
 from diffeat.bench.sift import sift_matches
 from diffeat.datasets.registry import open_pairs
+from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.geometry import Frame
 from diffeat.tasks.correspondence import get_protocol
 

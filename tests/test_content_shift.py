@@ -13,9 +13,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffeat.content_shift.exact_posterior import ExactPosterior, shapes_bank
-from diffeat.content_shift.laplacian import paper_laplacian
-from diffeat.content_shift.measures import (
+from diffeat.errors import InvalidValueError, ModelError
+from diffeat.studies.content_shift.exact_posterior import ExactPosterior, shapes_bank
+from diffeat.studies.content_shift.laplacian import paper_laplacian
+from diffeat.studies.content_shift.measures import (
     cka_shift,
     cosine_shift,
     edge_shift,
@@ -23,11 +24,10 @@ from diffeat.content_shift.measures import (
     self_match_shift,
     ssim_shift,
 )
-from diffeat.content_shift.perceptual import weighted_measure
-from diffeat.content_shift.search import BASE, candidates_of, run_search
-from diffeat.content_shift.verdict import judge
-from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
+from diffeat.studies.content_shift.perceptual import weighted_measure
+from diffeat.studies.content_shift.search import BASE, candidates_of, run_search
+from diffeat.studies.content_shift.verdict import judge
+from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 
 TRUE = {"prompt": 1, "edges": 1, "all": 1, "wrong prompt": -1, "shuffled edges": -1, "guidance": -1, "other draw": 0}
 

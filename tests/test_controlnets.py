@@ -19,9 +19,9 @@ from diffeat import Extractor, Recipe
 from diffeat.activations import read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.techniques import ControlNet, Scene, Session
-from diffeat.extraction.techniques.parse import parse_combination
 from diffeat.extraction.views import Views
+from diffeat.techniques import ControlNet, Scene, Session
+from diffeat.techniques.parse import parse_combination
 from tiny.pipelines import build
 
 SIZE = (96, 64)

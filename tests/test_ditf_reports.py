@@ -23,9 +23,9 @@ from diffeat.extraction.massive_channels import calibration_pictures
 from diffeat.geometry import open_image
 from diffeat.report.massive import summary, to_markdown, write_massive
 from diffeat.report.massive_figures import local_similarity
-from diffeat.report.massive_survey import survey
 from diffeat.report.sweep import write_sweep
-from diffeat.selection.sweep import block_names, sweep
+from diffeat.studies.massive import survey
+from diffeat.studies.sweep import block_names, sweep
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
 from tiny.pipelines import build

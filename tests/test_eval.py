@@ -14,13 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
-from diffeat.bench.baselines import Daisy, RgbPatches
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import open_pairs
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.extraction.baselines import Daisy, RgbPatches
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.report.correspondence import to_markdown, write_report
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence import Target, get_protocol, match
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.features import picture_texts

@@ -23,15 +23,15 @@ from diffeat.activations import Taps
 from diffeat.backbones import Backbone
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_pair_list, read_spair
-from diffeat.extraction.fusion.aggregation import AggregationConfig, AggregationNetwork
-from diffeat.extraction.fusion.hyperfeatures import fuse_maps
+from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins.hyperfeatures import fuse_maps
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec, open_image
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence import Lattice, Matching, get_protocol, pck
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
-from diffeat.tasks.hyperfeatures.examples import Examples
-from diffeat.tasks.hyperfeatures.maps import PictureMaps
-from diffeat.tasks.hyperfeatures.train import TrainSettings, pair_loss
+from diffeat.training.hyperfeatures.examples import Examples
+from diffeat.training.hyperfeatures.maps import PictureMaps
+from diffeat.training.hyperfeatures.train import TrainSettings, pair_loss
 from diffeat.trajectories import ode_steps, walk
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from diffeat.content_shift import GateSettings, ShiftMeter, gate, search
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
-from diffeat.extraction.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
-from diffeat.extraction.techniques.parse import parse_combination
 from diffeat.report.gate import write_gate_report, write_search_report
+from diffeat.studies.content_shift import GateSettings, ShiftMeter, gate, search
+from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
+from diffeat.techniques.parse import parse_combination
 from test_techniques import backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 
 SETTINGS = GateSettings(strength=0.6, steps=2, seeds=2, feature_measures=("cosine", "self-match"))
@@ -54,7 +54,7 @@ def test_gate_pairs_controls_and_restores(backbone: Any, files: Any, tmp_path: P
 
 
 def test_a_picture_alone_and_in_a_batch_and_its_estimate_by_hand(backbone: Any) -> None:  # noqa: F811
-    from diffeat.content_shift.measures import pixel_shift
+    from diffeat.studies.content_shift.measures import pixel_shift
     from diffeat.trajectories import Row, noisy_latents
 
     pictures = [picture(i) for i in range(3)]

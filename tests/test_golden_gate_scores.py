@@ -12,16 +12,16 @@ from safetensors.torch import load_file
 
 from conftest import golden_roots
 from diffeat.activations import MapRequest, read
-from diffeat.content_shift.laplacian import laplacian_diff, paper_laplacian
-from diffeat.extraction.fusion.amalgamation import (
+from diffeat.extraction.joins.amalgamation import (
     Amalgamation,
     AmalgamationConfig,
     concentration,
     disagreement,
     regularised,
 )
-from diffeat.extraction.fusion.attention_features import aggregate_attention
-from diffeat.tasks.hyperfeatures.loss import keypoint_loss
+from diffeat.extraction.joins.attention_features import aggregate_attention
+from diffeat.studies.content_shift.laplacian import laplacian_diff, paper_laplacian
+from diffeat.training.hyperfeatures.loss import keypoint_loss
 from test_golden_gdf import TOLERANCE, error
 
 ROOTS = [root / "gate" for root in golden_roots() if (root / "gate").is_dir()]

@@ -17,7 +17,7 @@ from torch import Tensor
 from conftest import golden_roots
 from diffeat.activations import Taps
 from diffeat.backbones import Backbone
-from diffeat.extraction.techniques import ControlNet, Guidance, LoRA, Scene, Session
+from diffeat.techniques import ControlNet, Guidance, LoRA, Scene, Session
 from test_golden_gdf import TOLERANCE, error
 
 ROOTS = [root / "gate" for root in golden_roots() if (root / "gate" / "null_checks").is_dir()]

@@ -19,9 +19,9 @@ from conftest import golden_roots
 from diffeat.activations import Taps
 from diffeat.backbones import Backbone
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.fusion.aggregation import AggregationConfig, AggregationNetwork
-from diffeat.extraction.fusion.aggregation_files import read_published
-from diffeat.tasks.hyperfeatures.loss import keypoint_loss, nearest_cells
+from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins.aggregation_files import read_published
+from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
 from diffeat.trajectories import Guidance, forward, ode_steps, unconditional_rows, walk
 
 TOLERANCE = 1e-5

@@ -18,18 +18,18 @@ from diffeat.datasets.registry import open_pairs
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import DatasetError, DiffeatError, InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.fusion import aggregation
-from diffeat.extraction.fusion.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins import aggregation
+from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.tasks.correspondence import get_protocol
-from diffeat.tasks.hyperfeatures.examples import Examples
-from diffeat.tasks.hyperfeatures.logs import read_log
-from diffeat.tasks.hyperfeatures.loss import keypoint_loss, position_loss
-from diffeat.tasks.hyperfeatures.maps import PictureMaps
-from diffeat.tasks.hyperfeatures.prepare import prepare
-from diffeat.tasks.hyperfeatures.prune import curve, keep, keep_layer, keep_step, keep_strongest, ranked
-from diffeat.tasks.hyperfeatures.recipes import denoiser_calls, network_of, recipe_of
-from diffeat.tasks.hyperfeatures.run import train_hyperfeatures, training_recipe
-from diffeat.tasks.hyperfeatures.train import STATE, HeadTrainer, TrainSettings, new_network
+from diffeat.training.hyperfeatures.examples import Examples
+from diffeat.training.hyperfeatures.logs import read_log
+from diffeat.training.hyperfeatures.loss import keypoint_loss, position_loss
+from diffeat.training.hyperfeatures.maps import PictureMaps
+from diffeat.training.hyperfeatures.prepare import prepare
+from diffeat.training.hyperfeatures.prune import curve, keep, keep_layer, keep_step, keep_strongest, ranked
+from diffeat.training.hyperfeatures.recipes import denoiser_calls, network_of, recipe_of
+from diffeat.training.hyperfeatures.run import train_hyperfeatures, training_recipe
+from diffeat.training.hyperfeatures.train import STATE, HeadTrainer, TrainSettings, new_network
 from tiny.pipelines import build
 
 CONFIG = AggregationConfig(("a", "b", "c"), (8, 32, 12), (9, 4, 0), 10, projection=32, bottleneck=32)
@@ -423,7 +423,7 @@ def test_the_hash_knows_the_weights_wherever_they_lie(trained, extractor, tmp_pa
 )
 def test_any_backbone_and_any_activations(name: str, activation: str, tmp_path: Path, world: Path) -> None:
     from diffeat.backbones import Backbone
-    from diffeat.tasks.hyperfeatures.prepare import explicit, network_config
+    from diffeat.training.hyperfeatures.prepare import explicit, network_config
 
     backbone = Backbone.from_pipeline(build(name), name=name)
     plain = Recipe.from_dict(

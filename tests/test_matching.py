@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import diffeat
 from diffeat.errors import InvalidValueError, NonFiniteError
+from diffeat.features import FeatureMap
 from diffeat.geometry import Frame, FrameSpec
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence import (
     Lattice,
     Matching,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence import (
     PROTOCOLS,
     PairRecord,

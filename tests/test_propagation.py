@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_iter
 
 from diffeat.datasets.davis import object_colours, read_davis, read_mask, write_mask, write_toyworld_videos
 from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.storage import FeatureMap
 from diffeat.tasks.propagation import (
     PropagationSettings,
     boundary_score,

@@ -13,8 +13,8 @@ from PIL import Image
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.storage import FeatureMap
 from diffeat.tasks.segmentation import (
     Confusion,
     EnsembleSettings,

@@ -15,8 +15,8 @@ from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworl
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Recipe
-from diffeat.selection.labels import open_labels
-from diffeat.selection.score import Score, ratio
+from diffeat.studies.selection.labels import open_labels
+from diffeat.studies.selection.score import Score, ratio
 
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffeat.selection.meter import Measured, Meter, concentration
+from diffeat.studies.selection.meter import Measured, Meter, concentration
 
 SIDE, CHANNELS, IMAGES, DRAWS = 16, 48, 8, 4
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from diffeat.activations import Catalogue
 from diffeat.errors import InvalidValueError
-from diffeat.selection.paper import Name, paper_pool, paper_verdicts
+from diffeat.studies.selection.paper import Name, paper_pool, paper_verdicts
 
 REPEATS = range(3)
 

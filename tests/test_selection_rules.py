@@ -13,17 +13,17 @@ from diffeat.backbones import Backbone
 from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.selection.greedy import forward_selection, rank_singles
-from diffeat.selection.measure import Measurement, Property, attention_shifts, measure
-from diffeat.selection.meter import Measured, Meter
-from diffeat.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
-from diffeat.selection.records import load_measurement, save_measurement
-from diffeat.selection.redundancy import redundancy
-from diffeat.selection.rules import judge, load_rules
-from diffeat.selection.score import Score, ratio
-from diffeat.selection.search import default_recipe, select
-from diffeat.storage import FeatureMap
+from diffeat.studies.selection.greedy import forward_selection, rank_singles
+from diffeat.studies.selection.measure import Measurement, Property, attention_shifts, measure
+from diffeat.studies.selection.meter import Measured, Meter
+from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
+from diffeat.studies.selection.records import load_measurement, save_measurement
+from diffeat.studies.selection.redundancy import redundancy
+from diffeat.studies.selection.rules import judge, load_rules
+from diffeat.studies.selection.score import Score, ratio
+from diffeat.studies.selection.search import default_recipe, select
 from test_selection_meter import IMAGES, blocks, made
 from tiny.pipelines import build
 

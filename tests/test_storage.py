@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffeat.errors import InvalidValueError, NonFiniteError, StoreError, UnknownNameError
+from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
-from diffeat.storage import FeatureMap, FeatureStore
+from diffeat.storage import FeatureStore
 from diffeat.storage.quantise import decode, encode
 
 RECIPE = {"model": "tiny", "trajectory": {"timesteps": [261], "draws": 8}}

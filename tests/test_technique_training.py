@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from diffeat.backbones import Backbone
 from diffeat.errors import DatasetError, ModelError
-from diffeat.extraction.techniques import ControlNet, LoRA, Scene, Session
+from diffeat.techniques import ControlNet, LoRA, Scene, Session
 from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
 from diffeat.zoo.train_controlnet import train_controlnet
 from diffeat.zoo.train_lora import Settings as LoRASettings

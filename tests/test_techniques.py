@@ -15,7 +15,7 @@ from torch import nn
 from diffeat import Extractor, Recipe
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.techniques import (
+from diffeat.techniques import (
     Combination,
     ControlNet,
     DenoiseFrom,

@@ -10,8 +10,8 @@ import torch
 from diffeat import Extractor
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.recipe import MapActivation
-from diffeat.extraction.techniques import ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
 from diffeat.extraction.views import Views
+from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
 from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"

@@ -15,15 +15,16 @@ if TYPE_CHECKING:
     from diffeat.activations import Catalogue, MapRequest, read, tap
     from diffeat.backbones import Backbone
     from diffeat.extraction import Extractor, Recipe
+    from diffeat.features import FeatureMap
     from diffeat.geometry import Frame
-    from diffeat.storage import FeatureMap, FeatureStore
+    from diffeat.storage import FeatureStore
     from diffeat.tasks.correspondence import Matches, match
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
     "Catalogue": "diffeat.activations",
     "Extractor": "diffeat.extraction",
-    "FeatureMap": "diffeat.storage",
+    "FeatureMap": "diffeat.features",
     "FeatureStore": "diffeat.storage",
     "Frame": "diffeat.geometry",
     "MapRequest": "diffeat.activations",

@@ -24,12 +24,12 @@ from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.massive_channels import calibration_pictures
-from diffeat.extraction.pictures import load_picture
+from diffeat.features.picture import load_picture
 from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
-from diffeat.report.massive_survey import survey
 from diffeat.report.sweep import write_sweep
-from diffeat.selection.sweep import block_names, sweep
+from diffeat.studies.massive import survey
+from diffeat.studies.sweep import block_names, sweep
 from diffeat.tasks.correspondence.evaluate import Evaluation
 
 #: Tried on the validation pairs.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from diffeat.bench.baselines import Daisy, RgbPatches
 from diffeat.bench.rows import RowSource
 from diffeat.bench.sift import sift_matches
 from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
 from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text

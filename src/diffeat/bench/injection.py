@@ -18,7 +18,7 @@ from diffeat.activations.modulation import ModulatedSite, ModulationTaps, modula
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.massive_channels import calibration_pictures
-from diffeat.extraction.pictures import load_picture
+from diffeat.features.picture import load_picture
 from diffeat.geometry import FrameSpec
 from diffeat.trajectories import keyed_normal
 

@@ -26,9 +26,9 @@ from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_table
 from diffeat.report.selection import score_text, write_selection
-from diffeat.selection.labels import open_labels
-from diffeat.selection.score import Score, ratio
-from diffeat.selection.search import Selection, default_recipe, load_backbone, select
+from diffeat.studies.selection.labels import open_labels
+from diffeat.studies.selection.score import Score, ratio
+from diffeat.studies.selection.search import Selection, default_recipe, load_backbone, select
 from diffeat.tasks.classification import evaluate_classification
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffeat.activations import Catalogue
-from diffeat.bench.baselines import Daisy, RgbPatches
 from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import get_protocol
 

@@ -10,7 +10,7 @@ import typer
 from diffeat.cli.options import Activations, Device, Dtype, ModelName, RecipeName, Seed, Size, Timestep
 
 if TYPE_CHECKING:
-    from diffeat.content_shift.gate import GateResult
+    from diffeat.studies.content_shift.gate import GateResult
 
 
 def gate(
@@ -61,11 +61,11 @@ def gate(
     Offline:  diffeat samples photos;  diffeat gate -i photos -x "prompt:a photo" -x guidance:7.5
     """
     from diffeat.cli.options import changed_recipe, make_extractor
-    from diffeat.content_shift.gate import gate as run
-    from diffeat.content_shift.meter import GateSettings
-    from diffeat.extraction.techniques.parse import parse_combination
     from diffeat.geometry import find_images
     from diffeat.progress import bar
+    from diffeat.studies.content_shift.gate import gate as run
+    from diffeat.studies.content_shift.meter import GateSettings
+    from diffeat.techniques.parse import parse_combination
 
     combinations = {text: parse_combination(text) for text in technique}
     settings = GateSettings(
@@ -82,7 +82,7 @@ def gate(
     from diffeat.report.gate import write_gate_report, write_search_report
 
     if search is not None:
-        from diffeat.content_shift.search import search as look_for
+        from diffeat.studies.content_shift.search import search as look_for
 
         ended = look_for(extractor.backbone, paths, combinations, chosen, budget=search, settings=settings)
         typer.echo(str(ended))

@@ -37,7 +37,7 @@ def generate(
     from diffeat.extraction import Recipe
     from diffeat.extraction.generated import generate as make
     from diffeat.extraction.generated import generation_twin, save_generated
-    from diffeat.tasks.hyperfeatures.recipes import network_of, write_recipe
+    from diffeat.training.hyperfeatures.recipes import network_of, write_recipe
 
     texts: list[str | None] = list(prompt or [])
     if prompts is not None:

@@ -46,11 +46,11 @@ def massive(
     """
     from diffeat.cli.ranges import read_numbers
     from diffeat.extraction.massive_channels import calibration_pictures
-    from diffeat.extraction.pictures import load_picture
+    from diffeat.features.picture import load_picture
     from diffeat.geometry import find_images
     from diffeat.refinement.massive import Rule
     from diffeat.report.massive import summary, write_massive
-    from diffeat.report.massive_survey import survey
+    from diffeat.studies.massive import survey
 
     times = read_numbers(timesteps, "--timesteps")
     chosen = changed_recipe(recipe, model=model, activations=activation, size=size)

@@ -13,7 +13,7 @@ from diffeat.cli.sources import RecipeNames, Weights, make_source
 from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from diffeat.storage import FeatureMap
+    from diffeat.features import FeatureMap
     from diffeat.tasks.correspondence import Matches
 
 

@@ -10,12 +10,12 @@ import typer
 from diffeat.cli.options import Device, Dtype
 
 if TYPE_CHECKING:
-    from diffeat.selection.search import Selection
+    from diffeat.studies.selection.search import Selection
 
 
 def _show_rules(asked: bool) -> None:
     if asked:
-        from diffeat.selection.rules import measured_rules_text
+        from diffeat.studies.selection.rules import measured_rules_text
 
         typer.echo(measured_rules_text(), nl=False)
         raise typer.Exit
@@ -79,10 +79,10 @@ def select(
     from diffeat.geometry import find_images
     from diffeat.progress import bar
     from diffeat.report.selection import write_selection
-    from diffeat.selection.labels import open_labels
-    from diffeat.selection.rules import load_rules
-    from diffeat.selection.search import default_recipe, load_backbone
-    from diffeat.selection.search import select as run
+    from diffeat.studies.selection.labels import open_labels
+    from diffeat.studies.selection.rules import load_rules
+    from diffeat.studies.selection.search import default_recipe, load_backbone
+    from diffeat.studies.selection.search import select as run
 
     if rules != "paper":
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded

@@ -12,7 +12,7 @@ from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
     from diffeat.datasets.pairs import PairDataset
-    from diffeat.tasks.hyperfeatures.prune import Pruned
+    from diffeat.training.hyperfeatures.prune import Pruned
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
 
@@ -89,10 +89,10 @@ def hyperfeatures(
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.tasks.correspondence.protocol import get_protocol
-    from diffeat.tasks.hyperfeatures.logs import read_log
-    from diffeat.tasks.hyperfeatures.recipes import network_of
-    from diffeat.tasks.hyperfeatures.run import train_hyperfeatures, training_recipe
-    from diffeat.tasks.hyperfeatures.train import LOG, TrainSettings
+    from diffeat.training.hyperfeatures.logs import read_log
+    from diffeat.training.hyperfeatures.recipes import network_of
+    from diffeat.training.hyperfeatures.run import train_hyperfeatures, training_recipe
+    from diffeat.training.hyperfeatures.train import LOG, TrainSettings
 
     settings = TrainSettings(
         steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, window=window, validate_every=every,
@@ -161,10 +161,10 @@ def prune(
     from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
     from diffeat.report.page import markdown_table
     from diffeat.tasks.correspondence.protocol import get_protocol
-    from diffeat.tasks.hyperfeatures.prepare import prepare
-    from diffeat.tasks.hyperfeatures.prune import curve
-    from diffeat.tasks.hyperfeatures.recipes import catalogue_at_size, full_grid, network_of, recipe_of, write_recipe
-    from diffeat.tasks.hyperfeatures.score import score_layers
+    from diffeat.training.hyperfeatures.prepare import prepare
+    from diffeat.training.hyperfeatures.prune import curve
+    from diffeat.training.hyperfeatures.recipes import catalogue_at_size, full_grid, network_of, recipe_of, write_recipe
+    from diffeat.training.hyperfeatures.score import score_layers
 
     if (keep is not None) + one_step + one_layer > 1:
         raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
@@ -190,7 +190,7 @@ def prune(
 
 
 def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> Pruned | None:
-    from diffeat.tasks.hyperfeatures.prune import keep_layer, keep_step, keep_strongest
+    from diffeat.training.hyperfeatures.prune import keep_layer, keep_step, keep_strongest
 
     if keep is not None:
         return keep_strongest(network, keep)

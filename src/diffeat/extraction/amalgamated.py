@@ -12,15 +12,15 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
-from diffeat.extraction.fusion.amalgamation import Amalgamation, AmalgamationConfig
-from diffeat.extraction.fusion.amalgamation_files import load_amalgamation
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig
+from diffeat.extraction.joins.amalgamation_files import load_amalgamation
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.view_spec import view_recipes
 from diffeat.extraction.views import Views
+from diffeat.features import FeatureMap
 from diffeat.geometry import file_digest
 from diffeat.refinement import concatenate
 from diffeat.refinement.maps import largest_grid
-from diffeat.storage import FeatureMap
 
 FUSED = "amalgamated"
 
@@ -107,7 +107,7 @@ def _trained(recipe: Recipe) -> Amalgamation:
     if weights is None:
         raise InvalidValueError(
             f"Recipe {recipe.name!r} mixes views by 'amalgamation' but names no trained weights (fuse.weights). Train "
-            "them with diffeat.content_shift.train_amalgamation, or use fuse 'concat' or 'mean'."
+            "them with diffeat.studies.content_shift.train_amalgamation, or use fuse 'concat' or 'mean'."
         )
     path = Path(weights.source) / weights.file if weights.file else Path(weights.source)
     if weights.sha256 is not None and path.is_file() and file_digest(path) != weights.sha256:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.pictures import Picture
 from diffeat.extraction.recipe import Recipe
-from diffeat.extraction.techniques import DenoiseFrom, Rows, Scene, Session, Steered
+from diffeat.features.picture import Picture
+from diffeat.techniques import DenoiseFrom, Rows, Scene, Session, Steered
 from diffeat.trajectories import Row
 
 #: One row of a call: the picture's place in its group, and which latent.

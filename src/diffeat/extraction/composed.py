@@ -20,7 +20,7 @@ from diffeat.activations.rules import candidates
 from diffeat.backbones import Backbone
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.fusion.attention_features import aggregate_attention
+from diffeat.extraction.joins.attention_features import aggregate_attention
 from diffeat.extraction.recipe import AttentionActivation, Recipe
 from diffeat.refinement import shrink_map
 from diffeat.trajectories import Row

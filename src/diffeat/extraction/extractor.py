@@ -26,15 +26,15 @@ from diffeat.errors import DiffeatError, InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Calls
 from diffeat.extraction.composed import Composer
-from diffeat.extraction.fusion.hyperfeatures import Hyperfeatures
+from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.modulated import ModulatedTaps
-from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.stepped import SteppedReader
-from diffeat.extraction.techniques.weights import fingerprint_with
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame
 from diffeat.refinement import concatenate, mean_of_maps
-from diffeat.storage import FeatureMap
+from diffeat.techniques.weights import fingerprint_with
 from diffeat.trajectories import Row, forward_rows, noisy_latents
 
 #: Called with the name of a picture that failed and why; returning goes on with the next picture.

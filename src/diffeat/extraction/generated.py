@@ -22,8 +22,8 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.pictures import Picture
 from diffeat.extraction.recipe import Recipe
+from diffeat.features.picture import Picture
 from diffeat.trajectories import Guidance, keyed_normal, ode_steps, unconditional_rows, walk
 
 NOTE = "diffeat"

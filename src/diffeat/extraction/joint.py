@@ -23,10 +23,10 @@ from torch import Tensor
 
 from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction.extractor import Extractor, OnError
-from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.refinement import concatenate
-from diffeat.storage import FeatureMap
 
 _FOLDER = Path(__file__).parent.parent / "recipes" / "joint"
 

@@ -11,8 +11,8 @@ from functools import cache
 
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
-from diffeat.extraction.pictures import ImageLike
 from diffeat.extraction.recipe import Recipe
+from diffeat.features.picture import ImageLike
 from diffeat.refinement.massive import Detection, Rule, find_massive
 from diffeat.refinement.stats import ChannelStatistics
 

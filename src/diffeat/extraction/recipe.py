@@ -20,9 +20,9 @@ from diffeat.activations import MapRequest
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction.presets import preset_names, preset_path
 from diffeat.extraction.refine import Refine
-from diffeat.extraction.techniques.union import AnyTechnique
 from diffeat.extraction.view_spec import ViewSpec, check_views
 from diffeat.geometry import FrameSpec, file_digest
+from diffeat.techniques.union import AnyTechnique
 
 #: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
 #: so the hash) where they are not used.

@@ -17,10 +17,10 @@ from diffeat.activations import Taps
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
-from diffeat.extraction.fusion.hyperfeatures import FUSED, Hyperfeatures
 from diffeat.extraction.generated import Origin, start_noise
-from diffeat.extraction.pictures import Picture
+from diffeat.extraction.joins.hyperfeatures import FUSED, Hyperfeatures
 from diffeat.extraction.recipe import Recipe
+from diffeat.features.picture import Picture
 from diffeat.geometry import Frame
 from diffeat.trajectories import Guidance, Row, noisy_latents, ode_steps, unconditional_rows, walk
 from diffeat.trajectories.ode import check_prediction

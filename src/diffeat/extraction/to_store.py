@@ -15,7 +15,7 @@ from pathlib import Path
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError
 from diffeat.extraction.extractor import Extractor
-from diffeat.extraction.pictures import Picture, load_picture
+from diffeat.features.picture import Picture, load_picture
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore

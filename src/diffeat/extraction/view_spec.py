@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffeat.extraction.techniques.union import AnyTechnique
+from diffeat.techniques.union import AnyTechnique
 
 if TYPE_CHECKING:
     from diffeat.extraction.recipe import Recipe

@@ -26,11 +26,11 @@ from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.calls import Job, arrive
 from diffeat.extraction.composed import wanted_activations
 from diffeat.extraction.extractor import Extractor, OnError, raise_error
-from diffeat.extraction.pictures import ImageLike, Picture, load_picture
 from diffeat.extraction.recipe import Recipe
-from diffeat.extraction.techniques import Combination, Prompt, Rows, Scene, Session
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame
-from diffeat.storage import FeatureMap
+from diffeat.techniques import Combination, Prompt, Rows, Scene, Session
 from diffeat.trajectories import Row, noisy_latents
 
 

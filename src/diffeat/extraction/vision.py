@@ -19,9 +19,9 @@ from torch import Tensor
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.extractor import OnError
-from diffeat.extraction.pictures import ImageLike, Picture, load_picture
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame, FrameSpec
-from diffeat.storage import FeatureMap
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from diffeat.activations import Catalogue
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.recipe import MapActivation
+from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.refinement import mean_of_maps
-from diffeat.storage import FeatureMap
 from diffeat.viz import feature_grid, heat_grid
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from diffeat.__about__ import __version__
 from diffeat.backbones import Backbone
-from diffeat.content_shift.gate import GateResult, Stage
-from diffeat.content_shift.search import SearchResult
-from diffeat.extraction.pictures import ImageLike
+from diffeat.features.picture import ImageLike
 from diffeat.report.gate_pictures import example_pictures, variant_title
 from diffeat.report.page import Page
+from diffeat.studies.content_shift.gate import GateResult, Stage
+from diffeat.studies.content_shift.search import SearchResult
 
 _COLOURS = {"helps": "#1b8a5a", "hurts": "#c0392b", "harmless": "#5b6472", "cannot tell": "#c99a2e"}
 _STAGES: dict[Stage, str] = {

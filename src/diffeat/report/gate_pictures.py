@@ -10,9 +10,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from diffeat.backbones import Backbone
-from diffeat.content_shift.gate import GateResult, Variant
-from diffeat.content_shift.meter import ShiftMeter
-from diffeat.extraction.pictures import ImageLike
+from diffeat.features.picture import ImageLike
+from diffeat.studies.content_shift.gate import GateResult, Variant
+from diffeat.studies.content_shift.meter import ShiftMeter
 from diffeat.viz import pca_colours
 
 _INK, _SOFT = (32, 34, 38), (125, 130, 138)

@@ -12,8 +12,8 @@ from PIL import Image
 from diffeat.__about__ import __version__
 from diffeat.refinement.massive import measured_channel
 from diffeat.report import massive_figures as figures
-from diffeat.report.massive_survey import Survey
 from diffeat.report.page import Page, markdown_table
+from diffeat.studies.massive import Survey
 
 #: Channels whose origin is told in a sentence.
 _NAMED = 6

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from diffeat.report.massive_survey import Survey
+from diffeat.studies.massive import Survey
 from diffeat.viz import pca_colours
 
 _INK, _SOFT, _BLUE = "#20242a", "#8a94a3", "#1f5fbf"

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from diffeat.report.page import Page
-from diffeat.selection.measure import attention_shifts
-from diffeat.selection.score import Score
-from diffeat.selection.search import Selection
+from diffeat.studies.selection.measure import attention_shifts
+from diffeat.studies.selection.score import Score
+from diffeat.studies.selection.search import Selection
 
 _NUMBERS = (
     ("noise", "noise", "{:.2f}"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.report.page import Page, markdown_table
-from diffeat.selection.sweep import Sweep
+from diffeat.studies.sweep import Sweep
 
 
 def write_sweep(sweep: Sweep, folder: str | Path) -> Path:

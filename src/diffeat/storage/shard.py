@@ -17,7 +17,7 @@ import safetensors.torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
-from diffeat.storage.feature_map import FeatureMap
+from diffeat.features.feature_map import FeatureMap
 from diffeat.storage.index import Row
 from diffeat.storage.quantise import decode, encode
 

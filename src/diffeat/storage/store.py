@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean
+from diffeat.features.feature_map import FeatureMap
 from diffeat.geometry import Frame
 from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
-from diffeat.storage.feature_map import FeatureMap
 from diffeat.storage.head import HEAD_FILE, Head
 from diffeat.storage.index import Part, Row, in_order, read_part
 from diffeat.storage.quantise import check_dtype

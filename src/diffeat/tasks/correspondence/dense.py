@@ -19,7 +19,7 @@ from diffeat.tasks.correspondence.match import (
 )
 
 if TYPE_CHECKING:
-    from diffeat.storage import FeatureMap
+    from diffeat.features import FeatureMap
 
 
 @dataclass(frozen=True)

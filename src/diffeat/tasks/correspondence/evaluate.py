@@ -20,8 +20,9 @@ import torch
 
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
 from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.features import FeatureMap
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureMap, FeatureStore
+from diffeat.storage import FeatureStore
 from diffeat.tasks.correspondence.features import (
     FeatureSource,
     PictureFeatures,

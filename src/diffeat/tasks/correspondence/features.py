@@ -13,9 +13,10 @@ from torch import Tensor
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction import extract_to_store
+from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureMap, FeatureStore
+from diffeat.storage import FeatureStore
 from diffeat.tasks.correspondence.match import Matching, Target, pick
 
 if TYPE_CHECKING:

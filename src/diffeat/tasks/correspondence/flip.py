@@ -18,7 +18,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.tasks.correspondence.match import Matches, Target, check_features, check_points, pick
 
 if TYPE_CHECKING:
-    from diffeat.storage import FeatureMap
+    from diffeat.features import FeatureMap
 
 
 def partner_similarity(

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.storage import FeatureMap
+from diffeat.features import FeatureMap
 from diffeat.tasks.correspondence.features import PictureFeatures
 from diffeat.tasks.correspondence.match import Target
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, InvalidValueError
-from diffeat.extraction.pictures import ImageLike, Picture, load_picture
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence.descriptors import sample_descriptors
 from diffeat.tasks.correspondence.features import FeatureSource
 

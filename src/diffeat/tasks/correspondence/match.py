@@ -17,8 +17,8 @@ from diffeat.tasks.correspondence.target import PreparedTarget, check_features
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from diffeat.features import FeatureMap
     from diffeat.geometry import Frame
-    from diffeat.storage import FeatureMap
 
 Readout = Literal["argmax", "window"]
 

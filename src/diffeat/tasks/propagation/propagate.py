@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.storage import FeatureMap
+from diffeat.features import FeatureMap
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffeat.datasets.labelled import IGNORE
 from diffeat.errors import InvalidValueError
+from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
-from diffeat.storage import FeatureMap
 from diffeat.tasks.correspondence.axis import Axis
 
 

@@ -1,0 +1,168 @@
+"""GATE with numbers: does a technique bring reconstructions and features closer to the picture?
+
+Each technique is measured at two places, paired with the base (same latents, same noise):
+
+* *img2img*: the picture is noised to a high strength and denoised to the end (SDEdit), where differences are large;
+* *operating*: one call at the timestep where features are read; the estimate of the clean picture, and the features
+  against those of the clean latent.
+
+Beside each technique run its controls: the *null* twin (must equal the base exactly) and, for techniques that look at
+the picture, the *shuffled* twin that is shown another picture (must not help).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Recipe
+from diffeat.features.picture import ImageLike
+from diffeat.progress import Progress, silent
+from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter, Shifts
+from diffeat.studies.content_shift.verdict import Verdict, judge
+from diffeat.techniques import Combination, ControlNet, IPAdapter, Prompt
+
+Stage = Literal["img2img", "operating", "features"]
+
+BASE = "base"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One thing to measure: the base, a technique, or a control of one."""
+
+    name: str
+    combination: Combination
+    role: Literal["base", "technique", "null", "shuffled"] = "technique"
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """All shifts, and the verdicts that follow.
+
+    Attributes:
+        shifts: By variant.
+        verdicts: By variant, then (stage, measure).
+        ceiling: Shift of encoding and decoding alone, by picture measure.
+        calls: Denoiser rows that were run.
+    """
+
+    settings: GateSettings
+    recipe: Recipe
+    variants: tuple[Variant, ...]
+    pictures: tuple[str, ...]
+    shifts: dict[str, Shifts]
+    verdicts: dict[str, dict[tuple[str, str], Verdict]]
+    ceiling: dict[str, float]
+    timesteps: dict[str, float]
+    calls: float = 0
+    warnings: tuple[str, ...] = field(default_factory=tuple)
+
+    def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
+        """The verdict by the first measure of a stage."""
+        measure = (self.settings.feature_measures if stage == "features" else self.settings.measures)[:1]
+        return self.verdicts.get(variant, {}).get((stage, *measure)) if measure else None  # type: ignore[arg-type]
+
+    def ranking(self, stage: Stage = "img2img") -> list[str]:
+        """Techniques from the largest gain to the smallest."""
+        names = [v.name for v in self.variants if v.role == "technique"]
+        return sorted(names, key=lambda n: -(self.deciding(n, stage) or _nothing()).gain)
+
+
+def _nothing() -> Verdict:
+    return Verdict("cannot tell", float("-inf"), 0, 0, 0, 0, 0)
+
+
+def gate(
+    backbone: Backbone,
+    images: Sequence[ImageLike],
+    techniques: Mapping[str, Any] | Sequence[Any],
+    recipe: Recipe,
+    settings: GateSettings | None = None,
+    progress: Progress = silent,
+) -> GateResult:
+    """Score techniques.
+
+    Args:
+        backbone: The model.
+        images: Pictures, best 30 or more, none of which a LoRA was trained on.
+        techniques: Techniques or combinations, by name or not.
+        recipe: Frame, text, conditioning options, activations, and (its first timestep) the operating point.
+        settings: What is measured.
+
+    Raises:
+        DatasetError: Fewer than two pictures.
+        InvalidValueError: A measure or setting that does not exist.
+    """
+    settings = settings or GateSettings()
+    variants = variants_of(techniques, settings.controls, several=len(images) > 1)
+    meter = ShiftMeter(backbone, images, recipe, settings)
+    shifts: dict[str, Shifts] = {}
+    with meter:
+        for variant in progress(variants, total=len(variants), desc="gate"):
+            shifts[variant.name] = meter.measure(variant.combination, shuffled=variant.role == "shuffled")
+        ceiling = meter.ceiling()
+    verdicts = {
+        v.name: {
+            at: judge(base, shifts[v.name][at], confidence=settings.confidence, margin=settings.margin)
+            for at, base in shifts[BASE].items()
+            if base.sum() > 0
+        }
+        for v in variants
+        if v.role != "base"
+    }
+    return GateResult(
+        settings, recipe, tuple(variants), tuple(p.name for p in meter.pictures), shifts, verdicts, ceiling,
+        meter.timesteps, meter.calls, tuple(_warnings(variants, shifts, verdicts, settings)),
+    )  # fmt: skip
+
+
+def variants_of(techniques: Mapping[str, Any] | Sequence[Any], controls: bool, several: bool = True) -> list[Variant]:
+    """The base, every technique, and its controls.
+
+    Raises:
+        InvalidValueError: If there is no technique, or two have one name.
+    """
+    if isinstance(techniques, Mapping):
+        named = {name: Combination.of(t) for name, t in techniques.items()}
+    else:
+        combinations = [Combination.of(t) for t in techniques]
+        named = {c.label: c for c in combinations}
+        if len(named) < len(combinations):
+            raise InvalidValueError("Two techniques have one name; give a mapping from names to techniques.")
+    if not named or BASE in named:
+        raise InvalidValueError(f"Give at least one technique, and none named {BASE!r}.")
+    found = [Variant(BASE, Combination(), "base")]
+    for name, combination in named.items():
+        found.append(Variant(name, combination))
+        if controls:
+            found.append(Variant(f"{name} (null)", combination.null(), "null", name))
+            if several and looks_at_picture(combination):
+                found.append(Variant(f"{name} (shuffled)", combination, "shuffled", name))
+    return found
+
+
+def looks_at_picture(combination: Combination) -> bool:
+    """Whether a combination is told something about each picture."""
+    return any(isinstance(t, (ControlNet, IPAdapter)) or (isinstance(t, Prompt) and t.per_image) for t in combination)
+
+
+def _warnings(
+    variants: Sequence[Variant], shifts: Mapping[str, Shifts], verdicts: Mapping[str, Any], settings: GateSettings
+) -> list[str]:
+    found = []
+    for v in variants:
+        if v.role == "null":
+            worst = max(float(np.abs(shifts[v.name][at] - base).max()) for at, base in shifts[BASE].items())
+            if worst > 0:
+                found.append(f"{v.name} differs from the base by up to {worst:.2g}: do not trust {v.of}.")
+        at = ("img2img", settings.measures[0])
+        if v.role == "shuffled" and at in verdicts[v.name] and verdicts[v.name][at].call == "helps":
+            found.append(f"{v.name} helps although it is shown another picture: {v.of} may help for another reason.")
+    return found

@@ -1,0 +1,271 @@
+"""Which techniques, at which strength, together? Found under a budget of denoiser rows, ending in a recipe.
+
+All candidates start on a few pictures; each round doubles the pictures and keeps the better half, without those that
+the intervals already rule out (successive halving, paired throughout). The single techniques that are left are then
+combined. In the end the cheapest candidate wins among those that are not clearly worse than the best one; where nothing
+helps, the base wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations as subsets
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Recipe
+from diffeat.features.picture import ImageLike
+from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter
+from diffeat.studies.content_shift.verdict import Verdict, judge
+from diffeat.techniques import Combination
+
+BASE = Combination()
+
+
+class Scorer(Protocol):
+    """Measures a combination on pictures; the search knows nothing else of models."""
+
+    @property
+    def pictures(self) -> int: ...
+    @property
+    def spent(self) -> float: ...
+    def shifts(self, combination: Combination, pictures: Sequence[int]) -> NDArray[np.float64]: ...
+    def cost(self, combination: Combination) -> float: ...
+
+
+@dataclass(frozen=True)
+class Round:
+    """What was known after a round: pictures used, and each candidate's verdict against the base."""
+
+    pictures: int
+    verdicts: dict[str, Verdict]
+    kept: tuple[str, ...]
+    spent: float
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Where a search ended.
+
+    Attributes:
+        chosen: The combination.
+        verdict: Of it against the base; none if the base was chosen.
+        rounds: How it came to it.
+        spent: Denoiser rows.
+        recipe: The recipe with the combination.
+        reason: Why this one.
+    """
+
+    chosen: Combination
+    verdict: Verdict | None
+    rounds: tuple[Round, ...]
+    spent: float
+    reason: str
+    recipe: Recipe | None = None
+
+    def __str__(self) -> str:
+        lines = [f"{r.pictures} pictures: {', '.join(r.kept) or 'nothing'} left" for r in self.rounds]
+        return "\n".join([*lines, f"Chosen: {self.chosen.label}. {self.reason}", f"{self.spent:.0f} denoiser rows."])
+
+
+def candidates_of(
+    techniques: Mapping[str, Any] | Sequence[Any], strengths: Sequence[float] = (0.5, 1.0)
+) -> list[Combination]:
+    """Every technique as it is given, and at other strengths where it has one (as shares of the given one)."""
+    given = techniques.values() if isinstance(techniques, Mapping) else techniques
+    found: dict[str, Combination] = {}
+    for combination in map(Combination.of, given):
+        found.setdefault(combination.key, combination)
+        for share in strengths:
+            scaled = [_scaled(t, share) for t in combination]
+            other = Combination(scaled)
+            found.setdefault(other.key, other)
+    return list(found.values())
+
+
+def _scaled(technique: Any, share: float) -> Any:
+    scale = getattr(technique, "scale", None)
+    if scale is None or technique.kind == "guidance":
+        return technique
+    return technique.at(min(2.0, scale * share))
+
+
+def run_search(
+    scorer: Scorer, candidates: Sequence[Combination], budget: float, start: int = 8, margin: float = 0.02
+) -> SearchResult:
+    """The search itself.
+
+    Args:
+        candidates: Single techniques or combinations.
+        budget: Denoiser rows that may be spent; at least one round is run.
+        start: Pictures of the first round.
+        margin: Relative gain that is too small to matter.
+
+    Raises:
+        InvalidValueError: If there is nothing to choose from.
+    """
+    if not candidates:
+        raise InvalidValueError("There are no techniques to search.")
+    seen: dict[str, list[NDArray[np.float64]]] = {}
+    names = {c.key: c for c in (BASE, *candidates)}
+    alive = [c.key for c in candidates]
+    rounds: list[Round] = []
+    count, done, combined = min(start, scorer.pictures), 0, False
+    while True:
+        for key in (BASE.key, *alive):
+            parts = seen.setdefault(key, [])
+            have = sum(len(p) for p in parts)
+            if have < count:
+                parts.append(scorer.shifts(names[key], range(have, count)))
+        table = {key: np.concatenate(seen[key])[:count] for key in (BASE.key, *alive)}
+        verdicts = {key: judge(table[BASE.key], table[key], margin=margin) for key in alive}
+        alive = _survivors(alive, verdicts)
+        rounds.append(
+            Round(count, {names[k].label: v for k, v in verdicts.items()}, tuple(names[k].label for k in alive),
+                  scorer.spent)
+        )  # fmt: skip
+        done = count
+        if not alive:
+            return SearchResult(BASE, None, tuple(rounds), scorer.spent, "No technique helps on these pictures.")
+        if not combined and len(alive) <= 4:
+            combined = True
+            for many in _combined([names[k] for k in alive]):
+                if many.key not in names:
+                    names[many.key] = many
+                    alive.append(many.key)
+        elif count == scorer.pictures:
+            break
+        count = min(2 * count, scorer.pictures)
+        if scorer.spent + _price(scorer, [names[k] for k in (BASE.key, *alive)], seen, count) > budget:
+            break
+    measured = [k for k in alive if sum(len(p) for p in seen.get(k, [])) >= done]
+    return _choose(
+        scorer, measured, names, {k: np.concatenate(seen[k])[:done] for k in (BASE.key, *measured)}, rounds, margin
+    )
+
+
+def _survivors(alive: list[str], verdicts: Mapping[str, Verdict]) -> list[str]:
+    ranked = sorted((k for k in alive if verdicts[k].gain > 0), key=lambda k: -verdicts[k].gain)
+    if not ranked:
+        return []
+    best = verdicts[ranked[0]]
+    possible = [k for k in ranked if verdicts[k].high >= best.low]
+    return possible[: max(2, (len(alive) + 1) // 2)]
+
+
+def _combined(singles: Sequence[Combination]) -> list[Combination]:
+    """All that can be put together of what is left; one strength of each technique."""
+    found = []
+    for size in range(2, len(singles) + 1):
+        for chosen in subsets(singles, size):
+            techniques = [t for c in chosen for t in c]
+            plain = {t.null().key for t in techniques if hasattr(t, "kind")}
+            if len(plain) < len(techniques):
+                continue  # the same technique twice
+            try:
+                found.append(Combination(techniques))
+            except InvalidValueError:
+                continue
+    return found
+
+
+def _price(scorer: Scorer, combinations: Sequence[Combination], seen: Mapping[str, Any], count: int) -> float:
+    return sum(scorer.cost(c) * max(0, count - sum(len(p) for p in seen.get(c.key, []))) for c in combinations)
+
+
+def _choose(
+    scorer: Scorer, alive: Sequence[str], names: Mapping[str, Combination], table: Mapping[str, NDArray[np.float64]],
+    rounds: Sequence[Round], margin: float,
+) -> SearchResult:  # fmt: skip
+    verdicts = {k: judge(table[BASE.key], table[k], margin=margin) for k in alive}
+    helping = [k for k in alive if verdicts[k].call == "helps"]
+    if not helping:
+        few = "It cannot be told whether any technique helps; the base is kept."
+        return SearchResult(BASE, None, tuple(rounds), scorer.spent, few)
+    best = max(helping, key=lambda k: verdicts[k].gain)
+    total = table[BASE.key].mean()
+    worse = {k: (table[k].mean() - table[best].mean()) / total for k in helping}
+    close = [
+        k for k in helping
+        if k == best or worse[k] <= margin or judge(table[best], table[k], margin=margin).high >= 0
+    ]  # fmt: skip
+    chosen = min(close, key=lambda k: (scorer.cost(names[k]), worse[k]))
+    reason = f"It {verdicts[chosen]}"
+    if chosen != best:
+        reason += f", and costs less than {names[best].label}, which is not clearly better"
+    return SearchResult(names[chosen], verdicts[chosen], tuple(rounds), scorer.spent, reason + ".")
+
+
+class _MeterScorer:
+    def __init__(self, meter: ShiftMeter, at: tuple[str, str]) -> None:
+        self._meter, self._at = meter, at
+        self.pictures = len(meter.pictures)
+
+    @property
+    def spent(self) -> float:
+        return self._meter.calls
+
+    def shifts(self, combination: Combination, pictures: Sequence[int]) -> NDArray[np.float64]:
+        return self._meter.measure(combination, pictures=list(pictures))[self._at]
+
+    def cost(self, combination: Combination) -> float:
+        settings = self._meter.settings
+        return settings.seeds * (settings.steps + 1) * combination.calls()
+
+
+def search(
+    backbone: Backbone,
+    images: Sequence[ImageLike],
+    techniques: Mapping[str, Any] | Sequence[Any],
+    recipe: Recipe,
+    *,
+    budget: float,
+    settings: GateSettings | None = None,
+    strengths: Sequence[float] = (0.5, 1.0),
+    timesteps: Sequence[float] = (),
+    stage: str = "img2img",
+) -> SearchResult:
+    """Search on a model.
+
+    Args:
+        techniques: Singles or combinations; LoRA checkpoints are just several LoRAs.
+        recipe: What the found techniques are put into.
+        budget: Denoiser rows.
+        strengths: Shares of the given scales to try.
+        timesteps: Where the chosen combination is measured by its features; the recipe takes the one with the
+            largest sure gain (shift itself grows with t whatever the technique, so shifts do not compare).
+        stage: What decides: img2img, operating or features.
+
+    Raises:
+        InvalidValueError: Nothing to search, or an unknown stage.
+    """
+    settings = settings or GateSettings()
+    if stage not in ("img2img", "operating", "features"):
+        raise InvalidValueError(f"A stage is img2img, operating or features, got {stage!r}.")
+    measure = (settings.feature_measures if stage == "features" else settings.measures)[0]
+    with ShiftMeter(backbone, images, recipe, settings) as meter:
+        scorer = _MeterScorer(meter, (stage, measure))
+        found = run_search(scorer, candidates_of(techniques, strengths), budget, margin=settings.margin)
+    chosen = recipe.replace(techniques=[t.model_dump() for t in found.chosen] or None, name=f"{recipe.name}-gate")
+    if timesteps and len(found.chosen):
+        chosen = chosen.replace(
+            **{"trajectory.timesteps": [_best_timestep(backbone, images, chosen, settings, timesteps)]}
+        )
+    return SearchResult(found.chosen, found.verdict, found.rounds, found.spent, found.reason, chosen)
+
+
+def _best_timestep(
+    backbone: Backbone, images: Sequence[ImageLike], recipe: Recipe, settings: GateSettings, timesteps: Sequence[float]
+) -> float:
+    at = ("features", settings.feature_measures[0])
+    sure: dict[float, float] = {}
+    for t in timesteps:
+        with ShiftMeter(backbone, images, recipe.replace(**{"trajectory.timesteps": [t]}), settings) as meter:
+            base, found = meter.measure(BASE)[at], meter.measure(Combination.of(recipe.techniques))[at]
+        sure[t] = judge(base, found, margin=settings.margin).low
+    return max(sure, key=lambda t: sure[t])

@@ -1,0 +1,225 @@
+"""Measures a transformer's massive activations through its depth and over timesteps.
+
+The raw stream that enters every block is read for several pictures at several timesteps; statistics are kept, not
+activations. The modulation parameters depend on timestep and text alone and are read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffeat.activations import Catalogue
+from diffeat.activations.modulation import ModulationTaps, modulated_sites
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.massive_channels import Place, raw_statistics
+from diffeat.features import FeatureMap
+from diffeat.features.picture import ImageLike, load_picture
+from diffeat.refinement.massive import Detection, Rule, find_massive, high_norm_tokens
+from diffeat.refinement.stats import ChannelStatistics, jaccard
+
+
+@dataclass(frozen=True)
+class Birth:
+    """Where a massive channel comes from.
+
+    Attributes:
+        channel: Its number.
+        first: Position, among the surveyed blocks, of the first whose input has it.
+        born_in: Name of the block before, which wrote it; ``None`` if it is there from the first one on.
+        gate_rank: Rank (1 is the largest) of that block's \\|gate\\| at the channel, among all channels.
+    """
+
+    channel: int
+    first: int
+    born_in: str | None
+    gate_rank: int | None
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What :func:`survey` measured.
+
+    Attributes:
+        recipe: How the model was run; its activation and first timestep are the place that is looked at closely.
+        model: Name of the model.
+        blocks: ``adaln`` activations, in order of execution.
+        timesteps: Ascending.
+        pictures: How many.
+        statistics: Of the raw stream, by timestep and block.
+        detections: Massive channels, by timestep and block.
+        modulation: shift, scale and gate ``(C,)`` by timestep and block.
+        high_norm: Share of high-norm tokens by block, massive channels left out.
+        examples: Features of the first pictures at the place: raw, AdaLN, and AdaLN with discard.
+    """
+
+    recipe: Recipe
+    model: str
+    blocks: tuple[str, ...]
+    timesteps: tuple[float, ...]
+    pictures: int
+    statistics: dict[Place, ChannelStatistics]
+    detections: dict[Place, Detection]
+    modulation: dict[Place, dict[str, Tensor]]
+    high_norm: dict[str, float]
+    examples: list[dict[str, FeatureMap]]
+
+    @property
+    def place(self) -> Place:
+        """Timestep and block that are looked at closely."""
+        return self.recipe.trajectory.timesteps[0], str(self.recipe.activations[0])
+
+    @property
+    def channels(self) -> list[int]:
+        """Massive channels at any block, at the recipe's timestep, those of most blocks first."""
+        time = self.place[0]
+        counts: dict[int, int] = {}
+        for block in self.blocks:
+            for channel in self.detections[time, block].channels:
+                counts[channel] = counts.get(channel, 0) + 1
+        return sorted(counts, key=lambda c: (-counts[c], c))
+
+    def birth(self, channel: int) -> Birth:
+        """Where a channel becomes massive."""
+        time = self.place[0]
+        first = next(i for i, b in enumerate(self.blocks) if channel in self.detections[time, b].channels)
+        if first == 0:
+            return Birth(channel, 0, None, None)
+        writer = self.blocks[first - 1]
+        gate = self.modulation[time, writer].get("gate")
+        rank = None if gate is None else int((gate.abs() > gate[channel].abs()).sum()) + 1
+        return Birth(channel, first, writer, rank)
+
+    def stability(self, count: int = 5) -> dict[str, float]:
+        """Mean Jaccard overlap of the ``count`` largest channels over images, timesteps and blocks."""
+        time, block = self.place
+        return {
+            "pictures": self.statistics[self.place].stability(count),
+            "timesteps": jaccard([self.statistics[t, block].top(count) for t in self.timesteps]),
+            "blocks": jaccard([self.statistics[time, b].top(count) for b in self.blocks]),
+        }
+
+
+def survey(
+    recipe: Recipe,
+    backbone: Backbone,
+    pictures: Sequence[ImageLike],
+    *,
+    timesteps: Sequence[float] = (),
+    blocks: Sequence[str] = (),
+    rule: Rule | None = None,
+    examples: int = 2,
+) -> Survey:
+    """Measure massive activations.
+
+    Args:
+        recipe: Its first activation must be an ``adaln`` one.
+        backbone: The model.
+        pictures: Two or more.
+        timesteps: Further timesteps to measure at.
+        blocks: ``adaln`` ids, aliases or patterns; all attention sites of all blocks if none.
+        rule: Of the detector; by default with the recipe's ratio.
+        examples: Pictures whose features are kept.
+
+    Raises:
+        InvalidValueError: Fewer than two pictures, or a model or activation without AdaLN.
+    """
+    if len(pictures) < 2:
+        raise InvalidValueError(
+            f"A survey of massive activations takes two pictures or more, got {len(pictures)}: from one picture it "
+            "cannot be known whether a channel is massive in all."
+        )
+    if rule is None:
+        rule = Rule(ratio=recipe.refine.ratio) if recipe.refine is not None else Rule()
+    names = _blocks(backbone, blocks, str(recipe.activations[0]))
+    times = tuple(sorted({*recipe.trajectory.timesteps[:1], *timesteps}))
+    wide = recipe.replace(
+        activations=list(names), refine=None, fuse=None, **{"trajectory.timesteps": times, "trajectory.draws": 1}
+    )
+    statistics = raw_statistics(wide, backbone, names, pictures)
+    detections = {place: find_massive(s, rule) for place, s in statistics.items()}
+    place = names[_position(backbone, names, str(recipe.activations[0]))]
+    close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
+    channels = detections[close.trajectory.timesteps[0], place].channels
+    kept = _examples(close, backbone, pictures[:examples], place, channels)
+    return Survey(
+        recipe=close,
+        model=backbone.name,
+        blocks=names,
+        timesteps=times,
+        pictures=len(pictures),
+        statistics=statistics,
+        detections=detections,
+        modulation=_modulation(wide, backbone, names, pictures[0]),
+        high_norm=_high_norm(close, backbone, names, pictures[0], detections),
+        examples=kept,
+    )
+
+
+def _blocks(backbone: Backbone, wanted: Sequence[str], place: str) -> tuple[str, ...]:
+    catalogue = Catalogue.of(backbone)
+    if wanted:
+        names = [a.id for a in catalogue.find([*wanted, place])]
+    else:
+        names = [a.id for a in catalogue if any(alias.startswith("ditf:") for alias in a.aliases)]
+    if not names:
+        raise InvalidValueError(f"{backbone.name} has no AdaLN; massive activations are surveyed in transformers.")
+    modulated_sites(backbone, [*names, place])
+    if catalogue[place].id not in names:
+        names.append(catalogue[place].id)
+    return tuple(names)
+
+
+def _position(backbone: Backbone, names: Sequence[str], place: str) -> int:
+    return names.index(Catalogue.of(backbone)[place].id)
+
+
+def _examples(
+    recipe: Recipe, backbone: Backbone, pictures: Sequence[ImageLike], place: str, channels: list[int]
+) -> list[dict[str, FeatureMap]]:
+    raw = modulated_sites(backbone, [place])[0].raw
+    discard = {"discard": "pre", "channels": channels} if channels else {}
+    recipes = {
+        "raw": recipe.replace(activations=[raw], refine=None),
+        "AdaLN": recipe.replace(refine={}),
+        "AdaLN + discard": recipe.replace(refine=discard),
+    }
+    columns = {name: Extractor(r.replace(fuse=None), backbone).extract(list(pictures)) for name, r in recipes.items()}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@torch.no_grad()
+def _modulation(
+    recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike
+) -> dict[Place, dict[str, Tensor]]:
+    image = load_picture(picture, "").image
+    frame = recipe.frame.frame(image.size, multiple=backbone.multiple, default_size=backbone.default_size)
+    latents = backbone.encode_images(frame.pixels(image)[None]).mean
+    text = [recipe.text_for(None)]
+    conditioning = backbone.condition(text, size=frame.model, **recipe.conditioning)
+    found: dict[Place, dict[str, Tensor]] = {}
+    for t in recipe.trajectory.timesteps:
+        with ModulationTaps(backbone, modulated_sites(backbone, names)) as taps:
+            backbone.denoiser(**backbone.denoiser_inputs(latents, t, conditioning))
+            parts = taps.collect(1)
+        for name, values in zip(names, parts, strict=True):
+            found[t, name] = {k: v[0].cpu() for k, v in values.items()}
+    return found
+
+
+def _high_norm(
+    recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike, found: dict[Place, Detection]
+) -> dict[str, float]:
+    """Share of high-norm tokens in the first picture, by block."""
+    time = recipe.trajectory.timesteps[0]
+    raws = [s.raw for s in modulated_sites(backbone, names)]
+    (feature,) = Extractor(recipe.replace(activations=raws, refine=None, fuse=None), backbone).extract([picture])
+    return {
+        name: float(high_norm_tokens(feature[raw].flatten(1).T, found[time, name].channels).float().mean())
+        for name, raw in zip(names, raws, strict=True)
+    }

@@ -1,0 +1,215 @@
+"""Properties of all activations of a model, over a handful of pictures and noise draws, in one pass.
+
+Every picture is one denoiser call with a row per draw. Each activation goes straight into its
+:class:`~diffeat.studies.selection.meter.Meter` and is gone; what remains is some hundred kilobytes each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffeat.activations import Activation, Catalogue, Taps
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Recipe
+from diffeat.features.picture import ImageLike, Picture, load_picture
+from diffeat.geometry import FrameSpec
+from diffeat.progress import Progress, silent
+from diffeat.studies.selection.meter import Measured, Meter
+from diffeat.studies.selection.redundancy import redundancy
+from diffeat.trajectories import forward_rows, noisy_latents
+from diffeat.viz import pca_colours
+
+
+@dataclass(frozen=True)
+class Property:
+    """One activation: what the catalogue says of it, and what was measured."""
+
+    id: str
+    kind: str
+    stage: str
+    channels: int
+    grid: tuple[int, int]
+    stride: float
+    depth: float
+    measured: Measured
+    aliases: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, Any]:
+        """All numbers and names in one flat mapping, as rules see them."""
+        return {
+            "id": self.id, "kind": self.kind, "stage": self.stage, "channels": self.channels,
+            "cells": min(self.grid), "stride": self.stride, "depth": self.depth, **asdict(self.measured),
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The outcome of :func:`measure`.
+
+    Attributes:
+        properties: Of every activation with a grid, in order of execution.
+        redundancy: (A, A) unbiased linear CKA between them.
+        skipped: Activations that are no map of features, with the reason.
+        thumbnails: PCA colours (h, w, 3) uint8 of each on the first picture.
+        picture: The first picture as the model saw it.
+        settings: What was measured on.
+    """
+
+    properties: tuple[Property, ...]
+    redundancy: Tensor
+    skipped: dict[str, str]
+    thumbnails: dict[str, np.ndarray]
+    picture: Image.Image
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __getitem__(self, id: str) -> Property:
+        return next(p for p in self.properties if p.id == id)
+
+    def cka(self, one: str, other: str) -> float:
+        """Redundancy of two activations: 1 says the same, 0 nothing in common."""
+        ids = [p.id for p in self.properties]
+        return float(self.redundancy[ids.index(one), ids.index(other)])
+
+
+def measurable(catalogue: Iterable[Activation]) -> tuple[list[Activation], dict[str, str]]:
+    """The activations with a map of features, and why the others have none."""
+    kept, skipped = [], {}
+    for a in catalogue:
+        if a.kind == "map":
+            skipped[a.id] = "an attention map relates places to tokens; it has no channels to compare"
+        elif a.grid is None:
+            skipped[a.id] = "tokens of the text, not of the picture"
+        elif min(a.grid) < 2:
+            skipped[a.id] = "a single row or column of cells"
+        else:
+            kept.append(a)
+    return kept, skipped
+
+
+def measure(
+    backbone: Backbone,
+    images: Sequence[ImageLike],
+    *,
+    timestep: float = 50,
+    draws: int = 4,
+    size: int | tuple[int, int] | None = None,
+    prompts: str | Sequence[str | None] | None = None,
+    seed: int = 0,
+    activations: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Measurement:
+    """Measure the properties of activations.
+
+    Args:
+        backbone: The model.
+        images: Two different pictures at least; eight or more give steady numbers.
+        timestep: At which they are read (0…1000).
+        draws: Noise draws per picture, two at least.
+        size: Size of the pictures for the model (squashed); its own by default.
+        prompts: A text for all, or one per picture.
+        seed: Of the noise.
+        activations: Ids or patterns; all by default.
+
+    Raises:
+        InvalidValueError: One picture only, equal pictures, fewer than two draws.
+    """
+    pictures = _pictures(images, prompts)
+    if draws < 2:
+        raise InvalidValueError(f"Noise is told from content by comparing draws: two at least, got {draws}.")
+    recipe = _recipe(backbone, timestep, draws, size, seed)
+    frames = [recipe.frame.frame(p.image.size, backbone.multiple, backbone.default_size) for p in pictures]
+    catalogue = Catalogue.of(backbone, size=frames[0].model)
+    wanted, skipped = measurable(catalogue if activations is None else catalogue.find(activations))
+    if not wanted:
+        raise InvalidValueError("None of these activations is a map of features: there is nothing to measure.")
+    meters: dict[str, Meter] = {}
+    colours: dict[str, np.ndarray] = {}
+
+    def see(name: str, values: Tensor) -> None:
+        if name not in meters:
+            meters[name] = Meter(values.shape[1], (values.shape[2], values.shape[3]))
+        average = meters[name].add(values)
+        if name not in colours:
+            colours[name] = pca_colours([average])[0]
+
+    rows = forward_rows([timestep], draws, noisy=True)
+    size_seen = frames[0].model
+    with torch.no_grad(), Taps(backbone.denoiser, [a.id for a in wanted], sink=see) as taps:
+        work = progress(list(zip(pictures, frames, strict=True)), total=len(pictures), desc="properties")
+        for picture, frame in work:
+            posterior = backbone.encode_images(frame.pixels(picture.image)[None])
+            noisy = noisy_latents(backbone, posterior, rows, image=picture.key, seed=seed, sample_posterior=False)
+            conditioning = backbone.condition([picture.text], size=size_seen).take([0] * draws)
+            taps.run(**backbone.denoiser_inputs(noisy, timestep, conditioning))
+    first = (frames[0].pixels(pictures[0].image) + 1) * 127.5
+    found = tuple(
+        Property(
+            a.id,
+            a.kind,
+            a.stage,
+            a.channels,
+            a.grid or (0, 0),
+            a.stride or 0,
+            a.depth,
+            meters[a.id].result(),
+            a.aliases,
+        )
+        for a in wanted
+    )
+    return Measurement(
+        properties=found,
+        redundancy=redundancy([torch.cat(meters[a.id].sketch) for a in wanted]),
+        skipped=skipped,
+        thumbnails=colours,
+        picture=Image.fromarray(first.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()),
+        settings={
+            "model": backbone.name, "pictures": len(pictures), "timestep": timestep, "draws": draws,
+            "size": list(size_seen), "seed": seed,
+        },
+    )  # fmt: skip
+
+
+def attention_shifts(measurement: Measurement) -> dict[str, float]:
+    """What self-attention does to locality: concentration of its output minus that of its values, by module.
+
+    Attention without positional embedding mixes the values of cells alike in content. Where it mixes neighbours, its
+    output is more local than its values and the shift is positive.
+    """
+    known = {p.id: p.measured.concentration for p in measurement.properties}
+    return {
+        id: value - known[f"{id}.v"] for id, value in known.items() if f"{id}.v" in known and not id.endswith("attn2")
+    }
+
+
+def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] | None) -> list[Picture]:
+    texts = list(prompts) if prompts is not None and not isinstance(prompts, str) else [prompts] * len(images)
+    if len(texts) != len(images):
+        raise InvalidValueError(f"There are {len(images)} images and {len(texts)} prompts: give one per image.")
+    pictures = [load_picture(image, text or "") for image, text in zip(images, texts, strict=True)]
+    if len(pictures) < 2:
+        raise InvalidValueError(
+            "Properties compare pictures with each other: one is not enough. Give two different pictures at least, "
+            "better eight or more."
+        )
+    if len({p.key for p in pictures}) == 1:
+        raise InvalidValueError(
+            f"All {len(pictures)} pictures are the same, pixel by pixel, so nothing tells content from position. Give "
+            "different pictures."
+        )
+    return pictures
+
+
+def _recipe(backbone: Backbone, timestep: float, draws: int, size: Any, seed: int) -> Recipe:
+    """The settings as a recipe, which checks them."""
+    frame = FrameSpec(mode="squash", size=size or backbone.default_size)
+    trajectory = {"timesteps": [timestep], "draws": draws, "latent": "mean"}
+    data = {"model": backbone.name, "frame": frame, "trajectory": trajectory, "activations": ["**"], "seed": seed}
+    return Recipe.from_dict(data, "settings of the measurement")

@@ -1,0 +1,176 @@
+"""Rules that keep or leave out activations, in a file one can read and change.
+
+A rule set is a YAML list; each rule names the property it is about, the conditions that must all hold, and the reason,
+into which the measured values are written. ``measured`` is the default set; ``paper`` judges by names as the paper of
+Generic Diffusion Feature does (:mod:`diffeat.studies.selection.paper`).
+
+The thresholds of ``measured`` were set on the embedded model, whose properties are read at timestep 261, so that the
+verdicts of the paper come out on it: input, output, first and last levels go for noise, the coarsest level for lack of
+cells, increments for noise, self-attention queries and keys for locality except late in the up stage.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.studies.selection.measure import Measurement, Property
+from diffeat.studies.selection.paper import paper_verdicts
+from diffeat.studies.selection.verdict import Verdict
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
+}  # fmt: skip
+_CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|>|<|\bin\b|\blike\b)\s*(.+?)\s*")
+_CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
+_SAME = 0.9999
+_MEASURED = Path(__file__).parent / "measured.yaml"
+FIELDS = (
+    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise", "noise_low", "noise_mid", "noise_high"),
+    *("noise_ratio", "resolution", "granularity", "halving", "position", "concentration", "kurtosis", "dead"),
+    *("massive", "largest"),
+)
+
+
+class Rule(BaseModel):
+    """One rule; see the module docstring."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    property: str
+    when: tuple[str, ...]
+    reason: str
+
+    @field_validator("when")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            _parsed(text)
+        return value
+
+    def rejects(self, values: dict[str, Any]) -> bool:
+        """Whether all conditions hold; a value that was not measured holds none."""
+        return all(_holds(text, values) for text in self.when)
+
+    def explained(self, values: dict[str, Any]) -> str:
+        """The reason with the values in it."""
+        return self.reason.format_map(values)
+
+
+@cache
+def _parsed(text: str) -> tuple[str, str, str]:
+    found = _CONDITION.fullmatch(text)
+    if not found:
+        raise ValueError(f"condition {text!r} is not of the form 'field > 0.5', 'field in a, b' or 'field like glob'")
+    if found[1] not in FIELDS:
+        raise ValueError(f"there is no field {found[1]!r}. {did_you_mean(found[1], FIELDS)}".rstrip())
+    if found[2] in _COMPARE and found[1] not in ("id", "kind", "stage"):
+        float(found[3])
+    return found[1], found[2], found[3]
+
+
+def _holds(text: str, values: dict[str, Any]) -> bool:
+    field, comparison, wanted = _parsed(text)
+    value = values.get(field)
+    if value is None:
+        return False
+    if comparison == "in":
+        return str(value) in [part.strip() for part in wanted.split(",")]
+    if comparison == "like":
+        return fnmatchcase(str(value), wanted)
+    return _COMPARE[comparison](value, type(value)(wanted) if isinstance(value, str) else float(wanted))
+
+
+def measured_rules_text() -> str:
+    """The file of the set ``measured``."""
+    return _MEASURED.read_text(encoding="utf-8")
+
+
+def load_rules(name_or_path: str | Path) -> list[Rule]:
+    """The rules of the set ``measured``, or of a YAML file.
+
+    Raises:
+        UnknownNameError: No such set or file.
+        InvalidValueError: The file is not a list of rules; says which rule is wrong.
+    """
+    path = _MEASURED if str(name_or_path) == "measured" else Path(name_or_path)
+    if not path.is_file():
+        raise UnknownNameError(
+            f"There is no rule set {str(name_or_path)!r}. Use measured, paper, or the path of a YAML file."
+        )
+    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(data, list):
+        raise InvalidValueError(f"{path} must hold a list of rules, got {type(data).__name__}.")
+    rules = []
+    for number, item in enumerate(data, 1):
+        try:
+            rules.append(Rule.model_validate(item))
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            message = first["msg"].removeprefix("Value error, ")
+            raise InvalidValueError(f"{path.name}, rule {number}, {place}: {message}.") from None
+    return rules
+
+
+def judge(measurement: Measurement, rules: str | Path | Sequence[Rule] = "measured") -> dict[str, Verdict]:
+    """Keep or reject every measured activation.
+
+    Args:
+        measurement: What was measured.
+        rules: ``"measured"``, ``"paper"``, the path of a rule file, or rules.
+
+    Returns:
+        A verdict by id; activations that are the very tensor of an earlier one are rejected too.
+
+    Raises:
+        InvalidValueError: The set ``paper`` meets a model that is no UNet with attention.
+    """
+    if rules == "paper":
+        return _without_copies(measurement, _by_paper(measurement))
+    loaded = load_rules(rules) if isinstance(rules, (str, Path)) else list(rules)
+    calm = [p.measured.noise for p in measurement.properties if p.kind in _CONTENT_KINDS]
+    least = max(min(calm, default=1.0), 1e-3)
+    verdicts = {}
+    for p in measurement.properties:
+        values = p.values() | {"noise_ratio": p.measured.noise / least}
+        broken: dict[str, str] = {}
+        for rule in loaded:
+            if rule.rejects(values):
+                broken.setdefault(rule.property, rule.explained(values))
+        verdicts[p.id] = Verdict(not broken, tuple(broken.items()))
+    return _without_copies(measurement, verdicts)
+
+
+def _by_paper(measurement: Measurement) -> dict[str, Verdict]:
+    names = {alias: p.id for p in measurement.properties for alias in p.aliases if alias.startswith("gdf:")}
+    judged = {names[name]: verdict for name, verdict in paper_verdicts(names).items()}
+    outside = Verdict(False, (("pool", "not in the pool the paper starts from"),))
+    return {p.id: judged.get(p.id, outside) for p in measurement.properties}
+
+
+def _without_copies(measurement: Measurement, verdicts: dict[str, Verdict]) -> dict[str, Verdict]:
+    kept: list[tuple[int, Property]] = []
+    result = dict(verdicts)
+    for i, p in enumerate(measurement.properties):
+        if not verdicts[p.id].kept:
+            continue
+        same = next((q for k, q in kept if _alike(p, q) and float(measurement.redundancy[i, k]) >= _SAME), None)
+        if same is not None:
+            result[p.id] = Verdict(False, (("redundancy", f"the same tensor as {same.id}"),))
+        else:
+            kept.append((i, p))
+    return result
+
+
+def _alike(one: Property, other: Property) -> bool:
+    return (one.channels, one.grid) == (other.channels, other.grid)

@@ -1,0 +1,224 @@
+"""From a model and pictures to a recipe: measure, judge, rank, choose.
+
+Everything costly is kept in a folder (properties, features of the candidates) and taken up again by the same call, so
+a selection can be stopped at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Extractor, Recipe, extract_to_store
+from diffeat.extraction.extractor import best_device
+from diffeat.features import FeatureMap
+from diffeat.geometry import file_digest
+from diffeat.progress import Progress, silent
+from diffeat.storage import FeatureStore
+from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
+from diffeat.studies.selection.labels import Labels
+from diffeat.studies.selection.measure import Measurement, Property, measure
+from diffeat.studies.selection.probes import (
+    ClassificationProbe,
+    CorrespondenceProbe,
+    CoverageProbe,
+    Probe,
+    SegmentationProbe,
+)
+from diffeat.studies.selection.records import load_measurement, save_measurement
+from diffeat.studies.selection.rules import judge
+from diffeat.studies.selection.score import Score
+from diffeat.studies.selection.verdict import Verdict
+
+#: The largest grid on which candidate matches are compared.
+_MOST_CELLS = 48
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The outcome of :func:`select`.
+
+    Attributes:
+        recipe: Reads the chosen set.
+        measurement: Properties of all activations.
+        verdicts: Of all activations, by id.
+        singles: Scores of every candidate alone, by id and probe.
+        steps: How the set grew.
+        budget: Channels allowed.
+        settings: What was asked.
+    """
+
+    recipe: Recipe
+    measurement: Measurement
+    verdicts: dict[str, Verdict]
+    singles: dict[str, dict[str, Score]]
+    steps: tuple[Step, ...]
+    budget: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def best_single(self) -> str:
+        """The candidate that scores best alone, over all probes."""
+        names = list(next(iter(self.singles.values())))
+        top = {n: max(1e-9, *(s[n].value for s in self.singles.values())) for n in names}
+        return max(self.singles, key=lambda id: sum(self.singles[id][n].value / top[n] for n in names))
+
+
+def select(
+    backbone: Backbone,
+    images: Sequence[Path],
+    *,
+    budget: int,
+    labels: Sequence[Labels] = (),
+    base: Recipe | None = None,
+    rules: str | Path = "measured",
+    noise_timestep: float = 261,
+    draws: int = 4,
+    most: int = 8,
+    seed: int = 0,
+    folder: Path,
+    progress: Progress = silent,
+) -> Selection:
+    """Choose a set of activations.
+
+    Args:
+        backbone: The model.
+        images: Pictures to measure properties on, two different ones at least.
+        budget: The most channels of the set.
+        labels: Labelled pictures to rank with (:func:`~diffeat.studies.selection.labels.open_labels`); without any,
+            properties decide alone.
+        base: Frame, text and trajectory of the wanted recipe; by default the model's own size squashed, t = 50, one
+            draw. Its activations do not matter.
+        rules: ``"measured"``, ``"paper"`` or a rule file.
+        noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
+        draws: Noise draws of that measurement.
+        most: Activations at most.
+        seed: Of draws, samples and intervals.
+        folder: Where features and properties rest.
+
+    Raises:
+        InvalidValueError: One picture or equal ones, a budget too small, or a model whose activations are all rejected.
+    """
+    base = base or default_recipe(backbone)
+    size = base.frame.size or backbone.default_size
+    measurement = _measured(backbone, images, noise_timestep, draws, size, base, seed, folder, progress)
+    verdicts = judge(measurement, rules)
+    candidates = [p for p in measurement.properties if verdicts[p.id].kept]
+    if not candidates:
+        raise InvalidValueError(_all_rejected(backbone.name, rules, verdicts))
+    check_budget(candidates, budget)
+    probes = _probes(backbone, base, candidates, labels, measurement, seed, folder, progress)
+    singles = rank_singles(candidates, probes)
+    steps = forward_selection(
+        candidates, probes, measurement.cka, budget, singles=singles, most=most, progress=progress
+    )  # fmt: skip
+    chosen = steps[-1]
+    tasks = [f"{p.name} {steps[-1].scores[p.name].value:.1f}" for p in probes]
+    recipe = base.replace(
+        name=f"{Path(backbone.name).name}-selected",
+        description=f"{len(chosen.ids)} activations, {chosen.channels} channels, chosen for {', '.join(tasks)}",
+        source=f"diffeat select, rules {rules}, seed {seed}",
+        activations=list(chosen.ids),
+        fuse={"kind": "concat", "normalise": True},
+    )
+    settings = {"rules": str(rules), "tasks": [p.name for p in probes], "seed": seed, "most": most}
+    return Selection(recipe, measurement, verdicts, singles, tuple(steps), budget, settings)
+
+
+def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+    """
+    where = torch.device(device) if device is not None else best_device()
+    return Backbone.from_pretrained(
+        model, device=where, dtype=dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
+    )
+
+
+def default_recipe(backbone: Backbone) -> Recipe:
+    """Where features are read if nothing else is said: own size, t = 50, one draw, mean of the posterior."""
+    return Recipe.from_dict(
+        {
+            "model": backbone.name,
+            "frame": {"mode": "squash", "size": list(backbone.default_size)},
+            "trajectory": {"timesteps": [50], "draws": 1, "latent": "mean"},
+            "activations": ["**"],
+        }
+    )
+
+
+def _measured(
+    backbone: Backbone, images: Sequence[Path], timestep: float, draws: int, size: Any, base: Recipe, seed: int,
+    folder: Path, progress: Progress,
+) -> Measurement:  # fmt: skip
+    digests = [file_digest(p) for p in images]
+    facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    found = load_measurement(folder, key)
+    if found is None:
+        found = measure(
+            backbone, images, timestep=timestep, draws=draws, size=size, prompts=base.prompt or None, seed=seed,
+            progress=progress,
+        )  # fmt: skip
+        save_measurement(found, folder, key)
+    return found
+
+
+def _probes(
+    backbone: Backbone, base: Recipe, candidates: Sequence[Property], labels: Sequence[Labels],
+    measurement: Measurement, seed: int, folder: Path, progress: Progress,
+) -> list[Probe]:  # fmt: skip
+    if not labels:
+        quality = {
+            p.id: (1 - p.measured.noise_low) * (1 - p.measured.position) * (1 - p.measured.dead) for p in candidates
+        }
+        return [CoverageProbe(quality, measurement.cka)]
+    ids = [p.id for p in candidates]
+    recipe = base.replace(activations=ids, fuse=None)
+    extractor = Extractor(recipe, backbone)
+    images = list(dict.fromkeys(path for part in labels for path in part.images()))
+    where = folder / f"features-{recipe.hash[:12]}"
+    probes: list[Probe] = []
+    weights = extractor.fingerprint
+    with FeatureStore.open_or_create(where, recipe.content(), recipe.hash, dtype="float16", weights=weights) as store:
+        summary = extract_to_store(extractor, images, store, progress=progress)
+        if summary.failed:
+            name, reason = next(iter(summary.failed.items()))
+            raise InvalidValueError(
+                f"{len(summary.failed)} labelled pictures cannot be used; the first is {name}: {reason}"
+            )
+
+        def load(image: Any) -> FeatureMap:
+            return store.load(Path(image).as_posix())
+
+        for part in progress(labels, total=len(labels), desc="probes"):
+            if part.task == "correspondence":
+                grid = max((p.grid for p in candidates), key=lambda g: g[0] * g[1])
+                scale = min(1.0, _MOST_CELLS / max(grid))
+                cells = (max(1, round(grid[0] * scale)), max(1, round(grid[1] * scale)))
+                probes.append(CorrespondenceProbe(part.check, ids, load, cells))
+            elif part.task == "segmentation":
+                probes.append(SegmentationProbe(part.train, part.check, len(part.classes), ids, load, seed=seed))
+            else:
+                probes.append(ClassificationProbe(part.train, part.check, len(part.classes), ids, load))
+    return probes
+
+
+def _all_rejected(name: str, rules: str | Path, verdicts: dict[str, Verdict]) -> str:
+    counts = Counter(reason[0] for v in verdicts.values() for reason in v.reasons[:1])
+    why = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
+    return (
+        f"The rules {str(rules)!r} reject all {len(verdicts)} activations of {name} ({why}). Measure at a lower noise "
+        "timestep, or copy the rule file and loosen it."
+    )

@@ -1,0 +1,98 @@
+"""Pictures that tell a ControlNet about the input, computed from the input itself.
+
+A condition takes an RGB picture ``(H, W, 3)`` of bytes and returns ``(H, W)`` or ``(H, W, 3)`` in [0, 1].
+
+Edges and scribbles are those of :mod:`diffeat.geometry.line_art`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError, ModelError, did_you_mean
+from diffeat.geometry.line_art import LINE_ART
+from diffeat.techniques.named import load_function
+
+Condition = Callable[[np.ndarray], np.ndarray]
+
+_DEPTH = "depth"
+_DEPTH_MODEL = "Intel/dpt-hybrid-midas"
+
+
+CONDITIONS: dict[str, Condition] = dict(LINE_ART)
+
+
+def find_condition(name: str | Condition) -> Condition:
+    """A condition by name.
+
+    Args:
+        name: ``canny``, ``soft-edges``, ``scribble``, ``depth`` or ``depth:MODEL`` (a transformers depth model, hub id
+            or folder), ``module:function``, or a function.
+
+    Raises:
+        InvalidValueError: If there is no such condition.
+    """
+    if callable(name):
+        return name
+    if name in CONDITIONS:
+        return CONDITIONS[name]
+    if name == _DEPTH or name.startswith(_DEPTH + ":"):
+        return _depth(name.partition(":")[2] or _DEPTH_MODEL)
+    if ":" in name:
+        return load_function(name)
+    hint = did_you_mean(name, [*CONDITIONS, _DEPTH])
+    raise InvalidValueError(f"There is no condition {name!r}. {hint} A 'module:function' works too.")
+
+
+def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """The condition of a picture in [-1, 1], as a ControlNet takes it: three channels in [0, 1].
+
+    Raises:
+        InvalidValueError: If the condition returns another size or other values.
+    """
+    bytes_ = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    found = np.asarray(condition(bytes_))
+    h, w = bytes_.shape[:2]
+    if found.shape not in {(h, w), (h, w, 1), (h, w, 3)}:
+        raise InvalidValueError(
+            f"The condition of a {w}×{h} picture has shape {found.shape}, not {(h, w)} or {(h, w, 3)}."
+        )
+    if found.dtype == np.uint8:
+        found = found.astype(np.float32) / 255
+    if not np.isfinite(found).all() or found.min() < 0 or found.max() > 1:
+        raise InvalidValueError("A condition must hold numbers in [0, 1] (or bytes).")
+    image = torch.from_numpy(np.ascontiguousarray(found, dtype=np.float32)).reshape(h, w, -1).permute(2, 0, 1)
+    return image.expand(3, h, w).contiguous()
+
+
+@lru_cache(maxsize=2)
+def _depth(model: str) -> Condition:
+    """Near is white, as published depth ControlNets expect it."""
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(model)
+        network: Any = AutoModelForDepthEstimation.from_pretrained(model).eval()
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"The depth model {model!r} cannot be loaded ({error}). Give another one as 'depth:MODEL', or your own "
+            "function as the condition."
+        ) from None
+
+    def depth(picture: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            found = network(**processor(images=Image.fromarray(picture), return_tensors="pt")).predicted_depth
+        found = torch.nn.functional.interpolate(
+            found[:, None].float(), size=picture.shape[:2], mode="bicubic", align_corners=False
+        )[0, 0]
+        return ((found - found.min()) / (found.max() - found.min()).clamp(min=1e-6)).clamp(0, 1).numpy()
+
+    return depth

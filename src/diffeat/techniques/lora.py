@@ -1,0 +1,140 @@
+"""Low-rank adapters through PEFT: diffusers and kohya files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from diffeat.errors import ModelError
+from diffeat.techniques.base import Technique
+
+_PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+_DOWN = ".lora_A.weight"
+
+
+class LoRA(Technique):
+    """A LoRA of the denoiser, and of the text encoders where the file has them.
+
+    Attributes:
+        path: A safetensors file or folder of diffusers or kohya format, or a hub id.
+        file: File inside the folder or repository.
+        scale: Factor on the adapter, 0 to 2; 1 is as trained.
+    """
+
+    kind: Literal["lora"] = "lora"
+    path: str
+    file: str | None = None
+    scale: float = Field(1.0, ge=0, le=2)
+
+    @property
+    def label(self) -> str:
+        return f"lora {Path(self.file or self.path).stem} ×{self.scale:g}"
+
+    def null(self) -> LoRA:
+        return self.at(0.0)
+
+    def at(self, strength: float) -> LoRA:
+        return LoRA(path=self.path, file=self.file, scale=strength)
+
+
+def apply_loras(pipeline: Any, loras: list[LoRA]) -> bool:
+    """Put adapters into the pipeline, each at its scale.
+
+    Returns:
+        Whether a text encoder is changed.
+
+    Raises:
+        ModelError: If a file cannot be read, or was made for another architecture; names the layers.
+    """
+    if not loras:
+        return False
+    if not hasattr(pipeline, "load_lora_weights"):
+        raise ModelError(f"{type(pipeline).__name__} takes no LoRA.")
+    if any(getattr(part, "peft_config", None) for part in pipeline.components.values() if isinstance(part, nn.Module)):
+        raise ModelError(
+            "The pipeline has LoRA adapters of its own. Unload them first (pipeline.unload_lora_weights()) and give "
+            "them as techniques."
+        )
+    text, names = False, []
+    for i, lora in enumerate(loras):
+        state = _read(pipeline, lora)
+        text |= any(key.startswith("text_encoder") for key in state)
+        _check(pipeline, lora, state)
+        name = f"diffeat{i}"
+        try:
+            pipeline.load_lora_weights(lora.path, adapter_name=name, **_file(lora))
+        except Exception as error:  # PEFT and diffusers raise whatever they run into
+            raise ModelError(f"The LoRA {lora.path!r} cannot be applied ({type(error).__name__}: {error}).") from error
+        names.append(name)
+    pipeline.set_adapters(names, [lora.scale for lora in loras])
+    return text
+
+
+def _file(lora: LoRA) -> dict[str, Any]:
+    return {"weight_name": lora.file} if lora.file else {}
+
+
+def _read(pipeline: Any, lora: LoRA) -> dict[str, Any]:
+    if lora.path.endswith((".safetensors", ".bin", ".pt")) and not Path(lora.path).is_file():
+        raise ModelError(f"The LoRA {lora.path!r} cannot be read: there is no such file.")
+    options = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
+    try:
+        state = pipeline.lora_state_dict(lora.path, **_file(lora), **options)
+    except Exception as error:
+        raise ModelError(f"The LoRA {lora.path!r} cannot be read ({type(error).__name__}: {error}).") from error
+    return state[0] if isinstance(state, tuple) else state
+
+
+def _check(pipeline: Any, lora: LoRA, state: dict[str, Any]) -> None:
+    """Diffusers drops layers that do not fit with a warning at most; a LoRA that does half of its work is an error."""
+    found, wrong = 0, []
+    try:
+        layers = list(_layers(state))
+    except ValueError as error:
+        raise ModelError(f"The LoRA {lora.path!r} has layers in a form that diffusers does not know: {error}") from None
+    for name, path, width in layers:
+        found += 1
+        layer = _layer(getattr(pipeline, name, None), path)
+        takes = getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)
+        if layer is None:
+            wrong.append(f"{name}.{path} does not exist")
+        elif takes != width:
+            wrong.append(f"{name}.{path} takes {takes} channels, not {width}")
+    if not found:
+        raise ModelError(f"The LoRA {lora.path!r} has no layers for a {type(pipeline).__name__}.")
+    if wrong:
+        raise ModelError(
+            f"The LoRA {lora.path!r} was made for another architecture: {len(wrong)} of its {found} layers do not fit "
+            f"this model, e.g. {'; '.join(wrong[:2])}."
+        )
+
+
+def _layers(state: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+    """Network, path and input width of every adapted layer, whatever way the file names them."""
+    from diffusers.utils.state_dict_utils import (
+        convert_state_dict_to_diffusers,
+        convert_state_dict_to_peft,
+        convert_unet_state_dict_to_peft,
+    )
+
+    for name in _PARTS:
+        part = {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+        if part and not any(_DOWN in key for key in part):
+            if name.startswith("text_encoder"):
+                part = convert_state_dict_to_peft(convert_state_dict_to_diffusers(part))
+            else:
+                part = convert_unet_state_dict_to_peft(part)
+        for key, weight in part.items():
+            if key.endswith(_DOWN):
+                yield name, key.removesuffix(_DOWN), weight.shape[1]
+
+
+def _layer(part: Any, path: str) -> nn.Module | None:
+    try:
+        return part.get_submodule(path) if isinstance(part, nn.Module) else None
+    except AttributeError:
+        return None

@@ -1,0 +1,115 @@
+"""A text that says what is in the picture: one for all, one per picture, or one made by a captioner."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from pydantic import field_serializer, model_validator
+
+from diffeat.errors import InvalidValueError
+from diffeat.techniques.base import Technique
+from diffeat.techniques.named import function_name, load_function
+
+Captioner = Callable[[Image.Image], str]
+
+
+class Prompt(Technique):
+    """Text for the denoiser, in place of the recipe's own.
+
+    Give one of the three; with none the picture keeps the text it has (the null twin).
+
+    Attributes:
+        text: One fixed text.
+        captions: A CSV file with columns ``image`` and ``prompt``, a JSON file ``{image: text}``, or such a mapping;
+            images by file name, with or without folder and ending.
+        captioner: A function from a PIL image to its text, or its ``"module:function"`` name.
+    """
+
+    kind: Literal["prompt"] = "prompt"
+    text: str | None = None
+    captions: str | Path | dict[str, str] | None = None
+    captioner: str | Captioner | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Prompt:
+        given = [n for n in ("text", "captions", "captioner") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of text, captions and captioner, not {' and '.join(given)}")
+        return self
+
+    @field_serializer("captioner")
+    def _plain(self, value: str | Captioner | None) -> str | None:
+        return value if value is None else function_name(value)
+
+    @field_serializer("captions")
+    def _path(self, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
+
+    @property
+    def per_image(self) -> bool:
+        """Whether pictures get different texts."""
+        return self.captions is not None or self.captioner is not None
+
+    @property
+    def label(self) -> str:
+        if self.text is not None:
+            return f"prompt {self.text!r}" if len(self.text) <= 40 else f"prompt {self.text[:37]!r}…"
+        return "captions" if self.per_image else "prompt (null)"
+
+    def null(self) -> Prompt:
+        return Prompt()
+
+    def writer(self) -> Callable[[str, Image.Image], str | None]:
+        """From a picture's name and pixels to its text; ``None`` keeps the text it has.
+
+        Raises:
+            InvalidValueError: The captions cannot be read; when called, a picture has none.
+        """
+        if self.captioner is not None:
+            function = load_function(self.captioner)
+            return lambda name, image: str(function(image))
+        if self.captions is None:
+            return lambda name, image: self.text
+        known = _read(self.captions)
+
+        def look_up(name: str, image: Image.Image) -> str:
+            path = Path(name)
+            for form in (name, path.name, path.stem):
+                if form in known:
+                    return known[form]
+            raise InvalidValueError(
+                f"There is no caption for {name!r}; the captions name {len(known)} pictures "
+                f"({', '.join(list(known)[:3]) or 'none'}…). Every picture needs one."
+            )
+
+        return look_up
+
+
+def _read(source: str | Path | dict[str, str]) -> dict[str, str]:
+    if isinstance(source, dict):
+        return source
+    path = Path(source)
+    if not path.is_file():
+        raise InvalidValueError(
+            f"There is no caption file {str(source)!r} (a CSV with image,prompt or a JSON mapping)."
+        )
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".json":
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise InvalidValueError(f"{path} is not JSON: {error}") from None
+        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+            raise InvalidValueError(f"{path} must map each image to its text.")
+        return found
+    rows = csv.DictReader(text.splitlines())
+    if not {"image", "prompt"} <= set(rows.fieldnames or ()):
+        raise InvalidValueError(
+            f"{path} needs the columns image and prompt; it has {', '.join(rows.fieldnames or ()) or 'none'}."
+        )
+    return {row["image"]: row["prompt"] for row in rows}

@@ -1,0 +1,277 @@
+"""Training an amalgamation: on point correspondences, or on labelled pixels.
+
+The views of all pictures are extracted once. On correspondences the assigners (and the output convolution, if any) are
+trained with the contrastive loss of the published head; on labelled pixels a linear classifier is trained on top, and
+thrown away: what is kept is the mixture. In both, the terms of Eq. 5 act on the weights.
+
+The published correspondence training lets source and target have mixing weights of their own, so that they need not
+share a feature space; ``shared`` gives both the mean of their weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffeat.backbones import Backbone
+from diffeat.datasets.labelled import IGNORE, MaskDataset
+from diffeat.datasets.pairs import PairDataset
+from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.extraction import Recipe
+from diffeat.extraction.amalgamated import AmalgamatedViews
+from diffeat.extraction.joins.amalgamation import (
+    Amalgamation,
+    AmalgamationConfig,
+    Kind,
+    SparsityWalk,
+    entropy,
+    regularised,
+)
+from diffeat.extraction.joins.amalgamation_files import save_amalgamation
+from diffeat.geometry import Frame, file_digest
+from diffeat.progress import Progress, silent
+from diffeat.tasks.correspondence.features import PromptPolicy, category_text, picture_texts
+from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
+
+
+@dataclass(frozen=True)
+class AmalgamateSettings:
+    """How an amalgamation is trained.
+
+    Attributes:
+        kind: ``scalar`` (paper) or ``channel`` (released code).
+        assigners: Mixtures side by side.
+        convolve: A 3×3 convolution over each mixture.
+        sparsity: γ₁ of Eq. 5; with ``released`` it is walked instead.
+        diversity: γ₂ of Eq. 5.
+        released: Follow the released code where it differs from the paper.
+        shared: Source and target of a pair are mixed with the same weights.
+        steps: Of AdamW.
+        rate: Its learning rate.
+        decay: Its weight decay.
+        seed: Of everything random.
+    """
+
+    kind: Kind = "channel"
+    assigners: int = 1
+    convolve: bool = False
+    sparsity: float = 0.0
+    diversity: float = 0.0
+    released: bool = False
+    shared: bool = False
+    steps: int = 1000
+    rate: float = 5e-4
+    decay: float = 1e-2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Amalgamated:
+    """A trained amalgamation.
+
+    Attributes:
+        network: In evaluation mode.
+        losses: Per step, without the terms of Eq. 5.
+        weights: Mean weight of each view, per assigner.
+        entropy: Of the weights, 1 is uniform, per assigner.
+        names: Of the views.
+    """
+
+    network: Amalgamation
+    losses: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    entropy: tuple[float, ...]
+    names: tuple[str, ...] = field(default=())
+
+    def recipe(self, base: Recipe, file: Path) -> Recipe:
+        """Write the weights, and the recipe that uses them."""
+        save_amalgamation(self.network, file)
+        assert base.fuse is not None
+        fuse = {
+            **base.fuse.model_dump(exclude={"weights"}),
+            "kind": "amalgamation",
+            "weights": {"source": str(file), "sha256": file_digest(file)},
+        }
+        return base.replace(fuse=fuse, name=f"{base.name}-amalgamated")
+
+    def __str__(self) -> str:
+        lines = []
+        for j, (weights, spread) in enumerate(zip(self.weights, self.entropy, strict=True)):
+            shares = ", ".join(f"{n} {w:.3f}" for n, w in zip(self.names, weights, strict=True))
+            lines.append(f"assigner {j + 1}: {shares} (entropy {spread:.2f} of uniform)")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Stack:
+    views: Tensor
+    extra: Tensor | None
+    frame: Frame
+
+
+def train_on_pairs(
+    recipe: Recipe,
+    backbone: Backbone,
+    pairs: PairDataset,
+    settings: AmalgamateSettings | None = None,
+    prompts: PromptPolicy = None,
+    progress: Progress = silent,
+) -> Amalgamated:
+    """Train on point correspondences.
+
+    Args:
+        recipe: Has the views; its fuse gives grid and normalisation.
+        pairs: The training pairs, one per step in random order.
+
+    Raises:
+        DatasetError: No pair has points.
+        InvalidValueError: The recipe has no views.
+    """
+    settings = settings or AmalgamateSettings()
+    usable = [p for p in pairs if p.source_points]
+    if not usable:
+        raise DatasetError(f"No pair of {pairs.name} has points to learn from.")
+    texts = picture_texts(pairs, prompts, recipe.template)
+    stacks = _stacks(recipe, backbone, texts, progress)
+
+    def loss_of(network: Amalgamation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        pair = usable[int(torch.randint(len(usable), (1,), generator=generator))]
+        one, two = stacks[pair.source], stacks[pair.target]
+        out, weights = _mixed(network, [one, two], settings.shared)
+        grid = (out.shape[-2], out.shape[-1])
+        cells = [
+            nearest_cells(s.frame.points_to_grid(torch.tensor(points, dtype=torch.float64), grid), grid)
+            for s, points in ((one, pair.source_points), (two, pair.target_points))
+        ]
+        return keypoint_loss(out[0], out[1], cells[0], cells[1]), weights
+
+    return _train(recipe, stacks, settings, loss_of, [], progress)
+
+
+def train_on_labels(
+    recipe: Recipe,
+    backbone: Backbone,
+    labelled: MaskDataset,
+    settings: AmalgamateSettings | None = None,
+    prompts: PromptPolicy = None,
+    progress: Progress = silent,
+) -> Amalgamated:
+    """Train on labelled pixels, with a linear classifier on top that is not kept.
+
+    Raises:
+        DatasetError: There are no labelled pictures.
+        InvalidValueError: The recipe has no views.
+    """
+    settings = settings or AmalgamateSettings()
+    if not labelled.samples:
+        raise DatasetError(f"{labelled.name} has no labelled pictures.")
+    texts = {s.image: category_text(s.category, prompts, recipe.template) for s in labelled.samples}
+    stacks = _stacks(recipe, backbone, texts, progress)
+    classes = len(labelled.classes)
+    labels = {
+        s.image: F.interpolate(
+            torch.from_numpy(s.labels(classes))[None, None].float(),
+            size=stacks[s.image].views.shape[-2:],
+            mode="nearest",
+        )[0, 0].long()
+        for s in labelled.samples
+    }
+    config = _config(stacks, settings)
+    probe = nn.Sequential(nn.BatchNorm2d(config.out_channels), nn.Conv2d(config.out_channels, classes, 1))
+
+    def loss_of(network: Amalgamation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        chosen = torch.randint(len(labelled.samples), (2,), generator=generator).tolist()
+        paths = [labelled.samples[i].image for i in chosen]
+        out, weights = _mixed(network, [stacks[p] for p in paths], False)
+        truth = torch.stack([labels[p] for p in paths])
+        return F.cross_entropy(probe(out), truth, ignore_index=IGNORE), weights
+
+    return _train(recipe, stacks, settings, loss_of, list(probe.parameters()), progress)
+
+
+def _train(
+    recipe: Recipe,
+    stacks: Mapping[Path, _Stack],
+    settings: AmalgamateSettings,
+    loss_of: Callable[[Amalgamation, torch.Generator], tuple[Tensor, Tensor]],
+    more: list[nn.Parameter],
+    progress: Progress,
+) -> Amalgamated:
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = Amalgamation(_config(stacks, settings)).train()
+        optimiser = torch.optim.AdamW(
+            [*network.parameters(), *more], lr=settings.rate, weight_decay=settings.decay
+        )  # fmt: skip
+        walk, losses = SparsityWalk(settings.seed), []
+        for _ in progress(range(settings.steps), total=settings.steps, desc="amalgamate"):
+            loss, weights = loss_of(network, generator)
+            sparsity = walk.value if settings.released else settings.sparsity
+            total = regularised(loss, weights, sparsity, settings.diversity, settings.released)
+            optimiser.zero_grad(set_to_none=True)
+            total.backward()
+            optimiser.step()
+            losses.append(float(loss.detach()))
+            walk.update(losses[-1])
+    network.eval()
+    with torch.no_grad():
+        weights = torch.cat([network.weights(s.views[None]) for s in stacks.values()], dim=1)
+    assert recipe.views is not None
+    names = tuple(v.name or f"view {i + 1}" for i, v in enumerate(recipe.views) if not v.append)
+    return Amalgamated(
+        network,
+        tuple(losses),
+        tuple(tuple(row.tolist()) for row in weights.mean(dim=(1, 3))),
+        tuple(entropy(weights).tolist()),
+        names,
+    )
+
+
+def _mixed(network: Amalgamation, stacks: Sequence[_Stack], shared: bool) -> tuple[Tensor, Tensor]:
+    views = torch.stack([s.views for s in stacks])
+    extra = None if stacks[0].extra is None else torch.stack([s.extra for s in stacks if s.extra is not None])
+    if not shared:
+        return network(views, extra)
+    weights = network.weights(views).mean(dim=1, keepdim=True).expand(-1, len(stacks), -1, -1)
+    return network.mix(views, weights, extra), weights
+
+
+def _config(stacks: Mapping[Path, _Stack], settings: AmalgamateSettings) -> AmalgamationConfig:
+    some = next(iter(stacks.values()))
+    return AmalgamationConfig(
+        channels=some.views.shape[1], views=len(some.views), kind=settings.kind, assigners=settings.assigners,
+        attention=0 if some.extra is None else some.extra.shape[0], convolve=settings.convolve,
+        released=settings.released,
+    )  # fmt: skip
+
+
+def _stacks(
+    recipe: Recipe, backbone: Backbone, texts: Mapping[Path, str | None], progress: Progress
+) -> dict[Path, _Stack]:
+    if recipe.views is None:
+        raise InvalidValueError(f"Recipe {recipe.name!r} has no views to amalgamate; list them under 'views'.")
+    plain = recipe.replace(fuse={"kind": "concat", "grid": recipe.fuse.grid if recipe.fuse else None})
+    reader = AmalgamatedViews(plain, backbone)
+    sizes = {}
+    found: dict[Path, _Stack] = {}
+    paths = list(texts)
+    for path, maps in zip(
+        paths,
+        progress(reader.plan.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"),
+        strict=True,
+    ):
+        views, extra = reader.stacks(maps)
+        found[path] = _Stack(views, extra, maps[0].frame)
+        sizes[tuple(views.shape)] = path
+    if len(sizes) > 1:
+        raise InvalidValueError(
+            f"Pictures have maps of {len(sizes)} shapes ({', '.join(map(str, list(sizes)[:3]))}…). Give the recipe a "
+            "frame of one size, or fuse.grid."
+        )
+    return found

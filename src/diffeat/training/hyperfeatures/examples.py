@@ -1,0 +1,96 @@
+"""Training examples: pairs whose points lie on both pictures, in the order of a seed, mirrored or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffeat.datasets.pairs import PairDataset, PointPair
+from diffeat.errors import DatasetError
+from diffeat.geometry import Frame
+from diffeat.tasks.correspondence.lattice import Convention, Lattice
+from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
+
+
+@dataclass(frozen=True)
+class Example:
+    """One pair to learn from.
+
+    Attributes:
+        name: Of the pair.
+        maps: Of the source and of the target.
+        points: (n, 2) points (x, y) in original pixels of the source and of the target.
+    """
+
+    name: str
+    maps: tuple[PictureMaps, PictureMaps]
+    points: tuple[Tensor, Tensor]
+
+
+class Examples:
+    """Examples by number: a pure function of the seed, so that a resumed run sees what it would have seen.
+
+    Args:
+        pairs: The training set.
+        source: Gives the maps.
+        seed: Of the order; each pass over the pairs has its own. The first is that of the reference for its seed 0.
+        flip: Share of examples in which both pictures are mirrored.
+        mirrored: Path of the mirrored copy of each picture, for ``flip``.
+
+    Raises:
+        DatasetError: If no pair has points to learn from.
+    """
+
+    def __init__(
+        self,
+        pairs: PairDataset,
+        source: MapSource,
+        seed: int,
+        flip: float = 0.0,
+        mirrored: Mapping[Path, Path] | None = None,
+    ) -> None:
+        self.pairs = [pair for pair in pairs if _usable(pair)]
+        if not self.pairs:
+            raise DatasetError(
+                f"The training set is empty: {pairs.name} {pairs.split} has {len(pairs)} pairs, none of them with "
+                "points in both pictures. Check the split, or draw more pictures."
+            )
+        self._source, self._seed, self._flip, self._mirrored = source, seed, flip, mirrored or {}
+        self._orders: dict[int, np.ndarray] = {}
+
+    def __getitem__(self, number: int) -> Example:
+        """The example of this number, from 0, without end."""
+        turn, place = divmod(number, len(self.pairs))
+        if turn not in self._orders:
+            self._orders = {turn: np.random.RandomState(self._seed + turn).permutation(len(self.pairs))}
+        pair = self.pairs[int(self._orders[turn][place])]
+        flip = self._flip > 0 and bool(np.random.default_rng((self._seed, number)).random() < self._flip)
+        paths = [self._mirrored[p] if flip else p for p in (pair.source, pair.target)]
+        maps = (self._source.maps(paths[0]), self._source.maps(paths[1]))
+        points = tuple(
+            _mirrored_points(p, m.frame) if flip else torch.tensor(p, dtype=torch.float64)
+            for p, m in zip((pair.source_points, pair.target_points), maps, strict=True)
+        )
+        return Example(pair.name + (" mirrored" if flip else ""), maps, (points[0], points[1]))
+
+
+def points_in_cells(points: Tensor, frame: Frame, grid: tuple[int, int], convention: Convention) -> Tensor:
+    """Points (x, y) of the original picture in cells of a grid over the model's image."""
+    return Lattice("cells", convention=convention).source_cells(points, frame, grid)
+
+
+def _mirrored_points(points: tuple[tuple[float, float], ...], frame: Frame) -> Tensor:
+    values = torch.tensor(points, dtype=torch.float64)
+    values[:, 0] = frame.original[0] - 1 - values[:, 0]
+    return values
+
+
+def _usable(pair: PointPair) -> bool:
+    values = [v for p in (*pair.source_points, *pair.target_points) for v in p]
+    return bool(values) and all(math.isfinite(v) for v in values)

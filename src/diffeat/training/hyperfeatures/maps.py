@@ -1,0 +1,114 @@
+"""The raw maps that an aggregation network is trained on, by picture: from a store, or extracted anew when asked."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffeat.extraction import Extractor
+from diffeat.extraction.joins.aggregation import AggregationNetwork
+from diffeat.extraction.joins.hyperfeatures import FUSED, fuse_maps
+from diffeat.features import FeatureMap
+from diffeat.geometry import Frame
+from diffeat.storage import FeatureStore
+
+
+@dataclass(frozen=True)
+class PictureMaps:
+    """Maps of one picture.
+
+    Attributes:
+        layers: Per layer ``(steps, c, h, w)``.
+        frame: How the picture lies in the model's image.
+        grid: ``(h, w)`` of the descriptor, where it is not the largest of the maps'.
+    """
+
+    layers: tuple[Tensor, ...]
+    frame: Frame
+    grid: tuple[int, int] | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the maps take."""
+        return sum(layer.nbytes for layer in self.layers)
+
+
+class MapSource(Protocol):
+    """Gives the maps of pictures by path."""
+
+    def maps(self, path: Path) -> PictureMaps: ...
+
+
+def largest_grid(layers: Sequence[Tensor]) -> tuple[int, int]:
+    """The grid ``(h, w)`` with the most cells."""
+    grids = [(layer.shape[-2], layer.shape[-1]) for layer in layers]
+    return max(grids, key=lambda g: g[0] * g[1])
+
+
+def map_names(extractor: Extractor) -> list[list[str]]:
+    """Names of the maps that an extractor without fusion gives: per layer, the steps in order."""
+    several = len(extractor.times) > 1
+    return [[f"{name}@{t:g}" if several else name for t in extractor.times] for name in extractor.names]
+
+
+def stack(feature: FeatureMap, names: Sequence[Sequence[str]]) -> PictureMaps:
+    """The maps of a feature map, layer by layer."""
+    return PictureMaps(tuple(torch.stack([feature[n] for n in steps]) for steps in names), feature.frame)
+
+
+class StoredMaps:
+    """Maps from a feature store, the last used kept in memory.
+
+    Args:
+        store: Written by an extractor without fusion.
+        names: Of :func:`map_names`.
+        keep: Bytes kept in memory.
+    """
+
+    def __init__(self, store: FeatureStore, names: Sequence[Sequence[str]], keep: int = 2 << 30) -> None:
+        self._store, self._names, self._keep = store, names, keep
+        self._kept: OrderedDict[Path, PictureMaps] = OrderedDict()
+        self._bytes = 0
+
+    def maps(self, path: Path) -> PictureMaps:
+        """The maps of a stored picture."""
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        found = self._kept[path] = stack(self._store.load(path.as_posix()), self._names)
+        self._bytes += found.bytes
+        while self._bytes > self._keep and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return found
+
+
+class FreshMaps:
+    """Maps extracted whenever they are asked for, for sets too large to store."""
+
+    def __init__(self, extractor: Extractor, texts: Mapping[Path, str | None]) -> None:
+        self._extractor, self._texts, self._names = extractor, texts, map_names(extractor)
+
+    def maps(self, path: Path) -> PictureMaps:
+        """Extract a picture's maps."""
+        (feature,) = self._extractor.extract([path], [self._texts[path]])
+        return stack(feature, self._names)
+
+
+class Described:
+    """Descriptors of pictures by a network, in the form in which a feature store gives features."""
+
+    def __init__(self, network: AggregationNetwork, source: MapSource, grid: tuple[int, int] | None = None) -> None:
+        self._network, self._source, self._grid = network, source, grid
+
+    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
+        """The descriptor of a picture, by its path."""
+        found = self._source.maps(Path(key))
+        return FeatureMap(
+            {FUSED: fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
+        )

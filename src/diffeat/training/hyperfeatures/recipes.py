@@ -1,0 +1,101 @@
+"""Recipes that carry a trained network, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from diffeat.activations import Catalogue
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError
+from diffeat.extraction import Recipe
+from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins.aggregation_files import WEIGHTS_FILE, load
+from diffeat.geometry import file_digest
+
+RECIPE_FILE = "recipe.yaml"
+WEIGHTS = "weights"
+
+
+def recipe_of(base: Recipe, config: AggregationConfig) -> Recipe:
+    """The recipe that reads what a network of this configuration takes, without fusion."""
+    steps = [int(s) for s in config.steps] if base.trajectory.stepped else list(config.steps)
+    where = "trajectory.save" if base.trajectory.stepped else "trajectory.timesteps"
+    return base.replace(activations=list(config.activations), fuse=None, **{where: steps})
+
+
+def write_recipe(
+    base: Recipe,
+    network: AggregationNetwork,
+    folder: Path,
+    name: str,
+    description: str = "",
+    grid: tuple[int, int] | None = None,
+) -> Path:
+    """Write a network and the recipe that uses it; the folder can be moved as a whole.
+
+    Args:
+        base: The recipe the network was trained with, with or without fusion.
+        folder: Gets ``recipe.yaml`` and ``weights/``.
+
+    Returns:
+        Path of the recipe.
+    """
+    network.save_pretrained(folder / WEIGHTS)
+    digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
+    fuse: dict = {"kind": "hyperfeatures", "weights": {"source": WEIGHTS, "sha256": digest}}
+    if grid is not None:
+        fuse["grid"] = list(grid)
+    recipe = recipe_of(base, network.config).replace(
+        name=name, description=description or base.description, source=base.source, fuse=fuse
+    )
+    recipe.save(folder / RECIPE_FILE)
+    return folder / RECIPE_FILE
+
+
+def network_of(recipe: Recipe) -> AggregationNetwork:
+    """The network that a recipe names.
+
+    Raises:
+        InvalidValueError: It names none.
+    """
+    weights = None if recipe.fuse is None else recipe.fuse.weights
+    if weights is None:
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} names no trained aggregation network. Give the recipe.yaml that "
+            "diffeat train hyperfeatures wrote."
+        )
+    return load(weights.source, weights.file, weights.revision)
+
+
+def denoiser_calls(recipe: Recipe, known: Catalogue) -> float:
+    """Denoiser passes that one picture costs; the last counts only as far as it runs."""
+    depth = max(known[str(name)].depth for name in recipe.requests())
+    path = recipe.trajectory
+    if not path.stepped:
+        return len(path.timesteps) * path.draws * depth
+    assert path.steps is not None
+    saved = [int(s) for s in path.read_steps]
+    before = path.steps - 1 - min(saved) if path.kind == "inversion" else max(saved)
+    return (before + depth) * (1 if path.guidance is None else 2)
+
+
+def catalogue_at_size(recipe: Recipe, backbone: Backbone) -> Catalogue:
+    """The catalogue at the size that the recipe brings pictures to (for mode ``keep``: pictures of the model's own)."""
+    frame = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size)
+    return Catalogue.of(backbone, frame.model)
+
+
+def full_grid(recipe: Recipe, known: Catalogue) -> tuple[int, int] | None:
+    """The descriptor's grid ``(h, w)``, for recipes that bring all pictures to one size; None if sizes differ.
+
+    A pruned recipe that reads coarse layers only must name it to keep the resolution it was trained at.
+
+    Args:
+        known: Of :func:`catalogue_at_size`.
+    """
+    if recipe.fuse is not None and recipe.fuse.grid is not None:
+        return recipe.fuse.grid
+    if recipe.frame.mode == "keep":
+        return None
+    grids = [known[str(name)].grid for name in recipe.requests()]
+    return max((g for g in grids if g is not None), key=lambda g: g[0] * g[1], default=None)

@@ -1,0 +1,86 @@
+"""PCK of networks and of single maps on pairs, from maps that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffeat.datasets.pairs import PairDataset
+from diffeat.errors import DatasetError
+from diffeat.extraction.joins.aggregation import AggregationNetwork
+from diffeat.features import FeatureMap
+from diffeat.progress import silent
+from diffeat.tasks.correspondence.evaluate import Scorer
+from diffeat.tasks.correspondence.features import Loads, PictureFeatures
+from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck
+from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.training.hyperfeatures.maps import Described, MapSource
+
+
+def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24) -> PckResult:
+    """PCK of whatever gives features of pictures by path.
+
+    Raises:
+        DatasetError: No pair can be scored.
+    """
+    found, notes = records(pairs, features, protocol, keep)
+    return pck(found, protocol, notes=[*pairs.notes, *notes])
+
+
+def records(
+    pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24
+) -> tuple[list[PairRecord], list[str]]:
+    """The errors of every pair that can be scored, and notes on those that cannot.
+
+    Raises:
+        DatasetError: No pair can be scored.
+    """
+    scorer = Scorer(PictureFeatures(features, protocol.matching, keep=keep), protocol, {})
+    predictions = scorer.run(pairs, silent)
+    if not predictions:
+        raise DatasetError(f"No pair of {pairs.name} can be scored ({', '.join(set(scorer.left_out.values()))}).")
+    return [p.record for p in predictions], scorer.notes()
+
+
+def score_network(
+    pairs: PairDataset,
+    network: AggregationNetwork,
+    source: MapSource,
+    protocol: Protocol,
+    grid: tuple[int, int] | None = None,
+) -> PckResult:
+    """PCK of a network's descriptors; each picture is described once, as far as memory for a class of them goes."""
+    training = network.training
+    network.eval()
+    try:
+        return score(pairs, Described(network, source, grid), protocol, keep=_most_pictures(pairs))
+    finally:
+        network.train(training)
+
+
+def score_layers(
+    pairs: PairDataset, source: MapSource, protocol: Protocol, layers: Sequence[int], steps: Sequence[int]
+) -> dict[tuple[int, int], PckResult]:
+    """PCK of single raw maps, by (step, layer) positions."""
+    keep = _most_pictures(pairs)
+    return {(s, k): score(pairs, SingleMap(source, k, s), protocol, keep) for s in steps for k in layers}
+
+
+class SingleMap:
+    """One raw map of every picture, in the form in which a feature store gives features."""
+
+    def __init__(self, source: MapSource, layer: int, step: int) -> None:
+        self._source, self._layer, self._step = source, layer, step
+
+    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
+        """The map of a picture, by its path."""
+        found = self._source.maps(Path(key))
+        return FeatureMap({"map": found.layers[self._layer][self._step]}, found.frame, key)
+
+
+def _most_pictures(pairs: PairDataset) -> int:
+    """Pictures of the largest category: pairs are scored category by category."""
+    by_category: dict[str, set[Path]] = {}
+    for pair in pairs:
+        by_category.setdefault(pair.category, set()).update((pair.source, pair.target))
+    return min(256, max((len(v) for v in by_category.values()), default=1))
