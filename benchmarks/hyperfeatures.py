@@ -113,7 +113,7 @@ def measure_step(folder: Path) -> dict[str, Any]:
     from diffeat.activations import Taps
     from diffeat.datasets.registry import open_pairs
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
-    from diffeat.features.picture import load_picture
+    from diffeat.features import Picture
     from diffeat.geometry import open_image
     from diffeat.training.hyperfeatures.examples import Examples, points_in_cells
     from diffeat.training.hyperfeatures.loss import nearest_cells
@@ -145,7 +145,7 @@ def measure_step(folder: Path) -> dict[str, Any]:
             return loss.item(), [p.grad.clone() for p in network.parameters()]  # type: ignore[union-attr]
 
         def published() -> tuple[float, list[Tensor]]:
-            pictures = [load_picture(path, "") for path in (pairs[0].source, pairs[0].target)]
+            pictures = [Picture.of(path) for path in (pairs[0].source, pairs[0].target)]
             kept: dict[int, Tensor] = {}
             with torch.no_grad():
                 pixels = torch.stack(

@@ -14,7 +14,6 @@ from diffeat.datasets.cifar import read_cifar10
 from diffeat.datasets.class_folders import read_class_folders
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.features.picture import load_picture
 from diffeat.tasks.classification import evaluate_classification
 from test_segmentation import Colours
 

@@ -19,7 +19,7 @@ from diffeat.datasets.registry import open_pairs
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.massive_channels import calibration_pictures
+from diffeat.extraction.detect import calibration_pictures
 from diffeat.geometry import open_image
 from diffeat.report.massive import summary, to_markdown, write_massive
 from diffeat.report.massive_figures import local_similarity

@@ -12,6 +12,7 @@ from PIL import Image
 from diffeat.backbones import Backbone
 from diffeat.errors import ImageError, InvalidValueError, ModelError, NonFiniteError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
+from diffeat.trajectories import keyed_normal
 from tiny.pipelines import build
 
 RECIPE = {
@@ -78,16 +79,16 @@ def test_a_file_and_its_pixels_give_the_same_features(backbone: Backbone, pictur
     assert torch.equal(from_file[name], from_memory[name])
 
 
-def test_the_mean_of_draws_is_the_mean(backbone: Backbone, pictures: list, monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffeat.trajectories import forward
-
+def test_the_mean_of_draws_is_the_mean(backbone: Backbone, pictures: list) -> None:
     three = Extractor(Recipe.from_dict({**RECIPE, "trajectory": {"timesteps": [50], "draws": 3}}), backbone)
     mean = three.extract(pictures[0])[0]["up_blocks.1"]
-    original = forward.keyed_normal
     singles = []
     for draw in range(3):
-        monkeypatch.setattr(forward, "keyed_normal", lambda shape, d=draw, **key: original(shape, **{**key, "draw": d}))
-        one = Extractor(Recipe.from_dict({**RECIPE, "trajectory": {"timesteps": [50]}}), backbone)
+        one = Extractor(
+            Recipe.from_dict({**RECIPE, "trajectory": {"timesteps": [50]}}),
+            backbone,
+            noise=lambda shape, *, d=draw, **key: keyed_normal(shape, **{**key, "draw": d}),
+        )
         singles.append(one.extract(pictures[0])[0]["up_blocks.1"])
     assert _relative(mean, torch.stack(singles).mean(0)) < 1e-6
     assert _relative(singles[0], singles[1]) > 1e-3
@@ -208,5 +209,5 @@ def test_bad_pictures_can_be_passed_over(backbone: Backbone, pictures: list, tmp
 
 
 def test_too_few_prompts(backbone: Backbone, pictures: list) -> None:
-    with pytest.raises(InvalidValueError, match="more images than prompts"):
+    with pytest.raises(InvalidValueError, match="2 images and 1 prompts"):
         Extractor(Recipe.from_dict(RECIPE), backbone).extract(pictures[:2], ["a cat"])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffeat.extraction.joint import JointExtractor, JointRecipe, joint_preset_names
 from diffusers import UNet2DConditionModel
 
 from conftest import golden_roots
@@ -15,8 +16,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe, preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
-from diffeat.extraction.joint import JointExtractor, JointRecipe, joint_preset_names
-from diffeat.extraction.recipe import AttentionActivation
+from diffeat.extraction.reading import AttentionActivation
 from test_composed import picture
 from test_selection_paper import catalogue, sd15, sdxl
 from tiny.pipelines import build

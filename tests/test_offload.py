@@ -13,7 +13,7 @@ from torch import nn
 
 from diffeat.backbones import Backbone
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.massive_channels import calibration_pictures
+from diffeat.extraction.detect import calibration_pictures
 from tiny.pipelines import build
 
 PICTURES = list(calibration_pictures(2))

@@ -12,7 +12,7 @@ from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.massive_channels import calibration_pictures, detect
+from diffeat.extraction.detect import calibration_pictures, detect
 from diffeat.refinement.adaln import modulate, normalise
 from tiny.pipelines import FAMILIES, build
 

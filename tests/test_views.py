@@ -9,8 +9,8 @@ import torch
 
 from diffeat import Extractor
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.recipe import MapActivation
-from diffeat.extraction.views import Views
+from diffeat.extraction import Views
+from diffeat.extraction.reading import MapActivation
 from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
 from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
@@ -74,7 +74,7 @@ def test_calls_are_shared(backbone: Any, files: Any, monkeypatch: pytest.MonkeyP
         "unet": 8,
         "vae": 1,
     }  # the second view rides on the first one's rows; the others have own text, weights or noise
-    cost = plan.cost()
+    cost = plan.plan.cost()
     assert (cost.rows, cost.encodings, cost.switches, cost.apart) == (8, 1, 1, 10)
 
 

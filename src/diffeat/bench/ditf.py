@@ -23,8 +23,8 @@ from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.massive_channels import calibration_pictures
-from diffeat.features.picture import load_picture
+from diffeat.extraction.detect import calibration_pictures
+from diffeat.features import Picture
 from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
 from diffeat.report.sweep import write_sweep
@@ -96,7 +96,7 @@ def run_ditf(
             sources.append(RowSource(lambda r=one, b=backbone: Extractor(r, b), {f"{name}, {kind}": None}, "category"))
         found = survey(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
         where = root / ("massive" if backbone is clean else "massive-injected")
-        write_massive(found, [load_picture(p, "").image for p in calibration_pictures()[: len(found.examples)]], where)
+        write_massive(found, [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]], where)
         (where / "summary.txt").write_text("\n".join(summary(found)) + "\n", encoding="utf-8")
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     differences = [

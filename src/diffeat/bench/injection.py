@@ -17,8 +17,8 @@ from diffeat.activations import Catalogue
 from diffeat.activations.modulation import ModulatedSite, ModulationTaps, modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.massive_channels import calibration_pictures
-from diffeat.features.picture import load_picture
+from diffeat.extraction.detect import calibration_pictures
+from diffeat.features import Picture
 from diffeat.geometry import FrameSpec
 from diffeat.trajectories import keyed_normal
 
@@ -125,7 +125,7 @@ def _write(linear: nn.Linear, tokens: Tensor, channel: int, mean: float, std: fl
 def _inputs(backbone: Backbone, timestep: float, size: tuple[int, int], seed: int) -> dict[str, Any]:
     """A call of the denoiser on two pictures of the toy world."""
     frame = FrameSpec(mode="squash", size=size)
-    images = [load_picture(p, "").image for p in calibration_pictures(2)]
+    images = [Picture.of(p).image for p in calibration_pictures(2)]
     pixels = torch.stack([frame.frame(i.size, multiple=backbone.multiple).pixels(i) for i in images])
     latents = backbone.encode_images(pixels).mean
     eps = keyed_normal(latents.shape, seed=seed, image="injection", stream="diffusion")

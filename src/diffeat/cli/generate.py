@@ -34,9 +34,8 @@ def generate(
         diffeat generate -r TRAINED/recipe.yaml -p "a red car" --count 2 -o synthetic
         diffeat match synthetic/000-0.png synthetic/000-1.png -r synthetic/recipe.yaml
     """
-    from diffeat.extraction import Recipe
-    from diffeat.extraction.generated import generate as make
-    from diffeat.extraction.generated import generation_twin, save_generated
+    from diffeat.extraction import Reading, generation_twin, save_generated
+    from diffeat.extraction import generate as make
     from diffeat.training.hyperfeatures.recipes import network_of, write_recipe
 
     texts: list[str | None] = list(prompt or [])
@@ -44,7 +43,7 @@ def generate(
         if not prompts.is_file():
             raise InvalidValueError(f"There is no prompt file {str(prompts)!r}.")
         texts += [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-    known = Recipe.load(recipe)
+    known = Reading.load(recipe)
     twin = generation_twin(known)
     changes = {"model": model, "seed": seed, "trajectory.guidance": guidance, "trajectory.negative_prompt": negative}
     twin = twin.replace(name=f"{known.name}-generation", **{k: v for k, v in changes.items() if v is not None})

@@ -45,8 +45,8 @@ def massive(
     that writes them, how they follow the timestep, and their AdaLN scale, shift and gate.
     """
     from diffeat.cli.ranges import read_numbers
-    from diffeat.extraction.massive_channels import calibration_pictures
-    from diffeat.features.picture import load_picture
+    from diffeat.extraction import calibration_pictures
+    from diffeat.features import Picture
     from diffeat.geometry import find_images
     from diffeat.refinement.massive import Rule
     from diffeat.report.massive import summary, write_massive
@@ -60,7 +60,7 @@ def massive(
     extractor = make_extractor(chosen.replace(refine=None), device, dtype)
     rule = None if ratio is None else Rule(ratio=ratio)
     found = survey(chosen, extractor.backbone, pictures, timesteps=times, blocks=block or (), rule=rule)
-    page = write_massive(found, [load_picture(p, "").image for p in pictures[: len(found.examples)]], out)
+    page = write_massive(found, [Picture.of(p).image for p in pictures[: len(found.examples)]], out)
     for line in summary(found):
         typer.echo(line)
     typer.echo(f"Report: {page}", err=True)

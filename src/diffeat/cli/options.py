@@ -12,8 +12,7 @@ from diffeat.errors import InvalidValueError, did_you_mean
 if TYPE_CHECKING:
     import torch
 
-    from diffeat.extraction import Recipe
-    from diffeat.extraction.joint import JointRecipe
+    from diffeat.extraction import Reading, Recipe
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", "-r", help="Preset name (see `diffeat recipes`) or path of a YAML file.")
@@ -69,18 +68,15 @@ def changed_recipe(
     draws: int | None = None,
     size: int | None = None,
     seed: int | None = None,
-) -> Recipe:
-    """The recipe with what the command line replaces in it.
+) -> Reading:
+    """The recipe of a diffusion model with what the command line replaces in it.
 
     Raises:
-        InvalidValueError: A joint recipe.
+        InvalidValueError: A recipe of another kind.
     """
-    from diffeat.extraction import Recipe
-    from diffeat.extraction.joint import is_joint
+    from diffeat.extraction import Reading
 
-    if is_joint(recipe):
-        raise InvalidValueError(f"{recipe!r} joins several recipes; this takes one of a single model.")
-    loaded = Recipe.load(recipe)
+    loaded = Reading.load(recipe)
     changes: dict[str, object] = {}
     if model is not None:
         changes["model"] = model
@@ -98,33 +94,34 @@ def changed_recipe(
     return loaded.replace(**changes) if changes else loaded
 
 
-def any_recipe(recipe: str, **changes: Any) -> Recipe | JointRecipe:
-    """Like :func:`changed_recipe`, or a joint recipe as it is.
+def any_recipe(recipe: str, **changes: Any) -> Recipe:
+    """Like :func:`changed_recipe`; a recipe of another kind as it is.
 
     Raises:
-        InvalidValueError: Changes to a joint recipe, whose parts are not changed from here.
+        InvalidValueError: Changes to a recipe of another kind, which is not changed from here.
     """
-    from diffeat.extraction.joint import JointRecipe, is_joint
+    from diffeat.extraction import Reading, Recipe, Vision
 
-    if not is_joint(recipe):
+    loaded = Recipe.load(recipe)
+    if isinstance(loaded, Reading):
         return changed_recipe(recipe, **changes)
-    if any(value not in (None, [], ()) for value in changes.values()):
+    size = changes.pop("size", None)
+    if isinstance(loaded, Vision) and size is not None:
+        loaded = loaded.replace(size=size)
+    elif any(value not in (None, [], ()) for value in (size, *changes.values())):
         raise InvalidValueError(
-            f"{recipe!r} joins several recipes; change its parts in a file of your own (a list 'parts')."
+            f"{recipe!r} is no recipe of a single diffusion model; change its parts in a file of your own."
         )
-    return JointRecipe.load(recipe)
+    return loaded
 
 
 def make_extractor(
-    recipe: Recipe | JointRecipe, device: str | None = None, dtype: str | None = None, batch_size: int | None = None
+    recipe: Recipe, device: str | None = None, dtype: str | None = None, batch_size: int | None = None
 ) -> Any:
-    """Load the model, telling on standard error what is being loaded."""
+    """Load the models, telling on standard error what is being loaded."""
     from rich.console import Console
 
-    with Console(stderr=True).status(f"Loading {recipe.model} …"):
-        from diffeat.extraction import Extractor
-        from diffeat.extraction.joint import JointExtractor, JointRecipe
+    with Console(stderr=True).status(f"Loading {getattr(recipe, 'model', recipe.name)} …"):
+        from diffeat.extraction import load_source
 
-        if isinstance(recipe, JointRecipe):
-            return JointExtractor.from_recipe(recipe, device=device, dtype=parse_dtype(dtype), batch_size=batch_size)
-        return Extractor.from_recipe(recipe, device=device, dtype=parse_dtype(dtype), batch_size=batch_size)
+        return load_source(recipe, device=device, dtype=parse_dtype(dtype), batch_size=batch_size)

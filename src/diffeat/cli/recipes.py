@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from diffeat.extraction import Recipe
+    from diffeat.extraction import Reading
 
 
 def recipes(
@@ -19,17 +19,15 @@ def recipes(
     A recipe says which activations are read out of which model, at which noise levels, and how a picture is brought to
     the model's size. It is a YAML file: print one, change it, and give the file to --recipe.
     """
-    from diffeat.extraction import Recipe, preset_names
-    from diffeat.extraction.joint import JointRecipe, is_joint, joint_preset_names, joint_text
+    from diffeat.extraction import Joined, Reading, Recipe, preset_names
 
     if schema:
         import json
 
-        typer.echo(json.dumps(Recipe.model_json_schema(), indent=2))
+        typer.echo(json.dumps(Reading.model_json_schema(), indent=2))
         return
     if name is not None:
-        joint = is_joint(name)
-        typer.echo(joint_text(name) if joint else Recipe.load(name).to_yaml(), nl=False)
+        typer.echo(Recipe.load(name).to_yaml(), nl=False)
         return
 
     from rich.console import Console
@@ -39,23 +37,18 @@ def recipes(
     for title in ("recipe", "model", "t", "draws", "activations", "description"):
         table.add_column(title)
     for preset in preset_names():
-        r = Recipe.load(preset)
-        table.add_row(
-            f"[cyan]{preset}[/]",
-            r.model,
-            _when(r),
-            str(r.trajectory.draws),
-            str(len(r.activations)),
-            r.description,
-        )
-    for preset in joint_preset_names():
-        j = JointRecipe.load(preset)
-        parts = " + ".join(p.name for p in j.parts)
-        table.add_row(f"[cyan]{preset}[/]", j.model, "", "", parts, j.description)
+        recipe = Recipe.load(preset)
+        model, when, draws, activations = "", "", "", ""
+        if isinstance(recipe, Reading):
+            model, when = recipe.model, _when(recipe)
+            draws, activations = str(recipe.trajectory.draws), str(len(recipe.activations))
+        elif isinstance(recipe, Joined):
+            activations = " + ".join(part.name for part in recipe.parts)
+        table.add_row(f"[cyan]{preset}[/]", model, when, draws, activations, recipe.description)
     Console().print(table)
 
 
-def _when(recipe: Recipe) -> str:
+def _when(recipe: Reading) -> str:
     path = recipe.trajectory
     if not path.stepped:
         return ", ".join(f"{t:g}" for t in path.timesteps)

@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from diffeat.cli.options import any_recipe, make_extractor, parse_dtype
-from diffeat.errors import InvalidValueError
+from diffeat.cli.options import any_recipe, make_extractor
 
 if TYPE_CHECKING:
     from diffeat.tasks.correspondence.features import FeatureSource
-
-VISION = "vision:"
 
 RecipeNames = Annotated[
     list[str] | None,
@@ -44,25 +41,7 @@ def make_source(
         weights: Of a fusion.
         changes: What replaces fields of every recipe that is not a vision model.
     """
-    names = recipes or ["tiny-dift"]
-    sources = [_one(name, device, dtype, batch_size, changes) for name in names]
-    if len(sources) == 1:
-        if weights:
-            raise InvalidValueError("--weight belongs to a fusion: repeat --recipe, or leave --weight out.")
-        return sources[0]
-    from diffeat.tasks.correspondence.late_fusion import LateFusion
+    from diffeat.extraction import join_recipes
 
-    return LateFusion(sources, weights)
-
-
-def _one(
-    name: str, device: str | None, dtype: str | None, batch_size: int | None, changes: dict[str, Any]
-) -> FeatureSource:
-    if not name.startswith(VISION):
-        return make_extractor(any_recipe(name, **changes), device, dtype, batch_size)
-    from diffeat.extraction.vision import VisionExtractor
-
-    size = changes.get("size")
-    return VisionExtractor.from_pretrained(
-        name.removeprefix(VISION), size=size, device=device, dtype=parse_dtype(dtype)
-    )
+    loaded = [any_recipe(name, **changes) for name in recipes or ["tiny-dift"]]
+    return make_extractor(join_recipes(loaded, weights), device, dtype, batch_size)

@@ -85,7 +85,7 @@ def hyperfeatures(
     goes on and ends in the same weights.
     """
     from diffeat.datasets.registry import PAIR_DATASETS
-    from diffeat.extraction import Recipe
+    from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.tasks.correspondence.protocol import get_protocol
@@ -98,7 +98,7 @@ def hyperfeatures(
         steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, window=window, validate_every=every,
         grid=None if grid is None else (grid, grid),
     )  # fmt: skip
-    known = Recipe.load(recipe)
+    known = Reading.load(recipe)
     known = known if model is None else known.replace(model=model)
     training = _pairs(data, root, split, images, limit)
     held_out = None
@@ -123,7 +123,7 @@ def hyperfeatures(
     if trained.validation is not None:
         facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
     page = write_training_report(
-        out, Recipe.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts
+        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts
     )
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
@@ -156,7 +156,7 @@ def prune(
     written to OUT/recipe.yaml; its trajectory ends earlier and it reads fewer layers.
     """
     from diffeat.datasets.registry import PAIR_DATASETS
-    from diffeat.extraction import Recipe
+    from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
     from diffeat.report.page import markdown_table
@@ -168,7 +168,7 @@ def prune(
 
     if (keep is not None) + one_step + one_layer > 1:
         raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
-    known = Recipe.load(recipe)
+    known = Reading.load(recipe)
     network = network_of(known)
     chosen = _chosen(network, keep, one_step, one_layer)
     pairs = _pairs(data, root, split, images, limit)

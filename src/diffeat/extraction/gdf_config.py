@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe
 
 
@@ -58,7 +59,7 @@ def recipe_from_gdf(
     control: Sequence[str] = (),
     use_ddim_inversion: bool = False,
     aggregate_output: bool = False,
-) -> Recipe:
+) -> Reading:
     """The recipe that does what their options do.
 
     Args:
@@ -102,7 +103,7 @@ def recipe_from_gdf(
     }
     if control:
         data["techniques"] = [CONTROLNETS[kind] for kind in control]
-    return Recipe.from_dict(data, origin=f"layer file {name}")
+    return Reading.from_dict(data, origin=f"layer file {name}")
 
 
 def is_layer_file(path: Path) -> bool:
@@ -148,3 +149,12 @@ def _version_of(name: str, ids: Sequence[str]) -> str:
     raise InvalidValueError(
         f"{name} does not tell its model. Give version, one of: {', '.join(VERSIONS)} (their option --version)."
     )
+
+
+def _written(name: str) -> Reading | None:
+    """The path of a layer file."""
+    path = Path(name)
+    return recipe_from_gdf(path) if path.suffix == ".json" and is_layer_file(path) else None
+
+
+Recipe.FORMS.append(_written)

@@ -22,9 +22,9 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction.recipe import Recipe
+from diffeat.extraction.reading import Reading
 from diffeat.features.picture import Picture
-from diffeat.trajectories import Guidance, keyed_normal, ode_steps, unconditional_rows, walk
+from diffeat.trajectories import Guidance, NoiseSource, keyed_normal, ode_steps, unconditional_rows, walk
 
 NOTE = "diffeat"
 
@@ -49,7 +49,7 @@ class Origin:
         return hashlib.sha256(f"{self.number}|{self.prompt}".encode()).hexdigest()
 
     @classmethod
-    def of(cls, picture: Picture, recipe: Recipe) -> Origin:
+    def of(cls, picture: Picture, recipe: Reading) -> Origin:
         """The note that a picture carries.
 
         Raises:
@@ -79,7 +79,7 @@ class Origin:
         return origin
 
 
-def settings_of(recipe: Recipe, size: tuple[int, int]) -> dict[str, Any]:
+def settings_of(recipe: Reading, size: tuple[int, int]) -> dict[str, Any]:
     """What a generated picture depends on besides text and number, as plain JSON data."""
     path = recipe.trajectory
     return {
@@ -94,15 +94,17 @@ def settings_of(recipe: Recipe, size: tuple[int, int]) -> dict[str, Any]:
     }
 
 
-def start_noise(backbone: Backbone, origin: Origin, seed: int, size: tuple[int, int]) -> Tensor:
+def start_noise(
+    backbone: Backbone, origin: Origin, seed: int, size: tuple[int, int], noise: NoiseSource | None = None
+) -> Tensor:
     """The noise (1, c, h, w) that a picture arises from."""
     side = 4 * backbone.multiple  # any picture tells the channels, a small one soonest
     channels = int(backbone.encode_images(torch.zeros(1, 3, side, side)).mean.shape[1])
     shape = (channels, *backbone.latent_size(size))
-    return keyed_normal(shape, seed=seed, image=origin.key, stream="diffusion", timestep=1000)[None]
+    return (noise or keyed_normal)(shape, seed=seed, image=origin.key, stream="diffusion", timestep=1000)[None]
 
 
-def generation_twin(recipe: Recipe) -> Recipe:
+def generation_twin(recipe: Reading) -> Reading:
     """A recipe that reads at the same steps of generating a picture, its trained weights included.
 
     Raises:
@@ -118,7 +120,7 @@ def generation_twin(recipe: Recipe) -> Recipe:
 
 @torch.no_grad()
 def generate(
-    recipe: Recipe, backbone: Backbone, prompts: Sequence[str | None], count: int = 1
+    recipe: Reading, backbone: Backbone, prompts: Sequence[str | None], count: int = 1
 ) -> Iterator[tuple[Image.Image, Origin]]:
     """Generate pictures along the recipe's trajectory.
 
@@ -132,7 +134,7 @@ def generate(
     """
     recipe = generation_twin(recipe)
     path = recipe.trajectory
-    frame = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size)
+    frame = backbone.frame(recipe.frame, backbone.default_size)
     size = frame.model
     for prompt in prompts:
         text = recipe.text_for(prompt)

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError
-from diffeat.extraction.extractor import Extractor
-from diffeat.features.picture import Picture, load_picture
-from diffeat.geometry import file_digest
+from diffeat.features import FeatureMap, Picture, Source, stream
+from diffeat.geometry import file_digest, open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 
@@ -36,14 +35,14 @@ class _Job:
 
     path: Path
     key: str
-    text: str
+    text: str | None
 
     @property
     def entry(self) -> tuple[str, str]:
         return self.path.as_posix(), self.key
 
-    def load(self) -> Picture:
-        return replace(load_picture(self.path, self.text), digest=self.key)
+    def picture(self) -> Picture:
+        return Picture(self.path.as_posix(), lambda: open_image(self.path), text=self.text, digest=self.key)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class _Shard:
 
 
 def extract_to_store(
-    extractor: Extractor,
+    source: Source[FeatureMap],
     paths: Sequence[Path],
     store: FeatureStore,
     prompts: str | Sequence[str | None] | None = None,
@@ -65,7 +64,7 @@ def extract_to_store(
     """Extract ``paths`` into ``store``, going on where an earlier run stopped.
 
     Args:
-        extractor: Runs the recipe that the store was made for.
+        source: Runs the recipe that the store was made for.
         paths: Picture files; the store names them by their paths as given.
         prompts: One text for all, or one per path.
         shard_size: Pictures per shard; a shard is the unit of resuming.
@@ -79,29 +78,30 @@ def extract_to_store(
         NonFiniteError: Features do not fit the store's dtype.
     """
     summary = Summary()
-    jobs = _jobs(extractor, paths, prompts)
+    jobs = _jobs(source, paths, prompts)
     _drop_changed(store, jobs)
     todo = list(_missing(store, _cut(jobs, shard_size), summary))
     with_bar = iter(progress(range(sum(len(s.jobs) for s in todo)), total=None, desc="extract"))
-    for shard in todo:
-        _run(extractor, store, shard, summary, lambda: next(with_bar, None))
+    with source.session():
+        for shard in todo:
+            _run(source, store, shard, summary, lambda: next(with_bar, None))
     next(with_bar, None)
     return summary
 
 
-def _jobs(extractor: Extractor, paths: Sequence[Path], prompts: str | Sequence[str | None] | None) -> list[_Job]:
+def _jobs(source: Source[FeatureMap], paths: Sequence[Path], prompts: str | Sequence[str | None] | None) -> list[_Job]:
     if prompts is None or isinstance(prompts, str):
         prompts = [prompts] * len(paths)
     if len(prompts) != len(paths):
         raise InvalidValueError(f"There are {len(paths)} images and {len(prompts)} prompts: give one per image.")
     jobs = []
     for path, prompt in zip(paths, prompts, strict=True):
-        text = extractor.recipe.text_for(prompt)
+        text = source.recipe.text_for(prompt) if prompt else None
         try:
             key = file_digest(path)
         except (ImageError, OSError):
             key = "unreadable"
-        if text != extractor.recipe.prompt:
+        if text is not None and text != source.recipe.prompt:
             key = hashlib.sha256(f"{key}|{text}".encode()).hexdigest()
         jobs.append(_Job(path, key, text))
     return jobs
@@ -133,7 +133,7 @@ def _missing(store: FeatureStore, shards: list[_Shard], summary: Summary) -> Ite
             # These failed before. The shard is made again only if one of them can be read by now.
             for job in list(absent):
                 try:
-                    job.load()
+                    open_image(job.path)
                 except DiffeatError as error:
                     summary.failed[job.entry[0]] = str(error)
                     absent.remove(job)
@@ -144,21 +144,14 @@ def _missing(store: FeatureStore, shards: list[_Shard], summary: Summary) -> Ite
 
 
 def _run(
-    extractor: Extractor, store: FeatureStore, shard: _Shard, summary: Summary, tick: Callable[[], object]
+    source: Source[FeatureMap], store: FeatureStore, shard: _Shard, summary: Summary, tick: Callable[[], object]
 ) -> None:
     def failed(name: str, error: DiffeatError) -> None:
         summary.failed[name] = str(error)
         tick()
 
-    def pictures() -> Iterator[Picture]:
-        for job in shard.jobs:
-            try:
-                yield job.load()
-            except DiffeatError as error:
-                failed(job.entry[0], error)
-
     features = []
-    for feature in extractor.stream(pictures(), on_error=failed):
+    for feature in stream(source, (job.picture() for job in shard.jobs), on_error=failed):
         features.append(replace(feature, activations={k: v.cpu() for k, v in feature.activations.items()}))
         tick()
     if features:

@@ -1,15 +1,14 @@
 """Patch features of a vision transformer from ``transformers`` (DINOv2, ViT, …), in the form that recipes give.
 
 Such a model sees the clean picture and reads no text. It is usable wherever an extractor is: in stores, matching,
-evaluation, and in fusion with a diffusion model's features.
+evaluation, and joined with a diffusion model's features.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +16,16 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.fingerprint import fingerprint
-from diffeat.errors import DiffeatError, InvalidValueError, ModelError, NonFiniteError
-from diffeat.extraction.extractor import OnError
-from diffeat.features import FeatureMap
-from diffeat.features.picture import ImageLike, Picture, load_picture
+from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
+from diffeat.extraction.kinds import Vision
+from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
 from diffeat.geometry import Frame, FrameSpec
 
-
-@dataclass(frozen=True)
-class VisionRecipe:
-    """What to take from which model.
-
-    Attributes:
-        model: Hub id or local folder of a ``transformers`` vision model with a patch grid.
-        layer: Hidden state to take: -1 is the last layer's, before the final norm; 0 the embeddings.
-        size: Side of the square model image in pixels, a multiple of the patch size; ``None`` takes the model's own.
-        mode: ``"squash"`` or ``"pad"``.
-    """
-
-    model: str
-    layer: int = -1
-    size: int | None = None
-    mode: str = "squash"
-    prompt: str = ""
-
-    @property
-    def name(self) -> str:
-        """Short name for tables."""
-        return Path(self.model).name
-
-    def content(self) -> dict[str, Any]:
-        """The fields that change the numbers."""
-        return {"vision": self.model, "layer": self.layer, "size": self.size, "mode": self.mode}
-
-    @property
-    def hash(self) -> str:
-        """SHA-256 (hex) of :meth:`content`."""
-        text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def text_for(self, prompt: str | None) -> str:
-        """Always empty: the model reads no text."""
-        return ""
+#: Pixels of one call.
+_PIXELS = 8 * 518 * 518
 
 
-class VisionExtractor:
+class VisionExtractor(Streams[FeatureMap]):
     """Features of pictures by a vision transformer.
 
     Args:
@@ -73,7 +37,7 @@ class VisionExtractor:
 
     def __init__(
         self,
-        recipe: VisionRecipe,
+        recipe: Vision,
         model: Any,
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
@@ -93,7 +57,7 @@ class VisionExtractor:
         self._skip = 1 + int(getattr(config, "num_register_tokens", 0))
         image_size = getattr(config, "image_size", 224)
         side = recipe.size or (image_size if isinstance(image_size, int) else image_size[0])
-        self._spec = FrameSpec(mode=recipe.mode, size=side - side % patch)  # type: ignore[arg-type]
+        self._spec = FrameSpec(mode=recipe.mode, size=side - side % patch)
         if recipe.size is not None and recipe.size % patch:
             near = max(patch, round(recipe.size / patch) * patch)
             raise InvalidValueError(
@@ -105,90 +69,74 @@ class VisionExtractor:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        recipe: str | Path | Vision,
         *,
-        layer: int = -1,
-        size: int | None = None,
-        mode: str = "squash",
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> VisionExtractor:
-        """Load a model, e.g. ``facebook/dinov2-base``.
+        """Load a model, e.g. ``facebook/dinov2-base``, or the one that a recipe names.
 
         Raises:
             ModelError: The model cannot be loaded; says why.
         """
         from transformers import AutoModel
 
+        recipe = recipe if isinstance(recipe, Vision) else Vision(model=str(recipe))
+        model = recipe.model
+
         try:
             loaded = AutoModel.from_pretrained(model, dtype=dtype or torch.float32)
         except (OSError, ValueError) as error:
             raise ModelError(
-                f"The vision model {str(model)!r} cannot be loaded: {error}. Give a hub id such as "
+                f"The vision model {model!r} cannot be loaded: {error}. Give a hub id such as "
                 "'facebook/dinov2-base' or a local folder with config.json and model.safetensors."
             ) from error
-        stats = _statistics(Path(model)) if Path(model).is_dir() else _statistics_of(str(model))
-        extractor = cls(VisionRecipe(str(model), layer, size, mode), loaded, **stats)
+        stats = _statistics(Path(model)) if Path(model).is_dir() else _statistics_of(model)
+        extractor = cls(recipe, loaded, **stats)
         if device is not None:
             extractor.model.to(device)
         return extractor
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Tells the weights from others."""
         return fingerprint(self.model)
 
-    def extract(
-        self, images: ImageLike | Sequence[ImageLike], prompts: str | Sequence[str | None] | None = None
-    ) -> list[FeatureMap]:
-        """Features of pictures, in their order; texts are ignored."""
-        several = list(images) if isinstance(images, (list, tuple)) else [images]
-        return list(self.stream(several, prompts))
+    def frame(self, picture: Picture) -> Frame:
+        """Where a picture lies in the model's image."""
+        return self._spec.frame(picture.image.size, multiple=self.patch)
 
-    def stream(
-        self,
-        images: Iterable[ImageLike],
-        prompts: str | Sequence[str | None] | None = None,
-        *,
-        on_error: OnError | None = None,
-    ) -> Iterator[FeatureMap]:
-        """One picture at a time.
-
-        Args:
-            on_error: What to do with a picture that fails; raises by default.
-        """
-        for image in images:
-            try:
-                picture = image if isinstance(image, Picture) else load_picture(image, "")
-                yield self._extract(picture)
-            except DiffeatError as error:
-                if on_error is None:
-                    raise
-                on_error(image.name if isinstance(image, Picture) else str(image), error)
+    def group(self, picture: Picture) -> Group:
+        """Pictures of one model size share calls."""
+        width, height = self.frame(picture).model
+        return Group((width, height), max(1, _PIXELS // (width * height)))
 
     @torch.no_grad()
-    def _extract(self, picture: Picture) -> FeatureMap:
-        frame = self._spec.frame(picture.image.size, multiple=self.patch)
-        device, dtype = self.model.device, self.model.dtype
-        pixels = ((frame.pixels(picture.image) + 1) / 2 - self._mean) / self._std
-        hidden = self.model(pixels[None].to(device, dtype), output_hidden_states=True).hidden_states[self.recipe.layer]
-        tensor = self._grid(hidden[0], frame)
-        if not torch.isfinite(tensor).all():
-            raise NonFiniteError(f"Features of {picture.name} hold NaN or infinity in {dtype}. Use float32.")
-        return FeatureMap(
-            activations={"patches": tensor},
-            frame=frame,
-            image=picture.name,
-            digest=picture.digest,
-            provenance={
-                "recipe": self.recipe.name,
-                "recipe_hash": self.recipe.hash,
-                "model": self.recipe.model,
-                "prompt": "",
-                "model_size": list(frame.model),
-                "dtype": str(dtype).removeprefix("torch."),
-            },
-        )
+    def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
+        """Features of pictures of one group: one map ``patches`` each."""
+        frames = [self.frame(picture) for picture in pictures]
+        pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+        values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
+        hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
+        for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
+            tensor = self._grid(tokens, frame)
+            if torch.isfinite(tensor).all():
+                yield self._feature_map(picture, frame, tensor)
+            else:
+                dtype = self.model.dtype
+                error = f"Features of {picture.name} hold NaN or infinity in {dtype}. Use float32."
+                yield Failed(NonFiniteError(error))
+
+    def _feature_map(self, picture: Picture, frame: Frame, tensor: Tensor) -> FeatureMap:
+        provenance = {
+            "recipe": self.recipe.name,
+            "recipe_hash": self.recipe.hash,
+            "model": self.recipe.model,
+            "prompt": "",
+            "model_size": list(frame.model),
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+        }
+        return FeatureMap({"patches": tensor}, frame, picture.name, picture.digest, provenance)
 
     def _grid(self, tokens: Tensor, frame: Frame) -> Tensor:
         """Tokens (n, c) behind the class and register tokens, as a map (c, h, w)."""

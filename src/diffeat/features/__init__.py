@@ -1,6 +1,26 @@
-"""Pictures in, feature maps out: what everything that gives features has in common."""
+"""Pictures in, feature maps out: what everything that gives features has in common.
+
+* :class:`Picture` names a picture and opens it when it is needed.
+* :class:`Source` turns pictures into features; :func:`stream` is the loop that runs one.
+* :class:`FeatureMap` is what comes out.
+"""
 
 from diffeat.features.feature_map import FeatureMap
-from diffeat.features.picture import ImageLike, Picture, load_picture
+from diffeat.features.picture import ImageLike, Picture
+from diffeat.features.source import Failed, Group, Source, Spec
+from diffeat.features.stream import OnError, Prompts, Streams, raise_error, stream
 
-__all__ = ["FeatureMap", "ImageLike", "Picture", "load_picture"]
+__all__ = [
+    "Failed",
+    "FeatureMap",
+    "Group",
+    "ImageLike",
+    "OnError",
+    "Picture",
+    "Prompts",
+    "Source",
+    "Spec",
+    "Streams",
+    "raise_error",
+    "stream",
+]

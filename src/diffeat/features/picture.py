@@ -1,50 +1,148 @@
-"""Pictures on their way into an extraction: opened, named and keyed."""
+"""Pictures on their way into an extraction: named, and opened when they are needed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import IO, TypeAlias
 
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from diffeat.errors import ImageError
 from diffeat.geometry import file_digest, open_image, pixel_digest
 
+_GLOB = ("*", "?", "[")
 
-@dataclass(frozen=True)
+
 class Picture:
-    """An open picture.
+    """A picture by name; its pixels are read when first asked for, and kept.
 
-    Attributes:
+    Args:
         name: What results call it.
-        image: RGB, upright.
-        digest: Hash of the file, or of the pixels where there is no file; identifies it in a store.
-        key: Hash of the pixels; keys its noise, so that the same picture gives the same features however it came.
-        text: The prompt the model reads for it.
+        open: Gives the picture, e.g. from a member of a tar file or a row of a table; called once.
+        text: What the model reads for it; ``None`` leaves the text to the recipe.
+        digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
     """
 
-    name: str
-    image: Image.Image
-    digest: str
-    key: str
-    text: str
+    def __init__(
+        self,
+        name: str,
+        open: Callable[[], Image.Image],
+        *,
+        text: str | None = None,
+        digest: Callable[[], str] | str | None = None,
+    ) -> None:
+        self.name = name
+        self.text = text
+        self._open = open
+        self._digest = digest
+
+    @classmethod
+    def of(cls, source: ImageLike, text: str | None = None) -> Picture:
+        """The picture that a path, an array, a tensor, a PIL image or an open file stands for.
+
+        Paths are named as given and opened later. Other pictures are opened now and named by their pixels. A
+        :class:`Picture` is returned as it is, with its own text if it has one.
+
+        Raises:
+            ImageError: An array, a tensor or an open file that is no picture.
+        """
+        if isinstance(source, Picture):
+            return source if source.text is not None or text is None else source.told(text)
+        if isinstance(source, (str, PathLike)):
+            path = Path(source)
+            return cls(path.as_posix(), lambda: open_image(path), text=text, digest=lambda: file_digest(path))
+        image = open_image(_array(source) if isinstance(source, Tensor) else source)
+        picture = cls("", lambda: image, text=text)
+        picture.name = f"image-{picture.key[:12]}"
+        return picture
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """RGB, upright.
+
+        Raises:
+            ImageError: It cannot be read; names the file and the reason.
+        """
+        return self._open()
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of the pixels; keys the noise, so that one picture gives the same features however it came."""
+        return pixel_digest(self.image)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the file, or of the pixels where there is no file."""
+        return self.key if self._digest is None else self._digest() if callable(self._digest) else self._digest
+
+    def told(self, text: str) -> Picture:
+        """The same picture with another text."""
+        other = Picture(self.name, lambda: self.image, text=text, digest=self._digest)
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
+        return other
 
 
-#: A path, a PIL image, an array (see :func:`diffeat.geometry.open_image`), or an open picture.
-ImageLike = str | PathLike[str] | Image.Image | Picture | Any
+#: A path, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see
+#: :func:`diffeat.geometry.open_image`), a float tensor ``(3, H, W)`` in [0, 1], or a :class:`Picture`.
+ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | bytes | IO[bytes] | Tensor | Picture
 
 
-def load_picture(source: ImageLike, text: str) -> Picture:
-    """Open a picture; one that is open already is returned as it is, with its own text.
+def several(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
+    """One after the other: a picture alone, or those of a list, a generator, a glob (``photos/*.jpg``, ``**`` for
+    folders in between, sorted) or a batch of tensors ``(B, 3, H, W)``.
 
     Raises:
-        ImageError: If it cannot be read; names the file and the reason.
+        ImageError: A glob that finds nothing.
     """
-    if isinstance(source, Picture):
-        return source
-    image = open_image(source)
-    key = pixel_digest(image)
-    if isinstance(source, (str, PathLike)):
-        return Picture(Path(source).as_posix(), image, file_digest(source), key, text)
-    return Picture(f"image-{key[:12]}", image, key, key, text)
+    if isinstance(images, Tensor) and images.ndim == 4:
+        yield from images
+    elif isinstance(images, (str, PathLike)):
+        yield from _files(images)
+    elif isinstance(images, (Image.Image, np.ndarray, bytes, Tensor, Picture)) or hasattr(images, "read"):
+        yield images  # pyright: ignore[reportReturnType]
+    else:
+        for image in images:  # pyright: ignore[reportGeneralTypeIssues]
+            if isinstance(image, Tensor) and image.ndim == 4:
+                yield from image
+            elif isinstance(image, (str, PathLike)):
+                yield from _files(image)
+            else:
+                yield image
+
+
+def _files(path: str | PathLike[str]) -> Iterator[Path]:
+    text = str(path)
+    if not any(c in text for c in _GLOB) or Path(path).exists():
+        yield Path(path)
+        return
+    files = sorted(glob.glob(text, recursive=True))
+    if not files:
+        raise ImageError(f"No file is found by the pattern {text!r}.")
+    yield from map(Path, files)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    """Bytes (H, W, 3) of a float tensor (3, H, W) in [0, 1].
+
+    Raises:
+        ImageError: It has another shape, type or range.
+    """
+    if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.is_floating_point():
+        raise ImageError(
+            f"A {str(tensor.dtype).removeprefix('torch.')} tensor of shape {tuple(tensor.shape)} is not a picture: "
+            "float (3, H, W), or (B, 3, H, W) for several, in [0, 1] is wanted."
+        )
+    low, high = (float(v) for v in tensor.detach().aminmax())
+    if not (low >= -1e-6 and high <= 1 + 1e-6):
+        raise ImageError(
+            f"A tensor must lie in [0, 1] to be a picture, this one in [{low:.4g}, {high:.4g}]. From [-1, 1]: "
+            "(tensor + 1) / 2."
+        )
+    return (tensor.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()

@@ -2,7 +2,7 @@
 
 from diffeat.geometry.digest import file_digest, pixel_digest
 from diffeat.geometry.files import FoundImages, find_images
-from diffeat.geometry.frame import Frame
+from diffeat.geometry.frame import Frame, sample_grid
 from diffeat.geometry.images import open_image
 from diffeat.geometry.spec import FrameSpec
 
@@ -14,4 +14,5 @@ __all__ = [
     "find_images",
     "open_image",
     "pixel_digest",
+    "sample_grid",
 ]

@@ -141,7 +141,7 @@ class Frame:
         left, top, inner_w, inner_h = self.content
         x = (torch.arange(width, dtype=torch.float64) + 0.5) * (inner_w / width) + left
         y = (torch.arange(height, dtype=torch.float64) + 0.5) * (inner_h / height) + top
-        return _sample(values, y * (h / self.model[1]) - 0.5, x * (w / self.model[0]) - 0.5, mode)
+        return sample_grid(values, y * (h / self.model[1]) - 0.5, x * (w / self.model[0]) - 0.5, mode)
 
     def map_from_original(
         self,
@@ -170,7 +170,7 @@ class Frame:
         left, top, inner_w, inner_h = self.content
         x = ((torch.arange(w, dtype=torch.float64) + 0.5) * (self.model[0] / w) - left) * (width / inner_w)
         y = ((torch.arange(h, dtype=torch.float64) + 0.5) * (self.model[1] / h) - top) * (height / inner_h)
-        result = _sample(values, y - 0.5, x - 0.5, mode)
+        result = sample_grid(values, y - 0.5, x - 0.5, mode)
         if self.padded:
             outside = ((y < 0) | (y > height))[:, None] | ((x < 0) | (x > width))[None, :]
             result = result.masked_fill(outside.to(result.device), fill)
@@ -214,8 +214,10 @@ def _affine_back(points: Tensor, scale: tuple[float, float], offset: tuple[int, 
     return (points - points.new_tensor(offset) + 0.5) / points.new_tensor(scale) - 0.5
 
 
-def _sample(values: Tensor, y: Tensor, x: Tensor, mode: str) -> Tensor:
-    """Look a map up at rows ``y`` × columns ``x`` (float64, in cells); borders repeat."""
+def sample_grid(
+    values: Shaped[Tensor, "*c h w"], y: Float[Tensor, " rows"], x: Float[Tensor, " columns"], mode: str
+) -> Shaped[Tensor, "*c rows columns"]:
+    """A map looked up at rows ``y`` × columns ``x`` (in cells; ``bilinear`` or ``nearest``); borders repeat."""
     if mode == "nearest":
         rows, columns = (
             torch.floor(at + 0.5).clamp(0, size - 1).long().to(values.device)

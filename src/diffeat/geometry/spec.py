@@ -61,6 +61,8 @@ class FrameSpec:
                 f"Mode {self.mode!r} takes size=, not shorter= or longer=; those belong to mode 'keep'."
             )
         if self.size is not None:
+            if isinstance(self.size, str) or not isinstance(self.size, (int, Sequence)):
+                raise InvalidValueError(f"size is (width, height) or one number, in pixels, got {self.size!r}.")
             size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
             object.__setattr__(self, "size", size)
             _check_size("size", size)

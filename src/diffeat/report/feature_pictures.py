@@ -12,7 +12,7 @@ from torch import Tensor
 from diffeat.activations import Catalogue
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.recipe import MapActivation
+from diffeat.extraction.reading import MapActivation
 from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.refinement import mean_of_maps

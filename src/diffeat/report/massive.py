@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from diffeat.__about__ import __version__
+from diffeat.extraction.reduce import Place
 from diffeat.refinement.massive import measured_channel
 from diffeat.report import massive_figures as figures
 from diffeat.report.page import Page, markdown_table
@@ -42,7 +43,7 @@ def to_dict(survey: Survey) -> dict[str, Any]:
     """Everything but the pictures, as plain values."""
     places = []
     for (time, block), detection in survey.detections.items():
-        statistics = survey.statistics[time, block]
+        statistics = survey.statistics[Place(block, time)]
         places.append(
             {
                 "timestep": time,
@@ -70,7 +71,7 @@ def to_dict(survey: Survey) -> dict[str, Any]:
 
 def summary(survey: Survey) -> list[str]:
     """What was found, in sentences."""
-    time, block = survey.place
+    block, time = survey.place
     detection = survey.detections[survey.place]
     rule = detection.rule
     if survey.channels:
@@ -127,8 +128,8 @@ def block_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
     header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
     rows = []
     for block in survey.blocks:
-        detection = survey.detections[survey.place[0], block]
-        size = survey.statistics[survey.place[0], block].mean_abs
+        detection = survey.detections[Place(block, survey.place.step)]
+        size = survey.statistics[Place(block, survey.place.step)].mean_abs
         rows.append(
             [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
              f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
@@ -138,7 +139,7 @@ def block_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
 
 def to_markdown(survey: Survey) -> str:
     """A page of text and tables."""
-    time, block = survey.place
+    block, time = survey.place
     lines = [f"# Massive activations · {survey.model}", "", *(f"- {line}" for line in summary(survey)), ""]
     header, rows = channel_rows(survey)
     if rows:
@@ -148,7 +149,7 @@ def to_markdown(survey: Survey) -> str:
 
 def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
     """A self-contained page with figures."""
-    time, block = survey.place
+    block, time = survey.place
     page = Page(f"Massive activations · {survey.model}", f"{block}, t = {time:g}, {survey.pictures} pictures")
     found = ", ".join(map(str, survey.detections[survey.place].channels))
     page.text(f"massive channels: {found or 'none'}", "big")

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from diffeat.extraction.reduce import Place
 from diffeat.studies.massive import Survey
 from diffeat.viz import pca_colours
 
@@ -58,8 +59,8 @@ def _pooled(size: Tensor) -> np.ndarray:
 
 def depth(survey: Survey) -> str:
     """Largest channels and the median one, and the massive channels' gates, through the blocks."""
-    time = survey.place[0]
-    stats = [survey.statistics[time, b] for b in survey.blocks]
+    time = survey.place.step
+    stats = [survey.statistics[Place(b, time)] for b in survey.blocks]
     x = np.arange(len(stats))
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -69,9 +70,10 @@ def depth(survey: Survey) -> str:
     top.plot(x, [s.mean_abs.median().item() for s in stats], color=_INK, lw=1.4, label="median channel")
     for colour, channel in zip(_COLOURS, _shown(survey), strict=False):
         top.plot(x, [s.mean_abs[channel].item() for s in stats], color=colour, lw=2, label=f"channel {channel}")
-        shares = [_gate_share(survey.modulation[time, b].get("gate"), channel) for b in survey.blocks]
+        shares = [_gate_share(survey.modulation[Place(b, time)].get("gate"), channel) for b in survey.blocks]
         bottom.plot(x, shares, color=colour, lw=1.4, marker="o", ms=3.5)
-        first = next((i for i, b in enumerate(survey.blocks) if channel in survey.detections[time, b].channels), None)
+        massive = [channel in survey.detections[Place(b, time)].channels for b in survey.blocks]
+        first = massive.index(True) if any(massive) else None
         if first is not None:
             top.plot(first, stats[first].mean_abs[channel], "v", color=colour, ms=9)
     bottom.axhline(1, color=_SOFT, lw=0.9)
@@ -85,8 +87,8 @@ def depth(survey: Survey) -> str:
 
 def over_time(survey: Survey) -> str:
     """The massive channels at the place, over timesteps."""
-    block = survey.place[1]
-    stats = [survey.statistics[t, block] for t in survey.timesteps]
+    block = survey.place.name
+    stats = [survey.statistics[Place(block, t)] for t in survey.timesteps]
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(survey.timesteps, [s.mean_abs.median() for s in stats], color=_INK, lw=1.4, label="median channel")

@@ -17,9 +17,9 @@ from diffeat.activations.modulation import ModulationTaps, modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.massive_channels import Place, raw_statistics
-from diffeat.features import FeatureMap
-from diffeat.features.picture import ImageLike, load_picture
+from diffeat.extraction.detect import raw_statistics
+from diffeat.extraction.reduce import Place
+from diffeat.features import FeatureMap, ImageLike, Picture
 from diffeat.refinement.massive import Detection, Rule, find_massive, high_norm_tokens
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
@@ -71,37 +71,37 @@ class Survey:
 
     @property
     def place(self) -> Place:
-        """Timestep and block that are looked at closely."""
-        return self.recipe.trajectory.timesteps[0], str(self.recipe.activations[0])
+        """Block and timestep that are looked at closely."""
+        return Place(str(self.recipe.activations[0]), self.recipe.trajectory.timesteps[0])
 
     @property
     def channels(self) -> list[int]:
         """Massive channels at any block, at the recipe's timestep, those of most blocks first."""
-        time = self.place[0]
+        time = self.place.step
         counts: dict[int, int] = {}
         for block in self.blocks:
-            for channel in self.detections[time, block].channels:
+            for channel in self.detections[Place(block, time)].channels:
                 counts[channel] = counts.get(channel, 0) + 1
         return sorted(counts, key=lambda c: (-counts[c], c))
 
     def birth(self, channel: int) -> Birth:
         """Where a channel becomes massive."""
-        time = self.place[0]
-        first = next(i for i, b in enumerate(self.blocks) if channel in self.detections[time, b].channels)
+        time = self.place.step
+        first = next(i for i, b in enumerate(self.blocks) if channel in self.detections[Place(b, time)].channels)
         if first == 0:
             return Birth(channel, 0, None, None)
         writer = self.blocks[first - 1]
-        gate = self.modulation[time, writer].get("gate")
+        gate = self.modulation[Place(writer, time)].get("gate")
         rank = None if gate is None else int((gate.abs() > gate[channel].abs()).sum()) + 1
         return Birth(channel, first, writer, rank)
 
     def stability(self, count: int = 5) -> dict[str, float]:
         """Mean Jaccard overlap of the ``count`` largest channels over images, timesteps and blocks."""
-        time, block = self.place
+        block, time = self.place
         return {
             "pictures": self.statistics[self.place].stability(count),
-            "timesteps": jaccard([self.statistics[t, block].top(count) for t in self.timesteps]),
-            "blocks": jaccard([self.statistics[time, b].top(count) for b in self.blocks]),
+            "timesteps": jaccard([self.statistics[Place(block, t)].top(count) for t in self.timesteps]),
+            "blocks": jaccard([self.statistics[Place(b, time)].top(count) for b in self.blocks]),
         }
 
 
@@ -145,7 +145,7 @@ def survey(
     detections = {place: find_massive(s, rule) for place, s in statistics.items()}
     place = names[_position(backbone, names, str(recipe.activations[0]))]
     close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
-    channels = detections[close.trajectory.timesteps[0], place].channels
+    channels = detections[Place(place, close.trajectory.timesteps[0])].channels
     kept = _examples(close, backbone, pictures[:examples], place, channels)
     return Survey(
         recipe=close,
@@ -197,8 +197,8 @@ def _examples(
 def _modulation(
     recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike
 ) -> dict[Place, dict[str, Tensor]]:
-    image = load_picture(picture, "").image
-    frame = recipe.frame.frame(image.size, multiple=backbone.multiple, default_size=backbone.default_size)
+    image = Picture.of(picture).image
+    frame = backbone.frame(recipe.frame, image.size)
     latents = backbone.encode_images(frame.pixels(image)[None]).mean
     text = [recipe.text_for(None)]
     conditioning = backbone.condition(text, size=frame.model, **recipe.conditioning)
@@ -208,7 +208,7 @@ def _modulation(
             backbone.denoiser(**backbone.denoiser_inputs(latents, t, conditioning))
             parts = taps.collect(1)
         for name, values in zip(names, parts, strict=True):
-            found[t, name] = {k: v[0].cpu() for k, v in values.items()}
+            found[Place(name, t)] = {k: v[0].cpu() for k, v in values.items()}
     return found
 
 
@@ -220,6 +220,6 @@ def _high_norm(
     raws = [s.raw for s in modulated_sites(backbone, names)]
     (feature,) = Extractor(recipe.replace(activations=raws, refine=None, fuse=None), backbone).extract([picture])
     return {
-        name: float(high_norm_tokens(feature[raw].flatten(1).T, found[time, name].channels).float().mean())
+        name: float(high_norm_tokens(feature[raw].flatten(1).T, found[Place(name, time)].channels).float().mean())
         for name, raw in zip(names, raws, strict=True)
     }

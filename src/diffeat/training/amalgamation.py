@@ -22,8 +22,7 @@ from diffeat.backbones import Backbone
 from diffeat.datasets.labelled import IGNORE, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.extraction import Recipe
-from diffeat.extraction.amalgamated import AmalgamatedViews
+from diffeat.extraction import Recipe, Views
 from diffeat.extraction.joins.amalgamation import (
     Amalgamation,
     AmalgamationConfig,
@@ -33,6 +32,7 @@ from diffeat.extraction.joins.amalgamation import (
     regularised,
 )
 from diffeat.extraction.joins.amalgamation_files import save_amalgamation
+from diffeat.extraction.joins.views import MixedViews
 from diffeat.geometry import Frame, file_digest
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.features import PromptPolicy, category_text, picture_texts
@@ -257,16 +257,17 @@ def _stacks(
     if recipe.views is None:
         raise InvalidValueError(f"Recipe {recipe.name!r} has no views to amalgamate; list them under 'views'.")
     plain = recipe.replace(fuse={"kind": "concat", "grid": recipe.fuse.grid if recipe.fuse else None})
-    reader = AmalgamatedViews(plain, backbone)
+    reader = Views(plain.view_recipes(), backbone, base=plain)
+    mixture = MixedViews.of(plain, backbone, [])
     sizes = {}
     found: dict[Path, _Stack] = {}
     paths = list(texts)
     for path, maps in zip(
         paths,
-        progress(reader.plan.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"),
+        progress(reader.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"),
         strict=True,
     ):
-        views, extra = reader.stacks(maps)
+        views, extra = mixture.stacks([list(m.activations.values()) for m in maps])
         found[path] = _Stack(views, extra, maps[0].frame)
         sizes[tuple(views.shape)] = path
     if len(sizes) > 1:

@@ -1,12 +1,13 @@
 """Which latents the denoiser sees: forward noise with several draws, the clean latent, or the path between both."""
 
 from diffeat.trajectories.forward import Row, forward_rows, noisy_latents
-from diffeat.trajectories.noise import keyed_normal
+from diffeat.trajectories.noise import NoiseSource, keyed_normal, own_noise
 from diffeat.trajectories.ode import Guidance, OdeStep, Walk, ode_steps, unconditional_rows, walk
 from diffeat.trajectories.round_trip import RoundTrip, round_trip
 
 __all__ = [
     "Guidance",
+    "NoiseSource",
     "OdeStep",
     "RoundTrip",
     "Row",
@@ -15,6 +16,7 @@ __all__ = [
     "keyed_normal",
     "noisy_latents",
     "ode_steps",
+    "own_noise",
     "round_trip",
     "unconditional_rows",
     "walk",

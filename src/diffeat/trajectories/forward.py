@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones import Backbone, LatentPosterior
-from diffeat.trajectories.noise import keyed_normal
+from diffeat.trajectories.noise import NoiseSource, keyed_normal
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ def noisy_latents(
     image: str,
     seed: int,
     sample_posterior: bool,
+    noise: NoiseSource | None = None,
 ) -> Tensor:
     """The latents that the denoiser reads for ``rows`` of one picture.
 
@@ -48,20 +49,21 @@ def noisy_latents(
         image: Key of the picture, for its noise.
         seed: Seed of the recipe.
         sample_posterior: Draw from the posterior (a new draw for each ``row.draw``) or take its mean.
+        noise: Where noise comes from; :func:`keyed_normal` if not given.
 
     Returns:
         ``(len(rows), c, h, w)``.
     """
-    shape = posterior.mean.shape[1:]
+    shape, noise = posterior.mean.shape[1:], noise or keyed_normal
     like = posterior.mean
     latents = []
     for row in rows:
         latent = posterior.mean
         if sample_posterior:
-            eps = keyed_normal(shape, seed=seed, image=image, stream="posterior", draw=row.draw)
+            eps = noise(shape, seed=seed, image=image, stream="posterior", draw=row.draw)
             latent = posterior.sample(eps[None].to(like))
         if row.noisy:
-            eps = keyed_normal(shape, seed=seed, image=image, stream="diffusion", timestep=row.timestep, draw=row.draw)
+            eps = noise(shape, seed=seed, image=image, stream="diffusion", timestep=row.timestep, draw=row.draw)
             latent = backbone.noise(latent, row.timestep, eps[None].to(like))
         latents.append(latent)
     return torch.cat(latents)

@@ -9,13 +9,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from diffeat.errors import InvalidValueError
+
 #: What the noise is for: the latent posterior of the autoencoder, or the diffusion process.
 Stream = Literal["posterior", "diffusion"]
+
+
+class NoiseSource(Protocol):
+    """Gives standard normal numbers; :func:`keyed_normal` unless noise of one's own is wanted."""
+
+    def __call__(
+        self, shape: Sequence[int], *, seed: int, image: str, stream: Stream, timestep: float = 0.0, draw: int = 0
+    ) -> Tensor:
+        """A tensor of ``shape`` (one draw, without a batch axis)."""
+        ...
 
 
 def keyed_normal(
@@ -37,3 +49,41 @@ def keyed_normal(
     key = f"{seed}|{image}|{stream}|{float(timestep):.6f}|{draw}".encode()
     state = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
     return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(state))
+
+
+def own_noise(
+    noise: NoiseSource | Tensor | None, timesteps: Sequence[float], draws: int
+) -> NoiseSource | None:
+    """The noise that a user gives, as a :class:`NoiseSource`.
+
+    Args:
+        noise: A function, or a tensor ``(c, h, w)`` for every row or ``(timesteps × draws, c, h, w)``, timesteps
+            outermost, for each row of a picture: the noise of the diffusion process, the same for every picture.
+        timesteps: Of the recipe.
+        draws: Of the recipe.
+
+    Raises:
+        InvalidValueError: The tensor has another number of rows; when called, another shape than the latent.
+    """
+    if not isinstance(noise, Tensor):
+        return noise
+    rows = noise[None].expand(max(1, len(timesteps) * draws), *noise.shape) if noise.ndim == 3 else noise
+    if rows.ndim != 4 or len(rows) != max(1, len(timesteps) * draws):
+        raise InvalidValueError(
+            f"Noise of shape {tuple(noise.shape)} does not fit {len(timesteps)} timesteps × {draws} draws: give "
+            f"(c, h, w), or ({len(timesteps) * draws}, c, h, w) with a row for each, timesteps outermost."
+        )
+
+    def given(
+        shape: Sequence[int], *, seed: int, image: str, stream: Stream, timestep: float = 0.0, draw: int = 0
+    ) -> Tensor:
+        if stream == "posterior" or timestep not in timesteps:
+            return keyed_normal(shape, seed=seed, image=image, stream=stream, timestep=timestep, draw=draw)
+        row = rows[list(timesteps).index(timestep) * draws + draw]
+        if tuple(row.shape) != tuple(shape):
+            raise InvalidValueError(
+                f"The noise given is of shape {tuple(row.shape)}, the picture's latent of {tuple(shape)}."
+            )
+        return row
+
+    return given

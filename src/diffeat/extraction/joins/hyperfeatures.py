@@ -1,9 +1,9 @@
-"""The fusion ``hyperfeatures`` of a recipe: a trained aggregation network over all activations and steps."""
+"""The join ``hyperfeatures``: a trained aggregation network over all activations and steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,13 +13,8 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits, load, weights_file
+from diffeat.extraction.reading import Reading
 from diffeat.geometry import file_digest
-
-if TYPE_CHECKING:
-    from diffeat.extraction.recipe import Recipe
-
-#: Name of the map that comes out.
-FUSED = "hyperfeatures"
 
 
 class Hyperfeatures:
@@ -37,16 +32,15 @@ class Hyperfeatures:
         self.grid = grid
 
     @classmethod
-    def of(cls, recipe: Recipe, backbone: Backbone, names: Sequence[str]) -> Hyperfeatures:
+    def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Hyperfeatures:
         """Load the weights that a recipe names and check that they are for its layers and steps.
 
         Raises:
             InvalidValueError: There are none, or they are for other layers or steps (says which).
             ModelError: They cannot be had or read, or are not those the recipe was written with.
         """
-        assert recipe.fuse is not None
-        weights = recipe.fuse.weights
-        if weights is None:
+        weights = None if recipe.fuse is None else recipe.fuse.weights
+        if recipe.fuse is None or weights is None:
             raise InvalidValueError(
                 f"Recipe {recipe.name!r} fuses by 'hyperfeatures' but names no trained weights. Train them: "
                 "diffeat train hyperfeatures --recipe …, or name published ones in fuse.weights."
@@ -58,33 +52,49 @@ class Hyperfeatures:
                 "fuse.weights.sha256). Put the right file there, or remove the sha256 to accept this one."
             )
         network = load(weights.source, weights.file, weights.revision)
-        known = Catalogue.of(backbone)
+        catalogue = Catalogue.of(backbone)
         check_fits(
             network.config,
-            activations=[known[n].id if n in known else n for n in names],
-            channels={a.id: a.channels for a in known if a.id in network.config.activations},
+            activations=[catalogue[n].id if n in catalogue else n for n in names],
+            channels={a.id: a.channels for a in catalogue if a.id in network.config.activations},
             steps=recipe.trajectory.read_steps,
             count=recipe.trajectory.steps,
         )
         return cls(network, names, recipe.fuse.grid)
 
-    def add(self, total: Tensor | None, step: int, maps: Mapping[str, Tensor]) -> Tensor:
-        """The running sum with the maps ``(b, c, h, w)`` of one more step (its position among the steps)."""
-        layers = [maps[name][:, None] for name in self.names]
-        if self.network.mixing_weights.device != layers[0].device:
-            self.network.to(layers[0].device)
-        part = self.network(layers, self.grid, [step])
-        return part if total is None else total + part
+    def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
+        """The descriptor ``(d, h, w)`` of one picture's maps, steps outermost."""
+        (maps,) = views
+        running, layers = self.running(), len(self.names)
+        for position, start in enumerate(range(0, len(maps), layers)):
+            step = maps[start : start + layers]
+            running.add(position, {name: m[None] for name, m in zip(self.names, step, strict=True)})
+        return running.total[0], {}
 
-    def join(self, maps: Mapping[tuple[float, str], Tensor], steps: Sequence[float]) -> dict[str, Tensor]:
-        """One map of one picture's maps ``(c, h, w)`` by (step, activation), or the sum if it is made already."""
-        if (0.0, FUSED) in maps:
-            return {FUSED: maps[0.0, FUSED]}
-        total: Tensor | None = None
-        for position, step in enumerate(steps):
-            total = self.add(total, position, {name: maps[step, name][None] for name in self.names})
-        assert total is not None
-        return {FUSED: total[0]}
+    def running(self) -> RunningSum:
+        """The sum of one walk, to which every step's maps are added as they come."""
+        return RunningSum(self)
+
+
+class RunningSum:
+    """Descriptors of several pictures while their steps come by.
+
+    Attributes:
+        total: ``(b, d, h, w)``.
+    """
+
+    def __init__(self, join: Hyperfeatures) -> None:
+        self._join = join
+        self.total = torch.zeros(())
+
+    def add(self, position: int, tensors: Mapping[str, Tensor]) -> None:
+        """The maps ``(b, c, h, w)`` of one more step, and its position among the steps."""
+        layers = [tensors[name][:, None] for name in self._join.names]
+        network = self._join.network
+        if network.mixing_weights.device != layers[0].device:
+            network.to(layers[0].device)
+        part = network(layers, self._join.grid, [position])
+        self.total = part if self.total.ndim == 0 else self.total + part
 
 
 @torch.no_grad()

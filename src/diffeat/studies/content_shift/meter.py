@@ -16,9 +16,8 @@ from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
 from diffeat.extraction import Recipe
 from diffeat.extraction.batching import RowBudget
-from diffeat.extraction.calls import arrive
-from diffeat.extraction.composed import wanted_activations
-from diffeat.features.picture import ImageLike, Picture, load_picture
+from diffeat.extraction.plan import Plan
+from diffeat.features import ImageLike, Picture
 from diffeat.geometry import Frame
 from diffeat.studies.content_shift.measures import FEATURE_MEASURES, PICTURE_MEASURES, Measure, find_measure
 from diffeat.studies.content_shift.perceptual import weighted_measure
@@ -75,7 +74,7 @@ class ShiftMeter:
         if len(images) < 2:
             raise DatasetError(f"GATE compares over pictures and needs at least two, got {len(images)}.")
         self.backbone, self.recipe, self.settings = backbone, recipe, settings
-        self.pictures = [load_picture(image, recipe.text_for(None)) for image in images]
+        self.pictures = [Picture.of(image, recipe.prompt) for image in images]
         self._frames = [self._frame(p) for p in self.pictures]
         self._measures = {n: _picture_measure(n) for n in settings.measures}
         self._feature_measures = {n: find_measure(n, FEATURE_MEASURES) for n in settings.feature_measures}
@@ -90,7 +89,7 @@ class ShiftMeter:
         top = 1000.0 if flow else float(backbone.train_steps - 1)
         self._end = 0.0 if flow else -1.0
         self.timesteps = {"img2img": float(round(settings.strength * top)), "operating": operating[0]}
-        names = wanted_activations(recipe, backbone)
+        names = Plan.of([recipe], backbone).clusters[0].wants
         # Features come along with the prediction; of the clean latent nothing but features is wanted.
         self._along = Taps(backbone.denoiser, names, stop=False) if settings.feature_measures else None
         self._alone = Taps(backbone.denoiser, names, stop=True) if settings.feature_measures else None
@@ -194,7 +193,7 @@ class ShiftMeter:
 
     def _scene(self, i: int, shown: Scene | None = None) -> Scene:
         p = self.pictures[i]
-        return Scene(p.key, self.pixels(i), p.text, p.name, shown)
+        return Scene(p.key, self.pixels(i), p.text or "", p.name, shown)
 
     def _other(self, i: int) -> Scene:
         """The next picture, brought to this one's size."""
@@ -202,7 +201,7 @@ class ShiftMeter:
         other = self.pictures[j]
         size = self._frames[i].model
         pixels = torch.nn.functional.interpolate(self.pixels(j)[None], size=size[::-1], mode="bilinear", antialias=True)
-        return Scene(other.key, pixels[0].clamp(-1, 1), other.text, other.name)
+        return Scene(other.key, pixels[0].clamp(-1, 1), other.text or "", other.name)
 
     def _posterior(self, i: int) -> LatentPosterior:
         if i not in self._latents:
@@ -234,7 +233,13 @@ class ShiftMeter:
 
     def _operating(self, steered: Steered, part: Sequence[int], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         t = self.timesteps["operating"]
-        noisy = arrive(steered, self._jobs(part, t), lambda jobs: self._noisy(part, jobs), rows)
+        jobs = self._jobs(part, t)
+
+        def noisy_at(at: Sequence[int], timesteps: Sequence[float]) -> Tensor:
+            rows = [Row(s, jobs[k][1].draw, True) for k, s in zip(at, timesteps, strict=True)]
+            return self._noisy(part, [(jobs[k][0], row) for k, row in zip(at, rows, strict=True)])
+
+        noisy = steered.arrive([t] * len(jobs), noisy_at, rows)
         self.calls += len(rows) * steered.combination.calls()
         features: dict[str, Tensor] = {}
         if self._along is None:
@@ -264,9 +269,7 @@ class ShiftMeter:
         return {n: torch.cat([f[n] for f in found]) for n in found[0]}
 
     def _frame(self, picture: Picture) -> Frame:
-        return self.recipe.frame.frame(
-            picture.image.size, multiple=self.backbone.multiple, default_size=self.backbone.default_size
-        )
+        return self.backbone.frame(self.recipe.frame, picture.image.size, picture.name)
 
 
 def sdedit_timesteps(start: float, steps: int, end: float = -1.0) -> list[float]:

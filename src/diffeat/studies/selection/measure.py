@@ -19,7 +19,7 @@ from diffeat.activations import Activation, Catalogue, Taps
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
-from diffeat.features.picture import ImageLike, Picture, load_picture
+from diffeat.features import ImageLike, Picture
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.meter import Measured, Meter
@@ -125,7 +125,7 @@ def measure(
     if draws < 2:
         raise InvalidValueError(f"Noise is told from content by comparing draws: two at least, got {draws}.")
     recipe = _recipe(backbone, timestep, draws, size, seed)
-    frames = [recipe.frame.frame(p.image.size, backbone.multiple, backbone.default_size) for p in pictures]
+    frames = [backbone.frame(recipe.frame, p.image.size, p.name) for p in pictures]
     catalogue = Catalogue.of(backbone, size=frames[0].model)
     wanted, skipped = measurable(catalogue if activations is None else catalogue.find(activations))
     if not wanted:
@@ -147,7 +147,7 @@ def measure(
         for picture, frame in work:
             posterior = backbone.encode_images(frame.pixels(picture.image)[None])
             noisy = noisy_latents(backbone, posterior, rows, image=picture.key, seed=seed, sample_posterior=False)
-            conditioning = backbone.condition([picture.text], size=size_seen).take([0] * draws)
+            conditioning = backbone.condition([picture.text or ""], size=size_seen).take([0] * draws)
             taps.run(**backbone.denoiser_inputs(noisy, timestep, conditioning))
     first = (frames[0].pixels(pictures[0].image) + 1) * 127.5
     found = tuple(
@@ -193,7 +193,7 @@ def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] |
     texts = list(prompts) if prompts is not None and not isinstance(prompts, str) else [prompts] * len(images)
     if len(texts) != len(images):
         raise InvalidValueError(f"There are {len(images)} images and {len(texts)} prompts: give one per image.")
-    pictures = [load_picture(image, text or "") for image, text in zip(images, texts, strict=True)]
+    pictures = [Picture.of(image).told(text or "") for image, text in zip(images, texts, strict=True)]
     if len(pictures) < 2:
         raise InvalidValueError(
             "Properties compare pictures with each other: one is not enough. Give two different pictures at least, "

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationNetwork
-from diffeat.extraction.joins.hyperfeatures import FUSED, fuse_maps
+from diffeat.extraction.joins.hyperfeatures import fuse_maps
+from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
 from diffeat.storage import FeatureStore
@@ -53,8 +54,8 @@ def largest_grid(layers: Sequence[Tensor]) -> tuple[int, int]:
 
 def map_names(extractor: Extractor) -> list[list[str]]:
     """Names of the maps that an extractor without fusion gives: per layer, the steps in order."""
-    several = len(extractor.times) > 1
-    return [[f"{name}@{t:g}" if several else name for t in extractor.times] for name in extractor.names]
+    several = len(extractor.steps) > 1
+    return [[str(Place(name, s)) if several else name for s in extractor.steps] for name in extractor.names]
 
 
 def stack(feature: FeatureMap, names: Sequence[Sequence[str]]) -> PictureMaps:
@@ -110,5 +111,5 @@ class Described:
         """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
         return FeatureMap(
-            {FUSED: fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
+            {"fused": fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
         )

@@ -1,0 +1,219 @@
+"""Runs a plan over pictures of one size with the fewest denoiser calls.
+
+A picture is encoded once; all its timesteps and draws are rows of batched denoiser calls, which stop right after the
+last activation that is needed. Rows of several pictures share a call. The number of rows of a call follows the memory
+(see :mod:`diffeat.extraction.batching`) and is halved when the device runs out of it. Draws are averaged in float32
+as they arrive, so nothing is stacked.
+
+Features do not depend on the batching: noise is keyed by picture, timestep and draw, and rows do not see each other.
+
+Adapters are loaded once per session and applied for as long as the calls of one group last: while a stream waits for
+its consumer the backbone is what it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from diffeat.activations import Taps
+from diffeat.backbones import Backbone, LatentPosterior
+from diffeat.extraction.batching import RowBudget
+from diffeat.extraction.plan import Cluster, Lane, Plan, Reader
+from diffeat.extraction.reduce import CLEAN_IMAGE, Place
+from diffeat.features import Group, Picture
+from diffeat.geometry import Frame
+from diffeat.techniques import Combination, Rows, Scene, Session, Steered
+from diffeat.trajectories import NoiseSource, Row, noisy_latents
+
+#: Maps of one picture by one recipe.
+Maps = dict[Place, Tensor]
+#: A row of a denoiser call: picture, the lane that it belongs to, and which latent.
+Job = tuple[int, Lane, Row]
+
+
+class Engine:
+    """Runs a plan.
+
+    Args:
+        plan: What to read; of trajectories at noise levels.
+        backbone: The model.
+        budget: How many rows a call takes.
+        noise: Noise of one's own.
+        grad: Keep maps attached to the denoiser's graph. Pictures are encoded without gradient.
+    """
+
+    def __init__(
+        self, plan: Plan, backbone: Backbone, budget: RowBudget, noise: NoiseSource | None = None, *, grad: bool = False
+    ) -> None:
+        self.plan = plan
+        self._backbone = backbone
+        self._budget = budget
+        self._noise = noise
+        self._grad = grad
+        self._session = Session(backbone)
+        self._taps = {c: _Reading(backbone, c) for c in plan.clusters}
+
+    def session(self) -> AbstractContextManager[object]:
+        """Adapters are loaded once inside; may be entered again inside itself."""
+        return self._session if self.plan.steers else nullcontext()
+
+    def frame(self, picture: Picture) -> Frame:
+        """Where a picture lies in the model's image.
+
+        Raises:
+            InvalidValueError: It does not suit the model.
+        """
+        return self._backbone.frame(self.plan.readers[0].recipe.frame, picture.image.size, picture.name)
+
+    def group(self, picture: Picture) -> Group:
+        """Pictures of one model size, as many as fill a call (with techniques, as many as a call has rows: adapters
+        are then switched once for all of them)."""
+        size = self.frame(picture).model
+        rows = self._budget.rows(size)
+        return Group(size, rows if self.plan.steers else -(-rows // self.plan.rows))
+
+    def read(self, pictures: Sequence[Picture]) -> list[list[Maps]]:
+        """Maps of pictures of one group: for each picture, for each recipe of the plan."""
+        frames = [self.frame(picture) for picture in pictures]
+        with torch.no_grad():
+            pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+            posterior = self._backbone.encode_images(pixels)
+        sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
+        with self.session(), nullcontext() if self._grad else torch.no_grad():
+            self._session.forget_pictures()
+            for cluster in self.plan.clusters:
+                self._run(cluster, pictures, pixels, posterior, sums)
+        return [[means.maps() for means in of_picture] for of_picture in sums]
+
+    def _run(
+        self,
+        cluster: Cluster,
+        pictures: Sequence[Picture],
+        pixels: Tensor,
+        posterior: LatentPosterior,
+        sums: list[list[_Means]],
+    ) -> None:
+        readers: dict[Job, list[int]] = {}
+        for number in cluster.readers:
+            reader = self.plan.readers[number]
+            for i in range(len(pictures)):
+                for row in reader.rows:
+                    readers.setdefault((i, reader.lane, row), []).append(number)
+        rows, place = self._prepare(cluster, pictures, pixels)
+        taps = self._taps[cluster]
+        with self._use(cluster.combination) as steered:
+
+            def call(part: list[Job]) -> None:
+                def noisy_at(at: Sequence[int], timesteps: Sequence[float]) -> Tensor:
+                    jobs = [(part[k], t) for k, t in zip(at, timesteps, strict=True)]
+                    return torch.cat([self._noisy(job, t, pictures, posterior) for job, t in jobs])
+
+                of_part = rows.take([place[i, lane.text] for i, lane, _ in part])
+                times = [row.timestep for _, _, row in part]
+                noisy = steered.arrive(times, noisy_at, of_part)
+                tensors = taps.run(noisy, torch.tensor(times), steered, of_part)
+                for k, job in enumerate(part):
+                    for number in readers[job]:
+                        sums[job[0]][number].add(job[2], tensors, k)
+
+            width, height = pixels.shape[-1], pixels.shape[-2]
+            self._budget.run(list(readers), (width, height), call)
+
+    def _use(self, combination: Combination) -> AbstractContextManager[Steered]:
+        """The backbone under techniques; where the plan has none, as it is."""
+        return self._session.use(combination) if self.plan.steers else nullcontext(Steered(self._session, combination))
+
+    def _prepare(
+        self, cluster: Cluster, pictures: Sequence[Picture], pixels: Tensor
+    ) -> tuple[Rows, dict[tuple[int, object], int]]:
+        """What the denoiser is told, a row for each picture under each text, and where each is among them."""
+        prepared: dict[object, Rows] = {}
+        for number in cluster.readers:
+            reader = self.plan.readers[number]
+            if reader.lane.text in prepared:
+                continue
+            scenes = [
+                Scene(p.key, x, reader.recipe.prompt if p.text is None else p.text, p.name)
+                for p, x in zip(pictures, pixels, strict=True)
+            ]
+            with self._use(reader.combination) as steered, torch.no_grad():
+                prepared[reader.lane.text] = steered.prepare(scenes, **reader.recipe.conditioning)
+        place = {(i, text): k * len(pictures) + i for k, text in enumerate(prepared) for i in range(len(pictures))}
+        return Rows.join(list(prepared.values())), place
+
+    def _noisy(self, job: Job, timestep: float, pictures: Sequence[Picture], posterior: LatentPosterior) -> Tensor:
+        """The latent (1, c, h, w) of a job; at its own timestep, or at a noisier one that leads to it."""
+        i, lane, row = job
+        at = row if timestep == row.timestep else Row(timestep, row.draw, True)
+        return noisy_latents(
+            self._backbone,
+            posterior[i],
+            [at],
+            image=pictures[i].key,
+            seed=lane.seed,
+            sample_posterior=lane.sample,
+            noise=self._noise,
+        )
+
+
+class _Reading:
+    """One forward pass of a cluster: what taps bring, and the clean image where it is wanted."""
+
+    def __init__(self, backbone: Backbone, cluster: Cluster) -> None:
+        self._backbone = backbone
+        self._predicts = cluster.predicts
+        self._taps = Taps(backbone.denoiser, cluster.wants, stop=not cluster.predicts) if cluster.wants else None
+
+    def run(self, noisy: Tensor, times: Tensor, steered: Steered, rows: Rows) -> Mapping[str, Tensor]:
+        """Tensors by name, a row for each latent."""
+        inputs = steered.inputs(noisy, times, rows)
+        if self._taps is None:
+            output = self._backbone.denoiser(**inputs)
+            return {CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
+        with self._taps:
+            if not self._predicts:
+                return self._taps.run(**inputs)
+            output = self._backbone.denoiser(**inputs)
+            tensors = self._taps.collect()
+        return {**tensors, CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
+
+    def _clean(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
+        prediction = self._backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
+        return self._backbone.decode(self._backbone.estimate_clean(noisy, times.to(noisy.device), prediction))
+
+
+class _Means:
+    """Running means over the draws of one picture by one recipe, in float32."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._draws = reader.recipe.trajectory.draws
+        self._wants = dict.fromkeys(str(want) for reducer in reader.reducers for want in reducer.wants)
+        if any(reducer.predicts for reducer in reader.reducers):
+            self._wants[CLEAN_IMAGE[0]] = None
+        self._exact = {str(want) for reducer in reader.reducers if reducer.exact for want in reducer.wants}
+        self._sums: dict[float, dict[str, Tensor]] = {}
+        self._dtypes: dict[str, torch.dtype] = {}
+
+    def add(self, row: Row, tensors: Mapping[str, Tensor], k: int) -> None:
+        """Row ``k`` of what a call brought."""
+        sums = self._sums.setdefault(row.timestep, {})
+        for name in self._wants:
+            values = tensors[name][k]
+            self._dtypes[name] = values.dtype
+            share = values.float() / self._draws
+            sums[name] = sums[name] + share if name in sums else share
+
+    def maps(self) -> Maps:
+        """The recipe's maps, timesteps outermost; forgets what was added."""
+        maps: Maps = {}
+        for step in self._reader.recipe.trajectory.read_steps:
+            sums = self._sums.pop(step)
+            means = {n: m if n in self._exact else m.to(self._dtypes[n]) for n, m in sums.items()}
+            for reducer in self._reader.reducers:
+                maps[Place(reducer.name, step)] = reducer.map(means, step)
+        return maps

@@ -1,0 +1,67 @@
+"""How the maps of one picture become one: the joins that a recipe's ``fuse`` can name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from torch import Tensor
+
+from diffeat.backbones import Backbone
+from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
+from diffeat.extraction.joins.views import MixedViews
+from diffeat.extraction.reading import Fuse, Reading
+from diffeat.refinement import concatenate, mean_of_maps
+
+
+class Join(Protocol):
+    """Makes one map of several. The result is always called ``fused``."""
+
+    @classmethod
+    def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
+        """The join of a recipe whose maps are called ``names``, with its trained weights loaded."""
+        ...
+
+    def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
+        """The map ``(c, h, w)`` of one picture, and what its provenance says of it.
+
+        Args:
+            views: For each view (one where the recipe has none) its maps ``(c, h, w)``, steps outermost.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Maps on the channel axis, at one grid."""
+
+    fuse: Fuse
+
+    @classmethod
+    def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
+        return cls(recipe.fuse or Fuse())
+
+    def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
+        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise), {}
+
+
+class Mean(Concat):
+    """The mean of maps with the same channels, at one grid."""
+
+    def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
+        return mean_of_maps(list(views[0]), self.fuse.grid), {}
+
+
+#: By the name in ``fuse.kind``.
+JOINS: dict[str, type[Join]] = {
+    "concat": Concat,
+    "mean": Mean,
+    "hyperfeatures": Hyperfeatures,
+    "amalgamation": MixedViews,
+}
+
+
+def join_of(recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Join | None:
+    """The join of a recipe; ``None`` where its maps stay apart."""
+    return None if recipe.fuse is None else JOINS[recipe.fuse.kind].of(recipe, backbone, names)

@@ -1,0 +1,121 @@
+"""Several sources as one: their maps side by side (see :class:`diffeat.extraction.kinds.Joined`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+from diffeat.extraction.kinds import Joined
+from diffeat.features import Failed, FeatureMap, Group, Picture, Source, Streams
+from diffeat.geometry import Frame, sample_grid
+from diffeat.refinement import concatenate
+from diffeat.refinement.maps import largest_grid
+
+
+class JoinedSource(Streams[FeatureMap]):
+    """Runs the parts of a joined recipe over the same pictures.
+
+    Args:
+        recipe: How they are joined.
+        sources: One for each part; each gives one map per picture.
+
+    Raises:
+        InvalidValueError: Not one source for each part.
+    """
+
+    def __init__(self, recipe: Joined, sources: Sequence[Source[FeatureMap]]) -> None:
+        if len(sources) != len(recipe.parts):
+            raise InvalidValueError(f"{recipe.name} has {len(recipe.parts)} parts, {len(sources)} sources are given.")
+        self.recipe = recipe
+        self.sources = tuple(sources)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells the models from others."""
+        return hashlib.sha256("|".join(s.fingerprint for s in self.sources).encode()).hexdigest()
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """The sessions of all parts."""
+        with ExitStack() as stack:
+            for source in self.sources:
+                stack.enter_context(source.session())
+            yield
+
+    def group(self, picture: Picture) -> Group:
+        """Pictures that all parts can read together, as many as the part with the smallest calls takes."""
+        groups = [source.group(picture) for source in self.sources]
+        return Group(tuple(g.key for g in groups), min(g.most for g in groups))
+
+    def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
+        """Joined features of pictures of one group."""
+        told = [p if p.text is not None else p.told(self.recipe.text_for(None)) for p in pictures]
+        for results in zip(*(source.read(told) for source in self.sources), strict=True):
+            features = [r for r in results if isinstance(r, FeatureMap)]
+            failed = next((r for r in results if isinstance(r, Failed)), None)
+            yield failed if failed is not None else self._joined(features)
+
+    def _joined(self, features: list[FeatureMap]) -> FeatureMap:
+        first = features[0]
+        return FeatureMap(
+            activations={"fused": _JOINS[self.recipe.join](features, self.recipe)},
+            frame=first.frame,
+            image=first.image,
+            digest=first.digest,
+            provenance={
+                "recipe": self.recipe.name,
+                "recipe_hash": self.recipe.hash,
+                "prompt": first.provenance.get("prompt", ""),
+                "parts": [f.provenance for f in features],
+            },
+        )
+
+
+def _concat(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
+    """Raises:
+    InvalidValueError: A part's frame pads the picture.
+    """
+    if any(f.frame.padded for f in features):
+        raise InvalidValueError("The parts of a joined recipe must not pad pictures: use frame mode squash or keep.")
+    maps = [f.tensor.float().cpu() for f in features]
+    return concatenate(maps, largest_grid(maps))
+
+
+def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
+    first = features[0]
+    grid = (first.tensor.shape[1], first.tensor.shape[2])
+    parts = [
+        F.normalize(_on_grid(f, first.frame, grid), dim=0) * share**0.5
+        for f, share in zip(features, recipe.shares, strict=True)
+    ]
+    return torch.cat(parts)
+
+
+#: By the name in a recipe's ``join``.
+_JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], Tensor]] = {"concat": _concat, "weighted": _weighted}
+
+
+def _on_grid(features: FeatureMap, frame: Frame, grid: tuple[int, int]) -> Tensor:
+    """A map (c, h, w) read at the cell centres of another frame's grid; float32 on the CPU."""
+    tensor = features.tensor.float().cpu()
+    if features.frame == frame and tuple(tensor.shape[1:]) == grid:
+        return tensor
+    theirs = (tensor.shape[1], tensor.shape[2])
+    y, x = (
+        features.frame.points_to_grid(frame.points_from_grid(points, grid), theirs)
+        for points in (_along(grid[0], axis=1), _along(grid[1], axis=0))
+    )
+    return sample_grid(tensor, y[:, 1], x[:, 0], "bilinear")
+
+
+def _along(count: int, axis: int) -> Tensor:
+    """Cell centres (x, y) along one axis."""
+    points = torch.zeros(count, 2, dtype=torch.float64)
+    points[:, axis] = torch.arange(count)
+    return points

@@ -1,0 +1,150 @@
+"""The other kinds of recipes: vision transformers, baselines, and several recipes as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.extraction.reading import Reading
+from diffeat.extraction.recipe import Recipe
+
+_BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride": 3}}
+_PLUS = " + "
+
+
+class Vision(Recipe):
+    """Patch features of a ``transformers`` model; it sees the clean picture and reads no text."""
+
+    kind: Literal["vision"] = "vision"
+    model: str = Field(description="hub id or local folder of a transformers vision model with a patch grid")
+    layer: int = Field(-1, description="hidden state: -1 the last layer's, before the final norm; 0 the embeddings")
+    size: int | None = Field(None, ge=1, description="side of the square model image, a multiple of the patch size")
+    mode: Literal["squash", "pad"] = "squash"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        return {"name": Path(str(data.get("model", ""))).name, **data} if isinstance(data, dict) else data
+
+    def text_for(self, prompt: str | None) -> str:
+        """Always empty."""
+        return ""
+
+
+class Baseline(Recipe):
+    """Dense features without a model, to compare with."""
+
+    kind: Literal["baseline"] = "baseline"
+    name: Literal["RGB patches", "DAISY"] = "RGB patches"
+    longer: int | None = Field(None, ge=1, description="longer side of the picture; its own size if none")
+    stride: int = Field(4, ge=1, description="pixels per cell")
+    radius: int = Field(12, ge=1, description="of DAISY: pixels around a cell that it looks at")
+
+    def content(self) -> dict[str, Any]:
+        """The settings; the name tells the features."""
+        return {**super().content(), "name": self.name}
+
+    def text_for(self, prompt: str | None) -> str:
+        """Always empty."""
+        return ""
+
+
+def _recipe(part: Any) -> Any:
+    try:
+        return Recipe.from_dict(part, "part") if isinstance(part, dict) else part
+    except InvalidValueError as error:
+        raise ValueError(str(error)) from None
+
+
+class Joined(Recipe):
+    r"""Several recipes as one: their maps side by side.
+
+    * ``concat``: maps are resized bilinearly to the largest grid, in original pixels, and keep their scale (published
+      sets over several models).
+    * ``weighted``: each map is brought to the grid of the first, made unit length at every position and scaled by
+      :math:`\sqrt{w_i}`. With weights that sum to one the cosine of two joined vectors is the weighted mean of the
+      single cosines, :math:`\sum_i w_i \cos_i` (SD+DINO, Zhang et al., arXiv:2305.15347).
+    """
+
+    kind: Literal["joined"] = "joined"
+    parts: tuple[Annotated[SerializeAsAny[Recipe], BeforeValidator(_recipe)], ...] = Field(
+        description="recipes; in a file also names of presets and paths of files"
+    )
+    join: Literal["concat", "weighted"] = "concat"
+    weights: tuple[float, ...] | None = Field(None, description="of 'weighted': how much each part counts")
+
+    @field_validator("parts")
+    @classmethod
+    def _joinable(cls, parts: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+        if len(parts) < 2:
+            raise ValueError(f"a joined recipe has two parts or more, got {len(parts)}")
+        return tuple(
+            p.replace(fuse={"kind": "concat"}) if isinstance(p, Reading) and p.fuse is None else p for p in parts
+        )
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Joined:
+        if self.weights is None:
+            return self
+        if self.join != "weighted":
+            raise ValueError("weights belong to join 'weighted'")
+        if len(self.weights) != len(self.parts) or not all(w > 0 for w in self.weights):
+            raise ValueError(f"{len(self.parts)} parts take as many positive weights, got {list(self.weights)}")
+        return self
+
+    @property
+    def shares(self) -> list[float]:
+        """The weights as shares of one."""
+        weights = self.weights or (1.0,) * len(self.parts)
+        return [w / sum(weights) for w in weights]
+
+    def content(self) -> dict[str, Any]:
+        """The parts' fields that change the numbers, and how they are joined."""
+        parts = [part.content() for part in self.parts]
+        return {**super().content(), "parts": parts, **({"weights": self.shares} if self.join == "weighted" else {})}
+
+    def text_for(self, prompt: str | None) -> str:
+        """The text that all parts read: the first part's."""
+        return self.parts[0].text_for(prompt)
+
+
+def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None) -> Recipe:
+    """Several recipes as one, each counting by its weight (see :class:`Joined`); a single one as it is.
+
+    Raises:
+        InvalidValueError: Weights that do not fit.
+    """
+    if len(parts) == 1:
+        if weights:
+            raise InvalidValueError("Weights belong to several recipes that are joined; leave them out.")
+        return parts[0]
+    fields = {
+        "name": _PLUS.join(p.name for p in parts),
+        "prompt": parts[0].prompt,
+        "template": parts[0].template,
+        "parts": tuple(parts),
+        "join": "weighted",
+        "weights": None if weights is None else tuple(weights),
+    }
+    return Joined.from_dict(fields, "joined recipe")
+
+
+def _written(name: str) -> Recipe | None:
+    """``vision:MODEL``, ``baseline:NAME`` and ``a + b``."""
+    kind, _, rest = name.partition(":")
+    if _PLUS in name and not Path(name).is_file():
+        return join_recipes([Recipe.load(part.strip()) for part in name.split(_PLUS)])
+    if kind == "vision" and rest:
+        return Vision(model=rest)
+    if kind == "baseline" and rest:
+        if rest not in _BASELINES:
+            raise UnknownNameError(f"There is no baseline {rest!r}. {did_you_mean(rest, _BASELINES)}")
+        return Baseline.from_dict(_BASELINES[rest])
+    return None
+
+
+Recipe.FORMS.append(_written)

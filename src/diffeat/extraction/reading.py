@@ -1,0 +1,290 @@
+"""Recipes of diffusion models: what to read out of which backbone.
+
+A reading names the model, how a picture is brought to the model's size (``frame``), the text (``prompt``), which noisy
+latents the denoiser sees (``trajectory``), which activations are read, and how they are joined (``fuse``). With
+``views`` a picture is read several times, each a little differently, and the views are joined.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_serializer, model_validator
+
+from diffeat.activations import MapRequest
+from diffeat.extraction.recipe import Part, Recipe
+from diffeat.geometry import FrameSpec, file_digest
+from diffeat.refinement.adaln import Discard
+from diffeat.techniques.union import AnyTechnique
+
+
+class Trajectory(Part):
+    """Which latents the denoiser sees."""
+
+    kind: Literal["noise", "clean", "inversion", "generation"] = Field(
+        "noise",
+        description="noised to t; clean and only told t; on the way of an inversion; while a picture is generated",
+    )
+    timesteps: tuple[float, ...] = Field((), description="0…1000 of the training schedule (noise, clean)")
+    draws: int = Field(1, ge=1, description="independent noise draws, averaged (noise, clean)")
+    latent: Literal["mean", "sample"] = Field("sample", description="mean or a draw of the autoencoder's posterior")
+    steps: int | None = Field(None, ge=1, description="denoiser calls of the whole inversion or generation")
+    save: tuple[int, ...] | None = Field(
+        None, description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all"
+    )
+    guidance: float | None = Field(None, description="scale of classifier-free guidance (inversion, generation)")
+    negative_prompt: str | None = Field(None, description="text of the other half of guidance")
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow"] | None = Field(
+        None, description="what the model must predict; none steps as the model at hand needs"
+    )
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the denoiser walks from call to call (inversion, generation)."""
+        return self.kind in ("inversion", "generation")
+
+    @property
+    def read_steps(self) -> tuple[float, ...]:
+        """What tells the maps of one activation apart: save indices of a walk, else timesteps."""
+        if not self.stepped:
+            return self.timesteps
+        return tuple(float(s) for s in (self.save if self.save is not None else reversed(range(self.steps or 0))))
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Trajectory:
+        if self.stepped:
+            return self._walk_in_range()
+        for name in ("steps", "save", "guidance", "negative_prompt", "prediction"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} belongs to kind 'inversion' or 'generation', not to {self.kind!r}")
+        if not self.timesteps:
+            raise ValueError("give at least one timestep")
+        if len(set(self.timesteps)) != len(self.timesteps):
+            raise ValueError(f"timesteps repeat: {list(self.timesteps)}")
+        low = -1 if self.kind == "clean" else 0
+        for t in self.timesteps:
+            if not low <= t <= 1000:
+                raise ValueError(f"timestep {t:g} is outside {low}…1000 (0 is clean, 1000 pure noise)")
+        if self.kind == "clean" and self.latent == "mean" and self.draws > 1:
+            raise ValueError("a clean trajectory from the posterior mean has no randomness: draws must be 1")
+        return self
+
+    def _walk_in_range(self) -> Trajectory:
+        if self.steps is None:
+            raise ValueError(f"kind {self.kind!r} needs steps, the number of denoiser calls of the whole way")
+        if self.timesteps or self.draws != 1:
+            raise ValueError(f"kind {self.kind!r} takes steps and save in place of timesteps and draws")
+        if self.save is not None:
+            if not self.save or len(set(self.save)) != len(self.save):
+                raise ValueError(f"save must name at least one step, and each once (got {list(self.save)})")
+            outside = [s for s in self.save if not 0 <= s < self.steps]
+            if outside:
+                raise ValueError(
+                    f"save steps {outside} are outside the trajectory: with {self.steps} steps they run from 0 (next "
+                    f"to noise) to {self.steps - 1} (next to the clean picture)"
+                )
+        if self.negative_prompt is not None and self.guidance is None:
+            raise ValueError("negative_prompt belongs to guidance: give its scale as well")
+        return self
+
+
+class MapActivation(Part):
+    """An attention map and how it is reduced to a feature map."""
+
+    id: str
+    heads: Literal["mean", "all"] = "mean"
+    tokens: tuple[int, ...] | None = Field(None, description="which key tokens; none takes all")
+
+    @property
+    def request(self) -> MapRequest:
+        """In the form that taps take."""
+        return MapRequest(self.id, heads=self.heads, tokens=list(self.tokens) if self.tokens else None)
+
+
+class AttentionActivation(Part):
+    """Attention averaged over heads and layers, a channel per token (see :mod:`diffeat.extraction.reduce`)."""
+
+    attention: Literal["down_cross", "mid_cross", "up_cross", "down_self", "mid_self", "up_self"]
+
+    def __str__(self) -> str:
+        return f"attention:{self.attention}"
+
+
+def _which(value: Any) -> str:
+    if isinstance(value, dict):
+        return "AttentionActivation" if "attention" in value else "MapActivation"
+    return "name" if isinstance(value, str) else type(value).__name__
+
+
+Wanted = Annotated[
+    Annotated[str, Tag("name")]
+    | Annotated[AttentionActivation, Tag("AttentionActivation")]
+    | Annotated[MapActivation, Tag("MapActivation")],
+    Discriminator(
+        _which,
+        custom_error_type="activation",
+        custom_error_message="an activation is a name, {id: …} of a map, or {attention: up_cross}",
+    ),
+]
+
+
+class Refine(Part):
+    """How ``adaln`` activations are made from the raw stream.
+
+    With this field the raw streams of all draws are averaged first, then channels are discarded, then the mean is
+    normalised and modulated with the model's own parameters. Without it an ``adaln`` activation is the mean of the
+    modulated tensors that the model itself computed.
+    """
+
+    discard: Discard = Field(
+        "none", description="massive channels: kept, zeroed before the norm (pre) or after (post), or left out (drop)"
+    )
+    channels: str | tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
+        "detected", description="which to discard: 'detected' in this model, or numbers, or numbers by activation"
+    )
+    ratio: float = Field(
+        30.0, gt=1, description="of the detector: how many times the median channel a massive one is; 5 for tiny models"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Refine:
+        if isinstance(self.channels, str) and self.channels != "detected":
+            raise ValueError(f"channels must be 'detected' or numbers (got {self.channels!r})")
+        if self.discard == "none" and self.channels != "detected":
+            raise ValueError("channels are given, but discard is 'none': choose 'pre', 'post' or 'drop'")
+        return self
+
+
+class Weights(Part):
+    """Other weights for the denoiser of the model (same architecture)."""
+
+    source: str = Field(description="hub id of a repository, or a local folder or safetensors file")
+    file: str | None = Field(None, description="file inside the repository or folder")
+    revision: str | None = None
+
+
+class TrainedWeights(Weights):
+    """Weights of a trained join. A relative source lies beside the recipe's file."""
+
+    sha256: str | None = Field(None, description="digest of the file; another file is then refused")
+
+
+class Fuse(Part):
+    """How the maps of one picture become one."""
+
+    kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
+    grid: tuple[int, int] | None = Field(None, description="common grid [h, w]; none takes the largest")
+    normalise: bool = Field(False, description="unit length per map and position before joining")
+    weights: TrainedWeights | None = Field(None, description="of kinds 'hyperfeatures' and 'amalgamation'")
+
+
+class ViewSpec(Part):
+    """One of several readings of a picture; what it leaves out is the recipe's own."""
+
+    name: str = ""
+    techniques: tuple[AnyTechnique, ...] | None = Field(None, description="in place of the recipe's techniques")
+    prompt: str | None = None
+    timesteps: tuple[float, ...] | None = None
+    seed: int | None = None
+    activations: tuple[Wanted, ...] | None = None
+    append: bool = Field(False, description="put beside the mixture of the others as it is, e.g. attention features")
+
+
+def _frame(value: Any) -> Any:
+    return FrameSpec.from_dict(value) if isinstance(value, dict) else value
+
+
+def _one_or_many(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+class Reading(Recipe):
+    """A recipe of one diffusion model. See the module docstring; every field is described in its JSON schema."""
+
+    kind: Literal["reading"] = "reading"
+    model: str = Field(description="alias, hub id or local path of a diffusers pipeline")
+    denoiser: Weights | None = Field(None, description="other weights for the model's denoiser")
+    frame: Annotated[FrameSpec, BeforeValidator(_frame)] = FrameSpec()
+    conditioning: dict[str, float | int | str | bool] = Field(
+        default_factory=dict, description="options of the family's conditioning, e.g. guidance"
+    )
+    trajectory: Trajectory
+    activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
+    techniques: tuple[AnyTechnique, ...] | None = Field(None, description="applied while features are read")
+    views: tuple[ViewSpec, ...] | None = Field(
+        None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"
+    )
+    refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
+    shrink: int | None = Field(
+        None, ge=2, description="average every map over areas, this many times fewer cells a side"
+    )
+    fuse: Fuse | None = None
+    seed: int = 0
+
+    @field_serializer("frame")
+    def _plain_frame(self, frame: FrameSpec) -> dict[str, Any]:
+        return frame.to_dict()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Reading:
+        if not self.activations:
+            raise ValueError("give at least one activation")
+        if self.refine is not None and self.trajectory.stepped:
+            raise ValueError("refine reads at noise levels (kind 'noise' or 'clean'), not along a trajectory")
+        if (self.techniques or self.views) and self.trajectory.stepped:
+            raise ValueError("techniques and views act at noise levels (kind 'noise'), not along a trajectory")
+        if self.techniques and self.trajectory.kind != "noise":
+            raise ValueError(
+                f"techniques act on noisy latents; the trajectory is {self.trajectory.kind!r}: use 'noise'"
+            )
+        kind = self.fuse.kind if self.fuse is not None else None
+        if self.views is None:
+            if kind == "amalgamation":
+                raise ValueError("fuse 'amalgamation' mixes views: name at least two under 'views'")
+            return self
+        if kind not in ("concat", "mean", "amalgamation"):
+            raise ValueError("a recipe with views needs fuse 'concat', 'mean' or 'amalgamation'")
+        if all(view.append for view in self.views):
+            raise ValueError("give at least one view that is not appended")
+        if self.refine is not None:
+            raise ValueError("views are not refined")
+        return self
+
+    def content(self) -> dict[str, Any]:
+        """The fields that change the numbers. Weights of known digest are named by it alone."""
+        fields = super().content()
+        weights = fields.get("fuse", {}).get("weights")
+        if weights and weights.get("sha256"):
+            fields["fuse"]["weights"] = {"sha256": weights["sha256"]}
+        return fields
+
+    def beside(self, folder: Path) -> Reading:
+        """Trained weights that lie beside the recipe's file, found and told by their digest."""
+        weights = None if self.fuse is None else self.fuse.weights
+        if weights is None or not (folder / weights.source).exists():
+            return self
+        file = folder / weights.source
+        if file.is_dir():
+            file = file / (weights.file or "model.safetensors")
+        changes: dict[str, Any] = {"fuse.weights.source": str((folder / weights.source).resolve())}
+        if weights.sha256 is None and file.is_file():
+            changes["fuse.weights.sha256"] = file_digest(file)
+        return self.replace(**changes)
+
+    def view_recipes(self) -> list[Reading]:
+        """A whole recipe for each view, without fusion; the recipe itself where there are no views."""
+        if self.views is None:
+            return [self]
+        recipes = []
+        for i, view in enumerate(self.views):
+            changes: dict[str, Any] = {"views": None, "fuse": None, "name": f"{self.name}/{view.name or i + 1}"}
+            changes |= {
+                field: value
+                for field in ("techniques", "prompt", "seed", "activations")
+                if (value := getattr(view, field)) is not None
+            }
+            if view.timesteps is not None:
+                changes["trajectory.timesteps"] = view.timesteps
+            recipes.append(self.replace(**changes))
+        return recipes

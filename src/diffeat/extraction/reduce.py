@@ -1,0 +1,274 @@
+"""From what taps bring to the maps of a recipe.
+
+Everything that is read is averaged over noise draws first, in float32; a reducer then makes one map of the means at one
+timestep.
+
+*Averaged attention* (``{attention: up_cross}``) takes every attention of a kind whose cells are 16 to 32 pixels wide,
+averages heads, then layers of one grid, brings the grids to the latent's by nearest neighbour and puts them behind one
+another, from coarse to fine: a channel for every text token (cross) or cell (self) of each grid.
+
+*vae-out* is the picture that the denoiser believes in: the clean latent implied by its prediction at this timestep,
+decoded. It needs the whole forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from diffeat.activations import Catalogue, MapRequest
+from diffeat.activations.modulation import ModulatedSite, modulated_sites
+from diffeat.activations.names import is_pattern
+from diffeat.backbones import Backbone
+from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.extraction.joins.attention_features import aggregate_attention
+from diffeat.extraction.reading import AttentionActivation, MapActivation, Reading, Refine
+from diffeat.refinement import shrink_map
+from diffeat.refinement.adaln import check_channels, modulate
+
+#: Names of the decoded clean image.
+CLEAN_IMAGE = ("vae-out", "gdf:vae-out")
+_WIDEST, _NARROWEST = 32, 16
+
+
+class Place(NamedTuple):
+    """Where a map was read: the activation, and the timestep (of a walk: the save index)."""
+
+    name: str
+    step: float
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.step:g}"
+
+
+#: Massive channels by place.
+Channels = Mapping[Place, Sequence[int]]
+
+
+class Reducer(Protocol):
+    """Makes one map.
+
+    Attributes:
+        name: Of the map in results.
+        wants: What taps bring for it.
+        exact: Whether its means stay float32 instead of the precision in which they were read.
+        predicts: Whether the denoiser's prediction is wanted too, under the name :data:`CLEAN_IMAGE` [0].
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def wants(self) -> Sequence[str | MapRequest]: ...
+
+    exact: ClassVar[bool]
+    predicts: ClassVar[bool]
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        """The map ``(c, h, w)`` of the means of one picture, by name, at one step."""
+        ...
+
+
+@dataclass(frozen=True)
+class Mean:
+    """An activation as it is."""
+
+    request: str | MapRequest
+    exact: ClassVar[bool] = False
+    predicts: ClassVar[bool] = False
+
+    @property
+    def name(self) -> str:
+        return str(self.request)
+
+    @property
+    def wants(self) -> Sequence[str | MapRequest]:
+        return (self.request,)
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        return means[self.name]
+
+
+@dataclass(frozen=True)
+class AttentionMean:
+    """Averaged attention."""
+
+    name: str
+    wants: tuple[MapRequest, ...]
+    grid: tuple[int, int] | None
+    """The latent's, where the picture size is fixed."""
+    cell: int
+    exact: ClassVar[bool] = False
+    predicts: ClassVar[bool] = False
+
+    @classmethod
+    def of(cls, attention: AttentionActivation, recipe: Reading, backbone: Backbone) -> AttentionMean:
+        """Raises:
+        InvalidValueError: The model has no such attention at this picture size.
+        """
+        side, _, kind = attention.attention.partition("_")
+        size = recipe.frame.size if isinstance(recipe.frame.size, tuple) else None
+        module = "attn2" if kind == "cross" else "attn1"
+        pixels = backbone.latent_stride
+        grids = {
+            a.id.removesuffix(".q"): a.grid
+            for a in Catalogue.of(backbone, size=size)
+            if a.id.endswith(f"{module}.q") and a.grid and a.stride and a.stage.startswith(side)
+            if _NARROWEST <= a.stride * pixels <= _WIDEST
+        }
+        if not grids:
+            raise InvalidValueError(
+                f"There is no {kind}-attention in the {side} stage of {backbone.name} whose cells are {_NARROWEST} to "
+                f"{_WIDEST} pixels wide. Ask for single maps instead: {{id: ….{module}.map}}."
+            )
+        if kind == "self" and size is None:
+            raise InvalidValueError(
+                "Averaged self-attention has a channel per cell: fix the picture size (frame mode squash)."
+            )
+        text = 0 if kind == "self" else _text_length(backbone, recipe)
+        requests = [
+            MapRequest(f"{id}.map", heads="mean", tokens=tuple(range(text or grid[0] * grid[1])))
+            for id, grid in grids.items()
+        ]
+        latent = None if size is None else (size[1] // pixels, size[0] // pixels)
+        return cls(str(attention), tuple(requests), latent, pixels)
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        layers = [means[str(request)] for request in self.wants]
+        grid = self.grid
+        if grid is None:  # that of the finest layer times its stride
+            h, w = max((m.shape[-2:] for m in layers), key=lambda s: s[0] * s[1])
+            factor = max(1, _NARROWEST // self.cell)
+            grid = (h * factor, w * factor)
+        return aggregate_attention(layers, grid)
+
+
+@dataclass(frozen=True)
+class CleanImage:
+    """The decoded clean image."""
+
+    name: str
+    wants: tuple[str, ...] = ()
+    exact: ClassVar[bool] = False
+    predicts: ClassVar[bool] = True
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        return means[CLEAN_IMAGE[0]]
+
+
+@dataclass(frozen=True)
+class AdaLN:
+    """A modulated input made of the mean raw stream, see :mod:`diffeat.refinement.adaln`."""
+
+    name: str
+    site: ModulatedSite
+    refine: Refine
+    channels: Channels
+    dtype: torch.dtype
+    exact: ClassVar[bool] = True
+    predicts: ClassVar[bool] = False
+
+    @property
+    def wants(self) -> Sequence[str]:
+        # The modulated input itself too: the forward pass ends there, when its parameters are known.
+        parts = (self.name, self.site.raw, self.site.scale, self.site.shift)
+        return tuple(part for part in parts if part is not None)
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        scale, shift = (None if p is None else means[p] for p in (self.site.scale, self.site.shift))
+        raw, norm, discarded = means[self.site.raw], self.site.norm, self.discarded(step)
+        feature = modulate(raw, norm, scale, shift, channels=discarded, discard=self.refine.discard)
+        return feature.to(self.dtype)
+
+    def discarded(self, step: float) -> list[int]:
+        """The channels that are left out at a timestep."""
+        return list(self.channels.get(Place(self.name, step), ()))
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """Another reducer's map with fewer cells."""
+
+    inner: Reducer
+    factor: int
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def wants(self) -> Sequence[str | MapRequest]:
+        return self.inner.wants
+
+    @property
+    def exact(self) -> bool:
+        return self.inner.exact
+
+    predicts: ClassVar[bool] = False
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        return shrink_map(self.inner.map(means, step), self.factor)
+
+
+def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = None) -> list[Reducer]:
+    """One for each map of a recipe, in its order; globs become ids.
+
+    Args:
+        massive: The channels to discard where the recipe says ``detected``.
+
+    Raises:
+        UnknownNameError: A glob that selects nothing.
+        InvalidValueError: Averaged attention that the model does not have; ``refine`` of what is no modulated input.
+    """
+    if recipe.refine is not None:
+        return list(_refined(recipe, recipe.refine, backbone, massive))
+    reducers: dict[str, Reducer] = {}
+    for wanted in recipe.activations:
+        for reducer in _reducers(wanted, recipe, backbone):
+            shrinks = recipe.shrink is not None and not reducer.predicts
+            reducers[reducer.name] = Shrunk(reducer, recipe.shrink or 1) if shrinks else reducer
+    return list(reducers.values())
+
+
+def _reducers(
+    wanted: str | AttentionActivation | MapActivation, recipe: Reading, backbone: Backbone
+) -> list[Mean | AttentionMean | CleanImage]:
+    if isinstance(wanted, AttentionActivation):
+        return [AttentionMean.of(wanted, recipe, backbone)]
+    if isinstance(wanted, MapActivation):
+        return [Mean(wanted.request)]
+    if wanted in CLEAN_IMAGE:
+        return [CleanImage(wanted)]
+    if is_pattern(wanted):
+        return [Mean(activation.id) for activation in Catalogue.of(backbone).find(wanted)]
+    return [Mean(wanted)]
+
+
+def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Channels | None) -> list[Reducer]:
+    names = [str(r.request) for a in recipe.activations for r in _reducers(a, recipe, backbone) if isinstance(r, Mean)]
+    sites = dict(zip(names, modulated_sites(backbone, names), strict=True))
+    channels = massive or {}
+    if not isinstance(refine.channels, str):
+        by_name = refine.channels if isinstance(refine.channels, dict) else dict.fromkeys(names, refine.channels)
+        for name in by_name:
+            if name not in sites:
+                raise InvalidValueError(
+                    f"refine.channels speaks of {name!r}, which the recipe does not read. {did_you_mean(name, names)}"
+                )
+        channels = {
+            Place(name, step): check_channels(numbers, sites[name].norm.channels)
+            for name, numbers in by_name.items()
+            for step in recipe.trajectory.timesteps
+        }
+    if refine.discard == "none":
+        channels = {}
+    made = [AdaLN(name, site, refine, channels, backbone.dtype) for name, site in sites.items()]
+    return [Shrunk(r, recipe.shrink) if recipe.shrink is not None else r for r in made]
+
+
+def _text_length(backbone: Backbone, recipe: Reading) -> int:
+    arguments = backbone.condition([recipe.prompt]).arguments()
+    return int(arguments["encoder_hidden_states"].shape[1])

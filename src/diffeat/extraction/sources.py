@@ -1,0 +1,46 @@
+"""From a recipe of any kind, or its name, to what runs it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from diffeat.extraction.baselines import BASELINES
+from diffeat.extraction.extractor import Extractor
+from diffeat.extraction.joined import JoinedSource
+from diffeat.extraction.kinds import Baseline, Joined, Vision
+from diffeat.extraction.recipe import Recipe
+from diffeat.extraction.vision import VisionExtractor
+from diffeat.features import FeatureMap, Source
+
+
+def load_source(
+    recipe: str | Path | Recipe,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    batch_size: int | None = None,
+) -> Source[FeatureMap]:
+    """Load a recipe and the models it names.
+
+    Args:
+        recipe: As :meth:`Recipe.load` takes it.
+        device: Of the models; the first accelerator if there is one, else the CPU.
+        dtype: Precision of the models; ``None`` is bfloat16 on an accelerator and float32 on the CPU.
+        batch_size: Rows of one denoiser call; ``None`` chooses by memory.
+
+    Raises:
+        UnknownNameError: Unknown recipe or activation.
+        InvalidValueError: The recipe is not valid.
+        ModelError: A model cannot be loaded.
+    """
+    recipe = Recipe.load(recipe)
+    if isinstance(recipe, Joined):
+        parts = [load_source(part, device=device, dtype=dtype, batch_size=batch_size) for part in recipe.parts]
+        return JoinedSource(recipe, parts)
+    if isinstance(recipe, Vision):
+        return VisionExtractor.from_pretrained(recipe, device=device, dtype=dtype)
+    if isinstance(recipe, Baseline):
+        return BASELINES[recipe.name](recipe)
+    return Extractor.from_recipe(recipe, device=device, dtype=dtype, batch_size=batch_size)

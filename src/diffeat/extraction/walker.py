@@ -1,0 +1,186 @@
+"""Features along an inversion or a generation: the denoiser walks from call to call and is read on the way.
+
+Several pictures walk together. With a trained join every call's maps go into its running sum at once, so that memory
+does not grow with the steps; the walk ends inside the last call that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffeat.activations import Taps
+from diffeat.backbones import Backbone, Conditioning
+from diffeat.errors import InvalidValueError
+from diffeat.extraction.batching import RowBudget
+from diffeat.extraction.engine import Maps
+from diffeat.extraction.generated import Origin, start_noise
+from diffeat.extraction.plan import Plan
+from diffeat.extraction.reduce import Place
+from diffeat.features import Group, Picture
+from diffeat.geometry import Frame
+from diffeat.trajectories import Guidance, NoiseSource, Row, noisy_latents, ode_steps, unconditional_rows, walk
+from diffeat.trajectories.ode import check_prediction
+
+#: Takes the position of a call among those that are read, and its maps ``(b, c, h, w)`` by name.
+Sink = Callable[[int, dict[str, Tensor]], None]
+
+
+class Running(Protocol):
+    """A sum over the calls of a walk.
+
+    Attributes:
+        total: ``(b, c, h, w)``.
+    """
+
+    @property
+    def total(self) -> Tensor: ...
+    def add(self, position: int, tensors: dict[str, Tensor]) -> None: ...
+
+
+class Walker:
+    """Reads the activations of a recipe of kind ``inversion`` or ``generation``.
+
+    Args:
+        plan: Of that one recipe.
+        backbone: The model.
+        budget: How many rows a call takes.
+        noise: Noise of one's own.
+        grad: Keep maps attached to the denoiser's graph.
+
+    Raises:
+        InvalidValueError: The model predicts something else than the recipe is stepped for, has no unconditional
+            embedding for its guidance, or has too short a schedule; an activation that is no single map.
+    """
+
+    def __init__(
+        self, plan: Plan, backbone: Backbone, budget: RowBudget, noise: NoiseSource | None = None, *, grad: bool = False
+    ) -> None:
+        (reader,), (cluster,) = plan.readers, plan.clusters
+        recipe, path = reader.recipe, reader.recipe.trajectory
+        check_prediction(backbone, path.prediction)
+        if cluster.predicts:
+            raise InvalidValueError("The decoded clean image is read at noise levels, not along a trajectory.")
+        self._recipe, self._reader, self._backbone = recipe, reader, backbone
+        self._budget, self._noise, self._grad = budget, noise, grad
+        self._taps = Taps(backbone.denoiser, cluster.wants, stop=True)
+        self._steps = ode_steps("inversion" if path.kind == "inversion" else "generation", path.steps or 0, backbone)
+        self._save = [int(s) for s in path.read_steps]
+        if path.guidance is not None:
+            unconditional_rows(backbone, "", backbone.condition([recipe.prompt], None, **recipe.conditioning))
+
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The timesteps of the calls that are read, in the recipe's order."""
+        at = {step.save: step.at for step in self._steps}
+        return tuple(at[s] for s in self._save)
+
+    def group(self, picture: Picture) -> Group:
+        """Pictures of one model size, as many as fill a call.
+
+        Raises:
+            InvalidValueError: A picture that is to be generated again and does not say how, or was made otherwise.
+        """
+        frame = self.frame(picture)
+        if self._recipe.trajectory.kind == "generation":
+            made = tuple(Origin.of(picture, self._recipe).settings["size"])
+            if made != frame.model or frame.original != frame.model:
+                raise InvalidValueError(
+                    f"{picture.name} was generated at {made[0]}×{made[1]} pixels; the recipe's frame makes it "
+                    f"{frame.model[0]}×{frame.model[1]}. Use the recipe that diffeat generate wrote."
+                )
+        rows = 1 if self._recipe.trajectory.guidance is None else 2
+        return Group(frame.model, -(-self._budget.rows(frame.model) // rows))
+
+    def frame(self, picture: Picture) -> Frame:
+        """Where a picture lies in the model's image."""
+        return self._backbone.frame(self._recipe.frame, picture.image.size, picture.name)
+
+    def text(self, picture: Picture) -> str:
+        """What the model reads for a picture; of one that is generated again, what it read then."""
+        if self._recipe.trajectory.kind == "generation":
+            return Origin.of(picture, self._recipe).prompt
+        return self._recipe.prompt if picture.text is None else picture.text
+
+    def read(self, pictures: Sequence[Picture]) -> list[Maps]:
+        """Maps of pictures of one size, steps in the recipe's order."""
+        maps: list[Maps] = [{} for _ in pictures]
+
+        def part(at: list[int]) -> None:
+            def keep(position: int, tensors: dict[str, Tensor]) -> None:
+                step = float(self._save[position])
+                for reducer in self._reader.reducers:
+                    for k, i in enumerate(at):
+                        means = {name: tensor[k] for name, tensor in tensors.items()}
+                        maps[i][Place(reducer.name, step)] = reducer.map(means, step)
+
+            self.walk([pictures[i] for i in at], keep)
+
+        size = self.frame(pictures[0]).model
+        self._budget.run(list(range(len(pictures))), size, part)
+        order = {float(step): i for i, step in enumerate(self._save)}
+        return [dict(sorted(found.items(), key=lambda item: order[item[0].step])) for found in maps]
+
+    def total(self, pictures: Sequence[Picture], start: Callable[[], Running]) -> list[Tensor]:
+        """What a running sum makes of the maps of pictures, a tensor ``(c, h, w)`` for each."""
+        totals: list[Tensor] = [torch.empty(0)] * len(pictures)
+
+        def part(at: list[int]) -> None:
+            running = start()
+            self.walk([pictures[i] for i in at], running.add)
+            for i, row in zip(at, running.total, strict=True):
+                totals[i] = row
+
+        self._budget.run(list(range(len(pictures))), self.frame(pictures[0]).model, part)
+        return totals
+
+    def walk(self, pictures: Sequence[Picture], sink: Sink) -> None:
+        """One walk of pictures of one size, together."""
+        with torch.no_grad():
+            start, conditioning, guidance = self._start(pictures)
+        with nullcontext() if self._grad else torch.no_grad():
+            walk(
+                self._backbone,
+                start,
+                self._steps,
+                conditioning,
+                guidance=guidance,
+                taps=self._taps,
+                save=self._save,
+                on_features=lambda save, tensors: sink(self._save.index(save), tensors),
+                finish=False,
+            )
+
+    def _start(self, pictures: Sequence[Picture]) -> tuple[Tensor, Conditioning, Guidance | None]:
+        recipe, backbone, path = self._recipe, self._backbone, self._recipe.trajectory
+        frames = [self.frame(picture) for picture in pictures]
+        size = frames[0].model
+        if path.kind == "inversion":
+            pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+            posterior = backbone.encode_images(pixels)
+            rows = [
+                noisy_latents(
+                    backbone,
+                    posterior[i],
+                    [Row(-1.0, 0, False)],
+                    image=picture.key,
+                    seed=recipe.seed,
+                    sample_posterior=path.latent == "sample",
+                    noise=self._noise,
+                )
+                for i, picture in enumerate(pictures)
+            ]
+        else:
+            origins = [Origin.of(picture, recipe) for picture in pictures]
+            rows = [start_noise(backbone, o, recipe.seed, size, self._noise).to(backbone.device) for o in origins]
+        texts = [self.text(picture) for picture in pictures]
+        conditioning = backbone.condition(texts, size=size, **recipe.conditioning)
+        guidance = None
+        if path.guidance is not None:
+            other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
+            guidance = Guidance(path.guidance, other)
+        return torch.cat(rows), conditioning, guidance

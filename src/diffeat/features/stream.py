@@ -1,0 +1,164 @@
+"""The loop that brings pictures to a source: names, texts, order, grouping and errors, once for every source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError, UnknownNameError
+from diffeat.features.picture import ImageLike, Picture, several
+from diffeat.features.source import Failed, Group, Source
+
+T = TypeVar("T")
+
+#: One text for all pictures, or one for each; ``None`` leaves it to the recipe.
+Prompts = str | Sequence[str | None] | None
+#: Called with the name of a picture that failed and why; returning goes on with the next picture.
+OnError = Callable[[str, DiffeatError], None]
+#: Faults that lie in a picture or its text, not in the model: a group that meets one is read picture by picture.
+_OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, UnknownNameError)
+
+
+def raise_error(_name: str, error: DiffeatError) -> None:
+    """An :data:`OnError` that ends the stream."""
+    raise error
+
+
+def stream(
+    source: Source[T],
+    images: ImageLike | Iterable[ImageLike],
+    prompts: Prompts = None,
+    *,
+    on_error: OnError = raise_error,
+) -> Iterator[T]:
+    """Features of pictures, one at a time and in their order; only the pictures of one call are held.
+
+    Args:
+        source: What reads them.
+        images: A picture, a list, a generator, a glob or a batch of tensors (see :func:`several`).
+        prompts: One text for all, or one per picture; goes through the recipe's template.
+        on_error: What to do with a picture that fails; raises by default.
+
+    Raises:
+        InvalidValueError: There are not as many prompts as pictures.
+    """
+    _check_count(images, prompts)
+    waiting: list[Picture] = []
+    group = Group(None)
+    with source.session():
+        for picture in _pictures(source, images, prompts, on_error):
+            try:
+                _ = picture.image
+                here = source.group(picture)
+            except DiffeatError as error:
+                on_error(picture.name, error)
+                continue
+            if waiting and (here != group or len(waiting) >= group.most):
+                yield from _read(source, waiting, on_error)
+                waiting = []
+            group = here
+            waiting.append(picture)
+        if waiting:
+            yield from _read(source, waiting, on_error)
+
+
+class Streams(Generic[T]):
+    """The two ways in which a user runs a source; every source inherits them."""
+
+    def extract(
+        self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
+        images: ImageLike | Iterable[ImageLike],
+        prompts: Prompts = None,
+    ) -> list[T]:
+        """Features of pictures, in their order.
+
+        Args:
+            images: A picture or several: paths, globs, PIL images, arrays, float tensors ``(3, H, W)`` or
+                ``(B, 3, H, W)`` in [0, 1].
+            prompts: One text for all, or one per picture; goes through the recipe's template.
+
+        Raises:
+            ImageError: A picture cannot be read.
+            InvalidValueError: There are not as many prompts as pictures, or a picture does not suit the model.
+            NonFiniteError: Features hold NaN or infinity.
+        """
+        return list(stream(self, images, prompts))
+
+    def stream(
+        self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
+        images: ImageLike | Iterable[ImageLike],
+        prompts: Prompts = None,
+        *,
+        on_error: OnError = raise_error,
+    ) -> Iterator[T]:
+        """Like :meth:`extract`, one picture at a time and holding only a few in memory.
+
+        Args:
+            on_error: What to do with a picture that fails; raises by default.
+        """
+        return stream(self, images, prompts, on_error=on_error)
+
+    def session(self) -> AbstractContextManager[Any]:
+        """Nothing has to be loaded."""
+        return nullcontext()
+
+
+def _pictures(
+    source: Source[T], images: ImageLike | Iterable[ImageLike], prompts: Prompts, on_error: OnError
+) -> Iterator[Picture]:
+    count = 0
+    for image in several(images):
+        text = _text(prompts, count)
+        count += 1
+        try:
+            picture = Picture.of(image)
+        except DiffeatError as error:
+            on_error(f"picture {count}", error)
+            continue
+        if text and picture.text is None:
+            picture = picture.told(source.recipe.text_for(text))
+        yield picture
+    if isinstance(prompts, (list, tuple)) and len(prompts) > count:
+        raise InvalidValueError(_uneven(count, len(prompts)))
+
+
+def _text(prompts: Prompts, index: int) -> str | None:
+    if prompts is None or isinstance(prompts, str):
+        return prompts
+    if index >= len(prompts):
+        raise InvalidValueError(
+            f"There are more images than prompts ({len(prompts)}): give one per image, or one for all."
+        )
+    return prompts[index]
+
+
+def _check_count(images: ImageLike | Iterable[ImageLike], prompts: Prompts) -> None:
+    """Before anything is read, where both can be counted."""
+    if not isinstance(prompts, (list, tuple)) or not isinstance(images, (list, tuple)):
+        return
+    alone = all(isinstance(i, Picture) or (isinstance(i, Tensor) and i.ndim == 3) for i in images)
+    if alone and len(images) != len(prompts):
+        raise InvalidValueError(_uneven(len(images), len(prompts)))
+
+
+def _uneven(pictures: int, prompts: int) -> str:
+    return f"There are {pictures} images and {prompts} prompts: give one per image, or one for all."
+
+
+def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> Iterator[T]:
+    try:
+        results = list(source.read(pictures))
+    except _OF_A_PICTURE as error:
+        if len(pictures) > 1:
+            for picture in pictures:
+                yield from _read(source, [picture], on_error)
+            return
+        results = [Failed(error)]
+    for picture, result in zip(pictures, results, strict=True):
+        if isinstance(result, Failed):
+            on_error(picture.name, result.error)
+        else:
+            yield result
