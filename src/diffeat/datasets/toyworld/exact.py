@@ -13,12 +13,13 @@ for arguments below 1000 in size.
 from __future__ import annotations
 
 import math
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.floating[Any]]
+A = TypeVar("A", NDArray[np.float64], NDArray[np.floating[Any]])
 
 _NEAREST = 1.5 * 2.0**52  # added and taken away again, it leaves the nearest whole number
 _PI = (2 * 1.57079632673412561417, 2 * 6.07710050650619224932e-11)  # the first has 33 bits: n times it is exact
@@ -51,7 +52,7 @@ def _like(x: float | Array, value: Any) -> Any:
 @overload
 def sin(x: float) -> float: ...
 @overload
-def sin(x: Array) -> Array: ...
+def sin(x: A) -> A: ...
 def sin(x: float | Array) -> float | Array:
     r, sign = _half_turns(x.astype(float) if isinstance(x, np.ndarray) else float(x))
     return _like(x, sign * r * _series(r * r, _SIN))
@@ -60,7 +61,7 @@ def sin(x: float | Array) -> float | Array:
 @overload
 def cos(x: float) -> float: ...
 @overload
-def cos(x: Array) -> Array: ...
+def cos(x: A) -> A: ...
 def cos(x: float | Array) -> float | Array:
     r, sign = _half_turns(x.astype(float) if isinstance(x, np.ndarray) else float(x))
     return _like(x, sign * _series(r * r, _COS))
@@ -68,7 +69,7 @@ def cos(x: float | Array) -> float | Array:
 
 def exp(x: float | Array) -> NDArray[np.float64]:
     x = np.asarray(x, float)
-    n = np.rint(x / math.log(2))
+    n = np.rint(x / _LN2[0])
     return np.ldexp(_series((x - n * _LN2[0]) - n * _LN2[1], _EXP), n.astype(np.int32))
 
 
@@ -87,27 +88,27 @@ def power(x: float | Array, exponent: float) -> NDArray[np.float64]:
     return np.where(x > 0, exp(exponent * log(np.where(x > 0, x, 1))), 0)
 
 
-def dot(a: Array, b: Array) -> Array:
+def dot(a: A, b: A) -> A:
     """Inner products of three-vectors ``(..., 3)``."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def norm(v: Array) -> Array:
+def norm(v: Array) -> NDArray[Any]:
     """Lengths of three-vectors ``(..., 3)``."""
     return np.sqrt(dot(v, v))
 
 
-def apply(matrix: Array, v: Array) -> Array:
+def apply(matrix: A, v: A) -> A:
     """``M v`` for three-by-three matrices ``(..., 3, 3)`` and vectors ``(..., 3)``."""
     return matrix[..., 0] * v[..., :1] + matrix[..., 1] * v[..., 1:2] + matrix[..., 2] * v[..., 2:]
 
 
-def product(a: Array, b: Array) -> Array:
+def product(a: A, b: A) -> A:
     """``A B`` for three-by-three matrices ``(..., 3, 3)``."""
     return a[..., :1] * b[..., :1, :] + a[..., 1:2] * b[..., 1:2, :] + a[..., 2:] * b[..., 2:, :]
 
 
-def inverse(matrix: Array) -> Array:
+def inverse(matrix: A) -> A:
     """Inverses of three-by-three matrices ``(..., 3, 3)``, by cross products of their columns."""
     a, b, c = (matrix[..., k] for k in range(3))
     rows = np.stack([np.cross(b, c), np.cross(c, a), np.cross(a, b)], -2)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from diffeat.datasets.toyworld.exact import cos, dot, norm, sin
+from diffeat.datasets.toyworld.exact import cos, dot, mean, norm, sin
 from diffeat.datasets.toyworld.noise import look_up
 from diffeat.datasets.toyworld.palette import FUR, FUR_SHARES, Colour, any_colour, colour, fixed_material
 
@@ -97,7 +97,7 @@ def look(furry: bool, names: set[str], rng: np.random.Generator) -> Look:
         others = [c for c in (FUR if furry else _NAMED_COLOURS) if c != word]
         second_tone = colour(str(rng.choice(others)), rng)
         if np.abs(second_tone - main).sum() < 0.5:
-            second_tone = main * 0.25 if main.mean() > 0.4 else np.clip(main + 0.55, 0, 1).astype(np.float32)
+            second_tone = main * 0.25 if mean(main) > 0.4 else np.clip(main + 0.55, 0, 1).astype(np.float32)
     gloss = float(rng.uniform(0, 0.15) if furry else rng.uniform(0, 0.8))
     materials = {"main": _material(main, second_tone, pattern, furry, rng, gloss)}
     light = np.clip(main * 0.5 + 0.5 * np.float32(rng.uniform(0.5, 1.0)), 0, 1).astype(np.float32)

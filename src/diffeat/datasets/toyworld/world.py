@@ -277,7 +277,11 @@ def _surface(solids: list, hits: Hits, materials: dict[str, Material], sun: Ligh
 
 def _shrink(fine: Array) -> Array:
     n = OVERSAMPLE
-    return sum(fine[i::n, j::n] for i in range(n) for j in range(n)) / np.float32(n * n)
+    total = np.zeros_like(fine[::n, ::n])
+    for i in range(n):
+        for j in range(n):
+            total += fine[i::n, j::n]
+    return total / np.float32(n * n)
 
 
 def _place(
