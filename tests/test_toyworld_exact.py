@@ -41,8 +41,7 @@ def test_only_exactly_rounded_operations_are_used():
                 assert not inexact or (path.name, node.attr) in ALLOWED, f"{where} {node.attr}"
             elif isinstance(node, ast.Import | ast.ImportFrom):
                 names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
-                assert not any(n.startswith("scipy") and n != "scipy.ndimage" for n in names), where
-                assert "scipy.ndimage" not in names or [a.name for a in node.names] == ["binary_dilation"], where
+                assert not any(n.startswith(("scipy", "torch")) for n in names), where
 
 
 @pytest.mark.parametrize(

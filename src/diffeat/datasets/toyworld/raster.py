@@ -90,8 +90,11 @@ def cast(solids: list[Solid], camera: Camera, size: int, oversample: int) -> Hit
     rows, columns = np.nonzero(index >= 0)
     t = depth[rows, columns]
     which = index[rows, columns].astype(np.int64)
-    local = apply(maps[which], np.stack([xs[columns] * t, ys[rows] * t, t], -1)) + origins[which]
-    normal = apply(maps.swapaxes(1, 2)[which], _normals(solids, which, local))
+    x, y = xs[columns] * t, ys[rows] * t
+    m = [entry[which] for entry in maps.reshape(-1, 9).T]
+    local = np.stack([m[k] * x + m[k + 1] * y + m[k + 2] * t for k in (0, 3, 6)], -1) + origins[which]
+    a, b, c = _normals(solids, which, local).T
+    normal = np.stack([m[k] * a + m[k + 3] * b + m[k + 6] * c for k in range(3)], -1)
     normal /= norm(normal)[:, None] + np.float32(1e-9)
     lengths = norm(np.stack([s.axes.T for s in solids])).astype(np.float32)
     return Hits(depth, index, which, normal, local * lengths[which])
