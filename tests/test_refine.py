@@ -46,7 +46,7 @@ def _likeness(feature: torch.Tensor) -> torch.Tensor:
 def test_injected_channels_collapse_raw_features_and_discard_recovers_them(name: str) -> None:
     clean, massive = (Backbone.from_pipeline(build(name)) for _ in range(2))
     recipe = _recipe(clean, refine={"discard": "pre"})
-    inject_massive(massive, INJECTED, size=150, spread=0.05, timestep=50, picture=recipe.frame.size)  # pyright: ignore
+    inject_massive(massive, INJECTED, size=150, spread=0.02, timestep=50, picture=recipe.frame.size)  # pyright: ignore
     (id,) = recipe.activations
     place = (50.0, id)
     assert detect(recipe, clean, [id], PICTURES)[place].channels == []
@@ -57,10 +57,10 @@ def test_injected_channels_collapse_raw_features_and_discard_recovers_them(name:
     collapsed = _likeness(Extractor(raw, massive).extract(PICTURES[:1])[0].tensor)
     discard = recipe.replace(refine={"discard": "pre", "channels": INJECTED})
     recovered = _likeness(Extractor(discard, massive).extract(PICTURES[:1])[0].tensor)
-    assert (1 - collapsed).mean() < 0.05  # every token looks like every other
-    assert (1 - recovered).mean() > 5 * (1 - collapsed).mean()
+    assert (1 - collapsed).mean() < 0.02  # every token looks like every other: the families have 0.00003 to 0.004
+    assert (1 - recovered).mean() > 10 * (1 - collapsed).mean()  # 50 times and more
     before, after = (torch.corrcoef(torch.stack([wanted, x]))[0, 1] for x in (collapsed, recovered))
-    assert after > before + 0.2  # which tokens are alike is what it was without the massive channels
+    assert 1 - after < 0.8 * (1 - before)  # which tokens are alike is again what it was; at most 0.64
 
 
 def test_discard_takes_what_the_detector_finds_in_this_model() -> None:

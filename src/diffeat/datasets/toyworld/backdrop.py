@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeat.datasets.toyworld.exact import normal, sin
 from diffeat.datasets.toyworld.noise import look_up
 from diffeat.datasets.toyworld.palette import any_colour, colour
 
@@ -120,7 +121,7 @@ def _ground(place: str, x: Array, below: Array, rng: np.random.Generator) -> Arr
     elif place == "water":
         wave = look_up("ripple", u * 1.2, v * 1.2)
         deep = colour("blue" if rng.random() < 0.7 else "green", rng) * np.float32(0.7)
-        rgb = _two(np.clip(wave**3 * 1.2, 0, 1), deep, deep * 0.4 + 0.55)
+        rgb = _two(np.clip(wave * wave * wave * 1.2, 0, 1), deep, deep * 0.4 + 0.55)
     else:
         tone = colour(str(rng.choice(["brown", "golden", "grey", "white"])), rng)
         tiles = (np.floor(u * 9) + (np.floor(v * 9) if rng.random() < 0.5 else 0)) % 2
@@ -132,8 +133,8 @@ def _ground(place: str, x: Array, below: Array, rng: np.random.Generator) -> Arr
 
 
 def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    tilt = np.float32(rng.normal(0, 0.25))
-    u, v = x + tilt * y, y * (1 + np.float32(rng.normal(0, 0.2)) * x)
+    tilt = np.float32(normal(rng, 0, 0.25))
+    u, v = x + tilt * y, y * (1 + np.float32(normal(rng, 0, 0.2)) * x)
     du, dv = _shift(rng)
     tone = any_colour(rng, 0.8)
     noise = look_up("cloud", u * 0.5 + du, v * 0.5 + dv) - np.float32(0.5)
@@ -157,7 +158,7 @@ def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
         rgb = np.where(edge, rgb * 0.4, rgb * (0.75 + 0.5 * grain[..., None]))
     elif kind == "paper":
         n = np.float32(rng.uniform(5, 20))
-        wave = np.sin(2 * np.pi * u * n) * (np.sin(2 * np.pi * v * n) if rng.random() < 0.5 else 1)
+        wave = sin(2 * np.pi * u * n) * (sin(2 * np.pi * v * n) if rng.random() < 0.5 else 1)
         rgb = _two_picture(np.clip(wave * 2, 0, 1) * np.float32(rng.uniform(0.2, 0.8)), rgb, any_colour(rng))
     elif kind == "window":
         cx, cy = rng.uniform(-0.4, 0.4, 2)
@@ -165,7 +166,7 @@ def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
             np.abs(y - np.float32(cy)) < rng.uniform(0.1, 0.4)
         )
         rgb = np.where(inside[..., None], _sky(x, y, 0.2, rng), rgb)
-    fall = 1 + np.float32(rng.normal(0, 0.35)) * x + np.float32(rng.normal(0, 0.35)) * y
+    fall = 1 + np.float32(normal(rng, 0, 0.35)) * x + np.float32(normal(rng, 0, 0.35)) * y
     return rgb * np.clip(fall, 0.3, 1.6)[..., None]
 
 
@@ -179,7 +180,7 @@ def _foliage(x: Array, y: Array, rng: np.random.Generator) -> Array:
     rgb = _two(broad, a * np.float32(0.25), a) * (0.5 + 0.6 * (1 - leaf) + 0.3 * fine)[..., None]
     for _ in range(int(rng.integers(0, 5))):
         at, wide = rng.uniform(-0.5, 0.5), rng.uniform(0.01, 0.06)
-        stem = np.abs(x - np.float32(at) + np.float32(rng.normal(0, 0.15)) * y) < wide
+        stem = np.abs(x - np.float32(at) + np.float32(normal(rng, 0, 0.15)) * y) < wide
         bark = colour("brown", rng) * (0.4 + 0.8 * look_up("fur", y + du, x * 3 + dv))[..., None]
         rgb = np.where(stem[..., None], bark, rgb)
     bright = np.clip((look_up("blobs", x * 0.9 + dv, y * 0.9 + du) - 0.85) * 6, 0, 1) * np.float32(rng.uniform(0, 0.9))
@@ -207,7 +208,7 @@ def _clutter(x: Array, y: Array, rng: np.random.Generator) -> Array:
 
 def _studio(x: Array, y: Array, rng: np.random.Generator) -> Array:
     tone = any_colour(rng, 0.8)
-    fall = 1 + np.float32(rng.normal(0, 0.2)) * x + np.float32(rng.normal(0, 0.3)) * y
+    fall = 1 + np.float32(normal(rng, 0, 0.2)) * x + np.float32(normal(rng, 0, 0.3)) * y
     glow = 1.15 - np.float32(rng.uniform(0.1, 0.8)) * (x * x + y * y)
     du, dv = _shift(rng)
     cloth = 1 + np.float32(rng.uniform(0, 0.25)) * (look_up("cloud", x * 0.4 + du, y * 0.4 + dv) - 0.5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
 from diffeat.datasets.toyworld.figure import Figure, Pen, turn
 
 SIDES = ((1, "right"), (-1, "left"))
@@ -11,7 +12,7 @@ SIDES = ((1, "right"), (-1, "left"))
 
 def _eyes(pen: Pen, places: list[tuple[str, np.ndarray, np.ndarray]], radius: float, material: str = "iris") -> None:
     for word, place, outward in places:
-        outward = outward / np.linalg.norm(outward)
+        outward = outward / norm(outward)
         pen.ellipsoid("eye", place, radius, material=material)
         pen.ellipsoid("eye", place + outward * radius * 0.5, radius * 0.65, material="dark")
         pen.ellipsoid("eye", place + outward * radius + [0, radius * 0.3, 0], radius * 0.2, material="glint")
@@ -32,9 +33,9 @@ def bird(rng: np.random.Generator) -> Figure:
     body.ellipsoid("torso", (0.18, -plump * 0.18, 0), (0.3, plump * 0.92, plump * 0.86), material="second")
     neck = float(rng.uniform(0.1, 0.5)) if rng.random() < 0.4 else float(rng.uniform(0.02, 0.12))
     size = float(rng.uniform(0.15, 0.21))
-    base = body.at((0.36, plump * 0.45, 0), turn(pitch=-pitch) @ turn(pitch=float(rng.uniform(40, 75))))
+    base = body.at((0.36, plump * 0.45, 0), turn(pitch=-pitch + float(rng.uniform(40, 75))))
     base.limb("neck", (-0.1, 0, 0), (neck, 0, 0), plump * 0.55, size * 0.6)
-    top = pen.at(base.point((neck + size * 0.5, 0, 0)), turn(yaw=float(rng.normal(0, 30)), pitch=rng.normal(-3, 8)))
+    top = pen.at(base.point((neck + size * 0.5, 0, 0)), turn(yaw=normal(rng, 0, 30), pitch=normal(rng, -3, 8)))
     top.ellipsoid("head", (0, 0, 0), (size * 1.08, size, size * 0.95))
     beak, hook = float(rng.uniform(0.1, 0.34)), float(rng.uniform(-0.1, 0.0))
     top.frustum("beak", (size * 0.8, -size * 0.1, 0), (size + beak, -size * 0.1 + hook, 0), size * 0.36, 0.012, "beak")
@@ -61,7 +62,7 @@ def bird(rng: np.random.Generator) -> Figure:
             wing = body.at((0.1, plump * 0.5, s * plump * 0.6), turn(roll=-s * lift))
             wing.ellipsoid("wing", (-0.02, 0, s * span * 0.3), (0.26, 0.035, span * 0.36), material="third")
             slant = turn(yaw=s * float(rng.uniform(10, 35)))
-            outer = wing.at((-0.03, 0, s * span * 0.5), slant @ turn(roll=s * float(rng.uniform(0, 25))))
+            outer = wing.at((-0.03, 0, s * span * 0.5), product(slant, turn(roll=s * float(rng.uniform(0, 25)))))
             outer.ellipsoid("wing", (-0.06, 0, s * span * 0.3), (0.17, 0.03, span * 0.4), material="third")
             outer.keypoint(f"{word}_wing_tip", (-0.06, 0, s * span * 0.66), "wing")
         else:
@@ -76,7 +77,7 @@ def bird(rng: np.random.Generator) -> Figure:
         pen.limb("leg", hip, knee, 0.05, 0.03, "beak")
         pen.limb("leg", knee, foot, 0.028, 0.022, "beak")
         for toe in (-0.6, 0, 0.6):
-            pen.limb("foot", foot, foot + [0.12 * np.cos(toe), 0, 0.12 * np.sin(toe)], 0.022, 0.014, "beak")
+            pen.limb("foot", foot, foot + [0.12 * cos(toe), 0, 0.12 * sin(toe)], 0.022, 0.014, "beak")
         pen.keypoint(f"{word}_foot", foot, "foot", "leg")
     return figure
 
@@ -85,11 +86,11 @@ def fish(rng: np.random.Generator) -> Figure:
     """A fish with a bendable tail."""
     figure = Figure()
     figure.attributes["pose"] = "swimming"
-    pen = figure.pen().at((0, 0.6, 0), turn(pitch=rng.normal(0, 10)))
+    pen = figure.pen().at((0, 0.6, 0), turn(pitch=normal(rng, 0, 10)))
     high, wide = float(rng.uniform(0.14, 0.36)), float(rng.uniform(0.08, 0.15))
     pen.ellipsoid("torso", (0, 0, 0), (0.5, high, wide))
     pen.ellipsoid("head", (0.24, -0.01, 0), (0.29, high * 0.86, wide * 1.02), material="second")
-    bend = float(rng.normal(0, 22))
+    bend = normal(rng, 0, 22)
     rear = pen.at((-0.3, 0, 0), turn(yaw=bend))
     rear.frustum("torso", (0.05, 0, 0), (-0.3, 0, 0), high * 0.75, high * 0.22, flat=wide / high)
     flap = rear.at((-0.28, 0, 0), turn(yaw=bend))
@@ -142,8 +143,8 @@ def beetle(rng: np.random.Generator) -> Figure:
         else:
             pen.ellipsoid("wing", (-0.3, up + slim * 0.15, s * slim * 0.42), (0.4, slim * 0.85, slim * 0.6))
         for k, place in enumerate((("front", 0.24), ("middle", 0.1), ("back", -0.04))):
-            yaw = np.deg2rad((50, 90, 132)[k] + rng.normal(0, 10))
-            out = np.array([np.cos(yaw), 0, s * np.sin(yaw)])
+            yaw = np.deg2rad((50, 90, 132)[k] + normal(rng, 0, 10))
+            out = np.array([cos(yaw), 0, s * sin(yaw)])
             knee = np.array([place[1], up, s * slim * 0.4]) + out * 0.3 + [0, float(rng.uniform(0.08, 0.2)), 0]
             foot = knee + out * float(rng.uniform(0.18, 0.35))
             foot[1] = 0.02
@@ -174,8 +175,8 @@ def spider(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"{word}_eye", eye + [0.03, 0, 0], "eye")
         pen.limb("mouth", (0.28, up - 0.05, s * 0.05), (0.36, up - 0.14, s * 0.03), 0.03, 0.012, "dark")
         for k in range(4):
-            yaw = np.deg2rad((30, 68, 105, 145)[k] + rng.normal(0, 8))
-            out = np.array([np.cos(yaw), 0, s * np.sin(yaw)])
+            yaw = np.deg2rad((30, 68, 105, 145)[k] + normal(rng, 0, 8))
+            out = np.array([cos(yaw), 0, s * sin(yaw)])
             hip = np.array([0.12, up, s * 0.12])
             knee = hip + out * long * 0.6 + [0, float(rng.uniform(0.12, 0.35)), 0]
             foot = knee + out * long
@@ -195,7 +196,7 @@ def person(rng: np.random.Generator) -> Figure:
     leg = float(rng.uniform(0.8, 0.95))
     hip_height = 0.14 if pose == "sitting" else leg
     build = float(rng.uniform(0.85, 1.25))
-    trunk = pen.at((0, hip_height, 0), turn(pitch=rng.normal(0, 5), roll=rng.normal(0, 4), yaw=rng.normal(0, 8)))
+    trunk = pen.at((0, hip_height, 0), turn(pitch=normal(rng, 0, 5), roll=normal(rng, 0, 4), yaw=normal(rng, 0, 8)))
     shoulder = 0.2 * build
     trunk.ellipsoid("torso", (0, 0.05, 0), (0.13 * build, 0.14, 0.17 * build), material="trousers")
     trunk.ellipsoid("torso", (0, 0.26, 0), (0.12 * build, 0.26, 0.17 * build), material="shirt")
@@ -210,10 +211,10 @@ def person(rng: np.random.Generator) -> Figure:
             knee = joint + [0.38, float(rng.uniform(0.02, 0.32)), s * spread]
             foot = np.array([knee[0] + 0.3, 0.06, knee[2] + s * 0.02])
         else:
-            a = np.deg2rad(s * stride + rng.normal(0, 3))
+            a = np.deg2rad(s * stride + normal(rng, 0, 3))
             b = a - np.deg2rad(max(0.0, -s * stride) * 0.7 + 3)
-            knee = joint + 0.48 * leg * np.array([np.sin(a), -np.cos(a), 0.04 * s])
-            foot = knee + 0.48 * leg * np.array([np.sin(b), -np.cos(b), 0.02 * s])
+            knee = joint + 0.48 * leg * np.array([sin(a), -cos(a), 0.04 * s])
+            foot = knee + 0.48 * leg * np.array([sin(b), -cos(b), 0.02 * s])
         pen.limb("leg", joint, knee, 0.1 * build, 0.07 * build, "trousers")
         pen.limb("leg", knee, foot, 0.068 * build, 0.05, "trousers")
         pen.ellipsoid("foot", foot + [0.06, -0.02, 0], (0.13, 0.05, 0.055), material="shoes")
@@ -221,19 +222,19 @@ def person(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"{word}_foot", foot + [0.06, -0.02, 0], "foot")
         root = trunk.point((0, 0.48, s * shoulder))
         up = pose == "waving" and s == int(rng.choice([1, -1]))
-        swing = np.deg2rad(150 if up else -s * stride * 1.1 + rng.normal(0, 12))
+        swing = np.deg2rad(150 if up else -s * stride * 1.1 + normal(rng, 0, 12))
         out = np.deg2rad(float(rng.uniform(4, 28)) if not up else float(rng.uniform(10, 40)))
-        direction = np.array([np.sin(swing) * 0.8, -np.cos(swing), s * np.sin(out)])
-        elbow = root + 0.28 * direction / np.linalg.norm(direction)
+        direction = np.array([sin(swing) * 0.8, -cos(swing), s * sin(out)])
+        elbow = root + 0.28 * direction / norm(direction)
         bend = direction + np.array([float(rng.uniform(0.1, 1.0)), 0.2, -s * float(rng.uniform(0, 0.4))])
-        hand = elbow + 0.26 * bend / np.linalg.norm(bend)
+        hand = elbow + 0.26 * bend / norm(bend)
         sleeve = "skin" if rng.random() < 0.35 else "shirt"
         pen.limb("arm", root, elbow, 0.065 * build, 0.052, "shirt")
         pen.limb("arm", elbow, hand, 0.05, 0.04, sleeve)
         pen.ellipsoid("hand", hand, 0.055, material="skin")
         pen.keypoint(f"{word}_elbow", elbow, "arm")
         pen.keypoint(f"{word}_hand", hand, "hand")
-    top = trunk.at((0.03, 0.77, 0), turn(yaw=rng.normal(0, 25), pitch=rng.normal(0, 8), roll=rng.normal(0, 6)))
+    top = trunk.at((0.03, 0.77, 0), turn(yaw=normal(rng, 0, 25), pitch=normal(rng, 0, 8), roll=normal(rng, 0, 6)))
     _face(top, rng)
     return figure
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from diffeat.datasets.toyworld.exact import apply, cos, norm, product, sin
+
 Vector = NDArray[np.float64]
 
 #: The part vocabulary shared by all classes; the position is the value in a part mask (0 is background).
@@ -54,19 +56,28 @@ class Figure:
 
 def turn(yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> Vector:
     """Rotation by degrees: ``pitch`` lifts the x axis up, ``yaw`` turns it to the left, ``roll`` leans to the right."""
-    a, b, c = np.deg2rad([yaw, pitch, roll])
-    about_y = np.array([[np.cos(a), 0, np.sin(a)], [0, 1, 0], [-np.sin(a), 0, np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    about_x = np.array([[1, 0, 0], [0, np.cos(c), -np.sin(c)], [0, np.sin(c), np.cos(c)]])
-    return about_y @ about_z @ about_x
+    (ca, sa), (cb, sb), (cc, sc) = ((cos(a), sin(a)) for a in (x * (np.pi / 180) for x in (yaw, pitch, roll)))
+    return np.array(
+        [
+            [ca * cb, sa * sc - ca * sb * cc, ca * sb * sc + sa * cc],
+            [sb, cb * cc, -cb * sc],
+            [-sa * cb, sa * sb * cc + ca * sc, ca * cc - sa * sb * sc],
+        ]
+    )
+
+
+def slope(run: float, rise: float) -> Vector:
+    """Rotation that lifts the x axis to the direction ``(run, rise)``."""
+    long = float(np.sqrt(run * run + rise * rise))
+    return np.array([[run / long, -rise / long, 0], [rise / long, run / long, 0], [0, 0, 1]])
 
 
 def _basis_along(direction: Vector) -> Vector:
     """An orthonormal basis whose second column points along ``direction``."""
-    y = direction / max(float(np.linalg.norm(direction)), 1e-9)
+    y = direction / max(float(norm(direction)), 1e-9)
     helper = np.array([0.0, 0.0, 1.0]) if abs(y[2]) < 0.9 else np.array([1.0, 0.0, 0.0])
     x = np.cross(y, helper)
-    x /= np.linalg.norm(x)
+    x /= norm(x)
     return np.stack([x, y, np.cross(x, y)], axis=1)
 
 
@@ -81,27 +92,27 @@ class Pen:
     def at(self, origin: ArrayLike, rotation: Vector | None = None) -> Pen:
         """A pen whose frame lies at ``origin`` of this one, turned by ``rotation``."""
         inner = np.eye(3) if rotation is None else rotation
-        return Pen(self.figure, self.point(origin), self.rotation @ inner)
+        return Pen(self.figure, self.point(origin), product(self.rotation, inner))
 
     def point(self, local: ArrayLike) -> Vector:
-        return self.origin + self.rotation @ np.asarray(local, float)
+        return self.origin + apply(self.rotation, np.asarray(local, float))
 
     def _add(self, kind: int, centre: Vector, axes: Vector, taper: float, part: str, material: str) -> None:
-        solid = Solid(kind, self.point(centre), self.rotation @ axes, taper, PART_ID[part], material)
+        solid = Solid(kind, self.point(centre), product(self.rotation, axes), taper, PART_ID[part], material)
         self.figure.solids.append(solid)
 
     def ellipsoid(
         self, part: str, centre: ArrayLike, radii: ArrayLike, rotation: Vector | None = None, material: str = "main"
     ) -> None:
         axes = np.diag(np.broadcast_to(np.asarray(radii, float), (3,)))
-        axes = axes if rotation is None else rotation @ axes
+        axes = axes if rotation is None else product(rotation, axes)
         self._add(ELLIPSOID, np.asarray(centre, float), axes, 1.0, part, material)
 
     def box(
         self, part: str, centre: ArrayLike, half: ArrayLike, rotation: Vector | None = None, material: str = "main"
     ) -> None:
         axes = np.diag(np.asarray(half, float))
-        axes = axes if rotation is None else rotation @ axes
+        axes = axes if rotation is None else product(rotation, axes)
         self._add(BOX, np.asarray(centre, float), axes, 1.0, part, material)
 
     def frustum(
@@ -111,7 +122,7 @@ class Pen:
         a, b = np.asarray(a, float), np.asarray(b, float)
         if ra < rb:
             a, b, ra, rb = b, a, rb, ra
-        axes = _basis_along(b - a) * np.array([ra, np.linalg.norm(b - a) / 2, ra * flat])
+        axes = _basis_along(b - a) * np.array([ra, norm(b - a) / 2, ra * flat])
         self._add(FRUSTUM, (a + b) / 2, axes, rb / ra, part, material)
 
     def limb(

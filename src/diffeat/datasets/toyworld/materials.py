@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeat.datasets.toyworld.exact import cos, dot, mean, norm, sin
 from diffeat.datasets.toyworld.noise import look_up
 from diffeat.datasets.toyworld.palette import FUR, FUR_SHARES, Colour, any_colour, colour, fixed_material
 
@@ -37,7 +38,7 @@ class Material:
 
     def albedo(self, local: Array) -> Array:
         """RGB ``(n, 3)`` at points given in the solid's own coordinates ``(n, 3)``."""
-        c, s = np.float32(np.cos(self.angle)), np.float32(np.sin(self.angle))
+        c, s = np.float32(cos(self.angle)), np.float32(sin(self.angle))
         a = local[:, 0] + 0.35 * local[:, 2]
         b = local[:, 1] + 0.55 * local[:, 2]
         u = (c * a - s * b) * np.float32(self.scale) + np.float32(self.offset[0])
@@ -49,7 +50,7 @@ class Material:
 
     def _mix(self, u: Array, v: Array, local: Array) -> Array:
         if self.pattern == "striped":
-            wave = np.sin(2 * np.pi * (u * 3.2 + 0.55 * look_up("smooth", u * 0.8, v * 0.8)))
+            wave = sin(2 * np.pi * (u * 3.2 + 0.55 * look_up("smooth", u * 0.8, v * 0.8)))
             return _soft(wave, 1 - 2 * self.share, 0.25)
         if self.pattern == "spotted":
             return _soft(look_up("blobs", u * 0.55, v * 0.55), 1 - self.share, 0.05)
@@ -96,7 +97,7 @@ def look(furry: bool, names: set[str], rng: np.random.Generator) -> Look:
         others = [c for c in (FUR if furry else _NAMED_COLOURS) if c != word]
         second_tone = colour(str(rng.choice(others)), rng)
         if np.abs(second_tone - main).sum() < 0.5:
-            second_tone = main * 0.25 if main.mean() > 0.4 else np.clip(main + 0.55, 0, 1).astype(np.float32)
+            second_tone = main * 0.25 if mean(main) > 0.4 else np.clip(main + 0.55, 0, 1).astype(np.float32)
     gloss = float(rng.uniform(0, 0.15) if furry else rng.uniform(0, 0.8))
     materials = {"main": _material(main, second_tone, pattern, furry, rng, gloss)}
     light = np.clip(main * 0.5 + 0.5 * np.float32(rng.uniform(0.5, 1.0)), 0, 1).astype(np.float32)
@@ -142,21 +143,23 @@ class Light:
 
     def shade(self, albedo: Array, normal: Array, gloss: Array) -> Array:
         """Lit RGB ``(n, 3)`` from albedo ``(n, 3)``, unit normals in camera axes and gloss ``(n,)``."""
-        facing = normal @ self.direction
+        facing = dot(normal, self.direction)
         diffuse = np.clip(facing * 0.85 + 0.15, 0, 1) * np.float32(self.sun)
         sky = np.float32(self.ambient) * (0.62 - 0.38 * normal[:, 1])
         half = self.direction + np.array([0, 0, -1], np.float32)
-        half = half / np.linalg.norm(half)
-        spark = np.clip(normal @ half, 0, 1) ** 24 * gloss * np.float32(0.5 * self.sun)
+        half = half / norm(half)
+        mirrored = np.clip(dot(normal, half), 0, 1)
+        cubed = mirrored * mirrored * mirrored
+        sixth = cubed * cubed
+        twelfth = sixth * sixth
+        spark = twelfth * twelfth * gloss * np.float32(0.5 * self.sun)
         return albedo * (diffuse[:, None] * self.tint + sky[:, None]) + spark[:, None]
 
 
 def light(rng: np.random.Generator, mood: str) -> Light:
     """``mood`` is "sunny", "soft" or "dark"; the sun stands in the upper half on the camera's side."""
     azimuth, height = rng.uniform(-1.2, 1.2), rng.uniform(0.25, 1.3)
-    direction = np.array(
-        [np.sin(azimuth) * np.cos(height), -np.sin(height), -np.cos(azimuth) * np.cos(height)], np.float32
-    )
+    direction = np.array([sin(azimuth) * cos(height), -sin(height), -cos(azimuth) * cos(height)], np.float32)
     sun, ambient = {"sunny": (0.95, 0.42), "soft": (0.45, 0.75), "dark": (0.35, 0.2)}[mood]
     tint = np.array([1, rng.uniform(0.9, 1.0), rng.uniform(0.75, 1.0)], np.float32)
     return Light(direction, sun * float(rng.uniform(0.85, 1.15)), ambient * float(rng.uniform(0.8, 1.2)), tint)

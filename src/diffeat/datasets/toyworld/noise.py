@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeat.datasets.toyworld.exact import cos, exp, log, normal, sin
+
 SIDE = 256
 #: name -> (spectral exponent, lowest and highest frequency kept in cycles per tile, stretch of the x axis)
 SPECTRA: dict[str, tuple[float, float, float, float]] = {
@@ -31,18 +33,33 @@ def _equalise(tile: NDArray[np.float64]) -> NDArray[np.float32]:
     return ranks.reshape(tile.shape)
 
 
+def _fourier(real: NDArray[np.float64], imaginary: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """The discrete Fourier transform of a square tile along both axes, by halving."""
+    for _ in range(2):
+        a, b = real.T[None], imaginary.T[None]
+        while len(a) < SIDE:
+            half = a.shape[1] // 2
+            angle = (np.arange(len(a)) * (np.pi / len(a)))[:, None, None]
+            c, s = cos(angle), -sin(angle)
+            turned_a, turned_b = c * a[:, half:] - s * b[:, half:], c * b[:, half:] + s * a[:, half:]
+            a, b = a[:, :half], b[:, :half]
+            a, b = np.concatenate([a + turned_a, a - turned_a]), np.concatenate([b + turned_b, b - turned_b])
+        real, imaginary = a[:, 0], b[:, 0]
+    return real, imaginary
+
+
 @lru_cache(maxsize=1)
 def bank() -> dict[str, NDArray[np.float32]]:
     """All tiles by name, float32 ``(SIDE, SIDE)`` in [0, 1]; made once per process from a constant seed."""
     rng = np.random.default_rng(20_24)
-    fy = np.fft.fftfreq(SIDE, 1 / SIDE)[:, None]
-    fx = np.fft.rfftfreq(SIDE, 1 / SIDE)[None, :]
+    frequency = (np.arange(SIDE) + SIDE // 2) % SIDE - SIDE / 2
     tiles = {}
     for name, (exponent, low, high, stretch) in SPECTRA.items():
-        radius = np.hypot(fx * stretch**0.5, fy / stretch**0.5)
-        gain = np.where((radius >= low) & (radius <= high), np.maximum(radius, 1) ** -exponent, 0)
-        white = np.fft.rfft2(rng.standard_normal((SIDE, SIDE)))
-        tiles[name] = _equalise(np.fft.irfft2(white * gain, s=(SIDE, SIDE)))
+        x, y = (frequency * np.sqrt(stretch))[None, :], (frequency / np.sqrt(stretch))[:, None]
+        radius = np.sqrt(x * x + y * y)
+        gain = np.where((radius >= low) & (radius <= high), exp(-exponent * log(np.maximum(radius, 1))), 0)
+        real, imaginary = _fourier(normal(rng, 0, 1, (SIDE, SIDE)), np.zeros((SIDE, SIDE)))
+        tiles[name] = _equalise(_fourier(real * gain, -imaginary * gain)[0])  # the conjugate's transform: the inverse
     tiles["cells"] = _cells(rng)
     tiles["ridges"] = 1 - np.abs(2 * tiles["cloud"] - 1)
     return tiles
@@ -50,12 +67,12 @@ def bank() -> dict[str, NDArray[np.float32]]:
 
 def _cells(rng: np.random.Generator, count: int = 90) -> NDArray[np.float32]:
     """Distance to the nearest of ``count`` scattered points: scales, pebbles, leaves."""
-    from scipy.spatial import KDTree
-
-    points = rng.uniform(0, SIDE, (count, 2))
-    y, x = np.mgrid[:SIDE, :SIDE]
-    distance, _ = KDTree(points, boxsize=SIDE).query(np.stack([y, x], -1).reshape(-1, 2))
-    return _equalise(distance.reshape(SIDE, SIDE))
+    squares = np.full((SIDE, SIDE), np.inf)
+    for point in rng.uniform(0, SIDE, (count, 2)):
+        y, x = np.abs(np.arange(SIDE) - point[:, None])
+        y, x = np.minimum(y, SIDE - y), np.minimum(x, SIDE - x)
+        squares = np.minimum(squares, (y * y)[:, None] + x * x)
+    return _equalise(squares)
 
 
 def look_up(name: str, u: NDArray[np.floating], v: NDArray[np.floating]) -> NDArray[np.float32]:

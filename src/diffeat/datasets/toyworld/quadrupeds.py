@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffeat.datasets.toyworld.exact import cos, norm, normal, power, product, sin
 from diffeat.datasets.toyworld.figure import Figure, Pen, turn
 
 Range = tuple[float, float]
@@ -76,7 +77,7 @@ def quadruped(name: str, rng: np.random.Generator) -> Figure:
     pose = str(rng.choice(["standing", "walking", "grazing", "sitting"], p=[0.35, 0.35, 0.15, 0.15]))
     figure.attributes["pose"] = pose
     girth, leg, thick = draw(species.girth), draw(species.leg), draw(species.leg_radius)
-    pitch = float(rng.uniform(28, 45)) if pose == "sitting" else float(rng.normal(0, 3))
+    pitch = float(rng.uniform(28, 45)) if pose == "sitting" else normal(rng, 0, 3)
     trunk = pen.at((0, leg + girth * 0.6, 0), turn(pitch=pitch))
     width = girth * float(rng.uniform(0.75, 0.95))
     trunk.ellipsoid("torso", (0.24, 0.02, 0), (0.36, girth * 1.02, width))
@@ -86,8 +87,8 @@ def quadruped(name: str, rng: np.random.Generator) -> Figure:
         trunk.ellipsoid("torso", (-0.22, -girth * 0.95, 0), (0.12, 0.09, 0.1), material="skin")
     if "wool" in species.extras:
         for _ in range(14):
-            spot = rng.normal(size=3)
-            spot *= np.array([0.42, girth * 0.85, width * 0.85]) / np.linalg.norm(spot)
+            spot = normal(rng, 0, 1, 3)
+            spot *= np.array([0.42, girth * 0.85, width * 0.85]) / norm(spot)
             trunk.ellipsoid("torso", spot, float(rng.uniform(0.1, 0.17)))
     figure.keypoints["withers"] = (trunk.point((0.36, girth * 0.85, 0)), ("torso", "neck", "hair"))
     figure.keypoints["tail_base"] = (trunk.point((-0.53, girth * 0.35, 0)), ("torso", "tail"))
@@ -97,15 +98,15 @@ def quadruped(name: str, rng: np.random.Generator) -> Figure:
     if pose == "grazing":
         neck_angle = float(rng.uniform(-60, -35))
     neck = draw(species.neck) * (1.25 if pose == "grazing" else 1)
-    neck_turn = float(rng.normal(0, 18))
-    base = trunk.at((0.42, girth * 0.45, 0), turn(pitch=-pitch * 0.8) @ turn(yaw=neck_turn, pitch=neck_angle))
+    neck_turn = normal(rng, 0, 18)
+    base = trunk.at((0.42, girth * 0.45, 0), product(turn(pitch=-pitch * 0.8), turn(yaw=neck_turn, pitch=neck_angle)))
     head_size = draw(species.head)
     base.limb("neck", (-0.08, 0, 0), (neck, 0, 0), girth * 0.62, head_size * 0.66, "main")
     if "mane" in species.extras:
         for k in range(5):
             x = neck * (0.1 + 0.22 * k)
             base.ellipsoid("hair", (x, girth * (0.55 - 0.08 * k), 0), (neck * 0.17, 0.1, 0.035), material="hair")
-    level = turn(yaw=float(rng.normal(0, 22)), pitch=-neck_angle * 0.85 + float(rng.normal(-12, 12)))
+    level = turn(yaw=normal(rng, 0, 22), pitch=-neck_angle * 0.85 + normal(rng, -12, 12))
     head(base.at((neck + head_size * 0.35, 0.02, 0), level), species, head_size, draw, rng)
     return figure
 
@@ -119,7 +120,7 @@ def _legs(
     for k, (end, side) in enumerate([("front", 1), ("front", -1), ("back", 1), ("back", -1)]):
         x = 0.36 if end == "front" else -0.38
         hip = trunk.point((x, -girth * 0.25, side * width * 0.55))
-        swing = np.deg2rad(stride * np.sin(phase + np.pi * ((k + k // 2) % 2) + 0.4 * (k // 2)) + rng.normal(0, 2))
+        swing = np.deg2rad(stride * sin(phase + np.pi * ((k + k // 2) % 2) + 0.4 * (k // 2)) + normal(rng, 0, 2))
         bend = np.deg2rad(12 + 0.8 * max(0.0, np.rad2deg(swing)))
         name = f"{end}_{'right' if side > 0 else 'left'}_foot"
         if pose == "sitting" and end == "back":
@@ -131,11 +132,11 @@ def _legs(
             pen.limb("foot", heel, foot, thick, thick * 1.1, _foot_material(species))
         else:
             reach = max(hip[1] - thick, 0.15)
-            upper = reach * 0.52 / np.cos(swing) ** 0.3
+            upper = reach * 0.52 / float(power(cos(swing), 0.3))
             direction = -1 if end == "front" else 1
-            knee = hip + upper * np.array([np.sin(swing) + (0.12 if end == "back" else 0), -np.cos(swing), 0])
+            knee = hip + upper * np.array([sin(swing) + (0.12 if end == "back" else 0), -cos(swing), 0])
             lower = swing - bend * (1 if end == "front" else 0.6) if pose == "walking" else swing * 0.6
-            foot = knee + np.array([np.sin(lower) * 0.5 * reach + 0.05 * direction * -1, -(knee[1] - thick), 0])
+            foot = knee + np.array([sin(lower) * 0.5 * reach + 0.05 * direction * -1, -(knee[1] - thick), 0])
             pen.limb("leg", hip, knee, thick * 2.0, thick * 1.15)
             pen.limb("leg", knee, foot, thick * 1.1, thick * 0.9)
             pen.ellipsoid(
@@ -153,11 +154,11 @@ def _tail(trunk: Pen, species: Species, girth: float, draw: Draw, rng: np.random
     length, radius, angle = draw(species.tail), draw(species.tail_radius), draw(species.tail_angle)
     point, points = np.array([-0.5, girth * 0.35, 0.0]), []
     curl = float(rng.uniform(-18, 30))
-    sway = float(rng.normal(0, 0.25))
+    sway = normal(rng, 0, 0.25)
     heading = np.deg2rad(angle)
     for _ in range(5):
         points.append(point.copy())
-        point = point + length / 4 * np.array([-np.cos(heading), np.sin(heading), sway])
+        point = point + length / 4 * np.array([-cos(heading), sin(heading), sway])
         heading += np.deg2rad(curl)
     brush = 1.3 if "mane" in species.extras else 0.8
     material = "hair" if "mane" in species.extras else "main"
@@ -173,11 +174,11 @@ def head(pen: Pen, species: Species, size: float, draw: Draw, rng: np.random.Gen
     drop = -size * float(rng.uniform(0.2, 0.4))
     tip = size * 0.55 + snout
     if "trunk" in species.extras:
-        sway, curl = float(rng.normal(0, 0.1)), float(rng.uniform(-6, 22))
+        sway, curl = normal(rng, 0, 0.1), float(rng.uniform(-6, 22))
         point, heading, points = np.array([size * 0.7, -size * 0.2, 0]), np.deg2rad(-65), []
         for _ in range(6):
             points.append(point.copy())
-            point = point + 0.14 * np.array([np.cos(heading), np.sin(heading), sway])
+            point = point + 0.14 * np.array([cos(heading), sin(heading), sway])
             heading += np.deg2rad(curl)
         pen.chain("trunk_nose", points, [0.13, 0.105, 0.09, 0.078, 0.068, 0.055])
         pen.keypoint("nose", points[-1], "trunk_nose")
@@ -220,8 +221,8 @@ def _name_of(species: Species) -> str:
 
 def _eye(pen: Pen, size: float, wide: float, side: int, word: str, angle: float, rng: np.random.Generator) -> None:
     a = np.deg2rad(angle)
-    direction = np.array([np.cos(a) * 0.95, 0.34, side * np.sin(a) * 0.9])
-    direction /= np.linalg.norm(direction)
+    direction = np.array([cos(a) * 0.95, 0.34, side * sin(a) * 0.9])
+    direction /= norm(direction)
     place = direction * np.array([size * 1.0, size * 0.95, wide * 0.97])
     eye = size * (0.24 if angle < 50 else 0.18)
     pen.ellipsoid("eye", place, eye, material="iris")
@@ -243,8 +244,8 @@ def _ear(
         sheet.keypoint(f"{word}_ear", (-length * 0.95, 0, 0), "ear")
         return
     ear = {"point": (0.1, 1.0, 0.3), "flop": (-0.1, -0.75, 0.75), "side": (-0.25, 0.15, 1.0)}[kind]
-    direction = np.array([ear[0], ear[1], side * ear[2]]) + rng.normal(0, 0.08, 3)
-    direction /= np.linalg.norm(direction)
+    direction = np.array([ear[0], ear[1], side * ear[2]]) + normal(rng, 0, 0.08, 3)
+    direction /= norm(direction)
     tip = root + direction * length
     if kind == "point":
         pen.frustum("ear", root - direction * size * 0.25, tip, length * 0.5, length * 0.05, "main", flat=0.45)
@@ -252,8 +253,7 @@ def _ear(
         pen.frustum("ear", inner, tip - direction * length * 0.15, length * 0.33, length * 0.04, "skin", flat=0.4)
     else:
         middle = (root + tip) / 2
-        across = turn(yaw=0, pitch=0)
-        axes = np.stack([direction, np.array([1.0, 0, 0]), np.cross(direction, [1.0, 0, 0])], 1) @ across
+        axes = np.stack([direction, np.array([1.0, 0, 0]), np.cross(direction, [1.0, 0, 0])], 1)
         material = "second" if rng.random() < 0.4 else "main"
         pen.ellipsoid("ear", middle, (length * 0.55, length * 0.3, length * 0.12), axes, material)
     pen.keypoint(f"{word}_ear", tip - direction * length * 0.12, "ear")

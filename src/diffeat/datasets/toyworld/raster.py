@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeat.datasets.toyworld.exact import apply, dot, inverse, norm, product
 from diffeat.datasets.toyworld.figure import BOX, ELLIPSOID, Solid
 
 Array = NDArray[np.floating]
@@ -31,7 +32,7 @@ class Camera:
     centre: tuple[float, float]
 
     def view(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return points @ self.rotation.T + self.shift
+        return apply(self.rotation, points) + self.shift
 
     def project(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """World points ``(..., 3)`` to ``(..., 3)``: pixel x, pixel y, depth."""
@@ -64,13 +65,14 @@ def cast(solids: list[Solid], camera: Camera, size: int, oversample: int) -> Hit
     xs = ((steps - camera.centre[0]) / camera.focal).astype(np.float32)
     ys = ((steps - camera.centre[1]) / camera.focal).astype(np.float32)
     centres = camera.view(np.stack([s.centre for s in solids]))
-    axes = camera.rotation @ np.stack([s.axes for s in solids])
-    inverse = np.linalg.inv(axes)
-    corners = centres[:, None] + np.einsum("pij,cj->pci", axes, _CORNERS)
+    axes = product(camera.rotation, np.stack([s.axes for s in solids]))
+    maps = inverse(axes)
+    corners = centres[:, None] + apply(axes[:, None], _CORNERS)
     plane = corners[..., :2] / np.maximum(corners[..., 2:], 1e-3) * camera.focal + np.asarray(camera.centre)
     low = np.floor((plane.min(1) + 0.5) * oversample - 1).clip(0, fine).astype(int)
     high = np.ceil((plane.max(1) + 0.5) * oversample + 1).clip(0, fine).astype(int)
-    origins = -np.einsum("pij,pj->pi", inverse, centres)
+    origins = -apply(maps, centres).astype(np.float32)
+    maps = maps.astype(np.float32)
 
     depth = np.full((fine, fine), np.inf, np.float32)
     index = np.full((fine, fine), -1, np.int16)
@@ -79,7 +81,7 @@ def cast(solids: list[Solid], camera: Camera, size: int, oversample: int) -> Hit
         if x0 >= x1 or y0 >= y1 or corners[k, :, 2].min() < 0.05:
             continue
         x, y = xs[None, x0:x1], ys[y0:y1, None]
-        t = _MEET[solid.kind](inverse[k].astype(np.float32), origins[k].astype(np.float32), x, y, solid.taper)
+        t = _MEET[solid.kind](maps[k], origins[k], x, y, solid.taper)
         window = depth[y0:y1, x0:x1]
         nearer = t < window
         window[nearer] = t[nearer]
@@ -88,20 +90,19 @@ def cast(solids: list[Solid], camera: Camera, size: int, oversample: int) -> Hit
     rows, columns = np.nonzero(index >= 0)
     t = depth[rows, columns]
     which = index[rows, columns].astype(np.int64)
-    rays = np.stack([xs[columns] * t, ys[rows] * t, t], -1)
-    maps = inverse.astype(np.float32)[which]
-    local = np.einsum("nij,nj->ni", maps, rays) + origins.astype(np.float32)[which]
-    normal = _normals(solids, which, local)
-    normal = np.einsum("nij,ni->nj", maps, normal)
-    normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-9
-    lengths = np.linalg.norm(np.stack([s.axes for s in solids]), axis=1).astype(np.float32)
+    x, y = xs[columns] * t, ys[rows] * t
+    m = [entry[which] for entry in maps.reshape(-1, 9).T]
+    local = np.stack([m[k] * x + m[k + 1] * y + m[k + 2] * t for k in (0, 3, 6)], -1) + origins[which]
+    a, b, c = _normals(solids, which, local).T
+    normal = np.stack([m[k] * a + m[k + 3] * b + m[k + 6] * c for k in range(3)], -1)
+    normal /= norm(normal)[:, None] + np.float32(1e-9)
+    lengths = norm(np.stack([s.axes.T for s in solids])).astype(np.float32)
     return Hits(depth, index, which, normal, local * lengths[which])
 
 
 def _square_form(m: Array, x: Array, y: Array, weights: tuple[float, float, float]) -> Array:
     """``Σ wᵢ (Mᵢ·(x, y, 1))²`` over a grid, from its six coefficients."""
-    w = np.asarray(weights, np.float32)
-    g = (m * w[:, None]).T @ m
+    g = product((m * np.asarray(weights, np.float32)[:, None]).T, m)
     grid = (g[0, 0] * x + 2 * g[0, 2]) * x + ((g[1, 1] * y + 2 * g[1, 2]) * y + g[2, 2])
     grid += (2 * g[0, 1]) * x * y
     return grid
@@ -109,20 +110,20 @@ def _square_form(m: Array, x: Array, y: Array, weights: tuple[float, float, floa
 
 def _meet_ellipsoid(m: Array, q: Array, x: Array, y: Array, taper: float) -> Array:
     a = _square_form(m, x, y, (1, 1, 1))
-    g = q @ m
+    g = apply(m.T, q)
     b = g[0] * x + (g[1] * y + g[2])
-    gap = b * b - a * (q @ q - 1)
+    gap = b * b - a * (dot(q, q) - 1)
     hit = gap > 0
     return np.where(hit, (-b - np.sqrt(np.where(hit, gap, 0))) / a, np.float32(np.inf))
 
 
 def _meet_frustum(m: Array, q: Array, x: Array, y: Array, taper: float) -> Array:
     middle, slope = np.float32((1 + taper) / 2), np.float32((taper - 1) / 2)
-    a = _square_form(m, x, y, (1, -(float(slope) ** 2), 1))
+    a = _square_form(m, x, y, (1, -float(slope * slope), 1))
     reach = middle + slope * q[1]
     g = q[0] * m[0] + q[2] * m[2] - slope * reach * m[1]
     b = g[0] * x + (g[1] * y + g[2])
-    gap = b * b - a * (q[0] ** 2 + q[2] ** 2 - reach**2)
+    gap = b * b - a * (q[0] * q[0] + q[2] * q[2] - reach * reach)
     rise = m[1, 0] * x + (m[1, 1] * y + m[1, 2])
     with np.errstate(divide="ignore", invalid="ignore"):
         t = (-b - np.sqrt(np.maximum(gap, 0))) / a
@@ -133,7 +134,8 @@ def _meet_frustum(m: Array, q: Array, x: Array, y: Array, taper: float) -> Array
             at_cap = (side - q[1]) / rise
             px = q[0] + at_cap * (m[0, 0] * x + (m[0, 1] * y + m[0, 2]))
             pz = q[2] + at_cap * (m[2, 0] * x + (m[2, 1] * y + m[2, 2]))
-            inside = (px * px + pz * pz <= (middle + slope * side) ** 2) & (at_cap > 0)
+            radius = middle + slope * side
+            inside = (px * px + pz * pz <= radius * radius) & (at_cap > 0)
             t = np.where(inside & (at_cap < t), at_cap, t)
     return t
 
@@ -175,7 +177,7 @@ def _normals(solids: list[Solid], which: NDArray[np.int64], local: Array) -> Arr
         slope = (taper - 1) / 2
         side = np.stack([p[:, 0], -slope * ((1 + taper) / 2 + slope * p[:, 1]), p[:, 2]], -1)
         capped = np.abs(p[:, 1]) > 0.999
-        capped &= np.hypot(p[:, 0], p[:, 2]) < (1 + taper) / 2 + slope * p[:, 1] - 1e-3
+        capped &= np.sqrt(p[:, 0] * p[:, 0] + p[:, 2] * p[:, 2]) < (1 + taper) / 2 + slope * p[:, 1] - 1e-3
         side[capped] = np.stack([0 * p[capped, 0], np.sign(p[capped, 1]), 0 * p[capped, 0]], -1)
         normal[cone] = side
     return normal

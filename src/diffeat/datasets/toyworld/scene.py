@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from diffeat.datasets.toyworld.figure import BOX, ELLIPSOID, FRUSTUM, Figure, Solid, turn
+from diffeat.datasets.toyworld.exact import apply, norm, normal, product
+from diffeat.datasets.toyworld.figure import BOX, ELLIPSOID, FRUSTUM, PARTS, Figure, Solid, turn
 from diffeat.datasets.toyworld.raster import Camera
 
 Array = NDArray[np.floating]
@@ -26,17 +27,17 @@ def aim(
 ) -> Camera:
     """A camera on the figure from a named side; ``scale`` is the share of the picture its longer side fills."""
     low, middle, high = ELEVATIONS.get(name, (-8, 8, 40))
-    elevation = float(np.clip(rng.normal(middle, (high - low) / 4.5), low, high))
+    elevation = float(np.clip(normal(rng, middle, (high - low) / 4.5), low, high))
     spread = 24 if view in ("left", "right") else 20
-    yaw = YAW[view] + float(np.clip(rng.normal(0, spread), -42, 42))
-    roll = float(np.clip(rng.normal(0, 6), -20, 20))
-    rotation = _MIRROR @ turn(pitch=roll) @ turn(roll=elevation) @ turn(yaw=yaw)
+    yaw = YAW[view] + float(np.clip(normal(rng, 0, spread), -42, 42))
+    roll = float(np.clip(normal(rng, 0, 6), -20, 20))
+    rotation = product(product(_MIRROR, turn(pitch=roll)), product(turn(roll=elevation), turn(yaw=yaw)))
     centres = np.stack([s.centre for s in figure.solids])
-    reach = np.stack([np.linalg.norm(s.axes, axis=1) for s in figure.solids])
+    reach = np.stack([norm(s.axes) for s in figure.solids])
     box_low, box_high = (centres - reach).min(0), (centres + reach).max(0)
-    middle_point, radius = (box_low + box_high) / 2, float(np.linalg.norm(box_high - box_low) / 2)
+    middle_point, radius = (box_low + box_high) / 2, float(norm(box_high - box_low)) / 2
     distance = radius * float(rng.uniform(2.2, 7.0))
-    shift = np.array([0, 0, distance]) - rotation @ middle_point
+    shift = np.array([0, 0, distance]) - apply(rotation, middle_point)
     solids = figure.solids
     if framing == "close":
         solids = [s for s in figure.solids if _is_head(s)] or solids
@@ -49,16 +50,13 @@ def aim(
 
 
 def _is_head(solid: Solid) -> bool:
-    from diffeat.datasets.toyworld.figure import PARTS
-
     return PARTS[solid.part] in HEADS
 
 
 def extent(solids: list[Solid], rotation: NDArray, shift: NDArray) -> tuple[float, float, float, float]:
     """Bounds (left, top, right, bottom) of solids on the plane at depth 1."""
-    centres = np.stack([s.centre for s in solids]) @ rotation.T + shift
-    axes = rotation @ np.stack([s.axes for s in solids])
-    reach = np.linalg.norm(axes, axis=2)
+    centres = apply(rotation, np.stack([s.centre for s in solids])) + shift
+    reach = norm(product(rotation, np.stack([s.axes for s in solids])))
     low = (centres[:, :2] - reach[:, :2]) / centres[:, 2:]
     high = (centres[:, :2] + reach[:, :2]) / centres[:, 2:]
     return (*low.min(0), *high.max(0))  # type: ignore[return-value]
@@ -67,7 +65,7 @@ def extent(solids: list[Solid], rotation: NDArray, shift: NDArray) -> tuple[floa
 def shadow(figure: Figure, camera: Camera, size: int, softness: float, lean: tuple[float, float]) -> Array:
     """Shade ``(size, size)`` in [0, 1] on the ground (y = 0): every solid's footprint, pushed along by its height."""
     centres = np.stack([s.centre for s in figure.solids])
-    reach = np.stack([np.linalg.norm(s.axes, axis=1) for s in figure.solids])
+    reach = np.stack([norm(s.axes) for s in figure.solids])
     ground = centres.copy()
     ground[:, 0] += lean[0] * centres[:, 1]
     ground[:, 2] += lean[1] * centres[:, 1]
@@ -105,7 +103,8 @@ def strangers(
         radii[1] = max(radii[1], unit * 0.5) if kind == FRUSTUM and rng.random() < 0.5 else radii[1]
         limit = (depths[1] - depths[0]) * 0.5 + 0.3 * depth
         radii = np.minimum(radii, limit)
-        axes = turn(yaw=rng.uniform(0, 360), pitch=rng.normal(0, 35), roll=rng.normal(0, 25)) * radii
-        centre = camera.rotation.T @ (ray * depth - camera.shift)
-        solids.append(Solid(kind, centre, camera.rotation.T @ axes, float(rng.uniform(0.4, 1.0)), 0, f"{prefix}{k}"))
+        axes = turn(yaw=rng.uniform(0, 360), pitch=normal(rng, 0, 35), roll=normal(rng, 0, 25)) * radii
+        centre = apply(camera.rotation.T, ray * depth - camera.shift)
+        axes = product(camera.rotation.T, axes)
+        solids.append(Solid(kind, centre, axes, float(rng.uniform(0.4, 1.0)), 0, f"{prefix}{k}"))
     return solids

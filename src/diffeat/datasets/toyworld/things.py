@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffeat.datasets.toyworld.figure import Figure, turn
+from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
+from diffeat.datasets.toyworld.figure import Figure, slope, turn
 
 SIDES = ((1, "right"), (-1, "left"))
 
@@ -56,11 +57,10 @@ def house(rng: np.random.Generator) -> Figure:
     deep, wide, high = float(rng.uniform(0.4, 0.6)), float(rng.uniform(0.45, 0.85)), float(rng.uniform(0.25, 0.55))
     pen.box("wall", (0, high, 0), (deep, high, wide))
     rise, over = float(rng.uniform(0.25, 0.6)), 1.12
-    slant = np.rad2deg(np.arctan2(rise, deep * over))
-    length = np.hypot(rise, deep * over) / 2
+    half = float(np.sqrt(rise * rise + deep * over * (deep * over))) / 2
     for s in (1, -1):
         centre = (s * deep * over / 2, 2 * high + rise / 2 - 0.02, 0)
-        pen.box("roof", centre, (length, 0.035, wide * 1.1), turn(pitch=-s * slant), "roof")
+        pen.box("roof", centre, (half, 0.035, wide * 1.1), slope(deep * over, -s * rise), "roof")
     for k in range(6):
         share = (k + 0.5) / 6
         pen.box("wall", (0, 2 * high + rise * share - 0.04, 0), (deep * (1 - share), rise / 12, wide * 0.995))
@@ -96,21 +96,21 @@ def tree(rng: np.random.Generator) -> Figure:
     pen = figure.pen()
     kind = str(rng.choice(["broad", "fir", "palm"], p=[0.5, 0.3, 0.2]))
     tall, thick = float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.05, 0.11))
-    lean = float(rng.normal(0, 0.08))
-    top = np.array([lean, tall, float(rng.normal(0, 0.06))])
+    lean = normal(rng, 0, 0.08)
+    top = np.array([lean, tall, normal(rng, 0, 0.06)])
     pen.limb("trunk", (0, 0, 0), top, thick * 1.3, thick * 0.7, "bark")
     pen.keypoint("root", (0, 0.04, 0), "trunk")
     crown, wide = 0.0, 0.5
     if kind == "broad":
         wide, crown = float(rng.uniform(0.35, 0.6)), float(rng.uniform(0.35, 0.6))
         for _ in range(16):
-            spot = rng.normal(size=3)
-            spot *= 0.65 / np.linalg.norm(spot)
+            spot = normal(rng, 0, 1, 3)
+            spot *= 0.65 / norm(spot)
             place = top + spot * [wide, crown, wide] + [0, crown * 0.6, 0]
             pen.ellipsoid("foliage", place, float(rng.uniform(0.4, 0.6)) * (wide + crown) / 2, material="leaves")
         crown = crown * 1.85
         for k in range(2):
-            tip = top + [0.3 * (1 - 2 * k), 0.3, float(rng.normal(0, 0.1))]
+            tip = top + [0.3 * (1 - 2 * k), 0.3, normal(rng, 0, 0.1)]
             pen.limb("trunk", top - [0, 0.15, 0], tip, thick * 0.6, thick * 0.3, "bark")
     elif kind == "fir":
         wide = float(rng.uniform(0.35, 0.5))
@@ -122,8 +122,8 @@ def tree(rng: np.random.Generator) -> Figure:
     else:
         crown, wide = 0.22, 0.6
         for k in range(9):
-            a = k * 2 * np.pi / 9 + rng.normal(0, 0.15)
-            out = np.array([np.cos(a), 0, np.sin(a)])
+            a = k * 2 * np.pi / 9 + normal(rng, 0, 0.15)
+            out = np.array([cos(a), 0, sin(a)])
             middle = top + out * 0.3 + [0, 0.16, 0]
             tip = top + out * 0.62 + [0, float(rng.uniform(-0.2, 0.05)), 0]
             pen.chain("foliage", [top, middle, tip], [0.04, 0.07, 0.015], "leaves")
@@ -152,27 +152,27 @@ def flower(rng: np.random.Generator) -> Figure:
     figure.attributes["pose"] = "standing"
     pen = figure.pen()
     tall = float(rng.uniform(0.4, 1.0))
-    sway = float(rng.normal(0, 0.1))
-    top = np.array([sway, tall, float(rng.normal(0, 0.08))])
+    sway = normal(rng, 0, 0.1)
+    top = np.array([sway, tall, normal(rng, 0, 0.08)])
     middle = np.array([sway * 0.2, tall * 0.5, 0])
     pen.chain("trunk", [(0, 0, 0), middle, top], [0.03, 0.026, 0.022], "leaves")
     pen.keypoint("root", (0, 0.03, 0), "trunk")
     for s, word in SIDES:
-        leaf = pen.at(middle * 0.6, turn(yaw=float(rng.normal(0, 30)), roll=s * float(rng.uniform(20, 55))))
+        leaf = pen.at(middle * 0.6, turn(yaw=normal(rng, 0, 30), roll=s * float(rng.uniform(20, 55))))
         leaf.ellipsoid("foliage", (0, 0, s * 0.2), (0.075, 0.014, 0.2), material="leaves")
         leaf.keypoint(f"{word}_leaf_tip", (0, 0, s * 0.37), "foliage")
-    bloom = pen.at(top, turn(yaw=float(rng.normal(0, 25)), pitch=float(rng.uniform(5, 55))))
+    bloom = pen.at(top, turn(yaw=normal(rng, 0, 25), pitch=float(rng.uniform(5, 55))))
     core = float(rng.uniform(0.07, 0.14))
     bloom.ellipsoid("flower", (0.03, 0, 0), (0.06, core, core), material="third")
     bloom.keypoint("flower_centre", (0.08, 0, 0), "flower")
     petals, long = int(rng.integers(5, 11)), float(rng.uniform(0.18, 0.34))
     cup = float(rng.uniform(-10, 35))
     for k in range(petals):
-        petal = bloom.at((0, 0, 0), turn(roll=k * 360 / petals) @ turn(pitch=-cup))
+        petal = bloom.at((0, 0, 0), product(turn(roll=k * 360 / petals), turn(pitch=-cup)))
         petal.ellipsoid("flower", (0, core * 0.7 + long * 0.5, 0), (0.02, long * 0.55, long * 0.32), material="petal")
     for k, word in enumerate(("top", "right", "bottom", "left")):
         nearest = turn(roll=k * 90)
-        bloom.at((0, 0, 0), nearest @ turn(pitch=-cup)).keypoint(
+        bloom.at((0, 0, 0), product(nearest, turn(pitch=-cup))).keypoint(
             f"petal_{word}", (0.02, core * 0.7 + long * 0.55, 0), "flower"
         )
     return figure
@@ -221,7 +221,7 @@ def cup(rng: np.random.Generator) -> Figure:
     angles = np.linspace(-80, 80, 6)
     hold = float(rng.uniform(0.16, 0.26))
     points = [
-        np.array([radius * 0.85 + hold * np.cos(np.deg2rad(a)) * 1.1, tall * 0.52 + hold * np.sin(np.deg2rad(a)), 0])
+        np.array([radius * 0.85 + hold * cos(np.deg2rad(a)) * 1.1, tall * 0.52 + hold * sin(np.deg2rad(a)), 0])
         for a in angles
     ]
     pen.chain("handle", list(points), [0.042] * 6)

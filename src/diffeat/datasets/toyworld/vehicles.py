@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from diffeat.datasets.toyworld.figure import Figure, Pen, turn
+from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
+from diffeat.datasets.toyworld.figure import Figure, Pen, slope, turn
 
 SIDES = ((1, "right"), (-1, "left"))
 
@@ -41,9 +42,8 @@ def car(rng: np.random.Generator) -> Figure:
     for x, slant in ((front, slope_front), (back, -slope_back)):
         a = np.array([x + slant * 0.5, belt, 0])
         b = np.array([x - slant * 0.35, belt + high, 0])
-        lean = np.rad2deg(np.arctan2(b[1] - a[1], b[0] - a[0]))
         pen.box("window", (a + b) / 2 - [0.05 * np.sign(slant), 0, 0],
-                (float(np.linalg.norm(b - a)) / 2, 0.03, wide * 0.8), turn(pitch=lean), "glass")  # fmt: skip
+                (float(norm(b - a)) / 2, 0.03, wide * 0.8), slope(b[0] - a[0], b[1] - a[1]), "glass")  # fmt: skip
         for s, _ in SIDES:
             pen.limb("body", a + [0, 0, s * wide * 0.86], b + [0, 0, s * wide * 0.82], 0.035, 0.03)
     pen.box("roof", (centre - 0.02, belt + high * 0.97, 0), (length * 0.86, 0.035, wide * 0.84))
@@ -85,7 +85,7 @@ def bicycle(rng: np.random.Generator) -> Figure:
     hubs = {"front": np.array([base, radius, 0.0]), "back": np.array([-base, radius, 0.0])}
     for end, hub in hubs.items():
         angles = np.linspace(0, 2 * np.pi, 15)
-        ring = [hub + radius * np.array([np.cos(a), np.sin(a), 0]) for a in angles]
+        ring = [hub + radius * np.array([cos(a), sin(a), 0]) for a in angles]
         for k in range(14):
             pen.frustum("wheel", ring[k], ring[k + 1], tube * 1.25, tube * 1.25, "tyre")
         for k in range(0, 14, 2):
@@ -126,8 +126,8 @@ def airplane(rng: np.random.Generator) -> Figure:
     """A propeller or jet plane."""
     figure = Figure()
     figure.attributes["pose"] = "flying" if rng.random() < 0.6 else "parked"
-    bank = float(rng.normal(0, 14)) if figure.attributes["pose"] == "flying" else 0.0
-    pen = figure.pen().at((0, 0.7, 0), turn(pitch=rng.normal(4, 6), roll=bank))
+    bank = normal(rng, 0, 14) if figure.attributes["pose"] == "flying" else 0.0
+    pen = figure.pen().at((0, 0.7, 0), turn(pitch=normal(rng, 4, 6), roll=bank))
     fat, half = float(rng.uniform(0.1, 0.17)), float(rng.uniform(0.85, 1.1))
     pen.ellipsoid("body", (0, 0, 0), (half, fat, fat))
     pen.frustum("body", (-half * 0.5, 0, 0), (half * 0.6, 0, 0), fat * 0.97, fat * 0.97)
@@ -142,7 +142,7 @@ def airplane(rng: np.random.Generator) -> Figure:
     dihedral = float(rng.uniform(-2, 9))
     jet = rng.random() < 0.65
     for s, word in SIDES:
-        wing = pen.at((half * 0.1, low, s * fat * 0.4), turn(yaw=s * sweep) @ turn(roll=-s * dihedral))
+        wing = pen.at((half * 0.1, low, s * fat * 0.4), product(turn(yaw=s * sweep), turn(roll=-s * dihedral)))
         wing.ellipsoid("wing", (0, 0, s * span * 0.48), (0.17, 0.025, span * 0.54), material="second")
         wing.box("wing", (-0.03, 0, s * span * 0.3), (0.15, 0.018, span * 0.34), material="second")
         wing.keypoint(f"{word}_wing_tip", (0, 0, s * span * 0.99), "wing")
@@ -169,7 +169,7 @@ def boat(rng: np.random.Generator) -> Figure:
     """A sailing boat or a motor boat."""
     figure = Figure()
     figure.attributes["pose"] = "floating"
-    pen = figure.pen().at((0, 0.1, 0), turn(pitch=rng.normal(0, 4), roll=rng.normal(0, 6)))
+    pen = figure.pen().at((0, 0.1, 0), turn(pitch=normal(rng, 0, 4), roll=normal(rng, 0, 6)))
     half, wide, deep = float(rng.uniform(0.8, 1.0)), float(rng.uniform(0.24, 0.34)), float(rng.uniform(0.2, 0.3))
     pen.box("hull", (-half * 0.2, 0.02, 0), (half * 0.72, deep * 0.6, wide))
     pen.ellipsoid("hull", (half * 0.35, deep * 0.1, 0), (half * 0.62, deep * 0.78, wide * 0.98))
@@ -184,7 +184,7 @@ def boat(rng: np.random.Generator) -> Figure:
         pen.limb("mast", foot, foot + [0, mast, 0], 0.025, 0.015, "metal")
         pen.keypoint("mast_top", foot + [0, mast, 0], "mast", "sail")
         boom = half * float(rng.uniform(0.7, 0.95))
-        swing = turn(yaw=float(rng.normal(0, 18)))
+        swing = turn(yaw=normal(rng, 0, 18))
         main = pen.at(foot + [0, 0.12, 0], swing)
         for k in range(14):
             share = (k + 0.5) / 14

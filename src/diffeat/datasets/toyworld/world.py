@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from diffeat.datasets.toyworld.backdrop import GROUNDS, PLACES, WALLS, backdrop
 from diffeat.datasets.toyworld.captions import caption
 from diffeat.datasets.toyworld.classes import BUILDERS, CLASSES, FURRY, PORTRAITS
+from diffeat.datasets.toyworld.exact import mean, normal
 from diffeat.datasets.toyworld.figure import PARTS, Figure
 from diffeat.datasets.toyworld.lens import blur, develop
 from diffeat.datasets.toyworld.materials import Light, Look, Material, any_colour, light, look
 from diffeat.datasets.toyworld.raster import Camera, Hits, cast
-from diffeat.datasets.toyworld.scene import YAW, aim, shadow, strangers
+from diffeat.datasets.toyworld.scene import YAW, aim, extent, shadow, strangers
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
 Array = NDArray[np.floating]
@@ -213,7 +214,7 @@ def _scale(traits: dict[str, str], rng: np.random.Generator) -> float:
 
 def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.Generator):
     """Clutter behind (always beyond the figure) and, at times, occluders in front; how many are in front."""
-    depth = float(camera.shift[2] + (camera.rotation @ np.zeros(3))[2])
+    depth = float(camera.shift[2])
     whole = (0.0, 0.0, float(size), float(size))
     behind = strangers(
         camera, size, int(rng.integers(0, 5)), (depth * 1.75, depth * 2.4), whole, (0.06, 0.4), "behind", rng
@@ -276,15 +277,18 @@ def _surface(solids: list, hits: Hits, materials: dict[str, Material], sun: Ligh
 
 def _shrink(fine: Array) -> Array:
     n = OVERSAMPLE
-    height, width, depth = fine.shape
-    return fine.reshape(height // n, n, width // n, n, depth).mean((1, 3))
+    total = np.zeros_like(fine[::n, ::n])
+    for i in range(n):
+        for j in range(n):
+            total += fine[i::n, j::n]
+    return total / np.float32(n * n)
 
 
 def _place(
     figure: Figure, camera: Camera, traits: dict[str, str], sun: Light, size: int, rng: np.random.Generator
 ) -> Array:
     lows = camera.project(np.stack([s.centre * [1, 0, 1] for s in figure.solids]))
-    feet = float(np.clip(lows[:, 1].mean(), 0.35 * size, 1.1 * size))
+    feet = float(np.clip(mean(lows[:, 1]), 0.35 * size, 1.1 * size))
     aloft = traits["pose"] in ("flying", "swimming")
     horizon = float(rng.uniform(0.1, 1.3) * size) if aloft else float(rng.uniform(-0.1, 0.97) * feet)
     place = backdrop(traits["place"], size, horizon, rng).picture
@@ -292,7 +296,7 @@ def _place(
     place = place * np.float32(level * rng.uniform(0.75, 1.1))
     if not aloft and (traits["place"] in GROUNDS or (traits["place"] in WALLS and rng.random() < 0.3)):
         deep = np.float32(rng.uniform(0.3, 0.75) if traits["light"] == "sunny" else rng.uniform(0.15, 0.5))
-        lean = (float(rng.normal(0, 0.35)), float(rng.normal(-0.1, 0.3)))
+        lean = (normal(rng, 0, 0.35), normal(rng, -0.1, 0.3))
         soft = float(rng.uniform(0.8, 2.0) if traits["light"] == "sunny" else rng.uniform(2.5, 5))
         place = place * (1 - deep * shadow(figure, camera, size, soft * size / 128, lean))[..., None]
     return place
@@ -318,8 +322,6 @@ def _box(parts: NDArray[np.uint8]) -> tuple[float, float, float, float]:
 
 
 def _truncated(figure: Figure, camera: Camera, size: int) -> bool:
-    from diffeat.datasets.toyworld.scene import extent
-
     bounds = np.array(extent(figure.solids, camera.rotation, camera.shift)) * camera.focal
     bounds += np.array([*camera.centre, *camera.centre])
     return bool(bounds.min() < -1 or bounds.max() > size)
@@ -329,10 +331,10 @@ def _occluded(hits: Hits, count: int, front: int, parts: NDArray[np.uint8]) -> b
     """Whether an occluder's picture touches the figure's."""
     if front == 0:
         return False
-    from scipy.ndimage import binary_dilation
-
-    blocking = (hits.index >= count - front)[::OVERSAMPLE, ::OVERSAMPLE]
-    return bool(np.logical_and(binary_dilation(blocking, iterations=2), parts > 0).any())
+    near = np.pad((hits.index >= count - front)[::OVERSAMPLE, ::OVERSAMPLE], 2)
+    for _ in range(2):  # grown by a pixel to all four sides
+        near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
+    return bool((near[2:-2, 2:-2] & (parts > 0)).any())
 
 
 def _pair(source: ToySample, target: ToySample, names: tuple[str, ...]) -> ToyPair:
