@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.recipe import Recipe
 from diffeat.features.picture import Picture
-from diffeat.techniques import DenoiseFrom, Rows, Scene, Session, Steered
+from diffeat.techniques import Scene, Session
 from diffeat.trajectories import Row
 
 #: One row of a call: the picture's place in its group, and which latent.
@@ -69,23 +70,16 @@ class Calls:
                 rows = steered.prepare(scenes, **options)
 
             def inputs(part: list[Job], noise: Noise) -> dict[str, Any]:
-                times = torch.tensor([row.timestep for _, row in part])
+                times = [row.timestep for _, row in part]
                 of_part = rows.take([i for i, _ in part])
-                return steered.inputs(arrive(steered, part, noise, of_part), times, of_part)
+                noisy = steered.arrive(times, noise_at(part, noise), of_part)
+                return steered.inputs(noisy, torch.tensor(times), of_part)
 
             yield inputs
 
 
-def arrive(steered: Steered, part: list[Job], noise: Noise, rows: Rows) -> Tensor:
-    """The latents at which features are read: noised there, or stepped down to there from a noisier start."""
-    start = steered.combination.one(DenoiseFrom)
-    if start is None or not start.steps:
-        return noise(part)
-    latents: dict[int, Tensor] = {}
-    for t in dict.fromkeys(row.timestep for _, row in part):
-        at = [k for k, (_, row) in enumerate(part) if row.timestep == t]
-        times = start.timesteps(t)
-        noisy = noise([(part[k][0], Row(times[0], part[k][1].draw, True)) for k in at])
-        reached = steered.descend(noisy, times, rows.take(at))
-        latents |= dict(zip(at, reached, strict=True))
-    return torch.stack([latents[k] for k in range(len(part))])
+def noise_at(part: list[Job], noise: Noise) -> Callable[[Sequence[int], Sequence[float]], Tensor]:
+    """The noisy latents of some of these jobs at other timesteps, as :meth:`Steered.arrive` asks for them."""
+    return lambda rows, timesteps: noise(
+        [(part[k][0], replace(part[k][1], timestep=t)) for k, t in zip(rows, timesteps, strict=True)]
+    )

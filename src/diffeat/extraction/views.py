@@ -23,7 +23,7 @@ from diffeat.activations import Taps
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, InvalidValueError
 from diffeat.extraction.batching import RowBudget
-from diffeat.extraction.calls import Job, arrive
+from diffeat.extraction.calls import Job, noise_at
 from diffeat.extraction.composed import wanted_activations
 from diffeat.extraction.extractor import Extractor, OnError, raise_error
 from diffeat.extraction.recipe import Recipe
@@ -230,8 +230,9 @@ class Views:
 
             def call(part: list[Job]) -> None:
                 of_part = rows.take([slot for slot, _ in part])
-                noisy = arrive(steered, part, noise, of_part)
-                inputs = steered.inputs(noisy, torch.tensor([row.timestep for _, row in part]), of_part)
+                times = [row.timestep for _, row in part]
+                noisy = steered.arrive(times, noise_at(part, noise), of_part)
+                inputs = steered.inputs(noisy, torch.tensor(times), of_part)
                 with taps:
                     raw = taps.run(**inputs)
                 for k, job in enumerate(part):

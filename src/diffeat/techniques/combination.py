@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from diffeat.errors import InvalidValueError
@@ -97,6 +97,11 @@ class Combination:
     def layers(self) -> list[Any]:
         """The techniques that change layers of the pipeline."""
         return [t for t in self if isinstance(t, (LoRA, IPAdapter)) or not isinstance(t, Technique)]
+
+    def arrive(self, t: float) -> Sequence[float]:
+        """Timesteps from where a row is noised down to ``t``, where it is read; ``(t,)`` without steps."""
+        start = self.one(DenoiseFrom)
+        return (t,) if start is None else start.timesteps(t)
 
     def calls(self) -> float:
         """Denoiser calls (a ControlNet's pass counts 0.4 of one) for one row that is read after its steps."""

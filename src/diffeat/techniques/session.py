@@ -12,7 +12,7 @@ pictures are computed once for all combinations.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -306,6 +306,27 @@ class Steered:
             prediction = self.predict(noisy, t, rows)
             clean = self.backbone.estimate_clean(noisy, t, prediction)
             noisy = self.backbone.noise(clean, to, self.backbone.estimate_noise(noisy, t, prediction))
+        return noisy
+
+    def arrive(
+        self,
+        timesteps: Sequence[float],
+        noisy_at: Callable[[Sequence[int], Sequence[float]], Float[Tensor, "b c h w"]],
+        rows: Rows,
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents at which features are read, one per row: noised there, or stepped down to there from a noisier start.
+
+        Args:
+            timesteps: Where each row is read.
+            noisy_at: Noisy latents of these rows at these timesteps.
+        """
+        paths = {t: self.combination.arrive(t) for t in timesteps}
+        noisy = noisy_at(range(len(timesteps)), [paths[t][0] for t in timesteps])
+        for t, path in paths.items():
+            if len(path) > 1:
+                at = [k for k, own in enumerate(timesteps) if own == t]
+                reached = self.descend(noisy[at], path, rows.take(at))
+                noisy = noisy.index_copy(0, torch.tensor(at, device=noisy.device), reached.to(noisy))
         return noisy
 
     def _with(self, inputs: dict[str, Any], rows: Rows) -> dict[str, Any]:

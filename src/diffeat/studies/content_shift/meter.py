@@ -16,7 +16,7 @@ from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
 from diffeat.extraction import Recipe
 from diffeat.extraction.batching import RowBudget
-from diffeat.extraction.calls import arrive
+from diffeat.extraction.calls import noise_at
 from diffeat.extraction.composed import wanted_activations
 from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame
@@ -234,7 +234,8 @@ class ShiftMeter:
 
     def _operating(self, steered: Steered, part: Sequence[int], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         t = self.timesteps["operating"]
-        noisy = arrive(steered, self._jobs(part, t), lambda jobs: self._noisy(part, jobs), rows)
+        noise = noise_at(self._jobs(part, t), lambda jobs: self._noisy(part, jobs))
+        noisy = steered.arrive([t] * len(rows), noise, rows)
         self.calls += len(rows) * steered.combination.calls()
         features: dict[str, Tensor] = {}
         if self._along is None:
