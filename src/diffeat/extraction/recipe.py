@@ -22,7 +22,7 @@ from diffeat.extraction.presets import preset_names, preset_path
 from diffeat.extraction.refine import Refine
 from diffeat.extraction.view_spec import ViewSpec, check_views
 from diffeat.geometry import FrameSpec, file_digest
-from diffeat.techniques.union import AnyTechnique
+from diffeat.techniques.union import Techniques
 
 #: Fields that came after recipes were first stored, of the recipe ("") and of its parts; absent from the content (and
 #: so the hash) where they are not used.
@@ -171,9 +171,8 @@ class Recipe(_Part):
     )
     trajectory: Trajectory
     activations: Annotated[tuple[str | AttentionActivation | MapActivation, ...], BeforeValidator(_one_or_many)]
-    techniques: tuple[AnyTechnique, ...] | None = Field(
-        None,
-        description="prompt, controlnet, lora, ip-adapter, guidance, denoise-from; applied while features are read",
+    techniques: Techniques | None = Field(
+        None, description="applied while features are read; 'diffeat gate --help' lists them"
     )
     views: tuple[ViewSpec, ...] | None = Field(
         None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"

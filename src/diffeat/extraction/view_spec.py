@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from diffeat.techniques.union import AnyTechnique
+from diffeat.techniques.union import Techniques
 
 if TYPE_CHECKING:
     from diffeat.extraction.recipe import Recipe
@@ -18,7 +18,7 @@ class ViewSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = ""
-    techniques: tuple[AnyTechnique, ...] | None = Field(None, description="in place of the recipe's techniques")
+    techniques: Techniques | None = Field(None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
     seed: int | None = None
