@@ -7,6 +7,8 @@ import importlib
 import math
 import pkgutil
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,12 @@ def test_every_class_is_registered_once_under_its_own_words() -> None:
     assert sorted(c.__name__ for c in classes) == sorted(c.__name__ for c in TECHNIQUES)
     words = [word for kind in TECHNIQUES for word in kind.words]
     assert len(words) == len(set(words))
+
+
+def test_help_loads_none_of_the_heavy_libraries() -> None:
+    code = "import sys, diffeat.techniques.parse; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
 
 
 @every
