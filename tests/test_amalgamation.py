@@ -1,5 +1,6 @@
 """Recipes with views, amalgamations on disk, and their training."""
 
+# ruff: noqa: F811 (arguments are named like the fixtures that are imported)
 from __future__ import annotations
 
 from dataclasses import replace
@@ -16,12 +17,12 @@ from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConf
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.storage import FeatureStore
 from diffeat.techniques import LoRA
-from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
+from support.techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
 
 
-def with_views(files: Any, **fuse: Any) -> Recipe:  # noqa: F811
+def with_views(files: Any, **fuse: Any) -> Recipe:
     return recipe(
         prompt="a photo of a cat",
         template="a photo of a {}",
@@ -36,7 +37,7 @@ def with_views(files: Any, **fuse: Any) -> Recipe:  # noqa: F811
     )
 
 
-def test_views_are_joined_as_extracted_one_by_one(backbone: Any, files: Any) -> None:  # noqa: F811
+def test_views_are_joined_as_extracted_one_by_one(backbone: Any, files: Any) -> None:
     joined = Extractor(with_views(files, kind="concat", grid=[8, 8]), backbone).extract(picture(0))[0]
     apart = [
         recipe(prompt="a photo of a cat"),
@@ -54,7 +55,7 @@ def test_views_are_joined_as_extracted_one_by_one(backbone: Any, files: Any) -> 
     assert torch.allclose(mean, torch.cat([views.mean(0), expected[-2:]]), rtol=1e-4, atol=1e-5)
 
 
-def test_text_of_the_caller_goes_through_the_template_once(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_text_of_the_caller_goes_through_the_template_once(backbone: Any, files: Any, tmp_path: Path) -> None:
     with_text = with_views(files, kind="concat", grid=[8, 8])
     extractor = Extractor(with_text, backbone)
     direct = extractor.extract(picture(0), "dog")[0].tensor
@@ -69,7 +70,7 @@ def test_text_of_the_caller_goes_through_the_template_once(backbone: Any, files:
         assert torch.allclose(stored, expected, rtol=1e-4, atol=1e-5), prompts
 
 
-def test_a_trained_amalgamation_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_a_trained_amalgamation_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:
     base = with_views(files, kind="concat", grid=[8, 8])
     stack = Extractor(base, backbone).extract(picture(0))[0].tensor
     channels = (len(stack) - 2) // 4
@@ -87,7 +88,7 @@ def test_a_trained_amalgamation_in_a_recipe(backbone: Any, files: Any, tmp_path:
     assert weights.shape == (2, 1, 4, channels)
 
 
-def test_refusals(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_refusals(backbone: Any, files: Any, tmp_path: Path) -> None:
     for changes, match in [
         ({"fuse": {"kind": "amalgamation"}}, "name at least two under 'views'"),
         ({"views": [{"seed": 1}]}, "needs fuse"),
@@ -184,7 +185,7 @@ def test_training_on_pairs_finds_the_view_that_knows(
 
 
 def test_training_on_labels_and_the_recipe_that_follows(
-    backbone: Any,  # noqa: F811
+    backbone: Any,
     tmp_path: Path,
 ) -> None:
     import numpy as np

@@ -1,5 +1,6 @@
 """GATE on a tiny pipeline: pairing, controls, batching, the report and the command."""
 
+# ruff: noqa: F811 (arguments are named like the fixtures that are imported)
 from __future__ import annotations
 
 import json
@@ -16,12 +17,12 @@ from diffeat.report.gate import write_gate_report, write_search_report
 from diffeat.studies.content_shift import GateSettings, ShiftMeter, gate, search
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from diffeat.techniques.parse import parse_combination
-from test_techniques import backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
+from support.techniques import backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 
 SETTINGS = GateSettings(strength=0.6, steps=2, seeds=2, feature_measures=("cosine", "self-match"))
 
 
-def test_gate_pairs_controls_and_restores(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_gate_pairs_controls_and_restores(backbone: Any, files: Any, tmp_path: Path) -> None:
     pictures = [picture(i) for i in range(3)]
     before = fingerprint(backbone.pipeline)
     control = ControlNet(model=str(files / "control"), condition="soft-edges")
@@ -53,7 +54,7 @@ def test_gate_pairs_controls_and_restores(backbone: Any, files: Any, tmp_path: P
     assert len(lines) == 1 + 8 * 8 * 3 * 2
 
 
-def test_a_picture_alone_and_in_a_batch_and_its_estimate_by_hand(backbone: Any) -> None:  # noqa: F811
+def test_a_picture_alone_and_in_a_batch_and_its_estimate_by_hand(backbone: Any) -> None:
     from diffeat.studies.content_shift.measures import pixel_shift
     from diffeat.trajectories import Row, noisy_latents
 
@@ -73,7 +74,7 @@ def test_a_picture_alone_and_in_a_batch_and_its_estimate_by_hand(backbone: Any) 
     assert together["operating", "pixel"][1, 1] == pytest.approx(pixel_shift(found, pixels), rel=1e-4)
 
 
-def test_search_ends_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_search_ends_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:
     found = search(
         backbone, [picture(i) for i in range(4)], [LoRA(path=str(files / "lora.safetensors")), Prompt(text="a dog")],
         recipe(), budget=200,
@@ -86,7 +87,7 @@ def test_search_ends_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> N
     assert Combination.of(loaded.techniques) == found.chosen
 
 
-def test_refusals(backbone: Any) -> None:  # noqa: F811
+def test_refusals(backbone: Any) -> None:
     with pytest.raises(DatasetError, match="at least two"):
         gate(backbone, [picture()], [Guidance()], recipe())
     with pytest.raises(UnknownNameError, match="No measure 'ssmi'. Did you mean 'ssim'"):
@@ -95,6 +96,8 @@ def test_refusals(backbone: Any) -> None:  # noqa: F811
         GateSettings(strength=1.5)
     with pytest.raises(InvalidValueError, match="at least one technique"):
         gate(backbone, [picture(0), picture(1)], [], recipe())
+    with pytest.raises(InvalidValueError, match="guidance ×4 changes predictions"):
+        search(backbone, [picture(0), picture(1)], [Guidance(scale=4)], recipe(), budget=9)
 
 
 def test_techniques_as_text() -> None:
@@ -108,10 +111,10 @@ def test_techniques_as_text() -> None:
         with pytest.raises(UnknownNameError, match=match):
             parse_combination(text)
     with pytest.raises(InvalidValueError, match="scale"):
-        parse_combination("lora:x,scale=7")
+        parse_combination("lora:x,scale=big")
 
 
-def test_the_command(backbone: Any, tmp_path: Path) -> None:  # noqa: F811
+def test_the_command(backbone: Any, tmp_path: Path) -> None:
     from diffeat.cli.main import app
 
     backbone.pipeline.save_pretrained(tmp_path / "model")

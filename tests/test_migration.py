@@ -21,8 +21,8 @@ from diffeat.cli.main import app
 from diffeat.errors import DiffeatError, UnknownNameError
 from diffeat.extraction import preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
+from support.techniques import save_kohya
 from test_composed import picture
-from test_techniques import _save_kohya
 
 PAGE = Path(__file__).parent.parent / "docs" / "migration.md"
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
@@ -160,7 +160,7 @@ def _(desk: Desk) -> None:
 @line("`offline_lora=DIR, offline_lora_filename=FILE`")
 def _(desk: Desk) -> None:
     pipeline = desk.backbone.pipeline
-    _save_kohya(desk.folder / "lora.safetensors", pipeline.unet, pipeline.text_encoder)
+    save_kohya(desk.folder / "lora.safetensors", pipeline.unet, pipeline.text_encoder)
     adapter = {"kind": "lora", "path": str(desk.folder), "file": "lora.safetensors"}
     plain = desk.read().tensor
     assert not torch.allclose(desk.read(desk.recipe(techniques=[adapter])).tensor, plain, rtol=1e-3)

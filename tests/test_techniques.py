@@ -1,20 +1,18 @@
 """Techniques on tiny pipelines: undone whatever happens, null twins equal to the base, clear refusals."""
 
+# ruff: noqa: F811 (arguments are named like the fixtures that are imported)
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
-import diffusers as D
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from torch import nn
 
 from diffeat import Extractor, Recipe
 from diffeat.backbones import Backbone
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
+from diffeat.extraction.views import Views
 from diffeat.techniques import (
     Combination,
     ControlNet,
@@ -26,88 +24,8 @@ from diffeat.techniques import (
     Scene,
     Session,
 )
+from support.techniques import SIZE, all_of, backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 from tiny.pipelines import build
-
-SIZE = 64
-
-
-def fingerprint(pipeline: Any) -> str:
-    """Every weight bit, every module's class, flags, hooks and attention processors, and the configurations."""
-    digest = hashlib.sha256()
-    for name, part in sorted(pipeline.components.items()):
-        if not isinstance(part, nn.Module):
-            continue
-        for path, module in part.named_modules():
-            hooks = [len(getattr(module, h)) for h in ("_forward_hooks", "_forward_pre_hooks")]
-            seen = (name, path, type(module).__name__, module.training, hooks, sorted(map(str, vars(module))))
-            digest.update(repr((*seen, type(getattr(module, "processor", None)).__name__)).encode())
-        for path, weight in [*part.named_parameters(), *part.named_buffers()]:
-            digest.update(f"{path}{weight.dtype}{weight.requires_grad}".encode())
-            digest.update(weight.detach().contiguous().numpy().tobytes())
-        config = getattr(part, "config", None)
-        digest.update(repr((config, sorted(map(str, vars(config))) if config is not None else None)).encode())
-    digest.update(repr(sorted(vars(pipeline))).encode())
-    return digest.hexdigest()
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return Backbone.from_pipeline(build("sd15"))
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Any:
-    """A ControlNet, a LoRA of both networks in kohya's format, and an IP-Adapter."""
-    folder = tmp_path_factory.mktemp("techniques")
-    torch.manual_seed(0)
-    unet = backbone.pipeline.unet
-    control = D.ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 4, 8, 8))
-    for p in control.parameters():
-        p.data.normal_(std=0.2)
-    control.save_pretrained(folder / "control")
-    D.ControlNetModel.from_unet(
-        D.UNet2DConditionModel.from_config({**unet.config, "cross_attention_dim": 16}),
-        conditioning_embedding_out_channels=(4, 4, 8, 8),
-    ).save_pretrained(folder / "other")
-    _save_kohya(folder / "lora.safetensors", unet, backbone.pipeline.text_encoder)
-    wide = D.UNet2DConditionModel.from_config({**unet.config, "block_out_channels": (8, 16, 16, 16)})
-    _save_kohya(folder / "wide.safetensors", wide, None)
-    return folder
-
-
-def _save_kohya(file: Any, unet: nn.Module, text: nn.Module | None) -> None:
-    from safetensors.torch import save_file
-
-    state = {}
-    for prefix, part in (("lora_unet", unet), ("lora_te", text)):
-        for path, module in part.named_modules() if part is not None else ():
-            if isinstance(module, nn.Linear) and path.endswith(
-                ("attn2.to_q", "attn2.to_v", "q_proj", "v_proj", "out_proj")
-            ):
-                name = f"{prefix}_{path.replace('.', '_')}"
-                state[f"{name}.lora_down.weight"] = torch.randn(2, module.in_features)
-                state[f"{name}.lora_up.weight"] = torch.randn(module.out_features, 2)
-                state[f"{name}.alpha"] = torch.tensor(1.0)
-    save_file(state, file)
-
-
-def picture(seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-    return Image.fromarray(pixels).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
-
-
-def recipe(*techniques: Any, **changes: Any) -> Recipe:
-    base = Recipe.from_dict(
-        {
-            "model": "tiny",
-            "prompt": "a cat",
-            "frame": {"mode": "squash", "size": SIZE},
-            "trajectory": {"kind": "noise", "timesteps": [200], "draws": 2},
-            "activations": ["up_blocks.1", "up_blocks.2.attentions.0.transformer_blocks.0.attn2.q"],
-            "techniques": list(techniques) or None,
-        }
-    )
-    return base.replace(**changes) if changes else base
 
 
 def features(backbone: Backbone, *techniques: Any, **changes: Any) -> torch.Tensor:
@@ -115,25 +33,10 @@ def features(backbone: Backbone, *techniques: Any, **changes: Any) -> torch.Tens
     return torch.cat([m.flatten() for f in found for m in f.activations.values()])
 
 
-def all_of(files: Any) -> list[Any]:
-    return [
-        Prompt(text="a dog on a chair"),
-        ControlNet(model=str(files / "control"), condition="soft-edges"),
-        LoRA(path=str(files / "lora.safetensors"), scale=0.7),
-        DenoiseFrom(start=260, steps=2),
-        Guidance(scale=3),
-    ]
-
-
-def test_every_technique_acts_and_is_undone_and_its_null_twin_is_the_base(backbone: Backbone, files: Any) -> None:
+def test_all_techniques_at_once_are_undone_and_their_null_twin_is_the_base(backbone: Backbone, files: Any) -> None:
     base, before = features(backbone), fingerprint(backbone.pipeline)
-    for technique in all_of(files)[:4]:
-        assert not torch.allclose(features(backbone, technique), base), technique
-        assert torch.equal(features(backbone, technique.null()), base), technique
-        assert fingerprint(backbone.pipeline) == before
     together = Combination(all_of(files))
-    both = features(backbone, *together)
-    assert not torch.allclose(both, features(backbone, *list(together)[:4]))  # guidance acts on the steps
+    assert not torch.allclose(features(backbone, *together), base)
     assert torch.equal(features(backbone, *together.null()), base)
     assert torch.equal(features(backbone), base)
     assert fingerprint(backbone.pipeline) == before
@@ -152,8 +55,9 @@ def test_a_lora_of_the_text_encoder_changes_the_text_only_while_it_is_there(back
     assert torch.equal(plain, again)
 
 
-def test_scales_interpolate_a_lora(backbone: Backbone, files: Any) -> None:
-    """At half the scale, W + s/2 B A: what PEFT computes equals weights merged by hand."""
+@pytest.mark.parametrize("scale", [0.5, -0.75])
+def test_a_lora_is_its_weights_merged_by_hand(backbone: Backbone, files: Any, scale: float) -> None:
+    """W + scale · alpha/rank · B A."""
     file = files / "lora.safetensors"
     from safetensors.torch import load_file
 
@@ -165,44 +69,17 @@ def test_scales_interpolate_a_lora(backbone: Backbone, files: Any) -> None:
     for key in [k for k in state if k.endswith("alpha")]:
         name = key.removesuffix(".alpha")
         up, down = state[f"{name}.lora_up.weight"], state[f"{name}.lora_down.weight"]
-        modules[name].weight.data += 0.5 * state[key] / 2 * up @ down
-    found = features(backbone, LoRA(path=str(file), scale=0.5))
+        modules[name].weight.data += scale * state[key] / 2 * up @ down
+    found = features(backbone, LoRA(path=str(file), scale=scale))
     assert torch.allclose(found, features(merged), rtol=1e-4, atol=1e-5)
 
 
-def test_ip_adapter_by_a_pipeline_that_has_an_image_encoder(backbone: Backbone, tmp_path: Any) -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    torch.manual_seed(1)
-    encoder = CLIPVisionModelWithProjection(
-        CLIPVisionConfig(
-            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16,
-            patch_size=8, projection_dim=8,
-        )
-    )  # fmt: skip
-    unet = backbone.pipeline.unet
-    width = unet.config.cross_attention_dim
-    adapter: dict[str, torch.Tensor] = {}
-    k = 1
-    for name, module in unet.named_modules():
-        if name.endswith("attn2"):
-            for which in ("to_k_ip", "to_v_ip"):
-                adapter[f"ip_adapter.{k}.{which}.weight"] = torch.randn(module.to_k.out_features, width)
-            k += 2
-    adapter["image_proj.proj.weight"] = torch.randn(4 * width, 8)
-    adapter["image_proj.proj.bias"] = torch.randn(4 * width)
-    adapter["image_proj.norm.weight"] = torch.ones(width)
-    adapter["image_proj.norm.bias"] = torch.zeros(width)
-    from safetensors.torch import save_file
-
-    (tmp_path / "models").mkdir()
-    save_file(adapter, tmp_path / "models" / "ip.safetensors")
-    encoder.save_pretrained(tmp_path / "models" / "image_encoder")
-    base, before = features(backbone), fingerprint(backbone.pipeline)
-    technique = IPAdapter(path=str(tmp_path), file="ip.safetensors", scale=0.8)
-    assert not torch.allclose(features(backbone, technique), base)
-    assert torch.equal(features(backbone, technique.null()), base)
-    assert fingerprint(backbone.pipeline) == before
+def test_layers_are_changed_in_any_order(backbone: Backbone, files: Any) -> None:
+    adapter, lora = IPAdapter(path=str(files), file="ip.safetensors"), LoRA(path=str(files / "lora.safetensors"))
+    one, two = features(backbone, adapter, lora), features(backbone, lora, adapter)
+    assert torch.allclose(one, two, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(one, features(backbone, adapter))
+    assert not torch.allclose(one, features(backbone, lora))
 
 
 class Writes:
@@ -229,10 +106,66 @@ class Writes:
 @pytest.mark.parametrize("sly", [False, True])
 def test_a_technique_that_writes_into_weights_is_refused_and_undone(backbone: Backbone, sly: bool) -> None:
     before = fingerprint(backbone.pipeline)
-    refused = pytest.raises(ModelError, match=r"wrote into 1 weights .*conv_in.weight.* put back")
+    refused = pytest.raises(ModelError, match=r"wrote into 1 weight of .*conv_in.weight.* put back")
     with refused, Session(backbone) as session, session.use(Writes(sly)):
         pass
     assert fingerprint(backbone.pipeline) == before
+
+
+class Nothing:
+    """A technique that does nothing."""
+
+    label = "nothing"
+
+    def apply(self, pipeline: Any) -> None:
+        pass
+
+    def null(self) -> Any:
+        return self
+
+
+def test_an_error_on_its_way_is_not_hidden_by_written_weights(backbone: Backbone) -> None:
+    before, weight = fingerprint(backbone.pipeline), backbone.pipeline.unet.conv_in.weight
+
+    def fail() -> None:
+        with Session(backbone) as session, session.use(Nothing()), torch.no_grad():
+            weight.add_(1)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine") as caught:
+        fail()
+    assert ["wrote into 1 weight of the model" in note for note in caught.value.__notes__] == [True]
+    assert fingerprint(backbone.pipeline) == before
+
+
+def test_a_session_used_again_repairs_weights_too(backbone: Backbone) -> None:
+    before, session = fingerprint(backbone.pipeline), Session(backbone)
+    for _ in range(2):
+        with pytest.raises(ModelError, match="put back"), session, session.use(Writes(False)):
+            pass
+        assert fingerprint(backbone.pipeline) == before
+
+
+def test_weights_that_are_not_finite_are_not_taken_for_written_ones(files: Any) -> None:
+    broken = Backbone.from_pipeline(build("sd15"))
+    with torch.no_grad():
+        broken.pipeline.unet.mid_block.resnets[0].conv1.weight.fill_(float("nan"))
+    recipes = [recipe(), recipe(LoRA(path=str(files / "lora.safetensors")))]
+    with pytest.raises(NonFiniteError, match="NaN"):
+        Views(recipes, broken).extract([picture()])
+
+
+def test_recipes_refuse_guidance_that_changes_nothing() -> None:
+    steps = DenoiseFrom(start=260, steps=2)
+    assert recipe(Guidance(scale=3), steps).techniques == (Guidance(scale=3), steps)
+    assert recipe(Guidance(scale=1)).techniques == (Guidance(scale=1),)
+    for techniques in ([Guidance(scale=3)], [Guidance(scale=3), steps.null()]):
+        with pytest.raises(InvalidValueError, match=r"techniques: guidance ×3 changes predictions[^\n]*$") as caught:
+            recipe(*techniques)
+        assert str(caught.value).count("\n") == 1  # which recipe, and what is wrong
+    view = {"techniques": [{"kind": "guidance"}]}
+    with pytest.raises(InvalidValueError, match="add denoise-from with steps, or leave it out"):
+        recipe(views=[view], fuse={"kind": "mean"})
 
 
 def test_refusals_name_the_reason_and_leave_the_backbone_alone(backbone: Backbone, files: Any, tmp_path: Any) -> None:
@@ -254,14 +187,8 @@ def test_refusals_name_the_reason_and_leave_the_backbone_alone(backbone: Backbon
         with pytest.raises(error, match=match):
             features(backbone, LoRA(path=str(files / "lora.safetensors")), technique)
         assert fingerprint(backbone.pipeline) == before, technique
-    for make in (
-        lambda: ControlNet(model="x", scale=3),
-        lambda: LoRA(path="x", scale=-1),
-        lambda: Guidance(scale=99),
-        lambda: DenoiseFrom(start=2000),
-    ):
-        with pytest.raises(InvalidValueError, match=r"is not valid: (scale|start): Input should be"):
-            make()
+    with pytest.raises(InvalidValueError, match=r"is not valid: start: Input should be"):
+        DenoiseFrom(start=2000)
     with pytest.raises(InvalidValueError, match="there can be one"):
         Combination([Guidance(), Guidance(scale=3)])
     with pytest.raises(ModelError, match="ControlNets are supported for UNet"):
@@ -288,7 +215,7 @@ def test_recipes_hold_techniques(files: Any, tmp_path: Any) -> None:
     assert loaded.hash != recipe().hash
     assert "techniques" not in recipe().content()
     with pytest.raises(InvalidValueError, match="techniques"):
-        held.replace(techniques=[{"kind": "controlnet", "model": "x", "scale": 5}])
+        held.replace(techniques=[{"kind": "controlnet", "model": "x", "scale": float("nan")}])
 
 
 def test_lambdas_are_told_apart(backbone: Backbone, files: Any) -> None:
@@ -301,7 +228,7 @@ def test_lambdas_are_told_apart(backbone: Backbone, files: Any) -> None:
         controls = []
         for technique in (one, two):
             with session.use(technique) as steered:
-                controls.append(steered.prepare(scene).controls[0])
+                controls.append(steered.prepare(scene).told[technique])
     assert [float(c.mean()) for c in controls] == [1, 0]
 
 

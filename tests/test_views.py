@@ -1,5 +1,6 @@
 """Many recipes at once give what each gives alone, with fewer calls."""
 
+# ruff: noqa: F811 (arguments are named like the fixtures that are imported)
 from __future__ import annotations
 
 from typing import Any
@@ -12,12 +13,12 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Views
 from diffeat.extraction.reading import MapActivation
 from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
-from test_techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
+from support.techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
 
 
-def views_of(files: Any) -> list[Any]:  # noqa: F811
+def views_of(files: Any) -> list[Any]:
     control = ControlNet(model=str(files / "control"), condition="soft-edges")
     lora = LoRA(path=str(files / "lora.safetensors"))
     return [
@@ -33,7 +34,7 @@ def views_of(files: Any) -> list[Any]:  # noqa: F811
     ]
 
 
-def test_each_view_is_what_its_recipe_gives_alone(backbone: Any, files: Any) -> None:  # noqa: F811
+def test_each_view_is_what_its_recipe_gives_alone(backbone: Any, files: Any) -> None:
     pictures, recipes = [picture(i) for i in range(3)], views_of(files)
     together = Views(recipes, backbone, batch_size=7).extract(pictures)
     assert len(together) == 3
@@ -46,7 +47,7 @@ def test_each_view_is_what_its_recipe_gives_alone(backbone: Any, files: Any) -> 
                 assert torch.allclose(found[name], expected, rtol=1e-4, atol=1e-5), (v, name)
 
 
-def test_calls_are_shared(backbone: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_calls_are_shared(backbone: Any, files: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted at the modules themselves: rows of the UNet, of the autoencoder and of the text encoder."""
     counted = {"unet": 0, "vae": 0}
     unet = backbone.denoiser.forward
@@ -78,7 +79,7 @@ def test_calls_are_shared(backbone: Any, files: Any, monkeypatch: pytest.MonkeyP
     assert (cost.rows, cost.encodings, cost.switches, cost.apart) == (8, 1, 1, 10)
 
 
-def test_what_cannot_be_run_together(backbone: Any) -> None:  # noqa: F811
+def test_what_cannot_be_run_together(backbone: Any) -> None:
     with pytest.raises(InvalidValueError, match="share their frame"):
         Views([recipe(), recipe(frame={"mode": "squash", "size": 128})], backbone)
     with pytest.raises(InvalidValueError, match="another word in every picture"):

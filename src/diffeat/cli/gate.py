@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from diffeat.cli.options import Activations, Device, Dtype, ModelName, RecipeName, Seed, Size, Timestep
 
 if TYPE_CHECKING:
     from diffeat.studies.content_shift.gate import GateResult
+
+
+class GateCommand(TyperCommand):
+    """Names the techniques there are in its help, without loading them for any other command."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from diffeat.techniques.parse import usage
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.help:
+                option.help = option.help.replace("{usage}", usage())
+        super().format_help(ctx, formatter)
 
 
 def gate(
@@ -20,8 +33,7 @@ def gate(
         typer.Option(
             "--technique",
             "-x",
-            help="prompt:TEXT, captions:FILE, controlnet:MODEL,condition=canny,scale=1, lora:FILE,scale=0.7, "
-            "ip-adapter:MODEL, guidance:7.5, denoise-from:60,steps=10; combine with ' + '; repeatable.",
+            help="{usage}; combine with ' + '; repeatable.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("gate"),

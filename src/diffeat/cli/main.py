@@ -16,7 +16,7 @@ from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
-from diffeat.cli.gate import gate
+from diffeat.cli.gate import GateCommand, gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
@@ -57,8 +57,9 @@ def _root(
     pass
 
 
-for command in (extract, show, match, select, activations, recipes, store, samples, gate):
+for command in (extract, show, match, select, activations, recipes, store, samples):
     app.command()(command)
+app.command(cls=GateCommand)(gate)
 app.command("eval")(evaluate)
 app.command()(generate)
 for command in (sweep, massive, propagate):

@@ -27,6 +27,7 @@ from diffeat.extraction.reduce import CLEAN_IMAGE, Place
 from diffeat.features import Group, Picture
 from diffeat.geometry import Frame
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
+from diffeat.techniques.scene import Desk
 from diffeat.trajectories import NoiseSource, Row, noisy_latents
 
 #: Maps of one picture by one recipe.
@@ -54,7 +55,7 @@ class Engine:
         self._budget = budget
         self._noise = noise
         self._grad = grad
-        self._session = Session(backbone)
+        self._session, self._desk = Session(backbone), Desk(backbone)
         self._taps = {c: _Reading(backbone, c) for c in plan.clusters}
 
     def session(self) -> AbstractContextManager[object]:
@@ -125,7 +126,7 @@ class Engine:
 
     def _use(self, combination: Combination) -> AbstractContextManager[Steered]:
         """The backbone under techniques; where the plan has none, as it is."""
-        return self._session.use(combination) if self.plan.steers else nullcontext(Steered(self._session, combination))
+        return self._session.use(combination) if self.plan.steers else nullcontext(Steered(self._desk, combination))
 
     def _prepare(
         self, cluster: Cluster, pictures: Sequence[Picture], pixels: Tensor

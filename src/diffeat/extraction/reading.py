@@ -16,7 +16,7 @@ from diffeat.activations import MapRequest
 from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
-from diffeat.techniques.union import AnyTechnique
+from diffeat.techniques.union import Techniques
 
 
 class Trajectory(Part):
@@ -183,7 +183,7 @@ class ViewSpec(Part):
     """One of several readings of a picture; what it leaves out is the recipe's own."""
 
     name: str = ""
-    techniques: tuple[AnyTechnique, ...] | None = Field(None, description="in place of the recipe's techniques")
+    techniques: Techniques | None = Field(None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
     seed: int | None = None
@@ -211,7 +211,7 @@ class Reading(Recipe):
     )
     trajectory: Trajectory
     activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
-    techniques: tuple[AnyTechnique, ...] | None = Field(None, description="applied while features are read")
+    techniques: Techniques | None = Field(None, description="applied while features are read; 'diffeat gate --help' lists them")
     views: tuple[ViewSpec, ...] | None = Field(
         None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"
     )

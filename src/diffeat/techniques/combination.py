@@ -8,23 +8,15 @@ from typing import Any, TypeVar
 
 from diffeat.errors import InvalidValueError
 from diffeat.techniques.base import Custom, Technique
-from diffeat.techniques.controlnet import ControlNet
-from diffeat.techniques.denoise_from import DenoiseFrom
-from diffeat.techniques.guidance import Guidance
-from diffeat.techniques.ip_adapter import IPAdapter
-from diffeat.techniques.lora import LoRA
-from diffeat.techniques.prompt import Prompt
 
 T = TypeVar("T")
-
-_ONCE = (Prompt, Guidance, DenoiseFrom, IPAdapter)
 
 
 class Combination:
     """Techniques that act together; equal for equal techniques in whatever order.
 
     Args:
-        techniques: None is the base. ControlNets add up, as do LoRAs; of the others there can be one.
+        techniques: None is the base. Of kinds that do not add up (see ``Technique.once``) there can be one.
 
     Raises:
         InvalidValueError: If a kind comes twice that cannot.
@@ -35,10 +27,10 @@ class Combination:
         for item in self.techniques:
             if not isinstance(item, (Technique, Custom)):
                 raise InvalidValueError(
-                    f"{item!r} is no technique: use Prompt, ControlNet, LoRA, IPAdapter, Guidance or DenoiseFrom, or "
-                    "an object with label, apply(pipeline) and null()."
+                    f"{item!r} is no technique: use a class of diffeat.techniques, e.g. LoRA, or an object with label, "
+                    "apply(pipeline) and null()."
                 )
-        for kind, count in Counter(type(t) for t in self.techniques if isinstance(t, _ONCE)).items():
+        for kind, count in Counter(type(t) for t in self.all(Technique) if t.once).items():
             if count > 1:
                 raise InvalidValueError(
                     f"{count} techniques of the kind {kind.__name__} are combined; there can be one."
@@ -94,21 +86,40 @@ class Combination:
         return next(iter(self.all(kind)), None)
 
     @property
-    def layers(self) -> list[Any]:
+    def layers(self) -> list[Technique | Custom]:
         """The techniques that change layers of the pipeline."""
-        return [t for t in self if isinstance(t, (LoRA, IPAdapter)) or not isinstance(t, Technique)]
+        return [t for t in self if not isinstance(t, Technique) or t.change_layers is not None]
+
+    @property
+    def per_image(self) -> bool:
+        """Whether the denoiser is told something about each picture."""
+        return any(t.per_image for t in self.all(Technique))
+
+    @property
+    def guide(self) -> Technique | None:
+        """The technique that makes a prediction of two, if there is one."""
+        return next((t for t in self.all(Technique) if t.guides), None)
 
     def arrive(self, t: float) -> Sequence[float]:
         """Timesteps from where a row is noised down to ``t``, where it is read; ``(t,)`` without steps."""
-        start = self.one(DenoiseFrom)
-        return (t,) if start is None else start.timesteps(t)
+        return max((technique.arrive(t) for technique in self.all(Technique)), key=len, default=(t,))
 
     def calls(self) -> float:
-        """Denoiser calls (a ControlNet's pass counts 0.4 of one) for one row that is read after its steps."""
-        steps = self.one(DenoiseFrom)
-        guided = self.one(Guidance)
-        before = steps.steps * (2 if guided is not None and guided.scale != 1 else 1) if steps else 0
-        return (before + 1) * (1 + 0.4 * len(self.all(ControlNet)))
+        """Denoiser calls (what runs beside one counts by its share) for one row that is read after its steps."""
+        techniques = self.all(Technique)
+        steps = sum(t.before for t in techniques) * (2 if self.guide else 1)
+        return (steps + 1) * (1 + sum(t.passes for t in techniques))
+
+    def check_reading(self) -> None:
+        """
+        Raises:
+            InvalidValueError: If a technique changes predictions alone, and there are no steps before the reading.
+        """
+        if self.guide and not any(t.before for t in self.all(Technique)):
+            raise InvalidValueError(
+                f"{self.guide.label} changes predictions, not the one call that reads features: add denoise-from with "
+                "steps, or leave it out."
+            )
 
 
 def technique_key(technique: Any) -> str:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer
 
-from diffeat.techniques.base import Technique
-from diffeat.techniques.conditions import Condition
+from diffeat.techniques.base import Scale, Technique
 from diffeat.techniques.named import function_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffeat.techniques.controls import Control
+    from diffeat.techniques.scene import Desk, Scene
 
 
 class ControlNet(Technique):
@@ -18,34 +24,72 @@ class ControlNet(Technique):
         model: Hub id or folder of a diffusers ControlNet for Stable Diffusion 1.x, 2.x, XL, 3, 3.5, FLUX.1, Qwen-Image,
             Hunyuan-DiT or Sana.
         condition: What it is shown: see :func:`~diffeat.techniques.conditions.find_condition`.
-        scale: Factor on what it adds to the denoiser, 0 to 2.
+        scale: Factor on what it adds to the denoiser, any finite number.
         mode: Number of the kind of condition, for ControlNets that know several and must be told (unions of SDXL and
             FLUX.1).
     """
 
+    words = {"controlnet": "model"}
+    usage = ("controlnet:MODEL,condition=canny,scale=1",)
+    strength = "scale"
+    once = False
+    passes = 0.4
+
     kind: Literal["controlnet"] = "controlnet"
     model: str
-    condition: str | Condition = "canny"
-    scale: float = Field(1.0, ge=0, le=2)
+    condition: str | Callable[..., Any] = "canny"
+    scale: Scale = 1.0
     mode: int | None = Field(None, ge=0)
 
     @field_serializer("condition")
-    def _plain(self, value: str | Condition) -> str:
+    def _plain(self, value: str | Callable[..., Any]) -> str:
         return function_name(value)
 
     @model_serializer(mode="wrap")
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found = {"kind": self.kind, **plain(self)}
+        values = {"kind": self.kind, **plain(self)}
         if self.mode is None:  # recipes without one keep their hash
-            found.pop("mode", None)
-        return found
+            values.pop("mode", None)
+        return values
 
     @property
     def label(self) -> str:
         return f"controlnet {function_name(self.condition)} ×{self.scale:g}"
 
-    def null(self) -> ControlNet:
-        return self.at(0.0)
+    @property
+    def per_image(self) -> bool:
+        return True
 
-    def at(self, strength: float) -> ControlNet:
-        return ControlNet(model=self.model, condition=self.condition, scale=strength, mode=self.mode)
+    def files(self) -> Sequence[str]:
+        return (self.model,)
+
+    def load(self, desk: Desk) -> None:
+        self._control(desk)
+
+    def tell(self, desk: Desk, scenes: Sequence[Scene]) -> Tensor:
+        import torch
+
+        return torch.stack([self._show(desk, scene.seen) for scene in scenes])
+
+    def steer(self, desk: Desk, inputs: dict[str, Any], told: Tensor) -> dict[str, Any]:
+        from diffeat.techniques.controls import add_residuals
+
+        return add_residuals(inputs, self._control(desk).residuals(inputs, told, self.scale, self.mode))
+
+    def _control(self, desk: Desk) -> Control:
+        from diffeat.techniques.load_controlnet import load_controlnet
+
+        control = desk.keep(("controlnet", self.model), lambda: load_controlnet(self.model, desk.backbone))
+        control.check_mode(self.mode)
+        return control
+
+    def _show(self, desk: Desk, scene: Scene) -> Tensor:
+        from diffeat.techniques.conditions import condition_image, find_condition
+
+        control = self._control(desk)
+
+        def show() -> Tensor:
+            picture = condition_image(find_condition(self.condition), scene.pixels)
+            return control.show(picture).to(desk.backbone.device)
+
+        return desk.of_picture(scene, ("condition", function_name(self.condition), control.form), show)

@@ -272,9 +272,9 @@ CONTROLS: tuple[type[Control], ...] = (
 )
 
 
-def add_residuals(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
-    """What two ControlNets of one denoiser add together."""
-    return {name: _sum(one.get(name), two.get(name)) for name in {**one, **two}}
+def add_residuals(inputs: dict[str, Any], residuals: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a denoiser call with a ControlNet's residuals, added to those of another one if it has some."""
+    return {**inputs, **{name: _sum(inputs.get(name), added) for name, added in residuals.items()}}
 
 
 def _sum(one: Any, two: Any) -> Any:

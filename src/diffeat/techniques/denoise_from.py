@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +19,9 @@ class DenoiseFrom(Technique):
         steps: Denoiser calls before the reading one, evenly spaced; 0 does nothing.
     """
 
+    words = {"denoise-from": "start"}
+    usage = ("denoise-from:60,steps=10",)
+
     kind: Literal["denoise-from"] = "denoise-from"
     start: float = Field(60, gt=0, le=1000)
     steps: int = Field(10, ge=0, le=1000)
@@ -29,18 +33,21 @@ class DenoiseFrom(Technique):
     def null(self) -> DenoiseFrom:
         return DenoiseFrom(start=self.start, steps=0)
 
-    def timesteps(self, read: float) -> list[float]:
-        """Where the denoiser is called before the reading at ``read``, then ``read`` itself.
+    @property
+    def before(self) -> int:
+        return self.steps
 
+    def arrive(self, t: float) -> Sequence[float]:
+        """
         Raises:
-            InvalidValueError: If ``read`` is not below the start, or there are more steps than timesteps.
+            InvalidValueError: If ``t`` is not below the start, or there are more steps than timesteps.
         """
         if self.steps == 0:
-            return [read]
-        if not self.start > read:
-            raise InvalidValueError(f"denoise-from starts at {self.start:g}, which is not above the timestep {read:g}.")
-        span = (self.start - read) / self.steps
-        found = [float(round(self.start - i * span)) for i in range(self.steps)] + [read]
-        if len(set(found)) != len(found):
-            raise InvalidValueError(f"There are no {self.steps} timesteps between {self.start:g} and {read:g}.")
-        return found
+            return (t,)
+        if not self.start > t:
+            raise InvalidValueError(f"denoise-from starts at {self.start:g}, which is not above the timestep {t:g}.")
+        span = (self.start - t) / self.steps
+        timesteps = [float(round(self.start - i * span)) for i in range(self.steps)] + [t]
+        if len(set(timesteps)) != len(timesteps):
+            raise InvalidValueError(f"There are no {self.steps} timesteps between {self.start:g} and {t:g}.")
+        return timesteps

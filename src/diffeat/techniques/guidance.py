@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from diffeat.techniques.base import Scale, Technique
 
-from diffeat.techniques.base import Technique
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from diffeat.backbones import Conditioning
+    from diffeat.techniques.scene import Desk
 
 
 class Guidance(Technique):
     """Predictions are pushed away from those of another text: p = p(negative) + scale (p(text) - p(negative)).
 
     Guidance acts on predictions: on x0 estimates, on Img2Img and on the steps of :class:`DenoiseFrom`. A single pass
-    that only reads features runs the text's own branch and does not change.
+    that only reads features runs the text's own branch and does not change, so recipes without steps refuse it.
 
     Attributes:
-        scale: 0 to 30; 1 is none.
+        scale: Any finite number; 1 is none.
         negative: The other text.
     """
 
+    words = {"guidance": "scale"}
+    usage = ("guidance:7.5",)
+
     kind: Literal["guidance"] = "guidance"
-    scale: float = Field(7.5, ge=0, le=30)
+    scale: Scale = 7.5
     negative: str = ""
 
     @property
@@ -29,7 +36,16 @@ class Guidance(Technique):
         return f"guidance ×{self.scale:g}"
 
     def null(self) -> Guidance:
-        return self.at(1.0)
+        return Guidance(scale=1, negative=self.negative)
 
-    def at(self, strength: float) -> Guidance:
-        return Guidance(scale=strength, negative=self.negative)
+    @property
+    def guides(self) -> bool:
+        return self.scale != 1
+
+    def against(self, desk: Desk, conditioning: Conditioning, **options: Any) -> Conditioning:
+        from diffeat.trajectories import unconditional_rows
+
+        return unconditional_rows(desk.backbone, self.negative, conditioning, **options)
+
+    def guide(self, other: Tensor, own: Tensor) -> Tensor:
+        return other + self.scale * (own - other)

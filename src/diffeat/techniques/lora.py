@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-from pydantic import Field
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from diffeat.errors import ModelError
-from diffeat.techniques.base import Technique
+from diffeat.techniques.base import Scale, Technique
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _DOWN = ".lora_A.weight"
@@ -22,56 +22,54 @@ class LoRA(Technique):
     Attributes:
         path: A safetensors file or folder of diffusers or kohya format, or a hub id.
         file: File inside the folder or repository.
-        scale: Factor on the adapter, 0 to 2; 1 is as trained.
+        scale: Factor on the adapter, any finite number; 1 is as trained, negative ones turn it around.
     """
+
+    words = {"lora": "path"}
+    usage = ("lora:FILE,scale=0.7",)
+    strength = "scale"
+    once = False
 
     kind: Literal["lora"] = "lora"
     path: str
     file: str | None = None
-    scale: float = Field(1.0, ge=0, le=2)
+    scale: Scale = 1.0
 
     @property
     def label(self) -> str:
         return f"lora {Path(self.file or self.path).stem} ×{self.scale:g}"
 
-    def null(self) -> LoRA:
-        return self.at(0.0)
+    def files(self) -> Sequence[str]:
+        return (str(Path(self.path) / self.file) if self.file else self.path,)
 
-    def at(self, strength: float) -> LoRA:
-        return LoRA(path=self.path, file=self.file, scale=strength)
-
-
-def apply_loras(pipeline: Any, loras: list[LoRA]) -> bool:
-    """Put adapters into the pipeline, each at its scale.
-
-    Returns:
-        Whether a text encoder is changed.
-
-    Raises:
-        ModelError: If a file cannot be read, or was made for another architecture; names the layers.
-    """
-    if not loras:
-        return False
-    if not hasattr(pipeline, "load_lora_weights"):
-        raise ModelError(f"{type(pipeline).__name__} takes no LoRA.")
-    if any(getattr(part, "peft_config", None) for part in pipeline.components.values() if isinstance(part, nn.Module)):
-        raise ModelError(
-            "The pipeline has LoRA adapters of its own. Unload them first (pipeline.unload_lora_weights()) and give "
-            "them as techniques."
-        )
-    text, names = False, []
-    for i, lora in enumerate(loras):
-        state = _read(pipeline, lora)
-        text |= any(key.startswith("text_encoder") for key in state)
-        _check(pipeline, lora, state)
-        name = f"diffeat{i}"
-        try:
-            pipeline.load_lora_weights(lora.path, adapter_name=name, **_file(lora))
-        except Exception as error:  # PEFT and diffusers raise whatever they run into
-            raise ModelError(f"The LoRA {lora.path!r} cannot be applied ({type(error).__name__}: {error}).") from error
-        names.append(name)
-    pipeline.set_adapters(names, [lora.scale for lora in loras])
-    return text
+    @staticmethod
+    def change_layers(pipeline: Any, techniques: Sequence[LoRA]) -> bool:
+        """
+        Raises:
+            ModelError: If a file cannot be read, or was made for another architecture; names the layers.
+        """
+        if not hasattr(pipeline, "load_lora_weights"):
+            raise ModelError(f"{type(pipeline).__name__} takes no LoRA.")
+        if any(getattr(part, "peft_config", None) for part in pipeline.components.values()):
+            raise ModelError(
+                "The pipeline has LoRA adapters of its own. Unload them first (pipeline.unload_lora_weights()) and "
+                "give them as techniques."
+            )
+        text, names = False, []
+        for i, lora in enumerate(techniques):
+            state = _read(pipeline, lora)
+            text |= any(key.startswith("text_encoder") for key in state)
+            _check(pipeline, lora, state)
+            name = f"diffeat{i}"
+            try:
+                pipeline.load_lora_weights(lora.path, adapter_name=name, **_file(lora))
+            except Exception as error:  # PEFT and diffusers raise whatever they run into
+                raise ModelError(
+                    f"The LoRA {lora.path!r} cannot be applied ({type(error).__name__}: {error})."
+                ) from error
+            names.append(name)
+        pipeline.set_adapters(names, [lora.scale for lora in techniques])
+        return text
 
 
 def _file(lora: LoRA) -> dict[str, Any]:
@@ -135,6 +133,6 @@ def _layers(state: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
 
 def _layer(part: Any, path: str) -> nn.Module | None:
     try:
-        return part.get_submodule(path) if isinstance(part, nn.Module) else None
+        return part.get_submodule(path)
     except AttributeError:
         return None

@@ -6,16 +6,16 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from PIL import Image
 from pydantic import field_serializer, model_validator
 
 from diffeat.errors import InvalidValueError
 from diffeat.techniques.base import Technique
 from diffeat.techniques.named import function_name, load_function
 
-Captioner = Callable[[Image.Image], str]
+if TYPE_CHECKING:
+    from diffeat.techniques.scene import Desk, Scene
 
 
 class Prompt(Technique):
@@ -30,10 +30,14 @@ class Prompt(Technique):
         captioner: A function from a PIL image to its text, or its ``"module:function"`` name.
     """
 
+    words = {"prompt": "text", "captions": "captions", "captioner": "captioner"}
+    whole = True
+    usage = ("prompt:TEXT", "captions:FILE", "captioner:MODULE:FUNCTION")
+
     kind: Literal["prompt"] = "prompt"
     text: str | None = None
     captions: str | Path | dict[str, str] | None = None
-    captioner: str | Captioner | None = None
+    captioner: str | Callable[..., str] | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Prompt:
@@ -43,7 +47,7 @@ class Prompt(Technique):
         return self
 
     @field_serializer("captioner")
-    def _plain(self, value: str | Captioner | None) -> str | None:
+    def _plain(self, value: str | Callable[..., str] | None) -> str | None:
         return value if value is None else function_name(value)
 
     @field_serializer("captions")
@@ -52,7 +56,6 @@ class Prompt(Technique):
 
     @property
     def per_image(self) -> bool:
-        """Whether pictures get different texts."""
         return self.captions is not None or self.captioner is not None
 
     @property
@@ -64,30 +67,25 @@ class Prompt(Technique):
     def null(self) -> Prompt:
         return Prompt()
 
-    def writer(self) -> Callable[[str, Image.Image], str | None]:
-        """From a picture's name and pixels to its text; ``None`` keeps the text it has.
-
+    def write(self, desk: Desk, scene: Scene) -> str | None:
+        """
         Raises:
-            InvalidValueError: The captions cannot be read; when called, a picture has none.
+            InvalidValueError: The captions cannot be read, or name no such picture.
         """
         if self.captioner is not None:
-            function = load_function(self.captioner)
-            return lambda name, image: str(function(image))
-        if self.captions is None:
-            return lambda name, image: self.text
-        known = _read(self.captions)
-
-        def look_up(name: str, image: Image.Image) -> str:
-            path = Path(name)
-            for form in (name, path.name, path.stem):
-                if form in known:
-                    return known[form]
-            raise InvalidValueError(
-                f"There is no caption for {name!r}; the captions name {len(known)} pictures "
-                f"({', '.join(list(known)[:3]) or 'none'}…). Every picture needs one."
-            )
-
-        return look_up
+            return str(load_function(self.captioner)(scene.seen.image()))
+        source = self.captions
+        if source is None:
+            return self.text
+        name = Path(scene.seen.name)
+        captions = desk.keep(self.key, lambda: _read(source))
+        for form in (scene.seen.name, name.name, name.stem):
+            if form in captions:
+                return captions[form]
+        raise InvalidValueError(
+            f"There is no caption for {scene.seen.name!r}; the captions name {len(captions)} pictures "
+            f"({', '.join(list(captions)[:3]) or 'none'}…). Every picture needs one."
+        )
 
 
 def _read(source: str | Path | dict[str, str]) -> dict[str, str]:

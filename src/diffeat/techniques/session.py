@@ -12,7 +12,7 @@ pictures are computed once for all combinations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,53 +20,29 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.techniques.base import Technique
+from diffeat.techniques.base import Custom, Technique
 from diffeat.techniques.combination import Combination, technique_key
-from diffeat.techniques.conditions import condition_image, find_condition
-from diffeat.techniques.controlnet import ControlNet
-from diffeat.techniques.controls import Control, add_residuals
-from diffeat.techniques.guidance import Guidance
-from diffeat.techniques.ip_adapter import IPAdapter, apply_ip_adapter, image_prompt
-from diffeat.techniques.load_controlnet import load_controlnet
-from diffeat.techniques.lora import LoRA, apply_loras
-from diffeat.techniques.named import function_name
-from diffeat.techniques.prompt import Prompt
+from diffeat.techniques.scene import Desk, Scene
 from diffeat.techniques.snapshot import Snapshot
-from diffeat.trajectories import unconditional_rows
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture as techniques see it.
-
-    Attributes:
-        key: Identifies its pixels.
-        pixels: ``(3, h, w)`` in [-1, 1], at the model's size.
-        text: The text it has without a prompt technique.
-        name: File name, to look up captions.
-        shown: What conditions are computed from, where that is not the picture itself (the shuffled control).
-    """
-
-    key: str
-    pixels: Tensor
-    text: str = ""
-    name: str = ""
-    shown: Scene | None = None
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What a combination tells the denoiser about each of several pictures."""
+    """What a combination tells the denoiser about each of several pictures.
+
+    Attributes:
+        conditioning: Of their texts.
+        other: Of the other text of guided predictions.
+        told: What each technique says, a row for each picture.
+    """
 
     conditioning: Conditioning
-    negative: Conditioning | None
-    controls: tuple[Tensor, ...]
-    images: Tensor | None
+    other: Conditioning | None
+    told: Mapping[Technique, Tensor]
 
     def __len__(self) -> int:
         return len(self.conditioning)
@@ -74,28 +50,23 @@ class Rows:
     def take(self, index: Sequence[int]) -> Rows:
         """The rows at ``index``, in that order; an index may come several times."""
         at = list(index)
-        return Rows(
-            self.conditioning.take(at),
-            None if self.negative is None else self.negative.take(at),
-            tuple(c[at] for c in self.controls),
-            None if self.images is None else self.images[at],
-        )
+        other = None if self.other is None else self.other.take(at)
+        return Rows(self.conditioning.take(at), other, {t: told[at] for t, told in self.told.items()})
 
     @classmethod
     def join(cls, parts: Sequence[Rows]) -> Rows:
         """Rows of several combinations that differ in their texts alone."""
-        one = parts[0]
         if len(parts) == 1:
-            return one
+            return parts[0]
+        others = [p.other for p in parts if p.other is not None]
         return cls(
-            joined([p.conditioning for p in parts]),
-            None if one.negative is None else joined([p.negative for p in parts if p.negative is not None]),
-            tuple(torch.cat(same) for same in zip(*(p.controls for p in parts), strict=True)),
-            None if one.images is None else torch.cat([p.images for p in parts if p.images is not None]),
+            _joined([p.conditioning for p in parts]),
+            _joined(others) if others else None,
+            {t: torch.cat([p.told[t] for p in parts]) for t in parts[0].told},
         )
 
 
-def joined(parts: Sequence[Conditioning]) -> Conditioning:
+def _joined(parts: Sequence[Conditioning]) -> Conditioning:
     """Conditions of one size, one behind the other."""
     rows = tuple(row for p in parts for row in p.rows)
     return Conditioning(rows, tuple(t for p in parts for t in p.prompts), parts[0].size, parts[0].shared)
@@ -105,7 +76,7 @@ class Session:
     """A backbone on loan to techniques. Use it in a ``with`` block.
 
     Raises:
-        ModelError: On leaving, if a technique wrote into weights (they are put back).
+        ModelError: On leaving, if a technique wrote into weights (they are put back); a note on an error on its way.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -113,10 +84,7 @@ class Session:
         self._base: Snapshot | None = None
         self._users = 0
         self._states: dict[str, tuple[Snapshot, str]] = {}
-        self._conditions: dict[tuple[str, str, str], Tensor] = {}
-        self._controls: dict[str, Control] = {}
-        self._image_prompts: dict[tuple[str, str], Tensor] = {}
-        self._writers: dict[str, Any] = {}
+        self._desk = Desk(backbone)
         self._current = ""
         self._careful = False
 
@@ -126,17 +94,18 @@ class Session:
         self._users += 1
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._users -= 1
-        if self._users:  # streams that run side by side share their adapters; the last one takes them off
+        base = self._base
+        if self._users or base is None:  # streams side by side share their adapters; the last one takes them off
             return
-        base, self._base = self._base, None
-        self._states, self._current = {}, ""
+        self._base, self._states, self._current = None, {}, ""
         self.backbone.text_state = ""
-        assert base is not None
-        changed = base.restore()
-        if changed:
-            raise ModelError(_wrote(changed, self._careful))
+        changed, repaired, self._careful = base.restore(), self._careful, False
+        if changed and isinstance(error, Exception):  # what is on its way comes first
+            error.add_note(_wrote(changed, repaired))
+        elif changed:
+            raise ModelError(_wrote(changed, repaired))
 
     @contextmanager
     def use(self, techniques: Any = None) -> Iterator[Steered]:
@@ -149,97 +118,66 @@ class Session:
             raise ModelError("Use a session in a with block: with Session(backbone) as session: …")
         combination = Combination.of(techniques)
         try:
-            self._switch(combination)
-            yield Steered(self, combination)
+            self._switch(combination, self._base)
+            yield Steered(self._desk, combination)
         finally:
-            if self._current:
+            if self._current and self._base is not None:
                 self._put(self._base, "", "")
 
-    def _switch(self, combination: Combination) -> None:
-        assert self._base is not None
+    def _switch(self, combination: Combination, base: Snapshot) -> None:
         key = "\n".join(technique_key(t) for t in combination.layers)
         if key == self._current:
             return
         if self._current:
-            self._put(self._base, "", "")
+            self._put(base, "", "")
         if key not in self._states:
+            customs = [t for t in combination.layers if not isinstance(t, Technique)]
+            if customs and not self._careful:
+                self._base = base = Snapshot(self.backbone.pipeline, copy_weights=True)
+                self._careful = True
             try:
-                self._apply(combination, key)
+                self._states[key] = self._changed(combination, customs, base, key)
             except BaseException:
-                self._base.restore()
+                base.restore()
                 raise
         self._put(*self._states[key], key)
 
-    def _apply(self, combination: Combination, key: str) -> None:
+    def _changed(
+        self, combination: Combination, customs: Sequence[Custom], base: Snapshot, key: str
+    ) -> tuple[Snapshot, str]:
+        """The pipeline's state with all changes of layers, and the name of its texts (``""``: the model's own)."""
         pipeline = self.backbone.pipeline
-        customs = [t for t in combination.layers if not isinstance(t, Technique)]
-        if customs and not self._careful:
-            self._base, self._careful = Snapshot(pipeline, copy_weights=True), True
-        ip = combination.one(IPAdapter)
-        if ip is not None:
-            apply_ip_adapter(pipeline, ip)
-        text = apply_loras(pipeline, combination.all(LoRA))
+        text = bool(customs)
+        for kind in dict.fromkeys(type(t) for t in combination.all(Technique)):
+            if kind.change_layers is not None:
+                text |= kind.change_layers(pipeline, [t for t in combination.all(kind) if type(t) is kind])
         for custom in customs:
             custom.apply(pipeline)
-        assert self._base is not None
-        changed = self._base.changed()
-        if changed:
-            raise ModelError(_wrote(changed, self._careful))
-        self._states[key] = (Snapshot(pipeline, watch_weights=False), key if text or customs else "")
+        written = base.changed()
+        if written:
+            raise ModelError(_wrote(written, self._careful))
+        return Snapshot(pipeline, watch_weights=False), key if text else ""
 
     def _put(self, state: Snapshot, text_state: str, key: str) -> None:
         state.restore_structure()
         self._current = key
         self.backbone.text_state = text_state
 
-    # ---- what is computed once
-
-    def _condition(self, technique: ControlNet, control: Control, scene: Scene) -> Tensor:
-        shown = scene.shown or scene
-        at = (function_name(technique.condition), f"{shown.key}{tuple(shown.pixels.shape)}", control.form)
-        if at not in self._conditions:
-            picture = condition_image(find_condition(technique.condition), shown.pixels)
-            self._conditions[at] = control.show(picture).to(self.backbone.device)
-        return self._conditions[at]
-
-    def _control(self, technique: ControlNet) -> Control:
-        if technique.model not in self._controls:
-            self._controls[technique.model] = load_controlnet(technique.model, self.backbone)
-        control = self._controls[technique.model]
-        control.check_mode(technique.mode)
-        return control
-
-    def _image_prompt(self, technique: IPAdapter, scene: Scene) -> Tensor:
-        shown = scene.shown or scene
-        at = (f"{technique.path}/{technique.subfolder}/{technique.file}", shown.key)
-        if at not in self._image_prompts:
-            self._image_prompts[at] = image_prompt(self.backbone.pipeline, shown.pixels)
-        return self._image_prompts[at]
-
-    def _text(self, technique: Prompt | None, scene: Scene) -> str:
-        if technique is None:
-            return scene.text
-        if technique.key not in self._writers:
-            self._writers[technique.key] = technique.writer()
-        shown = scene.shown or scene
-        found = self._writers[technique.key](shown.name, _picture(shown.pixels))
-        return scene.text if found is None else found
-
     def forget_pictures(self) -> None:
         """Drop what was computed for pictures, e.g. between batches of a long stream."""
-        self._conditions, self._image_prompts = {}, {}
+        self._desk.forget_pictures()
 
 
 class Steered:
     """A backbone under a combination of techniques, as :meth:`Session.use` gives it."""
 
-    def __init__(self, session: Session, combination: Combination) -> None:
-        self._session = session
+    def __init__(self, desk: Desk, combination: Combination) -> None:
+        self._desk = desk
         self.combination = combination
-        self.backbone = session.backbone
-        self._controls = [(t, session._control(t)) for t in combination.all(ControlNet)]
-        guidance = combination.one(Guidance)
-        self._guidance = guidance if guidance is not None and guidance.scale != 1 else None
+        self.backbone = desk.backbone
+        self._techniques = combination.all(Technique)
+        for technique in self._techniques:
+            technique.load(desk)
 
     def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
         """One row for each picture (of one size).
@@ -250,44 +188,40 @@ class Steered:
         Raises:
             InvalidValueError: If a picture has no caption, or a condition returns nonsense.
         """
-        session, combination = self._session, self.combination
         h, w = scenes[0].pixels.shape[-2:]
-        prompt, ip = combination.one(Prompt), combination.one(IPAdapter)
-        texts = [session._text(prompt, scene) for scene in scenes]
-        conditioning = self.backbone.condition(texts, size=(w, h), **options)
-        negative = None
-        if self._guidance is not None:
-            negative = unconditional_rows(self.backbone, self._guidance.negative, conditioning, **options)
-        return Rows(
-            conditioning,
-            negative,
-            tuple(
-                torch.stack([session._condition(t, control, scene) for scene in scenes])
-                for t, control in self._controls
-            ),
-            None if ip is None else torch.cat([session._image_prompt(ip, scene) for scene in scenes]),
-        )
+        conditioning = self.backbone.condition([self._text(scene) for scene in scenes], size=(w, h), **options)
+        guide = self.combination.guide
+        other = None if guide is None else guide.against(self._desk, conditioning, **options)
+        told = {t: t.tell(self._desk, scenes) for t in self._techniques}
+        return Rows(conditioning, other, {t: said for t, said in told.items() if said is not None})
 
     def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> dict[str, Any]:
         """Arguments of the denoiser call in which features are read."""
-        return self._with(self.backbone.denoiser_inputs(noisy, t, rows.conditioning), rows)
+        inputs = self.backbone.denoiser_inputs(noisy, t, rows.conditioning)
+        for technique in self._techniques:
+            if technique in rows.told:
+                inputs = technique.steer(self._desk, inputs, rows.told[technique])
+        return inputs
 
     def predict(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> Float[Tensor, "b c h w"]:
         """The prediction, guided if guidance is among the techniques (both texts in one call)."""
-        backbone, guidance = self.backbone, self._guidance
-        if guidance is None or rows.negative is None:
-            output = backbone.denoiser(**self.inputs(noisy, t, rows))[0]
-            return backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
-        both = Rows(
-            joined([rows.negative, rows.conditioning]),
-            None,
-            tuple(torch.cat([c, c]) for c in rows.controls),
-            None if rows.images is None else torch.cat([torch.zeros_like(rows.images), rows.images]),
-        )
-        twice, times = torch.cat([noisy, noisy]), torch.as_tensor(t)
-        output = backbone.denoiser(**self.inputs(twice, torch.cat([times, times]) if times.ndim else times, both))[0]
-        away, towards = backbone.family.unpack(output, twice)[:, : noisy.shape[1]].chunk(2)
-        return away + guidance.scale * (towards - away)
+        guide = self.combination.guide
+        if guide is None or rows.other is None:
+            return self._predict(noisy, t, rows)
+        untold = {technique: technique.untold(told) for technique, told in rows.told.items()}
+        both = Rows.join([Rows(rows.other, None, untold), Rows(rows.conditioning, None, rows.told)])
+        times = torch.as_tensor(t)
+        twice = self._predict(torch.cat([noisy, noisy]), torch.cat([times, times]) if times.ndim else times, both)
+        other, own = twice.chunk(2)
+        return guide.guide(other, own)
+
+    def _predict(self, noisy: Tensor, t: float | Tensor, rows: Rows) -> Tensor:
+        output = self.backbone.denoiser(**self.inputs(noisy, t, rows))[0]
+        return self.backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
+
+    def _text(self, scene: Scene) -> str:
+        texts = (t.write(self._desk, scene) for t in self._techniques)
+        return next((text for text in texts if text is not None), scene.text)
 
     def descend(
         self, noisy: Float[Tensor, "b c h w"], timesteps: Sequence[float], rows: Rows
@@ -329,25 +263,11 @@ class Steered:
                 noisy = noisy.index_copy(0, torch.tensor(at, device=noisy.device), reached.to(noisy))
         return noisy
 
-    def _with(self, inputs: dict[str, Any], rows: Rows) -> dict[str, Any]:
-        if rows.images is not None:
-            added = {**(inputs.get("added_cond_kwargs") or {}), "image_embeds": [rows.images]}
-            inputs = {**inputs, "added_cond_kwargs": added}
-        residuals: dict[str, Any] = {}
-        for (t, control), shown in zip(self._controls, rows.controls, strict=True):
-            residuals = add_residuals(residuals, control.residuals(inputs, shown, t.scale, t.mode))
-        return {**inputs, **residuals}
-
-
-def _picture(pixels: Tensor) -> Image.Image:
-    """The PIL image of pixels in [-1, 1], for captioners."""
-    bytes_ = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return Image.fromarray(bytes_.permute(1, 2, 0).cpu().numpy())
-
 
 def _wrote(changed: list[str], repaired: bool) -> str:
     state = "They were put back." if repaired else "Load the model again."
+    weights = "1 weight" if len(changed) == 1 else f"{len(changed)} weights"
     return (
-        f"A technique wrote into {len(changed)} weights of the model ({', '.join(changed[:3])}). {state} A technique "
+        f"A technique wrote into {weights} of the model ({', '.join(changed[:3])}). {state} A technique "
         "must add layers or hooks instead."
     )

@@ -95,8 +95,9 @@ class _Weight:
 
 
 def _sampled(tensor: Tensor) -> Tensor:
+    """Bits of some of the values: NaN equals itself."""
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()[:_SAMPLE]
-    return flat[:: max(1, len(flat) // _SAMPLE)].clone()
+    return flat[:: max(1, len(flat) // _SAMPLE)].clone().view(torch.uint8)
 
 
 def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from diffeat.techniques.controlnet import ControlNet
-from diffeat.techniques.denoise_from import DenoiseFrom
-from diffeat.techniques.guidance import Guidance
-from diffeat.techniques.ip_adapter import IPAdapter
-from diffeat.techniques.lora import LoRA
-from diffeat.techniques.prompt import Prompt
+from diffeat.techniques import TECHNIQUES, Combination, Technique
 
-AnyTechnique = Annotated[Prompt | ControlNet | LoRA | IPAdapter | Guidance | DenoiseFrom, Field(discriminator="kind")]
+if TYPE_CHECKING:
+    AnyTechnique: TypeAlias = Technique
+else:
+    AnyTechnique = Annotated[Union[TECHNIQUES], Field(discriminator="kind")]  # noqa: UP007
+
+
+def _readable(techniques: tuple[Technique, ...]) -> tuple[Technique, ...]:
+    Combination(techniques).check_reading()
+    return techniques
+
+
+#: Techniques that can act together while features are read.
+Techniques = Annotated[tuple[AnyTechnique, ...], AfterValidator(_readable)]

@@ -6,28 +6,18 @@ import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from diffeat.geometry import file_digest
-from diffeat.techniques.controlnet import ControlNet
-from diffeat.techniques.ip_adapter import IPAdapter
-from diffeat.techniques.lora import LoRA
+from diffeat.techniques.base import Custom, Technique
 
 
-def fingerprint_with(base: str, techniques: Iterable[Any]) -> str:
+def fingerprint_with(base: str, techniques: Iterable[Technique | Custom]) -> str:
     """The fingerprint of a model together with the weights on disk that techniques name; hub ids stand for themselves.
 
     Args:
         base: The model's own, returned as it is where there are no such techniques.
     """
-    parts = []
-    for technique in techniques:
-        if isinstance(technique, ControlNet):
-            parts.append(_digest(technique.model))
-        elif isinstance(technique, LoRA):
-            parts.append(_digest(str(Path(technique.path) / technique.file) if technique.file else technique.path))
-        elif isinstance(technique, IPAdapter):
-            parts.append(_digest(str(Path(technique.path) / technique.subfolder / technique.file)))
+    parts = [_digest(file) for t in techniques if isinstance(t, Technique) for file in t.files()]
     return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
 

@@ -25,7 +25,7 @@ from diffeat.features.picture import ImageLike
 from diffeat.progress import Progress, silent
 from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter, Shifts
 from diffeat.studies.content_shift.verdict import Verdict, judge
-from diffeat.techniques import Combination, ControlNet, IPAdapter, Prompt
+from diffeat.techniques import Combination
 
 Stage = Literal["img2img", "operating", "features"]
 
@@ -143,14 +143,9 @@ def variants_of(techniques: Mapping[str, Any] | Sequence[Any], controls: bool, s
         found.append(Variant(name, combination))
         if controls:
             found.append(Variant(f"{name} (null)", combination.null(), "null", name))
-            if several and looks_at_picture(combination):
+            if several and combination.per_image:
                 found.append(Variant(f"{name} (shuffled)", combination, "shuffled", name))
     return found
-
-
-def looks_at_picture(combination: Combination) -> bool:
-    """Whether a combination is told something about each picture."""
-    return any(isinstance(t, (ControlNet, IPAdapter)) or (isinstance(t, Prompt) and t.per_image) for t in combination)
 
 
 def _warnings(

@@ -22,7 +22,7 @@ from diffeat.extraction import Recipe
 from diffeat.features.picture import ImageLike
 from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter
 from diffeat.studies.content_shift.verdict import Verdict, judge
-from diffeat.techniques import Combination
+from diffeat.techniques import Combination, Technique
 
 BASE = Combination()
 
@@ -82,17 +82,15 @@ def candidates_of(
     for combination in map(Combination.of, given):
         found.setdefault(combination.key, combination)
         for share in strengths:
-            scaled = [_scaled(t, share) for t in combination]
-            other = Combination(scaled)
+            other = Combination(_scaled(t, share) for t in combination)
             found.setdefault(other.key, other)
     return list(found.values())
 
 
 def _scaled(technique: Any, share: float) -> Any:
-    scale = getattr(technique, "scale", None)
-    if scale is None or technique.kind == "guidance":
+    if not isinstance(technique, Technique) or technique.strength is None:
         return technique
-    return technique.at(min(2.0, scale * share))
+    return technique.at(share * getattr(technique, technique.strength))
 
 
 def run_search(
@@ -242,15 +240,18 @@ def search(
         stage: What decides: img2img, operating or features.
 
     Raises:
-        InvalidValueError: Nothing to search, or an unknown stage.
+        InvalidValueError: Nothing to search, an unknown stage, or a technique that cannot change what a recipe reads.
     """
     settings = settings or GateSettings()
     if stage not in ("img2img", "operating", "features"):
         raise InvalidValueError(f"A stage is img2img, operating or features, got {stage!r}.")
     measure = (settings.feature_measures if stage == "features" else settings.measures)[0]
+    candidates = candidates_of(techniques, strengths)
+    for candidate in candidates:
+        candidate.check_reading()
     with ShiftMeter(backbone, images, recipe, settings) as meter:
         scorer = _MeterScorer(meter, (stage, measure))
-        found = run_search(scorer, candidates_of(techniques, strengths), budget, margin=settings.margin)
+        found = run_search(scorer, candidates, budget, margin=settings.margin)
     chosen = recipe.replace(techniques=[t.model_dump() for t in found.chosen] or None, name=f"{recipe.name}-gate")
     if timesteps and len(found.chosen):
         chosen = chosen.replace(
