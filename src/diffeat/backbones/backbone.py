@@ -23,6 +23,7 @@ from diffeat.backbones.recording import record_call, remembered_texts
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.words import word_positions
 from diffeat.errors import InvalidValueError, ModelError
+from diffeat.geometry import Frame, FrameSpec
 
 #: Texts whose encoding is kept while the text encoders are there.
 REMEMBERED_TEXTS = 256
@@ -252,6 +253,26 @@ class Backbone:
     def latent_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of the latent of an image of ``size = (width, height)``."""
         return size[1] // self.latent_stride, size[0] // self.latent_stride
+
+    def frame(self, spec: FrameSpec, size: tuple[int, int], name: str = "the picture") -> Frame:
+        """Where a picture of ``size = (width, height)`` pixels lies in an image that this model takes.
+
+        Args:
+            spec: How pictures become model images; a size it leaves open is :attr:`default_size`.
+            size: Width and height of the picture.
+            name: What to call the picture in messages.
+
+        Raises:
+            InvalidValueError: If the sides suit no multiple of :attr:`multiple`, or the model takes square images only
+                and this is none.
+        """
+        frame = spec.frame(size, multiple=self.multiple, default_size=self.default_size)
+        if self.square_only and frame.model[0] != frame.model[1]:
+            raise InvalidValueError(
+                f"{self.family.name} takes square images only; the recipe's frame makes {name} "
+                f"{frame.model[0]}×{frame.model[1]}. Use frame mode 'squash' or 'pad' with one size."
+            )
+        return frame
 
     def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
         key = (self.text_state, prompt, size, repr(sorted(options.items())))

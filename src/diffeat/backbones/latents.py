@@ -36,6 +36,17 @@ class LatentPosterior:
     def __len__(self) -> int:
         return len(self.mean)
 
+    def __getitem__(self, rows: int | slice) -> LatentPosterior:
+        """The posterior of some rows; of one row by its number, still with a batch axis.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        if isinstance(rows, int):
+            row = range(len(self))[rows]
+            rows = slice(row, row + 1)
+        return LatentPosterior(self.mean[rows], self.std[rows])
+
 
 class Autoencoder:
     """The autoencoder of a pipeline, or nothing at all for denoisers of pixels.
