@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from diffeat.backbones.backbone import Backbone
 from diffeat.backbones.conditioning import Conditioning
-from diffeat.backbones.families import FAMILIES, family_named, family_of
+from diffeat.backbones.families import FAMILIES, dummy_inputs, family_named, family_of, layout_of
 from diffeat.backbones.family import Family
 from diffeat.backbones.latents import LatentPosterior
-from diffeat.backbones.layout import TokenLayout, layout_of
+from diffeat.backbones.layout import TokenLayout
 from diffeat.backbones.loading import load_meta_denoiser, model_names, resolve_model
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Family",
     "LatentPosterior",
     "TokenLayout",
+    "dummy_inputs",
     "family_named",
     "family_of",
     "layout_of",

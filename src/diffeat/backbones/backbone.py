@@ -65,7 +65,7 @@ class Backbone:
         self.name = name or type(pipeline).__name__
         config: Mapping[str, Any] = getattr(denoiser, "config", {})
         self._config = config
-        self.family: Family = family_named(family) if family else family_of(_class(denoiser), config)
+        self.family: Family = family_named(family) if family else family_of(denoiser)
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
         self._texts: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str, tuple[int, int], str], Mapping[str, Any]] = {}
@@ -300,7 +300,7 @@ class Backbone:
             recorded = record_call(self.pipeline, self.denoiser, arguments)
         if recorded is None:
             raise ModelError(
-                f"{type(self.pipeline).__name__} ran without calling its {_class(self.denoiser)}; its "
+                f"{type(self.pipeline).__name__} ran without calling its {type(self.denoiser).__name__}; its "
                 "conditions cannot be recorded."
             )
         return recorded
@@ -316,9 +316,7 @@ class Backbone:
 
     def _learn(self, family: Generic) -> None:
         scheduler = self.pipeline.scheduler
-        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(  # type: ignore[misc]
-            scheduler.config.get("use_flow_sigmas")
-        )
+        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
         size = self.default_size
         one, t = self._record([""], size, {})
         two, _ = self._record(["", ""], size, {})
@@ -357,10 +355,6 @@ class Backbone:
         if self.square_only and w != h:
             raise InvalidValueError(f"{self.name} takes square images only; {w}x{h} was given.")
         return w, h
-
-
-def _class(denoiser: nn.Module) -> str:
-    return type(denoiser).__name__
 
 
 def _keep_newest(memory: dict[Any, Any], count: int) -> None:

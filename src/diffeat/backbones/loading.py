@@ -95,7 +95,7 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
         config = _config(model_class, place, revision, subfolder=part)
         with torch.device("meta"):
             denoiser = model_class.from_config(config)
-        return denoiser.eval(), family_of(type(denoiser).__name__, denoiser.config)
+        return denoiser.eval(), family_of(denoiser)
 
     return _first(id_or_path, load)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffeat.activations import Catalogue, MapRequest
-from diffeat.activations.rules import candidates
+from diffeat.activations.sites import candidates
 from diffeat.backbones import Backbone
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError

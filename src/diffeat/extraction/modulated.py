@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from diffeat.activations import MapRequest, Taps
-from diffeat.activations.modulation import ModulationTaps, modulated_sites
+from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.extraction.massive_channels import Place, detect
@@ -37,9 +37,8 @@ class ModulatedTaps:
         self._recipe, self._backbone, self._refine = recipe, backbone, recipe.refine
         self._names = [str(n) for n in names]
         self._sites = dict(zip(self._names, modulated_sites(backbone, self._names), strict=True))
-        # The modulated inputs are read too: the forward pass ends there, when their parameters are known.
-        self._taps = Taps(backbone.denoiser, [*self._names, *(s.raw for s in self._sites.values())], stop=True)
-        self._modulation = ModulationTaps(backbone.denoiser, list(self._sites.values()))
+        wanted = [id for s in self._sites.values() for id in (s.raw, s.shift, s.scale) if id is not None]
+        self._taps = Taps(backbone.denoiser, wanted, stop=True)
         self._detected: dict[Place, list[int]] | None = None
         self._given = self._check_given()
 
@@ -58,23 +57,18 @@ class ModulatedTaps:
 
     def __enter__(self) -> ModulatedTaps:
         self._taps.__enter__()
-        self._modulation.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._modulation.__exit__(*error)
         self._taps.__exit__(*error)
 
     def run(self, **inputs: Any) -> dict[str, Tensor]:
         """One forward pass: raw streams ``(B, C, h, w)`` by name, and their parameters ``(B, C)``, in float32."""
         got = self._taps.run(**inputs)
         found: dict[str, Tensor] = {}
-        rows = len(next(iter(got.values())))
-        for (name, site), parts in zip(self._sites.items(), self._modulation.collect(rows), strict=True):
+        for name, site in self._sites.items():
             found[name] = got[site.raw].float()
-            for part in ("shift", "scale"):
-                if part in parts:
-                    found[_part(name, part)] = parts[part]
+            found |= {_part(name, part): got[id] for part, id in site.parameters.items() if part != "gate"}
         return found
 
     def finish(self, means: dict[Place, Tensor]) -> dict[Place, Tensor]:
