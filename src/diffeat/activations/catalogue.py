@@ -24,7 +24,7 @@ from diffeat.activations.aliases import aliases_of
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
 from diffeat.activations.sites import candidates
 from diffeat.activations.taps import Tap, Taps
-from diffeat.backbones import Backbone, dummy_inputs, load_meta_denoiser
+from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 
@@ -155,7 +155,8 @@ class Catalogue:
     def from_model(cls, model: str, size: tuple[int, int] | None = None) -> Catalogue:
         """The catalogue of a model id or directory, from its config alone (no weights are read)."""
         denoiser, _ = load_meta_denoiser(model)
-        return cls.of(denoiser, size=size)
+        card = card_of(model)
+        return cls.of(denoiser, size=size or (card.size if card else None))
 
 
 _measured: dict[tuple[type[nn.Module], str, tuple[int, int]], Catalogue] = {}

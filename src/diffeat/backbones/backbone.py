@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeat.backbones.cards import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
-from diffeat.backbones.loading import load_pipeline
+from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.recording import record_call, remembered_texts
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.words import word_positions
@@ -41,7 +42,7 @@ class Backbone:
         name: What to call the model in messages.
 
     Raises:
-        ModelError: If the pipeline has no denoiser that can be used.
+        ModelError: If the pipeline has no denoiser that can be used, or is known not to work.
         UnknownNameError: If there is no such family.
 
     Attributes:
@@ -60,6 +61,7 @@ class Backbone:
         denoiser = getattr(pipeline, "transformer", None) if denoiser is None else denoiser
         if not isinstance(denoiser, nn.Module):
             raise ModelError(f"{type(pipeline).__name__} has no unet and no transformer; it is no diffusion pipeline.")
+        refuse_unsupported(type(pipeline).__name__, type(denoiser).__name__)
         self.pipeline = pipeline
         self.denoiser = denoiser.eval()
         self.name = name or type(pipeline).__name__
@@ -109,7 +111,14 @@ class Backbone:
         pipeline = load_pipeline(id_or_path, dtype=dtype, revision=revision, variant=variant)
         if device is not None:
             pipeline.to(device)
-        return cls(pipeline, family=family, name=str(id_or_path))
+        backbone = cls(pipeline, family=family, name=str(id_or_path))
+        card = card_of(id_or_path)
+        if card is not None and backbone.prediction_type != card.prediction:
+            raise ModelError(
+                f"The scheduler that came with {backbone.name} is for models that predict {backbone.prediction_type!r}, "
+                f"but this one predicts {card.prediction!r}: the copy at hand is damaged. Delete it and load it again."
+            )
+        return backbone
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, family: str | None = None, name: str = "") -> Backbone:

@@ -119,7 +119,9 @@ def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> dict[str, A
 
 def block_rule(block: nn.Module) -> BlockRule | None:
     """What is known of a transformer block, by its class; ``None`` if nothing is."""
-    rules = _block_rules().get(type(block).__name__, ())
+    rules = _block_rules().get(type(block).__name__)
+    if rules is None:
+        return None
     norm_type = getattr(block, "norm_type", None)
     return next((r for r in rules if r.norm_type == norm_type), next((r for r in rules if r.norm_type is None), None))
 

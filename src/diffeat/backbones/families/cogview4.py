@@ -1,4 +1,8 @@
-"""CogView 4: GLM tokens before the image; how its pipeline calls it is read off recorded calls."""
+"""CogView 4: GLM tokens before the image; how its pipeline calls it is read off recorded calls.
+
+Its scheduler shifts noise levels but not the timesteps that the denoiser is told: in a stock generation the noise at a
+timestep t is more than t / 1000.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,9 @@ class CogView4(Generic):
     name = "cogview4"
     denoiser_class = "CogView4Transformer2DModel"
     flow = True
-    blocks = (BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}),)
+    blocks = (
+        BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
+    )
 
     def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text_length(call.get("encoder_hidden_states")))
