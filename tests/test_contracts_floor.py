@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffeat.activations import KINDS, SITES, Activation, Catalogue, Taps, modulated_sites, read
-from diffeat.activations.anatomy import is_block
+from diffeat.activations.anatomy import has, is_block, modulation_of
 from diffeat.backbones import FAMILIES, Backbone, TokenLayout, card_of, cards, dummy_inputs, layout_of, resolve_model
 from diffeat.backbones.cards import Card, unsupported
 from diffeat.backbones.families import block_rule, structure_of
@@ -73,11 +73,9 @@ def test_a_familys_blocks_are_known_with_their_modulation(family: str) -> None:
                 rule = block_rule(module)
                 assert rule is not None, f"{type(module).__name__} of {path} is in no family's blocks"
                 used.add(rule.name)
-                for consumer, norm in rule.modulation.items():
-                    if consumer != "attn2" or hasattr(module, "attn2"):
-                        module.get_submodule(consumer)
-                        module.get_submodule(norm.norm)
-                        module.get_submodule(norm.child)
+                for consumer, norm in modulation_of(module).items():
+                    if consumer == rule.attention or has(module, consumer):
+                        assert all(has(module, child) for child in (consumer, norm.norm, norm.child) if child)
     assert used == {rule.name for rule in FAMILIES[family].blocks}
 
 
@@ -116,7 +114,8 @@ def test_one_pass_brings_all_of_an_adaptive_norm_and_ends_there(name: str) -> No
     sites = modulated_sites(net, ids)
     wanted = [id for s in sites for id in (s.raw, *s.parameters.values())]
     ran: list[str] = []
-    blocks = [(path, m) for path, m in net.named_modules() if is_block(m)]
+    stacks = {s.block.split(".")[0] for s in sites}
+    blocks = [(path, m) for path, m in net.named_modules() if is_block(m) and path.split(".")[0] in stacks]
     last = max(i for i, (path, _) in enumerate(blocks) if path in {s.block for s in sites})
     handles = [m.register_forward_hook(lambda *_, path=path: ran.append(path)) for path, m in blocks[last:]]
     with torch.no_grad():
@@ -147,7 +146,7 @@ def test_a_catalogue_is_measured_once_for_a_class_a_configuration_and_a_size() -
 @pytest.mark.parametrize(("clip", "t5"), [(9, 256), (77, 12), (9, 12)])
 def test_text_lengths_of_hunyuan_dit_are_those_of_its_configuration(clip: int, t5: int) -> None:
     net = network("hunyuan_dit")
-    other = type(net).from_config({**net.config, "text_len": clip, "text_len_t5": t5})
+    other = _changed(net, text_len=clip, text_len_t5=t5)
     keys = next(a for a in Catalogue.of(other) if a.id.endswith("attn2.map"))
     assert keys.channels == clip + t5
 
@@ -156,7 +155,13 @@ def test_text_lengths_of_hunyuan_dit_are_those_of_its_configuration(clip: int, t
 def test_texts_are_no_longer_than_the_positions_allow(name: str) -> None:
     net = network(name)
     lengths = [96, *net.config["axes_lens"][1:]]
-    assert len(Catalogue.of(type(net).from_config({**net.config, "axes_lens": lengths})))
+    assert len(Catalogue.of(_changed(net, axes_lens=lengths)))
+
+
+def _changed(net: nn.Module, **config: object) -> nn.Module:
+    """The same class with another configuration."""
+    own = {name: value for name, value in net.config.items() if not name.startswith("_")}
+    return type(net).from_config(own | config)
 
 
 def test_cards_name_pipelines_that_exist_and_alternatives_that_load() -> None:

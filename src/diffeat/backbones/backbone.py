@@ -115,8 +115,8 @@ class Backbone:
         card = card_of(id_or_path)
         if card is not None and backbone.prediction_type != card.prediction:
             raise ModelError(
-                f"The scheduler that came with {backbone.name} is for models that predict {backbone.prediction_type!r}, "
-                f"but this one predicts {card.prediction!r}: the copy at hand is damaged. Delete it and load it again."
+                f"{backbone.name} predicts {card.prediction!r}, but the scheduler that came with it is made for "
+                f"{backbone.prediction_type!r}: the copy at hand is damaged. Delete it and load it again."
             )
         return backbone
 
