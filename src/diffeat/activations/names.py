@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from diffeat.activations import aliases
+from diffeat.activations.aliases import PREFIXES, aliases_of, owner_of
 from diffeat.activations.anatomy import class_name, is_unet
 from diffeat.activations.sites import candidates, find_probe
 from diffeat.activations.sites.probe import Probe
@@ -60,9 +60,9 @@ def ids_of(denoiser: nn.Module, names: Iterable[str]) -> list[str]:
     ids_by_alias: dict[str, str] | None = None  # made once, where an alias is asked for
     ids = []
     for name in names:
-        if name.split(":")[0] in aliases.PREFIXES:
+        if name.split(":")[0] in PREFIXES:
             if ids_by_alias is None:
-                ids_by_alias = dict(aliases.aliases_of(denoiser, _ids(denoiser)))
+                ids_by_alias = dict(aliases_of(denoiser, _ids(denoiser)))
             if name not in ids_by_alias:
                 raise unknown(denoiser, name)
             name = ids_by_alias[name]
@@ -98,9 +98,9 @@ def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
         )
     if name.endswith(".adaln") and is_unet(denoiser):
         return UnknownNameError(f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")
-    owner = aliases.owner_of(name)
+    owner = owner_of(name)
     ids = _ids(denoiser)
-    names = [*ids, *(alias for alias, _ in aliases.aliases_of(denoiser, ids))]
+    names = [*ids, *(alias for alias, _ in aliases_of(denoiser, ids))]
     stem = re.match(r"(\w+:[a-z]*|\w+)", name)
     foreign = owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in names)
     whose = f" Names of this form belong to {owner}; this denoiser is a {kind}." if foreign else ""
@@ -110,7 +110,7 @@ def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
 def _near(denoiser: nn.Module, name: str) -> str:
     ids = _ids(denoiser)
     system, colon, _ = name.partition(":")
-    pool = [alias for alias, _ in aliases.aliases_of(denoiser, ids) if alias.startswith(f"{system}:")] if colon else []
+    pool = [alias for alias, _ in aliases_of(denoiser, ids) if alias.startswith(f"{system}:")] if colon else []
     return did_you_mean(name, pool or ids)
 
 
