@@ -92,6 +92,31 @@ def test_several_places_are_tried_in_order(saved, monkeypatch: pytest.MonkeyPatc
         Backbone.from_pretrained("lost")
 
 
+def test_what_a_card_says_is_heeded(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = cards()["sd15"]
+    changes = {
+        "wrong": {"ids": (str(saved("sd15")),), "prediction": "v_prediction"},
+        "gated": {"ids": ("no/such",), "gated": True, "licence": "strict-1.0"},
+        "pinned": {"ids": ("no/such", "nor/this"), "revision": "abc"},
+    }
+    monkeypatch.setattr(loading, "cards", lambda: {k: card.model_copy(update=v) for k, v in changes.items()})
+    with pytest.raises(ModelError, match=r"wrong predicts 'v_prediction'.*'epsilon'"):
+        Backbone.from_pretrained("wrong")
+    with pytest.raises(ModelError, match=r"accept its licence \(strict-1\.0\)"):
+        load_meta_denoiser("gated")
+    asked: list[tuple[str, str | None]] = []
+
+    def config(_, place: str, revision: str | None, **__) -> dict:
+        asked.append((place, revision))
+        raise loading._Unreachable("nothing there")
+
+    monkeypatch.setattr(loading, "_config", config)
+    for revision in (None, "mine"):
+        with pytest.raises(ModelError, match="nothing there"):
+            load_meta_denoiser("pinned", revision=revision)
+    assert asked == [("no/such", "abc"), ("nor/this", None), ("no/such", "mine"), ("nor/this", "mine")]
+
+
 def test_names_of_models() -> None:
     promised = (
         "sd15 sd21 sd21-base sdxl playground-v2 pixart-alpha pixart-sigma sd3 sd3.5-medium sd3.5-large flux-dev "

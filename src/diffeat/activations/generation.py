@@ -163,7 +163,8 @@ def tap(
         pipeline_or_denoiser: A diffusers pipeline (or Backbone), or its denoiser. From the denoiser alone it cannot
             be known which rows are conditional: all are kept, a second call on the same latents following the first.
         activations: Ids, aliases or map requests.
-        steps: Which denoising steps to keep, counted from 0; all by default.
+        steps: Which denoising steps to keep, counted from 0 (next to noise) as in a recipe's ``trajectory.save``, not
+            timesteps; all by default.
         halves: Under guidance, ``"conditional"`` rows only or ``"both"`` as the pipeline orders them.
         to: Device to move the kept tensors to, e.g. ``"cpu"``; by default they stay where they are.
         chunk: The most attention logits held at a time.

@@ -28,7 +28,7 @@ from diffeat.backbones.families.unconditional import Unconditional
 from diffeat.backbones.families.z_image import ZImage
 from diffeat.backbones.family import Family, Size
 from diffeat.backbones.layout import TokenLayout
-from diffeat.errors import ModelError, UnknownNameError, did_you_mean
+from diffeat.errors import UnknownNameError, did_you_mean
 
 FAMILIES: dict[str, type[Family]] = {
     family.name: family
@@ -110,10 +110,6 @@ def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> dict[str, A
         ModelError: A class whose arguments are not known.
     """
     family, config = structure_of(denoiser), config_of(denoiser)
-    if isinstance(family, Generic) and not family.denoiser_class:
-        raise ModelError(
-            f"The arguments of a {type(denoiser).__name__} are not known; give those of a real call as `inputs=`."
-        )
     return family.dummy(config, latent or family.default_latent(config))
 
 

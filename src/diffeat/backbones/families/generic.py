@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import TIME_UNITS, Family, TimeUnit, TokenisedText
+from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, TokenisedText
 from diffeat.backbones.layout import TokenLayout, by_ids, by_shapes, map_grid, text_length
 from diffeat.backbones.packing import pack_patches, unpack_patches
 from diffeat.errors import ModelError
@@ -53,6 +53,10 @@ class Generic(Family):
     def patch(self, config: Mapping[str, Any]) -> int:
         patch = config.get("patch_size") or 1
         return 2 if self.packed else patch if isinstance(patch, int) else patch[-1]
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        name = config.get("_class_name", "denoiser of this class")
+        raise ModelError(f"The arguments of a {name} are not known; give those of a real call as `inputs=`.")
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
