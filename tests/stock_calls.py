@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffeat.backbones.dummy import dummy_inputs
+from diffeat.backbones import dummy_inputs
 
 _UNBATCHED = ("img_ids", "txt_ids", "image_rotary_emb")
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffeat.activations import Catalogue, Taps, read
-from diffeat.activations.rules import is_unet
+from diffeat.activations.anatomy import is_unet
+from diffeat.backbones.families import structure_of
 from stock_calls import denoiser_of, forward_kwargs
 from tiny.pipelines import FAMILIES, build
 
@@ -47,7 +48,7 @@ def test_golden_list(name: str) -> None:
 def test_catalogue_tells_the_shapes_and_order_of_a_real_pass(name: str) -> None:
     net = denoiser(name)
     kwargs = forward_kwargs(net, small(name))
-    stride = {"sana": 32, "flux2_klein": 16, "ddpm": 1}.get(name, 8)
+    stride = structure_of(net).latent_stride
     catalogue = Catalogue.of(net, size=(small(name)[1] * stride, small(name)[0] * stride))
     ids = [a.id for a in catalogue]
     seen: list[str] = []
@@ -64,6 +65,8 @@ def test_catalogue_tells_the_shapes_and_order_of_a_real_pass(name: str) -> None:
         assert value.isfinite().all(), a.id
         if a.kind == "map":
             assert value.shape[:2] == (2, a.heads), a.id
+        elif a.kind == "modulation":
+            assert value.shape == (2, a.channels), a.id
         elif a.grid is None:
             assert value.dim() == 3, a.id
             assert value.shape[-1] == a.channels, a.id

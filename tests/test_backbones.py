@@ -7,8 +7,9 @@ from functools import cache
 import pytest
 import torch
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError
+from diffeat.geometry import FrameSpec
 from tiny.pipelines import build
 
 
@@ -198,3 +199,24 @@ def test_what_the_stock_pipeline_refuses_is_one_clear_error() -> None:
     backbone = Backbone.from_pipeline(build("sd15"))
     with pytest.raises(ModelError, match=r"StableDiffusionPipeline did not accept .*negative_prompt=5"):
         backbone.condition(["a cat"], negative_prompt=5, guidance_scale=2.0)
+
+
+def test_frames_as_the_model_takes_them() -> None:
+    frame = backbone("sd15").frame(FrameSpec("keep", shorter=60), (100, 50))
+    assert (frame.original, frame.model) == ((100, 50), (120, 64))  # 120x60 at multiples of 8, 60 to the even 64
+    default = backbone("sd15").frame(FrameSpec(), (100, 50)).model
+    assert default == backbone("sd15").default_size
+    with pytest.raises(InvalidValueError, match="multiples of 8"):
+        backbone("sd15").frame(FrameSpec("squash", (60, 64)), (100, 50))
+    with pytest.raises(InvalidValueError, match=r"square images only; .* makes photo\.jpg 96×64"):
+        backbone("dit").frame(FrameSpec("squash", (96, 64)), (100, 50), "photo.jpg")
+
+
+def test_rows_of_a_posterior() -> None:
+    posterior = LatentPosterior(torch.arange(6.0).reshape(3, 2, 1, 1), torch.arange(6.0, 12).reshape(3, 2, 1, 1))
+    assert posterior[1].mean.flatten().tolist() == [2, 3]
+    assert posterior[-1].std.flatten().tolist() == [10, 11]
+    assert posterior[1:].mean.shape == (2, 2, 1, 1)
+    assert [len(one) for one in posterior] == [1, 1, 1]
+    with pytest.raises(IndexError):
+        posterior[3]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffeat.backbones import Backbone, family_named, load_meta_denoiser, loading, model_names, resolve_model
+from diffeat.backbones import Backbone, cards, family_named, load_meta_denoiser, loading, resolve_model
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError
 from tiny.pipelines import FAMILIES, build
 
@@ -83,12 +83,38 @@ def test_a_pipeline_without_text_encoders_says_so(saved) -> None:
 
 
 def test_several_places_are_tried_in_order(saved, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = {"gone": ["no/such", str(saved("sd15"))], "lost": ["no/such", "nor/this"]}
-    monkeypatch.setattr(loading, "model_names", lambda: places)
+    places = {"gone": ("no/such", str(saved("sd15"))), "lost": ("no/such", "nor/this")}
+    card = cards()["sd15"]
+    monkeypatch.setattr(loading, "cards", lambda: {k: card.model_copy(update={"ids": v}) for k, v in places.items()})
     assert Backbone.from_pretrained("gone").name == "gone"
     assert load_meta_denoiser("gone")[1].name == "sd"
     with pytest.raises(ModelError, match=r"(?s)'lost'.*no/such: .*nor/this: "):
         Backbone.from_pretrained("lost")
+
+
+def test_what_a_card_says_is_heeded(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = cards()["sd15"]
+    changes = {
+        "wrong": {"ids": (str(saved("sd15")),), "prediction": "v_prediction"},
+        "gated": {"ids": ("no/such",), "gated": True, "licence": "strict-1.0"},
+        "pinned": {"ids": ("no/such", "nor/this"), "revision": "abc"},
+    }
+    monkeypatch.setattr(loading, "cards", lambda: {k: card.model_copy(update=v) for k, v in changes.items()})
+    with pytest.raises(ModelError, match=r"wrong predicts 'v_prediction'.*'epsilon'"):
+        Backbone.from_pretrained("wrong")
+    with pytest.raises(ModelError, match=r"accept its licence \(strict-1\.0\)"):
+        load_meta_denoiser("gated")
+    asked: list[tuple[str, str | None]] = []
+
+    def config(_, place: str, revision: str | None, **__) -> dict:
+        asked.append((place, revision))
+        raise loading._Unreachable("nothing there")
+
+    monkeypatch.setattr(loading, "_config", config)
+    for revision in (None, "mine"):
+        with pytest.raises(ModelError, match="nothing there"):
+            load_meta_denoiser("pinned", revision=revision)
+    assert asked == [("no/such", "abc"), ("nor/this", None), ("no/such", "mine"), ("nor/this", "mine")]
 
 
 def test_names_of_models() -> None:
@@ -96,8 +122,7 @@ def test_names_of_models() -> None:
         "sd15 sd21 sd21-base sdxl playground-v2 pixart-alpha pixart-sigma sd3 sd3.5-medium sd3.5-large flux-dev "
         "flux-schnell aura-flow lumina2 sana hunyuan-dit dit-xl qwen-image z-image flux2"
     )
-    assert set(promised.split()) <= model_names().keys()
-    assert all(place.count("/") == 1 for places in model_names().values() for place in places)
+    assert set(promised.split()) <= cards().keys()
     assert len(resolve_model("sd21")) > 1
     assert resolve_model("someone/some-model") == ["someone/some-model"]
     with pytest.raises(UnknownNameError, match="'sd15'"):

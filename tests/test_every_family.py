@@ -53,7 +53,7 @@ def test_listed_and_extracted(directory: Path) -> None:
     if backbone.square_only:
         height = width
     sized = extractor.recipe.replace(**{"frame.size": [width, height]})
-    words = ["a cat", "a bird on a chair"] if backbone.family.conditional else [None, None]
+    words = ["a cat", "a bird and a cat"] if backbone.family.conditional else [None, None]
     if backbone.family.name == "dit":
         words = [None, None]
     pair = Extractor(sized, backbone, batch_size=2).extract(_pictures(), words)

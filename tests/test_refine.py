@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from diffeat.activations import Catalogue
-from diffeat.activations.modulation import PlainNorm, modulated_sites
+from diffeat.activations import Catalogue, modulated_sites
+from diffeat.activations.norms import PlainNorm
 from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
 from diffeat.errors import InvalidValueError, UnknownNameError

@@ -9,8 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from diffeat.activations import Taps
-from diffeat.activations.modulation import ModulationTaps, modulated_sites
+from diffeat.activations import Taps, modulated_sites
 from diffeat.refinement.adaln import modulate
 from test_activations_adaln import FAMILIES, FLUX, _adaln_id, _kwargs, _load
 from test_golden_gdf import TOLERANCE, error
@@ -20,11 +19,12 @@ def _formula(net, names: list[str], channels: dict[str, list[int]], **kwargs):
     """Raw members, parameters of the first member, and the formula for ensembles of 1 and of all."""
     sites = modulated_sites(net, names)
     rows = len(kwargs.get("hidden_states", kwargs.get("x")))
-    with torch.no_grad(), Taps(net, [*names, *(s.raw for s in sites)]) as taps, ModulationTaps(net, sites) as seen:
+    parameters = [id for s in sites for id in s.parameters.values()]
+    with torch.no_grad(), Taps(net, [*names, *(s.raw for s in sites), *parameters]) as taps:
         got = taps.run(**kwargs)
-        parts = seen.collect(rows)
-    for name, site, values in zip(names, sites, parts, strict=True):
-        mean = {k: v.mean(0) for k, v in values.items()}
+    for name, site in zip(names, sites, strict=True):
+        assert all(got[id].shape == (rows, site.norm.channels) for id in site.parameters.values())
+        mean = {part: got[id].mean(0) for part, id in site.parameters.items()}
         results = {}
         for members in {1, rows}:
             for discard in ("none", "pre"):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeat.activations import tap
-from diffeat.errors import InvalidValueError, UnknownNameError
+from diffeat.errors import InvalidValueError, ModelError, TapError, UnknownNameError
 from stock_calls import denoiser_of
 from tiny.pipelines import build
 
@@ -135,3 +135,14 @@ def test_interrupted_generation_leaves_no_hooks() -> None:
 def test_wrong_halves() -> None:
     with pytest.raises(InvalidValueError, match="halves"), tap(build("sd15"), "mid_block", halves="first"):  # type: ignore[arg-type]
         pass
+
+
+def test_steps_that_never_came_are_named() -> None:
+    pipe = build("sd15")
+    options = {"prompt": "a cat", "height": 64, "width": 64}
+    said = r"steps 10, 200 never came: the generation had"
+    with pytest.raises(TapError, match=said), tap(pipe, "mid_block", steps=[1, 10, 200]) as taps:
+        generate(pipe, **options)
+    assert [i for i, _, _ in taps.steps] == [1]
+    with pytest.raises(ModelError, match="of another"), tap(pipe, "mid_block", steps=[10]):
+        raise ModelError("of another")

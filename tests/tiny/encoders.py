@@ -68,6 +68,20 @@ def gemma() -> Any:
     return T.Gemma2Model(config).eval()
 
 
+def glm() -> Any:
+    config = T.GlmConfig(
+        vocab_size=len(tokenizers.t5()),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=4,
+        pad_token_id=None,
+    )
+    return T.GlmModel(config).eval()
+
+
 def qwen3(layers: int = 2, language_model: bool = False) -> Any:
     config = T.Qwen3Config(
         vocab_size=len(tokenizers.qwen()),

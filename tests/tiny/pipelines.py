@@ -242,7 +242,7 @@ def flux() -> Any:
 
 
 def chroma() -> Any:
-    """A family that diffeat has no file for: FLUX-like, with T5 alone and a text mask."""
+    """FLUX-like, with T5 alone and a text mask."""
     transformer = D.ChromaTransformer2DModel(
         patch_size=1,
         in_channels=64,
@@ -262,6 +262,29 @@ def chroma() -> Any:
         text_encoder=encoders.t5(),
         tokenizer=tokenizers.t5(),
         transformer=transformer,
+    )
+
+
+def cogview4() -> Any:
+    transformer = D.CogView4Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=2,
+        text_embed_dim=8,
+        time_embed_dim=8,
+        condition_dim=4,
+        pos_embed_max_size=16,
+        rope_axes_dim=(16, 16),
+        **_HEADS,
+    ).eval()
+    return D.CogView4Pipeline(
+        tokenizer=tokenizers.t5(1024, "left"),
+        text_encoder=encoders.glm(),
+        vae=_vae16(),
+        transformer=transformer,
+        scheduler=D.FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=True),
     )
 
 
@@ -455,6 +478,7 @@ FAMILIES: dict[str, Callable[[], Any]] = {
         sd35,
         flux,
         chroma,
+        cogview4,
         aura_flow,
         lumina2,
         sana,

@@ -36,10 +36,12 @@ def clip() -> T.CLIPTokenizer:
 
 
 @functools.cache
-def t5(length: int = 512) -> T.PreTrainedTokenizerBase:
+def t5(length: int = 512, padding_side: str = "right") -> T.PreTrainedTokenizerBase:
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
     pieces += [("▁" + word, -3.0) for word in WORDS] + [(chr(c), -6.0) for c in range(33, 127)]
-    return T.T5TokenizerFast(vocab=pieces, extra_ids=0, additional_special_tokens=[], model_max_length=length)
+    return T.T5TokenizerFast(
+        vocab=pieces, extra_ids=0, additional_special_tokens=[], model_max_length=length, padding_side=padding_side
+    )
 
 
 @functools.cache

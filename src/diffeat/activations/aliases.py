@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from diffeat.activations import rules
+from diffeat.activations.anatomy import class_name, is_unet
 
 PREFIXES = ("gdf", "dift", "dhf", "ditf", "cleandift")
 
@@ -70,10 +70,10 @@ def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, s
     """``(alias, id)`` for every alias that some id of this denoiser answers to."""
     ids = list(ids)
     known = set(ids)
-    if rules.is_unet(denoiser):
+    if is_unet(denoiser):
         yield from _of_unet(denoiser, ids, known)
         return
-    if rules.class_name(denoiser) in (
+    if class_name(denoiser) in (
         "PixArtTransformer2DModel",
         "HunyuanDiT2DModel",
         "FluxTransformer2DModel",
@@ -107,14 +107,14 @@ def _of_unet(denoiser: nn.Module, ids: list[str], known: set[str]) -> Iterator[t
 def _gdf_unet(id: str) -> str | None:
     if id in _GDF_STEM:
         return _GDF_STEM[id]
-    if found := _MID.fullmatch(id):
-        part, repeat, rest = found[1], int(found[2]), found[3]
+    if match := _MID.fullmatch(id):
+        part, repeat, rest = match[1], int(match[2]), match[3]
         if part == "resnets":
             return _gdf_resnet(f"mid-repeat{repeat}", rest)
         return _gdf_vit("mid", rest) if repeat == 0 else None
-    if not (found := _LEVEL.fullmatch(id)):
+    if not (match := _LEVEL.fullmatch(id)):
         return None
-    side, level, part, repeat, rest = found[1], found[2], found[3], found[4], found[5]
+    side, level, part, repeat, rest = match[1], match[2], match[3], match[4], match[5]
     if part == "resnets":
         return _gdf_resnet(f"{side}-level{level}-repeat{repeat}", rest)
     if part == "attentions":
@@ -131,21 +131,21 @@ def _gdf_resnet(head: str, rest: str | None) -> str | None:
 def _gdf_vit(head: str, rest: str | None) -> str | None:
     if rest is None:
         return f"{head}-vit-out"
-    found = re.fullmatch(r"transformer_blocks\.(\d+)(?:\.(.+))?", rest)
-    end = _GDF_BLOCK.get(found[2]) if found else None
-    return f"{head}-vit-block{found[1]}-{end}" if found and end else None
+    match = re.fullmatch(r"transformer_blocks\.(\d+)(?:\.(.+))?", rest)
+    end = _GDF_BLOCK.get(match[2]) if match else None
+    return f"{head}-vit-block{match[1]}-{end}" if match and end else None
 
 
 def _gdf_transformer(denoiser: nn.Module, id: str) -> str | None:
-    found = _BLOCK.fullmatch(id)
-    if not found:
+    match = _BLOCK.fullmatch(id)
+    if not match:
         return None
-    stack, number, rest = found[1], int(found[2]), found[3]
-    kind = rules.class_name(denoiser)
+    stack, number, rest = match[1], int(match[2]), match[3]
+    kind = class_name(denoiser)
     if kind == "FluxTransformer2DModel":
         end = _GDF_FLUX.get(rest)
         if stack == "single_transformer_blocks":
-            number += len(denoiser.transformer_blocks)  # type: ignore[arg-type]
+            number += len(dict(denoiser.get_submodule("transformer_blocks").named_children()))
     else:
         end = None if kind == "HunyuanDiT2DModel" and rest is None else _GDF_BLOCK.get(rest)
     return f"vit-block{number}-{end}" if end else None

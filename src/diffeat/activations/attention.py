@@ -41,7 +41,7 @@ class MapRequest:
             self-attention and in ``self_map``, and all tokens of the sequence in ``map`` of a joint
             attention.
         queries: Image tokens (row-major) whose rows to keep; rows of the whole sequence in ``map`` of a joint
-        attention.
+            attention.
 
     The result is ``(B, heads, Nq, Nk)``, without the head axis under ``heads="mean"``. With ``tokens`` and
     all queries it is ``(B, heads, K, h, w)``: one picture per token, of where that token is attended from.
@@ -84,7 +84,8 @@ class AttentionCall:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """``(B, heads, Nq, Nk)`` of the whole matrix."""
-        return (*self.query.shape[:3], self.key.shape[2])  # type: ignore[return-value]
+        b, heads, n, _ = self.query.shape
+        return b, heads, n, self.key.shape[2]
 
 
 def _call_of(
@@ -165,7 +166,7 @@ def _some(
     query, key = call.query[batch][:, :, rows], call.key[batch]
     b, heads, n = query.shape[:3]
     groups, m = key.shape[1:3]
-    mask = None if call.mask is None else _expand(call, batch)[:, :, rows]
+    mask = None if call.mask is None else _expand(call.mask, call)[batch][:, :, rows]
     index = torch.arange(call.query.shape[2], device=query.device)[rows] if call.causal else None
     take_heads = max(1, min(heads, chunk // max(1, b * m)))
     take_rows = max(1, min(n, chunk // max(1, b * m * take_heads)))
@@ -208,14 +209,11 @@ def _normalised(logits: Tensor, columns: Tensor | slice) -> Tensor:
     return (logits[..., columns] - total).exp()
 
 
-def _expand(call: AttentionCall, batch: slice) -> Tensor:
-    """The mask as a broadcast view ``(b, 1 or heads, Nq, Nk)``."""
-    mask = call.mask
-    assert mask is not None
+def _expand(mask: Tensor, call: AttentionCall) -> Tensor:
+    """The mask as a broadcast view ``(B, 1 or heads, Nq, Nk)``."""
     while mask.dim() < 4:
         mask = mask.unsqueeze(0)
-    mask = mask.expand(call.query.shape[0], -1, call.query.shape[2], call.key.shape[2])
-    return mask[batch]
+    return mask.expand(call.query.shape[0], -1, call.query.shape[2], call.key.shape[2])
 
 
 def _of_groups(key: Tensor, heads: range, per_group: int) -> Tensor:

@@ -1,13 +1,14 @@
 """What can be read out of a denoiser, measured without weights.
 
-The rules of :mod:`diffeat.activations.rules` say what each module offers. One forward pass of a copy of the
-network on the meta device (shapes only, no numbers, no memory) then says the rest through the very taps that
-read real activations: the order of execution, channels, grid, and the share of the network's floating-point
-operations spent by the time an activation is ready.
+The sites (:mod:`diffeat.activations.sites`) say what each module offers. One forward pass of a copy of the network on
+the meta device (shapes only, no numbers, no memory) then says the rest through the very taps that read real
+activations: the order of execution, channels, grid, and the share of the network's floating-point operations spent by
+the time an activation is ready.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,12 +20,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from diffeat.activations import rules
 from diffeat.activations.aliases import aliases_of
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
-from diffeat.activations.taps import Taps, _Tap
-from diffeat.backbones.dummy import default_latent, dummy_inputs
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.activations.sites import candidates
+from diffeat.activations.taps import Tap, Taps
+from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
+from diffeat.backbones.families import config_of, structure_of
+from diffeat.errors import DiffeatError, InvalidValueError, ModelError
+
+#: Catalogues that are kept, by class and configuration of the denoiser and by size.
+REMEMBERED = 16
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,12 @@ class Activation:
 
     Attributes:
         id: Module path and site.
-        kind: ``resnet``, ``increment``, ``vit``, ``block``, ``attention``, ``attention-q`` (``-k``, ``-v``),
-        ``map``,
-            ``ffn``, ``ffn-inner``, ``adaln``, ``sampler``, ``stage``, ``stem``, ``head`` or ``input``.
+        kind: One of the kinds of the sites (:data:`diffeat.activations.KINDS`): ``resnet``, ``block``, ``attention-q``,
+            ``map``, ``adaln``, ``modulation`` …
         channels: Channels; of a map, the number of keys.
-        grid: ``(h, w)`` at the size the catalogue was made for; ``None`` for text tokens.
-        stride: Pixels of the latent per cell of the grid.
+        grid: ``(h, w)`` at the size the catalogue was made for; ``None`` for what is no map of the image: text tokens
+            and parameters of adaptive norms.
+        stride: Cells of the latent per cell of the grid.
         heads: Attention heads, for q, k, v and maps.
         depth: Share (0 to 1) of the denoiser's operations spent when it is ready.
         stage: ``down 0``, ``mid``, ``up 1``, ``transformer_blocks 12`` …
@@ -60,13 +65,16 @@ class Catalogue:
     """All activations of one denoiser, in order of execution.
 
     Iterate it, index it by id or alias, or select with :meth:`find`.
+
+    Attributes:
+        activations: All of them.
+        flops: Floating-point operations of one whole forward pass for one image.
     """
 
     def __init__(self, denoiser: nn.Module, activations: Iterable[Activation], flops: int) -> None:
         self._denoiser = denoiser
         self.activations = tuple(activations)
         self.flops = flops
-        """Floating-point operations of one whole forward pass for one image."""
 
     def __iter__(self) -> Iterator[Activation]:
         return iter(self.activations)
@@ -100,10 +108,8 @@ class Catalogue:
             if name in self._by_name:
                 chosen.add(self._by_name[name].id)
                 continue
-            if not is_pattern(name):
-                raise unknown(self._denoiser, name)
-            form = compile_pattern(name)
-            hits = {a.id for n, a in self._by_name.items() if form.fullmatch(n)}
+            form = compile_pattern(name) if is_pattern(name) else None
+            hits = {a.id for n, a in self._by_name.items() if form is not None and form.fullmatch(n)}
             if not hits:
                 raise unknown(self._denoiser, name)
             chosen |= hits
@@ -113,26 +119,47 @@ class Catalogue:
     def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> Catalogue:
         """The catalogue of a backbone, pipeline or denoiser, on any device.
 
+        It is measured once for a class, configuration and size; ``inputs`` are always measured.
+
         Args:
             denoiser: What to list.
             size: Image size (width, height) in pixels that the grids are for; by default what the model is made for.
             inputs: Arguments of a real forward pass, for classes whose arguments are not known here.
 
         Raises:
-            ModelError: An unknown class without ``inputs``.
+            InvalidValueError: A size that is no multiple of the latent's stride.
+            ModelError: An unknown class without ``inputs``, or a configuration that the known arguments do not suit.
         """
         network = bare_denoiser(denoiser)
         latent = _latent_size(denoiser, network, size)
-        call: dict[str, Any] = dummy_inputs(network, latent) if inputs is None else _to_meta(inputs)
-        return cls(network, *_Census(_meta_copy(network)).take(call, latent))
+        if inputs is not None:
+            return _measure(network, _to_meta(inputs), latent)
+        config = {name: value for name, value in config_of(network).items() if not name.startswith("_")}
+        key = (type(network), json.dumps(config, sort_keys=True, default=str), latent)
+        if key not in _measured:
+            while len(_measured) >= REMEMBERED:
+                del _measured[next(iter(_measured))]
+            call = dummy_inputs(network, latent)
+            try:
+                _measured[key] = _measure(network, call, latent)
+            except DiffeatError:
+                raise
+            except (RuntimeError, TypeError, ValueError, IndexError) as error:  # whatever torch finds wrong with it
+                raise ModelError(
+                    f"This {type(network).__name__} does not take the arguments that are known for its class "
+                    f"({type(error).__name__}: {error}). Give those of a real call as `inputs=`."
+                ) from error
+        return _measured[key]
 
     @classmethod
     def from_model(cls, model: str, size: tuple[int, int] | None = None) -> Catalogue:
         """The catalogue of a model id or directory, from its config alone (no weights are read)."""
-        from diffeat.backbones import load_meta_denoiser
-
         denoiser, _ = load_meta_denoiser(model)
-        return cls.of(denoiser, size=size)
+        card = card_of(model)
+        return cls.of(denoiser, size=size or (card.size if card else None))
+
+
+_measured: dict[tuple[type[nn.Module], str, tuple[int, int]], Catalogue] = {}
 
 
 class _Flops(TorchDispatchMode):
@@ -165,12 +192,12 @@ class _Census(Taps):
     """Taps on everything, which note shape and cost instead of keeping tensors."""
 
     def __init__(self, denoiser: nn.Module) -> None:
-        self._offered = {c.id: c for c in rules.candidates(denoiser)}
+        self._offered = {c.id: c for c in candidates(denoiser)}
         super().__init__(denoiser, list(self._offered), stop=False)
         self._flops = _Flops()
         self._seen: dict[str, tuple[tuple[int, ...], int]] = {}
 
-    def _deliver(self, tap: _Tap, value: Callable[[bool], Tensor]) -> None:
+    def _deliver(self, tap: Tap, value: Callable[[bool], Tensor]) -> None:
         if tap in self._values:
             return
         self._values[tap] = value(True)
@@ -178,47 +205,47 @@ class _Census(Taps):
         for key in tap.keys:
             self._seen[key] = (tuple(self._values[tap].shape), spent)
 
-    def take(self, inputs: dict[str, Any], latent: tuple[int, int]) -> tuple[list[Activation], int]:
+    def take(self, inputs: dict[str, Any], latent: tuple[int, int]) -> Catalogue:
         with self, torch.no_grad(), self._flops, _MetaMasks():
             self.denoiser(**inputs)
         names: dict[str, list[str]] = {}
         for alias, id in aliases_of(self.denoiser, self._seen):
             names.setdefault(id, []).append(alias)
         total = max(1, self._flops.total)
-        found = []
+        activations = []
         for id, (shape, spent) in self._seen.items():
             c = self._offered[id]
             channels = shape[-1] if len(shape) == 3 or c.kind == "map" else shape[1]
             grid = (shape[2], shape[3]) if len(shape) == 4 and c.kind != "map" else None
             stride = round(latent[0] / grid[0], 3) if grid else None
-            tags = tuple(names.get(id, ()))
             depth = round(spent / total, 4)
-            found.append(Activation(id, c.kind, channels, grid, stride, c.heads, depth, c.stage, tags))
-        return found, self._flops.total
+            tags = tuple(names.get(id, ()))
+            activations.append(Activation(id, c.kind, channels, grid, stride, c.heads, depth, c.stage, tags))
+        return Catalogue(self.denoiser, activations, self._flops.total)
+
+
+def _measure(network: nn.Module, call: dict[str, Any], latent: tuple[int, int]) -> Catalogue:
+    return _Census(_meta_copy(network)).take(call, latent)
 
 
 def _meta_copy(denoiser: nn.Module) -> nn.Module:
     """The same architecture without weights."""
-    config = getattr(denoiser, "config", None)
-    if config is None or not hasattr(type(denoiser), "from_config"):
+    config, build = getattr(denoiser, "config", None), getattr(type(denoiser), "from_config", None)
+    if config is None or build is None:
         raise ModelError(f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from.")
     with torch.device("meta"):
-        return type(denoiser).from_config(config).eval()  # type: ignore[attr-defined]
+        return build(config).eval()
 
 
 def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:
-    stride = getattr(thing, "latent_stride", None)
-    if size is None:
-        size = getattr(thing, "default_size", None)
-        if size is None or not stride:
-            return default_latent(denoiser)
-    stride = stride or _STRIDES.get(type(denoiser).__name__, 8)
-    if size[0] % stride or size[1] % stride:
-        raise InvalidValueError(f"an image size of {size[0]}x{size[1]} is not a multiple of {stride}")
-    return size[1] // stride, size[0] // stride
-
-
-_STRIDES = {"Flux2Transformer2DModel": 16, "SanaTransformer2DModel": 32, "UNet2DModel": 1}
+    family = structure_of(denoiser)
+    if size is None and not isinstance(thing, Backbone):
+        return family.default_latent(config_of(denoiser))
+    width, height = size or thing.default_size
+    stride = thing.latent_stride if isinstance(thing, Backbone) else family.latent_stride
+    if width % stride or height % stride:
+        raise InvalidValueError(f"an image size of {width}x{height} is not a multiple of {stride}")
+    return height // stride, width // stride
 
 
 # Arguments whose values, not only shapes, decide how the tokens lie.

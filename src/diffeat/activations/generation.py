@@ -16,27 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from diffeat.activations.attention import CHUNK_ELEMENTS
-from diffeat.activations.names import bare_denoiser
-from diffeat.activations.rules import class_name
-from diffeat.activations.taps import Taps, Wanted
+from diffeat.activations.taps import Taps, Wanted, latents_of
+from diffeat.backbones import Backbone, Family
+from diffeat.backbones.families import structure_of
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError
 
 Halves = Literal["conditional", "both"]
-
-# How a class writes time: 0..1000, its thousandth (sigma), or one minus that.
-_SIGMA = (
-    "AuraFlowTransformer2DModel",
-    "ChromaTransformer2DModel",
-    "Flux2Transformer2DModel",
-    "FluxTransformer2DModel",
-    "QwenImageTransformer2DModel",
-)
-_REVERSED_SIGMA = ("Lumina2Transformer2DModel", "ZImageTransformer2DModel")
-
-# Pipelines that put the conditional half of a guided batch first.
-_CONDITIONAL_FIRST = ("DiTPipeline", "ZImagePipeline", "ZImageImg2ImgPipeline")
-# Pipelines that do not tell whether they guide; equal latents in both halves of the batch tell it.
-_SILENT = ("DiTPipeline",)
 
 
 class GenerationTaps(Mapping[float, dict[str, Tensor]]):
@@ -57,9 +42,9 @@ class GenerationTaps(Mapping[float, dict[str, Tensor]]):
         return list(dict.fromkeys(t for _, t, _ in self.steps))
 
     def __getitem__(self, timestep: float) -> dict[str, Tensor]:
-        for _, t, found in reversed(self.steps):
+        for _, t, activations in reversed(self.steps):
             if t == timestep:
-                return found
+                return activations
         raise UnknownNameError(
             f"No step at timestep {timestep}; kept: {', '.join(map(str, self.timesteps)) or 'none'}."
         )
@@ -86,6 +71,7 @@ class _Recorder(Taps):
         super().__init__(target, activations, stop=False, chunk=chunk)
         self.kept = GenerationTaps()
         self._pipeline = None if isinstance(target, nn.Module) else getattr(target, "pipeline", target)
+        self._family: Family = target.family if isinstance(target, Backbone) else structure_of(self.denoiser)
         self._steps = None if steps is None else set(steps)
         self._halves = halves
         self._to = to
@@ -99,8 +85,8 @@ class _Recorder(Taps):
 
     def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         super()._begin(module, args, kwargs)
-        assert self._call is not None
-        latents, timestep = _latents(self._call), _timestep(self.denoiser, self._call)
+        call = self._call or {}
+        latents, timestep = latents_of(call), _timestep(self._family, call)
         again = (
             self._before is not None
             and self._before[0] == timestep
@@ -112,32 +98,43 @@ class _Recorder(Taps):
         self._before = (timestep, latents)
         wanted = self._steps is None or self._index in self._steps
         self.live = wanted and (self._call_in_step == 0 or self._pipeline is None or self._halves == "both")
-        self._rows = self._conditional_rows(latents)
+        self._conditional = self._conditional_rows(latents)
 
     def _conditional_rows(self, latents: Tensor) -> slice:
         """The rows of this call that are conditional and wanted."""
         rows = len(latents)
         if self._halves == "both" or self._pipeline is None or rows % 2:
             return slice(None)
-        name = type(self._pipeline).__name__
-        guided = name in _SILENT or bool(getattr(self._pipeline, "do_classifier_free_guidance", False))
+        told = getattr(self._pipeline, "do_classifier_free_guidance", False)
+        guided = bool(told) or not self._family.tells_guidance  # then equal latents in both halves tell it
         if not guided or not torch.equal(latents[: rows // 2], latents[rows // 2 :]):
             return slice(None)
-        return slice(None, rows // 2) if name in _CONDITIONAL_FIRST else slice(rows // 2, None)
+        return slice(None, rows // 2) if self._family.conditional_first else slice(rows // 2, None)
 
     def _end(self, _: nn.Module, __: Any, ___: Any) -> None:
-        if not self.live:
+        if not self.live or self._before is None:
             self._reset()
             return
-        assert self._before is not None
-        timestep = self._before[0]
-        found = {name: self._keep(value[self._rows]) for name, value in self.collect().items()}
+        activations = {name: self._keep(value[self._conditional]) for name, value in self.collect().items()}
         if self._call_in_step == 0:
-            self.kept.steps.append((self._index, timestep, found))
+            self.kept.steps.append((self._index, self._before[0], activations))
         else:
             first = self.kept.steps[-1][2]
-            for name, value in found.items():
+            for name, value in activations.items():
                 first[name] = torch.cat([first[name], value])
+
+    def check_steps(self) -> None:
+        """Refuse silence about wanted steps.
+
+        Raises:
+            TapError: Some of them never came.
+        """
+        missing = sorted((self._steps or set()) - {index for index, _, _ in self.kept.steps})
+        if missing:
+            raise TapError(
+                f"The steps {', '.join(map(str, missing))} never came: the generation had {self._index + 1}. Steps are "
+                "counted from 0 in the order of the generation; they are no timesteps."
+            )
 
     def _keep(self, value: Tensor) -> Tensor:
         value = value.detach()
@@ -166,38 +163,25 @@ def tap(
         pipeline_or_denoiser: A diffusers pipeline (or Backbone), or its denoiser. From the denoiser alone it cannot
             be known which rows are conditional: all are kept, a second call on the same latents following the first.
         activations: Ids, aliases or map requests.
-        steps: Which denoising steps to keep, counted from 0; all by default.
+        steps: Which denoising steps to keep, counted from 0 (next to noise) as in a recipe's ``trajectory.save``, not
+            timesteps; all by default.
         halves: Under guidance, ``"conditional"`` rows only or ``"both"`` as the pipeline orders them.
         to: Device to move the kept tensors to, e.g. ``"cpu"``; by default they stay where they are.
         chunk: The most attention logits held at a time.
 
     Raises:
         UnknownNameError: A name that the denoiser does not have.
-        TapError: A step ran without producing a wanted activation.
+        TapError: A step ran without producing a wanted activation, or a wanted step never came.
     """
     if halves not in ("conditional", "both"):
         raise InvalidValueError(f"halves must be 'conditional' or 'both', got {halves!r}")
     recorder = _Recorder(pipeline_or_denoiser, activations, steps, halves, to, chunk)
     with recorder:
         yield recorder.kept
+    recorder.check_steps()
 
 
-def _latents(call: Mapping[str, Any]) -> Tensor:
-    """The latents of a call, rows first."""
-    value = next((call[name] for name in ("sample", "hidden_states", "x") if name in call), None)
-    if isinstance(value, Tensor):
-        return value.detach()
-    if isinstance(value, (list, tuple)) and value and all(isinstance(v, Tensor) for v in value):
-        return torch.stack([v.detach() for v in value])
-    raise TapError("the denoiser was called without latents in 'sample', 'hidden_states' or 'x'")
-
-
-def _timestep(denoiser: nn.Module, call: Mapping[str, Any]) -> float:
+def _timestep(family: Family, call: Mapping[str, Any]) -> float:
     value = call.get("timestep", call.get("t", float("nan")))
     value = float(value.flatten()[0]) if isinstance(value, Tensor) else float(value)
-    name = class_name(bare_denoiser(denoiser))
-    if name in _REVERSED_SIGMA:
-        value = (1 - value) * 1000
-    elif name in _SIGMA:
-        value *= 1000
-    return round(value, 3)
+    return round(family.read_timestep(value), 3)

@@ -8,8 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from diffeat.activations import aliases, rules
-from diffeat.activations.sources import NoSuchSite, Source, find_source
+from diffeat.activations.aliases import PREFIXES, aliases_of, owner_of
+from diffeat.activations.anatomy import class_name, is_unet
+from diffeat.activations.sites import candidates, find_probe
+from diffeat.activations.sites.probe import Probe
+from diffeat.activations.sites.site import NoSuchSite
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
 
@@ -23,9 +26,7 @@ def bare_denoiser(thing: Any) -> nn.Module:
     if not isinstance(thing, nn.Module):
         raise InvalidValueError(f"expected a denoiser, a pipeline or a Backbone, got {type(thing).__name__}")
     thing = getattr(thing, "_orig_mod", thing)
-    if hasattr(thing, "peft_config") and hasattr(thing, "get_base_model"):
-        thing = thing.get_base_model()
-    return thing
+    return thing.get_base_model() if hasattr(thing, "peft_config") and hasattr(thing, "get_base_model") else thing
 
 
 def is_pattern(name: str) -> bool:
@@ -50,53 +51,68 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(out))
 
 
-def locate(denoiser: nn.Module, names: Iterable[str]) -> list[Source]:
-    """The source of each id or alias.
+def ids_of(denoiser: nn.Module, names: Iterable[str]) -> list[str]:
+    """The id of each name: ids as they are, aliases looked up.
+
+    Raises:
+        UnknownNameError: An alias that this denoiser does not have.
+    """
+    ids_by_alias: dict[str, str] | None = None  # made once, where an alias is asked for
+    ids = []
+    for name in names:
+        if name.split(":")[0] in PREFIXES:
+            if ids_by_alias is None:
+                ids_by_alias = dict(aliases_of(denoiser, _ids(denoiser)))
+            if name not in ids_by_alias:
+                raise unknown(denoiser, name)
+            name = ids_by_alias[name]
+        ids.append(name)
+    return ids
+
+
+def locate(denoiser: nn.Module, names: Iterable[str]) -> list[Probe]:
+    """How the activation of each id or alias is read.
 
     Raises:
         UnknownNameError: With the nearest names of this denoiser, or whose name it is.
     """
-    ids_by_alias: dict[str, str] | None = None  # made once, where an alias is asked for
-    sources = []
-    for name in names:
+    probes = []
+    for id in ids_of(denoiser, names):
         try:
-            source = find_source(denoiser, name)
+            probe = find_probe(denoiser, id)
         except NoSuchSite as reason:
-            raise UnknownNameError(f"No activation {name!r}: {reason}. {_near(denoiser, name)}".rstrip()) from None
-        if source is None and name.split(":")[0] in aliases.PREFIXES:
-            if ids_by_alias is None:
-                ids_by_alias = dict(aliases.aliases_of(denoiser, [c.id for c in rules.candidates(denoiser)]))
-            found = ids_by_alias.get(name)
-            source = None if found is None else find_source(denoiser, found)
-        if source is None:
-            raise unknown(denoiser, name)
-        sources.append(source)
-    return sources
+            raise UnknownNameError(f"No activation {id!r}: {reason}. {_near(denoiser, id)}".rstrip()) from None
+        if probe is None:
+            raise unknown(denoiser, id)
+        probes.append(probe)
+    return probes
 
 
 def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
     """The error for a name that this denoiser does not have."""
-    kind = rules.class_name(denoiser)
+    kind = class_name(denoiser)
     if is_pattern(name):
         return UnknownNameError(
             f"The pattern {name!r} selects nothing in this {kind}, or stands where one activation is wanted. A '*' "
             "stays between two dots, '**' crosses them ('up_blocks.1.**'); Catalogue.find(pattern) gives the ids."
         )
-    if name.endswith(".adaln") and rules.is_unet(denoiser):
+    if name.endswith(".adaln") and is_unet(denoiser):
         return UnknownNameError(f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")
-    near = _near(denoiser, name)
-    owner = aliases.owner_of(name)
-    ids = [c.id for c in rules.candidates(denoiser)]
-    names = [a for a, _ in aliases.aliases_of(denoiser, ids)]
+    owner = owner_of(name)
+    ids = _ids(denoiser)
+    names = [*ids, *(alias for alias, _ in aliases_of(denoiser, ids))]
     stem = re.match(r"(\w+:[a-z]*|\w+)", name)
-    foreign = owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in [*ids, *names])
+    foreign = owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in names)
     whose = f" Names of this form belong to {owner}; this denoiser is a {kind}." if foreign else ""
-    return UnknownNameError(f"No activation {name!r} in this {kind}.{whose} {near}".rstrip())
+    return UnknownNameError(f"No activation {name!r} in this {kind}.{whose} {_near(denoiser, name)}".rstrip())
 
 
 def _near(denoiser: nn.Module, name: str) -> str:
-    ids = [c.id for c in rules.candidates(denoiser)]
-    names = [a for a, _ in aliases.aliases_of(denoiser, ids)]
-    prefix = name.split(":")[0] + ":" if ":" in name else None
-    pool = [n for n in names if n.startswith(prefix)] if prefix else ids
+    ids = _ids(denoiser)
+    system, colon, _ = name.partition(":")
+    pool = [alias for alias, _ in aliases_of(denoiser, ids) if alias.startswith(f"{system}:")] if colon else []
     return did_you_mean(name, pool or ids)
+
+
+def _ids(denoiser: nn.Module) -> list[str]:
+    return [c.id for c in candidates(denoiser)]

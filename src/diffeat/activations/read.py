@@ -21,8 +21,8 @@ def read(denoiser: Any, activations: Wanted | Iterable[Wanted], /, **denoiser_kw
 
     Returns:
         One tensor per name, keyed exactly as asked: ``(B, C, h, w)`` for image activations, ``(B, N, C)`` for
-        text tokens, ``(B, heads, Nq, Nk)`` or reduced for maps. Gradients stay attached unless the caller
-        switched them off.
+        text tokens, ``(B, C)`` for shift, scale and gate, ``(B, heads, Nq, Nk)`` or reduced for maps. Gradients stay
+        attached unless the caller switched them off.
 
     Raises:
         UnknownNameError: A name this denoiser does not have; the nearest ones are named.

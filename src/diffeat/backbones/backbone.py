@@ -12,13 +12,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeat.backbones.cards import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
-from diffeat.backbones.loading import load_pipeline
+from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.recording import record_call, remembered_texts
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.words import word_positions
@@ -41,7 +42,7 @@ class Backbone:
         name: What to call the model in messages.
 
     Raises:
-        ModelError: If the pipeline has no denoiser that can be used.
+        ModelError: If the pipeline has no denoiser that can be used, or is known not to work.
         UnknownNameError: If there is no such family.
 
     Attributes:
@@ -60,12 +61,13 @@ class Backbone:
         denoiser = getattr(pipeline, "transformer", None) if denoiser is None else denoiser
         if not isinstance(denoiser, nn.Module):
             raise ModelError(f"{type(pipeline).__name__} has no unet and no transformer; it is no diffusion pipeline.")
+        refuse_unsupported(type(pipeline).__name__, type(denoiser).__name__)
         self.pipeline = pipeline
         self.denoiser = denoiser.eval()
         self.name = name or type(pipeline).__name__
         config: Mapping[str, Any] = getattr(denoiser, "config", {})
         self._config = config
-        self.family: Family = family_named(family) if family else family_of(_class(denoiser), config)
+        self.family: Family = family_named(family) if family else family_of(denoiser)
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
         self._texts: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str, tuple[int, int], str], Mapping[str, Any]] = {}
@@ -109,7 +111,14 @@ class Backbone:
         pipeline = load_pipeline(id_or_path, dtype=dtype, revision=revision, variant=variant)
         if device is not None:
             pipeline.to(device)
-        return cls(pipeline, family=family, name=str(id_or_path))
+        backbone = cls(pipeline, family=family, name=str(id_or_path))
+        card = card_of(id_or_path)
+        if card is not None and backbone.prediction_type != card.prediction:
+            raise ModelError(
+                f"{backbone.name} predicts {card.prediction!r}, but the scheduler that came with it is made for "
+                f"{backbone.prediction_type!r}: the copy at hand is damaged. Delete it and load it again."
+            )
+        return backbone
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, family: str | None = None, name: str = "") -> Backbone:
@@ -300,7 +309,7 @@ class Backbone:
             recorded = record_call(self.pipeline, self.denoiser, arguments)
         if recorded is None:
             raise ModelError(
-                f"{type(self.pipeline).__name__} ran without calling its {_class(self.denoiser)}; its "
+                f"{type(self.pipeline).__name__} ran without calling its {type(self.denoiser).__name__}; its "
                 "conditions cannot be recorded."
             )
         return recorded
@@ -316,9 +325,7 @@ class Backbone:
 
     def _learn(self, family: Generic) -> None:
         scheduler = self.pipeline.scheduler
-        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(  # type: ignore[misc]
-            scheduler.config.get("use_flow_sigmas")
-        )
+        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
         size = self.default_size
         one, t = self._record([""], size, {})
         two, _ = self._record(["", ""], size, {})
@@ -357,10 +364,6 @@ class Backbone:
         if self.square_only and w != h:
             raise InvalidValueError(f"{self.name} takes square images only; {w}x{h} was given.")
         return w, h
-
-
-def _class(denoiser: nn.Module) -> str:
-    return type(denoiser).__name__
 
 
 def _keep_newest(memory: dict[Any, Any], count: int) -> None:

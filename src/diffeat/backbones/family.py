@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from diffeat.backbones.blocks import BlockRule
+from diffeat.backbones.layout import TokenLayout, map_grid
 from diffeat.errors import InvalidValueError
+
+Size = tuple[int, int]
+TimeUnit = Literal["t", "t/1000", "1-t/1000"]
+
+#: From a timestep, 0 to 1000, to how a denoiser is told it, and back.
+TIME_UNITS: dict[TimeUnit, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "t": (lambda t: t, lambda told: told),
+    "t/1000": (lambda t: t / 1000, lambda told: told * 1000),
+    "1-t/1000": (lambda t: 1 - t / 1000, lambda told: (1 - told) * 1000),
+}
+
+
+def empty(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of this shape on the meta device."""
+    return torch.empty(*shape, dtype=dtype, device="meta")
 
 
 @dataclass(frozen=True)
@@ -36,7 +53,7 @@ class Family:
     name: ClassVar[str]
     denoiser_class: ClassVar[str]
     """Name of the diffusers class of the denoiser."""
-    flow: ClassVar[bool] = False
+    flow: bool = False
     """Rectified flow (x_t = (1 - s) x_0 + s eps) instead of a discrete variance-preserving diffusion."""
     square_only: ClassVar[bool] = False
     conditional: ClassVar[bool] = True
@@ -44,12 +61,24 @@ class Family:
     """Arguments of the pipeline call that turn guidance off; an option that a user gives takes precedence."""
     latent_argument: str = "hidden_states"
     timestep_argument: str = "timestep"
+    time: TimeUnit = "t"
+    """How the denoiser is told the timestep t, 0 to 1000."""
     shared: frozenset[str] = frozenset()
     """Denoiser arguments without a batch axis."""
-    pixels_per_latent: ClassVar[int | None] = None
-    """Pixels per latent cell, where it is not the autoencoder's own factor."""
+    latent_stride: ClassVar[int] = 8
+    """Pixels per latent cell of the family's own autoencoder."""
     pipeline_multiple: ClassVar[int] = 1
     """Image sides that the stock pipeline accepts are multiples of this, whatever the autoencoder."""
+    conditional_first: ClassVar[bool] = False
+    """Whether the conditional half of a guided batch comes before the unconditional one."""
+    tells_guidance: ClassVar[bool] = True
+    """Whether pipelines say in ``do_classifier_free_guidance`` that they guide."""
+    blocks: ClassVar[tuple[BlockRule, ...]] = ()
+    """The classes of its transformer blocks."""
+    text_modules: ClassVar[frozenset[str]] = frozenset()
+    """Children of the denoiser or its blocks that carry text, not the image."""
+    image_stacks: ClassVar[frozenset[str]] = frozenset()
+    """Stacks in which blocks with a joint attention still see the image alone."""
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         """Whether a denoiser of ``denoiser_class`` with this configuration belongs here."""
@@ -58,6 +87,37 @@ class Family:
     def patch(self, config: Mapping[str, Any]) -> int:
         """Latent cells per token, one way; image sizes are multiples of this times the latent stride."""
         return config.get("patch_size") or 1
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        """Where the image tokens lie in a call of the denoiser; by default, one per patch of a latent map, no text.
+
+        Args:
+            config: Of the denoiser.
+            call: The arguments of the call, bound to their names.
+
+        Raises:
+            ModelError: If the arguments do not tell.
+        """
+        return TokenLayout(map_grid(config, call[self.latent_argument]))
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        """Arguments of the denoiser for one image, of the right shapes and without content, on the meta device.
+
+        Texts have the length that the configuration says or, where it says none, the stock pipeline's own.
+
+        Args:
+            config: Of the denoiser.
+            latent: ``(h, w)`` of the latent before any packing.
+
+        Raises:
+            ModelError: If they are not known.
+        """
+        raise NotImplementedError
+
+    def default_latent(self, config: Mapping[str, Any]) -> Size:
+        """``(h, w)`` of the latent the denoiser is made for, before any packing; of 1024 pixels if it says none."""
+        size = config.get("sample_size") or 1024 // self.latent_stride
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -86,7 +146,12 @@ class Family:
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         """The denoiser's timestep argument for ``t`` (batch,), float32, 0 to 1000, with the stock rounding."""
-        return t if self.flow else t.long()
+        told, _ = TIME_UNITS[self.time]
+        return told(t) if self.flow else told(t).long()
+
+    def read_timestep(self, told: float) -> float:
+        """The timestep, 0 to 1000, of what the denoiser was told."""
+        return TIME_UNITS[self.time][1](told)
 
     def pack(self, latents: Tensor) -> Any:
         """The denoiser's latent argument."""

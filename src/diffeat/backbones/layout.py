@@ -12,13 +12,13 @@ Two kinds of sequences occur inside one call:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffeat.errors import ModelError
 
@@ -99,42 +99,8 @@ class TokenLayout:
         return self.images if self.image_first else self.registers
 
 
-def layout_of(denoiser: nn.Module, kwargs: Mapping[str, Any]) -> TokenLayout:
-    """Layout of the token sequences of ``denoiser.forward(**kwargs)``.
-
-    Known by the class of the denoiser for the families of diffeat; others are read off their arguments (``img_ids``,
-    ``img_shapes``, or a latent map and the configured patch size).
-
-    Args:
-        denoiser: A diffusers denoiser, possibly on the meta device.
-        kwargs: The arguments of the call, bound to their names.
-
-    Raises:
-        ModelError: If nothing in the arguments tells the grid.
-    """
-    rule = _RULES.get(_class_name(denoiser), _generic)
-    return rule(_config(denoiser), kwargs)
-
-
-def _class_name(denoiser: nn.Module) -> str:
-    """The name of the stock class: wrappers (compilation, sharding) keep the model in a ``_orig_mod`` or ``module``."""
-    for attribute in ("_orig_mod", "module"):
-        inner = getattr(denoiser, attribute, None)
-        if isinstance(inner, nn.Module) and not hasattr(type(denoiser), "load_config"):
-            return _class_name(inner)
-    for cls in type(denoiser).__mro__:
-        if cls.__name__ in _RULES:
-            return cls.__name__
-    return type(denoiser).__name__
-
-
-def _config(denoiser: nn.Module) -> Mapping[str, Any]:
-    config = getattr(denoiser, "config", None)
-    return config if isinstance(config, Mapping) else {}
-
-
-def _length(value: Any) -> int:
-    """Tokens of a text argument: a (batch, tokens, channels) tensor, or a list with one tensor per row."""
+def text_length(value: Any) -> int:
+    """Tokens of a text argument: a (batch, tokens, channels) tensor, a list with one tensor per row, or nothing."""
     if value is None:
         return 0
     if isinstance(value, Tensor):
@@ -142,45 +108,20 @@ def _length(value: Any) -> int:
     return max(len(v) for v in value)
 
 
-def _patch(config: Mapping[str, Any]) -> tuple[int, int]:
+def map_grid(config: Mapping[str, Any], sample: Tensor) -> tuple[int, int]:
+    """Rows and columns of tokens of a latent map ``(…, h, w)`` that the denoiser cuts into patches."""
     patch = config.get("patch_size") or 1
-    if isinstance(patch, int):
-        return patch, patch
-    return patch[-2], patch[-1]
-
-
-def _map_grid(config: Mapping[str, Any], sample: Tensor) -> tuple[int, int]:
-    ph, pw = _patch(config)
+    ph, pw = (patch, patch) if isinstance(patch, int) else patch[-2:]
     return sample.shape[-2] // ph, sample.shape[-1] // pw
 
 
-def _sample(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    return TokenLayout((kwargs["sample"].shape[-2], kwargs["sample"].shape[-1]))
+def by_ids(call: Mapping[str, Any]) -> TokenLayout:
+    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself.
 
-
-def _image_only(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    return TokenLayout(_map_grid(config, kwargs["hidden_states"]))
-
-
-def _image_before_text(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    grid = _map_grid(config, kwargs["hidden_states"])
-    return TokenLayout(grid, text=_length(kwargs.get("encoder_hidden_states")), image_first=True)
-
-
-def _text_before_image(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    grid = _map_grid(config, kwargs["hidden_states"])
-    return TokenLayout(grid, text=_length(kwargs.get("encoder_hidden_states")))
-
-
-def _aura_flow(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    registers = 8  # AuraFlowTransformer2DModel.register_tokens; a constant there, not a config entry
-    grid = _map_grid(config, kwargs["hidden_states"])
-    return TokenLayout(grid, text=registers + _length(kwargs.get("encoder_hidden_states")), registers=registers)
-
-
-def _by_ids(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself."""
-    ids = kwargs["img_ids"]
+    Raises:
+        ModelError: If the positions are on the meta device or do not fill a grid.
+    """
+    ids = call["img_ids"]
     if ids.is_meta:
         raise ModelError("The positions in img_ids are needed to know the image grid; give them as real numbers.")
     ids = ids[0] if ids.ndim == 3 else ids
@@ -189,80 +130,22 @@ def _by_ids(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout
     if rows * columns != len(own):
         raise ModelError(f"The {len(own)} image positions in img_ids do not fill a {rows}x{columns} grid.")
     return TokenLayout(
-        (rows, columns),
-        text=_length(kwargs.get("encoder_hidden_states")),
-        images=kwargs["hidden_states"].shape[1],
+        (rows, columns), text=text_length(call.get("encoder_hidden_states")), images=call["hidden_states"].shape[1]
     )
 
 
-def _by_shapes(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
+def by_shapes(call: Mapping[str, Any]) -> TokenLayout:
     """Qwen-Image: a list with (frames, h, w) per image, or one such list per batch row; the first is the image."""
-    shapes = kwargs["img_shapes"]
-    first = shapes[0]
+    first = call["img_shapes"][0]
     frames, h, w = first[0] if isinstance(first[0], (tuple, list)) else first
     return TokenLayout(
-        (frames * h, w),
-        text=_length(kwargs.get("encoder_hidden_states")),
-        images=kwargs["hidden_states"].shape[1],
+        (frames * h, w), text=text_length(call.get("encoder_hidden_states")), images=call["hidden_states"].shape[1]
     )
 
 
-def _lumina2(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    """Texts are packed to their true length: [text of this row, image, nothing up to the longest row]."""
-    grid = _map_grid(config, kwargs["hidden_states"])
-    mask = kwargs.get("encoder_attention_mask")
-    if mask is None or mask.is_meta:
-        return TokenLayout(grid, text=_length(kwargs.get("encoder_hidden_states")))
-    rows = tuple(int(n) for n in mask.sum(dim=1).tolist())
-    return TokenLayout(grid, text=max(rows), rows=rows)
-
-
-def _z_image(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    """[image padded to a multiple of 32, text padded to a multiple of 32]; x is a list of (channels, 1, h, w)."""
-    multiple = 32  # SEQ_MULTI_OF of diffusers' transformer_z_image
-    x, texts = kwargs["x"], kwargs["cap_feats"]
-    if isinstance(x[0], (list, tuple)):
-        raise ModelError("Z-Image calls with several images per row (omni mode) are not supported.")
-    patch = kwargs.get("patch_size") or config["all_patch_size"][0]
-    h, w = x[0].shape[-2] // patch, x[0].shape[-1] // patch
-    text = max(len(t) for t in texts)
-    images = h * w + -(h * w) % multiple
-    return TokenLayout((h, w), text=text + -text % multiple, image_first=True, images=images)
-
-
-def _generic(config: Mapping[str, Any], kwargs: Mapping[str, Any]) -> TokenLayout:
-    if kwargs.get("img_ids") is not None:
-        return _by_ids(config, kwargs)
-    if kwargs.get("img_shapes") is not None:
-        return _by_shapes(config, kwargs)
-    for name in ("sample", "hidden_states", "x"):
-        value = kwargs.get(name)
-        if isinstance(value, Tensor) and value.ndim in (4, 5):
-            h, w = _map_grid(config, value)
-            frames = value.shape[2] if value.ndim == 5 else 1
-            return TokenLayout((frames * h, w), text=_length(kwargs.get("encoder_hidden_states")))
-    raise ModelError(
-        "Nothing in this denoiser call tells how its image tokens lie: there is no latent map, no img_ids and no "
-        f"img_shapes among its arguments ({', '.join(k for k, v in kwargs.items() if v is not None)})."
-    )
-
-
-_Rule = Callable[[Mapping[str, Any], Mapping[str, Any]], TokenLayout]
-
-_RULES: dict[str, _Rule] = {
-    "UNet2DModel": _sample,
-    "UNet2DConditionModel": _sample,
-    "DiTTransformer2DModel": _image_only,
-    "PixArtTransformer2DModel": _image_only,
-    "HunyuanDiT2DModel": _image_only,
-    "SanaTransformer2DModel": _image_only,
-    "SD3Transformer2DModel": _image_before_text,
-    "CogView4Transformer2DModel": _text_before_image,
-    "AuraFlowTransformer2DModel": _aura_flow,
-    "FluxTransformer2DModel": _by_ids,
-    "Flux2Transformer2DModel": _by_ids,
-    "ChromaTransformer2DModel": _by_ids,
-    "QwenImageTransformer2DModel": _by_shapes,
-    "Lumina2Transformer2DModel": _lumina2,
-    "ZImageTransformer2DModel": _z_image,
-}
+def grid_ids(h: int, w: int, axes: int) -> Float[Tensor, "n axes"]:
+    """The ids of an ``h``×``w`` image's tokens, row by row: (0, row, column, 0 …)."""
+    ids = torch.zeros(h, w, axes)
+    ids[..., 1] = torch.arange(h)[:, None]
+    ids[..., 2] = torch.arange(w)
+    return ids.reshape(h * w, axes)

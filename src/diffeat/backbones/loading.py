@@ -6,16 +6,14 @@ import contextlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-import yaml
 from torch import nn
 
 from diffeat import zoo
+from diffeat.backbones.cards import Card, cards, refuse_unsupported
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
@@ -23,12 +21,6 @@ from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_
 T = TypeVar("T")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-@cache
-def model_names() -> dict[str, list[str]]:
-    """The names of diffeat for models, each with the hub ids to try in order."""
-    return yaml.safe_load((files("diffeat.backbones") / "models.yaml").read_text(encoding="utf-8"))
 
 
 def resolve_model(name: str) -> list[str]:
@@ -45,13 +37,13 @@ def resolve_model(name: str) -> list[str]:
         return [name]  # a directory of that name goes before a name of ours
     if name in zoo.names():
         return [str(zoo.path(name))]
-    if name in model_names():
-        return list(model_names()[name])
+    if name in cards():
+        return list(cards()[name].ids)
     if "/" in name or Path(name).exists() or name.startswith("."):
         return [name]
     raise UnknownNameError(
         f"{name!r} is no model name, hub id (owner/name) or existing directory. "
-        + did_you_mean(name, [*model_names(), *zoo.names()])
+        + did_you_mean(name, [*cards(), *zoo.names()])
     )
 
 
@@ -70,7 +62,8 @@ def load_pipeline(
     precision = _precision(dtype)
 
     def load(place: str) -> Any:
-        return _load(_directory(place, revision, variant), place, precision, variant)
+        directory = _directory(place, revision or _revision(id_or_path, place), variant)
+        return _load(directory, place, precision, variant)
 
     return _first(id_or_path, load)
 
@@ -85,19 +78,33 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     import diffusers
 
     def load(place: str) -> tuple[nn.Module, Family]:
-        index = _config(diffusers.DiffusionPipeline, place, revision)
+        pinned = revision or _revision(id_or_path, place)
+        index = _config(diffusers.DiffusionPipeline, place, pinned)
         part = next((p for p in ("unet", "transformer") if index.get(p) and index[p][1]), None)
         if part is None:
             raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
+        refuse_unsupported(index.get("_class_name", ""), index[part][1])
         model_class = getattr(diffusers, index[part][1], None)
         if model_class is None:
             raise ModelError(f"diffusers {diffusers.__version__} has no class {index[part][1]!r}.")
-        config = _config(model_class, place, revision, subfolder=part)
+        config = _config(model_class, place, pinned, subfolder=part)
         with torch.device("meta"):
             denoiser = model_class.from_config(config)
-        return denoiser.eval(), family_of(type(denoiser).__name__, denoiser.config)
+        return denoiser.eval(), family_of(denoiser)
 
     return _first(id_or_path, load)
+
+
+def card_of(name: str) -> Card | None:
+    """The card of a model name; ``None`` for hub ids, directories and embedded models."""
+    card = cards().get(str(name))
+    return card if card is not None and resolve_model(name) == list(card.ids) else None
+
+
+def _revision(name: str, place: str) -> str | None:
+    """The revision that a model's card pins at one of its places."""
+    card = card_of(name)
+    return card.revision if card is not None and place == card.ids[0] else None
 
 
 class _Unreachable(ModelError):
@@ -121,9 +128,11 @@ def _first(name: str, load: Callable[[str], T]) -> T:
     if local:
         raise local[0]
     tried = "; ".join(f"{place}: {reason}" for place, reason in reasons.items())
+    card = card_of(name)
+    gate = f"accept its licence ({card.licence}) on the hub and log in" if card and card.gated else "log in if need be"
     raise ModelError(
         f"The model {name!r} is not on this machine and could not be fetched from the hub ({tried}). Check the name "
-        "and the connection (and log in if the model asks for it), or fetch it elsewhere with "
+        f"and the connection ({gate}), or fetch it elsewhere with "
         f"`hf download {next(iter(reasons))}` and give the path of that directory."
     )
 
@@ -172,6 +181,8 @@ def _directory(place: str, revision: str | None, variant: str | None) -> Path:
         return Path(place)
     from diffusers import DiffusionPipeline
 
+    index = _config(DiffusionPipeline, place, revision)
+    refuse_unsupported(index.get("_class_name", ""))
     try:
         cached = _no_connection()
         return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached))
@@ -225,6 +236,7 @@ def _check_components(directory: Path, place: str, variant: str | None) -> list[
     except ValueError as error:
         raise ModelError(f"{directory / 'model_index.json'} is not valid JSON ({error}).") from None
     parts = [k for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] is not None]
+    refuse_unsupported(index.get("_class_name", ""), *(index[part][1] for part in parts))
     missing = [p for p in parts if not (directory / p).is_dir()]
     if missing:
         raise ModelError(f"The model {place} is incomplete: {', '.join(missing)} missing. Download it again.")

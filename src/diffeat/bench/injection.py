@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffeat.activations import Catalogue
-from diffeat.activations.modulation import ModulatedSite, ModulationTaps, modulated_sites
+from diffeat.activations import Catalogue, ModulatedSite, Taps, modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.detect import calibration_pictures
@@ -68,11 +67,12 @@ def inject_massive(
         inputs = _inputs(backbone, timestep, picture or backbone.default_size, seed)
         seen: list[Tensor] = []
         handle = linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-        with ModulationTaps(denoiser, [first]) as taps:
+        gate = torch.ones(width)
+        with Taps(denoiser, first.gate or first.raw, stop=False) as taps:
             denoiser(**inputs)
-            (parts,) = taps.collect(2)
+            if first.gate is not None and not _by_embedder(denoiser):
+                gate = taps.collect()[first.gate][0]
         handle.remove()
-        gate = parts["gate"][0] if "gate" in parts and not _by_embedder(denoiser) else torch.ones(width)
         tokens = seen[0].flatten(0, -2).float()
         for k, channel in enumerate(channels):
             value = size * (-1) ** k / float(gate[channel])

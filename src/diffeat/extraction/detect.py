@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cache
 
-from diffeat.activations.modulation import modulated_sites
+from diffeat.activations import modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Engine

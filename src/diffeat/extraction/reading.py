@@ -211,7 +211,9 @@ class Reading(Recipe):
     )
     trajectory: Trajectory
     activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
-    techniques: Techniques | None = Field(None, description="applied while features are read; 'diffeat gate --help' lists them")
+    techniques: Techniques | None = Field(
+        None, description="applied while features are read; 'diffeat gate --help' lists them"
+    )
     views: tuple[ViewSpec, ...] | None = Field(
         None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"
     )

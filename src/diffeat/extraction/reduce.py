@@ -20,8 +20,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffeat.activations import Catalogue, MapRequest
-from diffeat.activations.modulation import ModulatedSite, modulated_sites
+from diffeat.activations import Catalogue, MapRequest, ModulatedSite, modulated_sites
 from diffeat.activations.names import is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, did_you_mean
@@ -173,8 +172,7 @@ class AdaLN:
 
     @property
     def wants(self) -> Sequence[str]:
-        # The modulated input itself too: the forward pass ends there, when its parameters are known.
-        parts = (self.name, self.site.raw, self.site.scale, self.site.shift)
+        parts = (self.site.raw, self.site.scale, self.site.shift)
         return tuple(part for part in parts if part is not None)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:

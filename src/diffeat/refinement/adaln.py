@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeat.activations.modulation import PlainNorm
+from diffeat.activations.norms import PlainNorm
 from diffeat.errors import InvalidValueError, did_you_mean
 
 Discard = Literal["none", "pre", "post", "drop"]

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffeat.activations import Catalogue
-from diffeat.activations.modulation import ModulationTaps, modulated_sites
+from diffeat.activations import Catalogue, modulated_sites, read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
@@ -203,12 +202,12 @@ def _modulation(
     text = [recipe.text_for(None)]
     conditioning = backbone.condition(text, size=frame.model, **recipe.conditioning)
     found: dict[Place, dict[str, Tensor]] = {}
+    sites = modulated_sites(backbone, names)
+    ids = [id for site in sites for id in site.parameters.values()]
     for t in recipe.trajectory.timesteps:
-        with ModulationTaps(backbone, modulated_sites(backbone, names)) as taps:
-            backbone.denoiser(**backbone.denoiser_inputs(latents, t, conditioning))
-            parts = taps.collect(1)
-        for name, values in zip(names, parts, strict=True):
-            found[Place(name, t)] = {k: v[0].cpu() for k, v in values.items()}
+        values = read(backbone, ids, **backbone.denoiser_inputs(latents, t, conditioning))
+        for site in sites:
+            found[Place(site.name, t)] = {part: values[id][0].cpu() for part, id in site.parameters.items()}
     return found
 
 

@@ -1,11 +1,17 @@
-"""The families, and the one place where they are registered."""
+"""The families, the one place where they are registered, and what they know of a denoiser."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from torch import nn
+
+from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.families.aura_flow import AuraFlow
+from diffeat.backbones.families.chroma import Chroma
+from diffeat.backbones.families.cogview4 import CogView4
 from diffeat.backbones.families.dit import DiT
 from diffeat.backbones.families.flux import Flux
 from diffeat.backbones.families.flux2 import Flux2
@@ -20,7 +26,8 @@ from diffeat.backbones.families.sd3 import StableDiffusion3
 from diffeat.backbones.families.sdxl import StableDiffusionXL
 from diffeat.backbones.families.unconditional import Unconditional
 from diffeat.backbones.families.z_image import ZImage
-from diffeat.backbones.family import Family
+from diffeat.backbones.family import Family, Size
+from diffeat.backbones.layout import TokenLayout
 from diffeat.errors import UnknownNameError, did_you_mean
 
 FAMILIES: dict[str, type[Family]] = {
@@ -39,18 +46,98 @@ FAMILIES: dict[str, type[Family]] = {
         QwenImage,
         ZImage,
         Flux2,
+        Chroma,
+        CogView4,
         Unconditional,
         Generic,
     )
 }
 
 
-def family_of(denoiser_class: str, config: Mapping[str, Any]) -> Family:
-    """The family of a denoiser, by the name of its class and its configuration; else the generic one."""
-    for family in FAMILIES.values():
-        if family.denoiser_class == denoiser_class and family().accepts(config):
-            return family()
+#: Children of denoisers and blocks that carry text, and stacks that see the image alone, in any family.
+TEXT_MODULES = frozenset().union(*(family.text_modules for family in FAMILIES.values()))
+IMAGE_STACKS = frozenset().union(*(family.image_stacks for family in FAMILIES.values()))
+
+
+def family_of(denoiser: nn.Module) -> Family:
+    """The family that a denoiser belongs to, by its class and its configuration; else the generic one."""
+    family = structure_of(denoiser)
+    return family if family.accepts(config_of(denoiser)) else Generic()
+
+
+def structure_of(denoiser: nn.Module) -> Family:
+    """The family whose denoiser is built alike: that of the class, though the configuration may ask for other calls."""
+    inner = _stock(denoiser)
+    for cls in type(inner).__mro__:
+        families = [family() for family in FAMILIES.values() if family.denoiser_class == cls.__name__]
+        if families:
+            return next((family for family in families if family.accepts(config_of(denoiser))), families[0])
     return Generic()
+
+
+def config_of(denoiser: nn.Module) -> Mapping[str, Any]:
+    """The configuration of a denoiser; empty where it has none."""
+    config = getattr(_stock(denoiser), "config", None)
+    return config if isinstance(config, Mapping) else {}
+
+
+def layout_of(denoiser: nn.Module, call: Mapping[str, Any]) -> TokenLayout:
+    """Layout of the token sequences of ``denoiser.forward(**call)``.
+
+    Known by the class of the denoiser for the families of diffeat; others are read off their arguments (``img_ids``,
+    ``img_shapes``, or a latent map and the configured patch size).
+
+    Args:
+        denoiser: A diffusers denoiser, possibly on the meta device.
+        call: The arguments of the call, bound to their names.
+
+    Raises:
+        ModelError: If nothing in the arguments tells the grid.
+    """
+    return structure_of(denoiser).layout(config_of(denoiser), call)
+
+
+def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> dict[str, Any]:
+    """Arguments of ``denoiser.forward`` for one image, of the right shapes and without content, on the meta device.
+
+    Good for measuring a network without weights: shapes, execution order, operations.
+
+    Args:
+        denoiser: On any device; only its class and config are read.
+        latent: ``(h, w)`` of the latent before any packing; by default what the config is made for.
+
+    Raises:
+        ModelError: A class whose arguments are not known.
+    """
+    family, config = structure_of(denoiser), config_of(denoiser)
+    return family.dummy(config, latent or family.default_latent(config))
+
+
+def block_rule(block: nn.Module) -> BlockRule | None:
+    """What is known of a transformer block, by its class; ``None`` if nothing is."""
+    rules = _block_rules().get(type(block).__name__)
+    if rules is None:
+        return None
+    norm_type = getattr(block, "norm_type", None)
+    return next((r for r in rules if r.norm_type == norm_type), next((r for r in rules if r.norm_type is None), None))
+
+
+@cache
+def _block_rules() -> dict[str, tuple[BlockRule, ...]]:
+    rules: dict[str, tuple[BlockRule, ...]] = {}
+    for family in FAMILIES.values():
+        for rule in family.blocks:
+            rules[rule.name] = (*rules.get(rule.name, ()), rule)
+    return rules
+
+
+def _stock(denoiser: nn.Module) -> nn.Module:
+    """The stock network: wrappers (compilation, sharding) keep it in a ``_orig_mod`` or ``module``."""
+    for attribute in ("_orig_mod", "module"):
+        inner = getattr(denoiser, attribute, None)
+        if isinstance(inner, nn.Module) and not hasattr(type(denoiser), "load_config"):
+            return _stock(inner)
+    return denoiser
 
 
 def family_named(name: str) -> Family:

@@ -1,4 +1,4 @@
-"""AuraFlow."""
+"""AuraFlow: a few learned register tokens at the start of the joint sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family
+from diffeat.backbones.blocks import ZERO_BOTH, BlockRule
+from diffeat.backbones.family import Family, Size, empty
+from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+
+_REGISTERS = 8  # AuraFlowTransformer2DModel.register_tokens; a constant there, not a config entry
 
 
 class AuraFlow(Family):
@@ -16,6 +20,22 @@ class AuraFlow(Family):
     denoiser_class = "AuraFlowTransformer2DModel"
     flow = True
     options: ClassVar = {"guidance_scale": 1.0}
+    time = "t/1000"
+    blocks = (
+        BlockRule("AuraFlowJointTransformerBlock", "attn", ZERO_BOTH, item=1),
+        BlockRule("AuraFlowSingleTransformerBlock", "attn", ZERO_BOTH, joint=True),
+    )
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return (t / 1000).to(dtype)
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        text = _REGISTERS + text_length(call.get("encoder_hidden_states"))
+        return TokenLayout(map_grid(config, call["hidden_states"]), text=text, registers=_REGISTERS)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "encoder_hidden_states": empty(1, 256, config["joint_attention_dim"]),
+            "timestep": empty(1),
+        }

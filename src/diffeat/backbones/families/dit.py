@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import ZERO, BlockRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
 
 NULL_CLASS = 1000
@@ -20,6 +21,13 @@ class DiT(Family):
     name = "dit"
     denoiser_class = "DiTTransformer2DModel"
     square_only = True  # DiTTransformer2DModel puts its output patches together as a square
+    conditional_first = True
+    tells_guidance = False  # equal latents in both halves of a batch tell it
+    blocks = (
+        BlockRule(
+            "BasicTransformerBlock", "attn1", {"attn1": ZERO, "ff": ZERO.later("norm3")}, norm_type="ada_norm_zero"
+        ),
+    )
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -34,6 +42,13 @@ class DiT(Family):
             "num_inference_steps": 1,
             "generator": torch.Generator().manual_seed(0),
         } | dict(options)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "timestep": empty(1),
+            "class_labels": empty(1, dtype=torch.long),
+        }
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         raise ModelError("DiT is conditioned on a class, not on words; it has no text sequence.")

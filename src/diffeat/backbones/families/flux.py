@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import ZERO_BOTH, BlockRule, ModulationRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
 from diffeat.backbones.packing import pack_patches, unpack_patches
 
 
@@ -18,6 +20,18 @@ class Flux(Family):
     flow = True
     options: ClassVar = {"guidance_scale": 3.5}
     shared = frozenset({"img_ids", "txt_ids"})
+    time = "t/1000"
+    blocks = (
+        BlockRule("FluxTransformerBlock", "attn", ZERO_BOTH, item=1),
+        BlockRule(
+            "FluxSingleTransformerBlock",
+            "attn",
+            {"attn": ModulationRule("norm", "norm.linear")},
+            item=1,
+            joint=True,
+            inner="act_mlp",
+        ),
+    )
 
     def patch(self, config: Mapping[str, Any]) -> int:
         return 2
@@ -33,3 +47,28 @@ class Flux(Family):
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer_2, prompt)]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        return by_ids(call)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            **packed_image(config, latent),
+            **text_tokens(config),
+            "timestep": empty(1),
+            "pooled_projections": empty(1, config["pooled_projection_dim"]),
+            "guidance": empty(1) if config["guidance_embeds"] else None,
+        }
+
+
+def packed_image(config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    """Image tokens of 2×2 latent cells without content, and their ids."""
+    h, w = latent[0] // 2, latent[1] // 2
+    ids = grid_ids(h, w, len(config["axes_dims_rope"]))
+    return {"hidden_states": empty(1, h * w, config["in_channels"]), "img_ids": ids}
+
+
+def text_tokens(config: Mapping[str, Any], length: int = 512) -> dict[str, Any]:
+    """Text tokens without content, and their ids."""
+    ids = torch.zeros(length, len(config["axes_dims_rope"]))
+    return {"encoder_hidden_states": empty(1, length, config["joint_attention_dim"]), "txt_ids": ids}

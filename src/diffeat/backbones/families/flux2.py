@@ -8,14 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import BlockRule, ModulationRule
+from diffeat.backbones.families.flux import text_tokens
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
 from diffeat.errors import ModelError
+
+_NORM = ModulationRule("norm1", "", "temb_mod_img")  # one vector for all blocks, given to each
+_SINGLE = ModulationRule("norm", "", "temb_mod")
 
 
 class Flux2(Family):
     name = "flux2"
     denoiser_class = "Flux2Transformer2DModel"
     flow = True
+    time = "t/1000"
+    latent_stride = 16  # the pipelines fold 2×2 patches before they noise them
+    blocks = (
+        BlockRule("Flux2TransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),
+        BlockRule(
+            "Flux2SingleTransformerBlock", "attn", {"attn": _SINGLE}, item=1, joint=True, inner="attn.mlp_act_fn"
+        ),
+    )
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -42,3 +56,18 @@ class Flux2(Family):
             chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return [TokenisedText(pipeline.tokenizer, text)]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        return by_ids(call)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        h, w = latent
+        text = text_tokens(config)
+        return {
+            "hidden_states": empty(1, h * w, config["in_channels"]),
+            "img_ids": grid_ids(h, w, len(config["axes_dims_rope"]))[None],
+            **text,
+            "txt_ids": text["txt_ids"][None],
+            "timestep": empty(1),
+            "guidance": empty(1) if config["guidance_embeds"] else None,
+        }

@@ -7,38 +7,56 @@ in which unit time is given, and which arguments have a batch axis.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, TokenisedText
+from diffeat.backbones.layout import TokenLayout, by_ids, by_shapes, map_grid, text_length
 from diffeat.backbones.packing import pack_patches, unpack_patches
 from diffeat.errors import ModelError
 
 _LATENT_NAMES = ("sample", "hidden_states", "x", "latents")
 _TIME_NAMES = ("timestep", "timesteps", "t")
-_UNITS: dict[str, Callable[[Tensor], Tensor]] = {
-    "t": lambda t: t,
-    "t/1000": lambda t: t / 1000,
-    "1-t/1000": lambda t: 1 - t / 1000,
-}
 
 
 class Generic(Family):
     name = "generic"
     denoiser_class = ""
 
-    def __init__(self) -> None:
-        self.flow = False  # type: ignore[misc]
-        self.packed = False
-        self.frames = False
-        self.unit = "t"
+    packed = False
+    frames = False
+    # modules that diffusers calls alike in many transformers
+    text_modules = frozenset(
+        "add_q_proj add_k_proj add_v_proj to_add_out norm_added_q norm_added_k norm1_context norm2_context ff_context "
+        "context_embedder caption_projection text_embedder".split()
+    )
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        if call.get("img_ids") is not None:
+            return by_ids(call)
+        if call.get("img_shapes") is not None:
+            return by_shapes(call)
+        for name in _LATENT_NAMES:
+            value = call.get(name)
+            if isinstance(value, Tensor) and value.ndim in (4, 5):
+                h, w = map_grid(config, value)
+                frames = value.shape[2] if value.ndim == 5 else 1
+                return TokenLayout((frames * h, w), text=text_length(call.get("encoder_hidden_states")))
+        raise ModelError(
+            "Nothing in this denoiser call tells how its image tokens lie: there is no latent map, no img_ids and no "
+            f"img_shapes among its arguments ({', '.join(k for k, v in call.items() if v is not None)})."
+        )
 
     def patch(self, config: Mapping[str, Any]) -> int:
         patch = config.get("patch_size") or 1
         return 2 if self.packed else patch if isinstance(patch, int) else patch[-1]
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        name = config.get("_class_name", "denoiser of this class")
+        raise ModelError(f"The arguments of a {name} are not known; give those of a real call as `inputs=`.")
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -75,15 +93,14 @@ class Generic(Family):
             )
         self.packed, self.frames = value.ndim == 3, value.ndim == 5
         given = float(torch.as_tensor(one[self.timestep_argument]).flatten()[0])
-        expected = {unit: float(f(torch.tensor(t))) for unit, f in _UNITS.items()}
-        unit = next((u for u, e in expected.items() if abs(given - e) <= 5e-3 * max(1.0, abs(e))), None)
-        if unit is None:
+        units: list[TimeUnit] = [u for u, (told, _) in TIME_UNITS.items() if _near(given, told(t))]
+        if not units:
             raise ModelError(f"The denoiser is given the timestep {given:g} where the schedule says {t:g}.")
-        self.unit = unit
+        self.time = units[0]
         self.shared = frozenset(name for name in one if _same_shape(one[name], two[name]))
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
-        return _UNITS[self.unit](t)
+        return TIME_UNITS[self.time][0](t)
 
     def pack(self, latents: Tensor) -> Tensor:
         if self.packed:
@@ -109,6 +126,10 @@ def _only(what: str, names: tuple[str, ...], arguments: Mapping[str, Any]) -> st
         f"None of the denoiser's arguments ({', '.join(arguments)}) is known to be the {what}; this pipeline is not "
         "supported."
     )
+
+
+def _near(given: float, expected: float) -> bool:
+    return abs(given - expected) <= 5e-3 * max(1.0, abs(expected))
 
 
 def _same_shape(one: Any, two: Any) -> bool:

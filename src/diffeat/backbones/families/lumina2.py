@@ -8,7 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+
+_NORM = ModulationRule("norm1", **SCALED)
 
 
 class Lumina2(Family):
@@ -16,12 +20,38 @@ class Lumina2(Family):
     denoiser_class = "Lumina2Transformer2DModel"
     flow = True
     options: ClassVar = {"guidance_scale": 1.0}
-
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
-        return 1 - t / 1000
+    time = "1-t/1000"
+    blocks = (
+        BlockRule(
+            "Lumina2TransformerBlock",
+            "attn",
+            {"attn": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)},
+            joint=True,
+        ),
+    )
+    text_modules = frozenset({"context_refiner", "time_caption_embed"})
+    image_stacks = frozenset({"noise_refiner"})
 
     def unpack(self, output: Tensor, latents: Tensor) -> Tensor:
         return -output
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, f"{pipeline.system_prompt} <Prompt Start> {prompt}")]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        """Texts are packed to their true length: [text of this row, image, nothing up to the longest row]."""
+        grid = map_grid(config, call["hidden_states"])
+        mask = call.get("encoder_attention_mask")
+        if mask is None or mask.is_meta:
+            return TokenLayout(grid, text=text_length(call.get("encoder_hidden_states")))
+        rows = tuple(int(n) for n in mask.sum(dim=1).tolist())
+        return TokenLayout(grid, text=max(rows), rows=rows)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        text = min(256, config["axes_lens"][0] - 1)  # the image's own position on the first axis follows the text's
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "timestep": empty(1),
+            "encoder_hidden_states": empty(1, text, config["cap_feat_dim"]),
+            "encoder_attention_mask": torch.ones(1, text, dtype=torch.long),
+        }

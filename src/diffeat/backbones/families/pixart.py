@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
 
 
 class PixArt(Family):
     name = "pixart"
     denoiser_class = "PixArtTransformer2DModel"
     options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
+    blocks = (BlockRule("BasicTransformerBlock", "attn1", SINGLE_BOTH, norm_type="ada_norm_single"),)
+    text_modules = frozenset({"caption_projection"})
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, prompt.lower().strip())]
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        micro = config["use_additional_conditions"]
+        micro = config["sample_size"] == 128 if micro is None else micro
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
+            "timestep": empty(1),
+            "added_cond_kwargs": {
+                "resolution": empty(1, 2) if micro else None,
+                "aspect_ratio": empty(1, 1) if micro else None,
+            },
+        }

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import Flux
-from diffeat.backbones.family import TokenisedText
+from diffeat.backbones.family import Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout, by_shapes
+
+_NORM = ModulationRule("img_norm1", "img_mod")
 
 
 class QwenImage(Flux):
@@ -13,7 +18,23 @@ class QwenImage(Flux):
     denoiser_class = "QwenImageTransformer2DModel"
     options: ClassVar = {"true_cfg_scale": 1.0}
     shared = frozenset()
+    blocks = (
+        BlockRule("QwenImageTransformerBlock", "attn", {"attn": _NORM, "img_mlp": _NORM.later("img_norm2")}, item=1),
+    )
+    text_modules = frozenset({"txt_mlp", "txt_mod", "txt_norm", "txt_norm1", "txt_norm2", "txt_in"})
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         text = pipeline.prompt_template_encode.format(prompt)
         return [TokenisedText(pipeline.tokenizer, text, offset=-pipeline.prompt_template_encode_start_idx)]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        return by_shapes(call)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        h, w = latent[0] // 2, latent[1] // 2
+        return {
+            "hidden_states": empty(1, h * w, config["in_channels"]),
+            "encoder_hidden_states": empty(1, 256, config["joint_attention_dim"]),
+            "timestep": empty(1),
+            "img_shapes": [[(1, h, w)]],
+        }

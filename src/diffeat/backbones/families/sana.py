@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
 
 
 class Sana(Family):
@@ -17,6 +18,9 @@ class Sana(Family):
     denoiser_class = "SanaTransformer2DModel"
     flow = True
     options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    latent_stride = 32
+    blocks = (BlockRule("SanaTransformerBlock", "attn1", SINGLE_BOTH),)
+    text_modules = frozenset({"caption_projection", "caption_norm"})
 
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return t * config.get("timestep_scale", 1.0)
@@ -27,3 +31,10 @@ class Sana(Family):
         # the pipeline keeps the first token and the last ones: the instruction but for its first and last token goes
         cut = len(pipeline.tokenizer.encode(before)) - 2
         return [TokenisedText(pipeline.tokenizer, before + prompt.lower().strip(), offset=-cut)]
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
+            "timestep": empty(1),
+        }

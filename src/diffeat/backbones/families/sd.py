@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from diffeat.backbones.family import Family
+import torch
+
+from diffeat.backbones.blocks import BlockRule
+from diffeat.backbones.family import Family, Size, empty
 
 
 class StableDiffusion(Family):
@@ -14,7 +17,24 @@ class StableDiffusion(Family):
     options: ClassVar = {"guidance_scale": 1.0}
     latent_argument = "sample"
     pipeline_multiple = 8
+    blocks = (BlockRule("BasicTransformerBlock", "attn1", modulation={}),)
+    text_modules = frozenset({"encoder_hid_proj"})
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         plain = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim")
         return all(config.get(entry) is None for entry in plain)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        """Of UNets with class labels too, which are no family of their own."""
+        width = config["encoder_hid_dim"] or config["cross_attention_dim"]
+        width = width[0] if isinstance(width, (tuple, list)) else width
+        inputs: dict[str, Any] = {
+            "sample": empty(1, config["in_channels"], *latent),
+            "timestep": empty(1),
+            "encoder_hidden_states": empty(1, 77, width),
+        }
+        if config["class_embed_type"] in ("projection", "simple_projection"):
+            inputs["class_labels"] = empty(1, config["projection_class_embeddings_input_dim"])
+        elif config["num_class_embeds"] or config["class_embed_type"] == "timestep":
+            inputs["class_labels"] = empty(1, dtype=torch.long)
+        return inputs

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout, map_grid, text_length
 
 
 class StableDiffusion3(Family):
@@ -12,6 +15,8 @@ class StableDiffusion3(Family):
     denoiser_class = "SD3Transformer2DModel"
     flow = True
     options: ClassVar = {"guidance_scale": 1.0}
+    # the second attention of SD 3.5's first blocks reads a modulated tensor of its own
+    blocks = (BlockRule("JointTransformerBlock", "attn", {**ZERO_BOTH, "attn2": ZERO.later("norm1", 6)}, item=1),)
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         length = pipeline.tokenizer_max_length
@@ -19,3 +24,15 @@ class StableDiffusion3(Family):
         if pipeline.tokenizer_3 is None:
             return [clip]
         return [clip, TokenisedText(pipeline.tokenizer_3, prompt, offset=length)]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        text = text_length(call.get("encoder_hidden_states"))
+        return TokenLayout(map_grid(config, call["hidden_states"]), text=text, image_first=True)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "encoder_hidden_states": empty(1, 77 + 256, config["joint_attention_dim"]),
+            "pooled_projections": empty(1, config["pooled_projection_dim"]),
+            "timestep": empty(1),
+        }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
-from diffeat.backbones.family import Family
+from diffeat.backbones.families.sd import StableDiffusion
+from diffeat.backbones.family import Size, empty
 
 
-class StableDiffusionXL(Family):
+class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
-    denoiser_class = "UNet2DConditionModel"
-    options: ClassVar = {"guidance_scale": 1.0}
-    latent_argument = "sample"
-    pipeline_multiple = 8
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         return config.get("addition_embed_type") == "text_time"
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        pooled = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+        added = {"text_embeds": empty(1, pooled), "time_ids": empty(1, 6)}
+        return super().dummy(config, latent) | {"added_cond_kwargs": added}

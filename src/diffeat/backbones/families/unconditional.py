@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffeat.backbones.family import Family, TokenisedText
+import torch
+
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.errors import ModelError
 
 
@@ -14,6 +16,7 @@ class Unconditional(Family):
     denoiser_class = "UNet2DModel"
     conditional = False
     latent_argument = "sample"
+    latent_stride = 1
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         return config.get("class_embed_type") is None and config.get("num_class_embeds") is None
@@ -23,3 +26,10 @@ class Unconditional(Family):
 
     def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
         raise ModelError("This model is unconditional; it has no text sequence.")
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        """Of UNets with class labels too, which are no family of their own."""
+        inputs = {"sample": empty(1, config["in_channels"], *latent), "timestep": empty(1)}
+        if config["class_embed_type"] is not None or config["num_class_embeds"] is not None:
+            inputs["class_labels"] = empty(1, dtype=torch.long)
+        return inputs

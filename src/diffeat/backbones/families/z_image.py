@@ -8,7 +8,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffeat.backbones.family import Family, TokenisedText
+from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
+from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import TokenLayout
+from diffeat.errors import ModelError
+
+_MULTIPLE = 32  # SEQ_MULTI_OF of diffusers' transformer_z_image: image and text are padded to multiples of it
+_NORM = ModulationRule("attention_norm1", "adaLN_modulation", **SCALED)
 
 
 class ZImage(Family):
@@ -18,6 +24,18 @@ class ZImage(Family):
     options: ClassVar = {"guidance_scale": 0.0}
     latent_argument = "x"
     timestep_argument = "t"
+    time = "1-t/1000"
+    conditional_first = True
+    blocks = (
+        BlockRule(
+            "ZImageTransformerBlock",
+            "attention",
+            {"attention": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)},
+            joint=True,
+        ),
+    )
+    text_modules = frozenset({"context_refiner", "cap_embedder"})
+    image_stacks = frozenset({"noise_refiner"})
 
     def patch(self, config: Mapping[str, Any]) -> int:
         return config["all_patch_size"][0]
@@ -37,3 +55,24 @@ class ZImage(Family):
             chat, tokenize=False, add_generation_prompt=True, enable_thinking=True
         )
         return [TokenisedText(pipeline.tokenizer, text)]
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        """The image and its padding, then the text and its own; x is a list of (channels, 1, h, w)."""
+        x, texts = call["x"], call["cap_feats"]
+        if isinstance(x[0], (list, tuple)):
+            raise ModelError("Z-Image calls with several images per row (omni mode) are not supported.")
+        patch = call.get("patch_size") or config["all_patch_size"][0]
+        h, w = x[0].shape[-2] // patch, x[0].shape[-1] // patch
+        return TokenLayout((h, w), text=_padded(max(len(t) for t in texts)), image_first=True, images=_padded(h * w))
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        text = min(256, config["axes_lens"][0] - _MULTIPLE)  # positions of image and padding follow the text's
+        return {
+            "x": [empty(config["in_channels"], 1, *latent)],
+            "t": empty(1),
+            "cap_feats": [empty(text, config["cap_feat_dim"])],
+        }
+
+
+def _padded(tokens: int) -> int:
+    return tokens + -tokens % _MULTIPLE

@@ -85,6 +85,8 @@ def measurable(catalogue: Iterable[Activation]) -> tuple[list[Activation], dict[
     for a in catalogue:
         if a.kind == "map":
             skipped[a.id] = "an attention map relates places to tokens; it has no channels to compare"
+        elif a.kind == "modulation":
+            skipped[a.id] = "a parameter of a norm, the same at every place"
         elif a.grid is None:
             skipped[a.id] = "tokens of the text, not of the picture"
         elif min(a.grid) < 2:

@@ -1,0 +1,74 @@
+"""The sites, the one place where they are registered, and what a denoiser offers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from diffeat.activations.anatomy import Node, has, nodes, stage_of
+from diffeat.activations.sites.adaln import AdaLN, Modulation
+from diffeat.activations.sites.attention import Map, Projection
+from diffeat.activations.sites.feedforward import Inner
+from diffeat.activations.sites.probe import Probe
+from diffeat.activations.sites.site import Site
+from diffeat.activations.sites.streams import Increment, Input, Output
+
+#: By name. Of two sites that are seen at the same moment, the one that stands first comes first in catalogues.
+SITES: dict[str, Site] = {
+    site.name: site
+    for site in (
+        Input(),
+        Modulation("shift"),
+        Modulation("scale"),
+        Modulation("gate"),
+        AdaLN(),
+        Projection("q"),
+        Projection("k"),
+        Projection("v"),
+        Map("map"),
+        Map("self_map"),
+        Map("cross_map"),
+        Inner(),
+        Output(),
+        Increment(),
+    )
+}
+
+#: The kinds of activation that there are.
+KINDS = tuple(dict.fromkeys(kind for site in SITES.values() for kind in site.kinds))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An activation that a module offers, before anybody ran the network."""
+
+    id: str
+    kind: str
+    stage: str
+    heads: int | None = None
+
+
+def candidates(denoiser: nn.Module) -> Iterator[Candidate]:
+    """Every activation worth listing, in the order of ``named_modules``."""
+    for node in nodes(denoiser):
+        for site in SITES.values():
+            if kind := site.kind_at(node):
+                heads = getattr(node.module, "heads", None) if site.per_head else None
+                id = f"{node.path}.{site.name}" if site.name else node.path
+                yield Candidate(id, kind, stage_of(node.path), heads if isinstance(heads, int) else None)
+
+
+def find_probe(denoiser: nn.Module, name: str) -> Probe | None:
+    """How the activation of an id is read, ``None`` if no module has that path.
+
+    Raises:
+        NoSuchSite: The path is right and the site is not offered there.
+    """
+    if name and has(denoiser, name):
+        return SITES[""].at(Node.of(denoiser, name))
+    path, _, site = name.rpartition(".")
+    if not path or not site or site not in SITES or not has(denoiser, path):
+        return None
+    return SITES[site].at(Node.of(denoiser, path))

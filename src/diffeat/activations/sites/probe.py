@@ -1,0 +1,174 @@
+"""How tensors are taken out of a running network: hooks on one module, and what is made of what they see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor, nn
+
+from diffeat.activations.grids import fits, on_grid
+from diffeat.backbones import TokenLayout
+from diffeat.errors import TapError
+
+Stream = Literal["image", "text", "any"]
+
+
+class Removable(Protocol):
+    def remove(self) -> None: ...
+
+
+class Pass(Protocol):
+    """The running forward pass, as the taps know it."""
+
+    denoiser: nn.Module
+    chunk: int
+
+    @property
+    def rows(self) -> int:
+        """Latents in the batch."""
+        ...
+
+    def layout(self, anchor: str | None) -> TokenLayout | None:
+        """Where the image tokens lie; on UNets, on the grid of the anchor's input."""
+        ...
+
+
+class Probe(ABC):
+    """Where an activation is seen and how its tensor is made. Equal probes give equal tensors.
+
+    Attributes:
+        module: Path of the hooked module.
+        anchor: On UNets, the module whose 4-D input gives the grid.
+    """
+
+    module: str
+    anchor: str | None
+
+    @abstractmethod
+    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+        """Hook the module: ``see`` is called with whatever it is when it is there, if it is ``wanted`` at all."""
+
+    @abstractmethod
+    def value(self, name: str, seen: Any, run: Pass, last: bool) -> Tensor:
+        """The activation out of what was seen.
+
+        Args:
+            name: What it was asked for as.
+            seen: What ``see`` was called with.
+            run: The forward pass.
+            last: The forward pass ends here, so nothing can overwrite the memory.
+
+        Raises:
+            TapError: It cannot be made of this.
+        """
+
+    def absence(self, denoiser: nn.Module) -> str | None:
+        """Why it may not have been seen in a whole forward pass, where more can be said than that."""
+        return None
+
+
+@dataclass(frozen=True)
+class StreamProbe(Probe):
+    """A tensor of tokens or a map that goes into or comes out of a module.
+
+    Attributes:
+        module: Path of the hooked module.
+        stream: ``image`` must come out on the grid; ``text`` stays a token sequence; ``any`` becomes a grid if it fits.
+        item: Position of the image stream in a tuple output.
+        columns: Channels ``[start, stop)`` of a fused projection.
+        anchor: On UNets, the module whose 4-D input gives the grid.
+    """
+
+    module: str
+    stream: Stream
+    item: int = 0
+    columns: tuple[int, int] | None = None
+    anchor: str | None = None
+
+    def value(self, name: str, seen: Any, run: Pass, last: bool) -> Tensor:
+        tensor = self._tensor(name, seen)
+        if self.columns is not None:
+            tensor = tensor[..., slice(*self.columns)]
+        if tensor.dim() == 3 and self.stream != "text":
+            layout = run.layout(self.anchor)
+            if layout is not None and (self.stream == "image" or fits(layout, tensor.shape[1])):
+                return on_grid(name, tensor, layout)
+        return tensor if last and self.columns is None else tensor.clone()
+
+    @abstractmethod
+    def _tensor(self, name: str, seen: Any) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class OutputProbe(StreamProbe):
+    """A module's output."""
+
+    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+        return [module.register_forward_hook(lambda _, __, output: see(output))]
+
+    def _tensor(self, name: str, seen: Any) -> Tensor:
+        return _stream_of(name, seen, self.item)
+
+    def absence(self, denoiser: nn.Module) -> str | None:
+        attention, _, _ = self.module.rpartition(".")
+        if getattr(denoiser.get_submodule(attention), "fused_projections", False):
+            return (
+                "the q, k, v projections are fused, so the separate ones do not run. "
+                "Call `unfuse_qkv_projections()` on the denoiser first."
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class InputProbe(StreamProbe):
+    """A module's first input."""
+
+    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+        hook = lambda _, args, kwargs: see(first_tensor(args, kwargs))  # noqa: E731
+        return [module.register_forward_pre_hook(hook, with_kwargs=True)]
+
+    def _tensor(self, name: str, seen: Any) -> Tensor:
+        if seen is None:
+            raise TapError(f"{name!r}: the module was called without a tensor")
+        return seen
+
+
+@dataclass(frozen=True)
+class IncrementProbe(StreamProbe):
+    """A module's output minus its first input."""
+
+    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+        hook = lambda _, args, kwargs, output: see((first_tensor(args, kwargs), output))  # noqa: E731
+        return [module.register_forward_hook(hook, with_kwargs=True)]
+
+    def _tensor(self, name: str, seen: Any) -> Tensor:
+        before, output = seen
+        if before is None:
+            raise TapError(f"{name!r}: the module was called without a tensor")
+        return _stream_of(name, output, self.item) - before
+
+
+def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The image stream among a module's arguments: the first one, or what diffusers calls hidden states."""
+    if args and isinstance(args[0], Tensor):
+        return args[0]
+    for name in ("hidden_states", "x", "input_tensor", "sample", "input"):
+        if isinstance(kwargs.get(name), Tensor):
+            return kwargs[name]
+    return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+
+
+def _stream_of(name: str, output: Any, item: int) -> Tensor:
+    """The image stream of whatever a module returned."""
+    output = getattr(output, "sample", output) if not isinstance(output, Tensor) else output
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, (tuple, list)):
+        tensors = [output[item], *output] if item < len(output) else output
+        for value in tensors:
+            if isinstance(value, Tensor):
+                return value
+    raise TapError(f"{name!r}: the module returned no tensor but {type(output).__name__}")

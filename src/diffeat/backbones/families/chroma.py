@@ -1,0 +1,32 @@
+"""Chroma: FLUX's blocks with T5 alone; how its pipeline calls it is read off recorded calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffeat.backbones.blocks import BlockRule, ModulationRule
+from diffeat.backbones.families.flux import packed_image, text_tokens
+from diffeat.backbones.families.generic import Generic
+from diffeat.backbones.family import Size, empty
+from diffeat.backbones.layout import TokenLayout, by_ids
+
+_NORM = ModulationRule("norm1", "norm1", "emb")
+_SINGLE = ModulationRule("norm", "norm", "emb")
+
+
+class Chroma(Generic):
+    name = "chroma"
+    denoiser_class = "ChromaTransformer2DModel"
+    flow = True
+    time = "t/1000"
+    blocks = (
+        BlockRule("ChromaTransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),
+        BlockRule("ChromaSingleTransformerBlock", "attn", {"attn": _SINGLE}, joint=True, inner="act_mlp"),
+    )
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        return by_ids(call)
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {**packed_image(config, latent), **text_tokens(config), "timestep": empty(1)}

@@ -1,0 +1,40 @@
+"""CogView 4: GLM tokens before the image; how its pipeline calls it is read off recorded calls.
+
+Its scheduler shifts noise levels but not the timesteps that the denoiser is told: in a stock generation the noise at a
+timestep t is more than t / 1000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffeat.backbones.blocks import BlockRule, ModulationRule
+from diffeat.backbones.families.generic import Generic
+from diffeat.backbones.family import Size, empty
+from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+
+# one vector for image and text by turns: shift, shift of the text, scale, scale of the text, …
+_NORM = ModulationRule("norm1", scale=2, gate=4)
+
+
+class CogView4(Generic):
+    name = "cogview4"
+    denoiser_class = "CogView4Transformer2DModel"
+    flow = True
+    blocks = (
+        BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
+    )
+
+    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+        return TokenLayout(map_grid(config, call["hidden_states"]), text=text_length(call.get("encoder_hidden_states")))
+
+    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+        return {
+            "hidden_states": empty(1, config["in_channels"], *latent),
+            "encoder_hidden_states": empty(1, 256, config["text_embed_dim"]),
+            "timestep": empty(1),
+            "original_size": empty(1, 2),
+            "target_size": empty(1, 2),
+            "crop_coords": empty(1, 2),
+        }
