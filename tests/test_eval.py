@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from diffeat.datasets.pairs import PairDataset, PointPair
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.features import FeatureMap
@@ -46,7 +46,7 @@ class Counting(RgbPatches):
 
 @pytest.fixture
 def mini() -> PairDataset:
-    return open_pairs("spair", GOLDEN)
+    return open_dataset("spair", GOLDEN)
 
 
 def test_each_picture_is_extracted_once_and_a_second_run_needs_none(mini: PairDataset, tmp_path: Path) -> None:

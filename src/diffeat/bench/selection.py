@@ -17,7 +17,7 @@ import numpy as np
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -120,7 +120,7 @@ def _row(
     recipe = base.replace(name=name, activations=list(ids), fuse={"kind": "concat", "normalise": True})
     extractor = Extractor(recipe, backbone)
     store = root / "features" / recipe.hash[:12]
-    found = evaluate(open_pairs("toyworld", data, "test"), extractor, _PROTOCOL, store=store, progress=progress)
+    found = evaluate(open_dataset("toyworld", data, "test"), extractor, _PROTOCOL, store=store, progress=progress)
     hits = [[100 * np.mean(np.array(r.distances) <= 0.1 * r.lengths["bbox"]), 100.0] for r in found.records]
     shown, unseen = (read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test"))
     draws = [

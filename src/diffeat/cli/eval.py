@@ -28,11 +28,7 @@ if TYPE_CHECKING:
 def evaluate(
     dataset: Annotated[
         str,
-        typer.Argument(
-            help="Pairs: spair, spair-json, ap10k, pf-pascal, cub, toyworld, csv, hpatches, motorcycle, opencv. Label "
-            "maps: horse21, cat15, ffhq34, bedroom28, ade-bedroom30, celeba19, toyworld-parts. Classes: cifar10, "
-            "folders, toyworld-classes."
-        ),
+        typer.Argument(help="{datasets}"),
     ],
     root: Annotated[Path | None, typer.Option(help="The dataset's folder; for csv and spair-json its file.")] = None,
     recipe: RecipeNames = None,
@@ -87,8 +83,7 @@ def evaluate(
     Pairs of pictures are scored by PCK. Label maps are for segmentation with few labels: mIoU of a classifier of
     pixels over the whole test set. Classes are scored by a linear probe on averaged features.
     """
-    from diffeat.datasets.label_registry import CLASS_DATASETS, MASK_DATASETS
-    from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
+    from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.progress import bar
     from diffeat.tasks.correspondence.evaluate import evaluate as run
     from diffeat.tasks.correspondence.protocol import get_protocol
@@ -96,15 +91,16 @@ def evaluate(
     changes = {
         "model": model, "activations": activation, "timesteps": timestep, "draws": draws, "size": size, "seed": seed,
     }  # fmt: skip
-    if dataset in (*MASK_DATASETS, *CLASS_DATASETS):
+    card = get_card(dataset)
+    if card.kind != "pairs":
         from diffeat.cli.eval_labels import LabelOptions, evaluate_labels
 
         source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
         options = LabelOptions(classifier, splits, labelled, pixels, tuple(category or ()), limit, seed or 0)
         evaluate_labels(dataset, root, source, options, read_policy(prompts), save)
         return
-    pairs = open_pairs(dataset, root, split, images).limited(limit)
-    chosen = get_protocol(protocol or PAIR_DATASETS[dataset])
+    pairs = open_dataset(dataset, root, split, kind="pairs", images=images).limited(limit)
+    chosen = get_protocol(protocol or card.protocol)
     source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
     store = save / f"features-{source.recipe.hash[:12]}" if save else None
     found = run(

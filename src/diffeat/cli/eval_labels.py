@@ -31,21 +31,21 @@ def evaluate_labels(
     dataset: str, root: Path | None, source: FeatureSource, options: LabelOptions, prompts: Any, save: Path | None
 ) -> None:
     """Score a source of features, print the numbers and write the report."""
-    from diffeat.datasets.label_registry import MASK_DATASETS
+    from diffeat.datasets.registry import get_card
 
-    run = _segmentation if dataset in MASK_DATASETS else _classification
+    run = _segmentation if get_card(dataset).kind == "label maps" else _classification
     run(dataset, root, source, options, prompts, save)
 
 
 def _segmentation(
     dataset: str, root: Path | None, source: FeatureSource, options: LabelOptions, prompts: Any, save: Path | None
 ) -> None:
-    from diffeat.datasets.label_registry import open_masks
+    from diffeat.datasets.registry import open_dataset
     from diffeat.progress import bar
     from diffeat.report.labels import Example, class_rows, write_segmentation
     from diffeat.tasks.segmentation import evaluate_segmentation
 
-    parts = [open_masks(dataset, root, split) for split in ("train", "test")]
+    parts = [open_dataset(dataset, root, split, kind="label maps") for split in ("train", "test")]
     if options.categories:
         parts = [part.only(options.categories) for part in parts]
     examples: list[Example] = []
@@ -67,7 +67,7 @@ def _segmentation(
 def _classification(
     dataset: str, root: Path | None, source: FeatureSource, options: LabelOptions, prompts: Any, save: Path | None
 ) -> None:
-    from diffeat.datasets.label_registry import open_classes
+    from diffeat.datasets.registry import open_dataset
     from diffeat.progress import bar
     from diffeat.report.labels import accuracy_rows, write_classification
     from diffeat.tasks.classification import evaluate_classification
@@ -75,7 +75,7 @@ def _classification(
     if options.splits != 1 or options.labelled or options.categories:
         raise InvalidValueError("--splits, --labelled and --category belong to datasets of label maps.")
     store = save / f"features-{source.recipe.hash[:12]}" if save else None
-    parts = [open_classes(dataset, root, split).limited(options.limit) for split in ("train", "test")]
+    parts = [open_dataset(dataset, root, split, kind="classes").limited(options.limit) for split in ("train", "test")]
     found = evaluate_classification(parts[0], parts[1], source, prompts=prompts, store=store, progress=bar)
     _print(*accuracy_rows(found), str(found), found.notes)
     if save is not None:

@@ -14,6 +14,7 @@ import typer
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
+from diffeat.cli.dataset_help import NamesDatasets
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
 from diffeat.cli.gate import gate
@@ -59,7 +60,7 @@ def _root(
 
 for command in (extract, show, match, select, activations, recipes, store, samples, gate):
     app.command()(command)
-app.command("eval")(evaluate)
+app.command("eval", cls=NamesDatasets)(evaluate)
 app.command()(generate)
 for command in (sweep, massive, propagate):
     app.command()(command)

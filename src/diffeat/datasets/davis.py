@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffeat.datasets.card import DatasetCard, Samples
 from diffeat.errors import DatasetError, did_you_mean
 from diffeat.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diffeat.datasets.toyworld import Toyworld
+
+PAGE = "https://davischallenge.org"
 
 
 @dataclass(frozen=True)
@@ -32,9 +39,20 @@ class Video:
     masks: tuple[Path | None, ...]
 
 
+@dataclass(frozen=True)
+class VideoDataset(Samples[Video]):
+    """The sequences of a split."""
+
+    name: str
+    split: str
+    samples: tuple[Video, ...]
+    notes: tuple[str, ...] = ()
+    _word = "videos"
+
+
 def read_davis(
     root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p", names: list[str] | None = None
-) -> list[Video]:
+) -> VideoDataset:
     """The sequences of a split.
 
     Args:
@@ -56,7 +74,8 @@ def read_davis(
     for name in names or []:
         if name not in listed:
             raise DatasetError(f"{listing} has no sequence {name!r}. {did_you_mean(name, listed)}")
-    return [_video(top, resolution, name) for name in listed if names is None or name in names]
+    chosen = [name for name in listed if names is None or name in names]
+    return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in chosen))
 
 
 def _video(top: Path, resolution: str, name: str) -> Video:
@@ -162,7 +181,7 @@ def _write_video(root: Path, name: str, frames: int, size: int, seed: int) -> No
         write_mask(masks / f"{t:05d}.png", numbers)
 
 
-def _cut_out(world, start: int) -> tuple[Image.Image, Image.Image]:
+def _cut_out(world: Toyworld, start: int) -> tuple[Image.Image, Image.Image]:
     """The next whole figure that fills a good part of its picture, and its shape."""
     for index in range(start, start + 100):
         sample = world.sample(index)
@@ -170,3 +189,17 @@ def _cut_out(world, start: int) -> tuple[Image.Image, Image.Image]:
         if not sample.truncated and not sample.occluded and 0.08 < shape.mean() < 0.5:
             return Image.fromarray(sample.image), Image.fromarray((shape * 255).astype(np.uint8))
     raise DatasetError(f"No whole figure among 100 pictures of the toy world from {start} on.")
+
+
+CARD = DatasetCard(
+    "davis",
+    "videos",
+    read_davis,
+    ("train", "val", "test-dev"),
+    scored="val",
+    page=PAGE,
+    options={
+        "year": "Of the list of sequences, 2016 or 2017 (the default).",
+        "resolution": "480p (the default) or Full-Resolution.",
+    },
+)
