@@ -32,7 +32,7 @@ def _pair_list(folder: Path) -> Path:
     rows = []
     for k in range(3):
         names = [picture(folder / f"{side}{k}.jpg", seed=k).name for side in "ab"]
-        points = dict.fromkeys(("source_points", "target_points"), [[1, 2], [3.5, 4]])
+        points = {key: [[1, 2], [3.5, 4]] for key in ("source_points", "target_points")}
         rows.append({"source_path": names[0], "target_path": names[1], **points})
     (folder / "pairs.json").write_text(json.dumps(rows))
     return folder / "pairs.json"
