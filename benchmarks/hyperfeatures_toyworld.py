@@ -44,7 +44,7 @@ from diffeat.report.hyperfeatures import (
 from diffeat.report.match_picture import match_picture
 from diffeat.report.page import Page
 from diffeat.tasks.correspondence import get_protocol, match
-from diffeat.tasks.correspondence.pck import PairRecord, pck
+from diffeat.tasks.correspondence.keypoints import PairRecord, pck
 from diffeat.training.hyperfeatures.logs import read_log
 from diffeat.training.hyperfeatures.maps import Described
 from diffeat.training.hyperfeatures.prepare import explicit, prepare

@@ -17,13 +17,13 @@ from PIL import Image
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.evaluation import picture_texts
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.report.correspondence import to_markdown, write_report
 from diffeat.tasks.correspondence import Target, get_protocol, match
 from diffeat.tasks.correspondence.evaluate import evaluate
-from diffeat.tasks.correspondence.features import picture_texts
 from diffeat.tasks.correspondence.flip import find_pose_aligned, mirrored_points
 from diffeat.tasks.correspondence.late_fusion import LateFusion
 

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffeat.cli.eval import read_policy
 from diffeat.cli.main import app
 from diffeat.cli.match import parse_points
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.texts import read_policy
 
 GOLDEN = Path(__file__).parent / "golden"
 

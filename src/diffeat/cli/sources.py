@@ -10,7 +10,7 @@ from diffeat.cli.options import any_recipe, make_extractor, parse_dtype
 from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
-    from diffeat.tasks.correspondence.features import FeatureSource
+    from diffeat.evaluation.features import FeatureSource
 
 VISION = "vision:"
 

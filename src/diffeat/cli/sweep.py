@@ -48,10 +48,10 @@ def sweep(
     and blocks, goes on with the cells that are done. Write-up and best.yaml lie in the folder.
     """
     from diffeat.activations import Catalogue
-    from diffeat.cli.eval import read_policy
     from diffeat.cli.ranges import read_numbers
     from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+    from diffeat.evaluation.texts import read_policy
     from diffeat.extraction import Extractor
     from diffeat.progress import bar
     from diffeat.report.sweep import summary, write_sweep

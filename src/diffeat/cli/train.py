@@ -214,6 +214,6 @@ def _pairs(data: str, root: Path | None, split: str | None, images: Path | None,
 
 
 def _policy(text: str | None) -> Any:
-    from diffeat.cli.eval import read_policy
+    from diffeat.evaluation.texts import read_policy
 
     return read_policy(text)

@@ -6,7 +6,8 @@ Layout (DAVIS 2016 and 2017): ``JPEGImages/480p/<sequence>/00000.jpg``, ``Annota
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard, Samples
-from diffeat.errors import DatasetError, did_you_mean
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 from diffeat.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -38,6 +39,17 @@ class Video:
     frames: tuple[Path, ...]
     masks: tuple[Path | None, ...]
 
+    @property
+    def first_mask(self) -> Path:
+        """The annotation that is propagated.
+
+        Raises:
+            DatasetError: There is none.
+        """
+        if self.masks[0] is None:
+            raise DatasetError(f"The first frame of {self.name!r} has no mask; there is nothing to propagate.")
+        return self.masks[0]
+
 
 @dataclass(frozen=True)
 class VideoDataset(Samples[Video]):
@@ -49,10 +61,20 @@ class VideoDataset(Samples[Video]):
     notes: tuple[str, ...] = ()
     _word = "videos"
 
+    def only(self, names: Sequence[str]) -> VideoDataset:
+        """Some sequences.
 
-def read_davis(
-    root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p", names: list[str] | None = None
-) -> VideoDataset:
+        Raises:
+            UnknownNameError: No sequence of a name.
+        """
+        there = [video.name for video in self]
+        for name in names:
+            if name not in there:
+                raise UnknownNameError(f"{self.name} {self.split} has no video {name!r}. {did_you_mean(name, there)}")
+        return replace(self, samples=tuple(video for video in self if video.name in names))
+
+
+def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p") -> VideoDataset:
     """The sequences of a split.
 
     Args:
@@ -60,7 +82,6 @@ def read_davis(
         split: ``train``, ``val``, … as in ``ImageSets``.
         year: Folder of the split file.
         resolution: ``480p`` or ``Full-Resolution``.
-        names: Only these sequences.
 
     Raises:
         DatasetError: The dataset is missing or incomplete; says what is not there.
@@ -71,11 +92,7 @@ def read_davis(
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
         raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give --root the folder of DAVIS.")
     listed = [line.split()[0] for line in listing.read_text(encoding="utf-8").split("\n") if line.strip()]
-    for name in names or []:
-        if name not in listed:
-            raise DatasetError(f"{listing} has no sequence {name!r}. {did_you_mean(name, listed)}")
-    chosen = [name for name in listed if names is None or name in names]
-    return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in chosen))
+    return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in listed))
 
 
 def _video(top: Path, resolution: str, name: str) -> Video:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, InvalidValueError
+from diffeat.evaluation.features import FeatureSource
 from diffeat.features import FeatureMap
 from diffeat.features.picture import ImageLike, Picture, load_picture
 from diffeat.geometry import Frame
 from diffeat.tasks.correspondence.descriptors import sample_descriptors
-from diffeat.tasks.correspondence.features import FeatureSource
 
 
 class FusedRecipe:
