@@ -111,7 +111,7 @@ def quarter_sd15(folder: Path) -> Path:
 def measure_step(folder: Path) -> dict[str, Any]:
     from diffeat import Extractor, Recipe
     from diffeat.activations import Taps
-    from diffeat.datasets.registry import open_pairs
+    from diffeat.datasets.registry import open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
     from diffeat.features import Picture
     from diffeat.geometry import open_image
@@ -124,7 +124,7 @@ def measure_step(folder: Path) -> dict[str, Any]:
     root = write_toyworld_pairs(
         folder / "world", classes=["cat"], images={"trn": 3, "val": 0, "test": 0}, pairs=2, size=256
     )
-    pairs = open_pairs("toyworld", root, "trn").limited(1)
+    pairs = open_dataset("toyworld", root, "trn").limited(1)
     recipe = Recipe.load("hyperfeatures-sd15").replace(
         model=str(quarter_sd15(folder / "model")), fuse=None, **{"frame.size": 256, "trajectory.latent": "mean"}
     )
@@ -235,13 +235,13 @@ def measure_memory(which: str) -> dict[str, Any]:
 
 def measure_evaluation(folder: Path) -> dict[str, Any]:
     from diffeat import Extractor, Recipe
-    from diffeat.datasets.registry import open_pairs
+    from diffeat.datasets.registry import open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
     from diffeat.tasks.correspondence import get_protocol
     from diffeat.tasks.correspondence.evaluate import evaluate
 
     root = write_toyworld_pairs(folder / "few", classes=["cat"], images={"trn": 0, "val": 0, "test": 6}, pairs=30)
-    pairs = open_pairs("toyworld", root, "test")
+    pairs = open_dataset("toyworld", root, "test")
     recipe = Recipe.load("hyperfeatures-tiny").replace(fuse={"kind": "concat"})
     found = evaluate(pairs, Extractor.from_recipe(recipe, device="cpu"), get_protocol("spair"))
     return {"pairs": len(pairs), "pictures": len(pairs.images()), **found.pictures}

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 
 from diffeat import Extractor, Recipe
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.geometry import open_image
 from diffeat.progress import bar
@@ -44,7 +44,7 @@ from diffeat.report.hyperfeatures import (
 from diffeat.report.match_picture import match_picture
 from diffeat.report.page import Page
 from diffeat.tasks.correspondence import get_protocol, match
-from diffeat.tasks.correspondence.pck import PairRecord, pck
+from diffeat.tasks.correspondence.keypoints import PairRecord, pck
 from diffeat.training.hyperfeatures.logs import read_log
 from diffeat.training.hyperfeatures.maps import Described
 from diffeat.training.hyperfeatures.prepare import explicit, prepare
@@ -84,7 +84,7 @@ class Demo:
             pairs=8 if quick else 30,
             progress=bar,
         )
-        self.pairs = {split: open_pairs("toyworld", root, split) for split in ("trn", "val", "test")}
+        self.pairs = {split: open_dataset("toyworld", root, split) for split in ("trn", "val", "test")}
         self.page = Page("Diffusion Hyperfeatures on the toy world", f"model {model}, {steps} training steps")
         self.numbers: dict[str, Any] = {"model": model, "steps": steps, "seed": seed, "seconds": {}}
 

@@ -29,7 +29,7 @@ from diffeat.report.page import Page
 from diffeat.studies.selection.score import Score
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
 from diffeat.tasks.segmentation import Confusion
-from diffeat.tasks.segmentation.evaluate import evaluate_segmentation
+from diffeat.tasks.segmentation.evaluate import SegmentationOptions, evaluate_segmentation
 from diffeat.techniques import ControlNet, LoRA
 from diffeat.training.amalgamation import AmalgamateSettings, train_on_labels, train_on_pairs
 
@@ -108,13 +108,13 @@ def main() -> None:
             pairs_rows.append(row)
             print("pairs", *row, flush=True)
         if not name.endswith("(pairs)"):
-            found = evaluate_segmentation(*parts, extractor, classifier="linear", progress=bar)
+            found = evaluate_segmentation(parts, extractor, SegmentationOptions(classifier="linear"), progress=bar)
             parted[name] = _by_picture(found.splits[0].confusions, len(parts[0].classes))
             row = _row(name, parted[name].value, parted[name].interval())
             if name != BASELINE:
-                draws = parted[name].resampled(1000) - parted[BASELINE].resampled(1000)
-                low, high = np.quantile(draws, [0.025, 0.975])
-                row[-1] = f"{parted[name].value - parted[BASELINE].value:+.2f} [{low:+.2f}, {high:+.2f}]"
+                one, base = parted[name], parted[BASELINE]
+                low, high = one.against(base)
+                row[-1] = f"{one.value - base.value:+.2f} [{low:+.2f}, {high:+.2f}]"
             parts_rows.append(row)
             print("parts", *row, flush=True)
 

@@ -13,7 +13,7 @@ from PIL import Image
 from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry
 from diffeat.bench.rows import RowSource, bench_table, score_rows, write_bench
 from diffeat.bench.sift import sift_matches
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.geometry import Frame
 from diffeat.tasks.correspondence import get_protocol
@@ -50,7 +50,7 @@ def test_rgb_patches_are_the_pixels() -> None:
 
 
 def test_rows_share_extractions_and_write_a_table(tmp_path: Path) -> None:
-    data = open_pairs("spair", GOLDEN).limited(6)
+    data = open_dataset("spair", GOLDEN).limited(6)
     sources = [RowSource(RgbPatches, {"colours": None}), RowSource(Daisy, {"daisy": None, "again": "DAISY"})]
     rows = score_rows(sources, data, get_protocol("spair").replace(alphas=(0.05, 0.1)), tmp_path)
     header, body = bench_table(rows)

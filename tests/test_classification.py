@@ -14,6 +14,7 @@ from diffeat.datasets.cifar import read_cifar10
 from diffeat.datasets.class_folders import read_class_folders
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.evaluation import TaskOptions
 from diffeat.tasks.classification import evaluate_classification
 from test_segmentation import Colours
 
@@ -36,15 +37,15 @@ def test_folders_of_classes(tmp_path: Path) -> None:
     train, test = (read_class_folders(tmp_path, s) for s in ("train", "test"))
     assert (len(train), len(test)) == (18, 6)
     assert not {s.image for s in train} & {s.image for s in test}
-    found = evaluate_classification(train, test, Streamed())
-    assert found.accuracy == 100
+    found = evaluate_classification((train, test), Streamed())
+    assert found.value == 100
     assert found.per_class == {"blue": 100, "green": 100, "red": 100}
     assert found.interval() == (100, 100)
     with pytest.raises(InvalidValueError, match="give the answer away"):
-        evaluate_classification(train, test, Streamed(), prompts="category")
+        evaluate_classification((train, test), Streamed(), TaskOptions(prompts="category"))
     only = ClassDataset("x", "train", tuple(s for s in train if s.label != 2), train.classes)
     with pytest.raises(InvalidValueError, match="No training picture shows red"):
-        evaluate_classification(only, test, Streamed())
+        evaluate_classification((only, test), Streamed())
     with pytest.raises(DatasetError, match="two classes"):
         read_class_folders(tmp_path / "red")
 
@@ -68,8 +69,8 @@ def test_cifar_in_both_layouts(tmp_path: Path) -> None:
         assert a.label == b.label
     assert len(read_cifar10(tmp_path, "train")) == 100
     assert len(one.limited(2)) == 6
-    found = evaluate_classification(read_cifar10(tmp_path, "train").limited(10), one, Streamed())
-    assert found.accuracy > 90
+    found = evaluate_classification((read_cifar10(tmp_path, "train").limited(10), one), Streamed())
+    assert found.value > 90
     (binary / "test_batch.bin").write_bytes(b"123")
     with pytest.raises(DatasetError, match="damaged"):
         read_cifar10(binary, "test")
@@ -106,4 +107,4 @@ def test_accuracy_is_of_the_ridge_classifier() -> None:
 def test_samples_may_be_arrays() -> None:
     samples = tuple(ClassSample(coloured(i % 2, i), i % 2) for i in range(12))
     data = ClassDataset("x", "train", samples, ("a", "b"))
-    assert evaluate_classification(data, data, Streamed()).accuracy == 100
+    assert evaluate_classification((data, data), Streamed()).value == 100

@@ -12,23 +12,15 @@ from PIL import Image
 
 from diffeat.datasets.geometric import planar_pair, read_hpatches, read_motorcycle, stereo_pair, warp
 from diffeat.datasets.pairs import PairDataset, PointPair
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
-
-GOLDEN = Path(__file__).parent / "golden" / "pck"
-
-
-def picture(path: Path, size: tuple[int, int] = (40, 30), seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
+from stand_ins import GOLDEN, picture
 
 
 def test_spair_reads_the_original_folder_in_its_order() -> None:
     for root in (GOLDEN, GOLDEN / "SPair-71k"):
-        test = open_pairs("spair", root, "test")
+        test = open_dataset("spair", root, "test")
         assert (len(test), len(test.images()), test.categories) == (36, 12, ["bus", "cat", "chair"])
     names = (GOLDEN / "SPair-71k" / "Layout" / "large" / "test.txt").read_text().split()
     assert [p.name for p in test] == names
@@ -38,49 +30,49 @@ def test_spair_reads_the_original_folder_in_its_order() -> None:
     assert pair.target_points[-1] == (76, 120)
     assert pair.attributes["occlusion"] == 3
     assert (pair.source_size, pair.target_size) == ((150, 100), (100, 140))
-    assert [len(open_pairs("spair", GOLDEN, s)) for s in ("train", "trn", "val")] == [6, 6, 6]
+    assert [len(open_dataset("spair", GOLDEN, s)) for s in ("train", "trn", "val")] == [6, 6, 6]
 
 
 def test_spair_as_a_flat_list_holds_the_same_pairs() -> None:
-    folder = open_pairs("spair", GOLDEN, "test")
+    folder = open_dataset("spair", GOLDEN, "test")
     images = GOLDEN / "SPair-71k" / "JPEGImages"
-    flat = open_pairs("spair-json", GOLDEN / "annotations" / "test.json", images=images)
+    flat = open_dataset("spair-json", GOLDEN / "annotations" / "test.json", images=images)
     key = lambda p: (p.source, p.target, p.source_points, p.target_points, p.target_box, p.category)  # noqa: E731
     assert [key(p) for p in flat] == [key(p) for p in folder]
 
 
 def test_half_unpacked_spair_names_the_file_and_the_page(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"nowhere, which does not exist.*cvlab\.postech\.ac\.kr"):
-        open_pairs("spair", tmp_path / "nowhere")
+        open_dataset("spair", tmp_path / "nowhere")
     with pytest.raises(DatasetError, match=r"neither PairAnnotation nor Layout.*cvlab"):
-        open_pairs("spair", tmp_path)
+        open_dataset("spair", tmp_path)
     copy = tmp_path / "SPair-71k"
     shutil.copytree(GOLDEN / "SPair-71k", copy)
     (copy / "JPEGImages" / "bus" / "2030_000018.jpg").unlink()
     with pytest.raises(DatasetError, match=r"1 of 12 pictures are missing, the first is .*2030_000018\.jpg"):
-        open_pairs("spair", copy)
+        open_dataset("spair", copy)
     shutil.rmtree(copy / "JPEGImages" / "cat")
     with pytest.raises(DatasetError, match="5 of 12 pictures are missing"):
-        open_pairs("spair", copy)
+        open_dataset("spair", copy)
     victim = next((copy / "PairAnnotation" / "test").iterdir())
     victim.write_text('{"pair_id": 1,')
     with pytest.raises(DatasetError, match="half unpacked"):
-        open_pairs("spair", copy)
+        open_dataset("spair", copy)
     victim.unlink()
     with pytest.raises(DatasetError, match=r"\.json, which does not exist"):
-        open_pairs("spair", copy)
+        open_dataset("spair", copy)
     (copy / "Layout" / "large" / "test.txt").unlink()
     with pytest.raises(DatasetError, match=r"test\.txt \(the list of test pairs\)"):
-        open_pairs("spair", copy)
+        open_dataset("spair", copy)
 
 
 def test_names_and_splits() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'spair'"):
-        open_pairs("spairs", GOLDEN)
+        open_dataset("spairs", GOLDEN)
     with pytest.raises(UnknownNameError, match="Did you mean 'test'"):
-        open_pairs("spair", GOLDEN, "tests")
+        open_dataset("spair", GOLDEN, "tests")
     with pytest.raises(InvalidValueError, match="--root"):
-        open_pairs("spair", None)
+        open_dataset("spair", None)
 
 
 def test_ap10k_pairs(tmp_path: Path) -> None:
@@ -96,12 +88,12 @@ def test_ap10k_pairs(tmp_path: Path) -> None:
     pairs = tmp_path / "PairAnnotation" / "test"
     pairs.mkdir(parents=True)
     (pairs / "000001-1-2:antelope.json").write_text(json.dumps({"src_json_path": one, "trg_json_path": other}))
-    (pair,) = open_pairs("ap10k", tmp_path)
+    (pair,) = open_dataset("ap10k", tmp_path)
     assert pair.keypoints == ("2", "4", "16")
     assert pair.source_points == ((20, 10), (40, 20), (160, 80))
     assert (pair.category, pair.target_box) == ("antelope", (5, 6, 75, 86))
     with pytest.raises(DatasetError, match="test_cross_family"):
-        open_pairs("ap10k", tmp_path, "test_cross_family")
+        open_dataset("ap10k", tmp_path, "test_cross_family")
 
 
 def test_pf_pascal_from_coordinates_and_from_annotations(tmp_path: Path) -> None:
@@ -114,15 +106,15 @@ def test_pf_pascal_from_coordinates_and_from_annotations(tmp_path: Path) -> None
         savemat(tmp_path / "Annotations" / "cat" / f"{name}.mat", {"kps": points, "bbox": np.array([[0, 1, 20, 25]])})
     head = "PF-dataset-PASCAL/JPEGImages/a.jpg,PF-dataset-PASCAL/JPEGImages/b.jpg,8"
     (tmp_path / "test_pairs.csv").write_text(f"source_image,target_image,class,XA,YA,XB,YB\n{head},1.5;2,3;4,5;6,7;8\n")
-    (pair,) = open_pairs("pf-pascal", tmp_path)
+    (pair,) = open_dataset("pf-pascal", tmp_path)
     assert pair.category == "cat"
     assert (pair.source_points, pair.target_points) == (((1.5, 3), (2, 4)), ((5, 7), (6, 8)))
     (tmp_path / "val_pairs.csv").write_text(f"source_image,target_image,class\n{head}\n")
-    (pair,) = open_pairs("pf-pascal", tmp_path, "val")
+    (pair,) = open_dataset("pf-pascal", tmp_path, "val")
     assert (pair.source_points, pair.target_points) == (((1, 2), (5, 6)), ((2, 3), (6, 7)))
     assert pair.target_box == (0, 1, 20, 25)
     with pytest.raises(DatasetError, match=r"trn_pairs\.csv.*willow"):
-        open_pairs("pf-pascal", tmp_path, "train")
+        open_dataset("pf-pascal", tmp_path, "train")
 
 
 def test_cub_draws_pairs_of_one_species_and_says_so(tmp_path: Path) -> None:
@@ -140,13 +132,13 @@ def test_cub_draws_pairs_of_one_species_and_says_so(tmp_path: Path) -> None:
     (root / "bounding_boxes.txt").write_text(lines(f"{i + 1} 1.0 2.0 10.0 20.0" for i in range(8)))
     parts = [f"{i + 1} {p} {p}.0 {i}.0 {int(p != 2 or i != 0)}" for i in range(8) for p in range(1, 6)]
     (root / "parts" / "part_locs.txt").write_text(lines(parts))
-    found = open_pairs("cub", tmp_path)
+    found = open_dataset("cub", tmp_path)
     assert len(found) == 12  # 3 test pictures of each species, 6 ordered pairs
     assert all(p.source.parent == p.target.parent and p.source != p.target for p in found)
     assert {len(p.source_points) for p in found} == {4, 5}
     assert found.pairs[0].target_box == (1, 2, 11, 22)
     assert "drawn here" in found.notes[0]
-    assert found.pairs == open_pairs("cub", tmp_path).pairs
+    assert found.pairs == open_dataset("cub", tmp_path).pairs
 
 
 def test_csv_of_points(tmp_path: Path) -> None:
@@ -155,15 +147,15 @@ def test_csv_of_points(tmp_path: Path) -> None:
     file = tmp_path / "mine.csv"
     head = "source,target,source_x,source_y,target_x,target_y,category,left,top,right,bottom\n"
     file.write_text(head + "a.png,b.png,1,2,3,4,cat,0,0,20,20\na.png,b.png,5,6.5,7,8,cat,0,0,20,20\n")
-    (pair,) = open_pairs("csv", file)
+    (pair,) = open_dataset("csv", file)
     assert pair.source_points == ((1, 2), (5, 6.5))
     assert (pair.category, pair.target_box) == ("cat", (0, 0, 20, 20))
     file.write_text(head + "a.png,b.png,1,two,3,4,,,,,\n")
     with pytest.raises(DatasetError, match="line 2: source_y is 'two'"):
-        open_pairs("csv", file)
+        open_dataset("csv", file)
     file.write_text("source,target,sourcex\n")
     with pytest.raises(DatasetError, match="no column 'source_x'.*Did you mean 'sourcex'"):
-        open_pairs("csv", file)
+        open_dataset("csv", file)
 
 
 def test_geometry_agrees_with_the_pictures(tmp_path: Path) -> None:
@@ -203,7 +195,7 @@ def test_hpatches_layout(tmp_path: Path) -> None:
     found = read_hpatches(tmp_path, points=10)
     assert len(found) == 10
     assert all(p.source_points == p.target_points for p in found)
-    assert len(open_pairs("hpatches", tmp_path, "v")) == 5
+    assert len(open_dataset("hpatches", tmp_path, "v")) == 5
     (tmp_path / "v_two" / "H_1_4").unlink()
     with pytest.raises(DatasetError, match=r"v_two/H_1_4.*hpatches-dataset"):
         read_hpatches(tmp_path)
@@ -212,10 +204,10 @@ def test_hpatches_layout(tmp_path: Path) -> None:
 def test_toyworld_in_spair_layout(tmp_path: Path) -> None:
     counts = {"trn": 2, "val": 2, "test": 4}
     write_toyworld_pairs(tmp_path / "toy", classes=["horse", "car"], images=counts, pairs=5)
-    test = open_pairs("toyworld", tmp_path / "toy")
+    test = open_dataset("toyworld", tmp_path / "toy")
     assert len(test) <= 10
     assert test.categories == ["car", "horse"]
-    assert not set(test.images()) & set(open_pairs("toyworld", tmp_path / "toy", "val").images())
+    assert not set(test.images()) & set(open_dataset("toyworld", tmp_path / "toy", "val").images())
     for pair in test:
         assert len(pair.source_points) >= 3
         assert pair.target_box is not None
@@ -231,7 +223,7 @@ def test_toyworld_in_spair_layout(tmp_path: Path) -> None:
 
 
 def test_limits_keep_all_categories_and_are_noted() -> None:
-    some = open_pairs("spair", GOLDEN).limited(6)
+    some = open_dataset("spair", GOLDEN).limited(6)
     assert (len(some), len(some.categories)) == (6, 3)
     assert "only 6 of 36 pairs" in some.notes[0]
 

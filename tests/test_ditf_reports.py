@@ -15,7 +15,7 @@ from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
 from diffeat.cli.main import app
 from diffeat.cli.ranges import read_numbers
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
@@ -56,7 +56,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory):
         images={"trn": 0, "val": 2, "test": 0},
         pairs=2,
     )
-    return open_pairs("toyworld", root, "val")
+    return open_dataset("toyworld", root, "val")
 
 
 def test_a_sweep_scores_every_cell_as_an_evaluation_would_and_goes_on(flux: Backbone, pairs, tmp_path: Path) -> None:

@@ -12,20 +12,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffeat.tasks.correspondence.late_fusion import LateFusion
 from PIL import Image
 
 from diffeat.datasets.pairs import PairDataset, PointPair
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.evaluation import picture_texts
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.report.correspondence import to_markdown, write_report
 from diffeat.tasks.correspondence import Target, get_protocol, match
 from diffeat.tasks.correspondence.evaluate import evaluate
-from diffeat.tasks.correspondence.features import picture_texts
 from diffeat.tasks.correspondence.flip import find_pose_aligned, mirrored_points
-from diffeat.tasks.correspondence.late_fusion import LateFusion
 
 GOLDEN = Path(__file__).parent / "golden" / "pck"
 SPAIR = get_protocol("spair")
@@ -46,7 +46,7 @@ class Counting(RgbPatches):
 
 @pytest.fixture
 def mini() -> PairDataset:
-    return open_pairs("spair", GOLDEN)
+    return open_dataset("spair", GOLDEN)
 
 
 def test_each_picture_is_extracted_once_and_a_second_run_needs_none(mini: PairDataset, tmp_path: Path) -> None:

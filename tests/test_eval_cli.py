@@ -9,10 +9,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffeat.cli.eval import read_policy
 from diffeat.cli.main import app
 from diffeat.cli.match import parse_points
-from diffeat.errors import InvalidValueError
+from diffeat.datasets.davis import write_toyworld_videos
+from diffeat.datasets.registry import DATASETS
+from diffeat.errors import DiffeatError, InvalidValueError
+from diffeat.evaluation.texts import read_policy
+from diffeat.studies.selection.labels import open_labels
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -97,3 +100,71 @@ def test_points_and_policies(tmp_path: Path) -> None:
         read_policy(str(file))
     with pytest.raises(InvalidValueError, match="no prompt file"):
         read_policy(str(tmp_path / "no.json"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            "toyworld-parts --protocol nonsense --flip --joint-pca 3 --split trn --limit 1",
+            "--flip, --joint-pca, --protocol belong to pairs, but toyworld-parts holds label maps.",
+        ),
+        ("toyworld --classifier linear", "--classifier belongs to label maps, but toyworld holds pairs."),
+        ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
+        ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),
+        ("davis --year 2016 --last-frames 0 --category x", "--category belongs to label maps, but davis holds videos."),
+        ("toyworld --protocol spairs", "Did you mean 'spair'"),
+        ("toyworld --average imag", "Did you mean 'image'"),
+        ("toyworld --limit 0", "limit"),
+        ("toyworld-parts --classifier liner", "classifier: Input should be 'ensemble' or 'linear', got 'liner'"),
+        ("toywolrd", "Did you mean 'toyworld'"),
+    ],
+    ids=lambda v: v.split()[0] if v.startswith("toyworld") else "",
+)
+def test_options_of_another_task_are_refused(arguments: str, message: str) -> None:
+    done = CliRunner().invoke(app, ["eval", *arguments.split(), "--root", "nowhere", "--model", "no-such-model"])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, DiffeatError)
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
+
+
+def test_eval_takes_thresholds_and_averages(recipe: str, tmp_path: Path) -> None:
+    done = run(
+        "eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "6", "--save", str(tmp_path),
+        "--threshold", "0.05", "--threshold", "0.01", "--average", "point", "--prompts", "category",
+    )  # fmt: skip
+    assert done.exit_code == 0
+    data = json.loads((tmp_path / "report.json").read_text())["result"]
+    assert list(data["pck"]) == ["0.05", "0.01"]
+    assert data["protocol"]["average"] == "point"
+    assert data["pck"]["0.05"] == data["overall"]["pck"]["0.05"]["point"]
+
+
+def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> None:
+    root = write_toyworld_videos(tmp_path / "davis", videos=2, frames=3, size=48)
+    options = ["--recipe", recipe, "--video", "toy-01", "--last-frames", "0"]
+    one = run("eval", "davis", "--root", str(root), *options, "--save", str(tmp_path / "eval"))
+    other = run("propagate", str(root), *options, "--out", str(tmp_path / "out"))
+    assert (one.exit_code, other.exit_code) == (0, 0)
+    reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("eval", "out")]
+    assert reports[0] == reports[1]
+    assert {o["video"] for o in reports[0]["objects"]} == {"toy-01"}
+    assert "first and last 0 frames" in reports[0]["settings"]
+    assert len(list((tmp_path / "out" / "masks" / "toy-01").iterdir())) == 3
+
+
+def test_datasets_without_a_val_split_are_not_tuned_on_their_test_split(recipe: str, tmp_path: Path) -> None:
+    base = ["--timesteps", "100", "--blocks", "dift:1", "--root", str(tmp_path), "--out", str(tmp_path / "sweep")]
+    for name in ("cub", "hpatches"):
+        done = CliRunner().invoke(app, ["sweep", recipe, "--on", name, *base])
+        assert "nothing is chosen on the split that is scored" in str(done.exception)
+    with pytest.raises(InvalidValueError, match="no val or train split"):
+        open_labels("hpatches", tmp_path)
+
+
+def test_help_names_what_is_registered() -> None:
+    text = " ".join(run("eval", "--help").stdout.replace("│", " ").split())
+    for name in (*DATASETS, "--flip", "--classifier", "--radius", "--images"):
+        assert name in text
+    assert "ap10k" in run("train", "hyperfeatures", "--help").stdout

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import DatasetError, DiffeatError, InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction import Extractor, Recipe
@@ -254,7 +254,7 @@ def extractor(recipe: Recipe) -> Extractor:
 def trained(extractor: Extractor, world: Path, tmp_path_factory: pytest.TempPathFactory):
     out = tmp_path_factory.mktemp("training")
     settings = TrainSettings(steps=30, validate_every=15, flip=0.5, dense=0.5, window=0.5)
-    train, val = (open_pairs("toyworld", world, split) for split in ("trn", "val"))
+    train, val = (open_dataset("toyworld", world, split) for split in ("trn", "val"))
     return train_hyperfeatures(
         extractor, train, out, settings, validation=val, protocol=PROTOCOL, projection=32, bottleneck=32
     )
@@ -262,13 +262,13 @@ def trained(extractor: Extractor, world: Path, tmp_path_factory: pytest.TempPath
 
 def test_a_training_ends_in_a_recipe_that_extracts_what_was_trained(trained, extractor: Extractor, world: Path) -> None:
     assert trained.trained.step in (15, 30)
-    counts = [len(open_pairs("toyworld", world, split).images()) for split in ("trn", "val")]
+    counts = [len(open_dataset("toyworld", world, split).images()) for split in ("trn", "val")]
     # Training pictures as they are and mirrored, validation pictures: each once, whatever the number of pairs.
     assert trained.extracted == trained.pictures == 2 * counts[0] + counts[1]
-    picture = open_pairs("toyworld", world, "test").images()[0]
+    picture = open_dataset("toyworld", world, "test").images()[0]
     (found,) = Extractor.from_recipe(trained.recipe, device="cpu").extract([picture])
     assert list(found.activations) == ["hyperfeatures"]
-    with prepare(Extractor(trained_maps(trained), extractor.backbone), [open_pairs("toyworld", world, "test")],
+    with prepare(Extractor(trained_maps(trained), extractor.backbone), [open_dataset("toyworld", world, "test")],
                  trained.recipe.parent / "again") as ready, torch.no_grad():  # fmt: skip
         whole = trained.trained.network([layer[None] for layer in ready.source.maps(picture).layers])[0]
     assert error(found.tensor, whole) <= 1e-3  # other batches round otherwise, and random weights amplify it
@@ -289,7 +289,7 @@ def test_the_loss_falls(trained) -> None:
 
 
 def test_an_interrupted_training_ends_in_the_same_weights(extractor, world: Path, tmp_path: Path) -> None:
-    pairs = open_pairs("toyworld", world, "trn")
+    pairs = open_dataset("toyworld", world, "trn")
     settings = TrainSettings(steps=8, validate_every=3, flip=0.5)
     run = lambda out, s: train_hyperfeatures(  # noqa: E731
         extractor, pairs, out, s, projection=32, bottleneck=32, features=tmp_path / "features"
@@ -306,7 +306,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(extractor, world: Path
 
 
 def test_features_that_do_not_fit_are_extracted_again_to_the_same_effect(extractor, world, tmp_path: Path) -> None:
-    pairs = open_pairs("toyworld", world, "trn")
+    pairs = open_dataset("toyworld", world, "trn")
     losses = []
     for name, limit in (("stored", None), ("fresh", 10)):
         outcome = train_hyperfeatures(
@@ -325,7 +325,7 @@ def test_an_empty_training_set_is_reported_before_anything_is_extracted(extracto
 
 @pytest.mark.parametrize("broken", [True, False], ids=["features", "training"])
 def test_a_loss_that_is_no_number_ends_the_training(broken: bool, extractor, world: Path, tmp_path: Path) -> None:
-    pairs = open_pairs("toyworld", world, "trn")
+    pairs = open_dataset("toyworld", world, "trn")
     with prepare(extractor, [pairs], tmp_path) as ready:
         source = Spoiled(ready.source) if broken else ready.source
         config = AggregationConfig(("a",) * 4, ready.channels, (4, 2), 5, projection=32, bottleneck=32)
@@ -348,7 +348,7 @@ class Spoiled:
 def test_mirrored_examples_show_the_same_points(extractor, world: Path, tmp_path: Path) -> None:
     from PIL import Image
 
-    pairs = open_pairs("toyworld", world, "trn")
+    pairs = open_dataset("toyworld", world, "trn")
     seen: list[Path] = []
     with prepare(extractor, [pairs], tmp_path, mirror=pairs) as ready:
 
@@ -435,8 +435,8 @@ def test_any_backbone_and_any_activations(name: str, activation: str, tmp_path: 
         }
     )
     reader = explicit(Extractor(plain, backbone))
-    picture = open_pairs("toyworld", world, "test").images()[0]
-    with prepare(reader, [open_pairs("toyworld", world, "test")], tmp_path / "maps") as ready:
+    picture = open_dataset("toyworld", world, "test").images()[0]
+    with prepare(reader, [open_dataset("toyworld", world, "test")], tmp_path / "maps") as ready:
         made = network(network_config(reader, ready.channels, 32, 32))
         made.save_pretrained(tmp_path / "weights")
         layers = ready.source.maps(picture).layers
@@ -448,7 +448,7 @@ def test_any_backbone_and_any_activations(name: str, activation: str, tmp_path: 
 
 def test_a_head_over_forward_noise(extractor, world: Path, tmp_path: Path) -> None:
     plain = extractor.recipe.replace(trajectory={"kind": "noise", "timesteps": [10, 200], "draws": 2})
-    pairs = open_pairs("toyworld", world, "trn")
+    pairs = open_dataset("toyworld", world, "trn")
     outcome = train_hyperfeatures(
         Extractor(plain, extractor.backbone), pairs, tmp_path, TrainSettings(steps=2), projection=32, bottleneck=32
     )
@@ -486,7 +486,7 @@ def test_pruning_keeps_the_strongest_and_renormalises() -> None:
 def test_the_curve_costs_less_with_less(trained, extractor, world: Path, tmp_path: Path) -> None:
     loaded = Recipe.load(trained.recipe)
     made = network_of(loaded)
-    pairs = open_pairs("toyworld", world, "val")
+    pairs = open_dataset("toyworld", world, "val")
     with prepare(Extractor(recipe_of(loaded, made.config), extractor.backbone), [pairs], tmp_path) as ready:
         points = curve(made, loaded, Catalogue.of(extractor.backbone), pairs, ready.source, PROTOCOL)
     labels = [p.pruned.label for p in points]
@@ -527,7 +527,7 @@ def test_from_the_command_line(world: Path, recipe: Recipe, tmp_path: Path) -> N
         "--single-maps", "--device", "cpu",
     )  # fmt: skip
     assert (pruned / "report.html").read_text().count("<svg") == 3
-    one, other = open_pairs("toyworld", world, "test").images()[:2]
+    one, other = open_dataset("toyworld", world, "test").images()[:2]
     run_cli("match", one, other, "--recipe", pruned / "recipe.yaml", "--device", "cpu")
     synthetic = tmp_path / "synthetic"
     run_cli(

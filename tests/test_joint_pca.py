@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from diffeat.tasks.correspondence.late_fusion import LateFusion
 from transformers import Dinov2Config, Dinov2Model
 
 from diffeat.backbones import Backbone
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.vision import VisionExtractor, VisionRecipe
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.joint_pca import joint_pca
-from diffeat.tasks.correspondence.late_fusion import LateFusion
 from diffeat.tasks.correspondence.protocol import get_protocol
 from tiny.pipelines import build
 
@@ -65,7 +65,7 @@ def test_all_dimensions_are_centring_and_a_constant_channel_no_longer_counts() -
 
 def test_a_transformer_and_dino_fused_and_projected_are_scored(tmp_path) -> None:
     root = write_toyworld_pairs(tmp_path / "world", size=64, classes=["horse"], images={"val": 2}, pairs=2)
-    pairs = open_pairs("toyworld", root, "val")
+    pairs = open_dataset("toyworld", root, "val")
     flux = Backbone.from_pipeline(build("flux"))
     recipe = Recipe.from_dict(
         {

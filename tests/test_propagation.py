@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from diffeat.datasets.davis import object_colours, read_davis, read_mask, write_mask, write_toyworld_videos
-from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.propagation import (
+    PropagationOptions,
     PropagationSettings,
     boundary_score,
     evaluate_videos,
@@ -162,7 +164,7 @@ def test_masks_on_disk(tmp_path: Path) -> None:
 class _Colours:
     """The colours of the pictures as features."""
 
-    recipe = None
+    recipe = SimpleNamespace(name="colours", hash="c" * 64)
 
     def stream(self, images, prompts=None):
         from diffeat.geometry import open_image
@@ -178,11 +180,12 @@ def test_videos_of_the_toy_world_in_the_layout_of_davis(tmp_path: Path) -> None:
     videos = read_davis(root)
     assert [len(v.frames) for v in videos] == [5, 5]
     assert all(set(np.unique(read_mask(m))) <= {0, 1, 2} for v in videos for m in v.masks if m)
-    scores = evaluate_videos(videos, _Colours(), out=tmp_path / "out")  # type: ignore[arg-type]
+    result = evaluate_videos(videos, _Colours(), PropagationOptions(masks=tmp_path / "out"))  # type: ignore[arg-type]
+    scores = result.scores
     assert [(s.video, s.number) for s in scores] == [(f"toy-0{k}", n) for k in (0, 1) for n in (1, 2)]
     assert all(0 < s.jf <= 1 for s in scores)
     assert (read_mask(tmp_path / "out" / "toy-00" / "00000.png") == read_mask(videos[0].masks[0])).all()  # type: ignore
-    only = read_davis(root, names=["toy-01"])
+    only = videos.only(["toy-01"])
     assert [v.name for v in only] == ["toy-01"]
 
 
@@ -190,8 +193,8 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="There is no"):
         read_davis(tmp_path)
     root = write_toyworld_videos(tmp_path / "davis", videos=1, frames=2, size=32)
-    with pytest.raises(DatasetError, match="toy-00"):
-        read_davis(root, names=["toy-1"])
+    with pytest.raises(UnknownNameError, match="toy-00"):
+        read_davis(root).only(["toy-1"])
     (root / "Annotations" / "480p" / "toy-00" / "00000.png").unlink()
     with pytest.raises(DatasetError, match="nothing to propagate"):
         read_davis(root)

@@ -21,6 +21,7 @@ from diffeat.tasks.segmentation import (
     LinearProbe,
     PictureMaps,
     PixelEnsemble,
+    SegmentationOptions,
     TrainingPixels,
     evaluate_segmentation,
 )
@@ -183,18 +184,15 @@ def horse(tmp_path: Path) -> Path:
 
 def test_evaluation_over_random_splits(horse: Path, tmp_path: Path) -> None:
     train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
-    seen = []
-    found = evaluate_segmentation(
-        train, test, Colours(), classifier="linear", splits=3, labelled=4, store=tmp_path / "store",
-        seen=lambda sample, truth, labelling: seen.append(labelling.labels.shape),
-    )  # fmt: skip
+    options = SegmentationOptions(classifier="linear", splits=3, labelled=4)
+    found = evaluate_segmentation((train, test), Colours(), options, store=tmp_path / "store")
     assert len(found.values) == 3
     assert found.std > 0
-    assert found.mean == pytest.approx(np.mean(found.values))
-    assert found.mean > 60
+    assert found.value == pytest.approx(np.mean(found.values))
+    assert found.value > 60
     low, high = found.interval()
-    assert low <= found.mean <= high
-    assert seen == [(40, 32)] * 15
+    assert low <= found.value <= high
+    assert [e.labelling.labels.shape for e in found.examples] == [(40, 32)] * 8
     assert "± " in str(found)
     for split in found.splits:
         assert not {s.image for s in split.train} & {s.image for s in split.test}
@@ -205,7 +203,7 @@ def test_a_class_absent_from_training_is_told(horse: Path) -> None:
     labels[:20] = 5
     np.save(horse / "real" / "test" / "0.npy", labels)
     train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
-    found = evaluate_segmentation(train, test, Colours(), classifier="linear")
+    found = evaluate_segmentation((train, test), Colours(), SegmentationOptions(classifier="linear"))
     assert any("part 5" in note and "IoU 0" in note for note in found.notes)
     assert found.iou[5] == 0
 
@@ -216,12 +214,12 @@ def test_bad_input_is_told(horse: Path) -> None:
     np.save(horse / "real" / "train" / "1.npy", np.zeros((20, 20), int))
     train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
     with pytest.raises(DatasetError, match=r"20×20.*32×40"):
-        evaluate_segmentation(train, test, Colours())
+        evaluate_segmentation((train, test), Colours())
     np.save(horse / "real" / "train" / "1.npy", np.full((40, 32), 77))
     with pytest.raises(DatasetError, match="label 77"):
-        evaluate_segmentation(train, test, Colours())
+        evaluate_segmentation((train, test), Colours())
     with pytest.raises(InvalidValueError, match="9 labelled"):
-        evaluate_segmentation(train, test, Colours(), labelled=9)
+        evaluate_segmentation((train, test), Colours(), SegmentationOptions(labelled=9))
     for file in (horse / "real" / "train").glob("*.npy"):
         file.unlink()
     with pytest.raises(DatasetError, match="no label map"):

@@ -22,6 +22,7 @@ from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
 from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.evaluation.bootstrap import bootstrap
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.features import Picture
@@ -31,6 +32,8 @@ from diffeat.report.sweep import write_sweep
 from diffeat.studies.massive import survey
 from diffeat.studies.sweep import block_names, sweep
 from diffeat.tasks.correspondence.evaluate import Evaluation
+from diffeat.tasks.correspondence.keypoints import PairRecord
+from diffeat.tasks.correspondence.protocol import Protocol
 
 #: Tried on the validation pairs.
 TIMESTEPS = (20.0, 60.0, 100.0, 200.0, 350.0)
@@ -142,22 +145,15 @@ def _chosen(
     return found.chosen().replace(refine=recipe.refine)
 
 
-def difference(name: str, one: Evaluation, other: Evaluation, rounds: int = 2000, seed: int = 0) -> Difference:
+def difference(name: str, one: Evaluation, other: Evaluation) -> Difference:
     """Mean over pairs of the difference in the share of correct points, with a bootstrap over target pictures."""
-    targets = sorted({p.pair.target for p in one.predictions})
-    index = {path: k for k, path in enumerate(targets)}
-    sums, counts = np.zeros(len(targets)), np.zeros(len(targets))
-    for mine, yours in zip(one.predictions, other.predictions, strict=True):
-        assert mine.pair.name == yours.pair.name
-        sums[index[mine.pair.target]] += _share(one, mine) - _share(other, yours)
-        counts[index[mine.pair.target]] += 1
-    draws = np.random.default_rng(seed).integers(0, len(targets), (rounds, len(targets)))
-    means = 100 * sums[draws].sum(1) / counts[draws].sum(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Difference(name, float(100 * sums.sum() / counts.sum()), float(low), float(high))
+    gains = [
+        (_share(a, one.protocol) - _share(b, one.protocol), 1) for a, b in zip(one.records, other.records, strict=True)
+    ]
+    interval = bootstrap(gains, lambda sums: sums[:, 0] / sums[:, 1], groups=[r.images[1] for r in one.records])
+    return Difference(name, float(np.mean([gain for gain, _ in gains])), *interval)
 
 
-def _share(evaluation: Evaluation, prediction) -> float:
-    protocol = evaluation.result.protocol
-    limit = protocol.alpha * prediction.record.lengths[protocol.reference]
-    return float((np.asarray(prediction.record.distances) <= limit).mean())
+def _share(record: PairRecord, protocol: Protocol) -> float:
+    """Percentage of a pair's points that are correct."""
+    return 100 * float((np.asarray(record.distances) <= protocol.alpha * record.lengths[protocol.reference]).mean())

@@ -14,15 +14,15 @@ from diffeat.bench.sift import sift_matches
 from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
+from diffeat.evaluation.features import feature_folder
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
-from diffeat.storage import FeatureStore
 from diffeat.tasks.correspondence.evaluate import evaluate
-from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck, record_pair
+from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.protocol import Protocol, get_protocol
 
 PROTOCOL: Protocol = get_protocol("geometry").replace(name="geometry", alphas=(2, 4, 8, 16))
@@ -66,13 +66,9 @@ def run_geometry(
     ]
     for source in sources:
         extractor = source.make()
-        content, digest = extractor.recipe.content(), extractor.recipe.hash
-        with FeatureStore.open_or_create(
-            root / "features" / digest[:12], content, digest, weights=extractor.fingerprint
-        ) as store:
-            for name in source.rows:
-                found = evaluate(dataset, extractor, PROTOCOL, store=store, progress=progress)
-                rows.append(_row(name, found.records))
+        for name in source.rows:
+            store = feature_folder(root, extractor)
+            rows.append(_row(name, evaluate(dataset, extractor, PROTOCOL, store=store, progress=progress).records))
     _write(root, dataset, rows)
     return rows
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.datasets.pairs import PairDataset
+from diffeat.evaluation.features import FeatureSource, feature_folder
+from diffeat.evaluation.texts import PromptPolicy
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
-from diffeat.storage import FeatureStore
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
-from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy
 from diffeat.tasks.correspondence.protocol import Protocol
 
 
@@ -52,16 +52,17 @@ def score_rows(
     found = []
     for source in sources:
         extractor = source.make()
-        content, digest = extractor.recipe.content(), extractor.recipe.hash
-        with FeatureStore.open_or_create(
-            folder / "features" / digest[:12], content, digest, weights=extractor.fingerprint
-        ) as store:
-            for name, activation in source.rows.items():
-                evaluation = evaluate(
-                    dataset, extractor, protocol, prompts=source.prompts, store=store, activation=activation,
-                    progress=progress,
-                )  # fmt: skip
-                found.append(BenchRow(name, evaluation))
+        for name, activation in source.rows.items():
+            evaluation = evaluate(
+                dataset,
+                extractor,
+                protocol,
+                prompts=source.prompts,
+                activation=activation,
+                store=feature_folder(folder, extractor),
+                progress=progress,
+            )
+            found.append(BenchRow(name, evaluation))
     return found
 
 

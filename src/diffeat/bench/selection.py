@@ -17,11 +17,12 @@ import numpy as np
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.datasets.registry import open_pairs
+from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import ModelError
+from diffeat.evaluation.features import feature_folder
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_table
@@ -32,7 +33,7 @@ from diffeat.studies.selection.search import Selection, default_recipe, load_bac
 from diffeat.tasks.classification import evaluate_classification
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
-from diffeat.tasks.segmentation import Confusion, evaluate_segmentation
+from diffeat.tasks.segmentation import Confusion, SegmentationOptions, evaluate_segmentation
 
 SEED, SIZE = 7, 128
 TASKS = ("correspondence", "part segmentation", "classification")
@@ -119,22 +120,25 @@ def _row(
 ) -> SelectionRow:  # fmt: skip
     recipe = base.replace(name=name, activations=list(ids), fuse={"kind": "concat", "normalise": True})
     extractor = Extractor(recipe, backbone)
-    store = root / "features" / recipe.hash[:12]
-    found = evaluate(open_pairs("toyworld", data, "test"), extractor, _PROTOCOL, store=store, progress=progress)
+    store = feature_folder(root, extractor)
+    pairs = open_dataset("toyworld", data, "test", kind="pairs")
+    found = evaluate(pairs, extractor, _PROTOCOL, store=store, progress=progress)
     hits = [[100 * np.mean(np.array(r.distances) <= 0.1 * r.lengths["bbox"]), 100.0] for r in found.records]
-    shown, unseen = (read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test"))
+    parts = read_toyworld_parts(data, "train"), read_toyworld_parts(data, "test")
     draws = [
         evaluate_segmentation(
-            shown, unseen, extractor, classifier="linear", labelled=_FEW, pixels=1500, store=store,
-            seed=seed, progress=progress,
+            parts,
+            extractor,
+            SegmentationOptions(classifier="linear", labelled=_FEW, pixels=1500, category=tuple(SPECIES), seed=seed),
+            store=store,
+            progress=progress,
         )
         for seed in range(_DRAWS)
-    ]  # fmt: skip
+    ]
     counts = sum(np.stack([c.counts.ravel() for c in s.splits[0].confusions]) for s in draws)
-    k = len(shown.classes)
-    known, new = (read_toyworld_classes(data, split) for split in ("train", "test"))
-    classified = evaluate_classification(known, new, extractor, store=store, progress=progress)
-    right = (classified.truth == classified.predicted).astype(float)
+    k = len(parts[0].classes)
+    classes = read_toyworld_classes(data, "train"), read_toyworld_classes(data, "test")
+    right = evaluate_classification(classes, extractor, store=store, progress=progress).right.astype(float)
     scores = {
         "correspondence": Score(np.array(hits), ratio),
         "part segmentation": Score(np.asarray(counts), lambda sums: 100 * Confusion(k, sums.reshape(k, k)).miou),
@@ -146,9 +150,8 @@ def _row(
 def difference(row: SelectionRow, other: SelectionRow, task: str) -> tuple[float, float, float]:
     """Score of ``row`` minus that of ``other``, with a paired 95 % interval over test pairs or pictures."""
     one, two = row.scores[task], other.scores[task]
-    draws = one.resampled(1000) - two.resampled(1000)
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return one.value - two.value, float(low), float(high)
+    low, high = one.against(two)
+    return one.value - two.value, low, high
 
 
 def selection_table(rows: Sequence[SelectionRow]) -> tuple[list[str], list[list[str]]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from diffeat.cli.tables import print_table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks that run offline on a laptop.")
 
@@ -43,7 +44,7 @@ def toyworld(
         pairs=pairs,
         progress=bar,
     )
-    _print(*bench_table(rows))
+    print_table(*bench_table(rows))
     typer.echo(f"{rows[0].evaluation.result.protocol}")
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
 
@@ -61,7 +62,7 @@ def ditf(
     from diffeat.progress import bar
 
     rows, differences = run_ditf(out, model=model, images=images, pairs=pairs, progress=bar)
-    _print(*bench_table(rows))
+    print_table(*bench_table(rows))
     for line in differences:
         typer.echo(str(line))
     typer.echo(f"Reports: {out / 'bench.html'}, {out / 'massive' / 'massive.html'}", err=True)
@@ -82,7 +83,7 @@ def geometry(
     rows = run_geometry(
         out, recipes=recipe or ("tiny-dift",), opencv=opencv, hpatches=hpatches, points=points, progress=bar
     )
-    _print(*geometry_table(rows))
+    print_table(*geometry_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
 
 
@@ -102,17 +103,5 @@ def selection(
     from diffeat.progress import bar
 
     rows = run_selection(out, model=model, timestep=timestep, draws=draws, images=images, pairs=pairs, progress=bar)
-    _print(*selection_table(rows))
+    print_table(*selection_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
-
-
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table()
-    for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
-    Console().print(table)

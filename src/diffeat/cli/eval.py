@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -19,58 +19,18 @@ from diffeat.cli.options import (
     Timestep,
 )
 from diffeat.cli.sources import RecipeNames, Weights, make_source
-from diffeat.errors import InvalidValueError
-
-if TYPE_CHECKING:
-    from diffeat.tasks.correspondence.evaluate import Evaluation
+from diffeat.cli.tables import print_table
+from diffeat.cli.task_options import given, homes, refuse_unused
 
 
 def evaluate(
-    dataset: Annotated[
-        str,
-        typer.Argument(
-            help="Pairs: spair, spair-json, ap10k, pf-pascal, cub, toyworld, csv, hpatches, motorcycle, opencv. Label "
-            "maps: horse21, cat15, ffhq34, bedroom28, ade-bedroom30, celeba19, toyworld-parts. Classes: cifar10, "
-            "folders, toyworld-classes."
-        ),
-    ],
+    ctx: typer.Context,
+    dataset: Annotated[str, typer.Argument(help="{datasets}")],
     root: Annotated[Path | None, typer.Option(help="The dataset's folder; for csv and spair-json its file.")] = None,
     recipe: RecipeNames = None,
     weight: Weights = None,
-    split: Annotated[str | None, typer.Option(help="trn, val, test …; the test split if there are splits.")] = None,
-    protocol: Annotated[
-        str | None, typer.Option(help="How predictions are made and scored; the dataset's usual one if not given.")
-    ] = None,
-    prompts: Annotated[
-        str | None,
-        typer.Option(
-            help="Text for the pictures: 'category', a text with {category} in it, a JSON file {category: text}, or "
-            "any other text. By default the recipe's own."
-        ),
-    ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="About so many pairs, spread evenly; noted in the report.")
-    ] = None,
     save: Annotated[
         Path | None, typer.Option(help="Folder for features and report. A later run goes on with its features.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="For spair-json: folder of the pictures.")] = None,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Also match from the mirrored source, and take the better.")
-    ] = False,
-    joint_pca: Annotated[
-        int | None, typer.Option(min=1, help="Project each pair's features on so many joint principal components.")
-    ] = None,
-    classifier: Annotated[
-        str, typer.Option(help="For label maps: 'ensemble' of pixel networks with voting, or 'linear'.")
-    ] = "ensemble",
-    splits: Annotated[int, typer.Option(min=1, help="For label maps: random splits, for mean ± std.")] = 1,
-    labelled: Annotated[int | None, typer.Option(min=1, help="For label maps: training pictures per split.")] = None,
-    pixels: Annotated[
-        int | None, typer.Option(min=1, help="For label maps: training pixels per picture; all if not given.")
-    ] = None,
-    category: Annotated[
-        list[str] | None, typer.Option(help="For label maps: only pictures of this category; repeatable.")
     ] = None,
     model: ModelName = None,
     activation: Activations = None,
@@ -84,73 +44,37 @@ def evaluate(
 ) -> None:
     """Score a recipe on a dataset, with the protocol beside every number.
 
-    Pairs of pictures are scored by PCK. Label maps are for segmentation with few labels: mIoU of a classifier of
-    pixels over the whole test set. Classes are scored by a linear probe on averaged features.
+    The kind of the dataset says how: pairs of pictures by PCK; label maps by the mIoU of a classifier of pixels that
+    learned from few labels; classes by a linear probe on averaged features; videos by J&F of labels carried from the
+    first frame. Options of another kind than the dataset's are refused.
     """
-    from diffeat.datasets.label_registry import CLASS_DATASETS, MASK_DATASETS
-    from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
-    from diffeat.progress import bar
-    from diffeat.tasks.correspondence.evaluate import evaluate as run
-    from diffeat.tasks.correspondence.protocol import get_protocol
-
-    changes = {
-        "model": model, "activations": activation, "timesteps": timestep, "draws": draws, "size": size, "seed": seed,
-    }  # fmt: skip
-    if dataset in (*MASK_DATASETS, *CLASS_DATASETS):
-        from diffeat.cli.eval_labels import LabelOptions, evaluate_labels
-
-        source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
-        options = LabelOptions(classifier, splits, labelled, pixels, tuple(category or ()), limit, seed or 0)
-        evaluate_labels(dataset, root, source, options, read_policy(prompts), save)
-        return
-    pairs = open_pairs(dataset, root, split, images).limited(limit)
-    chosen = get_protocol(protocol or PAIR_DATASETS[dataset])
-    source = make_source(recipe, weight, device=device, dtype=dtype, batch_size=batch_size, **changes)
-    store = save / f"features-{source.recipe.hash[:12]}" if save else None
-    found = run(
-        pairs, source, chosen, prompts=read_policy(prompts), store=store, flip=flip, joint_pca=joint_pca, progress=bar
-    )
-    _print(found)
-    if save is not None:
-        from diffeat.report.correspondence import write_report
-
-        typer.echo(f"Report: {write_report(found, save)}", err=True)
-
-
-def read_policy(text: str | None) -> Any:
-    """The prompt policy: a JSON file of texts is read, anything else is taken as it is.
-
-    Raises:
-        InvalidValueError: The file is not a mapping of category to text.
-    """
-    if text is None or not text.endswith(".json"):
-        return text
-    import json
-
-    path = Path(text)
-    if not path.is_file():
-        raise InvalidValueError(f"There is no prompt file {text!r}.")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
-        raise InvalidValueError(f"{path} must map each category to a text.")
-    return data
-
-
-def _print(found: Evaluation) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    from diffeat.report.correspondence import category_rows
+    from diffeat.datasets.registry import get_card
+    from diffeat.evaluation.features import feature_folder
+    from diffeat.progress import bar
+    from diffeat.report.results import write_result
+    from diffeat.tasks.registry import task_of
 
+    card = get_card(dataset)
+    task = task_of(card.kind)
+    chosen = given(ctx)
+    fields = set(task.options.model_fields)
+    refuse_unused(chosen, {*fields, *card.options}, homes(), f"{dataset} holds {card.kind}")
+    values = {name: value for name, value in chosen.items() if name in fields}
+    if seed is not None and "seed" in fields:
+        values["seed"] = seed
+    options = task.options(**values)
+    reading = {name: value for name, value in chosen.items() if name in card.options}
+    data = task.open(dataset, root, options, **reading)
+    source = make_source(
+        recipe, weight, device=device, dtype=dtype, batch_size=batch_size,
+        model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed,
+    )  # fmt: skip
+    store = feature_folder(save, source) if save else None
+    result = task.evaluate(data, source, options, store=store, progress=bar)
+    print_table(*result.table(), sums_up=True)
     console = Console()
-    header, rows = category_rows(found.result)
-    table = Table()
-    for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*(f"[bold]{c.strip('*')}[/]" if row is rows[-1] else c for c in row))
-    console.print(table)
-    console.print(str(found), highlight=False, markup=False)
+    console.print(str(result), highlight=False, markup=False)
+    if save is not None:
+        typer.echo(f"Report: {write_result(result, save)}", err=True)

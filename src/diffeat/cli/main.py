@@ -20,13 +20,14 @@ from diffeat.cli.gate import GateCommand, gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
-from diffeat.cli.propagate import propagate
+from diffeat.cli.propagate import PropagateCommand, propagate
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
+from diffeat.cli.task_options import TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
@@ -60,9 +61,10 @@ def _root(
 for command in (extract, show, match, select, activations, recipes, store, samples):
     app.command()(command)
 app.command(cls=GateCommand)(gate)
-app.command("eval")(evaluate)
+app.command("eval", cls=TaskCommand)(evaluate)
 app.command()(generate)
-for command in (sweep, massive, propagate):
+app.command(cls=PropagateCommand)(propagate)
+for command in (sweep, massive):
     app.command()(command)
 app.add_typer(train, name="train")
 app.add_typer(toyworld, name="toyworld")

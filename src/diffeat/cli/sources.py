@@ -9,7 +9,7 @@ import typer
 from diffeat.cli.options import any_recipe, make_extractor
 
 if TYPE_CHECKING:
-    from diffeat.tasks.correspondence.features import FeatureSource
+    from diffeat.evaluation.features import FeatureSource
 
 RecipeNames = Annotated[
     list[str] | None,

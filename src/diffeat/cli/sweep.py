@@ -22,11 +22,13 @@ def sweep(
             "aliases and globs, by commas."
         ),
     ],
-    on: Annotated[str, typer.Option(help="Correspondence dataset, see `diffeat eval --help`.")] = "toyworld",
+    on: Annotated[str, typer.Option(help="Dataset of pairs, see `diffeat eval --help`.")] = "toyworld",
     root: Annotated[
         Path | None, typer.Option(help="The dataset's folder; the toy world is drawn if there is none.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Split to choose on; val where there are splits.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split to choose on; val if not given, where there are splits.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="As in `diffeat eval`.")] = None,
     prompts: Annotated[str | None, typer.Option(help="As in `diffeat eval`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs, spread evenly.")] = None,
@@ -46,10 +48,10 @@ def sweep(
     and blocks, goes on with the cells that are done. Write-up and best.yaml lie in the folder.
     """
     from diffeat.activations import Catalogue
-    from diffeat.cli.eval import read_policy
     from diffeat.cli.ranges import read_numbers
-    from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
+    from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+    from diffeat.evaluation.texts import read_policy
     from diffeat.extraction import Extractor
     from diffeat.progress import bar
     from diffeat.report.sweep import summary, write_sweep
@@ -60,8 +62,8 @@ def sweep(
     times = read_numbers(timesteps, "--timesteps")
     if on == "toyworld" and root is None:
         root = write_toyworld_pairs(out / "toyworld", images={"trn": 0, "val": 4, "test": 10})
-    splits = on in ("spair", "toyworld", "ap10k", "pf-pascal", "cub")
-    pairs = open_pairs(on, root, split or ("val" if splits else None)).limited(limit)
+    card = get_card(on, "pairs")
+    pairs = open_dataset(on, root, split or card.split_to_choose_on(), kind="pairs").limited(limit)
     chosen = changed_recipe(recipe, model=model, draws=draws, size=size)
     first = make_extractor(chosen, device, dtype, batch_size)
     names = block_names(chosen, Catalogue.of(first.backbone), _blocks(blocks))
@@ -69,7 +71,7 @@ def sweep(
         chosen,
         lambda r: Extractor(r, first.backbone, batch_size=batch_size),
         pairs,
-        get_protocol(protocol or PAIR_DATASETS[on]),
+        get_protocol(protocol or card.protocol),
         out,
         timesteps=times,
         blocks=names,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from diffeat.cli.dataset_help import NamesDatasets
 from diffeat.cli.options import BatchSize, Device, Dtype, ModelName, RecipeName, Seed, make_extractor
 from diffeat.errors import InvalidValueError
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
 
-_SPLIT = ("spair", "toyworld", "ap10k", "pf-pascal", "cub")
-_DATA = "Correspondence dataset: spair, spair-json, ap10k, pf-pascal, cub, toyworld or csv."
+_DATA = "Dataset of pairs. {pairs}"
 _ROOT = "The dataset's folder; for csv and spair-json its file."
 _PROMPTS = "Text for the pictures: 'category', a text with {category}, or any other. By default the recipe's own."
 
@@ -33,14 +33,18 @@ def _group() -> None:
     pass
 
 
-@train.command()
+@train.command(cls=NamesDatasets)
 def hyperfeatures(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
     data: Data = "toyworld",
     root: Root = None,
     recipe: RecipeName = "hyperfeatures-tiny",
-    split: Annotated[str, typer.Option(help="Training split.")] = "trn",
-    validation: Annotated[str, typer.Option(help="Validation split, '' for none.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Training split; train if not given, where there are splits.")
+    ] = None,
+    validation: Annotated[
+        str | None, typer.Option(help="Validation split, '' for none; val if not given, where there is one.")
+    ] = None,
     validation_root: Annotated[
         Path | None, typer.Option(help="For csv and spair-json, which have no splits: the file of validation pairs.")
     ] = None,
@@ -84,7 +88,7 @@ def hyperfeatures(
     OUT/recipe.yaml. The pictures' maps are extracted once into a feature store. Stop it when you like: the same command
     goes on and ends in the same weights.
     """
-    from diffeat.datasets.registry import PAIR_DATASETS
+    from diffeat.datasets.registry import get_card
     from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
@@ -100,11 +104,14 @@ def hyperfeatures(
     )  # fmt: skip
     known = Reading.load(recipe)
     known = known if model is None else known.replace(model=model)
-    training = _pairs(data, root, split, images, limit)
+    card = get_card(data, "pairs")
+    training = _pairs(data, root, split or ("train" if card.splits else None), images, limit)
+    if validation is None and "val" in card.splits:
+        validation = "val"
     held_out = None
-    if validation and (data in _SPLIT or validation_root is not None):
-        held_out = _pairs(data, validation_root or root, validation, images, validation_limit)
-    scored_by = get_protocol(protocol or PAIR_DATASETS[data])
+    if validation or validation_root is not None:
+        held_out = _pairs(data, validation_root or root, validation or None, images, validation_limit)
+    scored_by = get_protocol(protocol or card.protocol)
     extractor = make_extractor(training_recipe(known, size), device, dtype, batch_size)
     outcome = train_hyperfeatures(
         extractor, training, out, settings,
@@ -129,7 +136,7 @@ def hyperfeatures(
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
 
 
-@train.command()
+@train.command(cls=NamesDatasets)
 def prune(
     recipe: Annotated[str, typer.Argument(help="recipe.yaml of a trained network.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
@@ -138,7 +145,9 @@ def prune(
     one_layer: Annotated[bool, typer.Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
     data: Data = "toyworld",
     root: Root = None,
-    split: Annotated[str, typer.Option(help="Split that accuracy is measured on.")] = "val",
+    split: Annotated[
+        str | None, typer.Option(help="Split that accuracy is measured on; val if not given, where there are splits.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs.")] = 360,
     single: Annotated[bool, typer.Option("--single-maps", help="Also score every raw map on its own.")] = False,
     features: Annotated[Path | None, typer.Option(help="Folder of stored features, e.g. that of the training.")] = None,
@@ -155,7 +164,7 @@ def prune(
     the strongest pairs, one step or one layer are kept. With --keep, --one-step or --one-layer the cheaper recipe is
     written to OUT/recipe.yaml; its trajectory ends earlier and it reads fewer layers.
     """
-    from diffeat.datasets.registry import PAIR_DATASETS
+    from diffeat.datasets.registry import get_card
     from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
@@ -171,8 +180,9 @@ def prune(
     known = Reading.load(recipe)
     network = network_of(known)
     chosen = _chosen(network, keep, one_step, one_layer)
-    pairs = _pairs(data, root, split, images, limit)
-    scored_by = get_protocol(protocol or PAIR_DATASETS[data])
+    card = get_card(data, "pairs")
+    pairs = _pairs(data, root, split or card.split_to_choose_on(), images, limit)
+    scored_by = get_protocol(protocol or card.protocol)
     extractor = make_extractor(recipe_of(known, network.config), device, dtype, batch_size)
     network.to(extractor.backbone.device)
     with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
@@ -197,13 +207,13 @@ def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> 
     return keep_step(network) if one_step else keep_layer(network) if one_layer else None
 
 
-def _pairs(data: str, root: Path | None, split: str, images: Path | None, limit: int | None) -> PairDataset:
-    from diffeat.datasets.registry import open_pairs
+def _pairs(data: str, root: Path | None, split: str | None, images: Path | None, limit: int | None) -> PairDataset:
+    from diffeat.datasets.registry import open_dataset
 
-    return open_pairs(data, root, split if data in _SPLIT else None, images).limited(limit)
+    return open_dataset(data, root, split, kind="pairs", images=images).limited(limit)
 
 
 def _policy(text: str | None) -> Any:
-    from diffeat.cli.eval import read_policy
+    from diffeat.evaluation.texts import read_policy
 
     return read_policy(text)

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, need, parsed
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
@@ -95,3 +96,6 @@ def _keypoints(data: dict[str, Any]) -> list[tuple[float, float, float]]:
 def _box(data: dict[str, Any]) -> Box:
     left, top, width, height = (float(v) for v in data["bbox"])
     return left, top, left + width, top + height
+
+
+CARD = DatasetCard("ap10k", "pairs", read_ap10k, ("train", *SPLITS[1:]), protocol="ap10k-intra-species", page=PAGE)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.datasets.pairs import need
 from diffeat.errors import DatasetError, UnknownNameError
@@ -75,3 +76,6 @@ class _Arrays(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which has no place in a dataset")
+
+
+CARD = DatasetCard("cifar10", "classes", read_cifar10, tuple(_FILES), page=PAGE)

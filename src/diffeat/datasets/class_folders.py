@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import DatasetError
 from diffeat.geometry import find_images
@@ -47,3 +48,6 @@ def read_class_folders(root: str | Path, split: str = "train", *, hold_out: int 
         }
     samples = tuple(ClassSample(p, k) for k, name in enumerate(names) for p in by_class[name])
     return ClassDataset("folders", split, samples, names, notes)
+
+
+CARD = DatasetCard("folders", "classes", read_class_folders, tuple(_ALSO))

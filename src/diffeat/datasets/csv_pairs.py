@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures
 from diffeat.errors import DatasetError, did_you_mean
 
@@ -67,3 +68,6 @@ def _pair(path: Path, names: tuple[str, str], rows: list[tuple[int, dict[str, st
         None,
         box,
     )
+
+
+CARD = DatasetCard("csv", "pairs", read_csv_pairs, protocol="spair")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, parsed
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
@@ -96,3 +97,6 @@ def _table(path: Path) -> list[list[str]]:
 def _box(values: list[str]) -> Box:
     left, top, width, height = (float(v) for v in values)
     return left, top, left + width, top + height
+
+
+CARD = DatasetCard("cub", "pairs", read_cub, tuple(SPLITS), protocol="spair", page=PAGE)

@@ -6,15 +6,23 @@ Layout (DAVIS 2016 and 2017): ``JPEGImages/480p/<sequence>/00000.jpg``, ``Annota
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffeat.errors import DatasetError, did_you_mean
+from diffeat.datasets.card import DatasetCard, Samples
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 from diffeat.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from diffeat.datasets.toyworld import Toyworld
+
+PAGE = "https://davischallenge.org"
 
 
 @dataclass(frozen=True)
@@ -31,10 +39,42 @@ class Video:
     frames: tuple[Path, ...]
     masks: tuple[Path | None, ...]
 
+    @property
+    def first_mask(self) -> Path:
+        """The annotation that is propagated.
 
-def read_davis(
-    root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p", names: list[str] | None = None
-) -> list[Video]:
+        Raises:
+            DatasetError: There is none.
+        """
+        if self.masks[0] is None:
+            raise DatasetError(f"The first frame of {self.name!r} has no mask; there is nothing to propagate.")
+        return self.masks[0]
+
+
+@dataclass(frozen=True)
+class VideoDataset(Samples[Video]):
+    """The sequences of a split."""
+
+    name: str
+    split: str
+    samples: tuple[Video, ...]
+    notes: tuple[str, ...] = ()
+    _word = "videos"
+
+    def only(self, names: Sequence[str]) -> VideoDataset:
+        """Some sequences.
+
+        Raises:
+            UnknownNameError: No sequence of a name.
+        """
+        there = [video.name for video in self]
+        for name in names:
+            if name not in there:
+                raise UnknownNameError(f"{self.name} {self.split} has no video {name!r}. {did_you_mean(name, there)}")
+        return replace(self, samples=tuple(video for video in self if video.name in names))
+
+
+def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolution: str = "480p") -> VideoDataset:
     """The sequences of a split.
 
     Args:
@@ -42,7 +82,6 @@ def read_davis(
         split: ``train``, ``val``, … as in ``ImageSets``.
         year: Folder of the split file.
         resolution: ``480p`` or ``Full-Resolution``.
-        names: Only these sequences.
 
     Raises:
         DatasetError: The dataset is missing or incomplete; says what is not there.
@@ -53,10 +92,7 @@ def read_davis(
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
         raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give --root the folder of DAVIS.")
     listed = [line.split()[0] for line in listing.read_text(encoding="utf-8").split("\n") if line.strip()]
-    for name in names or []:
-        if name not in listed:
-            raise DatasetError(f"{listing} has no sequence {name!r}. {did_you_mean(name, listed)}")
-    return [_video(top, resolution, name) for name in listed if names is None or name in names]
+    return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in listed))
 
 
 def _video(top: Path, resolution: str, name: str) -> Video:
@@ -162,7 +198,7 @@ def _write_video(root: Path, name: str, frames: int, size: int, seed: int) -> No
         write_mask(masks / f"{t:05d}.png", numbers)
 
 
-def _cut_out(world, start: int) -> tuple[Image.Image, Image.Image]:
+def _cut_out(world: Toyworld, start: int) -> tuple[Image.Image, Image.Image]:
     """The next whole figure that fills a good part of its picture, and its shape."""
     for index in range(start, start + 100):
         sample = world.sample(index)
@@ -170,3 +206,17 @@ def _cut_out(world, start: int) -> tuple[Image.Image, Image.Image]:
         if not sample.truncated and not sample.occluded and 0.08 < shape.mean() < 0.5:
             return Image.fromarray(sample.image), Image.fromarray((shape * 255).astype(np.uint8))
     raise DatasetError(f"No whole figure among 100 pictures of the toy world from {start} on.")
+
+
+CARD = DatasetCard(
+    "davis",
+    "videos",
+    read_davis,
+    ("train", "val", "test-dev"),
+    scored="val",
+    page=PAGE,
+    options={
+        "year": "Of the list of sequences, 2016 or 2017 (the default).",
+        "resolution": "480p (the default) or Full-Resolution.",
+    },
+)

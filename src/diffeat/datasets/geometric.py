@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import PairDataset, PointPair, check_pictures, need, parsed
 from diffeat.errors import DatasetError
 
@@ -148,3 +149,8 @@ def _opencv_matrix(path: Path) -> NDArray[np.float64]:
         raise ValueError("no <data> in the file")
     numbers: Iterable[str] = data[1].split()
     return np.array([float(v) for v in numbers]).reshape(3, 3)
+
+
+CARD = DatasetCard(
+    "hpatches", "pairs", read_hpatches, ("all", "i", "v"), scored="all", protocol="geometry", page=HPATCHES
+)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import MaskDataset, MaskSample
 from diffeat.datasets.pairs import need
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
@@ -54,3 +55,15 @@ def read_label_scarce(root: str | Path, name: str, split: str = "train") -> Mask
     count = CLASSES[name]
     names = ("background", *(f"part {i}" for i in range(1, count)))
     return MaskDataset(name, split, found, names, notes)
+
+
+CARDS = tuple(
+    DatasetCard(
+        name,
+        "label maps",
+        lambda root, split, name=name: read_label_scarce(root, name, split),
+        ("train", "test"),
+        page=PAGE,
+    )
+    for name in CLASSES
+)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from PIL import Image
 
+from diffeat.datasets.card import Samples
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
 #: The label of pixels that do not count.
@@ -54,8 +57,8 @@ class MaskSample:
 
 
 @dataclass(frozen=True)
-class MaskDataset(Sequence[MaskSample]):
-    """Pictures with label maps.
+class MaskDataset(Samples[MaskSample]):
+    """Pictures with label maps; a map is read when it is asked for, and not kept.
 
     Attributes:
         name: Of the dataset.
@@ -70,15 +73,6 @@ class MaskDataset(Sequence[MaskSample]):
     samples: tuple[MaskSample, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index):  # type: ignore[override]
-        return self.samples[index]
-
-    def __iter__(self) -> Iterator[MaskSample]:
-        return iter(self.samples)
 
     def only(self, categories: Sequence[str]) -> MaskDataset:
         """The pictures of some categories.
@@ -102,7 +96,7 @@ class ClassSample:
 
 
 @dataclass(frozen=True)
-class ClassDataset(Sequence[ClassSample]):
+class ClassDataset(Samples[ClassSample]):
     """Pictures with one class each; see :class:`MaskDataset`."""
 
     name: str
@@ -111,27 +105,17 @@ class ClassDataset(Sequence[ClassSample]):
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index):  # type: ignore[override]
-        return self.samples[index]
-
-    def __iter__(self) -> Iterator[ClassSample]:
-        return iter(self.samples)
-
-    def limited(self, per_class: int | None) -> ClassDataset:
-        """The first pictures of every class, noted; all of them if ``None``."""
-        if per_class is None:
+    def limited(self, count: int | None) -> Self:
+        """The first ``count`` pictures of every class, noted; all of them if ``None``."""
+        if count is None:
             return self
-        seen: dict[int, int] = {}
+        seen: Counter[int] = Counter()
         kept = []
         for sample in self.samples:
-            seen[sample.label] = seen.get(sample.label, 0) + 1
-            if seen[sample.label] <= per_class:
+            seen[sample.label] += 1
+            if seen[sample.label] <= count:
                 kept.append(sample)
-        note = f"only the first {per_class} pictures of each class ({self.split})"
-        return replace(self, samples=tuple(kept), notes=(*self.notes, note))
+        return self._with(tuple(kept), f"only the first {count} pictures of each class ({self.split})")
 
 
 def _read_map(path: Path) -> np.ndarray:

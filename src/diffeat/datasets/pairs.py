@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffeat.datasets.card import Samples
 from diffeat.errors import DatasetError
 
 Points = tuple[tuple[float, float], ...]
@@ -55,7 +56,7 @@ class PointPair:
 
 
 @dataclass(frozen=True)
-class PairDataset(Sequence[PointPair]):
+class PairDataset(Samples[PointPair]):
     """The pairs of one split.
 
     Attributes:
@@ -71,15 +72,8 @@ class PairDataset(Sequence[PointPair]):
     root: Path
     pairs: tuple[PointPair, ...]
     notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __getitem__(self, index):  # type: ignore[override]
-        return self.pairs[index]
-
-    def __iter__(self) -> Iterator[PointPair]:
-        return iter(self.pairs)
+    _field = "pairs"
+    _word = "pairs"
 
     @property
     def categories(self) -> list[str]:
@@ -89,17 +83,6 @@ class PairDataset(Sequence[PointPair]):
     def images(self) -> list[Path]:
         """Every picture once, in the order of first use."""
         return list(dict.fromkeys(path for p in self.pairs for path in (p.source, p.target)))
-
-    def limited(self, count: int | None) -> PairDataset:
-        """About ``count`` pairs spread evenly over the list, so that all categories stay; noted."""
-        if count is None or count >= len(self.pairs):
-            return self
-        if count < 1:
-            raise DatasetError(f"A limit must be at least 1 pair, got {count}.")
-        step = len(self.pairs) / count
-        chosen = tuple(self.pairs[int(i * step)] for i in range(count))
-        note = f"only {count} of {len(self.pairs)} pairs, taken at even steps"
-        return replace(self, pairs=chosen, notes=(*self.notes, note))
 
 
 def check_pictures(pairs: Iterable[PointPair], name: str, page: str, root: Path) -> None:

@@ -11,6 +11,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import PairDataset, PointPair, check_pictures, parsed
 from diffeat.datasets.spair import as_box
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
@@ -85,3 +86,6 @@ def _annotation(folder: Path, category: str, picture: Path) -> tuple[list[Any], 
     points = [None if (xy != xy).any() else (float(xy[0]), float(xy[1])) for xy in data["kps"]]
     box = as_box(data["bbox"].ravel()[:4]) if "bbox" in data else None
     return points, box
+
+
+CARD = DatasetCard("pf-pascal", "pairs", read_pf_pascal, ("train", "val", "test"), protocol="pf-pascal", page=PAGE)

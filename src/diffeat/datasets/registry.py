@@ -1,72 +1,120 @@
-"""Correspondence datasets by name."""
+"""Every dataset by name. Adding one: a reader with its card, and a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal, overload
 
-from diffeat.datasets.ap10k import read_ap10k
-from diffeat.datasets.csv_pairs import read_csv_pairs
-from diffeat.datasets.cub import read_cub
-from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
+from diffeat.datasets import (
+    ap10k,
+    cifar,
+    class_folders,
+    csv_pairs,
+    cub,
+    davis,
+    geometric,
+    label_scarce,
+    pf_pascal,
+    spair,
+    toyworld_labels,
+    toyworld_spair,
+)
+from diffeat.datasets.card import DatasetCard, Kind
+from diffeat.datasets.davis import VideoDataset
+from diffeat.datasets.labelled import ClassDataset, MaskDataset
 from diffeat.datasets.pairs import PairDataset
-from diffeat.datasets.pf_pascal import read_pf_pascal
-from diffeat.datasets.spair import read_pair_list, read_spair
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
-#: Datasets, the protocol their papers use, and whether they have splits.
-PAIR_DATASETS: dict[str, str] = {
-    "spair": "spair",
-    "spair-json": "hyperfeatures",
-    "ap10k": "ap10k-intra-species",
-    "pf-pascal": "pf-pascal",
-    "cub": "spair",
-    "toyworld": "spair",
-    "csv": "spair",
-    "hpatches": "geometry",
-    "motorcycle": "geometry",
-    "opencv": "geometry",
-}
-_SPLIT: dict[str, Callable[[Path, str], PairDataset]] = {
-    "spair": read_spair,
-    "toyworld": read_spair,
-    "ap10k": read_ap10k,
-    "pf-pascal": read_pf_pascal,
-    "cub": read_cub,
-}
+_CARDS: tuple[DatasetCard, ...] = (
+    spair.CARD,
+    spair.LIST_CARD,
+    ap10k.CARD,
+    pf_pascal.CARD,
+    cub.CARD,
+    toyworld_spair.CARD,
+    csv_pairs.CARD,
+    geometric.CARD,
+    *label_scarce.CARDS,
+    toyworld_labels.PARTS_CARD,
+    cifar.CARD,
+    class_folders.CARD,
+    toyworld_labels.CLASSES_CARD,
+    davis.CARD,
+)
+DATASETS: dict[str, DatasetCard] = {card.name: card for card in _CARDS}
 
 
-def open_pairs(
-    name: str, root: str | Path | None, split: str | None = None, images: str | Path | None = None
-) -> PairDataset:
-    """Read a correspondence dataset.
+def get_card(name: str, kind: Kind | None = None) -> DatasetCard:
+    """The card of a dataset.
 
     Args:
-        name: One of :data:`PAIR_DATASETS`.
+        kind: Only datasets of this kind.
+
+    Raises:
+        UnknownNameError: No such dataset.
+        InvalidValueError: It is of another kind.
+    """
+    names = [n for n, card in DATASETS.items() if kind is None or card.kind == kind]
+    if name not in DATASETS:
+        raise UnknownNameError(f"No dataset {name!r}. {did_you_mean(name, names)}".rstrip())
+    card = DATASETS[name]
+    if name not in names:
+        raise InvalidValueError(f"Dataset {name!r} holds {card.kind}, not {kind}. Those that do: {', '.join(names)}.")
+    return card
+
+
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["pairs"], **options: Any
+) -> PairDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["label maps"], **options: Any
+) -> MaskDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["classes"], **options: Any
+) -> ClassDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["videos"], **options: Any
+) -> VideoDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Kind | None = None, **options: Any
+) -> Any: ...
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Kind | None = None, **options: Any
+) -> Any:
+    """Read a dataset.
+
+    Args:
+        name: One of :data:`DATASETS`.
         root: Its folder; for ``csv`` and ``spair-json`` the file.
-        split: Of datasets that have splits; ``test`` by default.
-        images: For ``spair-json``, the folder that its paths are relative to (default: the folder of the file).
+        split: Of datasets that have splits; the one that is scored by default.
+        kind: Refuses datasets of another kind.
+        options: What else the dataset's card offers, such as ``images`` of ``spair-json``; ``None`` leaves one out.
 
     Raises:
         UnknownNameError: No such dataset or split.
+        InvalidValueError: No root, another kind, or an option that the dataset does not have.
         DatasetError: The dataset is missing, half unpacked or inconsistent.
     """
-    if name not in PAIR_DATASETS:
-        raise UnknownNameError(f"No correspondence dataset {name!r}. {did_you_mean(name, PAIR_DATASETS)}")
-    if name == "opencv":
-        return read_opencv_pairs(root)
+    card = get_card(name, kind)
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        if option not in card.options:
+            raise InvalidValueError(f"Dataset {name!r} has no option {option!r}; leave --{option} out.")
     if root is None:
         raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give --root PATH.")
-    path = Path(root)
-    if name in _SPLIT:
-        return replace(_SPLIT[name](path, split or "test"), name=name)
-    if name == "hpatches":
-        return read_hpatches(path, split or "all")
-    if split is not None:
-        raise InvalidValueError(f"Dataset {name!r} has no splits; leave --split out.")
-    if name == "csv":
-        return read_csv_pairs(path)
-    if name == "spair-json":
-        return read_pair_list(path, images or path.parent)
-    return read_motorcycle(path)
+    chosen = card.split(split)
+    return card.read(Path(root), **given) if chosen is None else card.read(Path(root), chosen, **given)
+
+
+def dataset_names(*kinds: Kind) -> str:
+    """Names by kind, for the help of commands: ``Pairs: spair, …. Classes: …``."""
+    parts = []
+    for kind in kinds or dict.fromkeys(card.kind for card in _CARDS):
+        names = ", ".join(card.name for card in _CARDS if card.kind == kind)
+        parts.append(f"{kind.capitalize()}: {names}.")
+    return " ".join(parts)

@@ -10,11 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, need, parsed
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
 NAME = "SPair-71k"
 PAGE = "http://cvlab.postech.ac.kr/research/SPair-71k/"
+LIST_PAGE = "https://diffusion-hyperfeatures.github.io"
 SPLITS = {"train": "trn", "trn": "trn", "val": "val", "test": "test"}
 ATTRIBUTES = ("mirror", "viewpoint_variation", "scale_variation", "truncation", "occlusion")
 
@@ -48,24 +50,24 @@ def read_spair(root: str | Path, split: str = "test", layout: str = "large") -> 
     return PairDataset("spair", split, folder, pairs)
 
 
-def read_pair_list(file: str | Path, images: str | Path, name: str = "pairs") -> PairDataset:
+def read_pair_list(file: str | Path, images: str | Path | None = None, name: str = "spair-json") -> PairDataset:
     """Read a flat JSON list of pairs (the format of Diffusion Hyperfeatures).
 
     Args:
         file: List of ``{source_path, target_path, source_points, target_points, category,
             source_bounding_box, target_bounding_box}``.
-        images: Folder that the paths are relative to.
+        images: Folder that the paths are relative to; that of the file if not given.
 
     Raises:
         DatasetError: The file is missing or of another form, or a picture is missing.
     """
-    path, folder = Path(file), Path(images)
-    page = "https://diffusion-hyperfeatures.github.io"
-    rows = parsed(path, "The pair list", page, lambda p: json.loads(p.read_bytes()))
+    path = Path(file)
+    folder = Path(images) if images is not None else path.parent
+    rows = parsed(path, "The pair list", LIST_PAGE, lambda p: json.loads(p.read_bytes()))
     if not isinstance(rows, list):
         raise DatasetError(f"{path} must hold a list of pairs, not {type(rows).__name__}.")
     pairs = tuple(
-        parsed(path, "The pair list", page, lambda _, i=i, row=row: _listed(i, row, folder))
+        parsed(path, "The pair list", LIST_PAGE, lambda _, i=i, row=row: _listed(i, row, folder))
         for i, row in enumerate(rows)
     )
     check_pictures(pairs, "The pair list's dataset", PAGE, folder)
@@ -128,3 +130,14 @@ def as_box(values: Any) -> Box | None:
         return None
     left, top, right, bottom = (float(v) for v in values)
     return left, top, right, bottom
+
+
+CARD = DatasetCard("spair", "pairs", read_spair, ("train", "val", "test"), protocol="spair", page=PAGE)
+LIST_CARD = DatasetCard(
+    "spair-json",
+    "pairs",
+    read_pair_list,
+    protocol="hyperfeatures",
+    page=LIST_PAGE,
+    options={"images": "Folder that the paths of the pair list are relative to; the list's own if not given."},
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.datasets.pairs import need
 from diffeat.datasets.toyworld.figure import PARTS
@@ -51,3 +52,8 @@ def _pictures(root: str | Path, split: str) -> list[tuple[str, Path]]:
     if not found:
         raise DatasetError(f"The toy world {folder} has no pictures of split {split!r}. Write it with {PAGE}.")
     return found
+
+
+_SPLITS = ("train", "val", "test")
+PARTS_CARD = DatasetCard("toyworld-parts", "label maps", read_toyworld_parts, _SPLITS, page=PAGE)
+CLASSES_CARD = DatasetCard("toyworld-classes", "classes", read_toyworld_classes, _SPLITS, page=PAGE)

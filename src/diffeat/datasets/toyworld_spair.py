@@ -9,12 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from diffeat.datasets.card import DatasetCard
+from diffeat.datasets.pairs import PairDataset
+from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
 from diffeat.progress import Progress, silent
@@ -80,6 +84,21 @@ def write_toyworld_pairs(
             (root / "Layout" / kind / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     _write(stamp, settings)
     return root
+
+
+def read_toyworld_pairs(root: str | Path, split: str = "test") -> PairDataset:
+    """The pairs of a split; errors as :func:`~diffeat.datasets.spair.read_spair`."""
+    return replace(read_spair(root, split), name="toyworld")
+
+
+CARD = DatasetCard(
+    "toyworld",
+    "pairs",
+    read_toyworld_pairs,
+    ("train", "val", "test"),
+    protocol="spair",
+    page="`diffeat toyworld write FOLDER`",
+)
 
 
 def _samples(root: Path, world: Toyworld, split: str, position: int, name: str, count: int) -> dict[str, ToySample]:

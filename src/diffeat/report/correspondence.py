@@ -17,7 +17,7 @@ from diffeat.geometry import open_image
 from diffeat.report.match_picture import errors_picture
 from diffeat.report.page import Page, markdown_table
 from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction
-from diffeat.tasks.correspondence.pck import PckResult, curve
+from diffeat.tasks.correspondence.keypoints import PckResult, curve
 
 _CURVE = tuple(round(0.01 * i, 2) for i in range(1, 31))
 
@@ -69,24 +69,10 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def category_rows(result: PckResult) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the per-category table, by the protocol's way to average within a category."""
-    alphas = result.protocol.alphas
-    kind = "point" if result.protocol.average.endswith("point") else "image"
-    header = ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)]
-    rows = [
-        [name or "(none)", str(s.pairs), str(s.points), *(f"{s.values[a][kind]:.2f}" for a in alphas)]
-        for name, s in result.categories.items()
-    ]
-    overall = result.overall
-    total = [f"{result[a]:.2f}" for a in alphas]
-    return header, [*rows, ["**all**", str(overall.pairs), str(overall.points), *total]]
-
-
 def interval_text(result: PckResult, alpha: float) -> str:
     """``48.1 [45.0, 51.2]``."""
-    low_high = result.intervals.get(alpha)
-    return f"{result[alpha]:.1f}" + (f" [{low_high[0]:.1f}, {low_high[1]:.1f}]" if low_high else "")
+    interval = result.intervals.get(alpha)
+    return f"{result[alpha]:.1f}" + (f" {interval}" if interval else "")
 
 
 def to_markdown(evaluation: Evaluation) -> str:
@@ -95,7 +81,8 @@ def to_markdown(evaluation: Evaluation) -> str:
     lines = [f"# {evaluation.dataset} · {evaluation.recipe}", "", f"Protocol: {result.protocol}", ""]
     lines += [markdown_table(*_headline(result)), ""]
     if len(result.categories) > 1:
-        lines += [markdown_table(*category_rows(result)), ""]
+        header, rows = result.table()
+        lines += [markdown_table(header, [*rows[:-1], [f"**{rows[-1][0]}**", *rows[-1][1:]]]), ""]
     lines += [f"- {note}" for note in (*result.notes, *_costs(evaluation))]
     return "\n".join(lines) + "\n"
 
@@ -116,8 +103,7 @@ def to_html(evaluation: Evaluation, examples: int = 3) -> str:
         page.drawing(curve_svg(evaluation), "All pairs in bold; categories thin.")
     if len(result.categories) > 1:
         page.heading("Categories")
-        header, rows = category_rows(result)
-        page.table(header, [[c.strip("*") for c in row] for row in rows])
+        page.table(*result.table())
     for title, chosen in example_pairs(evaluation, examples).items():
         page.heading(title)
         for prediction in chosen:
@@ -174,10 +160,10 @@ def curve_svg(evaluation: Evaluation, alphas: Sequence[float] = _CURVE) -> str:
             some = [r for r in evaluation.records if r.category == name]
             axes.plot(alphas, curve(some, result.protocol, alphas), color="#8899aa", linewidth=0.7, alpha=0.6)
     axes.plot(alphas, curve(evaluation.records, result.protocol, alphas), color="#1f5fbf", linewidth=2.4)
-    low, high = result.intervals.get(result.protocol.alpha, (None, None))
-    if low is not None and high is not None:
+    interval = result.intervals.get(result.protocol.alpha)
+    if interval:
         value = result.value
-        error = [[max(0, value - low)], [max(0, high - value)]]
+        error = [[max(0, value - interval.low)], [max(0, interval.high - value)]]
         axes.errorbar([result.protocol.alpha], [value], error, color="#1f5fbf", capsize=4, marker="o")
     axes.set(xlabel="α", ylabel="PCK (%)", xlim=(0, max(alphas)), ylim=(0, 100))
     axes.grid(alpha=0.25)

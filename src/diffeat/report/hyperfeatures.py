@@ -15,7 +15,7 @@ from diffeat.extraction import Recipe
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
-from diffeat.tasks.correspondence.pck import PckResult
+from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.training.hyperfeatures.prune import CurvePoint, Place, ranked
 
 _BLUE, _RED, _GREY = "#1f5fbf", "#c2452d", "#8899aa"

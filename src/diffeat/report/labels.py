@@ -4,90 +4,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from diffeat.datasets.labelled import IGNORE, MaskSample
+from diffeat.datasets.labelled import IGNORE
+from diffeat.evaluation.result import Result
 from diffeat.geometry import open_image
 from diffeat.report.page import Page
 from diffeat.tasks.classification import Classification
-from diffeat.tasks.segmentation import Segmentation
-from diffeat.tasks.segmentation.ensemble import Labelling
+from diffeat.tasks.segmentation.evaluate import Example, Segmentation
 from diffeat.viz import heat_overlay
 
 _HEIGHT, _GAP = 150, 8
 
 
-@dataclass(frozen=True)
-class Example:
-    """A labelled test picture, to be shown."""
-
-    sample: MaskSample
-    truth: np.ndarray
-    labelling: Labelling
-
-
-def class_rows(found: Segmentation) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of IoU by class, for classes that occur."""
-    rows = [[n, f"{v:.2f}"] for n, v in zip(found.classes, found.iou, strict=True) if v == v]
-    return ["class", "IoU"], [*rows, ["**all**", f"{found.mean:.2f}"]]
-
-
-def accuracy_rows(found: Classification) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of accuracy by class."""
-    rows = [[n, f"{v:.2f}"] for n, v in found.per_class.items()]
-    return ["class", "accuracy"], [*rows, ["**all**", f"{found.accuracy:.2f}"]]
-
-
-def write_segmentation(found: Segmentation, folder: Path, examples: Sequence[Example] = ()) -> Path:
+def write_segmentation(result: Segmentation, folder: str | Path) -> Path:
     """Write ``report.json`` and ``report.html``; returns the page."""
-    low, high = found.interval()
-    data = {
-        "dataset": found.dataset, "recipe": found.recipe, "recipe_hash": found.recipe_hash,
-        "classifier": found.classifier, "miou": found.mean, "std": found.std, "interval": [low, high],
+    data = _head(result) | {
+        "classifier": result.options.classifier,
+        "miou": result.value,
+        "std": result.std,
         "splits": [
             {
-                "miou": value, "uncertainty": split.unsure, "absent": list(split.absent),
-                "train": [s.image.as_posix() for s in split.train], "test": [s.image.as_posix() for s in split.test],
+                "miou": value,
+                "uncertainty": split.unsure,
+                "absent": list(split.absent),
+                "train": [s.image.as_posix() for s in split.train],
+                "test": [s.image.as_posix() for s in split.test],
             }
-            for value, split in zip(found.values, found.splits, strict=True)
+            for value, split in zip(result.values, result.splits, strict=True)
         ],
-        "iou": {n: None if v != v else float(v) for n, v in zip(found.classes, found.iou, strict=True)},
-        "pixel_accuracy": found.accuracy, "notes": list(found.notes), "settings": found.settings,
-    }  # fmt: skip
-    page = Page(f"{found.dataset} · {found.recipe}", f"recipe {found.recipe_hash[:12]}, {found.classifier}")
-    page.text(f"mIoU {found.mean:.1f}" + (f" ± {found.std:.1f}" if len(found.splits) > 1 else ""), "big")
-    page.text(str(found), "soft")
-    if found.notes:
-        page.bullets(found.notes)
-    for example in examples:
-        page.picture(example_picture(example), example.sample.image.name)
-    header, rows = class_rows(found)
-    page.heading("Classes")
-    page.table(header, [[c.strip("*") for c in row] for row in rows])
-    return _write(folder, data, page)
+        "iou": {n: None if v != v else float(v) for n, v in zip(result.classes, result.iou, strict=True)},
+        "pixel_accuracy": result.accuracy,
+        "options": result.options.model_dump(mode="json"),
+    }
+    spread = f" ± {result.std:.1f}" if len(result.splits) > 1 else ""
+    pictures = [(example_picture(e), e.sample.image.name) for e in result.examples]
+    return _write(Path(folder), data, result, f"mIoU {result.value:.1f}{spread}", pictures)
 
 
-def write_classification(found: Classification, folder: Path) -> Path:
+def write_classification(result: Classification, folder: str | Path) -> Path:
     """Write ``report.json`` and ``report.html``; returns the page."""
-    low, high = found.interval()
-    data = {
-        "dataset": found.dataset, "recipe": found.recipe, "recipe_hash": found.recipe_hash,
-        "accuracy": found.accuracy, "interval": [low, high], "per_class": found.per_class,
-        "strength": found.strength, "trained_on": found.trained_on, "notes": list(found.notes),
-    }  # fmt: skip
-    page = Page(f"{found.dataset} · {found.recipe}", f"recipe {found.recipe_hash[:12]}")
-    page.text(f"accuracy {found.accuracy:.1f} [{low:.1f}, {high:.1f}]", "big")
-    page.text(str(found), "soft")
-    if found.notes:
-        page.bullets(found.notes)
-    header, rows = accuracy_rows(found)
-    page.table(header, [[c.strip("*") for c in row] for row in rows])
-    return _write(folder, data, page)
+    data = _head(result) | {
+        "accuracy": result.value,
+        "per_class": result.per_class,
+        "strength": result.strength,
+        "trained_on": result.trained_on,
+    }
+    return _write(Path(folder), data, result, f"accuracy {result.value:.1f} {result.interval()}")
 
 
 def example_picture(example: Example) -> Image.Image:
@@ -116,7 +83,28 @@ def _coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
 
 
-def _write(folder: Path, data: dict[str, Any], page: Page) -> Path:
+def _head(result: Result) -> dict[str, Any]:
+    return {
+        "dataset": result.dataset,
+        "recipe": result.recipe,
+        "recipe_hash": result.recipe_hash,
+        "interval": list(result.interval()),
+        "notes": list(result.notes),
+    }
+
+
+def _write(
+    folder: Path, data: dict[str, Any], result: Result, number: str, pictures: Sequence[tuple[Image.Image, str]] = ()
+) -> Path:
+    page = Page(f"{result.dataset} · {result.recipe}", f"recipe {result.recipe_hash[:12]}")
+    page.text(number, "big")
+    page.text(str(result), "soft")
+    if result.notes:
+        page.bullets(result.notes)
+    for picture, caption in pictures:
+        page.picture(picture, caption)
+    page.heading("Classes")
+    page.table(*result.table())
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     file = folder / "report.html"

@@ -1,9 +1,8 @@
-"""The report of label propagation: ``propagation.json``, ``propagation.md`` and a page with frames and masks."""
+"""The report of label propagation: ``report.json``, ``report.md`` and a page with frames and masks."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,41 +11,30 @@ from PIL import Image
 from diffeat.datasets.davis import Video, object_colours, read_mask
 from diffeat.geometry import open_image
 from diffeat.report.page import Page, markdown_table
-from diffeat.tasks.propagation.evaluate import VideoScore
+from diffeat.tasks.propagation.evaluate import Propagation
 
 
-def write_propagation(
-    scores: Sequence[VideoScore], videos: Sequence[Video], masks: Path, folder: Path, title: str, settings: str
-) -> Path:
-    """Write the report; ``masks`` holds the predicted ones. Returns the HTML page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    header, rows = score_rows(scores)
-    data = [{"video": s.video, "object": s.number, "J": s.j, "F": s.f} for s in scores]
-    (folder / "propagation.json").write_text(json.dumps({"settings": settings, "objects": data}, indent=1))
-    (folder / "propagation.md").write_text(f"# {title}\n\n{markdown_table(header, rows)}\n\n- {settings}\n")
+def write_propagation(result: Propagation, folder: str | Path) -> Path:
+    """Write the report; returns the HTML page. Frames are shown where the predicted masks were written."""
+    root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
+    header, rows = result.table()
+    title, settings = f"{result.dataset} · {result.recipe}: label propagation", str(result.options)
+    objects = [{"video": s.video, "object": s.number, "J": s.j, "F": s.f} for s in result.scores]
+    data = {"settings": settings, "interval": list(result.interval()), "objects": objects, "notes": list(result.notes)}
+    (root / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
+    text = f"# {title}\n\n{markdown_table(header, rows)}\n\n- {settings}\n"
+    (root / "report.md").write_text(text, encoding="utf-8")
     page = Page(title, settings)
-    page.text(f"J&F {rows[-1][1]}", "big")
+    page.text(f"J&F {result.value:.1f} {result.interval()}", "big")
     page.table(header, rows)
-    for video in videos:
+    for video in result.videos if result.options.masks else ():
         page.heading(video.name)
-        page.picture(strip(video, masks / video.name), "Above predicted, below annotated; the first frame was given.")
-    file = folder / "propagation.html"
+        masks = Path(result.options.masks or "") / video.name
+        page.picture(strip(video, masks), "Above predicted, below annotated; the first frame was given.")
+    file = root / "report.html"
     file.write_text(page.html(), encoding="utf-8")
     return file
-
-
-def score_rows(scores: Sequence[VideoScore]) -> tuple[list[str], list[list[str]]]:
-    """A row for each object, and the mean of all."""
-    header = ["object", "J&F", "J mean", "J recall", "J decay", "F mean", "F recall", "F decay"]
-
-    def numbers(some: Sequence[VideoScore]) -> list[str]:
-        parts = [np.mean([s.jf for s in some])]
-        parts += [np.mean([kind[k] for kind in (s.j for s in some)]) for k in ("mean", "recall", "decay")]
-        parts += [np.mean([kind[k] for kind in (s.f for s in some)]) for k in ("mean", "recall", "decay")]
-        return [f"{100 * v:.1f}" for v in parts]
-
-    rows = [[f"{s.video} {s.number}", *numbers([s])] for s in scores]
-    return header, [*rows, ["all objects", *numbers(scores)]]
 
 
 def strip(video: Video, masks: Path, count: int = 6, height: int = 150) -> Image.Image:

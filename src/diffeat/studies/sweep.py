@@ -19,10 +19,10 @@ from pathlib import Path
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.evaluate import evaluate
-from diffeat.tasks.correspondence.features import PromptPolicy
 from diffeat.tasks.correspondence.protocol import Protocol
 
 

@@ -22,6 +22,7 @@ from diffeat.backbones import Backbone
 from diffeat.datasets.labelled import IGNORE, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.evaluation.texts import PromptPolicy, category_text, picture_texts
 from diffeat.extraction import Recipe, Views
 from diffeat.extraction.joins.amalgamation import (
     Amalgamation,
@@ -35,7 +36,6 @@ from diffeat.extraction.joins.amalgamation_files import save_amalgamation
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.geometry import Frame, file_digest
 from diffeat.progress import Progress, silent
-from diffeat.tasks.correspondence.features import PromptPolicy, category_text, picture_texts
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
 
 

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.bootstrap import bootstrap
 
 Call = Literal["helps", "harmless", "hurts", "cannot tell"]
 
@@ -115,10 +116,13 @@ def _interval(b: NDArray, x: NDArray, confidence: float, seed: int) -> tuple[flo
     n = len(b)
     tail = (1 - confidence) / 2
     tail = float(norm.cdf(math.sqrt(n / (n - 1)) * t.ppf(tail, n - 1)))
-    picked = np.random.default_rng(seed).integers(0, n, (_RESAMPLES, n))
-    gains = 1 - x[picked].sum(1) / np.maximum(b[picked].sum(1), 1e-300)
-    low, high = np.quantile(gains, [tail, 1 - tail])
-    return float(low), float(high)
+    return bootstrap(
+        np.stack([b, x], axis=1),
+        lambda sums: 1 - sums[:, 1] / np.maximum(sums[:, 0], 1e-300),
+        replicates=_RESAMPLES,
+        confidence=1 - 2 * tail,
+        seed=seed,
+    )
 
 
 def _call(low: float, high: float, margin: float) -> Call:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from diffeat.datasets.label_registry import CLASS_DATASETS, MASK_DATASETS, open_classes, open_masks
+from diffeat.datasets.card import Kind
 from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
-from diffeat.datasets.registry import PAIR_DATASETS, open_pairs
+from diffeat.datasets.registry import get_card, open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
 
-TASKS = ("correspondence", "segmentation", "classification")
+#: Tasks to rank by, and the kind of dataset that each needs.
+TASKS: dict[str, Kind] = {"correspondence": "pairs", "segmentation": "label maps", "classification": "classes"}
 _TOYWORLD = {"correspondence": "toyworld", "segmentation": "toyworld-parts", "classification": "toyworld-classes"}
 
 
@@ -56,7 +57,7 @@ def open_labels(
 ) -> list[Labels]:
     """The labelled pictures of a dataset, for the tasks it can serve.
 
-    A validation split is used where there is one; else the training split is cut in two.
+    The validation split is used where there is one; else the training split, cut in two where something is learned.
 
     Args:
         dataset: A dataset of ``diffeat eval``; ``toyworld`` serves all three tasks.
@@ -75,32 +76,29 @@ def open_labels(
             raise UnknownNameError(f"No task {task!r}. {did_you_mean(task, TASKS)}".rstrip())
     if dataset == "toyworld":
         return [_open(task, _TOYWORLD[task], root, categories, most, seed) for task in tasks or TASKS]
-    kinds = dict(zip(TASKS, (PAIR_DATASETS, MASK_DATASETS, CLASS_DATASETS), strict=True))
-    own = next((task for task, names in kinds.items() if dataset in names), None)
+    kind = get_card(dataset).kind
+    own = next((task for task, needed in TASKS.items() if needed == kind), None)
     if own is None:
-        known = [*PAIR_DATASETS, *MASK_DATASETS, *CLASS_DATASETS]
-        raise UnknownNameError(f"No dataset {dataset!r}. {did_you_mean(dataset, known)}".rstrip())
+        raise InvalidValueError(f"Dataset {dataset!r} holds {kind}; there is no probe for them.")
     if tasks and set(tasks) != {own}:
         raise InvalidValueError(f"Dataset {dataset!r} is labelled for {own}, not for {', '.join(tasks)}.")
     return [_open(own, dataset, root, categories, most, seed)]
 
 
 def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence[str], most: int, seed: int) -> Labels:
+    card = get_card(dataset)
     if task == "correspondence":
-        pairs = _pairs(dataset, root)
+        pairs = open_dataset(dataset, root, card.split_to_choose_on("val", "train"), kind="pairs")
         return Labels(task, dataset, (), tuple(_some(pairs, most, seed)))
 
     def read(split: str) -> Any:
-        if task != "segmentation":
-            return open_classes(dataset, root, split)
-        found = open_masks(dataset, root, split)
-        return found.only(categories) if categories else found
+        part = open_dataset(dataset, root, split)
+        return part.only(categories) if categories and task == "segmentation" else part
 
     train = read("train")
-    try:
-        check = read("val").samples
-        learn = train.samples
-    except UnknownNameError:
+    if "val" in card.splits:
+        learn, check = train.samples, read("val").samples
+    else:
         shuffled = _some(train.samples, len(train), seed)
         cut = max(1, 2 * len(shuffled) // 3)
         learn, check = shuffled[:cut], shuffled[cut:]
@@ -113,17 +111,6 @@ def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence
     return Labels(
         task, dataset, tuple(_some(learn, few, seed)), tuple(_some(check, 2 * most, seed)), tuple(train.classes)
     )
-
-
-def _pairs(dataset: str, root: str | Path | None) -> Sequence[PointPair]:
-    for split in ("val", "trn"):
-        try:
-            return open_pairs(dataset, root, split).pairs
-        except UnknownNameError:
-            continue
-        except InvalidValueError:
-            break
-    return open_pairs(dataset, root).pairs
 
 
 def _some(items: Sequence[Any], count: int, seed: int) -> list[Any]:

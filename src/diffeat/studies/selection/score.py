@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from diffeat.evaluation.bootstrap import Interval, bootstrap, interval_of, resampled
+
 _SAMPLES = 200
 
 
@@ -28,15 +30,15 @@ class Score:
 
     def resampled(self, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
         """Values with units drawn anew; scores over the same units and seed are drawn alike, and can be compared."""
-        rng = np.random.default_rng(seed)
-        count = len(self.units)
-        weights = rng.multinomial(count, np.full(count, 1 / count), size=samples)
-        return np.array([self.reduce(row) for row in weights @ self.units])
+        return np.array([self.reduce(row) for row in resampled(self.units, replicates=samples, seed=seed)])
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, confidence: float = 0.95) -> Interval:
         """Bootstrap interval."""
-        low, high = np.nanquantile(self.resampled(), [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+        return interval_of(self.resampled(), confidence)
+
+    def against(self, other: Score) -> Interval:
+        """Interval of what this is above another score of the same units."""
+        return bootstrap(self.units, lambda sums: [self.reduce(row) for row in sums], paired=other.units)
 
 
 def ratio(sums: np.ndarray) -> float:

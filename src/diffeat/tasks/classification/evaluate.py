@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeat.datasets.labelled import ClassDataset, ClassSample
+from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.bootstrap import Interval, bootstrap
+from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.texts import one_text
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
 from diffeat.tasks.classification.pooled import pooled_features
-from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy, category_text, extract_pictures
 from diffeat.tasks.ridge import RidgeSums, balanced_accuracy
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -27,12 +27,14 @@ _HOLD_OUT = 4
 
 @dataclass(frozen=True)
 class Classification:
-    """The outcome of :func:`evaluate_classification`.
+    """The outcome of :func:`evaluate_classification`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
 
     Attributes:
         truth: (n,) classes of the test pictures.
         predicted: (n,) predictions.
         strength: Of the regularisation, as chosen.
+        trained_on: Number of training pictures.
+        options: Of the evaluation.
     """
 
     dataset: str
@@ -43,85 +45,95 @@ class Classification:
     predicted: np.ndarray
     strength: float
     trained_on: int
+    options: TaskOptions
     notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def accuracy(self) -> float:
-        """In percent."""
-        return 100 * float((self.truth == self.predicted).mean())
+    def right(self) -> np.ndarray:
+        """(n,) whether each test picture's class was told."""
+        return self.truth == self.predicted
+
+    @property
+    def value(self) -> float:
+        """Accuracy over all test pictures."""
+        return 100 * float(self.right.mean())
 
     @property
     def per_class(self) -> dict[str, float]:
-        """Accuracy within every class of the test pictures, in percent."""
-        right = self.truth == self.predicted
-        return {
-            n: 100 * float(right[self.truth == k].mean()) for k, n in enumerate(self.classes) if (self.truth == k).any()
-        }
+        """Accuracy within every class of the test pictures."""
+        own = {name: self.truth == k for k, name in enumerate(self.classes)}
+        return {name: 100 * float(self.right[mask].mean()) for name, mask in own.items() if mask.any()}
 
-    def interval(self, confidence: float = 0.95, samples: int = 2000, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval over test pictures."""
-        right = 100.0 * (self.truth == self.predicted)
-        rng = np.random.default_rng(seed)
-        draws = right[rng.integers(0, len(right), (samples, len(right)))].mean(1)
-        low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+    def interval(self) -> Interval:
+        """Over test pictures."""
+        return bootstrap(self.right[:, None], lambda hits: 100 * hits[:, 0] / len(self.right))
+
+    def table(self) -> Table:
+        """Accuracy by class."""
+        rows = [[name, f"{value:.2f}"] for name, value in self.per_class.items()]
+        return ["class", "accuracy"], [*rows, ["all", f"{self.value:.2f}"]]
+
+    def merge(self, other: Classification) -> Classification:
+        """Test pictures of both, by the same probe."""
+        check_alike(self, other, "classes", "strength", "trained_on", "options")
+        truth = np.concatenate([self.truth, other.truth])
+        predicted = np.concatenate([self.predicted, other.predicted])
+        return replace(self, truth=truth, predicted=predicted, notes=joined(self.notes, other.notes))
 
     def __str__(self) -> str:
-        low, high = self.interval()
         return (
             f"{self.dataset}, recipe {self.recipe}, linear probe on averaged features\n"
-            f"accuracy {self.accuracy:.2f} [{low:.1f}, {high:.1f}]; {self.trained_on} training and {len(self.truth)} "
+            f"accuracy {self.value:.2f} {self.interval()}; {self.trained_on} training and {len(self.truth)} "
             f"test pictures, {len(self.classes)} classes"
         )
 
 
 def evaluate_classification(
-    train: ClassDataset,
-    test: ClassDataset,
+    data: tuple[ClassDataset, ClassDataset],
     source: FeatureSource,
+    options: TaskOptions | None = None,
     *,
     activations: Sequence[str] | None = None,
-    prompts: PromptPolicy = None,
     strengths: Sequence[float] = STRENGTHS,
-    store: str | Path | FeatureStore | None = None,
+    store: Store = None,
     progress: Progress = silent,
 ) -> Classification:
     """Train a linear probe and score it.
 
     Args:
-        train: Pictures to train on.
-        test: Pictures to score on, of the same classes.
+        data: Pictures to train on, and pictures to score on, of the same classes.
         source: Where features come from.
+        options: Their prompts must be one text for all pictures, which does not tell the class.
         activations: Which maps of the recipe; all if not given.
-        prompts: Text for all pictures; none that tells the class, of course.
         strengths: Of the regularisation, chosen on every fourth training picture.
         store: Where features rest, for pictures that are files; without one they are read off and forgotten.
 
     Raises:
         InvalidValueError: The datasets do not fit, a class has no training picture, or the text tells the class.
     """
+    options = options or TaskOptions()
+    train, test = data
     if train.classes != test.classes:
         raise InvalidValueError(
             f"Training and test pictures have different classes ({', '.join(train.classes[:4])} … and "
             f"{', '.join(test.classes[:4])} …)."
         )
-    if prompts is not None and (not isinstance(prompts, str) or prompts == "category" or "{category}" in prompts):
-        raise InvalidValueError("A text that names the class would give the answer away. Use one text for all.")
+    text = one_text(options.prompts)
     absent = sorted({test.classes[s.label] for s in test} - {train.classes[s.label] for s in train})
     if absent:
         raise InvalidValueError(
             f"No training picture shows {', '.join(absent)}, which test pictures show. Add some, or leave it out."
         )
-    text = category_text("", prompts, getattr(source.recipe, "template", "{}"))
-    with ExitStack() as stack:
-        if store is not None and not isinstance(store, FeatureStore):
-            recipe = source.recipe
-            store = FeatureStore.open_or_create(store, recipe.content(), recipe.hash, weights=source.fingerprint)
-            stack.enter_context(store)
-        features, labels = _pooled(train, source, activations, text, store, progress)
-        tested, truth = _pooled(test, source, activations, text, store, progress)
-    weight, bias, strength = fit_linear(features, labels, len(train.classes), strengths)
+
+    def pooled(part: ClassDataset) -> tuple[Tensor, Tensor]:
+        if not len(part):
+            raise InvalidValueError(f"{part.name} has no pictures in its split {part.split!r}.")
+        features = each_feature(source, [s.image for s in part], text, store, progress)
+        rows = [pooled_features(f, activations) for f in progress(features, total=len(part), desc=part.split)]
+        return torch.stack(rows), torch.tensor([s.label for s in part])
+
+    weight, bias, strength = fit_linear(*pooled(train), len(train.classes), strengths)
+    tested, truth = pooled(test)
     return Classification(
         dataset=test.name,
         recipe=source.recipe.name,
@@ -131,8 +143,8 @@ def evaluate_classification(
         predicted=(tested @ weight.T + bias).argmax(1).numpy(),
         strength=strength,
         trained_on=len(train),
-        notes=tuple(dict.fromkeys((*train.notes, *test.notes))),
-        settings={"prompts": prompts},
+        options=options,
+        notes=joined(train.notes, test.notes),
     )
 
 
@@ -165,22 +177,4 @@ def _every_fourth(labels: Tensor) -> Tensor:
     return out
 
 
-def _pooled(
-    dataset: ClassDataset,
-    source: FeatureSource,
-    activations: Sequence[str] | None,
-    text: str | None,
-    store: FeatureStore | None,
-    progress: Progress,
-) -> tuple[Tensor, Tensor]:
-    samples: list[ClassSample] = list(dataset)
-    if not samples:
-        raise InvalidValueError(f"{dataset.name} has no pictures in its split {dataset.split!r}.")
-    files = [s.image for s in samples if isinstance(s.image, Path)]
-    if store is not None and len(files) == len(samples):
-        extract_pictures(source, dict.fromkeys(files, text), store, progress)
-        found = (store.load(file.as_posix()) for file in files)
-    else:
-        found = source.stream([s.image for s in samples], text)
-    rows = [pooled_features(f, activations) for f in progress(found, total=len(samples), desc=dataset.split)]
-    return torch.stack(rows), torch.tensor([s.label for s in samples])
+TASK = Task("classification", "classes", TaskOptions, evaluate_classification, learns=True)

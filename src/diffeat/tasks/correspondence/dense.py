@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.tasks.correspondence.match import (
+from diffeat.tasks.correspondence.matching import (
     Matches,
     Matching,
     Target,

@@ -7,12 +7,11 @@ that cannot be scored are left out and counted; nothing is scored silently.
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +19,17 @@ import torch
 
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
 from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.evaluation.bootstrap import Interval
+from diffeat.evaluation.features import FeatureSource, Store, features_of
+from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.texts import PromptPolicy, names_category, picture_texts
 from diffeat.features import FeatureMap
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
-from diffeat.tasks.correspondence.features import (
-    FeatureSource,
-    PictureFeatures,
-    PromptPolicy,
-    extract_pictures,
-    mirrored_pictures,
-    picture_texts,
-)
+from diffeat.tasks.correspondence.features import PictureFeatures
 from diffeat.tasks.correspondence.flip import find_pose_aligned
 from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
-from diffeat.tasks.correspondence.match import Matches, outside_picture
-from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck, record_pair
+from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
+from diffeat.tasks.correspondence.matching import Matches, outside_picture
 from diffeat.tasks.correspondence.protocol import Protocol
 
 
@@ -47,63 +42,132 @@ class PairPrediction:
     record: PairRecord
 
 
+@dataclass
+class Tally:
+    """What happened on the way to the predictions.
+
+    Attributes:
+        left_out: Pairs that could not be scored, with the reason.
+        moved: Source points outside their picture.
+        mirrored: Pairs that the mirrored source was used for, ``None`` where it was not tried.
+    """
+
+    left_out: dict[str, str] = field(default_factory=dict)
+    moved: int = 0
+    mirrored: int | None = None
+
+    def notes(self) -> list[str]:
+        """As sentences."""
+        reasons = Counter(self.left_out.values())
+        notes = [f"{n} pairs left out: {reason}" for reason, n in sorted(reasons.items())]
+        if self.moved:
+            notes.append(f"{self.moved} source points outside their picture were moved to its border")
+        if self.mirrored is not None:
+            notes.append(f"the mirrored source was used for {self.mirrored} pairs")
+        return notes
+
+    def __add__(self, other: Tally) -> Tally:
+        mirrored = None if self.mirrored is None else self.mirrored + (other.mirrored or 0)
+        return Tally(self.left_out | other.left_out, self.moved + other.moved, mirrored)
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """The outcome of :func:`evaluate`.
+    """The outcome of :func:`evaluate`, a :class:`~diffeat.evaluation.Result`.
 
     Attributes:
         dataset: Name and split.
         recipe: Name of the recipe.
         recipe_hash: Identifies its numbers.
-        result: Scores, with their protocol and notes.
+        protocol: Of the numbers.
         predictions: Every scored pair, in the dataset's order.
-        left_out: Pairs that could not be scored, with the reason.
+        tally: What was left out or moved.
+        remarks: What else a reader of the numbers must know.
         seconds: Time of extraction and of matching.
         pictures: How many were extracted by this run and how many were there.
+        settings: Whatever else changes the numbers.
     """
 
     dataset: str
     recipe: str
     recipe_hash: str
-    result: PckResult
+    protocol: Protocol
     predictions: tuple[PairPrediction, ...]
-    left_out: dict[str, str]
-    seconds: dict[str, float]
-    pictures: dict[str, int]
+    tally: Tally
+    remarks: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
 
     @property
     def records(self) -> list[PairRecord]:
         """Errors of every scored pair."""
         return [p.record for p in self.predictions]
 
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Pairs that could not be scored, with the reason."""
+        return self.tally.left_out
+
+    @property
+    def notes(self) -> list[str]:
+        return [*self.tally.notes(), *self.remarks]
+
+    @cached_property
+    def result(self) -> PckResult:
+        """Scores, with their protocol and notes."""
+        return pck(self.records, self.protocol, seed=self.seed, notes=self.notes)
+
+    @property
+    def value(self) -> float:
+        return self.result.value
+
+    def interval(self) -> Interval:
+        return self.result.intervals[self.protocol.alpha]
+
+    def table(self) -> Table:
+        return self.result.table()
+
+    def merge(self, other: Evaluation) -> Evaluation:
+        """Both parts' pairs, scored again together."""
+        check_alike(self, other, "protocol", "seed", "settings")
+        return replace(
+            self,
+            predictions=(*self.predictions, *other.predictions),
+            tally=self.tally + other.tally,
+            remarks=joined(self.remarks, other.remarks),
+            seconds=dict(Counter(self.seconds) + Counter(other.seconds)),
+            pictures={k: v + other.pictures[k] for k, v in self.pictures.items()},
+        )
+
     def __str__(self) -> str:
         return f"{self.dataset}, recipe {self.recipe}\n{self.result}"
 
 
 def evaluate(
-    dataset: PairDataset,
-    extractor: FeatureSource,
+    data: PairDataset,
+    source: FeatureSource,
     protocol: Protocol,
     *,
     prompts: PromptPolicy = None,
-    store: str | Path | FeatureStore | None = None,
     activation: str | None = None,
     flip: bool = False,
     joint_pca: int | None = None,
     seed: int = 0,
+    store: Store = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score a recipe on a dataset by a protocol.
 
     Args:
-        extractor: An :class:`diffeat.Extractor` or another source of features.
-        prompts: Text for the pictures (see :data:`~diffeat.tasks.correspondence.features.PromptPolicy`).
-        store: Where features rest: a folder (made, or continued), an open store, or a temporary folder if not given.
+        source: An :class:`diffeat.Extractor` or another source of features.
+        prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`).
         activation: Which map, for recipes that give several.
         flip: Match from the source or its mirrored copy, whichever is more like the target.
         joint_pca: Project the features of each pair on so many joint principal components first.
         seed: Of the bootstrap.
+        store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
 
     Raises:
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
@@ -111,54 +175,53 @@ def evaluate(
     """
     if flip and joint_pca:
         raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
-    template = getattr(extractor.recipe, "template", "{}")
-    texts = picture_texts(dataset, prompts, template)
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-")))
-        where = store if store is not None else folder / "features"
-        if not isinstance(where, FeatureStore):
-            recipe = extractor.recipe
-            where = FeatureStore.open_or_create(where, recipe.content(), recipe.hash, weights=extractor.fingerprint)
-            stack.enter_context(where)
-        copies: dict[Path, Path] = {}
-        if flip:
-            sources = list(dict.fromkeys(p.source for p in dataset))
-            copies = mirrored_pictures(sources, where.path.parent / "mirrored")
-            texts = {**texts, **{copy: texts[path] for path, copy in copies.items()}}
-        start = time.perf_counter()
-        summary = extract_pictures(extractor, texts, where, progress)
-        extracted = time.perf_counter() - start
-        scorer = Scorer(PictureFeatures(where, protocol.matching, activation), protocol, copies, joint_pca)
-        start = time.perf_counter()
-        predictions = scorer.run(dataset, progress)
-        matched = time.perf_counter() - start
-        example = scorer.example
-    if not predictions:
-        reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.left_out.items())[:3])
-        raise DatasetError(f"No pair of {dataset.name} can be scored ({reasons}).")
-    notes = [*dataset.notes, *scorer.notes(), *_text_notes(prompts, example), *_frame_notes(protocol, example)]
-    result = pck([p.record for p in predictions], protocol, seed=seed, notes=notes)
+    recipe = source.recipe
+    texts = picture_texts(data, prompts, getattr(recipe, "template", "{}"))
+    mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
+    start = time.perf_counter()
+    with features_of(source, texts, store, mirror=mirror, progress=progress) as features:
+        extracted = time.perf_counter()
+        pictures = PictureFeatures(features, protocol.matching, activation)
+        scorer = Scorer(pictures, protocol, features.mirrored, joint_pca)
+        predictions = scorer.run(data, progress)
+        matched = time.perf_counter()
+    example = scorer.example
+    if not predictions or example is None:
+        reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.tally.left_out.items())[:3])
+        raise DatasetError(f"No pair of {data.name} can be scored ({reasons}).")
+    remarks = [*_text_notes(prompts, example), *_frame_notes(protocol, example)]
+    if joint_pca:
+        remarks.insert(0, f"features of each pair were projected on {joint_pca} joint principal components")
     return Evaluation(
-        dataset=f"{dataset.name} {dataset.split}".strip(),
-        recipe=extractor.recipe.name,
-        recipe_hash=extractor.recipe.hash,
-        result=result,
+        dataset=f"{data.name} {data.split}".strip(),
+        recipe=recipe.name,
+        recipe_hash=recipe.hash,
+        protocol=protocol,
         predictions=tuple(predictions),
-        left_out=scorer.left_out,
-        seconds={"extraction": extracted, "matching": matched},
-        pictures={"extracted": len(summary.extracted), "present": len(summary.present)},
+        tally=scorer.tally,
+        remarks=(*data.notes, *remarks),
+        seconds={"extraction": extracted - start, "matching": matched - extracted},
+        pictures={"extracted": len(features.summary.extracted), "present": len(features.summary.present)},
         settings={
-            "recipe": extractor.recipe.content(),
-            "frame": example.frame.to_dict() if example else None,
+            "recipe": recipe.content(),
+            "frame": example.frame.to_dict(),
             "prompts": prompts if prompts is None or isinstance(prompts, str) else dict(prompts),
             "flip": flip,
             **({"joint_pca": joint_pca} if joint_pca else {}),
         },
+        seed=seed,
     )
 
 
 class Scorer:
-    """Predictions of all pairs, and what had to be left out or moved."""
+    """Predictions of all pairs.
+
+    Args:
+        pictures: Their features.
+        protocol: How to predict and what cannot be scored.
+        copies: Mirrored copies of the sources, where mirroring is tried.
+        joint_pca: Components that each pair is projected on.
+    """
 
     def __init__(
         self, pictures: PictureFeatures, protocol: Protocol, copies: dict[Path, Path], joint_pca: int | None = None
@@ -167,34 +230,21 @@ class Scorer:
         self._protocol = protocol
         self._copies = copies
         self._joint_pca = joint_pca
-        self.left_out: dict[str, str] = {}
+        self.tally = Tally(mirrored=0 if copies else None)
         self.example: FeatureMap | None = None
-        self._moved = 0
-        self._mirrored = 0
 
     def run(self, dataset: PairDataset, progress: Progress) -> list[PairPrediction]:
+        """Predictions in the dataset's order."""
         # By target, so that a prepared target serves all its pairs in a row.
         order = sorted(range(len(dataset)), key=lambda i: (dataset[i].category, str(dataset[i].target), i))
-        found: dict[int, PairPrediction] = {}
+        predictions: dict[int, PairPrediction] = {}
         for i in progress(order, total=len(order), desc="match"):
-            pair = dataset[i]
-            reason = self._why_not(pair)
+            reason = self._why_not(dataset[i])
             if reason:
-                self.left_out[pair.name] = reason
+                self.tally.left_out[dataset[i].name] = reason
             else:
-                found[i] = self._predict(pair)
-        return [found[i] for i in sorted(found)]
-
-    def notes(self) -> list[str]:
-        reasons = Counter(self.left_out.values())
-        notes = [f"{n} pairs left out: {reason}" for reason, n in sorted(reasons.items())]
-        if self._moved:
-            notes.append(f"{self._moved} source points outside their picture were moved to its border")
-        if self._copies:
-            notes.append(f"the mirrored source was used for {self._mirrored} pairs")
-        if self._joint_pca:
-            notes.append(f"features of each pair were projected on {self._joint_pca} joint principal components")
-        return notes
+                predictions[i] = self._predict(dataset[i])
+        return [predictions[i] for i in sorted(predictions)]
 
     def _why_not(self, pair: PointPair) -> str:
         if not pair.source_points:
@@ -226,7 +276,7 @@ class Scorer:
         if self._copies:
             mirrored = self._pictures.features(self._copies[pair.source])
             matches, used = find_pose_aligned(source, mirrored, target, points, box=pair.source_box)
-            self._mirrored += used
+            self.tally.mirrored = (self.tally.mirrored or 0) + used
         else:
             matches = target.find(source, points)
         record = record_pair(
@@ -243,7 +293,7 @@ class Scorer:
     def _inside(self, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> torch.Tensor:
         asked = torch.tensor(points, dtype=torch.float64)
         outside = outside_picture(asked, size)
-        self._moved += int(outside.sum())
+        self.tally.moved += int(outside.sum())
         limit = asked.new_tensor(size) - 1
         return torch.where(outside[:, None], torch.minimum(asked.clamp(min=0), limit), asked)
 
@@ -252,17 +302,15 @@ def _has_area(box: Box | None) -> bool:
     return box is not None and box[2] > box[0] and box[3] > box[1]
 
 
-def _text_notes(prompts: PromptPolicy, example: FeatureMap | None) -> list[str]:
-    text = "" if example is None else str(example.provenance.get("prompt", ""))
-    if prompts is None:
-        return [f"text for every picture: {text!r}"] if text else []
-    if isinstance(prompts, str) and prompts != "category" and "{category}" not in prompts:
-        return [f"text for every picture: {text!r}"]
-    return [f"the true category of every picture was given to the model as text, e.g. {text!r}"]
+def _text_notes(prompts: PromptPolicy, example: FeatureMap) -> list[str]:
+    text = str(example.provenance.get("prompt", ""))
+    if names_category(prompts):
+        return [f"the true category of every picture was given to the model as text, e.g. {text!r}"]
+    return [f"text for every picture: {text!r}"] if text or prompts is not None else []
 
 
-def _frame_notes(protocol: Protocol, example: FeatureMap | None) -> list[str]:
-    if example is None or protocol.resize in (None, example.frame.filter):
+def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
+    if protocol.resize in (None, example.frame.filter):
         return []
     return [
         f"pictures were resized with the {example.frame.filter} filter; the published procedure uses {protocol.resize}"

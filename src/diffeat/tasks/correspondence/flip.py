@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.tasks.correspondence.match import Matches, Target, check_features, check_points, pick
+from diffeat.tasks.correspondence.matching import Matches, Target, check_features, check_points, pick
 
 if TYPE_CHECKING:
     from diffeat.features import FeatureMap

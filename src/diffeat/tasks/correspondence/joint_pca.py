@@ -17,7 +17,7 @@ from torch import Tensor
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
 from diffeat.tasks.correspondence.features import PictureFeatures
-from diffeat.tasks.correspondence.match import Target
+from diffeat.tasks.correspondence.matching import Target
 
 #: Dimensions of the paper's "†" rows.
 DIMENSIONS = 1280

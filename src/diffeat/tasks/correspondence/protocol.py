@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.tasks.correspondence.lattice import Lattice
-from diffeat.tasks.correspondence.match import Matching
+from diffeat.tasks.correspondence.matching import Matching
 
 Reference = Literal["bbox", "image", "pixels"]
 _LENGTHS = {

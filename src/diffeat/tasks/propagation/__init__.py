@@ -1,10 +1,12 @@
 """Labels of a video's first frame carried through it by features, and the J&F score."""
 
-from diffeat.tasks.propagation.evaluate import VideoScore, evaluate_videos
+from diffeat.tasks.propagation.evaluate import Propagation, PropagationOptions, VideoScore, evaluate_videos
 from diffeat.tasks.propagation.metric import boundary_score, region_score
 from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_labels, propagate_video
 
 __all__ = [
+    "Propagation",
+    "PropagationOptions",
     "PropagationSettings",
     "VideoScore",
     "boundary_score",

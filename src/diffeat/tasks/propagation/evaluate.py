@@ -3,18 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import Field
 
-from diffeat.datasets.davis import Video, read_mask, write_mask
-from diffeat.errors import DatasetError
+from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
+from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.evaluation.bootstrap import Interval, bootstrap
+from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.texts import one_text
 from diffeat.progress import Progress, silent
-from diffeat.tasks.correspondence.features import FeatureSource
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
 from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_video
+
+
+class PropagationOptions(TaskOptions):
+    """How labels are carried; see :class:`PropagationSettings`."""
+
+    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens.")
+    topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
+    temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
+    last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
+    video: tuple[str, ...] = Field(default=(), description="Only this sequence; repeatable.")
+    masks: Path | None = Field(
+        default=None, description="Folder for the predicted masks, as DAVIS' own evaluation reads them."
+    )
+
+    @property
+    def settings(self) -> PropagationSettings:
+        """Of the propagation."""
+        return PropagationSettings(self.radius, self.topk, self.temperature, self.last_frames)
+
+    def __str__(self) -> str:
+        return (
+            f"radius {self.radius}, top {self.topk}, temperature {self.temperature:g}, first and last "
+            f"{self.last_frames} frames"
+        )
 
 
 @dataclass(frozen=True)
@@ -39,42 +68,118 @@ class VideoScore:
         return (self.j["mean"] + self.f["mean"]) / 2
 
 
+@dataclass(frozen=True)
+class Propagation:
+    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
+
+    Attributes:
+        scores: Of every object.
+        videos: That were propagated through.
+        options: Of the propagation.
+    """
+
+    dataset: str
+    recipe: str
+    recipe_hash: str
+    scores: tuple[VideoScore, ...]
+    videos: tuple[Video, ...]
+    options: PropagationOptions
+    notes: tuple[str, ...] = ()
+
+    @property
+    def value(self) -> float:
+        """J&F, mean over objects."""
+        return 100 * float(np.mean([s.jf for s in self.scores]))
+
+    def interval(self) -> Interval:
+        """Over videos, whose objects are drawn together."""
+        units = [(100 * s.jf, 1) for s in self.scores]
+        return bootstrap(units, lambda sums: sums[:, 0] / sums[:, 1], groups=[s.video for s in self.scores])
+
+    def table(self) -> Table:
+        """A row for each object, and the mean of all."""
+        kinds = ("mean", "recall", "decay")
+        header = ["object", "J&F", *(f"{letter} {kind}" for letter in "JF" for kind in kinds)]
+        numbers = 100 * np.array([[s.jf, *(part[k] for part in (s.j, s.f) for k in kinds)] for s in self.scores])
+        rows = [
+            [f"{s.video} {s.number}", *(f"{v:.1f}" for v in row)] for s, row in zip(self.scores, numbers, strict=True)
+        ]
+        return header, [*rows, ["all", *(f"{v:.1f}" for v in numbers.mean(0))]]
+
+    def merge(self, other: Propagation) -> Propagation:
+        """The videos of both; one that is in both counts once.
+
+        Raises:
+            InvalidValueError: The parts were not propagated alike, or give a video different scores.
+        """
+        check_alike(self, other, "options")
+        known, common = {v.name for v in self.videos}, {v.name for v in self.videos} & {v.name for v in other.videos}
+        mine, theirs = ([s for s in result.scores if s.video in common] for result in (self, other))
+        if mine != theirs:
+            raise InvalidValueError(f"The results give different scores to {', '.join(sorted(common))}.")
+        return replace(
+            self,
+            scores=(*self.scores, *(s for s in other.scores if s.video not in known)),
+            videos=(*self.videos, *(v for v in other.videos if v.name not in known)),
+            notes=joined(self.notes, other.notes),
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.dataset}, recipe {self.recipe}, label propagation ({self.options})\n"
+            f"J&F {self.value:.2f} {self.interval()}; {len(self.scores)} objects in {len(self.videos)} videos"
+        )
+
+
 def evaluate_videos(
-    videos: Sequence[Video],
-    extractor: FeatureSource,
-    settings: PropagationSettings = PropagationSettings(),  # noqa: B008 (frozen)
+    data: VideoDataset,
+    source: FeatureSource,
+    options: PropagationOptions | None = None,
     *,
-    out: str | Path | None = None,
-    prompt: str | None = None,
+    store: Store = None,
     progress: Progress = silent,
-) -> list[VideoScore]:
+) -> Propagation:
     """Propagate the first masks through videos and score them.
 
     Args:
-        extractor: A recipe that gives one map; the text encoders read its prompt once for all frames.
-        out: Folder for the masks, ``<out>/<sequence>/00000.png`` as DAVIS' own evaluation reads them.
-        prompt: Text for all frames.
+        source: A recipe that gives one map; its text encoders read one text for all frames.
+        options: How labels are carried, and where the masks go: ``<masks>/<sequence>/00000.png``.
+        store: Where features rest; without one they are read off and forgotten.
 
     Returns:
         One score for each object; nothing for sequences of which only the first frame is annotated.
 
     Raises:
-        DatasetError: A mask has another size than its frame.
+        DatasetError: A mask has another size than its frame, or only first frames are annotated.
     """
+    options = options or PropagationOptions()
+    text = one_text(options.prompts)
+    data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
-    for video in progress(videos, total=len(videos), desc="videos"):
-        first = read_mask(video.masks[0])  # type: ignore[arg-type]
-        found = [first]
-        stream = extractor.stream(list(video.frames), prompt)
-        for mask in propagate_video(stream, torch.from_numpy(first.astype(np.int64)), settings):
-            found.append(mask.numpy().astype(np.uint8))
-        if out is not None:
-            folder = Path(out) / video.name
+    for video in progress(data, total=len(data), desc="videos"):
+        first = read_mask(video.first_mask)
+        masks = [first]
+        features = each_feature(source, video.frames, text, store)
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.settings):
+            masks.append(mask.numpy().astype(np.uint8))
+        if options.masks is not None:
+            folder = options.masks / video.name
             folder.mkdir(parents=True, exist_ok=True)
-            for frame, mask in zip(video.frames, found, strict=True):
+            for frame, mask in zip(video.frames, masks, strict=True):
                 write_mask(folder / f"{frame.stem}.png", mask)
-        scores += _scores(video, found)
-    return scores
+        scores += _scores(video, masks)
+    if not scores:
+        where = f"; the masks are in {options.masks}" if options.masks else ""
+        raise DatasetError(f"Only first frames of {data.name} are annotated, so nothing is scored{where}.")
+    return Propagation(
+        dataset=f"{data.name} {data.split}",
+        recipe=source.recipe.name,
+        recipe_hash=source.recipe.hash,
+        scores=tuple(scores),
+        videos=data.samples,
+        options=options,
+        notes=data.notes,
+    )
 
 
 def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
@@ -96,3 +201,6 @@ def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
         f = [boundary_score(found[k] == number, mask == number) for k, mask in truth.items()]
         scores.append(VideoScore(video.name, int(number), over_frames(j), over_frames(f)))
     return scores
+
+
+TASK = Task("propagation", "videos", PropagationOptions, evaluate_videos)

@@ -29,11 +29,13 @@ from diffeat.features import FeatureMap
 
 @dataclass(frozen=True)
 class PropagationSettings:
-    """Attributes:
-    radius: Of the window, in tokens; ``None`` looks everywhere.
-    topk: Context tokens that a token's labels come from.
-    temperature: τ.
-    last_frames: Frames of context besides the first.
+    """The numbers of the module's formula.
+
+    Attributes:
+        radius: Of the window, in tokens; ``None`` looks everywhere.
+        topk: Context tokens that a token's labels come from.
+        temperature: τ.
+        last_frames: Frames of context besides the first.
     """
 
     radius: int | None = 12
@@ -103,20 +105,17 @@ def _tile(
     )
     asked = queries[:, rows, columns].flatten(1).T
     far = _far(tile, window, reach, queries.device)
-    best, found = None, None
+    best = asked.new_empty(len(asked), 0)
+    found = asked.new_empty(len(asked), 0, labels[0].shape[0])
     for key, label in zip(keys, labels, strict=True):
         near = asked @ key[:, window[0], window[1]].flatten(1)
         near.masked_fill_(far, -torch.inf)
         count = min(settings.topk, near.shape[1])
         value, index = near.topk(count, dim=1)
         taken = label[:, window[0], window[1]].flatten(1).float().T[index]
-        if best is not None and found is not None:
-            value, taken = torch.cat([best, value], 1), torch.cat([found, taken], 1)
-            value, order = value.topk(min(settings.topk, value.shape[1]), dim=1)
-            taken = taken.gather(1, order[..., None].expand(-1, -1, taken.shape[2]))
-        best, found = value, taken
-    assert best is not None
-    assert found is not None
+        value, taken = torch.cat([best, value], 1), torch.cat([found, taken], 1)
+        best, order = value.topk(min(settings.topk, value.shape[1]), dim=1)
+        found = taken.gather(1, order[..., None].expand(-1, -1, taken.shape[2]))
     weights = torch.softmax(best / settings.temperature, 1)
     mixed = (weights[..., None] * found).sum(1)
     return mixed.T.unflatten(1, (rows.stop - rows.start, columns.stop - columns.start))

@@ -2,7 +2,7 @@
 
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, PixelEnsemble
-from diffeat.tasks.segmentation.evaluate import Segmentation, evaluate_segmentation
+from diffeat.tasks.segmentation.evaluate import Segmentation, SegmentationOptions, evaluate_segmentation
 from diffeat.tasks.segmentation.linear import LinearProbe
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
@@ -13,6 +13,7 @@ __all__ = [
     "PictureMaps",
     "PixelEnsemble",
     "Segmentation",
+    "SegmentationOptions",
     "TrainingPixels",
     "evaluate_segmentation",
 ]

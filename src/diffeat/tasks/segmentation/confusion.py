@@ -31,9 +31,7 @@ class Confusion:
     @property
     def iou(self) -> np.ndarray:
         """Intersection over union of every class; NaN for classes that neither occur nor are predicted."""
-        hit = np.diag(self.counts).astype(float)
-        union = self.counts.sum(0) + self.counts.sum(1) - hit
-        return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)
+        return class_iou(self.counts)
 
     @property
     def miou(self) -> float:
@@ -44,3 +42,10 @@ class Confusion:
     def accuracy(self) -> float:
         """Share of pixels that are right."""
         return float(np.trace(self.counts) / max(1, self.counts.sum()))
+
+
+def class_iou(counts: np.ndarray) -> np.ndarray:
+    """Intersection over union (…, k) of confusions (…, k, k); NaN for classes that neither occur nor are predicted."""
+    hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(float)
+    union = counts.sum(-2) + counts.sum(-1) - hit
+    return np.divide(hit, union, out=np.full_like(hit, np.nan), where=union > 0)

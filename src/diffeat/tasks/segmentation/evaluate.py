@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import torch
+from pydantic import Field
 
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError
+from diffeat.evaluation.bootstrap import Interval, interval_of, resampled
+from diffeat.evaluation.features import Features, FeatureSource, Store, features_of
+from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.texts import category_text
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
-from diffeat.tasks.correspondence.features import FeatureSource, PromptPolicy, category_text, extract_pictures
-from diffeat.tasks.segmentation.confusion import Confusion
+from diffeat.tasks.segmentation.confusion import Confusion, class_iou
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, Labelling, PixelEnsemble
 from diffeat.tasks.segmentation.linear import LinearProbe
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
-CLASSIFIERS = ("ensemble", "linear")
+_EXAMPLES = 8
+
+
+class SegmentationOptions(TaskOptions):
+    """How few labels are learned from."""
+
+    classifier: Literal["ensemble", "linear"] = Field(
+        default="ensemble", description="'ensemble' of pixel networks with voting, or 'linear'."
+    )
+    splits: int = Field(
+        default=1, ge=1, description="Random splits of both parts together, for mean ± std; 1 keeps the parts."
+    )
+    labelled: int | None = Field(default=None, ge=1, description="Training pictures per split; all if not given.")
+    pixels: int | None = Field(default=None, ge=1, description="Training pixels per picture; all if not given.")
+    category: tuple[str, ...] = Field(default=(), description="Only pictures of this category; repeatable.")
+    rare: int = Field(default=20, ge=0, description="A label with fewer pixels in a training picture is ignored there.")
+    seed: int = Field(default=0, description="Of splits and training.")
 
 
 class Classifier(Protocol):
@@ -35,6 +51,15 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
+class Example:
+    """A labelled test picture, to be shown."""
+
+    sample: MaskSample
+    truth: np.ndarray
+    labelling: Labelling
+
+
+@dataclass(frozen=True)
 class Split:
     """One random split.
 
@@ -42,14 +67,14 @@ class Split:
         train: Pictures trained on.
         test: Pictures scored on.
         confusions: Of every test picture.
-        unsure: Mean uncertainty of the test pictures, where the classifier has one.
+        doubts: Uncertainty of every test picture, where the classifier has one.
         absent: Classes of the test pictures that no training picture shows; their IoU is 0.
     """
 
     train: tuple[MaskSample, ...]
     test: tuple[MaskSample, ...]
     confusions: tuple[Confusion, ...]
-    unsure: float | None
+    doubts: tuple[float, ...]
     absent: tuple[str, ...]
 
     @property
@@ -57,19 +82,24 @@ class Split:
         """Over all test pictures."""
         return reduce(add, self.confusions)
 
+    @property
+    def unsure(self) -> float | None:
+        """Mean uncertainty of the test pictures."""
+        return float(np.mean(self.doubts)) if self.doubts else None
+
 
 @dataclass(frozen=True)
 class Segmentation:
-    """The outcome of :func:`evaluate_segmentation`; numbers in percent."""
+    """The outcome of :func:`evaluate_segmentation`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str
     recipe: str
     recipe_hash: str
-    classifier: str
     classes: tuple[str, ...]
     splits: tuple[Split, ...]
-    notes: tuple[str, ...] = ()
-    settings: dict[str, Any] = field(default_factory=dict)
+    options: SegmentationOptions
+    remarks: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = field(default=(), repr=False, compare=False)
 
     @property
     def values(self) -> list[float]:
@@ -77,7 +107,8 @@ class Segmentation:
         return [100 * s.confusion.miou for s in self.splits]
 
     @property
-    def mean(self) -> float:
+    def value(self) -> float:
+        """Mean of :attr:`values`."""
         return float(np.mean(self.values))
 
     @property
@@ -98,38 +129,60 @@ class Segmentation:
         total = np.where(known, values, 0).sum(0)
         return np.divide(total, known.sum(0), out=np.full(len(total), np.nan), where=known.any(0))
 
-    def interval(self, confidence: float = 0.95, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
-        """Bootstrap interval of the mean over splits, test pictures drawn anew within every split."""
-        rng = np.random.default_rng(seed)
-        draws = np.zeros(samples)
-        for split in self.splits:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        absent = [
+            f"split {k + 1}: no training picture shows {', '.join(s.absent)} (with enough pixels); they count as IoU 0"
+            for k, s in enumerate(self.splits)
+            if s.absent
+        ]
+        return (*self.remarks, *absent)
+
+    def interval(self) -> Interval:
+        """Of the mean over splits, test pictures drawn anew within every split."""
+        scores = []
+        for k, split in enumerate(self.splits):
             counts = np.stack([c.counts for c in split.confusions])
-            weights = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), size=samples)
-            summed = np.einsum("sp,pij->sij", weights.astype(float), counts.astype(float), optimize=True)
-            draws += [100 * Confusion(len(self.classes), matrix).miou for matrix in summed]
-        low, high = np.quantile(draws / len(self.splits), [(1 - confidence) / 2, (1 + confidence) / 2])
-        return float(low), float(high)
+            sums = resampled(counts.reshape(len(counts), -1), seed=k).reshape(-1, *counts.shape[1:])
+            scores.append(np.nanmean(class_iou(sums), axis=1))
+        return interval_of(100 * np.mean(scores, axis=0))
+
+    def table(self) -> Table:
+        """IoU by class, for classes that occur."""
+        rows = [[n, f"{v:.2f}"] for n, v in zip(self.classes, self.iou, strict=True) if v == v]
+        return ["class", "IoU"], [*rows, ["all", f"{self.value:.2f}"]]
+
+    def merge(self, other: Segmentation) -> Segmentation:
+        """Test pictures of both, split by split, by the same classifiers."""
+        check_alike(self, other, "classes", "options")
+        if [s.train for s in self.splits] != [s.train for s in other.splits]:
+            raise InvalidValueError("Results of classifiers of different training pictures cannot be merged.")
+        splits = tuple(
+            Split(
+                one.train,
+                (*one.test, *two.test),
+                (*one.confusions, *two.confusions),
+                (*one.doubts, *two.doubts),
+                tuple(name for name in self.classes if name in {*one.absent, *two.absent}),
+            )
+            for one, two in zip(self.splits, other.splits, strict=True)
+        )
+        examples = (*self.examples, *other.examples)[:_EXAMPLES]
+        return replace(self, splits=splits, remarks=joined(self.remarks, other.remarks), examples=examples)
 
     def __str__(self) -> str:
-        low, high = self.interval()
         spread = f" ± {self.std:.2f} over {len(self.splits)} random splits" if len(self.splits) > 1 else ""
         first = next(iter(self.splits))
-        sizes = f"{len(first.train)} training and {len(first.test)} test pictures"
         return (
-            f"{self.dataset}, recipe {self.recipe}, {self.classifier}\n"
-            f"mIoU {self.mean:.2f}{spread} [{low:.1f}, {high:.1f}], pixel accuracy {self.accuracy:.2f}; {sizes}"
+            f"{self.dataset}, recipe {self.recipe}, {self.options.classifier}\n"
+            f"mIoU {self.value:.2f}{spread} {self.interval()}, pixel accuracy {self.accuracy:.2f}; "
+            f"{len(first.train)} training and {len(first.test)} test pictures"
         )
 
 
-def make_classifier(name: str, classes: int, settings: EnsembleSettings | None = None) -> Classifier:
-    """A classifier of :data:`CLASSIFIERS`.
-
-    Raises:
-        UnknownNameError: No such classifier.
-    """
-    if name not in CLASSIFIERS:
-        raise UnknownNameError(f"No classifier {name!r}. {did_you_mean(name, CLASSIFIERS)}".rstrip())
-    return PixelEnsemble(classes, settings) if name == "ensemble" else LinearProbe(classes)
+def make_classifier(name: str, classes: int, settings: EnsembleSettings | None, seed: int) -> Classifier:
+    """The classifier of :attr:`SegmentationOptions.classifier`."""
+    return LinearProbe(classes) if name == "linear" else PixelEnsemble(classes, settings or EnsembleSettings(seed=seed))
 
 
 def random_splits(
@@ -162,106 +215,83 @@ def random_splits(
 
 
 def evaluate_segmentation(
-    train: MaskDataset,
-    test: MaskDataset,
+    data: tuple[MaskDataset, MaskDataset],
     source: FeatureSource,
+    options: SegmentationOptions | None = None,
     *,
-    classifier: str = "ensemble",
-    splits: int = 1,
-    labelled: int | None = None,
     activations: Sequence[str] | None = None,
-    prompts: PromptPolicy = None,
-    store: str | Path | FeatureStore | None = None,
     settings: EnsembleSettings | None = None,
-    pixels: int | None = None,
-    rare: int = 20,
-    seed: int = 0,
+    store: Store = None,
     progress: Progress = silent,
-    seen: Callable[[MaskSample, np.ndarray, Labelling], None] | None = None,
 ) -> Segmentation:
     """Train classifiers of pixels on a few labelled pictures and score them on others.
 
+    Label maps are read when they are needed and never held together.
+
     Args:
-        train: Pictures to train on.
-        test: Pictures to score on.
+        data: Pictures to train on, and pictures to score on.
         source: Where features come from (:class:`diffeat.Extractor` …).
-        classifier: ``"ensemble"`` of pixel networks with voting, or ``"linear"``.
-        splits: Random splits of both datasets together; 1 keeps them as they are.
-        labelled: Training pictures per split; all if not given.
+        options: How few labels are learned from.
         activations: Which maps of the recipe; all if not given.
-        prompts: Text for the pictures, see :data:`~diffeat.tasks.correspondence.features.PromptPolicy`.
-        store: Where features rest (a folder is made or continued); temporary if not given.
         settings: Of the ensemble.
-        pixels: Training pixels per picture; all if not given.
-        rare: A label with fewer pixels than this in a training picture is ignored there.
-        seed: Of splits and training.
-        seen: Is given every test picture with its truth and what was predicted, to draw it.
+        store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:
-        DatasetError: A picture cannot be used, or labels are of another size than their picture.
-        InvalidValueError: Training pictures show fewer than two classes, or settings do not fit.
+        DatasetError: A label map does not fit its picture or its classes.
+        InvalidValueError: Training pictures show fewer than two classes, or the options do not fit.
     """
+    options = options or SegmentationOptions()
+    train, test = (part.only(options.category) if options.category else part for part in data)
     if train.classes != test.classes:
         raise InvalidValueError(f"{train.name} and {test.name} do not have the same classes.")
-    chosen = random_splits(train.samples, test.samples, splits, labelled, seed)
+    chosen = random_splits(train.samples, test.samples, options.splits, options.labelled, options.seed)
     classes = len(train.classes)
-    template = getattr(source.recipe, "template", "{}")
     used = list(dict.fromkeys(s for part in chosen for side in part for s in side))
-    truths = {s: s.labels(classes) for s in used}  # refused before anything is extracted
-    texts = {s.image: category_text(s.category, prompts, template) for s in used}
-    done = []
-    with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-"))
-        where = store if store is not None else Path(folder) / "features"
-        if not isinstance(where, FeatureStore):
-            recipe = source.recipe
-            where = FeatureStore.open_or_create(where, recipe.content(), recipe.hash, weights=source.fingerprint)
-            stack.enter_context(where)
-        extract_pictures(source, texts, where, progress)
-
-        def maps(sample: MaskSample) -> PictureMaps:
-            return PictureMaps.of(where.load(sample.image.as_posix()), activations)
-
+    for sample in used:
+        sample.labels(classes)  # refused before anything is extracted
+    template = getattr(source.recipe, "template", "{}")
+    texts = {s.image: category_text(s.category, options.prompts, template) for s in used}
+    splits: list[Split] = []
+    examples: list[Example] = []
+    with features_of(source, texts, store, keep=0, progress=progress) as features:
         for k, (learn, score) in enumerate(chosen):
             training = TrainingPixels(
-                [maps(s) for s in learn], [truths[s] for s in learn], rare=rare, most=pixels, seed=seed + k
+                [_maps(features, s, activations) for s in learn],
+                (s.labels(classes) for s in learn),
+                rare=options.rare,
+                most=options.pixels,
+                seed=options.seed + k,
             )
-            model = make_classifier(classifier, classes, settings)
+            model = make_classifier(options.classifier, classes, settings, options.seed)
             model.fit(training)
+            known, shown = set(training.labels.unique().tolist()), set[int]()
             confusions, doubts = [], []
             for sample in progress(score, total=len(score), desc=f"split {k + 1}"):
-                labelling = model.predict(maps(sample))
-                confusion = Confusion(classes)
-                confusion.add(truths[sample], labelling.labels.numpy())
-                confusions.append(confusion)
+                truth = sample.labels(classes)
+                labelling = model.predict(_maps(features, sample, activations))
+                confusions.append(Confusion(classes))
+                confusions[-1].add(truth, labelling.labels.numpy())
                 if labelling.unsure is not None:
                     doubts.append(labelling.unsure)
-                if seen is not None:
-                    seen(sample, truths[sample], labelling)
-            absent = _absent(training, [truths[s] for s in score], train.classes)
-            unsure = float(np.mean(doubts)) if doubts else None
-            done.append(Split(tuple(learn), tuple(score), tuple(confusions), unsure, absent))
+                shown |= set(np.unique(truth).tolist()) - {IGNORE}
+                if len(examples) < _EXAMPLES:
+                    examples.append(Example(sample, truth, labelling))
+            absent = tuple(train.classes[v] for v in sorted(shown - known))
+            splits.append(Split(tuple(learn), tuple(score), tuple(confusions), tuple(doubts), absent))
     return Segmentation(
-        dataset=train.name,
+        dataset=test.name,
         recipe=source.recipe.name,
         recipe_hash=source.recipe.hash,
-        classifier=classifier,
         classes=train.classes,
-        splits=tuple(done),
-        notes=(*dict.fromkeys((*train.notes, *test.notes)), *_absent_notes(done)),
-        settings={"labelled": labelled, "splits": splits, "pixels": pixels, "seed": seed, "rare": rare},
+        splits=tuple(splits),
+        options=options,
+        remarks=joined(train.notes, test.notes),
+        examples=tuple(examples),
     )
 
 
-def _absent(training: TrainingPixels, truths: Sequence[np.ndarray], classes: Sequence[str]) -> tuple[str, ...]:
-    known = set(torch.unique(training.labels).tolist())
-    wanted = {int(v) for truth in truths for v in np.unique(truth)} - {IGNORE}
-    return tuple(classes[v] for v in sorted(wanted - known))
+def _maps(features: Features, sample: MaskSample, activations: Sequence[str] | None) -> PictureMaps:
+    return PictureMaps.of(features.load(sample.image), activations)
 
 
-def _absent_notes(splits: Sequence[Split]) -> list[str]:
-    return [
-        f"split {k + 1}: no training picture shows {', '.join(s.absent)} (with enough pixels); they count as IoU 0"
-        for k, s in enumerate(splits)
-        if s.absent
-    ]
+TASK = Task("segmentation", "label maps", SegmentationOptions, evaluate_segmentation, learns=True)

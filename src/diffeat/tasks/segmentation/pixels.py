@@ -8,8 +8,10 @@ enlarged and added up, some rows at a time. To train, single pixels are gathered
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import numpy as np
 import torch
@@ -69,14 +71,11 @@ class PictureMaps:
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "k rows width"]:
         """Rows of the picture at its own resolution; only for projections."""
-        assert self.summed
-        total: Tensor | None = None
+        parts = []
         for values in self.maps:
             rows, columns = self.axes((values.shape[1], values.shape[2]))
-            part = columns.apply(rows.part(start, stop).apply(values, 1), 2)
-            total = part if total is None else total + part
-        assert total is not None
-        return total
+            parts.append(columns.apply(rows.part(start, stop).apply(values, 1), 2))
+        return reduce(add, parts)
 
 
 class TrainingPixels:
@@ -84,7 +83,7 @@ class TrainingPixels:
 
     Args:
         pictures: Their maps.
-        labels: Their label maps (H, W).
+        labels: Their label maps (H, W), one at a time.
         rare: A label with fewer pixels than this in a picture is ignored there.
         most: Pixels per picture, drawn once; all if ``None``.
         balanced: Draw as many of every label of a picture, as far as there are, instead of any pixels.
@@ -97,7 +96,7 @@ class TrainingPixels:
     def __init__(
         self,
         pictures: Sequence[PictureMaps],
-        labels: Sequence[np.ndarray],
+        labels: Iterable[np.ndarray],
         *,
         rare: int = 20,
         most: int | None = None,

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
+from diffeat.evaluation.features import extract_pictures, mirrored_pictures
+from diffeat.evaluation.texts import PromptPolicy, picture_texts
 from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationConfig
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
-from diffeat.tasks.correspondence.features import PromptPolicy, extract_pictures, mirrored_pictures, picture_texts
 from diffeat.training.hyperfeatures.maps import FreshMaps, MapSource, StoredMaps, map_names
 
 _SHARE_OF_DISK = 0.8
@@ -69,7 +70,7 @@ def prepare(
     Args:
         extractor: Of a recipe without fusion.
         folder: Where the store and mirrored copies go. An earlier store there is gone on with.
-        prompts: Text for the pictures (see :data:`diffeat.tasks.correspondence.features.PromptPolicy`).
+        prompts: Text for the pictures (see :data:`diffeat.evaluation.texts.PromptPolicy`).
         mirror: A dataset whose pictures are needed mirrored as well.
         dtype: Of the store.
         limit: The most bytes the store may take; by default most of the free disk.

@@ -18,7 +18,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.progress import Progress, silent
-from diffeat.tasks.correspondence.pck import PckResult
+from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps, largest_grid
 from diffeat.training.hyperfeatures.recipes import denoiser_calls, recipe_of

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
+from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
-from diffeat.tasks.correspondence.features import PromptPolicy
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
+from diffeat.evaluation.features import Features, Loads
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.features import FeatureMap
 from diffeat.progress import silent
 from diffeat.tasks.correspondence.evaluate import Scorer
-from diffeat.tasks.correspondence.features import Loads, PictureFeatures
-from diffeat.tasks.correspondence.pck import PairRecord, PckResult, pck
+from diffeat.tasks.correspondence.features import PictureFeatures
+from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.maps import Described, MapSource
 
@@ -35,11 +36,11 @@ def records(
     Raises:
         DatasetError: No pair can be scored.
     """
-    scorer = Scorer(PictureFeatures(features, protocol.matching, keep=keep), protocol, {})
+    scorer = Scorer(PictureFeatures(Features(features, keep=keep), protocol.matching, keep=keep), protocol, {})
     predictions = scorer.run(pairs, silent)
     if not predictions:
-        raise DatasetError(f"No pair of {pairs.name} can be scored ({', '.join(set(scorer.left_out.values()))}).")
-    return [p.record for p in predictions], scorer.notes()
+        raise DatasetError(f"No pair of {pairs.name} can be scored ({', '.join(set(scorer.tally.left_out.values()))}).")
+    return [p.record for p in predictions], scorer.tally.notes()
 
 
 def score_network(

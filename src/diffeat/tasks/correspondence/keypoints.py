@@ -4,10 +4,8 @@ Pure functions: :func:`record_pair` turns the predictions of one image pair into
 lengths; :func:`pck` turns any number of records into the numbers of one protocol. Records hold everything that
 every protocol needs except the prediction grid, so they can be stored and scored again.
 
-Intervals are percentiles of a bootstrap over pictures. A pair depends on two pictures and a picture lies in
-many pairs, so resampling pairs would be too sure of itself. Each replicate draws the pictures with
-replacement and weights a pair by the product of its pictures' counts (the pigeonhole bootstrap; Owen 2007,
-doi:10.1214/07-AOAS122), which is mildly conservative.
+Intervals come from a bootstrap over pictures (:mod:`diffeat.evaluation.bootstrap`): a pair depends on two pictures and
+a picture lies in many pairs, so resampling pairs would be too sure of itself.
 """
 
 from __future__ import annotations
@@ -20,7 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
-from diffeat.tasks.correspondence.protocol import AVERAGES, Protocol
+from diffeat.evaluation.bootstrap import Interval, interval_of, resampled
+from diffeat.evaluation.result import Table
+from diffeat.tasks.correspondence.protocol import Protocol
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PckResult:
     protocol: Protocol
     overall: Score
     categories: dict[str, Score]
-    intervals: dict[float, tuple[float, float]]
+    intervals: dict[float, Interval]
     confidence: float = 0.95
     notes: tuple[str, ...] = ()
 
@@ -104,6 +104,17 @@ class PckResult:
             return ""
         low, high = self.intervals[alpha]
         return f" [{low:.2f}, {high:.2f}]"
+
+    def table(self) -> Table:
+        """By category, by the pair or the point as the protocol says; the last row is the protocol's average."""
+        alphas = self.protocol.alphas
+        kind = "point" if self.protocol.average.endswith("point") else "image"
+        rows = [
+            [name or "(none)", str(s.pairs), str(s.points), *(f"{s.values[a][kind]:.2f}" for a in alphas)]
+            for name, s in self.categories.items()
+        ]
+        total = ["all", str(self.overall.pairs), str(self.overall.points), *(f"{self[a]:.2f}" for a in alphas)]
+        return ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)], [*rows, total]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -223,8 +234,7 @@ def pck(
             overall.values[alpha][f"category-{kind}"] = mean
     intervals = {}
     if replicates:
-        low, high = _bootstrap(rows, correct, counts, of, protocol, replicates, confidence, seed)
-        intervals = {a: (float(low[i]), float(high[i])) for i, a in enumerate(protocol.alphas)}
+        intervals = _intervals(rows, correct, counts, of, protocol, replicates, confidence, seed)
     return PckResult(protocol, overall, categories, intervals, confidence, tuple(notes))
 
 
@@ -254,7 +264,7 @@ def _score(correct: NDArray, counts: NDArray, alphas: Sequence[float]) -> Score:
     return Score(values, len(counts), int(counts.sum()))
 
 
-def _bootstrap(
+def _intervals(
     rows: Sequence[PairRecord],
     correct: NDArray,
     counts: NDArray,
@@ -263,27 +273,14 @@ def _bootstrap(
     replicates: int,
     confidence: float,
     seed: int,
-) -> tuple[NDArray, NDArray]:
-    """Lower and upper ends per alpha, in percent."""
-    images = {name: i for i, name in enumerate(sorted({n for r in rows for n in r.images}))}
-    source, target = (np.array([images[r.images[side]] for r in rows]) for side in (0, 1))
-    pooled = protocol.average.endswith("point")
-    value, unit = (correct, counts) if pooled else (correct / counts, np.ones_like(counts))
+) -> dict[float, Interval]:
+    """Of the protocol's average at every alpha, in percent."""
+    value, unit = (correct, counts) if protocol.average.endswith("point") else (correct / counts, np.ones_like(counts))
     groups = of if protocol.average.startswith("category") else np.zeros_like(of)
-    member = (groups[:, None] == np.arange(groups.max() + 1)).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    found = []
-    while sum(len(f) for f in found) < replicates:
-        draws = rng.multinomial(len(images), np.full(len(images), 1 / len(images)), size=64).astype(np.float64)
-        weight = draws[:, source] * draws[:, target]
-        total = (weight * unit) @ member
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = np.stack([((weight * v) @ member) / total for v in value], axis=1)
-        drawn = (total > 0).any(1)  # a replicate may hold no whole pair, and miss a category
-        found.append(np.nanmean(shares[drawn], axis=2))
-    samples = np.concatenate(found)[:replicates]
-    tail = 50 * (1 - confidence)
-    return 100 * np.percentile(samples, tail, axis=0), 100 * np.percentile(samples, 100 - tail, axis=0)
-
-
-__all__ = ["AVERAGES", "PairRecord", "PckResult", "Score", "box_length", "curve", "pck", "record_pair"]
+    member = groups[:, None] == np.arange(groups.max() + 1)
+    units = np.stack([*value, unit], axis=1)[:, :, None] * member[:, None, :]
+    sums = resampled(units.reshape(len(rows), -1), groups=[r.images for r in rows], replicates=replicates, seed=seed)
+    sums = sums.reshape(len(sums), len(protocol.alphas) + 1, -1)
+    with np.errstate(invalid="ignore"):  # a replicate may miss a category
+        shares = 100 * np.nanmean(sums[:, :-1] / sums[:, -1:], axis=2)
+    return {alpha: interval_of(shares[:, i], confidence) for i, alpha in enumerate(protocol.alphas)}

@@ -1,0 +1,66 @@
+"""What every evaluation ends in: numbers that can be quoted, shown, and added up over parts of a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, Self
+
+from diffeat.errors import InvalidValueError
+from diffeat.evaluation.bootstrap import Interval
+
+#: Header and rows; the last row sums up.
+Table = tuple[list[str], list[list[str]]]
+
+
+class Result(Protocol):
+    """The outcome of a task; printing it tells the protocol beside the numbers."""
+
+    @property
+    def dataset(self) -> str: ...
+    @property
+    def recipe(self) -> str: ...
+    @property
+    def recipe_hash(self) -> str: ...
+
+    @property
+    def value(self) -> float:
+        """The number that is quoted, in percent."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What a reader of the numbers must know."""
+        ...
+
+    def interval(self) -> Interval:
+        """Of :attr:`value`, by resampling what was scored."""
+        ...
+
+    def table(self) -> Table:
+        """By category, class or object, and in all."""
+        ...
+
+    def merge(self, other: Self) -> Self:
+        """The result of both parts of a dataset: what scoring them together would give.
+
+        Raises:
+            InvalidValueError: The parts were not scored alike.
+        """
+        ...
+
+
+def check_alike(one: Any, other: Any, *names: str) -> None:
+    """Refuse to merge results that differ in more than the part of the dataset.
+
+    Raises:
+        InvalidValueError: Naming the difference.
+    """
+    for name in ("dataset", "recipe_hash", *names):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        if mine != theirs:
+            raise InvalidValueError(f"Results of different {name} cannot be merged: {mine!r} and {theirs!r}.")
+
+
+def joined(*notes: Sequence[str]) -> tuple[str, ...]:
+    """Notes of several parts, each once."""
+    return tuple(dict.fromkeys(note for part in notes for note in part))

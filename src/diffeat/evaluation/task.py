@@ -1,0 +1,83 @@
+"""A use of features that is scored on a kind of dataset. Tasks are registered in :mod:`diffeat.tasks.registry`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from diffeat.datasets.card import Kind
+from diffeat.datasets.registry import get_card, open_dataset
+from diffeat.errors import InvalidValueError
+from diffeat.evaluation.result import Result
+from diffeat.evaluation.texts import PromptPolicy, read_policy
+
+
+class TaskOptions(BaseModel):
+    """What may be said about an evaluation; the command line offers these fields with their descriptions.
+
+    Raises:
+        InvalidValueError: A value does not fit; names the field.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: str | None = Field(
+        default=None, description="The split that is scored; test if not given, where there are splits."
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="So many pairs, pictures or videos, spread evenly; of classes, so many pictures of each.",
+    )
+    prompts: Annotated[PromptPolicy, BeforeValidator(read_policy)] = Field(
+        default=None,
+        description="Text for the pictures: 'category', a text with {category} in it, a JSON file {category: text}, or "
+        "any other text. By default the recipe's own.",
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            problems = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
+            text = "; ".join(f"{name}: {message}, got {value!r}" for name, message, value in problems)
+            raise InvalidValueError(f"{type(self).__name__}: {text}.") from None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task by name.
+
+    Attributes:
+        name: Of the task.
+        kind: Of the datasets that it is scored on.
+        options: What may be said about it.
+        evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.
+        learns: Whether ``data`` is a pair: the part that is learned from, and the part that is scored.
+    """
+
+    name: str
+    kind: Kind
+    options: type[TaskOptions]
+    evaluate: Callable[..., Result]
+    learns: bool = False
+
+    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: Any) -> Any:
+        """The data that :attr:`evaluate` takes.
+
+        Args:
+            reading: Options of the dataset's card.
+
+        Raises:
+            DiffeatError: As :func:`~diffeat.datasets.registry.open_dataset`, or the training split is to be scored.
+        """
+        scored = get_card(dataset, self.kind).split(options.split)
+        if self.learns and scored == "train":
+            raise InvalidValueError(f"{dataset} is learned from on its train split, which cannot be scored as well.")
+        parts = ["train", scored] if self.learns else [scored]
+        data = [open_dataset(dataset, root, split, kind=self.kind, **reading).limited(options.limit) for split in parts]
+        return tuple(data) if self.learns else data[0]
