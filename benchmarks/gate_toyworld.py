@@ -1,7 +1,7 @@
 """GATE on the toy world: which techniques help, and does the verdict predict the downstream gain?
 
-    python benchmarks/gate_toyworld.py --out gate-toyworld            (about an hour on two CPU cores)
-    python benchmarks/gate_toyworld.py --out gate-quick --quick       (minutes; too few pictures to mean much)
+    python -m benchmarks.gate_toyworld --out gate-toyworld            (about an hour on two CPU cores)
+    python -m benchmarks.gate_toyworld --out gate-quick --quick       (minutes; too few pictures to mean much)
 
 1. Draws captioned pictures, trains an edge ControlNet and two LoRAs on them (one on all, one overfitted to few).
 2. GATE: every technique with null and shuffled twins, on pictures no training saw.
@@ -38,10 +38,10 @@ from diffeat.studies.content_shift import GateSettings, gate
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
-from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
-from diffeat.zoo.train_controlnet import train_controlnet
-from diffeat.zoo.train_lora import Settings as LoRASettings
-from diffeat.zoo.train_lora import train_lora
+from tools.zoo.train_controlnet import Settings as ControlNetSettings
+from tools.zoo.train_controlnet import train_controlnet
+from tools.zoo.train_lora import Settings as LoRASettings
+from tools.zoo.train_lora import train_lora
 
 #: Seeds of the world: pictures to train techniques on, and the benchmark's own.
 TRAINED_ON, BENCHMARK = 21, 7

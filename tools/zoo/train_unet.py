@@ -25,10 +25,10 @@ from torch.nn import functional as F
 
 from diffeat.datasets.toyworld import CLASSES
 from diffeat.errors import UnknownNameError, did_you_mean
-from diffeat.zoo import cache
-from diffeat.zoo.build import Parts, make_scheduler
-from diffeat.zoo.optimiser import MuonAdamW
-from diffeat.zoo.runs import Log, at_step, autocast, finished_stage, gradients, load_state, save_state
+from tools.zoo import cache
+from tools.zoo.build import Parts, make_scheduler
+from tools.zoo.optimiser import MuonAdamW
+from tools.zoo.runs import Log, at_step, autocast, finished_stage, gradients, load_state, save_state
 
 #: share of hidden captions
 DROPPED = 0.5

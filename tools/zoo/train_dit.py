@@ -1,7 +1,7 @@
 """Training of the transformer together with its text encoder on encoded pictures.
 
 Loss, weights of timesteps, hidden captions and the heads that tell what a hidden caption says of the figure are those
-of :mod:`diffeat.zoo.train_unet`; the heads read the mean tokens of the middle and the last block. The weights that
+of :mod:`tools.zoo.train_unet`; the heads read the mean tokens of the middle and the last block. The weights that
 count are a moving average.
 """
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffeat.zoo.build_dit import DitParts, make_dit_scheduler
-from diffeat.zoo.optimiser import MuonAdamW
-from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
-from diffeat.zoo.train_unet import CAP, GROUPS, WORDS, Examples, learning_rate
+from tools.zoo.build_dit import DitParts, make_dit_scheduler
+from tools.zoo.optimiser import MuonAdamW
+from tools.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
+from tools.zoo.train_unet import CAP, GROUPS, WORDS, Examples, learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

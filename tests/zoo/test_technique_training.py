@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from diffeat.backbones import Backbone
 from diffeat.errors import DatasetError, ModelError
 from diffeat.techniques import ControlNet, LoRA, Scene, Session
-from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
-from diffeat.zoo.train_controlnet import train_controlnet
-from diffeat.zoo.train_lora import Settings as LoRASettings
-from diffeat.zoo.train_lora import train_lora
 from tiny.pipelines import build
+from tools.zoo.train_controlnet import Settings as ControlNetSettings
+from tools.zoo.train_controlnet import train_controlnet
+from tools.zoo.train_lora import Settings as LoRASettings
+from tools.zoo.train_lora import train_lora
 
 
 @pytest.fixture(scope="module")

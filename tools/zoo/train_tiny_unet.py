@@ -1,4 +1,4 @@
-"""Train ``tiny-unet`` on the toy world: ``python -m diffeat.zoo.train_tiny_unet --out RUN``.
+"""Train ``tiny-unet`` on the toy world: ``python -m tools.zoo.train_tiny_unet --out RUN``.
 
 Stages, each of which a killed run continues with ``--resume``: draw pictures, train the autoencoder, encode the
 pictures, train the U-Net with the text encoder, export a pipeline directory ``RUN/tiny_unet`` in float16.
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.zoo import cache
-from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
-from diffeat.zoo.pictures import loss_curves, sample_grid
-from diffeat.zoo.runs import finished_stage, run_command, threads
-from diffeat.zoo.train_unet import DROPPED, Examples, check_frozen, is_frozen, load_average, train_unet
-from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
+from tools.zoo import cache
+from tools.zoo.build import Parts, Widths, make_parts, make_pipeline
+from tools.zoo.pictures import loss_curves, sample_grid
+from tools.zoo.runs import finished_stage, run_command, threads
+from tools.zoo.train_unet import DROPPED, Examples, check_frozen, is_frozen, load_average, train_unet
+from tools.zoo.train_vae import encode_all, settle_scale, train_vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ def on_grid(weight: Tensor, grid: int) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_unet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_tiny_unet", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     explained = {
         "seed": "of pictures, weights and noise",

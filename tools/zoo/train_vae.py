@@ -20,9 +20,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffeat.zoo import cache
-from diffeat.zoo.build import CHANNELS
-from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
+from tools.zoo import cache
+from tools.zoo.build import CHANNELS
+from tools.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -1,6 +1,6 @@
 """Train a ControlNet on a folder of pictures with captions.
 
-``python -m diffeat.zoo.train_controlnet --model tiny-unet --images DIR --out RUN --condition canny``
+``python -m tools.zoo.train_controlnet --model tiny-unet --images DIR --out RUN --condition canny``
 
 The ControlNet starts as a copy of the UNet's encoder with outputs of zero, and is trained to predict the same as the
 UNet (Zhang et al. 2023); the UNet itself is frozen. A killed run goes on with ``--resume``. The result lies in
@@ -21,8 +21,8 @@ import torch.nn.functional as F
 
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.geometry.line_art import LINE_ART
-from diffeat.zoo.runs import Log, at_step, load_state, run_command, save_state
-from diffeat.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
+from tools.zoo.runs import Log, at_step, load_state, run_command, save_state
+from tools.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def _widths(pipeline: Any) -> tuple[int, ...]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_controlnet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_controlnet", description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures with captions")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--model", default=Settings.model)

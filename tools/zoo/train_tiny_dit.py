@@ -1,7 +1,7 @@
-"""Train ``tiny-dit`` on the toy world: ``python -m diffeat.zoo.train_tiny_dit --out RUN [--data UNET_RUN]``.
+"""Train ``tiny-dit`` on the toy world: ``python -m tools.zoo.train_tiny_dit --out RUN [--data UNET_RUN]``.
 
 The autoencoder is that of ``tiny-unet``. ``--data`` takes pictures and latents from a run of
-``diffeat.zoo.train_tiny_unet`` instead of drawing and encoding them anew. A killed run goes on with ``--resume``; every
+``tools.zoo.train_tiny_unet`` instead of drawing and encoding them anew. A killed run goes on with ``--resume``; every
 checkpoint exports a pipeline directory ``RUN/tiny_dit`` in float16.
 """
 
@@ -20,13 +20,13 @@ from torch import Tensor
 
 from diffeat import zoo
 from diffeat.errors import InvalidValueError
-from diffeat.zoo import cache
-from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
-from diffeat.zoo.pictures import CAPTIONS, loss_curves
-from diffeat.zoo.runs import run_command, threads
-from diffeat.zoo.train_dit import load_dit_average, train_dit, word_groups
-from diffeat.zoo.train_unet import Examples
-from diffeat.zoo.train_vae import encode_all
+from tools.zoo import cache
+from tools.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
+from tools.zoo.pictures import CAPTIONS, loss_curves
+from tools.zoo.runs import run_command, threads
+from tools.zoo.train_dit import load_dit_average, train_dit, word_groups
+from tools.zoo.train_unet import Examples
+from tools.zoo.train_vae import encode_all
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -108,7 +108,7 @@ def _autoencoder(data: Path | None) -> AutoencoderKL:
 
 def _fresh(settings: DitSettings, vae: AutoencoderKL) -> tuple[DitParts, PixArtSigmaPipeline]:
     from diffeat.datasets.toyworld.captions import vocabulary
-    from diffeat.zoo.build_dit import make_t5_tokenizer
+    from tools.zoo.build_dit import make_t5_tokenizer
 
     words = len(make_t5_tokenizer(vocabulary()))
     parts = make_dit_parts(settings.widths, words, vae.config["latent_channels"], settings.seed, settings.size)
@@ -140,7 +140,7 @@ def export(
 
 
 def sample(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 20, columns: int = 8) -> None:
-    """Sample the captions of :mod:`diffeat.zoo.pictures` from a pipeline directory into one PNG."""
+    """Sample the captions of :mod:`tools.zoo.pictures` from a pipeline directory into one PNG."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from PIL import Image
 
@@ -158,7 +158,7 @@ def sample(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 20, 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_dit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_tiny_dit", description=__doc__)
     defaults = DitSettings()
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--data", type=Path, help="run of train_tiny_unet whose pictures and latents are used")

@@ -1,6 +1,6 @@
 """Train a LoRA on a folder of pictures with captions.
 
-``python -m diffeat.zoo.train_lora --model tiny-unet --images DIR --out RUN --rank 8``
+``python -m tools.zoo.train_lora --model tiny-unet --images DIR --out RUN --rank 8``
 
 Low-rank adapters (PEFT) on the UNet's attention, optionally on its convolutions; the rest is frozen. Few pictures and
 many steps overfit. A killed run goes on with ``--resume``. Every ``save_every`` steps a file
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from diffeat.zoo.runs import Log, at_step, load_state, run_command, save_state
-from diffeat.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
+from tools.zoo.runs import Log, at_step, load_state, run_command, save_state
+from tools.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
 
 _ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 _CONVOLUTIONS = ("conv1", "conv2", "conv_shortcut", "proj_in", "proj_out")
@@ -119,7 +119,7 @@ def _export(pipeline: Any, run: Path, step: int) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_lora", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_lora", description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures with captions")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--model", default=Settings.model)
