@@ -10,8 +10,8 @@ all their seeds (seeds of one picture are not independent). Percentiles are wide
 (Hesterberg 2015, "expanded percentile").
 
 With confidence 1 − α, a true gain of 0 is called *helps* with probability α/2 and *hurts* likewise, as far as the
-bootstrap holds (see :mod:`~diffeat.studies.content_shift.exact_posterior`); other true gains are mistaken less often.
-The relevance ``margin`` is the gain that is too small to matter:
+bootstrap holds (measured where every answer is known, see ``docs/content-shift.md``); other true gains are mistaken
+less often. The relevance ``margin`` is the gain that is too small to matter:
 
 * **harmless** if the whole interval lies within ±margin;
 * **helps** if the interval lies above 0, **hurts** if below;
