@@ -96,9 +96,9 @@ def train_techniques(given: argparse.Namespace, root: Path) -> dict[str, str]:
     good = LoRASettings(model=model, size=SIZE, steps=counts["lora"], save_every=50)
     tight = replace(good, limit=4, rank=32, alpha=32, rate=2e-3, convolutions=True, seed=1)
     return {
-        "controlnet": str(train_controlnet(control, pictures, root / "train-control", device, True, limit)),
-        "lora": str(train_lora(good, pictures, root / "train-lora", device, True, limit / 4)),
-        "overfitted": str(train_lora(tight, pictures, root / "train-overfitted", device, True, limit / 4)),
+        "controlnet": str(train_controlnet(control, pictures, root / "train-control", device, limit)),
+        "lora": str(train_lora(good, pictures, root / "train-lora", device, limit / 4)),
+        "overfitted": str(train_lora(tight, pictures, root / "train-overfitted", device, limit / 4)),
     }
 
 

@@ -1,13 +1,13 @@
-"""What every training run needs: state on disk that survives a kill, randomness by step, a loss table."""
+"""What the trainings here share: their folders, randomness by step, threads, averaged weights."""
 
 from __future__ import annotations
 
-import os
+import json
 import sys
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
@@ -16,33 +16,50 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, InvalidValueError, did_you_mean
+from diffeat.progress import Progress, silent
+from diffeat.training.checkpoint import Tensors, load
+from diffeat.training.loop import STATE
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
+@dataclass(frozen=True)
+class Work:
+    """Where a stage is trained, and to whom it speaks."""
+
+    device: str
+    pool: ThreadPool
+    say: Callable[[str], None]
+    progress: Progress = silent
 
 
-def load_state(path: Path) -> dict[str, Any] | None:
-    """A checkpoint, or None when there is none."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
+def claim(run: Path, stage: str, settings: Any) -> None:
+    """Write a stage's settings into its run's folder, or make sure that they are those of the run that is there.
+
+    Raises:
+        InvalidValueError: ``run`` holds a stage of other settings.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file, asked = run / f"{stage}.json", json.loads(json.dumps(asdict(settings)))
+    if not file.exists():
+        file.write_text(json.dumps(asked, indent=2))
+        return
+    there = json.loads(file.read_text())
+    if there != asked:
+        changed = ", ".join(k for k in asked if there.get(k) != asked[k])
+        raise InvalidValueError(f"{run} holds a run with other settings ({changed}); give another --out.")
 
 
-def finished_stage(run: Path, stage: str) -> dict[str, Any]:
-    """The checkpoint of an earlier stage of a run.
+def finished_stage(run: Path, stage: str) -> dict[str, Tensor]:
+    """The tensors of an earlier stage's last checkpoint.
 
     Raises:
         InvalidValueError: There is none.
     """
-    state = load_state(run / f"{stage}.pt")
-    if state is None:
-        there = [path.stem for path in run.glob("*.pt") if path.stem != "vae"]
-        raise InvalidValueError(
-            f"{run} holds no stage {stage!r} to go on from; train that first. {did_you_mean(stage, there)}".rstrip()
-        )
-    return state
+    file = run / f"{stage}-{STATE}"
+    if not file.exists():
+        there = [path.name.removesuffix(f"-{STATE}") for path in run.glob(f"*-{STATE}")]
+        nearest = did_you_mean(stage, [name for name in there if name != "vae"])
+        raise InvalidValueError(f"{run} holds no stage {stage!r} to go on from; train that first. {nearest}".rstrip())
+    return load(file)[0]
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -52,7 +69,7 @@ def run_command(main: Callable[[], None]) -> None:
     except DiffeatError as error:
         sys.exit(f"Error: {error}")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command with --resume goes on from the last checkpoint.")
+        sys.exit("\nStopped. The same command goes on from here.")
 
 
 def at_step(seed: int, step: int, stage: str) -> torch.Generator:
@@ -63,33 +80,6 @@ def at_step(seed: int, step: int, stage: str) -> torch.Generator:
 def autocast(device: str) -> torch.autocast:
     """bfloat16 where that is fast."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, cache_enabled=False)
-
-
-class Log:
-    """A CSV of numbers by step; rows at or after a resumed step are dropped first."""
-
-    def __init__(self, path: Path, columns: tuple[str, ...], start: int) -> None:
-        self.path, self.rows, self.values = path, [], []
-        kept = path.read_text().splitlines()[1:] if path.exists() else []
-        kept = [row for row in kept if int(row.split(",")[0]) < start]
-        path.write_text("\n".join([",".join(columns), *kept]) + "\n")
-        before = float(kept[-1].rsplit(",", 1)[1]) if kept else 0.0
-        self.since = time.monotonic() - before
-
-    def add(self, step: int, *numbers: float) -> None:
-        self.values.append(numbers[0])
-        seconds = time.monotonic() - self.since
-        self.rows.append(",".join([str(step), *(f"{n:.5f}" for n in numbers), f"{seconds:.1f}"]))
-
-    def recent(self, count: int = 50) -> float:
-        """The mean of the first number over the last steps."""
-        last = self.values[-count:]
-        return sum(last) / max(len(last), 1)
-
-    def flush(self) -> None:
-        with open(self.path, "a") as file:
-            file.writelines(row + "\n" for row in self.rows)
-        self.rows = []
 
 
 @contextmanager
@@ -103,8 +93,8 @@ def threads(count: int) -> Iterator[ThreadPool]:
         pool.join()
 
 
-def gradients(
-    pool: ThreadPool, loss_of: Callable[..., Tensor], batch: tuple[Tensor, ...], weights: list[Tensor]
+def shared_gradients(
+    pool: ThreadPool, loss_of: Callable[..., Tensor], batch: tuple[Tensor, ...], weights: Sequence[Tensor]
 ) -> float:
     """Fill ``weights``' gradients with those of the mean loss over a batch, a slice of it on each thread of ``pool``.
 
@@ -124,3 +114,18 @@ def gradients(
         parts = [g[k] for _, g in results if g[k] is not None]
         weight.grad = sum(parts[1:], parts[0]) if parts else None  # type: ignore[arg-type]
     return sum(loss for loss, _ in results)
+
+
+class MovingAverage(Tensors):
+    """The moving average of weights, over ever more steps, a thousand at last."""
+
+    def __init__(self, weights: dict[str, Tensor]) -> None:
+        self.weights = weights
+        self.values = {name: value.detach().float().clone() for name, value in weights.items()}
+        super().__init__(self.values)
+
+    @torch.no_grad()
+    def update(self, number: int) -> None:
+        """Take in the weights after the step of this number, from 0."""
+        keep = min(0.999, (number + 1) / (number + 12))
+        torch._foreach_lerp_(list(self.values.values()), [w.detach() for w in self.weights.values()], 1 - keep)

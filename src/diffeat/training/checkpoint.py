@@ -65,6 +65,21 @@ def within(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
     return {name.removeprefix(f"{part}/"): value for name, value in tensors.items() if name.startswith(f"{part}/")}
 
 
+class Tensors:
+    """Named tensors, written into where they are when they are loaded."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        return self._tensors
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        for name, value in self._tensors.items():
+            value.copy_(state[name])
+
+
 class Momenta:
     """The state of an optimiser as tensors by name."""
 
