@@ -32,9 +32,10 @@ from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import bar
-from diffeat.report.gate import to_dict, verdict_rows, write_gate_report
+from diffeat.report.gate import to_dict, write_gate_report
 from diffeat.report.page import Page
 from diffeat.studies.content_shift import GateSettings, gate
+from diffeat.studies.content_shift.examples import examples_of
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
@@ -162,7 +163,7 @@ def main() -> None:
     chosen = validation[:: max(1, len(validation) // (6 if given.quick else 48))]
     settings = GateSettings(strength=0.7, steps=3 if given.quick else 10, seeds=1 if given.quick else 2)
     result = gate(backbone, chosen, techniques, base, settings, bar)
-    write_gate_report(result, backbone, chosen, root / "gate")
+    write_gate_report(result, root / "gate", examples_of(result, backbone, chosen))
 
     flat = base.replace(fuse={"kind": "concat", "grid": [32, 32]})
     scored = {}
@@ -179,7 +180,7 @@ def main() -> None:
 
     page = Page("GATE on the toy world", f"model {given.model}, t = {T}, {len(chosen)} pictures for GATE")
     page.heading("Verdicts")
-    page.table(*verdict_rows(result))
+    page.table(*result.table())
     page.heading("Does the verdict predict the downstream gain?")
     page.drawing(scatter_svg(points, rho), "One dot per technique, single view.")
     page.table(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffeat.errors import InvalidValueError, ModelError
+from diffeat.studies.content_shift.halving import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.laplacian import paper_laplacian
 from diffeat.studies.content_shift.measures import (
     cka_shift,
@@ -24,7 +25,6 @@ from diffeat.studies.content_shift.measures import (
     ssim_shift,
 )
 from diffeat.studies.content_shift.perceptual import weighted_measure
-from diffeat.studies.content_shift.search import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.verdict import judge
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from oracles.exact_posterior import ExactPosterior, shapes_bank

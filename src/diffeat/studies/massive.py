@@ -20,7 +20,8 @@ from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.massive_channels import Place, raw_statistics
 from diffeat.features import FeatureMap
 from diffeat.features.picture import ImageLike, load_picture
-from diffeat.refinement.massive import Detection, Rule, find_massive, high_norm_tokens
+from diffeat.refinement.massive import Detection, Rule, high_norm_tokens
+from diffeat.refinement.massive import find_massive as detect
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 
@@ -43,10 +44,11 @@ class Birth:
 
 @dataclass(frozen=True)
 class Survey:
-    """What :func:`survey` measured.
+    """What :func:`find_massive` measured.
 
     Attributes:
-        recipe: How the model was run; its activation and first timestep are the place that is looked at closely.
+        recipe: The recipe that was given, taking out the channels that are massive at its place.
+        base: How the model was run; its activation and first timestep are the place that is looked at closely.
         model: Name of the model.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
@@ -59,6 +61,7 @@ class Survey:
     """
 
     recipe: Recipe
+    base: Recipe
     model: str
     blocks: tuple[str, ...]
     timesteps: tuple[float, ...]
@@ -72,7 +75,7 @@ class Survey:
     @property
     def place(self) -> Place:
         """Timestep and block that are looked at closely."""
-        return self.recipe.trajectory.timesteps[0], str(self.recipe.activations[0])
+        return self.base.trajectory.timesteps[0], str(self.base.activations[0])
 
     @property
     def channels(self) -> list[int]:
@@ -104,8 +107,21 @@ class Survey:
             "blocks": jaccard([self.statistics[time, b].top(count) for b in self.blocks]),
         }
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: what is massive in each block, at the recipe's timestep."""
+        header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
+        rows = []
+        for block in self.blocks:
+            detection = self.detections[self.place[0], block]
+            size = self.statistics[self.place[0], block].mean_abs
+            rows.append(
+                [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
+                 f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
+            )  # fmt: skip
+        return header, rows
 
-def survey(
+
+def find_massive(
     recipe: Recipe,
     backbone: Backbone,
     pictures: Sequence[ImageLike],
@@ -115,7 +131,7 @@ def survey(
     rule: Rule | None = None,
     examples: int = 2,
 ) -> Survey:
-    """Measure massive activations.
+    """Find a transformer's massive activations, and where they come from.
 
     Args:
         recipe: Its first activation must be an ``adaln`` one.
@@ -142,13 +158,15 @@ def survey(
         activations=list(names), refine=None, fuse=None, **{"trajectory.timesteps": times, "trajectory.draws": 1}
     )
     statistics = raw_statistics(wide, backbone, names, pictures)
-    detections = {place: find_massive(s, rule) for place, s in statistics.items()}
+    detections = {place: detect(s, rule) for place, s in statistics.items()}
     place = names[_position(backbone, names, str(recipe.activations[0]))]
     close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
     channels = detections[close.trajectory.timesteps[0], place].channels
     kept = _examples(close, backbone, pictures[:examples], place, channels)
+    discard = recipe.refine.discard if recipe.refine and recipe.refine.discard != "none" else "pre"
     return Survey(
-        recipe=close,
+        recipe=recipe.replace(refine={"discard": discard, "channels": channels} if channels else {}),
+        base=close,
         model=backbone.name,
         blocks=names,
         timesteps=times,

@@ -65,6 +65,11 @@ class Verdict:
         more = f"; about {self.needed} images would do" if self.needed else ""
         return f"{text} (gain {self.gain:+.1%}, {self.low:+.1%} to {self.high:+.1%}{more})"
 
+    def short(self) -> str:
+        """For the cell of a table."""
+        more = f", ~{self.needed} images" if self.needed else ""
+        return f"{self.call} {self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}]{more}"
+
 
 def judge(
     base: ArrayLike, technique: ArrayLike, *, confidence: float = 0.95, margin: float = 0.02, seed: int = 0
