@@ -25,7 +25,7 @@ from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.studies.selection.search import SelectionSettings, default_recipe, select
-from test_selection_meter import IMAGES, blocks, made
+from support.selection import IMAGES, blocks, made
 from tiny.pipelines import build
 
 FINE = Measured(0.1, 0.05, 0.1, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)

@@ -107,7 +107,7 @@ def _trained(recipe: Recipe) -> Amalgamation:
     if weights is None:
         raise InvalidValueError(
             f"Recipe {recipe.name!r} mixes views by 'amalgamation' but names no trained weights (fuse.weights). Train "
-            "them with diffeat.studies.content_shift.train_amalgamation, or use fuse 'concat' or 'mean'."
+            "them with diffeat.training.train_on_pairs, or use fuse 'concat' or 'mean'."
         )
     path = Path(weights.source) / weights.file if weights.file else Path(weights.source)
     if weights.sha256 is not None and path.is_file() and file_digest(path) != weights.sha256:
