@@ -1,7 +1,7 @@
 """GATE on the toy world: which techniques help, and does the verdict predict the downstream gain?
 
-    python benchmarks/gate_toyworld.py --out gate-toyworld            (about an hour on two CPU cores)
-    python benchmarks/gate_toyworld.py --out gate-quick --quick       (minutes; too few pictures to mean much)
+    python -m benchmarks.gate_toyworld --out gate-toyworld            (about an hour on two CPU cores)
+    python -m benchmarks.gate_toyworld --out gate-quick --quick       (minutes; too few pictures to mean much)
 
 1. Draws captioned pictures, trains an edge ControlNet and two LoRAs on them (one on all, one overfitted to few).
 2. GATE: every technique with null and shuffled twins, on pictures no training saw.
@@ -32,16 +32,17 @@ from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import bar
-from diffeat.report.gate import to_dict, verdict_rows, write_gate_report
+from diffeat.report.gate import to_dict, write_gate_report
 from diffeat.report.page import Page
 from diffeat.studies.content_shift import GateSettings, gate
+from diffeat.studies.content_shift.examples import examples_of
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
-from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
-from diffeat.zoo.train_controlnet import train_controlnet
-from diffeat.zoo.train_lora import Settings as LoRASettings
-from diffeat.zoo.train_lora import train_lora
+from tools.zoo.train_controlnet import Settings as ControlNetSettings
+from tools.zoo.train_controlnet import train_controlnet
+from tools.zoo.train_lora import Settings as LoRASettings
+from tools.zoo.train_lora import train_lora
 
 #: Seeds of the world: pictures to train techniques on, and the benchmark's own.
 TRAINED_ON, BENCHMARK = 21, 7
@@ -96,9 +97,9 @@ def train_techniques(given: argparse.Namespace, root: Path) -> dict[str, str]:
     good = LoRASettings(model=model, size=SIZE, steps=counts["lora"], save_every=50)
     tight = replace(good, limit=4, rank=32, alpha=32, rate=2e-3, convolutions=True, seed=1)
     return {
-        "controlnet": str(train_controlnet(control, pictures, root / "train-control", device, True, limit)),
-        "lora": str(train_lora(good, pictures, root / "train-lora", device, True, limit / 4)),
-        "overfitted": str(train_lora(tight, pictures, root / "train-overfitted", device, True, limit / 4)),
+        "controlnet": str(train_controlnet(control, pictures, root / "train-control", device, limit)),
+        "lora": str(train_lora(good, pictures, root / "train-lora", device, limit / 4)),
+        "overfitted": str(train_lora(tight, pictures, root / "train-overfitted", device, limit / 4)),
     }
 
 
@@ -162,7 +163,7 @@ def main() -> None:
     chosen = validation[:: max(1, len(validation) // (6 if given.quick else 48))]
     settings = GateSettings(strength=0.7, steps=3 if given.quick else 10, seeds=1 if given.quick else 2)
     result = gate(backbone, chosen, techniques, base, settings, bar)
-    write_gate_report(result, backbone, chosen, root / "gate")
+    write_gate_report(result, root / "gate", examples_of(result, backbone, chosen))
 
     flat = base.replace(fuse={"kind": "concat", "grid": [32, 32]})
     scored = {}
@@ -180,7 +181,7 @@ def main() -> None:
 
     page = Page("GATE on the toy world", f"model {given.model}, t = {T}, {len(chosen)} pictures for GATE")
     page.heading("Verdicts")
-    page.table(*verdict_rows(result))
+    page.table(*result.table())
     page.heading("Does the verdict predict the downstream gain?")
     page.drawing(scatter_svg(points, rho), "One dot per technique, single view.")
     page.table(

@@ -29,13 +29,14 @@ import torch
 from diffeat import Extractor, Recipe
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.progress import bar
 from diffeat.report.correspondence import interval_text
 from diffeat.report.hyperfeatures import (
     curve_rows,
     curve_svg,
-    layers_heat_svg,
+    heat_svg,
     mixing_heat_svg,
     round_trip_svg,
     strongest_words,
@@ -45,14 +46,14 @@ from diffeat.report.match_picture import match_picture
 from diffeat.report.page import Page
 from diffeat.tasks.correspondence import get_protocol, match
 from diffeat.tasks.correspondence.keypoints import PairRecord, pck
-from diffeat.training.hyperfeatures.logs import read_log
-from diffeat.training.hyperfeatures.maps import Described
+from diffeat.training.hyperfeatures.maps import Described, MapSource
 from diffeat.training.hyperfeatures.prepare import explicit, prepare
 from diffeat.training.hyperfeatures.prune import curve
 from diffeat.training.hyperfeatures.recipes import catalogue_at_size, network_of
-from diffeat.training.hyperfeatures.run import train_hyperfeatures
-from diffeat.training.hyperfeatures.score import SingleMap, records, score_layers
+from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures
+from diffeat.training.hyperfeatures.score import records, score
 from diffeat.training.hyperfeatures.train import TrainSettings
+from diffeat.training.log import read_log
 
 PROTOCOL = get_protocol("spair-point")
 ROUND_TRIP = (5, 10, 20, 50, 100)
@@ -68,6 +69,18 @@ def main() -> None:
     args = parser.parse_args()
     demo = Demo(args.out, args.model, 60 if args.quick else args.steps, args.seed, args.quick)
     demo.run()
+
+
+class SingleMap:
+    """One raw map of every picture, in the form in which a feature store gives features."""
+
+    def __init__(self, source: MapSource, layer: int, step: int) -> None:
+        self._source, self._layer, self._step = source, layer, step
+
+    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
+        """The map of a picture, by its path."""
+        maps = self._source.maps(Path(key))
+        return FeatureMap({"map": maps.layers[self._layer][self._step]}, maps.frame, key)
 
 
 class Demo:
@@ -130,17 +143,19 @@ class Demo:
 
     def _train(self, name: str, extractor: Extractor):
         settings = TrainSettings(
-            steps=self.steps, seed=self.seed, flip=0.5, dense=1.0, validate_every=max(20, self.steps // 6)
+            steps=self.steps,
+            seed=self.seed,
+            flip=0.5,
+            dense=1.0,
+            validate_every=max(20, self.steps // 6),
+            projection=128,
         )
         outcome = train_hyperfeatures(
             extractor,
-            self.pairs["trn"],
+            TrainingData(self.pairs["trn"], self.pairs["val"], PROTOCOL),
             self.out / name,
             settings,
-            validation=self.pairs["val"],
-            protocol=PROTOCOL,
-            projection=128,
-            features=self.out / "features",
+            storage=Storage(self.out / "features"),
             progress=bar,
         )
         self.numbers[f"seconds per training step, {name}"] = outcome.trained.seconds
@@ -158,10 +173,13 @@ class Demo:
         counts = len(network.config.steps), len(network.config.channels)
         datasets = [self.pairs["val"], self.pairs["test"]]
         with prepare(self.extractor, datasets, self.out / "features", progress=bar) as ready:
-            found = score_layers(self.pairs["val"], ready.source, PROTOCOL, range(counts[1]), range(counts[0]))
-            step, layer = max(found, key=lambda place: found[place].value)
+            values = np.array(
+                [[score(self.pairs["val"], SingleMap(ready.source, k, s), PROTOCOL).value for s in range(counts[0])]
+                 for k in range(counts[1])]
+            )  # fmt: skip
+            layer, step = divmod(int(values.argmax()), counts[0])
             best, _ = records(self.pairs["test"], SingleMap(ready.source, layer, step), PROTOCOL)
-        self.single_maps = found
+        self.single_maps = values
         self.numbers["best single map"] = [network.config.activations[layer], self.extractor.times[step]]
         print(
             f"best single map on validation: {network.config.activations[layer]} at t = {self.extractor.times[step]:g}"
@@ -197,7 +215,8 @@ class Demo:
         self.page.drawing(mixing_heat_svg(network, times), "Mixing weights in percent: layers × timesteps.")
         self.page.text("The strongest pairs: " + "; ".join(strongest_words(network, times)) + ".")
         self.page.drawing(
-            layers_heat_svg(self.single_maps, network, times), "PCK@0.1 of every raw map alone, validation pairs."
+            heat_svg(self.single_maps, network, times, "PCK of the raw map (%)"),
+            "PCK@0.1 of every raw map alone, validation pairs.",
         )
         self.page.heading("Accuracy against cost of what is left (validation pairs)")
         self.page.drawing(curve_svg(points), "Blue: the strongest pairs by number. Red: one step, one layer.")

@@ -81,10 +81,10 @@ def main() -> int:
             save_file(maps, file)
             continue
         before = load_file(file)
-        assert list(sorted(before)) == list(sorted(maps)), f"{preset}: other maps than before"
+        assert sorted(before) == sorted(maps), f"{preset}: other maps than before"
         differences = [float((maps[k] - before[k]).abs().max() / before[k].abs().max()) for k in before]
         equal = sum(d == 0 for d in differences)
-        print(f"{preset:20} {len(before)} maps, {equal} bit for bit, largest relative difference {max(differences):.1e}")
+        print(f"{preset:20} {len(before)} maps, {equal} bit for bit, largest difference {max(differences):.1e}")
         worst = max(worst, *differences)
     return int(worst > LIMIT)
 

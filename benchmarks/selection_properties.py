@@ -23,7 +23,7 @@ from real_models import MODELS
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
 from diffeat.geometry import FrameSpec
-from diffeat.studies.selection.measure import measurable, measure
+from diffeat.studies.selection.properties import measurable, measure
 from diffeat.trajectories import forward_rows, noisy_latents
 
 

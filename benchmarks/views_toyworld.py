@@ -1,6 +1,6 @@
 """What views with techniques are worth beside the same number of denoiser calls spent otherwise, on the toy world.
 
-    python benchmarks/views_toyworld.py --trained gate-toyworld --out views-toyworld
+    python -m benchmarks.views_toyworld --trained gate-toyworld --out views-toyworld
 
 ``--trained`` is the folder of ``gate_toyworld.py``, which trains the techniques. Plain draws, timesteps and technique
 views are joined by concatenation, mean and trained amalgamation (from training pairs, from training labels) and scored
@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gate_toyworld import PROTOCOL, SIZE, T, base_recipe, draw_benchmark
 
+from benchmarks.gate_toyworld import PROTOCOL, SIZE, T, base_recipe, draw_benchmark
 from diffeat.backbones import Backbone
 from diffeat.bench.ditf import difference
 from diffeat.datasets.spair import read_spair

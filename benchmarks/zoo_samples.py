@@ -4,7 +4,7 @@ A linear classifier of gradient histograms (scikit-image's HOG) learns the class
 plain background that went through the model's autoencoder, and then names samples of captions. Beside the samples:
 drawings of another world, which it should get right, and samples of the empty caption, which tell chance.
 
-    python benchmarks/zoo_samples.py --out samples.png
+    python -m benchmarks.zoo_samples --out samples.png
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from diffeat import zoo
 from diffeat.datasets.toyworld import CLASSES, Toyworld
-from diffeat.zoo.cache import FIXED
+from tools.zoo.cache import FIXED
 
 SIDES = ("left", "right")
 

@@ -19,6 +19,9 @@ install_import_hook("diffeat", "shapes.checked")
 
 torch.set_num_threads(1)
 
+#: Fixtures that several files of tests share.
+pytest_plugins = ["support.hyperfeatures"]
+
 
 def golden_roots() -> list[Path]:
     """Folders of reference data: the part committed with the tests, and the whole where it lies beside the repo."""

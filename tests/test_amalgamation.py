@@ -156,18 +156,22 @@ def synthetic() -> Any:
     }
 
 
+def all_pairs(paths: Any) -> Any:
+    from diffeat.datasets.pairs import PairDataset, PointPair
+
+    points = tuple((float(x), float(y)) for x in range(0, 6, 2) for y in range(0, 6, 2))
+    every = [PointPair(f"{a}", a, b, points, points) for a in paths for b in paths if a != b]
+    return PairDataset("synthetic", "trn", Path(), tuple(every))
+
+
 @pytest.mark.parametrize(("kind", "sparsity"), [("channel", 0.0), ("scalar", 0.5)])
 def test_training_on_pairs_finds_the_view_that_knows(
     monkeypatch: pytest.MonkeyPatch, kind: Any, sparsity: float
 ) -> None:
-    from diffeat.datasets.pairs import PairDataset, PointPair
-    from diffeat.studies.content_shift import amalgamate
+    from diffeat.training import amalgamation as amalgamate
 
     stacks = synthetic()
-    paths = list(stacks)
-    points = tuple((float(x), float(y)) for x in range(0, 6, 2) for y in range(0, 6, 2))
-    every = [PointPair(f"{a}", a, b, points, points) for a in paths for b in paths if a != b]
-    pairs = PairDataset("synthetic", "trn", Path(), tuple(every))
+    pairs = all_pairs(stacks)
     monkeypatch.setattr(amalgamate, "_stacks", lambda *_: stacks)
     base = recipe(views=[{"name": n} for n in "abc"], fuse={"kind": "mean"})
     settings = amalgamate.AmalgamateSettings(kind=kind, steps=100, rate=3e-3, sparsity=sparsity)
@@ -182,6 +186,28 @@ def test_training_on_pairs_finds_the_view_that_knows(
     seen = hidden.network.train().weights(views).mean(dim=(0, 1, 3))
     assert (seen - 1 / 3).abs().max() < 0.05
     assert min(hidden.losses[-20:]) > max(found.losses[-20:])
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_stopped_training_goes_on_to_the_same_weights(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, released: bool
+) -> None:
+    from diffeat.training import amalgamation
+
+    pairs = all_pairs(synthetic())
+    monkeypatch.setattr(amalgamation, "_stacks", lambda *_: synthetic())
+    base = recipe(views=[{"name": n} for n in "abc"], fuse={"kind": "mean"})
+
+    def train(folder: Path | None, steps: int) -> amalgamation.Amalgamated:
+        settings = amalgamation.AmalgamateSettings(steps=steps, rate=3e-3, released=released, sparsity=0.1)
+        return amalgamation.train_on_pairs(base, None, pairs, settings, folder=folder)  # type: ignore[arg-type]
+
+    whole = train(None, 30)
+    train(tmp_path, 12)
+    again = train(tmp_path, 30)
+    assert again.losses == whole.losses
+    one, other = whole.network.state_dict(), again.network.state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_training_on_labels_and_the_recipe_that_follows(

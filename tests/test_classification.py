@@ -21,7 +21,7 @@ from test_segmentation import Colours
 
 class Streamed(Colours):
     def stream(self, images, prompts=None, *, on_error=None):
-        yield from super().stream([load_picture(i, prompts or "") for i in images])
+        yield from super().stream([Picture.of(i).told(prompts or "") for i in images])
 
 
 def coloured(label: int, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from diffeat.extraction.composed import Composer, wanted_activations
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,7 +18,6 @@ from diffeat.activations import read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.composed import Composer, wanted_activations
 from tiny.pipelines import build
 
 SIZE = 64

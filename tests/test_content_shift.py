@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.studies.content_shift.exact_posterior import ExactPosterior, shapes_bank
+from diffeat.studies.content_shift.halving import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.laplacian import paper_laplacian
 from diffeat.studies.content_shift.measures import (
     cka_shift,
@@ -25,9 +25,9 @@ from diffeat.studies.content_shift.measures import (
     ssim_shift,
 )
 from diffeat.studies.content_shift.perceptual import weighted_measure
-from diffeat.studies.content_shift.search import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.verdict import judge
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
+from oracles.exact_posterior import ExactPosterior, shapes_bank
 
 TRUE = {"prompt": 1, "edges": 1, "all": 1, "wrong prompt": -1, "shuffled edges": -1, "guidance": -1, "other draw": 0}
 

@@ -24,8 +24,8 @@ from diffeat.geometry import open_image
 from diffeat.report.massive import summary, to_markdown, write_massive
 from diffeat.report.massive_figures import local_similarity
 from diffeat.report.sweep import write_sweep
-from diffeat.studies.massive import survey
-from diffeat.studies.sweep import block_names, sweep
+from diffeat.studies.massive import find_massive
+from diffeat.studies.sweeps import block_names, sweep
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
 from tiny.pipelines import build
@@ -78,7 +78,7 @@ def test_a_sweep_scores_every_cell_as_an_evaluation_would_and_goes_on(flux: Back
     alone = recipe.replace(activations=["ditf:3"], **{"trajectory.timesteps": [300]})
     expected = evaluate(pairs, Extractor(alone, flux), protocol).result
     assert whole.cells[300, "ditf:3"].value == pytest.approx(expected.value)
-    assert whole.chosen().activations == (whole.best.block,)
+    assert whole.recipe.activations == (whole.best.block,)
     assert not list(tmp_path.glob("features-*"))
 
     page = write_sweep(whole, tmp_path)
@@ -115,7 +115,7 @@ def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Pa
     massive = Backbone.from_pipeline(build("flux"))
     inject_massive(massive, [3, 5], size=150, spread=0.05, timestep=200, picture=(96, 96))
     pictures = list(calibration_pictures(3))
-    found = survey(RECIPE, massive, pictures, timesteps=[600])
+    found = find_massive(RECIPE, massive, pictures, timesteps=[600])
     assert found.timesteps == (200, 600)
     assert sorted(found.channels) == [3, 5]
     assert found.detections[200, "transformer_blocks.0.adaln"].channels == []
@@ -136,7 +136,7 @@ def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Pa
 
 
 def test_a_clean_model_has_none_and_says_how_far_it_is(flux: Backbone) -> None:
-    found = survey(RECIPE, flux, list(calibration_pictures(2)))
+    found = find_massive(RECIPE, flux, list(calibration_pictures(2)))
     assert found.channels == []
     told = summary(found)[0]
     assert "No massive channel" in told
@@ -145,10 +145,10 @@ def test_a_clean_model_has_none_and_says_how_far_it_is(flux: Backbone) -> None:
         f"is {float(size.max() / size.median()):.1f} times the median channel (the rule asks for 30, met in 0%" in told
     )
     with pytest.raises(InvalidValueError, match="two pictures"):
-        survey(RECIPE, flux, list(calibration_pictures(1)))
+        find_massive(RECIPE, flux, list(calibration_pictures(1)))
     unet = Backbone.from_pipeline(build("sd15"))
     with pytest.raises(InvalidValueError, match="no AdaLN"):
-        survey(RECIPE.replace(activations=["up_blocks.1"], refine=None), unet, list(calibration_pictures(2)))
+        find_massive(RECIPE.replace(activations=["up_blocks.1"], refine=None), unet, list(calibration_pictures(2)))
 
 
 def test_local_similarity_is_the_mean_cosine_with_the_neighbours() -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.report.gate import write_gate_report, write_search_report
 from diffeat.studies.content_shift import GateSettings, ShiftMeter, gate, search
+from diffeat.studies.content_shift.examples import examples_of
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from diffeat.techniques.parse import parse_combination
 from support.techniques import backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
@@ -46,7 +47,7 @@ def test_gate_pairs_controls_and_restores(backbone: Any, files: Any, tmp_path: P
     )
     assert fingerprint(backbone.pipeline) == before
 
-    page = write_gate_report(result, backbone, pictures, tmp_path, examples=1)
+    page = write_gate_report(result, tmp_path, examples_of(result, backbone, pictures, 1))
     assert "shuffled" in page.read_text()
     data = json.loads((tmp_path / "gate.json").read_text())
     assert {v["name"] for v in data["variants"]} == {v.name for v in result.variants}

@@ -17,8 +17,8 @@ from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe, preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
 from diffeat.extraction.reading import AttentionActivation
+from support.selection import catalogue, sd15, sdxl
 from test_composed import picture
-from test_selection_paper import catalogue, sd15, sdxl
 from tiny.pipelines import build
 
 PRACTICAL = {

@@ -8,60 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffeat.studies.selection.meter import Measured, Meter, concentration
-
-SIDE, CHANNELS, IMAGES, DRAWS = 16, 48, 8, 4
-
-
-def measured(maps: list[Tensor]) -> Measured:
-    """Properties of maps (draws, C, h, w), one per picture."""
-    meter = Meter(maps[0].shape[1], (maps[0].shape[2], maps[0].shape[3]))
-    for values in maps:
-        meter.add(values)
-    return meter.result()
-
-
-def made(
-    noise: float = 0.0,
-    position: float = 0.0,
-    content=lambda x: x,
-    noise_form=lambda x: x,
-    seed: int = 0,
-    images: int = IMAGES,
-) -> list[Tensor]:
-    """Maps whose variance is shared out as asked; ``noise`` is of what is not position."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def field(*lead: int) -> Tensor:
-        return torch.randn(*lead, CHANNELS, SIDE, SIDE, generator=generator)
-
-    def unit(x: Tensor) -> Tensor:
-        return x / x.std()
-
-    place = unit(content(field(1)))
-    rest = 1 - position
-    return [
-        math.sqrt(position) * place
-        + math.sqrt(rest * (1 - noise)) * unit(content(field(1)))
-        + math.sqrt(rest * noise) * unit(noise_form(field(DRAWS)))
-        for _ in range(images)
-    ]
-
-
-def below(cycles: float):
-    """Keeps the frequencies up to ``cycles`` per side."""
-
-    def form(x: Tensor) -> Tensor:
-        f = torch.fft.fftfreq(SIDE, 1 / SIDE)
-        keep = torch.hypot(f[:, None], f[None, :]).round() <= cycles
-        return torch.fft.ifft2(torch.fft.fft2(x) * keep).real
-
-    return form
-
-
-def blocks(x: Tensor) -> Tensor:
-    """Constant over 4×4 cells."""
-    return torch.nn.functional.avg_pool2d(x, 4).repeat_interleave(4, -1).repeat_interleave(4, -2)
+from diffeat.studies.selection.meter import concentration
+from support.selection import CHANNELS, SIDE, below, blocks, made, measured
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])

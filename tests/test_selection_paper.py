@@ -3,55 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 
 import pytest
-import torch
 from torch import nn
 
-from diffeat.activations import Catalogue
 from diffeat.errors import InvalidValueError
 from diffeat.studies.selection.paper import Name, paper_pool, paper_verdicts
+from support.selection import catalogue, sd15, sdxl
 
 REPEATS = range(3)
-
-
-def sd15() -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=64,
-            block_out_channels=(320, 640, 1280, 1280),
-            cross_attention_dim=768,
-            attention_head_dim=8,
-            down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
-            up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
-        )
-
-
-def sdxl() -> nn.Module:
-    from diffusers import UNet2DConditionModel
-
-    with torch.device("meta"):
-        return UNet2DConditionModel(
-            sample_size=128,
-            block_out_channels=(320, 640, 1280),
-            cross_attention_dim=2048,
-            attention_head_dim=(5, 10, 20),  # type: ignore[arg-type]
-            use_linear_projection=True,
-            transformer_layers_per_block=(1, 2, 10),
-            addition_embed_type="text_time",
-            addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=2816,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        )
-
-
-@cache
-def catalogue(build: Callable[[], nn.Module]) -> Catalogue:
-    return Catalogue.of(build())
 
 
 def gdf_names(build: Callable[[], nn.Module]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,15 @@ from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.studies.selection.greedy import forward_selection, rank_singles
-from diffeat.studies.selection.measure import Measurement, Property, attention_shifts, measure
 from diffeat.studies.selection.meter import Measured, Meter
 from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
+from diffeat.studies.selection.properties import Measurement, Property, attention_shifts, measure
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
 from diffeat.studies.selection.score import Score, ratio
-from diffeat.studies.selection.search import default_recipe, select
-from test_selection_meter import IMAGES, blocks, made
+from diffeat.studies.selection.search import SelectionSettings, default_recipe, select
+from support.selection import IMAGES, blocks, made
 from tiny.pipelines import build
 
 FINE = Measured(0.1, 0.05, 0.1, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)
@@ -371,13 +372,13 @@ def test_bad_pictures_are_told(backbone: Backbone, tmp_path: Path) -> None:
 def test_selecting_without_labels_and_going_on(backbone: Backbone, tmp_path: Path) -> None:
     images = noise_pictures(tmp_path, 4)
     base = default_recipe(backbone).replace(frame={"mode": "squash", "size": 64})
-    arguments = {"budget": 20, "base": base, "rules": "paper", "draws": 2, "folder": tmp_path / "work"}
-    found = select(backbone, images, **arguments)
+    settings, folder = SelectionSettings(20, "paper", draws=2), tmp_path / "work"
+    found = select(backbone, images, settings, folder, base=base)
     assert found.steps[-1].channels <= 20
     assert sum(v.kept for v in found.verdicts.values()) <= 33
     assert "pool" in {v.reasons[0][0] for v in found.verdicts.values() if not v.kept}
     assert found.recipe.fuse is not None
-    again = select(backbone, images, **arguments)
+    again = select(backbone, images, settings, folder, base=base)
     assert again.recipe == found.recipe
     from diffeat.report.selection import write_selection
 
@@ -386,7 +387,7 @@ def test_selecting_without_labels_and_going_on(backbone: Backbone, tmp_path: Pat
     assert page.count("<tr>") > len(found.verdicts)
     assert "data:image/png" in page
     with pytest.raises(InvalidValueError, match="budget of 1"):
-        select(backbone, images, **(arguments | {"budget": 1}))
+        select(backbone, images, replace(settings, budget=1), folder, base=base)
     (tmp_path / "all.yaml").write_text('- {property: x, when: ["channels > 0"], reason: all}\n')
     with pytest.raises(InvalidValueError, match="reject all"):
-        select(backbone, images, **(arguments | {"rules": tmp_path / "all.yaml"}))
+        select(backbone, images, replace(settings, rules=tmp_path / "all.yaml"), folder, base=base)

@@ -29,8 +29,8 @@ from diffeat.features import Picture
 from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
 from diffeat.report.sweep import write_sweep
-from diffeat.studies.massive import survey
-from diffeat.studies.sweep import block_names, sweep
+from diffeat.studies.massive import find_massive
+from diffeat.studies.sweeps import block_names, sweep
 from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.correspondence.keypoints import PairRecord
 from diffeat.tasks.correspondence.protocol import Protocol
@@ -97,7 +97,7 @@ def run_ditf(
         for kind, changed in variants(chosen, clean).items():
             one = changed.replace(model=name)
             sources.append(RowSource(lambda r=one, b=backbone: Extractor(r, b), {f"{name}, {kind}": None}, "category"))
-        found = survey(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
+        found = find_massive(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
         where = root / ("massive" if backbone is clean else "massive-injected")
         write_massive(found, [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]], where)
         (where / "summary.txt").write_text("\n".join(summary(found)) + "\n", encoding="utf-8")
@@ -142,7 +142,7 @@ def _chosen(
         progress=progress,
     )  # fmt: skip
     write_sweep(found, folder)
-    return found.chosen().replace(refine=recipe.refine)
+    return found.recipe.replace(refine=recipe.refine)
 
 
 def difference(name: str, one: Evaluation, other: Evaluation) -> Difference:

@@ -26,10 +26,10 @@ from diffeat.evaluation.features import feature_folder
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_table
-from diffeat.report.selection import score_text, write_selection
+from diffeat.report.selection import write_selection
 from diffeat.studies.selection.labels import open_labels
 from diffeat.studies.selection.score import Score, ratio
-from diffeat.studies.selection.search import Selection, default_recipe, load_backbone, select
+from diffeat.studies.selection.search import Selection, SelectionSettings, default_recipe, load_backbone, select
 from diffeat.tasks.classification import evaluate_classification
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
@@ -88,9 +88,8 @@ def run_selection(
     )
     labels = open_labels("toyworld", data, categories=tuple(SPECIES), most=samples)
     seen = sorted((data / "JPEGImages").glob("*/trn_*_0000.jpg"))
-    selection = select(
-        backbone, seen, budget=budget, labels=labels, base=base, folder=root / "selection", progress=progress
-    )
+    settings = SelectionSettings(budget)
+    selection = select(backbone, seen, settings, root / "selection", labels=labels, base=base, progress=progress)
     write_selection(selection, root / "selected.yaml", root / "selection")
     sets = {
         "legacy choice": legacy,
@@ -157,7 +156,7 @@ def difference(row: SelectionRow, other: SelectionRow, task: str) -> tuple[float
 def selection_table(rows: Sequence[SelectionRow]) -> tuple[list[str], list[list[str]]]:
     """Header and rows with intervals, and the differences of the last row from the others."""
     header = ["activations", "channels", *TASKS]
-    body = [[r.name, str(r.channels), *(score_text(r.scores[t]) for t in TASKS)] for r in rows]
+    body = [[r.name, str(r.channels), *(str(r.scores[t]) for t in TASKS)] for r in rows]
     for other in rows[:-1]:
         cells = (difference(rows[-1], other, t) for t in TASKS)
         body.append(

@@ -11,7 +11,7 @@ from typer.core import TyperCommand, TyperOption
 from diffeat.cli.options import Activations, Device, Dtype, ModelName, RecipeName, Seed, Size, Timestep
 
 if TYPE_CHECKING:
-    from diffeat.studies.content_shift.gate import GateResult
+    from diffeat.studies.content_shift.gating import GateResult
 
 
 class GateCommand(TyperCommand):
@@ -75,7 +75,8 @@ def gate(
     from diffeat.cli.options import changed_recipe, make_extractor
     from diffeat.geometry import find_images
     from diffeat.progress import bar
-    from diffeat.studies.content_shift.gate import gate as run
+    from diffeat.studies.content_shift.examples import examples_of
+    from diffeat.studies.content_shift.gating import gate as run
     from diffeat.studies.content_shift.meter import GateSettings
     from diffeat.techniques.parse import parse_combination
 
@@ -94,7 +95,7 @@ def gate(
     from diffeat.report.gate import write_gate_report, write_search_report
 
     if search is not None:
-        from diffeat.studies.content_shift.search import search as look_for
+        from diffeat.studies.content_shift.halving import search as look_for
 
         ended = look_for(extractor.backbone, paths, combinations, chosen, budget=search, settings=settings)
         typer.echo(str(ended))
@@ -102,16 +103,15 @@ def gate(
         return
     result = run(extractor.backbone, paths, combinations, chosen, settings, bar)
     _print(result)
-    typer.echo(f"Report: {write_gate_report(result, extractor.backbone, paths, out)}", err=True)
+    shown = examples_of(result, extractor.backbone, paths)
+    typer.echo(f"Report: {write_gate_report(result, out, shown)}", err=True)
 
 
 def _print(result: GateResult) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diffeat.report.gate import verdict_rows
-
-    header, rows = verdict_rows(result)
+    header, rows = result.table()
     table = Table()
     for i, column in enumerate(header):
         table.add_column(column, justify="left" if i == 0 else "right")

@@ -50,7 +50,7 @@ def massive(
     from diffeat.geometry import find_images
     from diffeat.refinement.massive import Rule
     from diffeat.report.massive import summary, write_massive
-    from diffeat.studies.massive import survey
+    from diffeat.studies.massive import find_massive
 
     times = read_numbers(timesteps, "--timesteps")
     chosen = changed_recipe(recipe, model=model, activations=activation, size=size)
@@ -59,13 +59,11 @@ def massive(
     pictures = list(find_images(paths).images) if paths else list(calibration_pictures())
     extractor = make_extractor(chosen.replace(refine=None), device, dtype)
     rule = None if ratio is None else Rule(ratio=ratio)
-    found = survey(chosen, extractor.backbone, pictures, timesteps=times, blocks=block or (), rule=rule)
+    found = find_massive(chosen, extractor.backbone, pictures, timesteps=times, blocks=block or (), rule=rule)
     page = write_massive(found, [Picture.of(p).image for p in pictures[: len(found.examples)]], out)
     for line in summary(found):
         typer.echo(line)
     typer.echo(f"Report: {page}", err=True)
     if write is not None:
-        channels = found.detections[found.place].channels
-        discard = chosen.refine.discard if chosen.refine and chosen.refine.discard != "none" else "pre"
-        chosen.replace(refine={"discard": discard, "channels": channels} if channels else {}).save(write)
+        found.recipe.save(write)
         typer.echo(f"Recipe with these channels: {write}", err=True)

@@ -81,7 +81,7 @@ def select(
     from diffeat.report.selection import write_selection
     from diffeat.studies.selection.labels import open_labels
     from diffeat.studies.selection.rules import load_rules
-    from diffeat.studies.selection.search import default_recipe, load_backbone
+    from diffeat.studies.selection.search import SelectionSettings, default_recipe, load_backbone
     from diffeat.studies.selection.search import select as run
 
     if rules != "paper":
@@ -100,10 +100,8 @@ def select(
     if size is not None:
         base = base.replace(frame={"mode": "squash", "size": size})
     folder = out.parent / f"{out.stem}-selection"
-    result = run(
-        backbone, chosen, budget=budget, labels=tasks, base=base, rules=rules, noise_timestep=noise_timestep,
-        draws=draws, most=most, seed=seed, folder=folder, progress=bar,
-    )  # fmt: skip
+    settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
+    result = run(backbone, chosen, settings, folder, labels=tasks, base=base, progress=bar)
     page = write_selection(result, out, folder)
     _print(result)
     typer.echo(f"Recipe: {out}\nReport: {page}", err=True)
@@ -113,12 +111,12 @@ def _print(result: Selection) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from diffeat.report.selection import directions, score_text
+    from diffeat.studies.selection.observations import observations
 
     console = Console()
     kept = sum(v.kept for v in result.verdicts.values())
     console.print(f"{len(result.verdicts)} activations measured, {kept} candidates.", highlight=False)
-    for line in directions(result):
+    for line in observations(result.measurement):
         console.print(f"  {line}", style="dim", highlight=False)
     table = Table()
     table.add_column("joined", overflow="fold")
@@ -126,6 +124,6 @@ def _print(result: Selection) -> None:
     for title in ("channels", *names):
         table.add_column(title, justify="right")
     for step in result.steps:
-        cells = (score_text(step.scores[n]).replace("[", "\\[") for n in names)
+        cells = (str(step.scores[n]).replace("[", "\\[") for n in names)
         table.add_row(step.added, str(step.channels), *cells)
     console.print(table)

@@ -55,8 +55,8 @@ def sweep(
     from diffeat.extraction import Extractor
     from diffeat.progress import bar
     from diffeat.report.sweep import summary, write_sweep
-    from diffeat.studies.sweep import block_names
-    from diffeat.studies.sweep import sweep as run
+    from diffeat.studies.sweeps import block_names
+    from diffeat.studies.sweeps import sweep as run
     from diffeat.tasks.correspondence.protocol import get_protocol
 
     times = read_numbers(timesteps, "--timesteps")

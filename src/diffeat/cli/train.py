@@ -59,7 +59,6 @@ def hyperfeatures(
     ] = None,
     flip: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
     dense: Annotated[float, typer.Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
-    window: Annotated[float, typer.Option(min=0, help="Weight of the position loss around the best cell.")] = 0,
     size: Annotated[int | None, typer.Option(min=1, help="Larger (or smaller) pictures than the recipe's.")] = None,
     grid: Annotated[
         int | None, typer.Option(min=1, help="Side of a square descriptor; that of the largest map if not given.")
@@ -72,7 +71,6 @@ def hyperfeatures(
         float | None,
         typer.Option(min=0, help="The most GiB of stored features (most of the free disk); beyond, nothing is stored."),
     ] = None,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events.")] = False,
     protocol: ProtocolName = None,
     prompts: Prompts = None,
     images: Images = None,
@@ -93,14 +91,15 @@ def hyperfeatures(
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.tasks.correspondence.protocol import get_protocol
-    from diffeat.training.hyperfeatures.logs import read_log
     from diffeat.training.hyperfeatures.recipes import network_of
-    from diffeat.training.hyperfeatures.run import train_hyperfeatures, training_recipe
-    from diffeat.training.hyperfeatures.train import LOG, TrainSettings
+    from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
+    from diffeat.training.hyperfeatures.train import TrainSettings
+    from diffeat.training.log import read_log
+    from diffeat.training.loop import LOG
 
     settings = TrainSettings(
-        steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, window=window, validate_every=every,
-        grid=None if grid is None else (grid, grid),
+        steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, validate_every=every,
+        grid=None if grid is None else (grid, grid), projection=projection, bottleneck=bottleneck,
     )  # fmt: skip
     known = Reading.load(recipe)
     known = known if model is None else known.replace(model=model)
@@ -114,10 +113,9 @@ def hyperfeatures(
     scored_by = get_protocol(protocol or card.protocol)
     extractor = make_extractor(training_recipe(known, size), device, dtype, batch_size)
     outcome = train_hyperfeatures(
-        extractor, training, out, settings,
-        validation=held_out, protocol=scored_by, prompts=_policy(prompts), projection=projection, bottleneck=bottleneck,
-        start=network_of(known) if start else None, features=features, dtype=store_dtype,
-        limit=None if store_limit is None else int(store_limit * 2**30), tensorboard=tensorboard, progress=bar,
+        extractor, TrainingData(training, held_out, scored_by, _policy(prompts)), out, settings,
+        start=network_of(known) if start else None,
+        storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)), progress=bar,
         on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
     )  # fmt: skip
     trained = outcome.trained
@@ -125,7 +123,7 @@ def hyperfeatures(
         f"{len(training)} pairs of {training.name} {training.split}; {outcome.pictures} pictures, "
         + ("their maps stored" if outcome.stored else "extracted again in every step: their maps do not fit the limit"),
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
-        + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense), ("window", window)) if v),
+        + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
     if trained.validation is not None:
         facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
@@ -149,7 +147,6 @@ def prune(
         str | None, typer.Option(help="Split that accuracy is measured on; val if not given, where there are splits.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs.")] = 360,
-    single: Annotated[bool, typer.Option("--single-maps", help="Also score every raw map on its own.")] = False,
     features: Annotated[Path | None, typer.Option(help="Folder of stored features, e.g. that of the training.")] = None,
     protocol: ProtocolName = None,
     prompts: Prompts = None,
@@ -173,7 +170,6 @@ def prune(
     from diffeat.training.hyperfeatures.prepare import prepare
     from diffeat.training.hyperfeatures.prune import curve
     from diffeat.training.hyperfeatures.recipes import catalogue_at_size, full_grid, network_of, recipe_of, write_recipe
-    from diffeat.training.hyperfeatures.score import score_layers
 
     if (keep is not None) + one_step + one_layer > 1:
         raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
@@ -188,9 +184,7 @@ def prune(
     with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
         layers = catalogue_at_size(known, extractor.backbone)
         points = curve(network, known, layers, pairs, ready.source, scored_by, progress=bar)
-        shape = (len(network.config.channels), len(network.config.steps))
-        maps = score_layers(pairs, ready.source, scored_by, range(shape[0]), range(shape[1])) if single else None
-    page = write_pruning_report(out, known, network, points, extractor.times, maps)
+    page = write_pruning_report(out, known, network, points, extractor.times)
     typer.echo(markdown_table(*curve_rows(points)))
     if chosen is not None:
         grid = full_grid(known, layers)

@@ -13,12 +13,12 @@ from typing import Any
 from PIL import Image
 
 from diffeat.__about__ import __version__
-from diffeat.backbones import Backbone
-from diffeat.features.picture import ImageLike
-from diffeat.report.gate_pictures import example_pictures, variant_title
+from diffeat.report.gate_pictures import example_picture
 from diffeat.report.page import Page
-from diffeat.studies.content_shift.gate import GateResult, Stage
-from diffeat.studies.content_shift.search import SearchResult
+from diffeat.studies.content_shift.examples import Example
+from diffeat.studies.content_shift.gating import GateResult
+from diffeat.studies.content_shift.halving import SearchResult
+from diffeat.studies.content_shift.meter import Stage
 
 _COLOURS = {"helps": "#1b8a5a", "hurts": "#c0392b", "harmless": "#5b6472", "cannot tell": "#c99a2e"}
 _STAGES: dict[Stage, str] = {
@@ -28,13 +28,12 @@ _STAGES: dict[Stage, str] = {
 }
 
 
-def write_gate_report(
-    result: GateResult, backbone: Backbone, images: Sequence[ImageLike], folder: str | Path, examples: int = 3
-) -> Path:
+def write_gate_report(result: GateResult, folder: str | Path, examples: Sequence[Example] = ()) -> Path:
     """Write the report.
 
     Args:
-        examples: Pictures shown with their reconstructions.
+        examples: Pictures to show with their reconstructions
+            (:func:`~diffeat.studies.content_shift.examples.examples_of`).
 
     Returns:
         Path of the HTML page.
@@ -44,34 +43,16 @@ def write_gate_report(
     (root / "gate.json").write_text(json.dumps(to_dict(result), indent=1, ensure_ascii=False), encoding="utf-8")
     _write_shifts(result, root / "gate.csv")
     page = root / "gate.html"
-    grids = example_pictures(result, backbone, images, examples)
+    grids = [(example.name, example_picture(example)) for example in examples]
     page.write_text(to_html(result, grids), encoding="utf-8")
     return page
-
-
-def verdict_rows(result: GateResult) -> tuple[list[str], list[list[str]]]:
-    """A row for every technique and control: its verdicts by the deciding measures, and its cost."""
-    stages: list[Stage] = [
-        s for s in _STAGES if any((s, m) in v for v in result.verdicts.values() for m in _all(result))
-    ]
-    header = ["technique", *(f"{s} ({_deciding(result, s)})" for s in stages), "wins", "passes"]
-    rows = []
-    for variant in result.variants:
-        if variant.role == "base":
-            continue
-        verdicts = [result.deciding(variant.name, s) for s in stages]
-        cells = ["nothing to reduce" if v is None else _short(v) for v in verdicts]
-        first = next((v for v in verdicts if v is not None), None)
-        wins = "" if first is None else f"{first.wins:.0%}"
-        rows.append([variant_title(variant), *cells, wins, f"{variant.combination.calls():.1f}"])
-    return header, rows
 
 
 def to_dict(result: GateResult) -> dict[str, Any]:
     """Everything but the shifts of single pictures."""
     return {
         "diffeat": __version__,
-        "recipe": result.recipe.content(),
+        "recipe": result.base.content(),
         "settings": asdict(result.settings),
         "timesteps": result.timesteps,
         "pictures": list(result.pictures),
@@ -94,19 +75,19 @@ def to_html(result: GateResult, grids: Sequence[tuple[str, Image.Image]] = ()) -
     """A self-contained page."""
     s = result.settings
     page = Page(
-        f"GATE · {result.recipe.name}", f"{len(result.pictures)} pictures × {s.seeds} seeds, diffeat {__version__}"
+        f"GATE · {result.base.name}", f"{len(result.pictures)} pictures × {s.seeds} seeds, diffeat {__version__}"
     )
     best = result.ranking()[0]
     verdict = result.deciding(best)
     if verdict is not None:
         page.text(f"{best}: {verdict}", "big")
-    page.table(*verdict_rows(result))
+    page.table(*result.table())
     page.bullets([*result.warnings, *_notes(result)])
     for stage, title in _STAGES.items():
         svg = forest_svg(result, stage)
         if svg:
             page.heading(title[0].upper() + title[1:])
-            page.drawing(svg, f"Gain by {_deciding(result, stage)} with {s.confidence:.0%} intervals; right is better.")
+            page.drawing(svg, f"Gain by {s.deciding(stage)} with {s.confidence:.0%} intervals; right is better.")
             page.table(*_measure_rows(result, stage))
     for caption, grid in grids:
         page.heading("Pictures") if caption == grids[0][0] else None
@@ -132,7 +113,7 @@ def forest_svg(result: GateResult, stage: Stage) -> str:
             [100 * x.low, 100 * x.high], [y, y], color=colour, lw=1.4 if control else 2.6, alpha=0.6 if control else 1
         )
         axes.plot(100 * x.gain, y, "o", color=colour, ms=4 if control else 7, mfc="white" if control else colour)
-    axes.set_yticks(range(len(shown)), [variant_title(v) for v, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [v.title for v, _ in shown], fontsize=8)
     for label, (variant, _) in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color("#20242a" if variant.role == "technique" else "#8a919c")
     axes.invert_yaxis()
@@ -157,7 +138,7 @@ def _measure_rows(result: GateResult, stage: Stage) -> tuple[list[str], list[lis
             text = f"{shifts[stage, m].mean():.4f}"
             x = verdicts.get((stage, m))
             cells.append(text if x is None else f"{text} ({x.gain:+.1%}, {x.call})")
-        rows.append([variant_title(v), *cells])
+        rows.append([v.title, *cells])
     if stage == "img2img":
         rows.append(["encoding and decoding alone", *(f"{result.ceiling[m]:.4f}" for m in measures)])
     return ["shift (less is better)", *measures], rows
@@ -195,13 +176,7 @@ def write_search_report(ended: SearchResult, folder: str | Path) -> Path:
     page = Page("GATE search", f"{ended.spent:.0f} denoiser rows, diffeat {__version__}")
     page.text(ended.chosen.label, "big")
     page.text(ended.reason)
-    for r in ended.rounds:
-        page.heading(f"{r.pictures} pictures")
-        rows = [
-            [name, v.call, f"{v.gain:+.1%}", f"{v.low:+.1%} to {v.high:+.1%}", "kept" if name in r.kept else ""]
-            for name, v in sorted(r.verdicts.items(), key=lambda item: -item[1].gain)
-        ]
-        page.table(["candidate", "verdict", "gain", "interval", ""], rows)
+    page.table(*ended.table())
     if ended.recipe is not None:
         ended.recipe.save(root / "recipe.yaml")
         page.heading("Recipe")
@@ -209,16 +184,3 @@ def write_search_report(ended: SearchResult, folder: str | Path) -> Path:
     file = root / "search.html"
     file.write_text(page.html(), encoding="utf-8")
     return file
-
-
-def _short(v: Any) -> str:
-    more = f", ~{v.needed} images" if v.needed else ""
-    return f"{v.call} {v.gain:+.1%} [{v.low:+.1%}, {v.high:+.1%}]{more}"
-
-
-def _deciding(result: GateResult, stage: Stage) -> str:
-    return (result.settings.feature_measures if stage == "features" else result.settings.measures)[0]
-
-
-def _all(result: GateResult) -> tuple[str, ...]:
-    return (*result.settings.measures, *result.settings.feature_measures)

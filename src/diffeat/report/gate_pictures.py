@@ -5,70 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from diffeat.backbones import Backbone
-from diffeat.features.picture import ImageLike
-from diffeat.studies.content_shift.gate import GateResult, Variant
-from diffeat.studies.content_shift.meter import ShiftMeter
+from diffeat.studies.content_shift.examples import Example
 from diffeat.viz import pca_colours
 
 _INK, _SOFT = (32, 34, 38), (125, 130, 138)
 
 
-def example_pictures(
-    result: GateResult, backbone: Backbone, images: Sequence[ImageLike], count: int
-) -> list[tuple[str, Image.Image]]:
-    """Grids for the pictures on which the best technique gains most, half way and least: input, reconstructions,
-    features."""
-    shown = [v for v in result.variants if v.role in ("base", "technique", "shuffled")][:6]
-    order = _by_gain(result)
-    chosen = sorted(
-        {order[round(k * (len(order) - 1) / max(count - 1, 1))] for k in range(min(count, len(order)))}, key=order.index
-    )
-    found = []
-    with ShiftMeter(
-        backbone, [images[i] for i in chosen] * (2 if len(chosen) == 1 else 1), result.recipe, result.settings
-    ) as meter:
-        for k, i in enumerate(chosen):
-            found.append((f"{Path(result.pictures[i]).name}", _grid(meter, k, shown, result)))
-    return found
-
-
-def _grid(meter: ShiftMeter, k: int, shown: Sequence[Variant], result: GateResult) -> Image.Image:
-    true, clean, t = _image(meter.pixels(k)), meter.clean_features(k), result.timesteps
-    name = next(iter(clean), None)
-    maps = [clean[name]] if name else []
-    far, near = [true], [true]
-    for v in shown:
-        shuffled = v.role == "shuffled"
-        far.append(_image(meter.reconstruct(v.combination, k, "img2img", shuffled)[0][0]))
-        estimates, features = meter.reconstruct(v.combination, k, "operating", shuffled)
-        near.append(_image(estimates[0]))
-        if name:
-            maps.append(features[name][0])
+def example_picture(example: Example) -> Image.Image:
+    """The picture, its reconstructions, and its features, in rows."""
+    true, t = _image(example.pixels), example.timesteps
     rows = [
-        (f"Img2Img from t = {t['img2img']:g}", far),
-        (f"estimate of the clean picture at t = {t['operating']:g}", near),
+        (f"Img2Img from t = {t['img2img']:g}", [true, *map(_image, example.img2img)]),
+        (f"estimate of the clean picture at t = {t['operating']:g}", [true, *map(_image, example.estimates)]),
     ]
-    if name:
-        colours = [Image.fromarray(c) for c in pca_colours(maps, shared=True)]
-        rows.append((f"{name}, shared PCA colours; first: of the clean picture", colours))
-    heads = ["picture", *(v.name for v in shown)]
-    return _sheet(heads, rows)
-
-
-def _by_gain(result: GateResult) -> list[int]:
-    best, at = result.ranking()[0], ("img2img", result.settings.measures[0])
-    gain = result.shifts["base"][at].mean(1) - result.shifts[best][at].mean(1)
-    return [int(i) for i in np.argsort(-gain)]
-
-
-def variant_title(variant: Variant) -> str:
-    """Name of a row: controls stand indented under their technique."""
-    return f"   ↳ {variant.role}" if variant.of else variant.name
+    if example.activation is not None:
+        colours = [Image.fromarray(c) for c in pca_colours(example.features, shared=True)]
+        rows.append((f"{example.activation}, shared PCA colours; first: of the clean picture", colours))
+    return _sheet(["picture", *example.variants], rows)
 
 
 def _image(pixels: Tensor) -> Image.Image:

@@ -15,8 +15,7 @@ from diffeat.extraction import Recipe
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
-from diffeat.tasks.correspondence.keypoints import PckResult
-from diffeat.training.hyperfeatures.prune import CurvePoint, Place, ranked
+from diffeat.training.hyperfeatures.prune import CurvePoint, ranked
 
 _BLUE, _RED, _GREY = "#1f5fbf", "#c2452d", "#8899aa"
 
@@ -41,18 +40,13 @@ def mixing_heat_svg(network: AggregationNetwork, times: Sequence[float] = ()) ->
         times: The timestep that stands for each step; the steps' own numbers if not given.
     """
     shares = 100 * network.shares.detach().cpu().T.numpy()
-    return _heat(shares, network, times, "mixing weight (%)", sums=True)
+    return heat_svg(shares, network, times, "mixing weight (%)", sums=True)
 
 
-def layers_heat_svg(found: Mapping[Place, PckResult], network: AggregationNetwork, times: Sequence[float] = ()) -> str:
-    """PCK of single raw maps, layers × timesteps, as an SVG drawing."""
-    values = np.full((len(network.config.channels), len(network.config.steps)), np.nan)
-    for (step, layer), result in found.items():
-        values[layer, step] = result.value
-    return _heat(values, network, times, "PCK of the raw map (%)", sums=False)
-
-
-def _heat(values: np.ndarray, network: AggregationNetwork, times: Sequence[float], label: str, sums: bool) -> str:
+def heat_svg(
+    values: np.ndarray, network: AggregationNetwork, times: Sequence[float], label: str, sums: bool = False
+) -> str:
+    """Values ``(layers, steps)`` of a network, with the sums of rows and columns or a scale, as an SVG drawing."""
     from matplotlib.figure import Figure
 
     rows, columns = values.shape
@@ -193,12 +187,8 @@ def write_pruning_report(
     network: AggregationNetwork,
     points: Sequence[CurvePoint],
     times: Sequence[float],
-    layers: Mapping[Place, PckResult] | None = None,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``report.json``: the mixing weights, and accuracy against cost.
-
-    Args:
-        layers: PCK of single raw maps, if measured.
 
     Returns:
         Path of the page.
@@ -212,9 +202,6 @@ def write_pruning_report(
     page.text(str(points[0].result.protocol), "soft")
     page.drawing(curve_svg(points), "Blue: the strongest pairs by number. Red: one step, one layer.")
     page.table(*curve_rows(points))
-    if layers:
-        page.heading("Single raw maps")
-        page.drawing(layers_heat_svg(layers, network, times), "Cosine matching with one raw map, without any training.")
     page.bullets(list(points[0].result.notes))
     (folder / "report.md").write_text(
         f"# What {recipe.name} mixes\n\n{points[0].result.protocol}\n\n{markdown_table(*curve_rows(points))}\n",
@@ -238,7 +225,6 @@ def write_pruning_report(
             }
             for p in points
         ],
-        "single_maps": [{"step": s, "layer": k, "pck": r.value} for (s, k), r in (layers or {}).items()],
     }
     (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
     (folder / "report.html").write_text(page.html(), encoding="utf-8")

@@ -59,7 +59,7 @@ def to_dict(survey: Survey) -> dict[str, Any]:
     return {
         "diffeat": __version__,
         "model": survey.model,
-        "recipe": survey.recipe.content(),
+        "recipe": survey.base.content(),
         "pictures": survey.pictures,
         "rule": vars(next(iter(survey.detections.values())).rule),
         "stability": survey.stability(),
@@ -123,20 +123,6 @@ def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def block_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
-    """One row for each block, at the recipe's timestep."""
-    header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
-    rows = []
-    for block in survey.blocks:
-        detection = survey.detections[Place(block, survey.place.step)]
-        size = survey.statistics[Place(block, survey.place.step)].mean_abs
-        rows.append(
-            [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
-             f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
-        )  # fmt: skip
-    return header, rows
-
-
 def to_markdown(survey: Survey) -> str:
     """A page of text and tables."""
     block, time = survey.place
@@ -144,7 +130,7 @@ def to_markdown(survey: Survey) -> str:
     header, rows = channel_rows(survey)
     if rows:
         lines += [f"At `{block}`, t = {time:g}:", "", markdown_table(header, rows), ""]
-    return "\n".join([*lines, markdown_table(*block_rows(survey))]) + "\n"
+    return "\n".join([*lines, markdown_table(*survey.table())]) + "\n"
 
 
 def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
@@ -161,7 +147,7 @@ def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
     page.picture(figures.magnitudes(survey), "One picture; what enters the norm, and what AdaLN makes of it.")
     page.heading("Where they are born")
     page.drawing(figures.depth(survey), "Triangles: the first block whose input has the channel. Below: its gates.")
-    page.table(*block_rows(survey))
+    page.table(*survey.table())
     if len(survey.timesteps) > 1:
         page.heading("How they follow the timestep")
         page.drawing(figures.over_time(survey), f"At {block}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.report.page import Page
-from diffeat.studies.selection.measure import attention_shifts
+from diffeat.studies.selection.observations import observations
 from diffeat.studies.selection.score import Score
 from diffeat.studies.selection.search import Selection
 
@@ -46,7 +45,7 @@ def to_json(selection: Selection) -> dict[str, Any]:
     """All numbers as plain JSON data."""
     return {
         "recipe": selection.recipe.content(),
-        "settings": selection.settings | {"budget": selection.budget, **selection.measurement.settings},
+        "settings": _settings(selection),
         "activations": [
             p.values()
             | {
@@ -75,22 +74,22 @@ def to_html(selection: Selection) -> str:
     page = Page(
         f"Activations of {settings['model']}",
         f"{settings['pictures']} pictures, {settings['draws']} draws at t = {settings['timestep']:g}, "
-        f"{settings['size'][0]}×{settings['size'][1]} pixels; rules {selection.settings['rules']}",
+        f"{settings['size'][0]}×{settings['size'][1]} pixels; rules {selection.settings.rules}",
     )
     page.text(f"{len(last.ids)} of {len(measurement.properties)} activations, {last.channels} channels", "big")
     page.text(
         f"{kept} candidates passed the rules; the set needs {last.depth:.0%} of the denoiser's work and stays within "
-        f"{selection.budget} channels."
+        f"{selection.settings.budget} channels."
     )
     page.code(selection.recipe.to_yaml())
     page.heading("How the set grew")
-    page.table(*_path_table(selection))
+    page.table(*selection.table())
     page.drawing(
         cost_svg(selection), "Dots: single candidates. Line: the set as it grew. Score over the best single one."
     )
     page.heading("Where the noise is")
     page.drawing(noise_svg(selection), "Share of variance that follows the noise draw, in order of execution.")
-    page.bullets(directions(selection))
+    page.bullets(observations(selection.measurement))
     page.heading("All activations")
     page.text("Click a column to sort by it.", "soft")
     page.rich_table(*_table(selection))
@@ -101,57 +100,6 @@ def to_html(selection: Selection) -> str:
             reasons[reason] = reasons.get(reason, 0) + 1
         page.bullets([f"{count} activations: {reason}" for reason, count in reasons.items()])
     return page.html()
-
-
-def directions(selection: Selection) -> list[str]:
-    """Whether the paper's observations hold on this model, in sentences with their numbers."""
-    properties = selection.measurement.properties
-    mean = lambda values: float(np.mean(values)) if values else float("nan")  # noqa: E731
-    stage: dict[str, list[float]] = {}
-    for p in properties:
-        if p.kind in ("resnet", "vit", "block", "sampler"):
-            stage.setdefault(p.stage, []).append(p.measured.noise)
-    noise = {name: mean(values) for name, values in stage.items()}
-    lines = []
-    down = [noise[s] for s in noise if s.startswith("down")]
-    up = [noise[s] for s in noise if s.startswith("up")]
-    if len(down) > 1 and len(up) > 1:
-        falls = all(a >= b - 0.02 for a, b in pairwise(down))
-        lines.append(
-            f"The noise {'falls' if falls else 'does not fall steadily'} through the down stage "
-            f"({_list(down)}), as the paper {'says' if falls else 'would have it'}."
-        )
-        half = len(up) // 2
-        returns = mean(up[half:]) > mean(up[:half])
-        lines.append(
-            f"It {'returns' if returns else 'does not return'} in the later half of the up stage ({_list(up)})"
-            + ("." if returns else ", unlike in the paper.")
-        )
-    of = lambda name: [p.measured for p in properties if p.id.endswith(name)]  # noqa: E731
-    own, cross = of("attn1.q") + of("attn1.k"), of("attn2.q")
-    if own and cross:
-        a, b = mean([m.concentration for m in own]), mean([m.concentration for m in cross])
-        agrees = a > b + 0.02
-        lines.append(
-            f"Self-attention queries and keys are {'more' if agrees else 'not more'} local than cross-attention "
-            f"queries (concentration {a:.2f} and {b:.2f}){'' if agrees else ', unlike in the paper'}."
-        )
-    shifts = attention_shifts(selection.measurement)
-    if shifts:
-        average = mean(list(shifts.values()))
-        does = "makes features more local" if average > 0 else "mixes features across the picture"
-        lines.append(
-            f"Self-attention {does}: concentration of its output minus its values is {average:+.2f} on average."
-        )
-    plain = mean([p.measured.noise for p in properties if p.kind in ("resnet", "vit", "block")])
-    added = mean([p.measured.noise for p in properties if p.kind in ("increment", "ffn-inner", "attention-v")])
-    if plain == plain and added == added:
-        more = added > plain + 0.02
-        lines.append(
-            f"Increments are {'noisier' if more else 'not noisier'} than the streams they are added to "
-            f"({added:.2f} and {plain:.2f}){'' if more else ', unlike in the paper'}."
-        )
-    return lines
 
 
 def cost_svg(selection: Selection) -> str:
@@ -167,7 +115,7 @@ def cost_svg(selection: Selection) -> str:
     axes.scatter(*zip(*singles, strict=True), s=16, color="#9aa4b2", label="alone")
     path = [(s.channels, s.combined) for s in selection.steps]
     axes.plot(*zip(*path, strict=True), color="#1f5fbf", marker="o", label="the set")
-    axes.axvline(selection.budget, color="#c0392b", linewidth=1, linestyle=":", label="budget")
+    axes.axvline(selection.settings.budget, color="#c0392b", linewidth=1, linestyle=":", label="budget")
     axes.set(xlabel="channels", ylabel="score / best single", xlim=(0, None))
     axes.legend(frameon=False)
     axes.grid(alpha=0.25)
@@ -205,23 +153,10 @@ def _svg(figure: Any) -> str:
     return buffer.getvalue()
 
 
-def _path_table(selection: Selection) -> tuple[list[str], list[list[str]]]:
-    names = list(selection.steps[0].scores)
-    header = ["joined", "channels", "work", *names, "over best single", "most alike", "ties"]
-    rows = [
-        [
-            s.added, str(s.channels), f"{s.depth:.0%}", *(score_text(s.scores[n]) for n in names), f"{s.combined:.3f}",
-            f"{s.alike:.2f}" if s.alike else "", str(len(s.rivals) - 1),
-        ]
-        for s in selection.steps
-    ]  # fmt: skip
-    return header, rows
-
-
-def score_text(score: Score) -> str:
-    """``48.1 [45.0, 51.2]``."""
-    low, high = score.interval()
-    return f"{score.value:.1f} [{low:.1f}, {high:.1f}]"
+def _settings(selection: Selection) -> dict[str, Any]:
+    asked = selection.settings
+    chosen = {"rules": str(asked.rules), "tasks": list(selection.tasks), "seed": asked.seed, "most": asked.most}
+    return chosen | {"budget": asked.budget, **selection.measurement.settings}
 
 
 def _numbers(score: Score) -> dict[str, Any]:
@@ -265,7 +200,3 @@ def _thumbnail(colours: np.ndarray) -> Image.Image:
     return Image.fromarray(colours).resize(
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST
     )
-
-
-def _list(values: list[float]) -> str:
-    return ", ".join(f"{v:.2f}" for v in values)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.report.page import Page, markdown_table
-from diffeat.studies.sweep import Sweep
+from diffeat.studies.sweeps import Sweep
 
 
 def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
@@ -18,22 +18,22 @@ def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
     root = Path(folder)
     root.mkdir(parents=True, exist_ok=True)
     data = {
-        "recipe": sweep.recipe.content(),
+        "recipe": sweep.base.content(),
         "dataset": sweep.dataset,
         "protocol": str(sweep.protocol),
         "best": asdict(sweep.best),
         "cells": [asdict(c) for c in sweep.cells.values()],
     }
     (root / "sweep.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
-    table = markdown_table(*table_rows(sweep))
-    text = f"# Sweep of {sweep.recipe.name} on {sweep.dataset}\n\n{table}\n\n"
+    table = markdown_table(*sweep.table())
+    text = f"# Sweep of {sweep.base.name} on {sweep.dataset}\n\n{table}\n\n"
     (root / "sweep.md").write_text(text + "".join(f"- {line}\n" for line in summary(sweep)), encoding="utf-8")
-    sweep.chosen().replace(name=f"{sweep.recipe.name}-swept").save(root / "best.yaml")
-    page = Page(f"Sweep of {sweep.recipe.name} on {sweep.dataset}", str(sweep.protocol))
+    sweep.recipe.save(root / "best.yaml")
+    page = Page(f"Sweep of {sweep.base.name} on {sweep.dataset}", str(sweep.protocol))
     page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}: {sweep.best.value:.1f} %", "big")
     page.drawing(heat_map(sweep), "Score in percent; the best cell is framed.")
     page.bullets(summary(sweep))
-    page.table(*table_rows(sweep))
+    page.table(*sweep.table())
     file = root / "sweep.html"
     file.write_text(page.html(), encoding="utf-8")
     return file
@@ -48,12 +48,6 @@ def summary(sweep: Sweep) -> list[str]:
         + (": the choice among them is not settled by these data." if rivals else "."),
         f"Scored on {sweep.dataset}; report final numbers on another split.",
     ]
-
-
-def table_rows(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Blocks by timesteps."""
-    header = ["block", *(f"t = {t:g}" for t in sweep.timesteps)]
-    return header, [[b, *(f"{sweep.cells[t, b].value:.1f}" for t in sweep.timesteps)] for b in sweep.blocks]
 
 
 def heat_map(sweep: Sweep) -> str:
@@ -76,7 +70,7 @@ def heat_map(sweep: Sweep) -> str:
     axes.add_patch(frame)
     axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
-    axes.set(xlabel="timestep", ylabel="block", title=f"{sweep.recipe.name} on {sweep.dataset}")
+    axes.set(xlabel="timestep", ylabel="block", title=f"{sweep.base.name} on {sweep.dataset}")
     figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.name} score (%)")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")

@@ -19,7 +19,8 @@ from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap, ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, find_massive, high_norm_tokens
+from diffeat.refinement.massive import Detection, Rule, high_norm_tokens
+from diffeat.refinement.massive import find_massive as detect
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 
@@ -42,10 +43,11 @@ class Birth:
 
 @dataclass(frozen=True)
 class Survey:
-    """What :func:`survey` measured.
+    """What :func:`find_massive` measured.
 
     Attributes:
-        recipe: How the model was run; its activation and first timestep are the place that is looked at closely.
+        recipe: The recipe that was given, taking out the channels that are massive at its place.
+        base: How the model was run; its activation and first timestep are the place that is looked at closely.
         model: Name of the model.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
@@ -58,6 +60,7 @@ class Survey:
     """
 
     recipe: Recipe
+    base: Recipe
     model: str
     blocks: tuple[str, ...]
     timesteps: tuple[float, ...]
@@ -71,7 +74,7 @@ class Survey:
     @property
     def place(self) -> Place:
         """Block and timestep that are looked at closely."""
-        return Place(str(self.recipe.activations[0]), self.recipe.trajectory.timesteps[0])
+        return Place(str(self.base.activations[0]), self.base.trajectory.timesteps[0])
 
     @property
     def channels(self) -> list[int]:
@@ -103,8 +106,21 @@ class Survey:
             "blocks": jaccard([self.statistics[Place(b, time)].top(count) for b in self.blocks]),
         }
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: what is massive in each block, at the recipe's timestep."""
+        header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
+        rows = []
+        for block in self.blocks:
+            detection = self.detections[Place(block, self.place.step)]
+            size = self.statistics[Place(block, self.place.step)].mean_abs
+            rows.append(
+                [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
+                 f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
+            )  # fmt: skip
+        return header, rows
 
-def survey(
+
+def find_massive(
     recipe: Recipe,
     backbone: Backbone,
     pictures: Sequence[ImageLike],
@@ -114,7 +130,7 @@ def survey(
     rule: Rule | None = None,
     examples: int = 2,
 ) -> Survey:
-    """Measure massive activations.
+    """Find a transformer's massive activations, and where they come from.
 
     Args:
         recipe: Its first activation must be an ``adaln`` one.
@@ -141,13 +157,15 @@ def survey(
         activations=list(names), refine=None, fuse=None, **{"trajectory.timesteps": times, "trajectory.draws": 1}
     )
     statistics = raw_statistics(wide, backbone, names, pictures)
-    detections = {place: find_massive(s, rule) for place, s in statistics.items()}
+    detections = {place: detect(s, rule) for place, s in statistics.items()}
     place = names[_position(backbone, names, str(recipe.activations[0]))]
     close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
     channels = detections[Place(place, close.trajectory.timesteps[0])].channels
     kept = _examples(close, backbone, pictures[:examples], place, channels)
+    discard = recipe.refine.discard if recipe.refine and recipe.refine.discard != "none" else "pre"
     return Survey(
-        recipe=close,
+        recipe=recipe.replace(refine={"discard": discard, "channels": channels} if channels else {}),
+        base=close,
         model=backbone.name,
         blocks=names,
         timesteps=times,

@@ -11,7 +11,7 @@ share a feature space; ``shared`` gives both the mean of their weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -37,6 +37,12 @@ from diffeat.extraction.joins.views import MixedViews
 from diffeat.geometry import Frame, file_digest
 from diffeat.progress import Progress, silent
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
+from diffeat.training.loop import Loop, Schedule, Values
+
+#: Steps between checkpoints.
+_EVERY = 200
+#: From the network and a source of examples, the loss of a step and the mixing weights behind it.
+Loss = Callable[[Amalgamation, torch.Generator], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -91,9 +97,8 @@ class Amalgamated:
     def recipe(self, base: Recipe, file: Path) -> Recipe:
         """Write the weights, and the recipe that uses them."""
         save_amalgamation(self.network, file)
-        assert base.fuse is not None
         fuse = {
-            **base.fuse.model_dump(exclude={"weights"}),
+            **({} if base.fuse is None else base.fuse.model_dump(exclude={"weights"})),
             "kind": "amalgamation",
             "weights": {"source": str(file), "sha256": file_digest(file)},
         }
@@ -120,6 +125,7 @@ def train_on_pairs(
     pairs: PairDataset,
     settings: AmalgamateSettings | None = None,
     prompts: PromptPolicy = None,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> Amalgamated:
     """Train on point correspondences.
@@ -127,6 +133,7 @@ def train_on_pairs(
     Args:
         recipe: Has the views; its fuse gives grid and normalisation.
         pairs: The training pairs, one per step in random order.
+        folder: Gets state and log of the training; an earlier one there is gone on with.
 
     Raises:
         DatasetError: No pair has points.
@@ -150,7 +157,7 @@ def train_on_pairs(
         ]
         return keypoint_loss(out[0], out[1], cells[0], cells[1]), weights
 
-    return _train(recipe, stacks, settings, loss_of, [], progress)
+    return _train(recipe, stacks, settings, loss_of, None, folder, progress)
 
 
 def train_on_labels(
@@ -159,6 +166,7 @@ def train_on_labels(
     labelled: MaskDataset,
     settings: AmalgamateSettings | None = None,
     prompts: PromptPolicy = None,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> Amalgamated:
     """Train on labelled pixels, with a linear classifier on top that is not kept.
@@ -181,8 +189,10 @@ def train_on_labels(
         )[0, 0].long()
         for s in labelled.samples
     }
-    config = _config(stacks, settings)
-    probe = nn.Sequential(nn.BatchNorm2d(config.out_channels), nn.Conv2d(config.out_channels, classes, 1))
+    channels = _config(stacks, settings).out_channels
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        probe = nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, classes, 1))
 
     def loss_of(network: Amalgamation, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         chosen = torch.randint(len(labelled.samples), (2,), generator=generator).tolist()
@@ -191,46 +201,65 @@ def train_on_labels(
         truth = torch.stack([labels[p] for p in paths])
         return F.cross_entropy(probe(out), truth, ignore_index=IGNORE), weights
 
-    return _train(recipe, stacks, settings, loss_of, list(probe.parameters()), progress)
+    return _train(recipe, stacks, settings, loss_of, probe, folder, progress)
+
+
+class _Chance:
+    """What is random in a training: examples by a generator of their own, dropout by torch's."""
+
+    def __init__(self, seed: int) -> None:
+        self.examples = torch.Generator().manual_seed(seed)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"examples": self.examples.get_state(), "dropout": torch.get_rng_state()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
+        self.examples.set_state(state["examples"])
+        torch.set_rng_state(state["dropout"])
 
 
 def _train(
     recipe: Recipe,
     stacks: Mapping[Path, _Stack],
     settings: AmalgamateSettings,
-    loss_of: Callable[[Amalgamation, torch.Generator], tuple[Tensor, Tensor]],
-    more: list[nn.Parameter],
+    loss_of: Loss,
+    probe: nn.Module | None,
+    folder: Path | None,
     progress: Progress,
 ) -> Amalgamated:
-    generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         network = Amalgamation(_config(stacks, settings)).train()
-        optimiser = torch.optim.AdamW(
-            [*network.parameters(), *more], lr=settings.rate, weight_decay=settings.decay
-        )  # fmt: skip
-        walk, losses = SparsityWalk(settings.seed), []
-        for _ in progress(range(settings.steps), total=settings.steps, desc="amalgamate"):
-            loss, weights = loss_of(network, generator)
+        parts = {"network": network} if probe is None else {"network": network, "probe": probe}
+        weights = [weight for part in parts.values() for weight in part.parameters()]
+        chance = _Chance(settings.seed)
+        how = {name: value for name, value in asdict(settings).items() if name != "steps"}
+        loop = Loop(
+            folder,
+            Schedule(settings.steps, _EVERY),
+            {"optimiser": torch.optim.AdamW(weights, lr=settings.rate, weight_decay=settings.decay)},
+            {**parts, "chance": chance},
+            {**how, "recipe": recipe.hash, "pictures": len(stacks)},
+        )
+        walk = SparsityWalk(settings.seed)
+        for value in loop.losses:
+            walk.update(value)
+
+        def gradients(_: int) -> Values:
+            loss, mixed_by = loss_of(network, chance.examples)
             sparsity = walk.value if settings.released else settings.sparsity
-            total = regularised(loss, weights, sparsity, settings.diversity, settings.released)
-            optimiser.zero_grad(set_to_none=True)
-            total.backward()
-            optimiser.step()
-            losses.append(float(loss.detach()))
-            walk.update(losses[-1])
+            regularised(loss, mixed_by, sparsity, settings.diversity, settings.released).backward()
+            value = float(loss.detach())
+            walk.update(value)
+            return {"loss": value}
+
+        loop.run(gradients, progress=progress, desc="amalgamate")
     network.eval()
     with torch.no_grad():
-        weights = torch.cat([network.weights(s.views[None]) for s in stacks.values()], dim=1)
-    assert recipe.views is not None
-    names = tuple(v.name or f"view {i + 1}" for i, v in enumerate(recipe.views) if not v.append)
-    return Amalgamated(
-        network,
-        tuple(losses),
-        tuple(tuple(row.tolist()) for row in weights.mean(dim=(1, 3))),
-        tuple(entropy(weights).tolist()),
-        names,
-    )
+        mixed_by = torch.cat([network.weights(s.views[None]) for s in stacks.values()], dim=1)
+    names = tuple(v.name or f"view {i + 1}" for i, v in enumerate(recipe.views or ()) if not v.append)
+    shares = tuple(tuple(row.tolist()) for row in mixed_by.mean(dim=(1, 3)))
+    return Amalgamated(network, tuple(loop.losses), shares, tuple(entropy(mixed_by).tolist()), names)
 
 
 def _mixed(network: Amalgamation, stacks: Sequence[_Stack], shared: bool) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,9 @@ from diffeat.studies.content_shift.perceptual import weighted_measure
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.trajectories import Row, noisy_latents
 
+Stage = Literal["img2img", "operating", "features"]
+STAGES: tuple[Stage, ...] = ("img2img", "operating", "features")
+
 #: (stage, measure) to shifts (pictures, seeds).
 Shifts = dict[tuple[str, str], NDArray[np.float64]]
 
@@ -59,6 +62,10 @@ class GateSettings:
             raise InvalidValueError(f"The strength of Img2Img lies above 0 and at most at 1, got {self.strength:g}.")
         if min(self.steps, self.seeds) < 1 or not self.measures:
             raise InvalidValueError("GATE needs at least one step, one seed and one measure.")
+
+    def deciding(self, stage: Stage) -> str:
+        """The measure that decides at a stage; empty if nothing is measured there."""
+        return next(iter(self.feature_measures if stage == "features" else self.measures), "")
 
 
 class ShiftMeter:

@@ -10,8 +10,8 @@ all their seeds (seeds of one picture are not independent). Percentiles are wide
 (Hesterberg 2015, "expanded percentile").
 
 With confidence 1 − α, a true gain of 0 is called *helps* with probability α/2 and *hurts* likewise, as far as the
-bootstrap holds (see :mod:`~diffeat.studies.content_shift.exact_posterior`); other true gains are mistaken less often.
-The relevance ``margin`` is the gain that is too small to matter:
+bootstrap holds (measured where every answer is known, see ``docs/content-shift.md``); other true gains are mistaken
+less often. The relevance ``margin`` is the gain that is too small to matter:
 
 * **harmless** if the whole interval lies within ±margin;
 * **helps** if the interval lies above 0, **hurts** if below;
@@ -65,6 +65,11 @@ class Verdict:
         text = f"{self.call} with {self.pictures} images" if self.call == "cannot tell" else self.call
         more = f"; about {self.needed} images would do" if self.needed else ""
         return f"{text} (gain {self.gain:+.1%}, {self.low:+.1%} to {self.high:+.1%}{more})"
+
+    def short(self) -> str:
+        """For the cell of a table."""
+        more = f", ~{self.needed} images" if self.needed else ""
+        return f"{self.call} {self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}]{more}"
 
 
 def judge(

@@ -9,8 +9,8 @@ import numpy as np
 
 from diffeat.errors import InvalidValueError
 from diffeat.progress import Progress, silent
-from diffeat.studies.selection.measure import Property
 from diffeat.studies.selection.probes import Probe
+from diffeat.studies.selection.properties import Property
 from diffeat.studies.selection.score import Score
 
 

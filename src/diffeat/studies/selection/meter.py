@@ -28,7 +28,7 @@ variance lost when the map is averaged over 2×2 cells. All exclude the noise, w
 ``concentration`` looks at the 5 % of cells most like a cell (cosine, mean over draws, picture's mean removed): one
 minus their mean distance over the mean distance of all cells; 0 if they lie anywhere, about 0.8 if they are the
 neighbours. What self-attention does about it is the difference between an attention's output and its values, see
-:func:`~diffeat.studies.selection.measure.attention_shifts`.
+:func:`~diffeat.studies.selection.properties.attention_shifts`.
 
 Spectra, similarity and redundancy use at most 64 channels drawn once, fewer on large grids; the facts use all of them.
 """

@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from diffeat.studies.selection.measure import Measurement, Property
 from diffeat.studies.selection.meter import Measured
+from diffeat.studies.selection.properties import Measurement, Property
 
 _NUMBERS, _TENSORS = "properties.json", "properties.safetensors"
 

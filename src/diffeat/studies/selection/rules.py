@@ -23,8 +23,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
-from diffeat.studies.selection.measure import Measurement, Property
 from diffeat.studies.selection.paper import paper_verdicts
+from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {

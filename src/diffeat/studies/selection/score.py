@@ -28,6 +28,10 @@ class Score:
     def value(self) -> float:
         return self.reduce(self.units.sum(0))
 
+    def __str__(self) -> str:
+        low, high = self.interval()
+        return f"{self.value:.1f} [{low:.1f}, {high:.1f}]"
+
     def resampled(self, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
         """Values with units drawn anew; scores over the same units and seed are drawn alike, and can be compared."""
         return np.array([self.reduce(row) for row in resampled(self.units, replicates=samples, seed=seed)])

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
-from diffeat.studies.selection.measure import Measurement, Property, measure
 from diffeat.studies.selection.probes import (
     ClassificationProbe,
     CorrespondenceProbe,
@@ -34,6 +33,7 @@ from diffeat.studies.selection.probes import (
     Probe,
     SegmentationProbe,
 )
+from diffeat.studies.selection.properties import Measurement, Property, measure
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.rules import judge
 from diffeat.studies.selection.score import Score
@@ -41,6 +41,27 @@ from diffeat.studies.selection.verdict import Verdict
 
 #: The largest grid on which candidate matches are compared.
 _MOST_CELLS = 48
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """How a set is chosen.
+
+    Attributes:
+        budget: The most channels of the set.
+        rules: ``"measured"``, ``"paper"`` or a rule file.
+        noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
+        draws: Noise draws of that measurement.
+        most: Activations at most.
+        seed: Of draws, samples and intervals.
+    """
+
+    budget: int
+    rules: str | Path = "measured"
+    noise_timestep: float = 261
+    draws: int = 4
+    most: int = 8
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,8 +74,8 @@ class Selection:
         verdicts: Of all activations, by id.
         singles: Scores of every candidate alone, by id and probe.
         steps: How the set grew.
-        budget: Channels allowed.
         settings: What was asked.
+        tasks: What was scored.
     """
 
     recipe: Recipe
@@ -62,8 +83,8 @@ class Selection:
     verdicts: dict[str, Verdict]
     singles: dict[str, dict[str, Score]]
     steps: tuple[Step, ...]
-    budget: int
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: SelectionSettings
+    tasks: tuple[str, ...]
 
     @property
     def best_single(self) -> str:
@@ -72,20 +93,27 @@ class Selection:
         top = {n: max(1e-9, *(s[n].value for s in self.singles.values())) for n in names}
         return max(self.singles, key=lambda id: sum(self.singles[id][n].value / top[n] for n in names))
 
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: how the set grew."""
+        names = list(self.steps[0].scores)
+        rows = [
+            [
+                s.added, str(s.channels), f"{s.depth:.0%}", *(str(s.scores[n]) for n in names), f"{s.combined:.3f}",
+                f"{s.alike:.2f}" if s.alike else "", str(len(s.rivals) - 1),
+            ]
+            for s in self.steps
+        ]  # fmt: skip
+        return ["joined", "channels", "work", *names, "over best single", "most alike", "ties"], rows
+
 
 def select(
     backbone: Backbone,
     images: Sequence[Path],
+    settings: SelectionSettings,
+    folder: Path,
     *,
-    budget: int,
     labels: Sequence[Labels] = (),
     base: Recipe | None = None,
-    rules: str | Path = "measured",
-    noise_timestep: float = 261,
-    draws: int = 4,
-    most: int = 8,
-    seed: int = 0,
-    folder: Path,
     progress: Progress = silent,
 ) -> Selection:
     """Choose a set of activations.
@@ -93,45 +121,38 @@ def select(
     Args:
         backbone: The model.
         images: Pictures to measure properties on, two different ones at least.
-        budget: The most channels of the set.
+        settings: How.
+        folder: Where features and properties rest.
         labels: Labelled pictures to rank with (:func:`~diffeat.studies.selection.labels.open_labels`); without any,
             properties decide alone.
         base: Frame, text and trajectory of the wanted recipe; by default the model's own size squashed, t = 50, one
             draw. Its activations do not matter.
-        rules: ``"measured"``, ``"paper"`` or a rule file.
-        noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
-        draws: Noise draws of that measurement.
-        most: Activations at most.
-        seed: Of draws, samples and intervals.
-        folder: Where features and properties rest.
 
     Raises:
         InvalidValueError: One picture or equal ones, a budget too small, or a model whose activations are all rejected.
     """
     base = base or default_recipe(backbone)
-    size = base.frame.size or backbone.default_size
-    measurement = _measured(backbone, images, noise_timestep, draws, size, base, seed, folder, progress)
-    verdicts = judge(measurement, rules)
+    measurement = _measured(backbone, images, base, settings, folder, progress)
+    verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
-        raise InvalidValueError(_all_rejected(backbone.name, rules, verdicts))
-    check_budget(candidates, budget)
-    probes = _probes(backbone, base, candidates, labels, measurement, seed, folder, progress)
+        raise InvalidValueError(_all_rejected(backbone.name, settings.rules, verdicts))
+    check_budget(candidates, settings.budget)
+    probes = _probes(backbone, base, candidates, labels, measurement, settings.seed, folder, progress)
     singles = rank_singles(candidates, probes)
     steps = forward_selection(
-        candidates, probes, measurement.cka, budget, singles=singles, most=most, progress=progress
-    )  # fmt: skip
+        candidates, probes, measurement.cka, settings.budget, singles=singles, most=settings.most, progress=progress
+    )
     chosen = steps[-1]
     tasks = [f"{p.name} {steps[-1].scores[p.name].value:.1f}" for p in probes]
     recipe = base.replace(
         name=f"{Path(backbone.name).name}-selected",
         description=f"{len(chosen.ids)} activations, {chosen.channels} channels, chosen for {', '.join(tasks)}",
-        source=f"diffeat select, rules {rules}, seed {seed}",
+        source=f"diffeat select, rules {settings.rules}, seed {settings.seed}",
         activations=list(chosen.ids),
         fuse={"kind": "concat", "normalise": True},
     )
-    settings = {"rules": str(rules), "tasks": [p.name for p in probes], "seed": seed, "most": most}
-    return Selection(recipe, measurement, verdicts, singles, tuple(steps), budget, settings)
+    return Selection(recipe, measurement, verdicts, singles, tuple(steps), settings, tuple(p.name for p in probes))
 
 
 def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
@@ -159,10 +180,11 @@ def default_recipe(backbone: Backbone) -> Recipe:
 
 
 def _measured(
-    backbone: Backbone, images: Sequence[Path], timestep: float, draws: int, size: Any, base: Recipe, seed: int,
-    folder: Path, progress: Progress,
+    backbone: Backbone, images: Sequence[Path], base: Recipe, settings: SelectionSettings, folder: Path,
+    progress: Progress,
 ) -> Measurement:  # fmt: skip
-    digests = [file_digest(p) for p in images]
+    digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
+    timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     found = load_measurement(folder, key)

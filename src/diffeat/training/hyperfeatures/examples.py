@@ -55,12 +55,7 @@ class Examples:
         flip: float = 0.0,
         mirrored: Mapping[Path, Path] | None = None,
     ) -> None:
-        self.pairs = [pair for pair in pairs if _usable(pair)]
-        if not self.pairs:
-            raise DatasetError(
-                f"The training set is empty: {pairs.name} {pairs.split} has {len(pairs)} pairs, none of them with "
-                "points in both pictures. Check the split, or draw more pictures."
-            )
+        self.pairs = usable_pairs(pairs)
         self._source, self._seed, self._flip, self._mirrored = source, seed, flip, mirrored or {}
         self._orders: dict[int, np.ndarray] = {}
 
@@ -78,6 +73,21 @@ class Examples:
             for p, m in zip((pair.source_points, pair.target_points), maps, strict=True)
         )
         return Example(pair.name + (" mirrored" if flip else ""), maps, (points[0], points[1]))
+
+
+def usable_pairs(pairs: PairDataset) -> list[PointPair]:
+    """The pairs with points to learn from.
+
+    Raises:
+        DatasetError: There is none.
+    """
+    usable = [pair for pair in pairs if _usable(pair)]
+    if not usable:
+        raise DatasetError(
+            f"The training set is empty: {pairs.name} {pairs.split} has {len(pairs)} pairs, none of them with points "
+            "in both pictures. Check the split, or draw more pictures."
+        )
+    return usable
 
 
 def points_in_cells(points: Tensor, frame: Frame, grid: tuple[int, int], convention: Convention) -> Tensor:

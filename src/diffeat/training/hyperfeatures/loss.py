@@ -10,8 +10,7 @@ Keypoints (Luo et al., NeurIPS 2023, sec. 3.3), with unit descriptors :math:`\ha
 All cells of the other picture are negatives. Only the K rows and K columns are computed, never the whole matrix.
 
 Position (the dense term of GeoAware-SC, Zhang et al., CVPR 2024, sec. 4.2): the distance between the true point and the
-expectation of its position under a softmax of the similarities with temperature β, over the whole picture, or as it is
-read out by a window soft-argmax.
+expectation of its position under a softmax of the similarities with temperature β, over the whole picture.
 """
 
 from __future__ import annotations
@@ -54,7 +53,6 @@ def position_loss(
     source_points: Float[Tensor, "n 2"],
     target_points: Float[Tensor, "n 2"],
     temperature: float = 0.02,
-    radius: int | None = None,
 ) -> Float[Tensor, ""]:
     """Mean distance of the expected positions from the true points, in shares of the target's longer side.
 
@@ -62,11 +60,9 @@ def position_loss(
         source_points: (x, y) in cells of the source.
         target_points: Where they belong, in cells of the target.
         temperature: β of the softmax.
-        radius: Of the window around the best cell; None takes the expectation over the whole picture.
     """
     height, width = target.shape[-2:]
-    asked = F.normalize(sample_descriptors(source, source_points), dim=1)
-    similarity = torch.einsum("nd,dhw->nhw", asked, F.normalize(target, dim=0))
-    radius = max(height, width) if radius is None else radius
-    found = window_soft_argmax(similarity, radius, temperature)
-    return (found - target_points.to(found)).norm(dim=1).mean() / max(height, width)
+    queries = F.normalize(sample_descriptors(source, source_points), dim=1)
+    similarity = torch.einsum("nd,dhw->nhw", queries, F.normalize(target, dim=0))
+    expected = window_soft_argmax(similarity, max(height, width), temperature)
+    return (expected - target_points.to(expected)).norm(dim=1).mean() / max(height, width)

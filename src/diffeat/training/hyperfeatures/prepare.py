@@ -29,6 +29,7 @@ class Prepared:
     Attributes:
         source: Gives the maps by path.
         channels: Of each layer.
+        pictures: How many, mirrored copies included.
         mirrored: Mirrored copy of each training picture, where they were asked for.
         stored: Whether the maps rest in a store; otherwise they are extracted whenever they are asked for.
         extracted: Pictures that this run extracted into the store.
@@ -37,6 +38,7 @@ class Prepared:
 
     source: MapSource
     channels: tuple[int, ...]
+    pictures: int
     mirrored: dict[Path, Path]
     stored: bool
     extracted: int
@@ -93,7 +95,7 @@ def prepare(
     room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) if limit is None else limit
     where = folder / f"features-{extractor.recipe.hash[:12]}"
     if not FeatureStore.is_store(where) and values * _BYTES[dtype] * len(texts) > room:
-        return Prepared(fresh, channels, mirrored, False, 0, example.bytes)
+        return Prepared(fresh, channels, len(texts), mirrored, False, 0, example.bytes)
     opened = ExitStack()
     recipe = extractor.recipe
     store = opened.enter_context(
@@ -105,7 +107,7 @@ def prepare(
         opened.close()
         raise
     source = StoredMaps(store, map_names(extractor))
-    return Prepared(source, channels, mirrored, True, len(summary.extracted), example.bytes, opened)
+    return Prepared(source, channels, len(texts), mirrored, True, len(summary.extracted), example.bytes, opened)
 
 
 def explicit(extractor: Extractor) -> Extractor:

@@ -14,7 +14,7 @@ from diffeat.extraction.joins.aggregation_files import check_fits
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import Protocol
-from diffeat.training.hyperfeatures.examples import Examples
+from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
 from diffeat.training.hyperfeatures.recipes import write_recipe
 from diffeat.training.hyperfeatures.score import score_network
@@ -40,22 +40,46 @@ class Outcome:
     stored: bool
 
 
+@dataclass(frozen=True)
+class TrainingData:
+    """Pairs with common points.
+
+    Attributes:
+        pairs: To learn from.
+        validation: To choose the best weights with; needs ``protocol``.
+        protocol: How validation scores.
+        prompts: Text for the pictures.
+    """
+
+    pairs: PairDataset
+    validation: PairDataset | None = None
+    protocol: Protocol | None = None
+    prompts: PromptPolicy = None
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where features and mirrored copies rest.
+
+    Attributes:
+        folder: To be shared by several trainings; that of the training if not given.
+        dtype: Of stored features.
+        limit: The most bytes they may take; beyond, pictures are extracted again in every step.
+    """
+
+    folder: Path | None = None
+    dtype: str = "float32"
+    limit: int | None = None
+
+
 def train_hyperfeatures(
     extractor: Extractor,
-    pairs: PairDataset,
+    data: TrainingData,
     out: Path,
     settings: TrainSettings,
     *,
-    validation: PairDataset | None = None,
-    protocol: Protocol | None = None,
-    prompts: PromptPolicy = None,
-    projection: int = 384,
-    bottleneck: int | None = None,
     start: AggregationNetwork | None = None,
-    features: Path | None = None,
-    dtype: str = "float32",
-    limit: int | None = None,
-    tensorboard: bool = False,
+    storage: Storage | None = None,
     progress: Progress = silent,
     on_validation: Callable[[int, float], None] | None = None,
 ) -> Outcome:
@@ -63,16 +87,10 @@ def train_hyperfeatures(
 
     Args:
         extractor: Of a recipe without fusion.
-        out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.pt`` and the features.
-        validation: Pairs that choose the best weights; needs ``protocol``.
-        protocol: How validation scores.
-        prompts: Text for the pictures.
-        projection: Channels of the descriptor.
-        bottleneck: Channels inside the bottlenecks.
+        data: What to learn from, and what chooses the best weights.
+        out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
-        features: Where features and mirrored copies go, to be shared by several trainings; ``out`` by default.
-        dtype: Of stored features.
-        limit: The most bytes the stored features may take; beyond, pictures are extracted again in every step.
+        storage: Where features rest; float32 in ``out`` by default.
 
     Raises:
         DatasetError: The training set is empty, or a picture cannot be used.
@@ -80,34 +98,31 @@ def train_hyperfeatures(
             fit the recipe.
         NonFiniteError: The loss became NaN.
     """
-    extractor = explicit(extractor)
-    Examples(pairs, _Nothing(), settings.seed)  # an empty set is reported before anything is extracted
-    datasets = [pairs] if validation is None else [pairs, validation]
-    mirror = pairs if settings.flip > 0 else None
+    usable_pairs(data.pairs)  # an empty set is reported before anything is extracted
+    extractor, storage = explicit(extractor), storage or Storage()
+    pairs, held_out, protocol = data.pairs, data.validation, data.protocol
     with prepare(
         extractor,
-        datasets,
-        features or out,
-        prompts=prompts,
-        mirror=mirror,
-        dtype=dtype,
-        limit=limit,
+        [pairs] if held_out is None else [pairs, held_out],
+        storage.folder or out,
+        prompts=data.prompts,
+        mirror=pairs if settings.flip > 0 else None,
+        dtype=storage.dtype,
+        limit=storage.limit,
         progress=progress,
     ) as ready:
-        config = network_config(extractor, ready.channels, projection, bottleneck)
+        config = network_config(extractor, ready.channels, settings.projection, settings.bottleneck)
         network = new_network(config, settings.seed) if start is None else _checked(start, config)
         network.to(extractor.backbone.device)
-        score = None
-        if validation is not None and protocol is not None:
-            score = lambda n: score_network(validation, n, ready.source, protocol, settings.grid).value  # noqa: E731
         examples = Examples(pairs, ready.source, settings.seed, settings.flip, ready.mirrored)
-        trainer = HeadTrainer(network, examples, settings, out, validate=score, tensorboard=tensorboard)
-        trained = trainer.run(progress, on_validation)
+        validate = None
+        if held_out is not None and protocol is not None:
+            validate = lambda n: score_network(held_out, n, ready.source, protocol, settings.grid).value  # noqa: E731
+        trained = HeadTrainer(network, examples, settings, out, validate).run(progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
     path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid)
-    pictures = len({p for d in datasets for p in d.images()}) + len(ready.mirrored)
-    return Outcome(path, trained, pictures, ready.extracted, ready.stored)
+    return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 
 def training_recipe(recipe: Recipe, size: int | None = None) -> Recipe:
@@ -127,8 +142,3 @@ def _checked(network: AggregationNetwork, config: AggregationConfig) -> Aggregat
         network.config, activations=config.activations, channels=channels, steps=config.steps, count=config.count
     )
     return network
-
-
-class _Nothing:
-    def maps(self, path: Path):
-        raise AssertionError("examples are only counted here")

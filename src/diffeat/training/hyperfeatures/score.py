@@ -1,15 +1,13 @@
-"""PCK of networks and of single maps on pairs, from maps that are there."""
+"""PCK of networks on pairs, from maps that are there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
 from diffeat.evaluation.features import Features, Loads
 from diffeat.extraction.joins.aggregation import AggregationNetwork
-from diffeat.features import FeatureMap
 from diffeat.progress import silent
 from diffeat.tasks.correspondence.evaluate import Scorer
 from diffeat.tasks.correspondence.features import PictureFeatures
@@ -57,26 +55,6 @@ def score_network(
         return score(pairs, Described(network, source, grid), protocol, keep=_most_pictures(pairs))
     finally:
         network.train(training)
-
-
-def score_layers(
-    pairs: PairDataset, source: MapSource, protocol: Protocol, layers: Sequence[int], steps: Sequence[int]
-) -> dict[tuple[int, int], PckResult]:
-    """PCK of single raw maps, by (step, layer) positions."""
-    keep = _most_pictures(pairs)
-    return {(s, k): score(pairs, SingleMap(source, k, s), protocol, keep) for s in steps for k in layers}
-
-
-class SingleMap:
-    """One raw map of every picture, in the form in which a feature store gives features."""
-
-    def __init__(self, source: MapSource, layer: int, step: int) -> None:
-        self._source, self._layer, self._step = source, layer, step
-
-    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
-        """The map of a picture, by its path."""
-        found = self._source.maps(Path(key))
-        return FeatureMap({"map": found.layers[self._layer][self._step]}, found.frame, key)
 
 
 def _most_pictures(pairs: PairDataset) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from diffeat.zoo.tokenizer import MAX_LENGTH
+from tools.zoo.tokenizer import MAX_LENGTH
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL

@@ -1,17 +1,16 @@
-"""Train ``tiny-dit`` on the toy world: ``python -m diffeat.zoo.train_tiny_dit --out RUN [--data UNET_RUN]``.
+"""Train ``tiny-dit`` on the toy world: ``python -m tools.zoo.train_tiny_dit --out RUN [--data UNET_RUN]``.
 
 The autoencoder is that of ``tiny-unet``. ``--data`` takes pictures and latents from a run of
-``diffeat.zoo.train_tiny_unet`` instead of drawing and encoding them anew. A killed run goes on with ``--resume``; every
-checkpoint exports a pipeline directory ``RUN/tiny_dit`` in float16.
+``tools.zoo.train_tiny_unet`` instead of drawing and encoding them anew. The same command goes on where a run was
+stopped; every checkpoint exports a pipeline directory ``RUN/tiny_dit`` in float16.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +18,14 @@ import torch
 from torch import Tensor
 
 from diffeat import zoo
-from diffeat.errors import InvalidValueError
-from diffeat.zoo import cache
-from diffeat.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
-from diffeat.zoo.pictures import CAPTIONS, loss_curves
-from diffeat.zoo.runs import run_command, threads
-from diffeat.zoo.train_dit import load_dit_average, train_dit, word_groups
-from diffeat.zoo.train_unet import Examples
-from diffeat.zoo.train_vae import encode_all
+from diffeat.progress import bar
+from tools.zoo import cache
+from tools.zoo.build_dit import DitParts, DitWidths, make_dit_parts, make_dit_pipeline
+from tools.zoo.pictures import CAPTIONS, loss_curves
+from tools.zoo.runs import Work, claim, run_command, threads
+from tools.zoo.train_dit import load_dit_average, train_dit, word_groups
+from tools.zoo.train_unet import Examples, Stage
+from tools.zoo.train_vae import encode_all
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -53,15 +52,13 @@ def train(
     data: Path | None = None,
     device: str = "cpu",
     workers: int = 1,
-    resume: bool = False,
 ) -> Path:
-    """Run all stages and return the pipeline directory.
+    """Run all stages, going on where an earlier run stopped, and return the pipeline directory.
 
     Raises:
-        InvalidValueError: ``run`` holds another run, or one that was not asked to be continued.
+        InvalidValueError: ``run`` holds another run.
     """
-    run.mkdir(parents=True, exist_ok=True)
-    _claim(settings, run, resume)
+    claim(run, "dit", settings)
     start = time.monotonic()
 
     def say(text: str) -> None:
@@ -69,12 +66,13 @@ def train(
 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
     with threads(workers) as pool:
+        work = Work(device, pool, say, bar)
         vae = _autoencoder(data)
         if data is None:
             data = run
             counts = cache.Counts(settings.pictures, settings.calm)
             cache.draw(run / "cache", counts, settings.seed, settings.size, workers)
-            encode_all(vae, run, run / "cache", device, pool, say)
+            encode_all(vae, run, run / "cache", work)
             say("pictures drawn and encoded")
         parts, pipeline = _fresh(settings, vae)
         examples = Examples(data, data / "cache", pipeline.tokenizer, vae.config["scaling_factor"])
@@ -85,10 +83,8 @@ def train(
                 sample(run / "tiny_dit", run / f"dit-{step:06d}.png")
                 say(f"exported and sampled at step {step}")
 
-        average = train_dit(
-            parts, run, examples, word_groups(pipeline.tokenizer), settings.steps, settings.batch, settings.seed,
-            device, pool, say, checkpoint, save_every=settings.save_every,
-        )  # fmt: skip
+        stage = Stage("dit", settings.steps, settings.batch, settings.seed, save_every=settings.save_every)
+        average = train_dit(parts, run, examples, word_groups(pipeline.tokenizer), stage, work, checkpoint)
         export(settings, parts, average, vae, run / "tiny_dit")
     loss_curves(run, run / "loss.png")
     return run / "tiny_dit"
@@ -108,24 +104,11 @@ def _autoencoder(data: Path | None) -> AutoencoderKL:
 
 def _fresh(settings: DitSettings, vae: AutoencoderKL) -> tuple[DitParts, PixArtSigmaPipeline]:
     from diffeat.datasets.toyworld.captions import vocabulary
-    from diffeat.zoo.build_dit import make_t5_tokenizer
+    from tools.zoo.build_dit import make_t5_tokenizer
 
     words = len(make_t5_tokenizer(vocabulary()))
     parts = make_dit_parts(settings.widths, words, vae.config["latent_channels"], settings.seed, settings.size)
     return parts, make_dit_pipeline(parts, vae)
-
-
-def _claim(settings: DitSettings, run: Path, resume: bool) -> None:
-    file, asked = run / "dit.json", json.loads(json.dumps(asdict(settings)))
-    if not file.exists():
-        file.write_text(json.dumps(asked, indent=2))
-        return
-    there = json.loads(file.read_text())
-    if there != asked:
-        changed = ", ".join(k for k in asked if there.get(k) != asked[k])
-        raise InvalidValueError(f"{run} holds a run with other settings ({changed}); give another --out.")
-    if not resume:
-        raise InvalidValueError(f"{run} holds a run already; continue it with --resume or give another --out.")
 
 
 def export(
@@ -140,7 +123,7 @@ def export(
 
 
 def sample(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 20, columns: int = 8) -> None:
-    """Sample the captions of :mod:`diffeat.zoo.pictures` from a pipeline directory into one PNG."""
+    """Sample the captions of :mod:`tools.zoo.pictures` from a pipeline directory into one PNG."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
     from PIL import Image
 
@@ -158,7 +141,7 @@ def sample(folder: Path, picture: Path, guidance: float = 3.0, steps: int = 20, 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_dit", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_tiny_dit", description=__doc__)
     defaults = DitSettings()
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--data", type=Path, help="run of train_tiny_unet whose pictures and latents are used")
@@ -166,10 +149,9 @@ def main(arguments: list[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=getattr(defaults, name))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
     settings = DitSettings(given.seed, given.steps, given.batch, given.pictures, given.calm)
-    print(train(settings, given.out, given.data, given.device, given.workers, given.resume))
+    print(train(settings, given.out, given.data, given.device, given.workers))
 
 
 if __name__ == "__main__":

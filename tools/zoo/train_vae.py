@@ -9,8 +9,7 @@ nothing agree on brightness soon but on red-green hardly ever, and a latent that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from multiprocessing.pool import ThreadPool
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffeat.zoo import cache
-from diffeat.zoo.build import CHANNELS
-from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
+from diffeat.training.loop import Loop, Schedule, Values
+from tools.zoo import cache
+from tools.zoo.build import CHANNELS
+from tools.zoo.runs import Work, at_step, autocast, shared_gradients
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -43,21 +43,35 @@ def reconstruction_loss(output: Float[Tensor, "b 3 h w"], target: Float[Tensor, 
     return error.abs().mean() + edges + 0.5 * tones(error).abs().mean()
 
 
-def train_vae(
-    vae: AutoencoderKL, run: Path, pictures: Path, steps: int, batch: int, seed: int, device: str,
-    pool: ThreadPool, say: Callable[[str], None], rate: float = 1.5e-3, save_every: int = 200,
-) -> None:  # fmt: skip
-    """Train up to ``steps``, continuing a checkpoint in ``run`` when there is one."""
+@dataclass(frozen=True)
+class VaeStage:
+    """How the autoencoder is trained."""
+
+    steps: int
+    batch: int
+    seed: int
+    rate: float = 1.5e-3
+    save_every: int = 200
+
+    def rate_at(self, number: int) -> float:
+        """Linear warm-up, then a cosine that falls to a fiftieth."""
+        fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * number / self.steps))
+        return self.rate * min(1, (number + 1) / 50) * fall
+
+
+def train_vae(vae: AutoencoderKL, run: Path, pictures: Path, stage: VaeStage, work: Work) -> None:
+    """Train on crops of cached pictures, going on with ``run``'s checkpoint when there is one."""
+    device = work.device
     vae.to(device).train()  # type: ignore[arg-type]
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
-    state = load_state(run / "vae.pt")
-    start = 0
-    if state is not None:
-        vae.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log = Log(run / "vae_loss.csv", ("step", "loss", "seconds"), start)
-    store: list = []
+    weights = list(vae.parameters())
+    loop = Loop(
+        run,
+        Schedule(stage.steps, stage.save_every, rate=stage.rate_at, clip=1.0),
+        {"optimiser": torch.optim.AdamW(weights, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0)},
+        {"model": vae},
+        prefix="vae-",
+    )
+    store: list[np.ndarray] = []
 
     def loss_of(target: Tensor, noise: Tensor) -> Tensor:
         with autocast(device):
@@ -66,27 +80,16 @@ def train_vae(
         held = (posterior.mean[:, :3].float() - tones(target)).abs().mean()
         return reconstruction_loss(output.float(), target) + held + 1e-6 * posterior.kl().mean()
 
-    for step in range(start, steps):
-        if step % 50 == 0 or not store:
-            store = [cache.load(p) for p in cache.shards(pictures)]
-        generator = at_step(seed, step, "vae")
-        target = crops(store, batch, generator).to(device)
-        for group in optimiser.param_groups:
-            group["lr"] = rate * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps)))
+    def gradients(number: int) -> Values:
+        if number % 50 == 0 or not store:
+            store[:] = [cache.load(p) for p in cache.shards(pictures)]
+        generator = at_step(stage.seed, number, "vae")
+        target = crops(store, stage.batch, generator).to(device)
         side = target.shape[-1] // 4
-        noise = torch.randn((batch, CHANNELS, side, side), generator=generator).to(device)
-        optimiser.zero_grad(set_to_none=True)
-        loss = gradients(pool, loss_of, (target, noise), list(vae.parameters()))
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        log.add(step, loss)
-        if (step + 1) % 50 == 0:
-            say(f"vae {step + 1}/{steps}: {log.recent():.4f}")
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            log.flush()
-            save_state(
-                run / "vae.pt", {"model": vae.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            )
+        noise = torch.randn((stage.batch, CHANNELS, side, side), generator=generator).to(device)
+        return {"loss": shared_gradients(work.pool, loss_of, (target, noise), weights)}
+
+    loop.run(gradients, progress=work.progress, desc="vae")
     vae.eval()
 
 
@@ -103,11 +106,9 @@ def crops(store: list, batch: int, generator: torch.Generator) -> Float[Tensor, 
     return torch.from_numpy(np.stack(taken)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def encode_all(
-    vae: AutoencoderKL, run: Path, pictures: Path, device: str, pool: ThreadPool, say: Callable[[str], None]
-) -> None:
+def encode_all(vae: AutoencoderKL, run: Path, pictures: Path, work: Work) -> None:
     """Write the posterior of every cached picture: ``latents-###.npy`` float16 ``(n, 2, c, h, w)`` (mean, std)."""
-    vae.to(device).eval()  # type: ignore[arg-type]
+    vae.to(work.device).eval()  # type: ignore[arg-type]
     for path in cache.shards(pictures):
         goal = run / path.name.replace("pictures", "latents")
         if goal.exists():
@@ -116,15 +117,15 @@ def encode_all(
 
         def encode(k: int, shard: np.ndarray = shard) -> np.ndarray:
             pixels = torch.from_numpy(np.array(shard[k : k + 50])).permute(0, 3, 1, 2).float() / 127.5 - 1
-            with torch.inference_mode(), autocast(device):
-                posterior = vae.encode(pixels.to(device)).latent_dist  # type: ignore[union-attr]
+            with torch.inference_mode(), autocast(work.device):
+                posterior = vae.encode(pixels.to(work.device)).latent_dist  # type: ignore[union-attr]
             return torch.stack([posterior.mean, posterior.std], 1).half().cpu().numpy()
 
-        rows = pool.map(encode, range(0, len(shard), 50), chunksize=1)
+        rows = work.pool.map(encode, range(0, len(shard), 50), chunksize=1)
         with open(goal.with_suffix(".part"), "wb") as file:
             np.save(file, np.concatenate(rows))
         goal.with_suffix(".part").replace(goal)
-        say(f"encoded {path.name}")
+        work.say(f"encoded {path.name}")
 
 
 def settle_scale(vae: AutoencoderKL, run: Path) -> None:

@@ -47,6 +47,17 @@ class Encoded:
         return latents, texts, conditions
 
 
+@dataclass(frozen=True)
+class Noised:
+    """Noisy latents, timesteps, texts, what is to be predicted, and conditions if there are any."""
+
+    latents: Tensor
+    t: Tensor
+    texts: Tensor
+    target: Tensor
+    conditions: Tensor | None
+
+
 def load_unet_pipeline(model: str, device: str) -> Any:
     """A Stable-Diffusion-like pipeline in float32.
 
@@ -103,6 +114,16 @@ def encode_folder(
         torch.cat(latents), torch.cat(spread), torch.cat(texts), _text(pipeline, ""),
         torch.stack(drawn) if drawn else None,
     )  # fmt: skip
+
+
+def noised(data: Encoded, scheduler: Any, size: int, drop: float, generator: torch.Generator, device: str) -> Noised:
+    """A drawn batch under noise."""
+    latents, texts, conditions = data.batch(size, drop, generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
+    noisy, target = scheduler.add_noise(latents, noise, t), target_of(scheduler, latents, noise, t)
+    drawn = None if conditions is None else conditions.to(device)
+    return Noised(noisy.to(device), t.to(device), texts.to(device), target.to(device), drawn)
 
 
 def target_of(scheduler: Any, latents: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from diffeat.training.loop import LOG
+
 #: each class on a plain background
 PLAIN = (
     "brown horse facing left",
@@ -62,8 +64,8 @@ def loss_curves(run: Path, picture: Path, columns: int = 3) -> None:
     """Plot the running mean of each loss table of a run, one panel a stage, over a twentieth of its steps."""
     from matplotlib.figure import Figure
 
-    found = sorted(run.glob("*_loss.csv"), key=lambda path: (path.name != "vae_loss.csv", path.stat().st_mtime))
-    tables = {path.name.removesuffix("_loss.csv"): path for path in found}
+    found = sorted(run.glob(f"*-{LOG}"), key=lambda path: (path.name != f"vae-{LOG}", path.stat().st_mtime))
+    tables = {path.name.removesuffix(f"-{LOG}"): path for path in found}
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
     figure = Figure(figsize=(4 * columns, 2.8 * rows), layout="constrained")

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from diffeat.backbones import Backbone
 from diffeat.errors import DatasetError, ModelError
 from diffeat.techniques import ControlNet, LoRA, Scene, Session
-from diffeat.zoo.train_controlnet import Settings as ControlNetSettings
-from diffeat.zoo.train_controlnet import train_controlnet
-from diffeat.zoo.train_lora import Settings as LoRASettings
-from diffeat.zoo.train_lora import train_lora
+from diffeat.training.loop import LOG
 from tiny.pipelines import build
+from tools.zoo.train_controlnet import Settings as ControlNetSettings
+from tools.zoo.train_controlnet import train_controlnet
+from tools.zoo.train_lora import Settings as LoRASettings
+from tools.zoo.train_lora import train_lora
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +53,8 @@ def test_controlnet_from_folder_to_technique(where: tuple[str, Path], tmp_path: 
     assert not torch.equal(predictions(model, technique), predictions(model, None))
     # a run that is cut off and resumed ends with the same weights
     train_controlnet(settings, pictures, tmp_path / "cut", seconds=0)
-    again = train_controlnet(settings, pictures, tmp_path / "cut", resume=True)
-    one, two = (torch.load(p.parent / "controlnet.pt")["net"] for p in (folder, again))
+    again = train_controlnet(settings, pictures, tmp_path / "cut")
+    one, two = (load_file(p / "diffusion_pytorch_model.safetensors") for p in (folder, again))
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
@@ -62,7 +63,7 @@ def test_lora_from_folder_to_technique(where: tuple[str, Path], tmp_path: Path) 
     settings = LoRASettings(model=model, size=64, steps=2, batch=2, rate=1e-2, rank=2, alpha=4, convolutions=True)
     file = train_lora(settings, pictures, tmp_path)
     assert file.name == "lora-000002.safetensors"
-    assert train_lora(settings, pictures, tmp_path, resume=True) == file  # nothing left to do
+    assert train_lora(settings, pictures, tmp_path) == file  # nothing left to do
     base, found = predictions(model, None), predictions(model, LoRA(path=str(file)))
     assert not torch.equal(found, base)
     assert torch.equal(predictions(model, LoRA(path=str(file)).null()), base)
@@ -79,7 +80,7 @@ def test_lora_from_folder_to_technique(where: tuple[str, Path], tmp_path: Path) 
         merged = backbone.denoise(noisy, 300, backbone.condition(["a cat"], size=(64, 64)))
     assert torch.allclose(found, merged, atol=1e-4)
     assert len(state) > 200
-    assert (tmp_path / "lora_loss.csv").read_text().count("\n") == 3
+    assert (tmp_path / LOG).read_text().count("\n") == 3
 
 
 def test_refusals(where: tuple[str, Path], tmp_path: Path) -> None:

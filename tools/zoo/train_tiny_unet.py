@@ -1,6 +1,6 @@
-"""Train ``tiny-unet`` on the toy world: ``python -m diffeat.zoo.train_tiny_unet --out RUN``.
+"""Train ``tiny-unet`` on the toy world: ``python -m tools.zoo.train_tiny_unet --out RUN``.
 
-Stages, each of which a killed run continues with ``--resume``: draw pictures, train the autoencoder, encode the
+Stages, each of which the same command continues after a stop: draw pictures, train the autoencoder, encode the
 pictures, train the U-Net with the text encoder, export a pipeline directory ``RUN/tiny_unet`` in float16.
 """
 
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.zoo import cache
-from diffeat.zoo.build import Parts, Widths, make_parts, make_pipeline
-from diffeat.zoo.pictures import loss_curves, sample_grid
-from diffeat.zoo.runs import finished_stage, run_command, threads
-from diffeat.zoo.train_unet import DROPPED, Examples, check_frozen, is_frozen, load_average, train_unet
-from diffeat.zoo.train_vae import encode_all, settle_scale, train_vae
+from diffeat.progress import bar
+from tools.zoo import cache
+from tools.zoo.build import Parts, Widths, make_parts, make_pipeline
+from tools.zoo.pictures import loss_curves, sample_grid
+from tools.zoo.runs import Work, claim, finished_stage, run_command, threads
+from tools.zoo.train_unet import DROPPED, Examples, Stage, check_frozen, is_frozen, load_average, train_unet
+from tools.zoo.train_vae import VaeStage, encode_all, settle_scale, train_vae
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,20 +64,18 @@ class Settings:
         return cache.Counts(self.pictures, self.calm, self.studio, self.large)
 
 
-def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, resume: bool = False) -> Path:
-    """Run all stages and return the pipeline directory.
+def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1) -> Path:
+    """Run all stages, going on where an earlier run stopped, and return the pipeline directory.
 
     Raises:
-        InvalidValueError: ``run`` holds another run, or one that was not asked to be continued, or lacks the stage to
-            go on from.
+        InvalidValueError: ``run`` holds another run, or lacks the stage to go on from.
         UnknownNameError: A module to freeze does not exist.
     """
     parts = make_parts(settings.widths, settings.seed, settings.size)
     check_frozen(parts, settings.freeze)
     if settings.after is not None:
         finished_stage(run, settings.after)
-    run.mkdir(parents=True, exist_ok=True)
-    _claim(settings, run, resume)
+    claim(run, settings.stage, settings)
     start = time.monotonic()
 
     def say(text: str) -> None:
@@ -85,14 +83,13 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
 
     torch.set_num_threads(1 if workers > 1 else torch.get_num_threads())
     with threads(workers) as pool:
+        work = Work(device, pool, say, bar)
         pictures = run / "cache"
         cache.draw(pictures, settings.counts, settings.seed, settings.size, workers)
         say("pictures drawn")
-        train_vae(
-            parts.vae, run, pictures, settings.vae_steps, settings.vae_batch, settings.seed, device, pool, say,
-            save_every=settings.save_every,
-        )  # fmt: skip
-        encode_all(parts.vae, run, pictures, device, pool, say)
+        vae = VaeStage(settings.vae_steps, settings.vae_batch, settings.seed, save_every=settings.save_every)
+        train_vae(parts.vae, run, pictures, vae, work)
+        encode_all(parts.vae, run, pictures, work)
         settle_scale(parts.vae, run)
         pipeline = make_pipeline(parts)
         late = None if settings.share is None else (settings.counts.last, settings.share)
@@ -105,27 +102,14 @@ def train(settings: Settings, run: Path, device: str = "cpu", workers: int = 1, 
                 sample_grid(run / "tiny_unet", run / f"{settings.stage}-{step:06d}.png")
                 say(f"exported and sampled at step {step}")
 
-        average = train_unet(
-            parts, run, examples, settings.steps, settings.batch, settings.seed, device, pool, say, checkpoint,
-            stage=settings.stage, after=settings.after, freeze=settings.freeze, lean=settings.lean,
-            save_every=settings.save_every,
+        stage = Stage(
+            settings.stage, settings.steps, settings.batch, settings.seed, settings.after, settings.freeze,
+            settings.lean, save_every=settings.save_every,
         )  # fmt: skip
+        average = train_unet(parts, run, examples, stage, work, checkpoint)
         export(parts, average, run / "tiny_unet", settings.freeze, settings.grid)
     loss_curves(run, run / "loss.png")
     return run / "tiny_unet"
-
-
-def _claim(settings: Settings, run: Path, resume: bool) -> None:
-    file, asked = run / f"{settings.stage}.json", json.loads(json.dumps(asdict(settings)))
-    if not file.exists():
-        file.write_text(json.dumps(asked, indent=2))
-        return
-    there = json.loads(file.read_text())
-    if there != asked:
-        changed = ", ".join(k for k in asked if there.get(k) != asked[k])
-        raise InvalidValueError(f"{run} holds a run with other settings ({changed}); give another --out.")
-    if not resume:
-        raise InvalidValueError(f"{run} holds a run already; continue it with --resume or give another --out.")
 
 
 def export(parts: Parts, average: dict[str, Tensor], folder: Path, freeze: tuple[str, ...] = (), grid: int = 0) -> None:
@@ -156,7 +140,7 @@ def on_grid(weight: Tensor, grid: int) -> Tensor:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_tiny_unet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_tiny_unet", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     explained = {
         "seed": "of pictures, weights and noise",
@@ -183,12 +167,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--freeze", nargs="*", default=(), metavar="MODULE", help="e.g. text unet.down_blocks.0")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=1, help="CPU threads that share each batch")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
     settings = Settings(
         **{name: getattr(given, name) for name in (*explained, "share", "after")}, freeze=tuple(given.freeze)
     )
-    print(train(settings, given.out, given.device, given.workers, given.resume))
+    print(train(settings, given.out, given.device, given.workers))
 
 
 if __name__ == "__main__":

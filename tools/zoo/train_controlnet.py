@@ -1,18 +1,17 @@
 """Train a ControlNet on a folder of pictures with captions.
 
-``python -m diffeat.zoo.train_controlnet --model tiny-unet --images DIR --out RUN --condition canny``
+``python -m tools.zoo.train_controlnet --model tiny-unet --images DIR --out RUN --condition canny``
 
 The ControlNet starts as a copy of the UNet's encoder with outputs of zero, and is trained to predict the same as the
-UNet (Zhang et al. 2023); the UNet itself is frozen. A killed run goes on with ``--resume``. The result lies in
-``RUN/controlnet``, an ordinary diffusers folder.
+UNet (Zhang et al. 2023); the UNet itself is frozen. The same command goes on where a run was stopped. The result lies
+in ``RUN/controlnet``, an ordinary diffusers folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ import torch.nn.functional as F
 
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.geometry.line_art import LINE_ART
-from diffeat.zoo.runs import Log, at_step, load_state, run_command, save_state
-from diffeat.zoo.technique_data import encode_folder, load_unet_pipeline, target_of
+from diffeat.progress import Progress, bar, silent
+from diffeat.training.loop import Loop, Schedule, Values
+from tools.zoo.runs import at_step, run_command
+from tools.zoo.technique_data import encode_folder, load_unet_pipeline, noised
 
 
 @dataclass(frozen=True)
@@ -43,18 +44,22 @@ class Settings:
 
 
 def train_controlnet(
-    settings: Settings, images: Path, run: Path, device: str = "cpu", resume: bool = False, seconds: float | None = None
+    settings: Settings,
+    images: Path,
+    run: Path,
+    device: str = "cpu",
+    seconds: float | None = None,
+    progress: Progress = silent,
 ) -> Path:
-    """Train, and return the ControlNet's folder.
+    """Train, or go on where an earlier run stopped, and return the ControlNet's folder.
 
     Args:
         images: Folder of pictures with captions.
         run: Folder of the run.
-        resume: Go on with the run's last checkpoint.
         seconds: Stop after so long with what there is.
 
     Raises:
-        InvalidValueError: Unknown condition.
+        InvalidValueError: Unknown condition, or ``run`` holds a run of other settings.
         DatasetError: No pictures, or no captions.
         ModelError: A model that it cannot be trained for.
     """
@@ -64,50 +69,36 @@ def train_controlnet(
         raise InvalidValueError(
             f"No condition {settings.condition!r} to train with. {did_you_mean(settings.condition, LINE_ART)}"
         )
-    run.mkdir(parents=True, exist_ok=True)
     pipeline = load_unet_pipeline(settings.model, device)
     data = encode_folder(pipeline, images, settings.size, settings.limit, LINE_ART[settings.condition])
-    unet, scheduler = pipeline.unet, pipeline.scheduler
+    unet = pipeline.unet
     torch.manual_seed(settings.seed)
     net: Any = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=_widths(pipeline))
     net.to(device).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-2)
-    start, checkpoint = 0, run / "controlnet.pt"
-    state = load_state(checkpoint) if resume else None
-    if state is not None:
-        net.load_state_dict(state["net"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log, began = Log(run / "controlnet_loss.csv", ("step", "loss", "seconds"), start), time.monotonic()
-    for step in range(start, settings.steps):
-        generator = at_step(settings.seed, step, "controlnet")
-        latents, texts, conditions = data.batch(settings.batch, settings.drop, generator)
-        assert conditions is not None
-        noise = torch.randn(latents.shape, generator=generator)
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),), generator=generator)
-        noisy, target = scheduler.add_noise(latents, noise, t), target_of(scheduler, latents, noise, t)
-        noisy, target, t, texts, conditions = (x.to(device) for x in (noisy, target, t, texts, conditions))
-        down, mid = net(noisy, t, texts, conditions, return_dict=False)
-        found = unet(
-            noisy, t, texts, down_block_additional_residuals=down, mid_block_additional_residual=mid, return_dict=False
-        )[0]
-        loss = F.mse_loss(found.float(), target)
-        optimiser.zero_grad(set_to_none=True)
+    loop = Loop(
+        run,
+        Schedule(
+            settings.steps, settings.save_every, clip=1.0, seconds=seconds,
+            rate=lambda number: settings.rate * min(1.0, (number + 1) / settings.warmup),
+        ),
+        {"optimiser": torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-2)},
+        {"net": net},
+        {name: value for name, value in asdict(settings).items() if name != "steps"},
+    )  # fmt: skip
+
+    def gradients(number: int) -> Values:
+        generator = at_step(settings.seed, number, "controlnet")
+        batch = noised(data, pipeline.scheduler, settings.batch, settings.drop, generator, device)
+        down, mid = net(batch.latents, batch.t, batch.texts, batch.conditions, return_dict=False)
+        guess = unet(
+            batch.latents, batch.t, batch.texts, down_block_additional_residuals=down,
+            mid_block_additional_residual=mid, return_dict=False,
+        )[0]  # fmt: skip
+        loss = F.mse_loss(guess.float(), batch.target)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.rate * min(1.0, (step + 1) / settings.warmup)
-        optimiser.step()
-        log.add(step, float(loss.detach()))
-        last = step + 1 == settings.steps or (seconds is not None and time.monotonic() - began > seconds)
-        if last or (step + 1) % settings.save_every == 0:
-            save_state(checkpoint, {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1})
-            print(f"step {step + 1}: loss {log.recent():.4f}, {time.monotonic() - began:.0f} s", flush=True)
-            log.flush()
-            net.save_pretrained(run / "controlnet")
-        if last:
-            break
-    net.save_pretrained(run / "controlnet")
+        return {"loss": float(loss.detach())}
+
+    loop.run(gradients, keep=lambda: net.save_pretrained(run / "controlnet"), progress=progress, desc="ControlNet")
     return run / "controlnet"
 
 
@@ -121,7 +112,7 @@ def _widths(pipeline: Any) -> tuple[int, ...]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m diffeat.zoo.train_controlnet", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.zoo.train_controlnet", description=__doc__)
     parser.add_argument("--images", type=Path, required=True, help="folder of pictures with captions")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--model", default=Settings.model)
@@ -134,13 +125,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, help="stop after so long with what there is")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     given = parser.parse_args(arguments)
     settings = Settings(
         given.model, given.condition, given.size, given.steps, given.batch, given.rate, limit=given.limit,
         seed=given.seed,
     )  # fmt: skip
-    print(train_controlnet(settings, given.images, given.out, given.device, given.resume, given.seconds))
+    print(train_controlnet(settings, given.images, given.out, given.device, given.seconds, bar))
 
 
 if __name__ == "__main__":

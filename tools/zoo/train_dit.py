@@ -1,7 +1,7 @@
 """Training of the transformer together with its text encoder on encoded pictures.
 
 Loss, weights of timesteps, hidden captions and the heads that tell what a hidden caption says of the figure are those
-of :mod:`diffeat.zoo.train_unet`; the heads read the mean tokens of the middle and the last block. The weights that
+of :mod:`tools.zoo.train_unet`; the heads read the mean tokens of the middle and the last block. The weights that
 count are a moving average.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffeat.zoo.build_dit import DitParts, make_dit_scheduler
-from diffeat.zoo.optimiser import MuonAdamW
-from diffeat.zoo.runs import Log, at_step, autocast, gradients, load_state, save_state
-from diffeat.zoo.train_unet import CAP, GROUPS, WORDS, Examples, learning_rate
+from diffeat.training.checkpoint import Tensors
+from diffeat.training.loop import Loop, Schedule, Values
+from tools.zoo.build_dit import DitParts, make_dit_scheduler
+from tools.zoo.optimiser import MuonAdamW
+from tools.zoo.runs import MovingAverage, Work, at_step, autocast, shared_gradients
+from tools.zoo.train_unet import CAP, GROUPS, WORDS, Examples, Stage, learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -80,32 +81,37 @@ def word_groups(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 
 
 def train_dit(
-    parts: DitParts, run: Path, examples: Examples, groups: list[list[int]], steps: int, batch: int, seed: int,
-    device: str, pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    peak: float = 1e-3, save_every: int = 200,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
+    parts: DitParts,
+    run: Path,
+    examples: Examples,
+    groups: list[list[int]],
+    stage: Stage,
+    work: Work,
+    at_checkpoint: Callable[[int, dict[str, Tensor]], None],
+) -> dict[str, Tensor]:
+    """Train (going on with ``run``'s checkpoint when there is one) and return the averaged weights.
 
-    ``at_checkpoint(step, average)`` is called after each checkpoint.
+    ``at_checkpoint(step, average)`` is called at each checkpoint.
     """
+    device = work.device
     transformer, text = parts.transformer.to(device).train(), parts.text.to(device).train()  # type: ignore[arg-type]
     weights = dict(named_weights(parts))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stage.seed)
         heads = BlockWords(transformer, groups).to(device)
     trained = {**weights, **{f"embed:words.{n}": p for n, p in heads.named_parameters()}}
-    optimiser = MuonAdamW(trained)
-    average = {name: value.detach().float().clone() for name, value in weights.items()}
-    start, state = 0, load_state(run / "dit.pt")
-    if state is not None:
-        with torch.no_grad():
-            for name, value in weights.items():
-                value.copy_(state["weights"][name])
-                average[name].copy_(state["average"][name])
-        heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log = Log(run / "dit_loss.csv", ("step", "loss", "rate", "seconds"), start)
+    optimiser, average = MuonAdamW(trained), MovingAverage(weights)
+    loop = Loop(
+        run,
+        Schedule(
+            stage.steps, stage.save_every, clip=1.0,
+            rate=lambda number: learning_rate(number, stage.steps, stage.peak),
+        ),
+        optimiser.parts,
+        {"weights": Tensors(weights), "average": average, "heads": heads},
+        prefix=f"{stage.name}-",
+    )  # fmt: skip
+    optimiser.parts["adam"].register_step_post_hook(lambda *_: average.update(loop.step))
     abar = make_dit_scheduler().alphas_cumprod
     empty = examples.empty.to(device)
 
@@ -122,28 +128,19 @@ def train_dit(
         left = abar.to(device)[t]
         return (error * (CAP * (1 - left)).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
 
-    for step in range(start, steps):
-        generator = at_step(seed, step, "dit")
-        latents, tokens, hidden = examples.batch(batch, generator)
+    def gradients(number: int) -> Values:
+        generator = at_step(stage.seed, number, stage.name)
+        latents, tokens, hidden = examples.batch(stage.batch, generator)
         eps = torch.randn(latents.shape, generator=generator)
-        t = torch.randint(1000, (batch,), generator=generator)
+        t = torch.randint(1000, (stage.batch,), generator=generator)
         a = abar[t][:, None, None, None]
         noisy, velocity = a.sqrt() * latents + (1 - a).sqrt() * eps, a.sqrt() * eps - (1 - a).sqrt() * latents
-        rate = learning_rate(step, steps, peak)
         inputs = tuple(x.to(device) for x in (noisy, t, tokens, hidden, velocity))
-        loss = gradients(pool, loss_of, inputs, list(trained.values()))
-        nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-        optimiser.step(rate)
-        keep = min(0.999, (step + 1) / (step + 12))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
-        log.add(step, loss, rate)
-        if (step + 1) % 25 == 0:
-            say(f"dit {step + 1}/{steps}: {log.recent():.4f}")
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            log.flush()
-            state = {"weights": {n: w.detach() for n, w in weights.items()}, "average": average}
-            state |= {"heads": heads.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            save_state(run / "dit.pt", state)
-            at_checkpoint(step + 1, average)
-    return average
+        loss = shared_gradients(work.pool, loss_of, inputs, list(trained.values()))
+        optimiser.take_gradients()
+        return {"loss": loss}
+
+    loop.run(
+        gradients, keep=lambda: at_checkpoint(loop.step, average.values), progress=work.progress, desc=stage.name
+    )  # fmt: skip
+    return average.values

@@ -7,8 +7,6 @@ validation loss.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +15,7 @@ APART = ("embed", "conv_in", "conv_out", "heads")
 
 
 class MuonAdamW:
-    """One optimiser for named weights (4-D ones in channels-last memory), whose gradients are set by the caller."""
+    """Two optimisers for named weights (4-D ones in channels-last memory), whose gradients are set by the caller."""
 
     def __init__(self, weights: dict[str, Tensor], decay: float = 0.01) -> None:
         self._matrices: list[tuple[Tensor, nn.Parameter]] = []
@@ -31,26 +29,14 @@ class MuonAdamW:
             else:
                 rest.append(weight)
         views = [view for _, view in self._matrices]
-        self._muon = torch.optim.Muon(views, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
-        self._adam = torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=decay)
+        muon = torch.optim.Muon(views, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        #: To be stepped together, in this order.
+        self.parts = {"muon": muon, "adam": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=decay)}
 
-    def step(self, rate: float) -> None:
-        """Move the weights against their gradients."""
+    def take_gradients(self) -> None:
+        """Show Muon the gradients of the weights; to be called before it steps."""
         for weight, view in self._matrices:
             view.grad = None if weight.grad is None else _flat(weight.grad)
-        for optimiser in (self._muon, self._adam):
-            for group in optimiser.param_groups:
-                group["lr"] = rate
-            optimiser.step()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The momenta."""
-        return {"muon": self._muon.state_dict(), "adam": self._adam.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over momenta of :meth:`state_dict`."""
-        self._muon.load_state_dict(state["muon"])
-        self._adam.load_state_dict(state["adam"])
 
 
 def _flat(weight: Tensor) -> Tensor:

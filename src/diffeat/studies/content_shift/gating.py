@@ -21,13 +21,11 @@ import numpy as np
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
-from diffeat.features.picture import ImageLike
+from diffeat.features import ImageLike
 from diffeat.progress import Progress, silent
-from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter, Shifts
+from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Shifts, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
 from diffeat.techniques import Combination
-
-Stage = Literal["img2img", "operating", "features"]
 
 BASE = "base"
 
@@ -41,12 +39,18 @@ class Variant:
     role: Literal["base", "technique", "null", "shuffled"] = "technique"
     of: str = ""
 
+    @property
+    def title(self) -> str:
+        """Name of a row: controls stand indented under their technique."""
+        return f"   ↳ {self.role}" if self.of else self.name
+
 
 @dataclass(frozen=True)
 class GateResult:
     """All shifts, and the verdicts that follow.
 
     Attributes:
+        base: The recipe that was measured.
         shifts: By variant.
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
@@ -54,7 +58,7 @@ class GateResult:
     """
 
     settings: GateSettings
-    recipe: Recipe
+    base: Recipe
     variants: tuple[Variant, ...]
     pictures: tuple[str, ...]
     shifts: dict[str, Shifts]
@@ -66,13 +70,37 @@ class GateResult:
 
     def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
         """The verdict by the first measure of a stage."""
-        measure = (self.settings.feature_measures if stage == "features" else self.settings.measures)[:1]
-        return self.verdicts.get(variant, {}).get((stage, *measure)) if measure else None  # type: ignore[arg-type]
+        return self.verdicts.get(variant, {}).get((stage, self.settings.deciding(stage)))
 
     def ranking(self, stage: Stage = "img2img") -> list[str]:
         """Techniques from the largest gain to the smallest."""
         names = [v.name for v in self.variants if v.role == "technique"]
         return sorted(names, key=lambda n: -(self.deciding(n, stage) or _nothing()).gain)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe with the technique that gains most, if it helps; else as it was."""
+        best = self.ranking()[0]
+        verdict = self.deciding(best)
+        if verdict is None or verdict.call != "helps":
+            return self.base
+        combination = next(v.combination for v in self.variants if v.name == best)
+        return self.base.replace(techniques=[t.model_dump() for t in combination], name=f"{self.base.name}-gate")
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: of every technique and control its verdicts by the deciding measures, and its cost."""
+        measured: list[Stage] = [s for s in STAGES if any(self.deciding(v.name, s) is not None for v in self.variants)]
+        heads = [f"{s} ({self.settings.deciding(s)})" for s in measured]
+        rows = []
+        for variant in self.variants:
+            if variant.role == "base":
+                continue
+            verdicts = [self.deciding(variant.name, s) for s in measured]
+            first = next((v for v in verdicts if v is not None), None)
+            cells = ["nothing to reduce" if v is None else v.short() for v in verdicts]
+            wins = "" if first is None else f"{first.wins:.0%}"
+            rows.append([variant.title, *cells, wins, f"{variant.combination.calls():.1f}"])
+        return ["technique", *heads, "wins", "passes"], rows
 
 
 def _nothing() -> Verdict:

@@ -48,7 +48,7 @@ def make_parts(widths: Widths, seed: int, size: int = 128) -> Parts:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     from diffeat.datasets.toyworld.captions import vocabulary
-    from diffeat.zoo.tokenizer import MAX_LENGTH, make_tokenizer
+    from tools.zoo.tokenizer import MAX_LENGTH, make_tokenizer
 
     tokenizer = make_tokenizer(vocabulary())
     with torch.random.fork_rng(devices=[]):
@@ -117,7 +117,7 @@ def make_pipeline(parts: Parts) -> StableDiffusionPipeline:
     from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 
     from diffeat.datasets.toyworld.captions import vocabulary
-    from diffeat.zoo.tokenizer import make_tokenizer
+    from tools.zoo.tokenizer import make_tokenizer
 
     pipeline = StableDiffusionPipeline(
         vae=parts.vae,

@@ -50,7 +50,7 @@ class Sweep:
     """The outcome of :func:`sweep`.
 
     Attributes:
-        recipe: What was swept.
+        base: What was swept.
         dataset: Name and split.
         protocol: How cells are scored.
         timesteps: Columns.
@@ -59,7 +59,7 @@ class Sweep:
         computed: How many cells this run scored; the others were there.
     """
 
-    recipe: Recipe
+    base: Recipe
     dataset: str
     protocol: Protocol
     timesteps: tuple[float, ...]
@@ -77,10 +77,17 @@ class Sweep:
         """Cells whose interval reaches the best score: the data do not tell them from it."""
         return [c for c in self.cells.values() if c.high >= self.best.value and c != self.best]
 
-    def chosen(self) -> Recipe:
+    @property
+    def recipe(self) -> Recipe:
         """The recipe at the best cell."""
-        best = self.best
-        return self.recipe.replace(activations=[best.block], fuse=None, **{"trajectory.timesteps": [best.timestep]})
+        best, name = self.best, f"{self.base.name}-swept"
+        path = {"trajectory.timesteps": [best.timestep]}
+        return self.base.replace(activations=[best.block], fuse=None, name=name, **path)
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: blocks by timesteps, scores in percent."""
+        header = ["block", *(f"t = {t:g}" for t in self.timesteps)]
+        return header, [[b, *(f"{self.cells[t, b].value:.1f}" for t in self.timesteps)] for b in self.blocks]
 
 
 def sweep(

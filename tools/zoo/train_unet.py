@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.pool import ThreadPool
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +25,12 @@ from torch.nn import functional as F
 
 from diffeat.datasets.toyworld import CLASSES
 from diffeat.errors import UnknownNameError, did_you_mean
-from diffeat.zoo import cache
-from diffeat.zoo.build import Parts, make_scheduler
-from diffeat.zoo.optimiser import MuonAdamW
-from diffeat.zoo.runs import Log, at_step, autocast, finished_stage, gradients, load_state, save_state
+from diffeat.training.checkpoint import Tensors, within
+from diffeat.training.loop import STATE, Loop, Schedule, Values
+from tools.zoo import cache
+from tools.zoo.build import Parts, make_scheduler
+from tools.zoo.optimiser import MuonAdamW
+from tools.zoo.runs import MovingAverage, Work, at_step, autocast, finished_stage, shared_gradients
 
 #: share of hidden captions
 DROPPED = 0.5
@@ -178,52 +180,76 @@ def draw_timesteps(count: int, lean: float, generator: torch.Generator) -> Tenso
     return (1000 * torch.rand(count, generator=generator) ** (1 / (1 + lean))).long().clamp(max=999)
 
 
-def train_unet(
-    parts: Parts, run: Path, examples: Examples, steps: int, batch: int, seed: int, device: str,
-    pool: ThreadPool, say: Callable[[str], None], at_checkpoint: Callable[[int, dict[str, Tensor]], None],
-    stage: str = "unet", after: str | None = None, freeze: Sequence[str] = (), lean: float = 0.0,
-    peak: float = 1e-3, save_every: int = 200,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Train up to ``steps`` (continuing ``run``'s checkpoint when there is one) and return the averaged weights.
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the U-Net's training.
 
-    ``at_checkpoint(step, average)`` is called after each checkpoint. Weights stay as they are when their names begin
-    with one of ``freeze``, as in ``unet.down_blocks.0`` or ``text``.
+    Attributes:
+        name: Of the stage.
+        after: An earlier stage whose averaged weights this one starts from.
+        freeze: Weights stay as they are when their names begin so, as in ``unet.down_blocks.0`` or ``text``.
+        lean: See :func:`draw_timesteps`.
+        peak: The highest learning rate.
+        save_every: Steps between checkpoints.
     """
-    unet, text = parts.unet, parts.text
+
+    name: str
+    steps: int
+    batch: int
+    seed: int
+    after: str | None = None
+    freeze: Sequence[str] = ()
+    lean: float = 0.0
+    peak: float = 1e-3
+    save_every: int = 200
+
+
+def train_unet(
+    parts: Parts,
+    run: Path,
+    examples: Examples,
+    stage: Stage,
+    work: Work,
+    at_checkpoint: Callable[[int, dict[str, Tensor]], None],
+) -> dict[str, Tensor]:
+    """Train (going on with ``run``'s checkpoint of the stage when there is one) and return the averaged weights.
+
+    ``at_checkpoint(step, average)`` is called at each checkpoint.
+    """
+    unet, text, device = parts.unet, parts.text, work.device
     unet.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     if device == "cpu":  # maps this small are cheaper written out than fused, backwards above all
         unet.set_attn_processor(AttnProcessor())
     text.to(device).train()  # type: ignore[arg-type]
     weights = dict(_named(parts))
     for name, value in weights.items():
-        value.requires_grad_(not is_frozen(name, freeze))
-    if freeze:
+        value.requires_grad_(not is_frozen(name, stage.freeze))
+    if stage.freeze:
         for module in unet.modules():
             if isinstance(module, nn.GroupNorm):
                 module.register_forward_pre_hook(_plain_layout)
     widths = list(unet.config["block_out_channels"])
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(stage.seed)
         heads = WordHeads(unet, [widths[-1], widths[-2]], examples.groups).to(device)
+    if stage.after is not None and not (run / f"{stage.name}-{STATE}").exists():
+        before = finished_stage(run, stage.after)
+        load_average(parts, within(before, "average"))
+        heads.load_state_dict(within(before, "heads"))
     moving = {name: value for name, value in weights.items() if value.requires_grad}
     trained = {**moving, **{f"words.{n}": p for n, p in heads.named_parameters()}}
-    optimiser = MuonAdamW(trained)
-    average = {name: value.detach().float().clone() for name, value in weights.items()}
-    start, state = 0, load_state(run / f"{stage}.pt")
-    if state is None and after is not None:
-        before = finished_stage(run, after)
-        load_average(parts, before["average"])
-        heads.load_state_dict(before["heads"])
-        average = {name: value.detach().float().clone() for name, value in weights.items()}
-    if state is not None:
-        with torch.no_grad():
-            for name, value in weights.items():
-                value.copy_(state["weights"][name])
-                average[name].copy_(state["average"][name])
-        heads.load_state_dict(state["heads"])
-        optimiser.load_state_dict(state["optimiser"])
-        start = state["step"]
-    log = Log(run / f"{stage}_loss.csv", ("step", "loss", "rate", "seconds"), start)
+    optimiser, average = MuonAdamW(trained), MovingAverage(weights)
+    loop = Loop(
+        run,
+        Schedule(
+            stage.steps, stage.save_every, clip=1.0,
+            rate=lambda number: learning_rate(number, stage.steps, stage.peak),
+        ),
+        optimiser.parts,
+        {"weights": Tensors(weights), "average": average, "heads": heads},
+        prefix=f"{stage.name}-",
+    )  # fmt: skip
+    optimiser.parts["adam"].register_step_post_hook(lambda *_: average.update(loop.step))
     abar = make_scheduler().alphas_cumprod
     empty = examples.empty.to(device)
 
@@ -234,29 +260,20 @@ def train_unet(
         left = abar.to(device)[t]
         return (error * (CAP * (1 - left)).clamp(max=1) + WORDS * hidden * left * heads(tokens)).mean()
 
-    for step in range(start, steps):
-        generator = at_step(seed, step, stage)
-        latents, tokens, hidden = examples.batch(batch, generator)
+    def gradients(number: int) -> Values:
+        generator = at_step(stage.seed, number, stage.name)
+        latents, tokens, hidden = examples.batch(stage.batch, generator)
         eps = torch.randn(latents.shape, generator=generator)
-        t = draw_timesteps(batch, lean, generator)
+        t = draw_timesteps(stage.batch, stage.lean, generator)
         a = abar[t][:, None, None, None]
         noisy = (a.sqrt() * latents + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
         velocity = a.sqrt() * eps - (1 - a).sqrt() * latents
-        rate = learning_rate(step, steps, peak)
         inputs = (noisy, *(x.to(device) for x in (t, tokens, hidden, velocity)))
-        loss = gradients(pool, loss_of, inputs, list(trained.values()))
-        nn.utils.clip_grad_norm_(list(trained.values()), 1.0)
-        optimiser.step(rate)
-        keep = min(0.999, (step + 1) / (step + 12))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(average.values()), [w.detach() for w in weights.values()], 1 - keep)
-        log.add(step, loss, rate)
-        if (step + 1) % 25 == 0:
-            say(f"{stage} {step + 1}/{steps}: {log.recent():.4f}")
-        if (step + 1) % save_every == 0 or step + 1 == steps:
-            log.flush()
-            state = {"weights": {n: w.detach() for n, w in weights.items()}, "average": average}
-            state |= {"heads": heads.state_dict(), "optimiser": optimiser.state_dict(), "step": step + 1}
-            save_state(run / f"{stage}.pt", state)
-            at_checkpoint(step + 1, average)
-    return average
+        loss = shared_gradients(work.pool, loss_of, inputs, list(trained.values()))
+        optimiser.take_gradients()
+        return {"loss": loss}
+
+    loop.run(
+        gradients, keep=lambda: at_checkpoint(loop.step, average.values), progress=work.progress, desc=stage.name
+    )  # fmt: skip
+    return average.values

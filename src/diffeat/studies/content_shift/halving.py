@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
-from diffeat.features.picture import ImageLike
-from diffeat.studies.content_shift.meter import GateSettings, ShiftMeter
+from diffeat.features import ImageLike
+from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
 from diffeat.techniques import Combination, Technique
 
@@ -67,6 +67,15 @@ class SearchResult:
     spent: float
     reason: str
     recipe: Recipe | None = None
+
+    def table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and rows: every round's candidates, the best first."""
+        rows = [
+            [str(r.pictures), name, v.short(), "kept" if name in r.kept else ""]
+            for r in self.rounds
+            for name, v in sorted(r.verdicts.items(), key=lambda item: -item[1].gain)
+        ]
+        return ["pictures", "candidate", "verdict", ""], rows
 
     def __str__(self) -> str:
         lines = [f"{r.pictures} pictures: {', '.join(r.kept) or 'nothing'} left" for r in self.rounds]
@@ -226,7 +235,7 @@ def search(
     settings: GateSettings | None = None,
     strengths: Sequence[float] = (0.5, 1.0),
     timesteps: Sequence[float] = (),
-    stage: str = "img2img",
+    stage: Stage = "img2img",
 ) -> SearchResult:
     """Search on a model.
 
@@ -243,14 +252,13 @@ def search(
         InvalidValueError: Nothing to search, an unknown stage, or a technique that cannot change what a recipe reads.
     """
     settings = settings or GateSettings()
-    if stage not in ("img2img", "operating", "features"):
-        raise InvalidValueError(f"A stage is img2img, operating or features, got {stage!r}.")
-    measure = (settings.feature_measures if stage == "features" else settings.measures)[0]
+    if stage not in STAGES:
+        raise InvalidValueError(f"A stage is {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {stage!r}.")
     candidates = candidates_of(techniques, strengths)
     for candidate in candidates:
         candidate.check_reading()
     with ShiftMeter(backbone, images, recipe, settings) as meter:
-        scorer = _MeterScorer(meter, (stage, measure))
+        scorer = _MeterScorer(meter, (stage, settings.deciding(stage)))
         found = run_search(scorer, candidates, budget, margin=settings.margin)
     chosen = recipe.replace(techniques=[t.model_dump() for t in found.chosen] or None, name=f"{recipe.name}-gate")
     if timesteps and len(found.chosen):

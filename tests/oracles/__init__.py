@@ -1,0 +1,1 @@
+"""Answers that are known by other means than the code under test."""

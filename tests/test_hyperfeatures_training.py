@@ -1,0 +1,173 @@
+"""Losses, examples and the training of an aggregation network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from diffeat.datasets.pairs import PairDataset
+from diffeat.datasets.registry import open_dataset
+from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
+from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.joins.aggregation import AggregationConfig
+from diffeat.training.hyperfeatures.examples import Examples
+from diffeat.training.hyperfeatures.loss import keypoint_loss, position_loss
+from diffeat.training.hyperfeatures.maps import PictureMaps
+from diffeat.training.hyperfeatures.prepare import prepare
+from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
+from diffeat.training.hyperfeatures.train import HeadTrainer, TrainSettings, new_network
+from diffeat.training.log import read_log
+from support.hyperfeatures import error, trained_maps
+
+
+def test_rows_only_equal_the_full_matrix() -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = (torch.randn(16, 7, 9, generator=generator, requires_grad=True) for _ in range(2))
+    cells = torch.tensor([3, 40, 62, 40]), torch.tensor([0, 11, 12, 60])
+    full = F.normalize(a.flatten(1), dim=0).T @ F.normalize(b.flatten(1), dim=0) / 0.07
+    rows = -full.log_softmax(1)[cells[0], cells[1]].mean()
+    columns = -full.log_softmax(0)[cells[0], cells[1]].mean()
+    wanted = (rows + columns) / 2
+    found = keypoint_loss(a, b, *cells)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for x, y in zip(torch.autograd.grad(found, (a, b)), torch.autograd.grad(wanted, (a, b)), strict=True):
+        assert error(x, y) <= 1e-5
+
+
+def test_position_loss_is_the_distance_of_what_is_found() -> None:
+    one_hot = torch.eye(6 * 8).reshape(48, 6, 8)
+    points = torch.tensor([[2.0, 1.0], [5.0, 4.0]])
+    assert position_loss(one_hot, one_hot, points, points, 1e-3).item() == pytest.approx(0, abs=1e-6)
+    moved = position_loss(one_hot, one_hot, points, points + torch.tensor([3.0, -4.0]), 1e-3)
+    assert moved.item() == pytest.approx(5 / 8)
+
+
+def test_a_training_ends_in_a_recipe_that_extracts_what_was_trained(
+    head_training, head_extractor: Extractor, head_world: Path
+) -> None:
+    assert head_training.trained.step in (15, 30)
+    counts = [len(open_dataset("toyworld", head_world, split).images()) for split in ("trn", "val")]
+    # Training pictures as they are and mirrored, validation pictures: each once, whatever the number of pairs.
+    assert head_training.extracted == head_training.pictures == 2 * counts[0] + counts[1]
+    picture = open_dataset("toyworld", head_world, "test").images()[0]
+    (found,) = Extractor.from_recipe(head_training.recipe, device="cpu").extract([picture])
+    assert list(found.activations) == ["hyperfeatures"]
+    reader, pairs = (
+        Extractor(trained_maps(head_training), head_extractor.backbone),
+        open_dataset("toyworld", head_world, "test"),
+    )
+    with prepare(reader, [pairs], head_training.recipe.parent / "again") as ready, torch.no_grad():
+        whole = head_training.trained.network([layer[None] for layer in ready.source.maps(picture).layers])[0]
+    assert error(found.tensor, whole) <= 1e-3  # other batches round otherwise, and random weights amplify it
+
+
+def test_the_loss_falls(head_training) -> None:
+    rows = read_log(head_training.recipe.parent / "log.csv")
+    loss = np.array([float(r["loss"]) for r in rows])
+    assert len(rows) == 30
+    assert loss[-10:].mean() < loss[:10].mean()
+    assert all(r["dense"] for r in rows)
+    assert [r["step"] for r in rows if r["validation"]] == ["15", "30"]
+
+
+def test_an_interrupted_training_ends_in_the_same_weights(head_extractor, head_world: Path, tmp_path: Path) -> None:
+    pairs = open_dataset("toyworld", head_world, "trn")
+    settings = TrainSettings(steps=8, validate_every=3, flip=0.5, projection=32, bottleneck=32)
+    run = lambda out, s: train_hyperfeatures(  # noqa: E731
+        head_extractor, TrainingData(pairs), out, s, storage=Storage(tmp_path / "features")
+    )
+    run(tmp_path / "whole", settings)
+    run(tmp_path / "parts", replace(settings, steps=3))
+    run(tmp_path / "parts", settings)
+    one, other = ((tmp_path / n / "weights" / "model.safetensors").read_bytes() for n in ("whole", "parts"))
+    assert one == other
+    drop = lambda n: [r.rsplit(",", 2)[0] for r in (tmp_path / n / "log.csv").read_text().splitlines()]  # noqa: E731
+    assert drop("whole") == drop("parts")
+    with pytest.raises(InvalidValueError, match=r"lr \(0.001 there, 0.01 now\)"):
+        run(tmp_path / "parts", replace(settings, lr=0.01))
+
+
+def test_features_that_do_not_fit_are_extracted_again_to_the_same_effect(
+    head_extractor, head_world, tmp_path: Path
+) -> None:
+    pairs = open_dataset("toyworld", head_world, "trn")
+    losses, settings = [], TrainSettings(steps=1, projection=32, bottleneck=32)
+    for name, limit in (("stored", None), ("fresh", 10)):
+        outcome = train_hyperfeatures(
+            head_extractor, TrainingData(pairs), tmp_path / name, settings, storage=Storage(limit=limit)
+        )
+        assert outcome.stored is (limit is None)
+        losses.append([float(row["loss"]) for row in read_log(tmp_path / name / "log.csv")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_an_empty_training_set_is_reported_before_anything_is_extracted(head_extractor, tmp_path: Path) -> None:
+    empty = TrainingData(PairDataset("mine", "trn", tmp_path, ()))
+    with pytest.raises(DatasetError, match="training set is empty"):
+        train_hyperfeatures(head_extractor, empty, tmp_path / "out", TrainSettings())
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("broken", [True, False], ids=["features", "training"])
+def test_a_loss_that_is_no_number_ends_the_training(
+    broken: bool, head_extractor, head_world: Path, tmp_path: Path
+) -> None:
+    pairs = open_dataset("toyworld", head_world, "trn")
+    with prepare(head_extractor, [pairs], tmp_path) as ready:
+        source = Spoiled(ready.source) if broken else ready.source
+        config = AggregationConfig(("a",) * 4, ready.channels, (4, 2), 5, projection=32, bottleneck=32)
+        made = new_network(config, 0)
+        trainer = HeadTrainer(made, Examples(pairs, source, 0), TrainSettings(lr=1e30, steps=50), tmp_path / "out")
+        words = "features hold NaN" if broken else "learning rate below 1e"
+        with pytest.raises(NonFiniteError, match=words):
+            trainer.run()
+
+
+class Spoiled:
+    def __init__(self, source) -> None:
+        self.source = source
+
+    def maps(self, path: Path) -> PictureMaps:
+        found = self.source.maps(path)
+        return PictureMaps(tuple(layer * torch.nan for layer in found.layers), found.frame)
+
+
+def test_mirrored_examples_show_the_same_points(head_extractor, head_world: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    pairs = open_dataset("toyworld", head_world, "trn")
+    seen: list[Path] = []
+    with prepare(head_extractor, [pairs], tmp_path, mirror=pairs) as ready:
+
+        class Spy:
+            def maps(self, path: Path) -> PictureMaps:
+                seen.append(path)
+                return ready.source.maps(path)
+
+        plain, turned = (Examples(pairs, Spy(), 0, flip, ready.mirrored)[0] for flip in (0.0, 1.0))
+    assert turned.name == plain.name + " mirrored"
+    for before, after, path, copy in zip(plain.points, turned.points, seen[:2], seen[2:], strict=True):
+        with Image.open(path) as one, Image.open(copy) as other:
+            for (x, y), (x2, y2) in zip(before.round().long().tolist(), after.round().long().tolist(), strict=True):
+                assert one.convert("RGB").getpixel((x, y)) == other.convert("RGB").getpixel((x2, y2))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"steps": 0}, "steps"), ({"flip": 1.5}, "flip"), ({"lr": 0}, "learning rate"), ({"dense": -1}, "dense")],
+    ids=str,
+)
+def test_settings_out_of_range(change: dict, word: str) -> None:
+    with pytest.raises(InvalidValueError, match=word):
+        TrainSettings(**change)
+
+
+def test_larger_inputs(head_recipe: Recipe) -> None:
+    assert training_recipe(head_recipe, 96).frame.size == (96, 96)
+    wide = head_recipe.replace(frame={"mode": "keep", "longer": 64})
+    assert training_recipe(wide, 96).frame.longer == 96

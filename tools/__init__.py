@@ -1,0 +1,1 @@
+"""What builds the package's data and is not part of it."""

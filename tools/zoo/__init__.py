@@ -1,0 +1,1 @@
+"""Building and training of the embedded models, and of ControlNets and LoRAs on a folder of pictures."""
