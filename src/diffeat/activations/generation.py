@@ -83,8 +83,8 @@ class _Recorder(Taps):
         super()._attach()
         self._handles.append(self.denoiser.register_forward_hook(self._end))
 
-    def _begin(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super()._begin(module, args, kwargs)
+    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._begin(_, args, kwargs)
         call = self._call or {}
         latents, timestep = latents_of(call), _timestep(self._family, call)
         again = (

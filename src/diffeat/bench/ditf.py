@@ -23,7 +23,7 @@ from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.evaluation.bootstrap import bootstrap
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.features import Picture
 from diffeat.progress import Progress, silent
@@ -58,7 +58,7 @@ def run_ditf(
     folder: str | Path,
     *,
     model: str = "tiny-dit",
-    recipe: str | Recipe = "ditf-tiny",
+    recipe: str | Reading = "ditf-tiny",
     timesteps: Sequence[float] = TIMESTEPS,
     classes: Sequence[str] | None = None,
     images: int = 10,
@@ -87,7 +87,7 @@ def run_ditf(
         root / "toyworld", seed=SEED, size=SIZE, classes=classes, images={"trn": 0, "val": 4, "test": images},
         pairs=pairs, progress=progress,
     )  # fmt: skip
-    base = Recipe.load(recipe).replace(model=model)
+    base = Reading.load(recipe).replace(model=model)
     clean, massive = (Backbone.from_pretrained(model) for _ in range(2))
     inject_massive(massive, channels, picture=(SIZE, SIZE), **INJECTION)
 
@@ -119,7 +119,7 @@ def run_ditf(
     return rows, differences
 
 
-def variants(recipe: Recipe, backbone: Backbone) -> dict[str, Recipe]:
+def variants(recipe: Reading, backbone: Backbone) -> dict[str, Reading]:
     """The raw stream, AdaLN, and AdaLN with discard, at the recipe's block."""
     (name,) = recipe.activations
     raw = modulated_sites(backbone, [str(name)])[0].raw
@@ -132,8 +132,8 @@ def variants(recipe: Recipe, backbone: Backbone) -> dict[str, Recipe]:
 
 
 def _chosen(
-    recipe: Recipe, backbone: Backbone, data: Path, folder: Path, timesteps: Sequence[float], progress: Progress
-) -> Recipe:
+    recipe: Reading, backbone: Backbone, data: Path, folder: Path, timesteps: Sequence[float], progress: Progress
+) -> Reading:
     plain = recipe.replace(refine={})
     blocks = block_names(recipe, Catalogue.of(backbone), ["ditf:*"])[1:]  # channels are injected in the first
     found = sweep(

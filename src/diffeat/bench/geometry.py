@@ -15,7 +15,7 @@ from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_open
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
 from diffeat.evaluation.features import feature_folder
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Baseline, Extractor, Reading
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
@@ -60,9 +60,9 @@ def run_geometry(
     dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
     rows = [_row("SIFT, way of the nearest match", _sift(dataset))]
     sources = [
-        RowSource(lambda: RgbPatches(longer=256), {"RGB patches": None}),
-        RowSource(lambda: Daisy(longer=384), {"DAISY (scikit-image)": None}),
-        *(RowSource(lambda r=r: Extractor.from_recipe(r), {Recipe.load(r).name: None}) for r in recipes),
+        RowSource(lambda: RgbPatches(Baseline(longer=256)), {"RGB patches": None}),
+        RowSource(lambda: Daisy(Baseline(name="DAISY", stride=3, longer=384)), {"DAISY (scikit-image)": None}),
+        *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}) for r in recipes),
     ]
     for source in sources:
         extractor = source.make()

@@ -23,7 +23,7 @@ from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworl
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import ModelError
 from diffeat.evaluation.features import feature_folder
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_table
 from diffeat.report.selection import write_selection
@@ -114,9 +114,15 @@ def legacy_choice(backbone: Backbone) -> tuple[str, ...]:
 
 
 def _row(
-    name: str, ids: tuple[str, ...], channels: dict[str, int], base: Recipe, backbone: Backbone, data: Path, root: Path,
+    name: str,
+    ids: tuple[str, ...],
+    channels: dict[str, int],
+    base: Reading,
+    backbone: Backbone,
+    data: Path,
+    root: Path,
     progress: Progress,
-) -> SelectionRow:  # fmt: skip
+) -> SelectionRow:
     recipe = base.replace(name=name, activations=list(ids), fuse={"kind": "concat", "normalise": True})
     extractor = Extractor(recipe, backbone)
     store = feature_folder(root, extractor)

@@ -17,7 +17,7 @@ from diffeat.activations import Catalogue
 from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import get_protocol
@@ -64,7 +64,7 @@ def run_toyworld(
     counts = {"trn": 0, "val": 8, "test": images}
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     own_size = {"mode": "keep", "longer": SIZE}
-    single = Recipe.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None)
+    single = Reading.load(MODEL).replace(name=MODEL, frame=own_size, fuse=None)
     backbone = Extractor.from_recipe(single.replace(activations=["mid_block"])).backbone
     names = list(activations or worth_showing(backbone))
     single = single.replace(activations=names)
@@ -86,7 +86,7 @@ def run_toyworld(
             {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names},
             "category",
         ),
-        *(RowSource(lambda r=r: Extractor.from_recipe(r), {Recipe.load(r).name: None}, "category") for r in recipes),
+        *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}, "category") for r in recipes),
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     notes = [f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs"]
@@ -101,7 +101,7 @@ def worth_showing(backbone: Backbone) -> list[str]:
     return [a.id for a in Catalogue.of(backbone) if wanted.fullmatch(a.id)]
 
 
-def random_weights(recipe: Recipe, seed: int = 0) -> Extractor:
+def random_weights(recipe: Reading, seed: int = 0) -> Extractor:
     """The same network before any training (the autoencoder stays trained)."""
     extractor = Extractor.from_recipe(recipe)
     denoiser = extractor.backbone.denoiser

@@ -74,9 +74,7 @@ class Daisy(BaselineSource):
         before = self.recipe.radius - (self.recipe.stride - 1) // 2
         border = (before, before + self.recipe.stride)
         found = daisy(
-            np.pad(
-                grey, ((border, border + self.recipe.stride), (border, border + self.recipe.stride)), mode="symmetric"
-            ),
+            np.pad(grey, (border, border), mode="symmetric"),
             step=self.recipe.stride,
             radius=self.recipe.radius,
             rings=2,

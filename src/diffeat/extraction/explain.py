@@ -23,8 +23,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         if item["type"] == "extra_forbidden":
             message = f"unknown field. {_nearest(str(location[-1]), owner, model)}".rstrip()
         elif item["type"] == "union_tag_invalid":
-            kinds = item["ctx"]["expected_tags"].replace("'", "").split(", ")
-            message = f"there is no kind {item['ctx']['tag']!r}. {did_you_mean(item['ctx']['tag'], kinds)}".rstrip()
+            context = item.get("ctx", {})
+            tag, kinds = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
+            message = f"there is no kind {tag!r}. {did_you_mean(tag, kinds)}".rstrip()
         elif item["type"] == "missing":
             message = "this field is required"
         elif "input" in item and not isinstance(item["input"], dict):

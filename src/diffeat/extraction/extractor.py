@@ -53,6 +53,7 @@ class Extractor(Streams[FeatureMap]):
     ) -> None:
         self.recipe = recipe
         self.backbone = backbone
+        self.batch_size = batch_size
         self._views = Views(recipe.view_recipes(), backbone, batch_size=batch_size, grad=grad, noise=noise, base=recipe)
         self.plan = self._views.plan
         self.names = list(dict.fromkeys(name for reader in self.plan.readers for name in reader.names))

@@ -16,13 +16,17 @@ _BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride
 _PLUS = " + "
 
 
-class Vision(Recipe):
+class Vision(Recipe, frozen=True):
     """Patch features of a ``transformers`` model; it sees the clean picture and reads no text."""
 
     kind: Literal["vision"] = "vision"
     model: str = Field(description="hub id or local folder of a transformers vision model with a patch grid")
-    layer: int = Field(-1, description="hidden state: -1 the last layer's, before the final norm; 0 the embeddings")
-    size: int | None = Field(None, ge=1, description="side of the square model image, a multiple of the patch size")
+    layer: int = Field(
+        default=-1, description="hidden state: -1 the last layer's, before the final norm; 0 the embeddings"
+    )
+    size: int | None = Field(
+        default=None, ge=1, description="side of the square model image, a multiple of the patch size"
+    )
     mode: Literal["squash", "pad"] = "squash"
 
     @model_validator(mode="before")
@@ -35,14 +39,14 @@ class Vision(Recipe):
         return ""
 
 
-class Baseline(Recipe):
+class Baseline(Recipe, frozen=True):
     """Dense features without a model, to compare with."""
 
     kind: Literal["baseline"] = "baseline"
     name: Literal["RGB patches", "DAISY"] = "RGB patches"
-    longer: int | None = Field(None, ge=1, description="longer side of the picture; its own size if none")
-    stride: int = Field(4, ge=1, description="pixels per cell")
-    radius: int = Field(12, ge=1, description="of DAISY: pixels around a cell that it looks at")
+    longer: int | None = Field(default=None, ge=1, description="longer side of the picture; its own size if none")
+    stride: int = Field(default=4, ge=1, description="pixels per cell")
+    radius: int = Field(default=12, ge=1, description="of DAISY: pixels around a cell that it looks at")
 
     def content(self) -> dict[str, Any]:
         """The settings; the name tells the features."""
@@ -60,7 +64,7 @@ def _recipe(part: Any) -> Any:
         raise ValueError(str(error)) from None
 
 
-class Joined(Recipe):
+class Joined(Recipe, frozen=True):
     r"""Several recipes as one: their maps side by side.
 
     * ``concat``: maps are resized bilinearly to the largest grid, in original pixels, and keep their scale (published
@@ -75,7 +79,7 @@ class Joined(Recipe):
         description="recipes; in a file also names of presets and paths of files"
     )
     join: Literal["concat", "weighted"] = "concat"
-    weights: tuple[float, ...] | None = Field(None, description="of 'weighted': how much each part counts")
+    weights: tuple[float, ...] | None = Field(default=None, description="of 'weighted': how much each part counts")
 
     @field_validator("parts")
     @classmethod

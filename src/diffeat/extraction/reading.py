@@ -19,24 +19,29 @@ from diffeat.refinement.adaln import Discard
 from diffeat.techniques.union import Techniques
 
 
-class Trajectory(Part):
+class Trajectory(Part, frozen=True):
     """Which latents the denoiser sees."""
 
     kind: Literal["noise", "clean", "inversion", "generation"] = Field(
-        "noise",
+        default="noise",
         description="noised to t; clean and only told t; on the way of an inversion; while a picture is generated",
     )
-    timesteps: tuple[float, ...] = Field((), description="0…1000 of the training schedule (noise, clean)")
-    draws: int = Field(1, ge=1, description="independent noise draws, averaged (noise, clean)")
-    latent: Literal["mean", "sample"] = Field("sample", description="mean or a draw of the autoencoder's posterior")
-    steps: int | None = Field(None, ge=1, description="denoiser calls of the whole inversion or generation")
-    save: tuple[int, ...] | None = Field(
-        None, description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all"
+    timesteps: tuple[float, ...] = Field(default=(), description="0…1000 of the training schedule (noise, clean)")
+    draws: int = Field(default=1, ge=1, description="independent noise draws, averaged (noise, clean)")
+    latent: Literal["mean", "sample"] = Field(
+        default="sample", description="mean or a draw of the autoencoder's posterior"
     )
-    guidance: float | None = Field(None, description="scale of classifier-free guidance (inversion, generation)")
-    negative_prompt: str | None = Field(None, description="text of the other half of guidance")
+    steps: int | None = Field(default=None, ge=1, description="denoiser calls of the whole inversion or generation")
+    save: tuple[int, ...] | None = Field(
+        default=None,
+        description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all",
+    )
+    guidance: float | None = Field(
+        default=None, description="scale of classifier-free guidance (inversion, generation)"
+    )
+    negative_prompt: str | None = Field(default=None, description="text of the other half of guidance")
     prediction: Literal["epsilon", "v_prediction", "sample", "flow"] | None = Field(
-        None, description="what the model must predict; none steps as the model at hand needs"
+        default=None, description="what the model must predict; none steps as the model at hand needs"
     )
 
     @property
@@ -89,12 +94,12 @@ class Trajectory(Part):
         return self
 
 
-class MapActivation(Part):
+class MapActivation(Part, frozen=True):
     """An attention map and how it is reduced to a feature map."""
 
     id: str
     heads: Literal["mean", "all"] = "mean"
-    tokens: tuple[int, ...] | None = Field(None, description="which key tokens; none takes all")
+    tokens: tuple[int, ...] | None = Field(default=None, description="which key tokens; none takes all")
 
     @property
     def request(self) -> MapRequest:
@@ -102,7 +107,7 @@ class MapActivation(Part):
         return MapRequest(self.id, heads=self.heads, tokens=list(self.tokens) if self.tokens else None)
 
 
-class AttentionActivation(Part):
+class AttentionActivation(Part, frozen=True):
     """Attention averaged over heads and layers, a channel per token (see :mod:`diffeat.extraction.reduce`)."""
 
     attention: Literal["down_cross", "mid_cross", "up_cross", "down_self", "mid_self", "up_self"]
@@ -129,7 +134,7 @@ Wanted = Annotated[
 ]
 
 
-class Refine(Part):
+class Refine(Part, frozen=True):
     """How ``adaln`` activations are made from the raw stream.
 
     With this field the raw streams of all draws are averaged first, then channels are discarded, then the mean is
@@ -138,13 +143,17 @@ class Refine(Part):
     """
 
     discard: Discard = Field(
-        "none", description="massive channels: kept, zeroed before the norm (pre) or after (post), or left out (drop)"
+        default="none",
+        description="massive channels: kept, zeroed before the norm (pre) or after (post), or left out (drop)",
     )
     channels: str | tuple[int, ...] | dict[str, tuple[int, ...]] = Field(
-        "detected", description="which to discard: 'detected' in this model, or numbers, or numbers by activation"
+        default="detected",
+        description="which to discard: 'detected' in this model, or numbers, or numbers by activation",
     )
     ratio: float = Field(
-        30.0, gt=1, description="of the detector: how many times the median channel a massive one is; 5 for tiny models"
+        default=30.0,
+        gt=1,
+        description="of the detector: how many times the median channel a massive one is; 5 for tiny models",
     )
 
     @model_validator(mode="after")
@@ -156,39 +165,41 @@ class Refine(Part):
         return self
 
 
-class Weights(Part):
+class Weights(Part, frozen=True):
     """Other weights for the denoiser of the model (same architecture)."""
 
     source: str = Field(description="hub id of a repository, or a local folder or safetensors file")
-    file: str | None = Field(None, description="file inside the repository or folder")
+    file: str | None = Field(default=None, description="file inside the repository or folder")
     revision: str | None = None
 
 
-class TrainedWeights(Weights):
+class TrainedWeights(Weights, frozen=True):
     """Weights of a trained join. A relative source lies beside the recipe's file."""
 
-    sha256: str | None = Field(None, description="digest of the file; another file is then refused")
+    sha256: str | None = Field(default=None, description="digest of the file; another file is then refused")
 
 
-class Fuse(Part):
+class Fuse(Part, frozen=True):
     """How the maps of one picture become one."""
 
     kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
-    grid: tuple[int, int] | None = Field(None, description="common grid [h, w]; none takes the largest")
-    normalise: bool = Field(False, description="unit length per map and position before joining")
-    weights: TrainedWeights | None = Field(None, description="of kinds 'hyperfeatures' and 'amalgamation'")
+    grid: tuple[int, int] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
+    normalise: bool = Field(default=False, description="unit length per map and position before joining")
+    weights: TrainedWeights | None = Field(default=None, description="of kinds 'hyperfeatures' and 'amalgamation'")
 
 
-class ViewSpec(Part):
+class ViewSpec(Part, frozen=True):
     """One of several readings of a picture; what it leaves out is the recipe's own."""
 
     name: str = ""
-    techniques: Techniques | None = Field(None, description="in place of the recipe's techniques")
+    techniques: Techniques | None = Field(default=None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
     seed: int | None = None
     activations: tuple[Wanted, ...] | None = None
-    append: bool = Field(False, description="put beside the mixture of the others as it is, e.g. attention features")
+    append: bool = Field(
+        default=False, description="put beside the mixture of the others as it is, e.g. attention features"
+    )
 
 
 def _frame(value: Any) -> Any:
@@ -199,12 +210,12 @@ def _one_or_many(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-class Reading(Recipe):
+class Reading(Recipe, frozen=True):
     """A recipe of one diffusion model. See the module docstring; every field is described in its JSON schema."""
 
     kind: Literal["reading"] = "reading"
     model: str = Field(description="alias, hub id or local path of a diffusers pipeline")
-    denoiser: Weights | None = Field(None, description="other weights for the model's denoiser")
+    denoiser: Weights | None = Field(default=None, description="other weights for the model's denoiser")
     frame: Annotated[FrameSpec, BeforeValidator(_frame)] = FrameSpec()
     conditioning: dict[str, float | int | str | bool] = Field(
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
@@ -212,14 +223,17 @@ class Reading(Recipe):
     trajectory: Trajectory
     activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
     techniques: Techniques | None = Field(
-        None, description="applied while features are read; 'diffeat gate --help' lists them"
+        default=None, description="applied while features are read; 'diffeat gate --help' lists them"
     )
     views: tuple[ViewSpec, ...] | None = Field(
-        None, description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse"
+        default=None,
+        description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse",
     )
-    refine: Refine | None = Field(None, description="AdaLN features from the mean of raw draws; channel discard")
+    refine: Refine | None = Field(
+        default=None, description="AdaLN features from the mean of raw draws; channel discard"
+    )
     shrink: int | None = Field(
-        None, ge=2, description="average every map over areas, this many times fewer cells a side"
+        default=None, ge=2, description="average every map over areas, this many times fewer cells a side"
     )
     fuse: Fuse | None = None
     seed: int = 0

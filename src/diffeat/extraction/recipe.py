@@ -25,13 +25,13 @@ VERSION = 2
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
-class Part(BaseModel):
+class Part(BaseModel, frozen=True):
     """A part of a recipe."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(extra="forbid")
 
 
-class Recipe(Part):
+class Recipe(Part, frozen=True):
     """What all kinds of recipes share; each kind is a subclass with a ``kind`` of its own."""
 
     #: The kinds, by name.
@@ -42,9 +42,9 @@ class Recipe(Part):
     kind: str
     name: str = "unnamed"
     description: str = ""
-    source: str = Field("", description="paper and section the numbers come from")
-    prompt: str = Field("", description="text used where the caller gives none")
-    template: str = Field("{}", description="wraps a caller's text, e.g. 'a photo of a {}'")
+    source: str = Field(default="", description="paper and section the numbers come from")
+    prompt: str = Field(default="", description="text used where the caller gives none")
+    template: str = Field(default="{}", description="wraps a caller's text, e.g. 'a photo of a {}'")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -13,9 +13,10 @@ decoded. It needs the whole forward pass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ from diffeat.refinement.adaln import check_channels, modulate
 #: Names of the decoded clean image.
 CLEAN_IMAGE = ("vae-out", "gdf:vae-out")
 _WIDEST, _NARROWEST = 32, 16
+_VECTORS = (".shift", ".scale", ".gate")
 
 
 class Place(NamedTuple):
@@ -48,7 +50,8 @@ class Place(NamedTuple):
 Channels = Mapping[Place, Sequence[int]]
 
 
-class Reducer(Protocol):
+@dataclass(frozen=True, kw_only=True)
+class Reducer(ABC):
     """Makes one map.
 
     Attributes:
@@ -58,50 +61,35 @@ class Reducer(Protocol):
         predicts: Whether the denoiser's prediction is wanted too, under the name :data:`CLEAN_IMAGE` [0].
     """
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def wants(self) -> Sequence[str | MapRequest]: ...
+    name: str
+    wants: tuple[str | MapRequest, ...] = ()
+    exact: bool = False
+    predicts: bool = False
 
-    exact: ClassVar[bool]
-    predicts: ClassVar[bool]
-
+    @abstractmethod
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         """The map ``(c, h, w)`` of the means of one picture, by name, at one step."""
-        ...
 
 
-@dataclass(frozen=True)
-class Mean:
+@dataclass(frozen=True, kw_only=True)
+class Mean(Reducer):
     """An activation as it is."""
-
-    request: str | MapRequest
-    exact: ClassVar[bool] = False
-    predicts: ClassVar[bool] = False
-
-    @property
-    def name(self) -> str:
-        return str(self.request)
-
-    @property
-    def wants(self) -> Sequence[str | MapRequest]:
-        return (self.request,)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         return means[self.name]
 
 
-@dataclass(frozen=True)
-class AttentionMean:
-    """Averaged attention."""
+@dataclass(frozen=True, kw_only=True)
+class AttentionMean(Reducer):
+    """Averaged attention.
 
-    name: str
-    wants: tuple[MapRequest, ...]
+    Attributes:
+        grid: ``(h, w)`` of the latent, where the picture size is fixed.
+        cell: Pixels of a latent cell.
+    """
+
     grid: tuple[int, int] | None
-    """The latent's, where the picture size is fixed."""
     cell: int
-    exact: ClassVar[bool] = False
-    predicts: ClassVar[bool] = False
 
     @classmethod
     def of(cls, attention: AttentionActivation, recipe: Reading, backbone: Backbone) -> AttentionMean:
@@ -133,7 +121,7 @@ class AttentionMean:
             for id, grid in grids.items()
         ]
         latent = None if size is None else (size[1] // pixels, size[0] // pixels)
-        return cls(str(attention), tuple(requests), latent, pixels)
+        return cls(name=str(attention), wants=tuple(requests), grid=latent, cell=pixels)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         layers = [means[str(request)] for request in self.wants]
@@ -145,35 +133,31 @@ class AttentionMean:
         return aggregate_attention(layers, grid)
 
 
-@dataclass(frozen=True)
-class CleanImage:
+@dataclass(frozen=True, kw_only=True)
+class CleanImage(Reducer):
     """The decoded clean image."""
 
-    name: str
-    wants: tuple[str, ...] = ()
-    exact: ClassVar[bool] = False
-    predicts: ClassVar[bool] = True
+    predicts: bool = True
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         return means[CLEAN_IMAGE[0]]
 
 
-@dataclass(frozen=True)
-class AdaLN:
+@dataclass(frozen=True, kw_only=True)
+class AdaLN(Reducer):
     """A modulated input made of the mean raw stream, see :mod:`diffeat.refinement.adaln`."""
 
-    name: str
     site: ModulatedSite
     refine: Refine
     channels: Channels
     dtype: torch.dtype
-    exact: ClassVar[bool] = True
-    predicts: ClassVar[bool] = False
+    exact: bool = True
 
-    @property
-    def wants(self) -> Sequence[str]:
-        parts = (self.site.raw, self.site.scale, self.site.shift)
-        return tuple(part for part in parts if part is not None)
+    @classmethod
+    def of(cls, site: ModulatedSite, refine: Refine, channels: Channels, dtype: torch.dtype) -> AdaLN:
+        """The forward pass ends at the consumer of the norm, when its parameters are known."""
+        wants = tuple(part for part in (site.raw, site.scale, site.shift) if part is not None)
+        return cls(name=site.name, wants=wants, site=site, refine=refine, channels=channels, dtype=dtype)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         scale, shift = (None if p is None else means[p] for p in (self.site.scale, self.site.shift))
@@ -186,26 +170,16 @@ class AdaLN:
         return list(self.channels.get(Place(self.name, step), ()))
 
 
-@dataclass(frozen=True)
-class Shrunk:
+@dataclass(frozen=True, kw_only=True)
+class Shrunk(Reducer):
     """Another reducer's map with fewer cells."""
 
     inner: Reducer
     factor: int
 
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def wants(self) -> Sequence[str | MapRequest]:
-        return self.inner.wants
-
-    @property
-    def exact(self) -> bool:
-        return self.inner.exact
-
-    predicts: ClassVar[bool] = False
+    @classmethod
+    def of(cls, inner: Reducer, factor: int) -> Shrunk:
+        return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, factor=factor)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         return shrink_map(self.inner.map(means, step), self.factor)
@@ -227,26 +201,29 @@ def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = 
     for wanted in recipe.activations:
         for reducer in _reducers(wanted, recipe, backbone):
             shrinks = recipe.shrink is not None and not reducer.predicts
-            reducers[reducer.name] = Shrunk(reducer, recipe.shrink or 1) if shrinks else reducer
+            reducers[reducer.name] = Shrunk.of(reducer, recipe.shrink or 1) if shrinks else reducer
     return list(reducers.values())
 
 
 def _reducers(
     wanted: str | AttentionActivation | MapActivation, recipe: Reading, backbone: Backbone
-) -> list[Mean | AttentionMean | CleanImage]:
+) -> Sequence[Reducer]:
     if isinstance(wanted, AttentionActivation):
         return [AttentionMean.of(wanted, recipe, backbone)]
     if isinstance(wanted, MapActivation):
-        return [Mean(wanted.request)]
+        return [_mean(wanted.request)]
     if wanted in CLEAN_IMAGE:
-        return [CleanImage(wanted)]
+        return [CleanImage(name=wanted)]
     if is_pattern(wanted):
-        return [Mean(activation.id) for activation in Catalogue.of(backbone).find(wanted)]
-    return [Mean(wanted)]
+        found = Catalogue.of(backbone).find(wanted)
+        return [_mean(activation.id) for activation in found if activation.kind != "modulation"]
+    if wanted.endswith(_VECTORS):
+        raise InvalidValueError(f"{wanted!r} is a vector, not a map: read it with diffeat.read, not in a recipe.")
+    return [_mean(wanted)]
 
 
 def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Channels | None) -> list[Reducer]:
-    names = [str(r.request) for a in recipe.activations for r in _reducers(a, recipe, backbone) if isinstance(r, Mean)]
+    names = [r.name for a in recipe.activations for r in _reducers(a, recipe, backbone) if isinstance(r, Mean)]
     sites = dict(zip(names, modulated_sites(backbone, names), strict=True))
     channels = massive or {}
     if not isinstance(refine.channels, str):
@@ -263,8 +240,12 @@ def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Chann
         }
     if refine.discard == "none":
         channels = {}
-    made = [AdaLN(name, site, refine, channels, backbone.dtype) for name, site in sites.items()]
-    return [Shrunk(r, recipe.shrink) if recipe.shrink is not None else r for r in made]
+    made = [AdaLN.of(site, refine, channels, backbone.dtype) for site in sites.values()]
+    return list(made) if recipe.shrink is None else [Shrunk.of(r, recipe.shrink) for r in made]
+
+
+def _mean(request: str | MapRequest) -> Mean:
+    return Mean(name=str(request), wants=(request,))
 
 
 def _text_length(backbone: Backbone, recipe: Reading) -> int:

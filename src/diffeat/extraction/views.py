@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -76,7 +75,7 @@ class Views(Streams[list[FeatureMap]]):
         """The timesteps (0…1000) at which the first recipe reads, in its order."""
         return self._run.times if isinstance(self._run, Walker) else self.plan.readers[0].recipe.trajectory.timesteps
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Tells the weights of the model and of the techniques from others, and noise of one's own."""
         techniques = [t for reader in self.plan.readers for t in reader.recipe.techniques or ()]

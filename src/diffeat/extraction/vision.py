@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,7 @@ class VisionExtractor(Streams[FeatureMap]):
             extractor.model.to(device)
         return extractor
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Tells the weights from others."""
         return fingerprint(self.model)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffeat.activations import Catalogue
 from diffeat.errors import ImageError, InvalidValueError
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.reading import MapActivation
 from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
@@ -50,7 +50,7 @@ def _content(feature: FeatureMap, values: Tensor) -> Tensor:
 
 
 def picture_of_words(
-    recipe: Recipe, backbone: Backbone, images: Sequence[Path], prompt: str, words: Sequence[str]
+    recipe: Reading, backbone: Backbone, images: Sequence[Path], prompt: str, words: Sequence[str]
 ) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
 

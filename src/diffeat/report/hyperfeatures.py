@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffeat.__about__ import __version__
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
@@ -183,7 +183,7 @@ def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[list[str]]
 
 def write_pruning_report(
     folder: Path,
-    recipe: Recipe,
+    recipe: Reading,
     network: AggregationNetwork,
     points: Sequence[CurvePoint],
     times: Sequence[float],
@@ -242,7 +242,7 @@ def strongest_words(network: AggregationNetwork, times: Sequence[float], count: 
 
 def write_training_report(
     folder: Path,
-    recipe: Recipe,
+    recipe: Reading,
     network: AggregationNetwork,
     rows: Sequence[Mapping[str, str]],
     times: Sequence[float],

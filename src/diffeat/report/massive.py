@@ -42,7 +42,7 @@ def write_massive(survey: Survey, pictures: Sequence[Image.Image], folder: str |
 def to_dict(survey: Survey) -> dict[str, Any]:
     """Everything but the pictures, as plain values."""
     places = []
-    for (time, block), detection in survey.detections.items():
+    for (block, time), detection in survey.detections.items():
         statistics = survey.statistics[Place(block, time)]
         places.append(
             {

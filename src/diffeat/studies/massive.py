@@ -15,7 +15,7 @@ from torch import Tensor
 from diffeat.activations import Catalogue, modulated_sites, read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap, ImageLike, Picture
@@ -59,8 +59,8 @@ class Survey:
         examples: Features of the first pictures at the place: raw, AdaLN, and AdaLN with discard.
     """
 
-    recipe: Recipe
-    base: Recipe
+    recipe: Reading
+    base: Reading
     model: str
     blocks: tuple[str, ...]
     timesteps: tuple[float, ...]
@@ -121,7 +121,7 @@ class Survey:
 
 
 def find_massive(
-    recipe: Recipe,
+    recipe: Reading,
     backbone: Backbone,
     pictures: Sequence[ImageLike],
     *,
@@ -197,7 +197,7 @@ def _position(backbone: Backbone, names: Sequence[str], place: str) -> int:
 
 
 def _examples(
-    recipe: Recipe, backbone: Backbone, pictures: Sequence[ImageLike], place: str, channels: list[int]
+    recipe: Reading, backbone: Backbone, pictures: Sequence[ImageLike], place: str, channels: list[int]
 ) -> list[dict[str, FeatureMap]]:
     raw = modulated_sites(backbone, [place])[0].raw
     discard = {"discard": "pre", "channels": channels} if channels else {}
@@ -212,7 +212,7 @@ def _examples(
 
 @torch.no_grad()
 def _modulation(
-    recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike
+    recipe: Reading, backbone: Backbone, names: Sequence[str], picture: ImageLike
 ) -> dict[Place, dict[str, Tensor]]:
     image = Picture.of(picture).image
     frame = backbone.frame(recipe.frame, image.size)
@@ -230,7 +230,7 @@ def _modulation(
 
 
 def _high_norm(
-    recipe: Recipe, backbone: Backbone, names: Sequence[str], picture: ImageLike, found: dict[Place, Detection]
+    recipe: Reading, backbone: Backbone, names: Sequence[str], picture: ImageLike, found: dict[Place, Detection]
 ) -> dict[str, float]:
     """Share of high-norm tokens in the first picture, by block."""
     time = recipe.trajectory.timesteps[0]

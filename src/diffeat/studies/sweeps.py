@@ -20,7 +20,7 @@ from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.texts import PromptPolicy
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import Protocol
@@ -59,7 +59,7 @@ class Sweep:
         computed: How many cells this run scored; the others were there.
     """
 
-    base: Recipe
+    base: Reading
     dataset: str
     protocol: Protocol
     timesteps: tuple[float, ...]
@@ -78,7 +78,7 @@ class Sweep:
         return [c for c in self.cells.values() if c.high >= self.best.value and c != self.best]
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Reading:
         """The recipe at the best cell."""
         best, name = self.best, f"{self.base.name}-swept"
         path = {"trajectory.timesteps": [best.timestep]}
@@ -91,8 +91,8 @@ class Sweep:
 
 
 def sweep(
-    recipe: Recipe,
-    extractor: Callable[[Recipe], Extractor],
+    recipe: Reading,
+    extractor: Callable[[Reading], Extractor],
     dataset: PairDataset,
     protocol: Protocol,
     folder: str | Path,
@@ -149,7 +149,7 @@ def sweep(
     return Sweep(recipe, name, protocol, times, names, cells, computed)
 
 
-def block_names(recipe: Recipe, catalogue: Catalogue, wanted: Sequence[str | int]) -> list[str]:
+def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | int]) -> list[str]:
     """Activations for numbers, ids, aliases and patterns.
 
     A number k stands for the recipe's first activation at block k: ``ditf:28`` gives ``ditf:k``, and
@@ -179,7 +179,7 @@ def _identity(dataset: PairDataset, protocol: Protocol, prompts: PromptPolicy) -
     return repr((dataset.name, dataset.split, str(dataset.root), [p.name for p in dataset], str(protocol), text))
 
 
-def _key(recipe: Recipe, told: str) -> str:
+def _key(recipe: Reading, told: str) -> str:
     return hashlib.sha256(f"{recipe.hash}|{told}".encode()).hexdigest()[:24]
 
 

@@ -10,7 +10,7 @@ These modules are imported for the help of a command: what needs torch is import
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Technique(BaseModel):
+class Technique(BaseModel, frozen=True):
     """A generation technique that puts more about the clean picture into the denoiser, or claims to.
 
     Techniques are values: they hold settings and no weights, compare by content and go into recipes.
@@ -40,9 +40,10 @@ class Technique(BaseModel):
         strength: The field that is proportional to what it does, where there is one.
         once: A combination can hold one.
         passes: Denoiser passes, or shares of one, that it adds to every call.
+        changes_layers: Whether :meth:`change_layers` does something.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     words: ClassVar[Mapping[str, str]]
     whole: ClassVar[bool] = False
@@ -50,6 +51,7 @@ class Technique(BaseModel):
     strength: ClassVar[str | None] = None
     once: ClassVar[bool] = True
     passes: ClassVar[float] = 0.0
+    changes_layers: ClassVar[bool] = False
 
     kind: str
 
@@ -107,9 +109,14 @@ class Technique(BaseModel):
 
     # ---- what it does, in this order
 
-    #: Called with a pipeline and all techniques of the class: changes layers for them together (the session puts the
-    #: pipeline back) and says whether a text encoder is changed. ``None`` leaves layers alone.
-    change_layers: ClassVar[Callable[[Any, Sequence[Any]], bool] | None] = None
+    @staticmethod
+    def change_layers(pipeline: Any, techniques: Sequence[Any]) -> bool:
+        """Change layers for all techniques of the class together (the session puts the pipeline back).
+
+        Returns:
+            Whether a text encoder is changed.
+        """
+        return False
 
     def load(self, desk: Desk) -> None:
         """Load what it brings.

@@ -88,7 +88,7 @@ class Combination:
     @property
     def layers(self) -> list[Technique | Custom]:
         """The techniques that change layers of the pipeline."""
-        return [t for t in self if not isinstance(t, Technique) or t.change_layers is not None]
+        return [t for t in self if not isinstance(t, Technique) or t.changes_layers]
 
     @property
     def per_image(self) -> bool:

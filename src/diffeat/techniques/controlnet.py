@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from diffeat.techniques.scene import Desk, Scene
 
 
-class ControlNet(Technique):
+class ControlNet(Technique, frozen=True):
     """A ControlNet of the model's own base; several add up.
 
     Attributes:

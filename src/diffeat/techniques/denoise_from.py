@@ -11,7 +11,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.techniques.base import Technique
 
 
-class DenoiseFrom(Technique):
+class DenoiseFrom(Technique, frozen=True):
     """Deterministic (DDIM) steps with all techniques from ``start`` down to the timestep where features are read.
 
     Attributes:

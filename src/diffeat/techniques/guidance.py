@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffeat.techniques.scene import Desk
 
 
-class Guidance(Technique):
+class Guidance(Technique, frozen=True):
     """Predictions are pushed away from those of another text: p = p(negative) + scale (p(text) - p(negative)).
 
     Guidance acts on predictions: on x0 estimates, on Img2Img and on the steps of :class:`DenoiseFrom`. A single pass

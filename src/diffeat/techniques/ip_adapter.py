@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from diffeat.techniques.scene import Desk, Scene
 
 
-class IPAdapter(Technique):
+class IPAdapter(Technique, frozen=True):
     """An IP-Adapter that is shown the input picture, for UNet pipelines where diffusers offers it.
 
     Attributes:
@@ -28,6 +28,7 @@ class IPAdapter(Technique):
     words = {"ip-adapter": "path"}
     usage = ("ip-adapter:MODEL,file=FILE,scale=0.6",)
     strength = "scale"
+    changes_layers = True
 
     kind: Literal["ip-adapter"] = "ip-adapter"
     path: str = "h94/IP-Adapter"

@@ -16,7 +16,7 @@ _PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _DOWN = ".lora_A.weight"
 
 
-class LoRA(Technique):
+class LoRA(Technique, frozen=True):
     """A LoRA of the denoiser, and of the text encoders where the file has them.
 
     Attributes:
@@ -28,6 +28,7 @@ class LoRA(Technique):
     words = {"lora": "path"}
     usage = ("lora:FILE,scale=0.7",)
     strength = "scale"
+    changes_layers = True
     once = False
 
     kind: Literal["lora"] = "lora"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffeat.techniques.scene import Desk, Scene
 
 
-class Prompt(Technique):
+class Prompt(Technique, frozen=True):
     """Text for the denoiser, in place of the recipe's own.
 
     Give one of the three; with none the picture keeps the text it has (the null twin).

@@ -149,7 +149,7 @@ class Session:
         pipeline = self.backbone.pipeline
         text = bool(customs)
         for kind in dict.fromkeys(type(t) for t in combination.all(Technique)):
-            if kind.change_layers is not None:
+            if kind.changes_layers:
                 text |= kind.change_layers(pipeline, [t for t in combination.all(kind) if type(t) is kind])
         for custom in customs:
             custom.apply(pipeline)

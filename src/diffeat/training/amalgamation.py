@@ -23,7 +23,7 @@ from diffeat.datasets.labelled import IGNORE, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.texts import PromptPolicy, category_text, picture_texts
-from diffeat.extraction import Recipe, Views
+from diffeat.extraction import Reading, Views
 from diffeat.extraction.joins.amalgamation import (
     Amalgamation,
     AmalgamationConfig,
@@ -94,7 +94,7 @@ class Amalgamated:
     entropy: tuple[float, ...]
     names: tuple[str, ...] = field(default=())
 
-    def recipe(self, base: Recipe, file: Path) -> Recipe:
+    def recipe(self, base: Reading, file: Path) -> Reading:
         """Write the weights, and the recipe that uses them."""
         save_amalgamation(self.network, file)
         fuse = {
@@ -120,7 +120,7 @@ class _Stack:
 
 
 def train_on_pairs(
-    recipe: Recipe,
+    recipe: Reading,
     backbone: Backbone,
     pairs: PairDataset,
     settings: AmalgamateSettings | None = None,
@@ -161,7 +161,7 @@ def train_on_pairs(
 
 
 def train_on_labels(
-    recipe: Recipe,
+    recipe: Reading,
     backbone: Backbone,
     labelled: MaskDataset,
     settings: AmalgamateSettings | None = None,
@@ -219,7 +219,7 @@ class _Chance:
 
 
 def _train(
-    recipe: Recipe,
+    recipe: Reading,
     stacks: Mapping[Path, _Stack],
     settings: AmalgamateSettings,
     loss_of: Loss,
@@ -281,7 +281,7 @@ def _config(stacks: Mapping[Path, _Stack], settings: AmalgamateSettings) -> Amal
 
 
 def _stacks(
-    recipe: Recipe, backbone: Backbone, texts: Mapping[Path, str | None], progress: Progress
+    recipe: Reading, backbone: Backbone, texts: Mapping[Path, str | None], progress: Progress
 ) -> dict[Path, _Stack]:
     if recipe.views is None:
         raise InvalidValueError(f"Recipe {recipe.name!r} has no views to amalgamate; list them under 'views'.")

@@ -45,7 +45,7 @@ class Modulation(Site):
     kinds = ("modulation",)
 
     def __init__(self, name: Parameter) -> None:
-        self.name: Parameter = name
+        self.name = name
 
     def kind_at(self, node: Node) -> str | None:
         norm = node.modulated
@@ -92,7 +92,7 @@ class ModulationProbe(Probe):
     columns: tuple[int, int]
     table: str | None
     tanh: bool
-    anchor: None = None
+    anchor: str | None = None
 
     def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
         name = self.argument

@@ -27,7 +27,7 @@ class Projection(Site):
     per_head = True
 
     def __init__(self, name: Literal["q", "k", "v"]) -> None:
-        self.name = name
+        self.name = self.part = name
 
     def kind_at(self, node: Node) -> str | None:
         listed = node.role == "attention" and (has(node.module, f"to_{self.name}") or has(node.module, _FUSED))
@@ -57,7 +57,7 @@ class Map(Site):
     per_head = True
 
     def __init__(self, name: Part) -> None:
-        self.name: Part = name
+        self.name = self.part = name
 
     def kind_at(self, node: Node) -> str | None:
         listed = node.role == "attention" and (self.name == "map" or node.joint)
@@ -68,7 +68,7 @@ class Map(Site):
             raise NoSuchSite(f"{node.path!r} is a {class_name(node.module)}, not an attention")
         if self.name != "map" and not node.joint:
             raise NoSuchSite(f"{node.path!r} attends to one kind of token only; ask for '{node.path}.map'")
-        return MapProbe(node.path, self.name, node.anchor)
+        return MapProbe(node.path, self.part, node.anchor)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.features import ImageLike
 from diffeat.progress import Progress, silent
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Shifts, Stage
@@ -58,7 +58,7 @@ class GateResult:
     """
 
     settings: GateSettings
-    base: Recipe
+    base: Reading
     variants: tuple[Variant, ...]
     pictures: tuple[str, ...]
     shifts: dict[str, Shifts]
@@ -78,7 +78,7 @@ class GateResult:
         return sorted(names, key=lambda n: -(self.deciding(n, stage) or _nothing()).gain)
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> Reading:
         """The recipe with the technique that gains most, if it helps; else as it was."""
         best = self.ranking()[0]
         verdict = self.deciding(best)
@@ -111,7 +111,7 @@ def gate(
     backbone: Backbone,
     images: Sequence[ImageLike],
     techniques: Mapping[str, Any] | Sequence[Any],
-    recipe: Recipe,
+    recipe: Reading,
     settings: GateSettings | None = None,
     progress: Progress = silent,
 ) -> GateResult:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.features import ImageLike
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
@@ -66,7 +66,7 @@ class SearchResult:
     rounds: tuple[Round, ...]
     spent: float
     reason: str
-    recipe: Recipe | None = None
+    recipe: Reading | None = None
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: every round's candidates, the best first."""
@@ -229,7 +229,7 @@ def search(
     backbone: Backbone,
     images: Sequence[ImageLike],
     techniques: Mapping[str, Any] | Sequence[Any],
-    recipe: Recipe,
+    recipe: Reading,
     *,
     budget: float,
     settings: GateSettings | None = None,
@@ -269,7 +269,7 @@ def search(
 
 
 def _best_timestep(
-    backbone: Backbone, images: Sequence[ImageLike], recipe: Recipe, settings: GateSettings, timesteps: Sequence[float]
+    backbone: Backbone, images: Sequence[ImageLike], recipe: Reading, settings: GateSettings, timesteps: Sequence[float]
 ) -> float:
     at = ("features", settings.feature_measures[0])
     sure: dict[float, float] = {}

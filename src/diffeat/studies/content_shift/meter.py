@@ -14,7 +14,7 @@ from torch import Tensor
 from diffeat.activations import Taps
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.plan import Plan
 from diffeat.features import ImageLike, Picture
@@ -77,7 +77,9 @@ class ShiftMeter:
         calls: Rows of denoiser calls so far, ControlNets counted by their share.
     """
 
-    def __init__(self, backbone: Backbone, images: Sequence[ImageLike], recipe: Recipe, settings: GateSettings) -> None:
+    def __init__(
+        self, backbone: Backbone, images: Sequence[ImageLike], recipe: Reading, settings: GateSettings
+    ) -> None:
         if len(images) < 2:
             raise DatasetError(f"GATE compares over pictures and needs at least two, got {len(images)}.")
         self.backbone, self.recipe, self.settings = backbone, recipe, settings

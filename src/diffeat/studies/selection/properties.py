@@ -18,7 +18,7 @@ from torch import Tensor
 from diffeat.activations import Activation, Catalogue, Taps
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.features import ImageLike, Picture
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
@@ -209,9 +209,9 @@ def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] |
     return pictures
 
 
-def _recipe(backbone: Backbone, timestep: float, draws: int, size: Any, seed: int) -> Recipe:
+def _recipe(backbone: Backbone, timestep: float, draws: int, size: Any, seed: int) -> Reading:
     """The settings as a recipe, which checks them."""
     frame = FrameSpec(mode="squash", size=size or backbone.default_size)
     trajectory = {"timesteps": [timestep], "draws": draws, "latent": "mean"}
     data = {"model": backbone.name, "frame": frame, "trajectory": trajectory, "activations": ["**"], "seed": seed}
-    return Recipe.from_dict(data, "settings of the measurement")
+    return Reading.from_dict(data, "settings of the measurement")

@@ -18,7 +18,7 @@ import torch
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Recipe, extract_to_store
+from diffeat.extraction import Extractor, Reading, extract_to_store
 from diffeat.extraction.extractor import best_device
 from diffeat.features import FeatureMap
 from diffeat.geometry import file_digest
@@ -78,7 +78,7 @@ class Selection:
         tasks: What was scored.
     """
 
-    recipe: Recipe
+    recipe: Reading
     measurement: Measurement
     verdicts: dict[str, Verdict]
     singles: dict[str, dict[str, Score]]
@@ -113,7 +113,7 @@ def select(
     folder: Path,
     *,
     labels: Sequence[Labels] = (),
-    base: Recipe | None = None,
+    base: Reading | None = None,
     progress: Progress = silent,
 ) -> Selection:
     """Choose a set of activations.
@@ -167,9 +167,9 @@ def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | No
     )
 
 
-def default_recipe(backbone: Backbone) -> Recipe:
+def default_recipe(backbone: Backbone) -> Reading:
     """Where features are read if nothing else is said: own size, t = 50, one draw, mean of the posterior."""
-    return Recipe.from_dict(
+    return Reading.from_dict(
         {
             "model": backbone.name,
             "frame": {"mode": "squash", "size": list(backbone.default_size)},
@@ -180,7 +180,7 @@ def default_recipe(backbone: Backbone) -> Recipe:
 
 
 def _measured(
-    backbone: Backbone, images: Sequence[Path], base: Recipe, settings: SelectionSettings, folder: Path,
+    backbone: Backbone, images: Sequence[Path], base: Reading, settings: SelectionSettings, folder: Path,
     progress: Progress,
 ) -> Measurement:  # fmt: skip
     digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
@@ -198,7 +198,7 @@ def _measured(
 
 
 def _probes(
-    backbone: Backbone, base: Recipe, candidates: Sequence[Property], labels: Sequence[Labels],
+    backbone: Backbone, base: Reading, candidates: Sequence[Property], labels: Sequence[Labels],
     measurement: Measurement, seed: int, folder: Path, progress: Progress,
 ) -> list[Probe]:  # fmt: skip
     if not labels:

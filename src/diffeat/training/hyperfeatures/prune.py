@@ -15,7 +15,7 @@ import torch
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.keypoints import PckResult
@@ -123,7 +123,7 @@ def keep(network: AggregationNetwork, places: Collection[Place], label: str) -> 
 
 def curve(
     network: AggregationNetwork,
-    recipe: Recipe,
+    recipe: Reading,
     known: Catalogue,
     pairs: PairDataset,
     source: MapSource,

@@ -7,7 +7,7 @@ from pathlib import Path
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import WEIGHTS_FILE, load
 from diffeat.geometry import file_digest
@@ -16,7 +16,7 @@ RECIPE_FILE = "recipe.yaml"
 WEIGHTS = "weights"
 
 
-def recipe_of(base: Recipe, config: AggregationConfig) -> Recipe:
+def recipe_of(base: Reading, config: AggregationConfig) -> Reading:
     """The recipe that reads what a network of this configuration takes, without fusion."""
     steps = [int(s) for s in config.steps] if base.trajectory.stepped else list(config.steps)
     where = "trajectory.save" if base.trajectory.stepped else "trajectory.timesteps"
@@ -24,7 +24,7 @@ def recipe_of(base: Recipe, config: AggregationConfig) -> Recipe:
 
 
 def write_recipe(
-    base: Recipe,
+    base: Reading,
     network: AggregationNetwork,
     folder: Path,
     name: str,
@@ -52,7 +52,7 @@ def write_recipe(
     return folder / RECIPE_FILE
 
 
-def network_of(recipe: Recipe) -> AggregationNetwork:
+def network_of(recipe: Reading) -> AggregationNetwork:
     """The network that a recipe names.
 
     Raises:
@@ -67,9 +67,9 @@ def network_of(recipe: Recipe) -> AggregationNetwork:
     return load(weights.source, weights.file, weights.revision)
 
 
-def denoiser_calls(recipe: Recipe, known: Catalogue) -> float:
+def denoiser_calls(recipe: Reading, known: Catalogue) -> float:
     """Denoiser passes that one picture costs; the last counts only as far as it runs."""
-    depth = max(known[str(name)].depth for name in recipe.requests())
+    depth = max(known[name].depth for name in names_of(recipe))
     path = recipe.trajectory
     if not path.stepped:
         return len(path.timesteps) * path.draws * depth
@@ -79,13 +79,18 @@ def denoiser_calls(recipe: Recipe, known: Catalogue) -> float:
     return (before + depth) * (1 if path.guidance is None else 2)
 
 
-def catalogue_at_size(recipe: Recipe, backbone: Backbone) -> Catalogue:
+def names_of(recipe: Reading) -> list[str]:
+    """The recipe's activations, each a name."""
+    return [str(activation) for activation in recipe.activations]
+
+
+def catalogue_at_size(recipe: Reading, backbone: Backbone) -> Catalogue:
     """The catalogue at the size that the recipe brings pictures to (for mode ``keep``: pictures of the model's own)."""
-    frame = recipe.frame.frame(backbone.default_size, backbone.multiple, backbone.default_size)
+    frame = backbone.frame(recipe.frame, backbone.default_size)
     return Catalogue.of(backbone, frame.model)
 
 
-def full_grid(recipe: Recipe, known: Catalogue) -> tuple[int, int] | None:
+def full_grid(recipe: Reading, known: Catalogue) -> tuple[int, int] | None:
     """The descriptor's grid ``(h, w)``, for recipes that bring all pictures to one size; None if sizes differ.
 
     A pruned recipe that reads coarse layers only must name it to keep the resolution it was trained at.
@@ -97,5 +102,5 @@ def full_grid(recipe: Recipe, known: Catalogue) -> tuple[int, int] | None:
         return recipe.fuse.grid
     if recipe.frame.mode == "keep":
         return None
-    grids = [known[str(name)].grid for name in recipe.requests()]
+    grids = [known[name].grid for name in names_of(recipe)]
     return max((g for g in grids if g is not None), key=lambda g: g[0] * g[1], default=None)

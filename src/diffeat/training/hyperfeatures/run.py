@@ -8,7 +8,7 @@ from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.texts import PromptPolicy
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
 from diffeat.geometry import FrameSpec
@@ -125,7 +125,7 @@ def train_hyperfeatures(
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 
-def training_recipe(recipe: Recipe, size: int | None = None) -> Recipe:
+def training_recipe(recipe: Reading, size: int | None = None) -> Reading:
     """The recipe without its fusion, at another picture size if asked: larger inputs show smaller parts."""
     recipe = recipe.replace(fuse=None)
     if size is None:
