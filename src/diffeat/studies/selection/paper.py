@@ -9,24 +9,26 @@ three properties:
 * *in-resolution granularity* rejects nothing by itself; the coarsest level without attention has too few cells,
 * *locality without positional embeddings* rejects self-attention, except where it holds off the noise late in the up
   stage.
+
+The pool of networks with one block per transformer (Stable Diffusion 1.5) is everything; of deeper ones (SDXL) no maps,
+no self-attention values, no input and output, and of each transformer the first two blocks and every second one after.
+Keys and values of cross-attention are tokens of the text and never count.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from diffeat.errors import InvalidValueError
 from diffeat.studies.selection.verdict import Verdict
 
 _NAME = re.compile(
-    r"(?P<side>down|up)-level(?P<level>\d+)-(?:repeat(?P<repeat>\d+)-(?P<rest>res-\w+|vit.*)|(?P<sampler>\w+)-(?P<end>\w+))"
-    r"|mid-(?P<mid>.+)|unet-(?P<stem>.+)"
+    r"(?:gdf:)?(?:(?P<side>down|up)-level(?P<level>\d+)|(?P<outer>mid|unet))-(?:repeat(?P<repeat>\d+)-)?"
+    r"(?:vit-block(?P<block>\d+)-|vit-(?=out))?(?P<tail>.+)"
 )
-_BLOCK = re.compile(r"(?P<head>.*vit)-block(?P<number>\d+)-(?P<tail>.+)")
-#: Blocks of a deep transformer that the paper looks at: the first two, then every second one.
-_SHALLOW = 2
+_INCREMENTS = ("res-increment", "ffn-inner", "self-v", "downsampler-increment", "upsampler-increment")
 
 
 @dataclass(frozen=True)
@@ -34,16 +36,14 @@ class Name:
     """A ``gdf:`` name taken apart.
 
     Attributes:
-        text: The name without its prefix.
         side: ``down``, ``up``, ``mid`` or ``unet``.
         level: Of the stage, 0 first in execution; -1 where there is none.
         repeat: Within the level; -1 for samplers.
-        tail: What is read: ``res-out``, ``vit-out``, ``out`` (of a block), ``self-q``, ``cross-q``, ``ffn-inner``,
+        tail: What is read: ``res-out``, ``out`` (of a transformer or block), ``self-q``, ``cross-q``, ``ffn-inner``,
             ``upsampler-out`` …
         block: Of the transformer; -1 outside blocks.
     """
 
-    text: str
     side: str
     level: int
     repeat: int
@@ -53,123 +53,74 @@ class Name:
     @classmethod
     def parse(cls, text: str) -> Name | None:
         """The parts of a UNet's name (with or without ``gdf:``), or ``None`` for other names."""
-        text = text.removeprefix("gdf:")
-        found = _NAME.fullmatch(text)
-        if not found:
+        parts = _NAME.fullmatch(text)
+        if parts is None:
             return None
-        side = found["side"] or ("mid" if found["mid"] else "unet")
-        level = int(found["level"]) if found["level"] else -1
-        repeat = int(found["repeat"]) if found["repeat"] else -1
-        tail, block = text.split("-")[-1], -1
-        if inside := _BLOCK.fullmatch(text):
-            tail, block = inside["tail"], int(inside["number"])
-        elif found["sampler"]:
-            tail = f"{found['sampler']}-{found['end']}"
-        elif text.endswith("vit-out"):
-            tail = "vit-out"
-        elif "-res-" in text:
-            tail = "res-" + tail
-        return cls(text, side, level, repeat, tail, block)
+        level, repeat, block = (-1 if parts[key] is None else int(parts[key]) for key in ("level", "repeat", "block"))
+        return cls(parts["side"] or parts["outer"], level, repeat, parts["tail"], block)
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the rules need to know of a UNet, read off its names.
+class _Layout:
+    """What the rules need to know of a UNet: which levels of the up stage have transformers, and where late begins."""
 
-    Attributes:
-        levels: Number of levels of the up stage; the last is the finest.
-        attention: Levels of the up stage with transformers.
-        last_repeat: The last repeat of each level.
-        deep: Whether some transformer has more than one block.
-    """
-
-    levels: int
-    attention: tuple[int, ...]
-    last_repeat: dict[int, int]
-    deep: bool
-
-    @classmethod
-    def of(cls, names: Iterable[Name]) -> Layout:
-        """Raises InvalidValueError where there is no up stage with attention."""
-        names = list(names)
+    def __init__(self, names: Sequence[Name]) -> None:
         up = [n for n in names if n.side == "up"]
-        attention = tuple(sorted({n.level for n in up if n.block >= 0}))
-        if not attention:
+        self.attention = sorted({n.level for n in up if n.block >= 0})
+        if not self.attention:
             raise InvalidValueError(
                 "The rule set 'paper' is for UNets with attention in the up stage; these names have none. "
                 "Use the rule set 'measured'."
             )
-        levels = {n.level for n in up}
-        last = {level: max(n.repeat for n in up if n.level == level) for level in levels}
-        return cls(max(levels) + 1, attention, last, any(n.block > 0 for n in names))
-
-    @property
-    def finest(self) -> int:
-        return self.levels - 1
+        self.finest = max(n.level for n in up)
+        self._last = max((n.repeat for n in up if n.level == self.finest - 1), default=-1)
+        self.deep = any(n.block > 0 for n in names)
 
     def late(self, name: Name) -> bool:
         """Later half of the up stage: the finest level, and the last repeat of the level before it."""
-        before = name.level == self.finest - 1 and name.repeat == self.last_repeat[name.level]
-        return name.level == self.finest or before
+        return name.level == self.finest or (name.level == self.finest - 1 and name.repeat == self._last)
+
+    def in_pool(self, name: Name) -> bool:
+        """Whether the paper looks at an activation."""
+        if not self.deep:
+            return True
+        left_out = name.side == "unet" or name.tail.endswith("-map") or name.tail == "self-v"
+        return not left_out and (name.block < 2 or name.block % 2 == 1)
 
 
-@dataclass(frozen=True)
-class _Rule:
-    property: str
-    reason: str
-    rejects: Callable[[Name, Layout], bool]
-
-
-_INCREMENTS = ("res-increment", "ffn-inner", "self-v", "downsampler-increment", "upsampler-increment")
-_RULES = (
-    _Rule("kind", "attention maps and tokens are no map of features", lambda n, _: n.tail.endswith("-map")),
-    _Rule("noise", "input and output of the network are noise for the most part", lambda n, _: n.side == "unet"),
-    _Rule("noise", "increments carry high-frequency noise", lambda n, _: n.tail in _INCREMENTS),
-    _Rule("noise", "the down stage carries the diffusion noise", lambda n, _: n.side == "down"),
-    _Rule("noise", "the middle stage lies before the noise is gone", lambda n, _: n.side == "mid"),
-    _Rule(
-        "granularity",
-        "the coarsest level has too few cells",
-        lambda n, u: n.level not in u.attention and n.level < u.attention[0],
-    ),
-    _Rule(
+#: Property, reason, and whether an activation of a UNet is rejected for it; the first that does is told.
+_RULES: tuple[tuple[str, str, Callable[[Name, _Layout], bool]], ...] = (
+    ("kind", "attention maps and tokens are no map of features", lambda n, _: n.tail.endswith("-map")),
+    ("noise", "input and output of the network are noise for the most part", lambda n, _: n.side == "unet"),
+    ("noise", "increments carry high-frequency noise", lambda n, _: n.tail in _INCREMENTS),
+    ("noise", "the down stage carries the diffusion noise", lambda n, _: n.side == "down"),
+    ("noise", "the middle stage lies before the noise is gone", lambda n, _: n.side == "mid"),
+    ("granularity", "the coarsest level has too few cells", lambda n, u: n.level < u.attention[0]),
+    (
         "noise",
         "the noise returns at the finest level, and no self-attention there holds it off",
-        lambda n, u: n.level not in u.attention and n.level > u.attention[0],
+        lambda n, u: n.level not in u.attention,
     ),
-    _Rule(
+    (
         "granularity",
         "an upsampler repeats its level, except before the last level with attention",
         lambda n, u: n.tail == "upsampler-out" and n.level + 1 != u.attention[-1],
     ),
-    _Rule(
+    (
         "noise",
         "the noise returns at the finest level",
         lambda n, u: n.level == u.finest and n.tail not in ("self-q", "self-k"),
     ),
-    _Rule(
+    (
         "locality",
         "self-attention without positional embedding follows the place, not the content",
         lambda n, u: n.tail in ("self-q", "self-k") and not u.late(n),
     ),
-    _Rule(
+    (
         "locality",
         "self-attention queries are left out where the finest level has no attention",
         lambda n, u: n.tail == "self-q" and u.finest not in u.attention,
     ),
 )
-
-
-def paper_pool(names: Iterable[str]) -> list[str]:
-    """The activations the paper starts from, of all ``gdf:`` names of a UNet, in their order.
-
-    Of networks with one block per transformer (Stable Diffusion 1.5) everything; of deeper ones (SDXL) no maps, no
-    self-attention values, no input and output, and of each transformer blocks 0, 1, 3, 5, 7, 9 only. Keys and values of
-    cross-attention are tokens of the text and never count.
-    """
-    parsed = _parsed(names)
-    layout = Layout.of(parsed.values())
-    return [text for text, name in parsed.items() if not layout.deep or _in_deep_pool(name)]
 
 
 def paper_verdicts(names: Iterable[str]) -> dict[str, Verdict]:
@@ -184,23 +135,11 @@ def paper_verdicts(names: Iterable[str]) -> dict[str, Verdict]:
     Raises:
         InvalidValueError: The names are not of a UNet with attention.
     """
-    names = list(names)
-    parsed = _parsed(names)
-    layout = Layout.of(parsed.values())
-    found = {}
-    for text in paper_pool(names):
-        name = parsed[text]
-        broken = [rule for rule in _RULES if rule.rejects(name, layout)]
-        found[text] = Verdict(not broken, tuple((rule.property, rule.reason) for rule in broken[:1]))
-    return found
-
-
-def _parsed(names: Iterable[str]) -> dict[str, Name]:
-    parsed = {text: Name.parse(text) for text in names}
-    return {text: n for text, n in parsed.items() if n is not None and n.tail not in ("cross-k", "cross-v")}
-
-
-def _in_deep_pool(name: Name) -> bool:
-    if name.side == "unet" or name.tail.endswith("-map") or name.tail == "self-v":
-        return False
-    return name.block < _SHALLOW or name.block % 2 == 1
+    known = {text: name for text in names if (name := Name.parse(text)) and name.tail not in ("cross-k", "cross-v")}
+    layout = _Layout(list(known.values()))
+    verdicts = {}
+    for text, name in known.items():
+        if layout.in_pool(name):
+            broken = next(((what, why) for what, why, rejects in _RULES if rejects(name, layout)), None)
+            verdicts[text] = Verdict(broken is None, () if broken is None else (broken,))
+    return verdicts

@@ -71,9 +71,8 @@ def denoiser_calls(recipe: Reading, known: Catalogue) -> float:
     """Denoiser passes that one picture costs; the last counts only as far as it runs."""
     depth = max(known[name].depth for name in names_of(recipe))
     path = recipe.trajectory
-    if not path.stepped:
+    if path.steps is None:  # no walk
         return len(path.timesteps) * path.draws * depth
-    assert path.steps is not None
     saved = [int(s) for s in path.read_steps]
     before = path.steps - 1 - min(saved) if path.kind == "inversion" else max(saved)
     return (before + depth) * (1 if path.guidance is None else 2)
