@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from typer import Context
 from typer.core import TyperCommand
 
 
 class NamesDatasets(TyperCommand):
     """A command in whose help ``{datasets}`` and ``{pairs}`` stand for names, looked up when the help is asked for."""
 
-    def format_help(self, ctx: Context, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         from diffeat.datasets.registry import dataset_names
 
         for parameter in self.get_params(ctx):

@@ -27,7 +27,7 @@ class TaskCommand(NamesDatasets):
 
     only: ClassVar[str | None] = None
 
-    def get_params(self, ctx: Context) -> list[Any]:
+    def get_params(self, ctx: Any) -> list[Any]:
         declared = super().get_params(ctx)
         names = {parameter.name for parameter in declared}
         return [

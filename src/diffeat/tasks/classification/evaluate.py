@@ -12,8 +12,8 @@ from torch import Tensor
 
 from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, bootstrap
 from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import one_text

@@ -1,6 +1,6 @@
 """Semantic correspondence: matching points, and scoring matches."""
 
-from diffeat.tasks.correspondence.dense import Flow, dense_flow, mutual_matches
+from diffeat.tasks.correspondence.dense import mutual_matches
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, curve, pck, record_pair
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import Matches, Matching, Target, heat_map, match
@@ -8,7 +8,6 @@ from diffeat.tasks.correspondence.protocol import PROTOCOLS, Protocol, get_proto
 
 __all__ = [
     "PROTOCOLS",
-    "Flow",
     "Lattice",
     "Matches",
     "Matching",
@@ -17,7 +16,6 @@ __all__ = [
     "Protocol",
     "Target",
     "curve",
-    "dense_flow",
     "get_protocol",
     "heat_map",
     "match",

@@ -1,8 +1,7 @@
-"""Matching whole pictures: dense flow, and pairs that choose each other."""
+"""Matching whole pictures: cells that choose each other."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +10,6 @@ from torch import Tensor
 from diffeat.errors import InvalidValueError
 from diffeat.tasks.correspondence.matching import (
     Matches,
-    Matching,
-    Target,
     check_features,
     check_same_recipe,
     pick,
@@ -20,55 +17,6 @@ from diffeat.tasks.correspondence.matching import (
 
 if TYPE_CHECKING:
     from diffeat.features import FeatureMap
-
-
-@dataclass(frozen=True)
-class Flow:
-    """Where every position of a lattice over the source lies in the target.
-
-    Attributes:
-        source: (h, w, 2) float64, the positions, in original source pixels (x, y).
-        target: (h, w, 2) float64, where they were found, in original target pixels.
-        similarity: (h, w) cosine of each match.
-    """
-
-    source: Tensor
-    target: Tensor
-    similarity: Tensor
-
-    @property
-    def displacement(self) -> Tensor:
-        """(h, w, 2) target minus source, in pixels."""
-        return self.target - self.source
-
-
-def dense_flow(
-    source: FeatureMap,
-    target: FeatureMap,
-    *,
-    stride: int = 8,
-    matching: Matching | None = None,
-    activation: str | None = None,
-    memory: int | None = None,
-) -> Flow:
-    """Match a regular lattice of source points, ``stride`` original pixels apart and centred.
-
-    Args:
-        stride: 1 matches every pixel.
-    """
-    if stride < 1:
-        raise InvalidValueError(f"stride must be at least 1 pixel, got {stride}.")
-    x, y = (_centred(length, stride) for length in source.frame.original)
-    points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
-    found = Target(target, matching, activation).find(source, points.reshape(-1, 2), memory)
-    shape = points.shape[:2]
-    return Flow(points, found.target.view(*shape, 2), found.similarity.view(shape))
-
-
-def _centred(length: int, stride: int) -> Tensor:
-    count = max(1, length // stride)
-    first = (length - 1 - (count - 1) * stride) / 2
-    return first + stride * torch.arange(count, dtype=torch.float64)
 
 
 def mutual_matches(

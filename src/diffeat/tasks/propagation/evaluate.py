@@ -12,8 +12,8 @@ from pydantic import Field
 
 from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, bootstrap
 from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import one_text

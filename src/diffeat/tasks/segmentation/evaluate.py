@@ -13,8 +13,8 @@ from pydantic import Field
 
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, interval_of, resampled
 from diffeat.evaluation.features import Features, FeatureSource, Store, features_of
+from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import category_text
