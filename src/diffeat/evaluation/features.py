@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 from PIL import Image
 
@@ -24,7 +24,6 @@ V = TypeVar("V")
 K = TypeVar("K", bound=Hashable)
 
 
-@runtime_checkable
 class FeatureSource(Protocol):
     """What gives features of pictures: :class:`diffeat.Extractor`, a vision model, or a fusion of several.
 
