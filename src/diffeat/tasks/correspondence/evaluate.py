@@ -137,7 +137,7 @@ class Evaluation:
             predictions=(*self.predictions, *other.predictions),
             tally=self.tally + other.tally,
             remarks=joined(self.remarks, other.remarks),
-            seconds=dict(Counter(self.seconds) + Counter(other.seconds)),
+            seconds={k: v + other.seconds[k] for k, v in self.seconds.items()},
             pictures={k: v + other.pictures[k] for k, v in self.pictures.items()},
         )
 
