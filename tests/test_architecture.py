@@ -1,10 +1,11 @@
-"""The house rules that a machine can check: imports run one way, files stay small, typing is declared."""
+"""The house rules that a machine can check: imports run one way, files stay small, no export hides a module."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,51 @@ def test_the_checker_sees_an_upward_import(tmp_path: Path) -> None:
     file.write_text("def f():\n    from diffeat.cli.main import app\n")
     assert _imports(file) == [(2, "diffeat.cli.main")]
     assert HEIGHT[_room("diffeat.cli.main")] > HEIGHT["geometry"]  # pyright: ignore
+
+
+MODULES = {
+    ".".join(("diffeat", *file.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): file
+    for file in FILES
+}
+
+
+def _imported_modules(file: Path) -> set[str]:
+    """The modules of the library that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & set(MODULES) or {node.module}
+    return found & set(MODULES)
+
+
+@pytest.mark.parametrize("room", sorted({_room(m) or "" for m in MODULES} - {""}))
+def test_no_import_cycle_inside_a_room(room: str) -> None:
+    own = {m: file for m, file in MODULES.items() if _room(m) == room}
+    graph = {m: (_imported_modules(file) & set(own)) - {m} for m, file in own.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"{room} imports in a circle: {' ← '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("package", sorted(m for m, file in MODULES.items() if file.name == "__init__.py"))
+def test_no_export_hides_a_module(package: str) -> None:
+    """``import package.name as m`` gives the export, if there is one, and never the module."""
+    names = []
+    for node in ast.walk(ast.parse(MODULES[package].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module != package:
+            names += [alias.asname or alias.name for alias in node.names]
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+    assert [name for name in names if f"{package}.{name}" in MODULES] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(SOURCE)))
+def test_files_stay_small(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 400
 
 
 def test_typing_is_declared() -> None:

@@ -63,6 +63,17 @@ def test_each_picture_is_extracted_once_and_a_second_run_needs_none(mini: PairDa
     assert str(temporary.result) == str(first.result)
 
 
+def test_parts_of_a_dataset_merge_to_the_whole(mini: PairDataset) -> None:
+    parts = (replace(mini, pairs=mini.pairs[:15]), replace(mini, pairs=mini.pairs[15:]))
+    one, two, whole = (evaluate(part, RgbPatches(), SPAIR, prompts="category") for part in (*parts, mini))
+    merged = one.merge(two)
+    assert merged.records == whole.records
+    assert str(merged) == str(whole)
+    assert to_markdown(replace(merged, seconds=whole.seconds, pictures=whole.pictures)) == to_markdown(whole)
+    with pytest.raises(InvalidValueError, match="different settings"):
+        one.merge(evaluate(parts[1], RgbPatches(), SPAIR, prompts="a thing"))
+
+
 def test_predictions_are_those_of_match(mini: PairDataset) -> None:
     source = RgbPatches()
     found = evaluate(mini, source, SPAIR)

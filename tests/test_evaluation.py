@@ -19,7 +19,7 @@ from diffeat.datasets.pairs import PointPair
 from diffeat.datasets.registry import DATASETS
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.evaluation import TaskOptions, bootstrap
-from diffeat.evaluation.bootstrap import resampled
+from diffeat.evaluation.intervals import resampled
 from diffeat.report.results import WRITERS, write_result
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence import PairRecord, get_protocol

@@ -22,7 +22,7 @@ from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
 from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
-from diffeat.evaluation.bootstrap import bootstrap
+from diffeat.evaluation.intervals import bootstrap
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.features import Picture

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.datasets.pairs import PairDataset
-from diffeat.evaluation.features import FeatureSource, feature_folder
+from diffeat.evaluation.features import feature_folder
 from diffeat.evaluation.texts import PromptPolicy
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_table
@@ -28,7 +29,7 @@ class RowSource:
         prompts: Text for the pictures.
     """
 
-    make: Callable[[], FeatureSource]
+    make: Callable[[], Source[FeatureMap]]
     rows: dict[str, str | None]
     prompts: PromptPolicy = None
 

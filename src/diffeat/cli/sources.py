@@ -9,7 +9,7 @@ import typer
 from diffeat.cli.options import any_recipe, make_extractor
 
 if TYPE_CHECKING:
-    from diffeat.evaluation.features import FeatureSource
+    from diffeat.features import FeatureMap, Source
 
 RecipeNames = Annotated[
     list[str] | None,
@@ -33,7 +33,7 @@ def make_source(
     dtype: str | None = None,
     batch_size: int | None = None,
     **changes: Any,
-) -> FeatureSource:
+) -> Source[FeatureMap]:
     """Load the models of one recipe, or of several to be fused.
 
     Args:

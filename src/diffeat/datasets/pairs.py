@@ -6,13 +6,14 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from diffeat.datasets.card import Samples
 from diffeat.errors import DatasetError
 
 Points = tuple[tuple[float, float], ...]
 Box = tuple[float, float, float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def need(path: Path, name: str, page: str, what: str = "") -> Path:
     return path
 
 
-def parsed(path: Path, name: str, page: str, read: Callable[[Path], Any]) -> Any:
+def parsed(path: Path, name: str, page: str, read: Callable[[Path], T]) -> T:
     """``read(path)``, with a clear error if the file is missing or damaged.
 
     Raises:

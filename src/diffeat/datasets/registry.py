@@ -106,7 +106,8 @@ def open_dataset(
         if option not in card.options:
             raise InvalidValueError(f"Dataset {name!r} has no option {option!r}; leave --{option} out.")
     if root is None:
-        raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give --root PATH.")
+        page = f" It comes from {card.page}" if card.page else ""
+        raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give --root PATH.{page}")
     chosen = card.split(split)
     return card.read(Path(root), **given) if chosen is None else card.read(Path(root), chosen, **given)
 

@@ -1,7 +1,7 @@
 """What every task needs: features of a dataset's pictures, texts for them, intervals, and results that add up."""
 
-from diffeat.evaluation.bootstrap import Interval, bootstrap
 from diffeat.evaluation.features import Features, features_of
+from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Result
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import PromptPolicy, category_text, picture_texts

@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
 from diffeat.errors import DatasetError
 from diffeat.extraction import Summary, extract_to_store
-from diffeat.features import FeatureMap, ImageLike
+from diffeat.features import FeatureMap, ImageLike, Source, stream
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
@@ -22,21 +22,6 @@ from diffeat.storage import FeatureStore
 Store = str | Path | FeatureStore | None
 V = TypeVar("V")
 K = TypeVar("K", bound=Hashable)
-
-
-@runtime_checkable
-class FeatureSource(Protocol):
-    """What gives features of pictures: :class:`diffeat.Extractor`, a vision model, or a fusion of several.
-
-    Its recipe has ``name``, ``prompt``, ``hash``, ``content()`` and ``text_for(prompt)``, as
-    :class:`diffeat.Recipe` has. ``fingerprint`` tells its weights from others ("" where there are none).
-    """
-
-    @property
-    def recipe(self) -> Any: ...
-    @property
-    def fingerprint(self) -> str: ...
-    def stream(self, images: Any, prompts: Any = None, *, on_error: Any = ...) -> Iterator[FeatureMap]: ...
 
 
 class Loads(Protocol):
@@ -95,7 +80,7 @@ class Features:
 
 @contextmanager
 def features_of(
-    source: FeatureSource,
+    source: Source[FeatureMap],
     texts: Mapping[Path, str | None],
     store: Store = None,
     *,
@@ -131,7 +116,7 @@ def features_of(
 
 
 def each_feature(
-    source: FeatureSource,
+    source: Source[FeatureMap],
     images: Sequence[ImageLike],
     text: str | None,
     store: Store = None,
@@ -144,24 +129,23 @@ def each_feature(
     """
     paths = [image for image in images if isinstance(image, Path)]
     if store is None or len(paths) < len(images):
-        yield from source.stream(images, text)
+        yield from stream(source, images, text)
         return
     with features_of(source, dict.fromkeys(paths, text), store, keep=0, progress=progress) as features:
         for path in paths:
             yield features.load(path)
 
 
-def feature_folder(folder: str | Path, source: FeatureSource) -> Path:
+def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path:
     """Where the features of a source rest inside a folder of results."""
     return Path(folder) / f"features-{source.recipe.hash[:12]}"
 
 
 def extract_pictures(
-    source: FeatureSource, texts: Mapping[Path, str | None], store: FeatureStore, progress: Progress = silent
+    source: Source[FeatureMap], texts: Mapping[Path, str | None], store: FeatureStore, progress: Progress = silent
 ) -> Summary:
     """Extract the pictures that an open store does not hold yet; raises as :func:`features_of`."""
-    extractor: Any = source
-    summary = extract_to_store(extractor, list(texts), store, list(texts.values()), progress=progress)
+    summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
     if summary.failed:
         name, reason = next(iter(summary.failed.items()))
         raise DatasetError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, Self
 
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval
+from diffeat.evaluation.intervals import Interval
 
 #: Header and rows; the last row sums up.
 Table = tuple[list[str], list[list[str]]]

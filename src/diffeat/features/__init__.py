@@ -7,14 +7,15 @@
 
 from diffeat.features.feature_map import FeatureMap
 from diffeat.features.picture import ImageLike, Picture
-from diffeat.features.source import Failed, Group, Source, Spec
-from diffeat.features.stream import OnError, Prompts, Streams, raise_error, stream
+from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec
+from diffeat.features.stream import Streams, raise_error, stream
 
 __all__ = [
     "Failed",
     "FeatureMap",
     "Group",
     "ImageLike",
+    "Images",
     "OnError",
     "Picture",
     "Prompts",

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from diffeat.errors import DiffeatError
-from diffeat.features.picture import Picture
+from diffeat.features.picture import ImageLike, Picture
 
 T_co = TypeVar("T_co", covariant=True)
+
+#: A picture or several: a list, a generator, a glob, a batch of tensors (see :func:`diffeat.features.picture.several`).
+Images = ImageLike | Iterable[ImageLike]
+#: One text for all pictures, or one for each; ``None`` leaves it to the recipe.
+Prompts = str | Sequence[str | None] | None
+#: Called with the name of a picture that failed and why; returning goes on with the next picture.
+OnError = Callable[[str, DiffeatError], None]
 
 
 class Spec(Protocol):
@@ -74,4 +81,12 @@ class Source(Protocol[T_co]):
 
     def session(self) -> AbstractContextManager[object]:
         """What is loaded once for many groups, adapters for instance; may be entered again inside itself."""
+        ...
+
+    def extract(self, images: Images, prompts: Prompts = None) -> list[T_co]:
+        """Features of pictures, in their order (given by :class:`~diffeat.features.Streams`)."""
+        ...
+
+    def stream(self, images: Images, prompts: Prompts = None, *, on_error: OnError = ...) -> Iterator[T_co]:
+        """Likewise, one picture at a time."""
         ...

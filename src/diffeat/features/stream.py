@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError, UnknownNameError
-from diffeat.features.picture import ImageLike, Picture, several
-from diffeat.features.source import Failed, Group, Source
+from diffeat.features.picture import Picture, several
+from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source
 
 T = TypeVar("T")
 
-#: One text for all pictures, or one for each; ``None`` leaves it to the recipe.
-Prompts = str | Sequence[str | None] | None
-#: Called with the name of a picture that failed and why; returning goes on with the next picture.
-OnError = Callable[[str, DiffeatError], None]
 #: Faults that lie in a picture or its text, not in the model: a group that meets one is read picture by picture.
 _OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, UnknownNameError)
 
@@ -29,7 +25,7 @@ def raise_error(_name: str, error: DiffeatError) -> None:
 
 def stream(
     source: Source[T],
-    images: ImageLike | Iterable[ImageLike],
+    images: Images,
     prompts: Prompts = None,
     *,
     on_error: OnError = raise_error,
@@ -70,7 +66,7 @@ class Streams(Generic[T]):
 
     def extract(
         self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
-        images: ImageLike | Iterable[ImageLike],
+        images: Images,
         prompts: Prompts = None,
     ) -> list[T]:
         """Features of pictures, in their order.
@@ -89,7 +85,7 @@ class Streams(Generic[T]):
 
     def stream(
         self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
-        images: ImageLike | Iterable[ImageLike],
+        images: Images,
         prompts: Prompts = None,
         *,
         on_error: OnError = raise_error,
@@ -107,7 +103,7 @@ class Streams(Generic[T]):
 
 
 def _pictures(
-    source: Source[T], images: ImageLike | Iterable[ImageLike], prompts: Prompts, on_error: OnError
+    source: Source[T], images: Images, prompts: Prompts, on_error: OnError
 ) -> Iterator[Picture]:
     count = 0
     for image in several(images):
@@ -135,7 +131,7 @@ def _text(prompts: Prompts, index: int) -> str | None:
     return prompts[index]
 
 
-def _check_count(images: ImageLike | Iterable[ImageLike], prompts: Prompts) -> None:
+def _check_count(images: Images, prompts: Prompts) -> None:
     """Before anything is read, where both can be counted."""
     if not isinstance(prompts, (list, tuple)) or not isinstance(images, (list, tuple)):
         return

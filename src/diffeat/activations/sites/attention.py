@@ -27,7 +27,7 @@ class Projection(Site):
     per_head = True
 
     def __init__(self, name: Literal["q", "k", "v"]) -> None:
-        self.name = self.part = name
+        self.name = name
 
     def kind_at(self, node: Node) -> str | None:
         listed = node.role == "attention" and (has(node.module, f"to_{self.name}") or has(node.module, _FUSED))
@@ -57,7 +57,8 @@ class Map(Site):
     per_head = True
 
     def __init__(self, name: Part) -> None:
-        self.name = self.part = name
+        self.name: str = name
+        self.part: Part = name
 
     def kind_at(self, node: Node) -> str | None:
         listed = node.role == "attention" and (self.name == "map" or node.joint)

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import bootstrap
+from diffeat.evaluation.intervals import bootstrap
 
 Call = Literal["helps", "harmless", "hurts", "cannot tell"]
 

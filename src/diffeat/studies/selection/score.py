@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffeat.evaluation.bootstrap import Interval, bootstrap, interval_of, resampled
+from diffeat.evaluation.intervals import Interval, bootstrap, interval_of, resampled
 
 _SAMPLES = 200
 

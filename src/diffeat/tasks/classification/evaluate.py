@@ -12,11 +12,12 @@ from torch import Tensor
 
 from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, bootstrap
-from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.features import Store, each_feature
+from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import one_text
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.classification.pooled import pooled_features
 from diffeat.tasks.ridge import RidgeSums, balanced_accuracy
@@ -90,7 +91,7 @@ class Classification:
 
 def evaluate_classification(
     data: tuple[ClassDataset, ClassDataset],
-    source: FeatureSource,
+    source: Source[FeatureMap],
     options: TaskOptions | None = None,
     *,
     activations: Sequence[str] | None = None,

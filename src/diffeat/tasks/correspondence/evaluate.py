@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,11 @@ import torch
 
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.evaluation.bootstrap import Interval
-from diffeat.evaluation.features import FeatureSource, Store, features_of
+from diffeat.evaluation.features import Store, features_of
+from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.texts import PromptPolicy, names_category, picture_texts
-from diffeat.features import FeatureMap
+from diffeat.evaluation.texts import PromptPolicy, category_text, names_category, picture_texts
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.features import PictureFeatures
 from diffeat.tasks.correspondence.flip import find_pose_aligned
@@ -137,7 +137,7 @@ class Evaluation:
             predictions=(*self.predictions, *other.predictions),
             tally=self.tally + other.tally,
             remarks=joined(self.remarks, other.remarks),
-            seconds=dict(Counter(self.seconds) + Counter(other.seconds)),
+            seconds={k: v + other.seconds[k] for k, v in self.seconds.items()},
             pictures={k: v + other.pictures[k] for k, v in self.pictures.items()},
         )
 
@@ -147,7 +147,7 @@ class Evaluation:
 
 def evaluate(
     data: PairDataset,
-    source: FeatureSource,
+    source: Source[FeatureMap],
     protocol: Protocol,
     *,
     prompts: PromptPolicy = None,
@@ -176,7 +176,8 @@ def evaluate(
     if flip and joint_pca:
         raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
     recipe = source.recipe
-    texts = picture_texts(data, prompts, getattr(recipe, "template", "{}"))
+    template = getattr(recipe, "template", "{}")
+    texts = picture_texts(data, prompts, template)
     mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
     start = time.perf_counter()
     with features_of(source, texts, store, mirror=mirror, progress=progress) as features:
@@ -189,9 +190,9 @@ def evaluate(
     if not predictions or example is None:
         reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.tally.left_out.items())[:3])
         raise DatasetError(f"No pair of {data.name} can be scored ({reasons}).")
-    remarks = [*_text_notes(prompts, example), *_frame_notes(protocol, example)]
+    remarks = [*_text_notes(prompts, recipe, template), *_frame_notes(protocol, example)]
     if joint_pca:
-        remarks.insert(0, f"features of each pair were projected on {joint_pca} joint principal components")
+        remarks.append(f"features of each pair were projected on {joint_pca} joint principal components")
     return Evaluation(
         dataset=f"{data.name} {data.split}".strip(),
         recipe=recipe.name,
@@ -204,7 +205,6 @@ def evaluate(
         pictures={"extracted": len(features.summary.extracted), "present": len(features.summary.present)},
         settings={
             "recipe": recipe.content(),
-            "frame": example.frame.to_dict(),
             "prompts": prompts if prompts is None or isinstance(prompts, str) else dict(prompts),
             "flip": flip,
             **({"joint_pca": joint_pca} if joint_pca else {}),
@@ -302,10 +302,13 @@ def _has_area(box: Box | None) -> bool:
     return box is not None and box[2] > box[0] and box[3] > box[1]
 
 
-def _text_notes(prompts: PromptPolicy, example: FeatureMap) -> list[str]:
-    text = str(example.provenance.get("prompt", ""))
+def _text_notes(prompts: PromptPolicy, recipe: Any, template: str) -> list[str]:
+    if isinstance(prompts, Mapping):
+        return ["the true category of every picture was given to the model as a text for each category"]
     if names_category(prompts):
-        return [f"the true category of every picture was given to the model as text, e.g. {text!r}"]
+        text = recipe.text_for(category_text("{category}", prompts, template))
+        return [f"the true category of every picture was given to the model as text: {text!r}"]
+    text = recipe.text_for(prompts)
     return [f"text for every picture: {text!r}"] if text or prompts is not None else []
 
 

@@ -4,7 +4,7 @@ Pure functions: :func:`record_pair` turns the predictions of one image pair into
 lengths; :func:`pck` turns any number of records into the numbers of one protocol. Records hold everything that
 every protocol needs except the prediction grid, so they can be stored and scored again.
 
-Intervals come from a bootstrap over pictures (:mod:`diffeat.evaluation.bootstrap`): a pair depends on two pictures and
+Intervals come from a bootstrap over pictures (:mod:`diffeat.evaluation.intervals`): a pair depends on two pictures and
 a picture lies in many pairs, so resampling pairs would be too sure of itself.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, interval_of, resampled
+from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table
 from diffeat.tasks.correspondence.protocol import Protocol
 

@@ -7,8 +7,9 @@ from pydantic import Field, field_validator
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.registry import DATASETS
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.features import FeatureSource, Store
+from diffeat.evaluation.features import Store
 from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
 from diffeat.tasks.correspondence.protocol import AVERAGES, PROTOCOLS, Protocol, get_protocol
@@ -52,7 +53,7 @@ class CorrespondenceOptions(TaskOptions):
 
 def evaluate_pairs(
     data: PairDataset,
-    source: FeatureSource,
+    source: Source[FeatureMap],
     options: CorrespondenceOptions | None = None,
     *,
     store: Store = None,

@@ -12,11 +12,12 @@ from pydantic import Field
 
 from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, bootstrap
-from diffeat.evaluation.features import FeatureSource, Store, each_feature
+from diffeat.evaluation.features import Store, each_feature
+from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import one_text
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
 from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_video
@@ -133,7 +134,7 @@ class Propagation:
 
 def evaluate_videos(
     data: VideoDataset,
-    source: FeatureSource,
+    source: Source[FeatureMap],
     options: PropagationOptions | None = None,
     *,
     store: Store = None,

@@ -13,11 +13,12 @@ from pydantic import Field
 
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.bootstrap import Interval, interval_of, resampled
-from diffeat.evaluation.features import Features, FeatureSource, Store, features_of
+from diffeat.evaluation.features import Features, Store, features_of
+from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import category_text
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.segmentation.confusion import Confusion, class_iou
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, Labelling, PixelEnsemble
@@ -216,7 +217,7 @@ def random_splits(
 
 def evaluate_segmentation(
     data: tuple[MaskDataset, MaskDataset],
-    source: FeatureSource,
+    source: Source[FeatureMap],
     options: SegmentationOptions | None = None,
     *,
     activations: Sequence[str] | None = None,
