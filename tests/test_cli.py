@@ -92,7 +92,9 @@ def test_recipes(run: Callable[..., Result], tmp_path: Path) -> None:
     assert all(name in table.out for name in preset_names())
     (tmp_path / "mine.yaml").write_text(run("recipes", "dift-sd21").out)
     assert Recipe.load(tmp_path / "mine.yaml") == Recipe.load("dift-sd21")
-    assert "trajectory" in json.loads(run("recipes", "--schema").out)["properties"]
+    schema = json.loads(run("recipes", "--schema").out)["$defs"]
+    assert "trajectory" in schema["Reading"]["properties"]
+    assert {"Vision", "Baseline", "Joined"} <= set(schema)
     wrong = run("recipes", "dift-sd-21")
     assert wrong.code == 1
     assert "dift-sd21" in wrong.err
@@ -240,11 +242,11 @@ def test_an_interrupt_leaves_a_store_that_goes_on(photos: Path, recipe: Path, tm
         "import sys, os, signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits it ignored
         "from diffeat.extraction import extractor\n"
-        "original = extractor.Extractor._extract_group\n"
+        "original = extractor.Extractor.read\n"
         "def interrupted(self, *a):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    yield from original(self, *a)\n"
-        "extractor.Extractor._extract_group = interrupted\n"
+        "extractor.Extractor.read = interrupted\n"
         "from diffeat.cli.main import main\n"
         "main()\n"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -14,20 +15,22 @@ import typer
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
+from diffeat.cli.command import Command
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
-from diffeat.cli.gate import GateCommand, gate
+from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
-from diffeat.cli.propagate import PropagateCommand, propagate
+from diffeat.cli.propagate import propagate
+from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
-from diffeat.cli.task_options import TaskCommand
+from diffeat.cli.task_options import PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
@@ -58,17 +61,31 @@ def _root(
     pass
 
 
-for command in (extract, show, match, select, activations, recipes, store, samples):
-    app.command()(command)
-app.command(cls=GateCommand)(gate)
-app.command("eval", cls=TaskCommand)(evaluate)
-app.command()(generate)
-app.command(cls=PropagateCommand)(propagate)
-for command in (sweep, massive):
-    app.command()(command)
-app.add_typer(train, name="train")
-app.add_typer(toyworld, name="toyworld")
-app.add_typer(bench, name="bench")
+def _add(panel: str, command: Callable[..., None], cls: type[Command] = Command, name: str | None = None) -> None:
+    app.command(name, cls=cls, rich_help_panel=panel)(command)
+
+
+_PANEL = "Extract and look"
+_add(_PANEL, extract, reads("tiny-unet"))
+_add(_PANEL, show, reads("tiny-unet"))
+_add(_PANEL, store)
+_PANEL = "Use features"
+_add(_PANEL, match, reads("tiny-dift"))
+_add(_PANEL, evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand), "eval")
+_add(_PANEL, propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand))
+_PANEL = "Choose and understand"
+_add(_PANEL, select, reads(several=False, without=("activation", "batch_size")))
+_add(_PANEL, gate, reads("tiny-unet", several=False, without=("batch_size",)))
+_add(_PANEL, massive, reads("ditf-tiny", several=False, without=("batch_size",)))
+_add(_PANEL, sweep, reads("ditf-tiny", several=False, without=("prompt",)))
+app.add_typer(bench, name="bench", rich_help_panel=_PANEL)
+app.add_typer(train, name="train", rich_help_panel="Train")
+_PANEL = "Models, recipes, data"
+_add(_PANEL, recipes)
+_add(_PANEL, activations)
+_add(_PANEL, samples)
+_add(_PANEL, generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size")))
+app.add_typer(toyworld, name="toyworld", rich_help_panel=_PANEL)
 
 
 def main() -> None:

@@ -11,7 +11,11 @@ import typer
 def samples(
     folder: Annotated[Path, typer.Argument(help="Folder to write into.")] = Path("photos"),
 ) -> None:
-    """Write a few real photographs to try things with (from scikit-image's data)."""
+    """Write a few real photographs to try things with (from scikit-image's data).
+
+    Example:
+        diffeat samples photos
+    """
     from diffeat.datasets.samples import write_samples
 
     for path in write_samples(folder):

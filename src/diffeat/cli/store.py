@@ -12,7 +12,13 @@ def store(
     folder: Annotated[Path, typer.Argument(help="Folder of a feature store.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read everything and check it.")] = False,
 ) -> None:
-    """Show what a feature store holds, or check that it is whole."""
+    """Show what a feature store holds, or check that it is whole.
+
+    Example:
+        diffeat samples photos
+        diffeat extract photos --out features
+        diffeat store features --verify
+    """
     from diffeat.storage import FeatureStore
 
     opened = FeatureStore.open(folder)

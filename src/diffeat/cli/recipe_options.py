@@ -1,0 +1,277 @@
+"""Options that say which recipe is read and what is changed in it, for every command that reads features."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
+
+import typer
+import yaml
+
+from diffeat.cli.command import Command, flag, given, options_of, refuse
+from diffeat.cli.ranges import read_numbers
+from diffeat.errors import InvalidValueError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffeat.extraction import Extractor, Reading, Recipe
+    from diffeat.features import FeatureMap, Source
+
+_PANEL: dict[str, Any] = {"rich_help_panel": "Recipe"}
+_COMPUTING: dict[str, Any] = {"rich_help_panel": "Computing"}
+#: Short forms of changes to a diffusion model's recipe, and the fields they change (of ``size`` see :func:`_field`).
+_FIELDS = {
+    "--model": "model",
+    "--activation": "activations",
+    "--timestep": "trajectory.timesteps",
+    "--seed": "seed",
+}
+#: All options that change a recipe.
+CHANGES = frozenset({"model", "activation", "timestep", "seed", "size", "set", "prompt"})
+
+
+def _options(
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--recipe",
+            "-r",
+            help="Preset (see `diffeat recipes`), YAML file or vision:MODEL.",
+            **_PANEL,
+        ),
+    ] = None,
+    weight: Annotated[
+        list[float] | None, typer.Option(help="How much each of several recipes counts; equal by default.", **_PANEL)
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=VALUE", help="Change a field, e.g. trajectory.draws=2; repeatable.", **_PANEL),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model: alias, hub id or local pipeline folder.", **_PANEL)
+    ] = None,
+    activation: Annotated[
+        list[str] | None, typer.Option("--activation", "-a", help="Id, alias or glob; repeatable.", **_PANEL)
+    ] = None,
+    timestep: Annotated[
+        list[str] | None,
+        typer.Option("--timestep", "-t", help="0…1000, or a range FROM:TO:STEP; repeatable.", **_PANEL),
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the pictures, or the longer one, in pixels.", **_PANEL)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the noise.", **_PANEL)] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Text for all pictures; goes through the recipe's template.", **_PANEL)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.", **_COMPUTING)
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16 or float16; bfloat16 on an accelerator, else float32.", **_COMPUTING),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of one denoiser call; chosen by memory if not given.", **_COMPUTING)
+    ] = None,
+) -> None: ...
+
+
+class RecipeCommand(Command):
+    """A command that reads features.
+
+    Attributes:
+        default: The recipe if none is named; empty where one must be.
+        several: Whether more than one recipe may be named; their maps are joined.
+        without: Options that the command does not use.
+    """
+
+    default: ClassVar[str] = ""
+    several: ClassVar[bool] = True
+    without: ClassVar[Collection[str]] = ()
+
+    def shared(self) -> list[Any]:
+        hidden = {*self.without, *(() if self.several else ("weight",))}
+        options = [option for option in options_of(_options) if option.name not in hidden]
+        recipe = options[0]
+        recipe.help += " Repeat to join several." if self.several else ""
+        recipe.help += f" \\[default: {self.default}]" if self.default else ""
+        return [*options, *super().shared()]
+
+
+def reads(
+    default: str = "", *, several: bool = True, without: Collection[str] = (), base: type[Command] = Command
+) -> Any:
+    """A :class:`RecipeCommand`, for ``app.command(cls=…)``.
+
+    Args:
+        base: What else the command is.
+    """
+    fields = {"default": default, "several": several, "without": without}
+    return type("RecipeCommand", (RecipeCommand, base), fields)
+
+
+def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recipe:
+    """The recipe that the command line asks for: those named joined, and changed.
+
+    Args:
+        used_elsewhere: Options that may change nothing in the recipe, because they are used for something else too.
+
+    Raises:
+        DiffeatError: No such recipe, changes that do not fit, or that no recipe has a field for.
+    """
+    from diffeat.extraction import Recipe, join_recipes
+
+    asked = given(ctx)
+    recipes = [Recipe.load(name) for name in _names(ctx)]
+    return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+
+
+def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
+    """Like :func:`recipe_of`, of a command that takes a single diffusion model; ``--prompt`` becomes its text.
+
+    Args:
+        base: In place of the recipe by name.
+
+    Raises:
+        InvalidValueError: Several recipes, or one of another kind.
+    """
+    from diffeat.extraction import Reading
+
+    names = _names(ctx) if base is None else [base.name]
+    if len(names) > 1:
+        raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
+    refuse(ctx, ["weight"], "there is one recipe")
+    asked = given(ctx)
+    reading = Reading.load(_changed(base or Reading.load(names[0]), asked))
+    return reading.replace(prompt=reading.text_for(asked["prompt"])) if "prompt" in asked else reading
+
+
+def _names(ctx: typer.Context) -> list[str]:
+    default = getattr(ctx.command, "default", "")
+    names = given(ctx).get("recipe") or ([default] if default else [])
+    if not names:
+        raise InvalidValueError(f"diffeat {ctx.info_name} needs a recipe: give --recipe.")
+    return names
+
+
+@overload
+def load(ctx: typer.Context, recipe: Reading) -> Extractor: ...
+@overload
+def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
+def load(ctx: typer.Context, recipe: Recipe) -> Any:
+    """Load the models, telling on standard error what is being loaded."""
+    from rich.console import Console
+
+    asked = given(ctx)
+    with Console(stderr=True).status(f"Loading {getattr(recipe, 'model', recipe.name)} …"):
+        from diffeat.extraction import load_source
+
+        dtype = parse_dtype(asked.get("dtype"))
+        return load_source(recipe, device=asked.get("device"), dtype=dtype, batch_size=asked.get("batch_size"))
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """The torch dtype of a name.
+
+    Raises:
+        InvalidValueError: For any other name.
+    """
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is None:
+        return None
+    if name not in dtypes:
+        raise InvalidValueError(f"No dtype {name!r}. {did_you_mean(name, dtypes)}")
+    return dtypes[name]
+
+
+def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[str] = ()) -> Recipe:
+    """The recipe with the changes that were asked for, each made wherever there is the field."""
+    from diffeat.extraction import Reading, Vision
+
+    changes = dict(_changes(asked))
+    used = {flag(option) for option in used_elsewhere}
+    changed = _replaced(recipe, changes, used)
+    kinds = {type(part) for part in _single(recipe)}
+    unused = [option for option in changes if option not in used]
+    if Reading not in kinds:
+        unused += [flag(option) for option in ("prompt", "batch_size") if option in asked]
+    if kinds.isdisjoint({Reading, Vision}):
+        unused += [flag(option) for option in ("device", "dtype") if option in asked]
+    for option in unused:
+        if option.startswith("--"):
+            raise InvalidValueError(f"{option} would be ignored: {recipe.name!r} has no use for it.")
+        _replace(next(_single(recipe)), {option: changes[option]})  # raises, and tells the nearest field
+    return changed
+
+
+def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What to change: by the flag of a short form, or by the field of ``--set``."""
+    for option in ("model", "activation", "size", "seed"):
+        if option in asked:
+            yield flag(option), asked[option]
+    if "timestep" in asked:
+        yield "--timestep", read_numbers(asked["timestep"], "--timestep")
+    for text in asked.get("set", ()):
+        field, equals, value = text.partition("=")
+        if not (field and equals):
+            raise InvalidValueError(f"--set takes FIELD=VALUE, such as trajectory.draws=2, not {text!r}.")
+        try:
+            yield field, yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InvalidValueError(f"The value in --set {text!r} is not valid YAML.") from None
+
+
+def _single(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipes that are joined, or the recipe itself."""
+    from diffeat.extraction import Joined
+
+    if isinstance(recipe, Joined):
+        for part in recipe.parts:
+            yield from _single(part)
+    else:
+        yield recipe
+
+
+def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe:
+    """The recipe, and those it joins, with the changes that they have fields for; adds these to ``used``."""
+    from diffeat.extraction import Joined
+
+    values: dict[str, Any] = {}
+    if isinstance(recipe, Joined):
+        parts = tuple(_replaced(part, changes, used) for part in recipe.parts)
+        if parts != recipe.parts:
+            values["parts"] = parts
+    for option, value in changes.items():
+        field = _field(option, recipe)
+        if field in values:
+            raise InvalidValueError(f"{field} is given twice.")
+        if field:
+            values[field] = value
+            used.add(option)
+    return _replace(recipe, values) if values else recipe
+
+
+def _replace(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+    try:
+        return recipe.replace(**values)
+    except InvalidValueError as error:
+        first, *faults = str(error).splitlines()
+        raise InvalidValueError(" ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()) from None
+
+
+def _field(option: str, recipe: Recipe) -> str:
+    """The field of a recipe that an option changes; empty where there is none."""
+    from diffeat.extraction import Baseline, Joined, Reading, Vision
+
+    if isinstance(recipe, Reading):
+        keep = recipe.frame.mode == "keep"
+        side = "frame.size" if not keep else "frame.shorter" if recipe.frame.shorter else "frame.longer"
+        short = {**_FIELDS, "--size": side}
+    else:
+        short = {Vision: {"--size": "size"}, Baseline: {"--size": "longer"}}.get(type(recipe), {})
+    own = {"join", "weights"} if isinstance(recipe, Joined) else type(recipe).model_fields
+    return short.get(option) or (option if option.split(".")[0] in own else "")
