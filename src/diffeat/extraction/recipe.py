@@ -186,5 +186,6 @@ def _read(path: Path, origin: str) -> Recipe:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
     if isinstance(data, dict) and isinstance(data.get("parts"), list):
-        data["parts"] = [part if isinstance(part, dict) else Recipe.load(part) for part in data["parts"]]
-    return Recipe.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, origin).beside(path.parent)
+        parts = [part if isinstance(part, dict) else Recipe.load(part) for part in data["parts"]]
+        data = {"name": path.stem, **data, "parts": parts}
+    return Recipe.from_dict(data, origin).beside(path.parent)
