@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
 
 import typer
@@ -125,7 +126,8 @@ def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recip
 
     asked = given(ctx)
     recipes = [Recipe.load(name) for name in _names(ctx)]
-    return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+    with _one_line():
+        return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
 
 
 def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
@@ -144,7 +146,9 @@ def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
         raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
     refuse(ctx, ["weight"], "there is one recipe")
     asked = given(ctx)
-    reading = Reading.load(_changed(base or Reading.load(names[0]), asked))
+    reading = base or Reading.load(names[0])
+    with _one_line():
+        reading = Reading.load(_changed(reading, asked))
     return reading.replace(prompt=reading.text_for(asked["prompt"])) if "prompt" in asked else reading
 
 
@@ -204,7 +208,7 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     for option in unused:
         if option.startswith("--"):
             raise InvalidValueError(f"{option} would be ignored: {recipe.name!r} has no use for it.")
-        _replace(next(_single(recipe)), {option: changes[option]})  # raises, and tells the nearest field
+        next(_single(recipe)).replace(**{option: changes[option]})  # raises, and tells the nearest field
     return changed
 
 
@@ -252,15 +256,17 @@ def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe
         if field:
             values[field] = value
             used.add(option)
-    return _replace(recipe, values) if values else recipe
+    return recipe.replace(**values) if values else recipe
 
 
-def _replace(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Puts the faults of a recipe, which stand below each other, into one line."""
     try:
-        return recipe.replace(**values)
+        yield
     except InvalidValueError as error:
-        first, *faults = str(error).splitlines()
-        raise InvalidValueError(" ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()) from None
+        first, *faults = (line.strip() for line in str(error).splitlines())
+        raise InvalidValueError(" ".join([first, "; ".join(faults)]).strip()) from None
 
 
 def _field(option: str, recipe: Recipe) -> str:
