@@ -6,16 +6,17 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.tables import print_table
 from diffeat.errors import UnknownNameError, did_you_mean
 
 
 def activations(
-    model: Annotated[str, typer.Argument(help="Alias (sd15, tiny-unet …), hub id or local pipeline folder.")],
-    kind: Annotated[list[str] | None, typer.Option(help="Only these kinds; repeatable.")] = None,
-    like: Annotated[list[str] | None, typer.Option(help="Only ids or aliases like this glob; repeatable.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    model: Annotated[str, Argument(help="Alias (sd15, tiny-unet …), hub id or local pipeline folder.")],
+    kind: Annotated[list[str] | None, Option(help="Only these kinds; repeatable.")] = None,
+    like: Annotated[list[str] | None, Option(help="Only ids or aliases like this glob; repeatable.")] = None,
+    json: Annotated[bool, Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """List every activation inside a model that can be read, by name.
 

@@ -6,34 +6,29 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from diffeat.cli.command import Command
+from diffeat.cli.options import Timesteps
 from diffeat.cli.ranges import read_numbers
 from diffeat.cli.tables import print_table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks that run offline on a laptop.")
 
-Folder = Annotated[Path, typer.Option("--out", "-o", help="Folder of pictures, features and report; continued.")]
-Rows = Annotated[
-    list[str] | None,
-    typer.Option("--compare", "-c", help="A further row: preset, YAML file, or several joined by ' + '; repeatable."),
-]
+Folder = Annotated[Path, Option("--out", "-o", help="Folder of pictures, features and report; continued.")]
+Rows = Annotated[list[str] | None, Option("--compare", "-c", help="A recipe to compare with; repeatable.")]
+Pictures = Annotated[int, Option(min=2, help="Test pictures per class.")]
+Pairs = Annotated[int, Option(min=1, help="Test pairs per class.")]
 
 
 @bench.command(cls=Command)
 def toyworld(
     out: Folder = Path("bench-toyworld"),
     compare: Rows = None,
-    activation: Annotated[
-        list[str] | None,
-        typer.Option("--activation", "-a", help="Single activation of tiny-unet to try; its upper blocks by default."),
-    ] = None,
-    timestep: Annotated[
-        list[str],
-        typer.Option("--timestep", "-t", help="Chosen from on validation pairs: 0…1000, FROM:TO:STEP; repeatable."),
-    ] = ["20,100,200,300"],  # noqa: B006 (read only; typer copies it)
-    pictures: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 40,
-    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 100,
+    activation: Annotated[list[str] | None, Option("--activation", "-a", help="Of tiny-unet, to try alone.")] = None,
+    timestep: Timesteps = ["20,100,200,300"],  # noqa: B006 (read only; typer copies it)
+    pictures: Pictures = 40,
+    pairs: Pairs = 100,
 ) -> None:
     """Semantic correspondence on the toy world: recipes against colours, DAISY and an untrained network.
 
@@ -61,9 +56,9 @@ def toyworld(
 @bench.command(cls=Command)
 def ditf(
     out: Folder = Path("bench-ditf"),
-    model: Annotated[str, typer.Option("--model", "-m", help="A diffusion transformer: alias or folder.")] = "tiny-dit",
-    pictures: Annotated[int, typer.Option(min=2, help="Test pictures per class.")] = 10,
-    pairs: Annotated[int, typer.Option(min=1, help="Test pairs per class.")] = 30,
+    model: Annotated[str, Option("--model", "-m", help="A diffusion transformer: alias or folder.")] = "tiny-dit",
+    pictures: Pictures = 10,
+    pairs: Pairs = 30,
 ) -> None:
     """Massive activations on the toy world: raw, AdaLN and discard, with and without injected channels.
 
@@ -85,9 +80,9 @@ def ditf(
 def geometry(
     out: Folder = Path("bench-geometry"),
     compare: Rows = None,
-    opencv: Annotated[Path | None, typer.Option(help="Folder of OpenCV's sample data, for graf and aloe.")] = None,
-    hpatches: Annotated[Path | None, typer.Option(help="Folder of the HPatches sequences.")] = None,
-    points: Annotated[int, typer.Option(min=1, help="Points per pair.")] = 500,
+    opencv: Annotated[Path | None, Option(help="Folder of OpenCV's sample data, for graf and aloe.")] = None,
+    hpatches: Annotated[Path | None, Option(help="Folder of the HPatches sequences.")] = None,
+    points: Annotated[int, Option(min=1, help="Points per pair.")] = 500,
 ) -> None:
     """Photographs with known geometry: recipes against SIFT and DAISY, in pixels.
 
@@ -107,13 +102,15 @@ def geometry(
 @bench.command(cls=Command)
 def selection(
     out: Folder = Path("bench-selection"),
-    model: Annotated[str, typer.Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
-    timestep: Annotated[float, typer.Option("--timestep", "-t", help="At which activations are read.")] = 50,
-    draws: Annotated[int, typer.Option(min=1, help="Noise draws that are averaged.")] = 2,
-    pictures: Annotated[
-        tuple[int, int, int], typer.Option(help="Pictures per class for training, validation and test.")
-    ] = (24, 16, 24),
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class.")] = 40,
+    model: Annotated[str, Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
+    timestep: Annotated[float, Option("--timestep", "-t", help="At which activations are read.")] = 50,
+    draws: Annotated[int, Option(min=1, help="Noise draws that are averaged.")] = 2,
+    pictures: Annotated[tuple[int, int, int], Option(help="Pictures per class for training, validation and test.")] = (
+        24,
+        16,
+        24,
+    ),
+    pairs: Pairs = 40,
 ) -> None:
     """Toy world: a chosen set of activations against the usual choice and the best single one, on three tasks.
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
+from inspect import Parameter, Signature
 from textwrap import dedent
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -74,14 +75,32 @@ _NAMES: dict[str, Callable[[], str]] = {
 }
 
 
-def options_of(function: Callable[..., None]) -> list[Any]:
-    """The options of a function's signature, made to leave their values in :func:`given`."""
+def option(kind: Any, help: str, *short: str, panel: str, **settings: Any) -> Any:
+    """An option of :func:`options`.
+
+    Args:
+        kind: Of its values; a list for one that may be repeated.
+    """
+    return lambda name: Annotated[
+        kind | None, typer.Option(flag(name), *short, help=help.replace("[", "\\["), rich_help_panel=panel, **settings)
+    ]
+
+
+def options(declared: Mapping[str, Any]) -> list[Any]:
+    """Options by name, which leave their values in :func:`given`; typer makes them from a function's parameters."""
+
+    def function(**_: object) -> None: ...
+
+    function.__annotations__ = {name: annotated(name) for name, annotated in declared.items()}
+    function.__signature__ = Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in function.__annotations__.items()]
+    )
     app = typer.Typer(add_completion=False)
     app.command()(function)
-    options = get_command(app).params
-    for option in options:
-        option.expose_value, option.callback = False, _remember
-    return options
+    made = get_command(app).params
+    for parameter in made:
+        parameter.expose_value, parameter.callback = False, _remember
+    return made
 
 
 def _remember(ctx: Any, option: Any, value: Any) -> None:

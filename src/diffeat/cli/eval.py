@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import given
 from diffeat.cli.options import Root
@@ -16,11 +17,11 @@ from diffeat.cli.task_options import refuse_others
 
 def evaluate(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Argument(help="{datasets}")],
+    dataset: Annotated[str, Argument(help="{datasets}")],
     root: Root = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for features and report. A later run goes on with its features."),
+        Option("--out", "-o", help="Folder of features and report; continued."),
     ] = None,
 ) -> None:
     """Score a recipe on a dataset, with the protocol beside every number.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Paths
@@ -19,14 +20,10 @@ if TYPE_CHECKING:
 def extract(
     ctx: typer.Context,
     paths: Paths,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the feature store; made or continued.")],
-    prompts: Annotated[
-        Path | None, typer.Option(help="CSV file with columns image,prompt: a text per picture (by file name).")
-    ] = None,
-    store_dtype: Annotated[
-        str, typer.Option(help="How features rest on disk: float32, float16, bfloat16 or int8 (per channel).")
-    ] = "float16",
-    shard_size: Annotated[int, typer.Option(min=1, help="Pictures per file of the store.")] = 16,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the feature store; made or continued.")],
+    prompts: Annotated[Path | None, Option(help="CSV file image,prompt with a text per picture.")] = None,
+    store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",
+    shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
 ) -> None:
     """Extract dense features of pictures into a store on disk.
 

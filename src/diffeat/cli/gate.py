@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import refuse
 from diffeat.cli.recipe_options import load, reading_of
@@ -14,25 +15,22 @@ from diffeat.cli.tables import print_table
 
 def gate(
     ctx: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures; 30 or more.")],
-    technique: Annotated[
-        list[str], typer.Option("--technique", "-x", help="{techniques}; combine with ' + '; repeatable.")
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("gate"),
-    strength: Annotated[float, typer.Option(help="Of Img2Img: how much is repainted, 0 to 1.")] = 0.7,
-    steps: Annotated[int, typer.Option(min=1, help="Denoiser calls of Img2Img.")] = 10,
-    seeds: Annotated[int, typer.Option(min=1, help="Noise draws per picture.")] = 2,
+    paths: Annotated[list[Path], Argument(help="Pictures and folders of pictures; 30 or more.")],
+    technique: Annotated[list[str], Option("--technique", "-x", help="{techniques}; combine with ' + '; repeatable.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the report.")] = Path("gate"),
+    strength: Annotated[float, Option(help="Of Img2Img: how much is repainted, 0 to 1.")] = 0.7,
+    steps: Annotated[int, Option(min=1, help="Denoiser calls of Img2Img.")] = 10,
+    seeds: Annotated[int, Option(min=1, help="Noise draws per picture.")] = 2,
     measure: Annotated[
-        list[str] | None,
-        typer.Option(help="pixel, ssim, edges, dino:MODEL or lpips; the first decides. [default: pixel, ssim, edges]"),
-    ] = None,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
-    margin: Annotated[float, typer.Option(min=0.0, help="Relative gain that is too small to matter.")] = 0.02,
-    limit: Annotated[int | None, typer.Option(min=2, help="At most so many pictures, spread evenly.")] = None,
-    controls: Annotated[bool, typer.Option(help="Run the null and shuffled twins too.")] = True,
+        list[str], Option(help="pixel, ssim, edges, dino:MODEL or lpips; the first decides; repeatable.")
+    ] = ["pixel", "ssim", "edges"],  # noqa: B006 (read only; typer copies it)
+    confidence: Annotated[float, Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    margin: Annotated[float, Option(min=0.0, help="Relative gain that is too small to matter.")] = 0.02,
+    limit: Annotated[int | None, Option(min=2, help="At most so many pictures, spread evenly.")] = None,
+    controls: Annotated[bool, Option(help="Run the null and shuffled twins too.")] = True,
     search: Annotated[
         int | None,
-        typer.Option(
+        Option(
             min=1,
             help="Search the techniques, their strengths and combinations within so many denoiser rows, and write the "
             "recipe that it ends in.",
@@ -61,7 +59,7 @@ def gate(
         refuse(ctx, ["confidence", "controls"], "--search compares by halving, without intervals and twins")
     combinations = {text: parse_combination(text) for text in technique}
     settings = GateSettings(
-        strength=strength, steps=steps, seeds=seeds, measures=tuple(measure or ("pixel", "ssim", "edges")),
+        strength=strength, steps=steps, seeds=seeds, measures=tuple(measure),
         confidence=confidence, margin=margin, controls=controls,
     )  # fmt: skip
     recipe = reading_of(ctx).replace(fuse=None, views=None, techniques=None, refine=None)

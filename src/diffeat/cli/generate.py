@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from diffeat.cli.recipe_options import load, reading_of
 from diffeat.errors import InvalidValueError
@@ -13,12 +14,12 @@ from diffeat.errors import InvalidValueError
 
 def generate(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and recipe.yaml.")],
-    prompt: Annotated[list[str] | None, typer.Option(help="Text, through the recipe's template; repeatable.")] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
-    guidance: Annotated[float | None, typer.Option(help="Scale of guidance; the recipe's if not given.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Text of what not to show, for guidance.")] = None,
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the pictures and recipe.yaml.")],
+    prompt: Annotated[list[str] | None, Option(help="Text, through the recipe's template; repeatable.")] = None,
+    prompts: Annotated[Path | None, Option(help="Text file with one prompt a line.")] = None,
+    count: Annotated[int, Option(min=1, help="Pictures of each prompt.")] = 1,
+    guidance: Annotated[float | None, Option(help="Scale of guidance; the recipe's if not given.")] = None,
+    negative: Annotated[str | None, Option(help="Text of what not to show, for guidance.")] = None,
 ) -> None:
     """Generate pictures whose features can be read on the very way they arise.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
@@ -35,8 +35,20 @@ from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
 
+_PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
+
+
+class _Sorted(TyperGroup):
+    """Commands by what a user wants to do, those that are groups themselves among the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
+        return sorted(panels, key=lambda name: _PANELS.index(panels[name] or _PANELS[-1]))
+
+
 app = typer.Typer(
     name="diffeat",
+    cls=_Sorted,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -61,31 +73,26 @@ def _root(
     pass
 
 
-def _add(panel: str, command: Callable[..., None], cls: type[Command] = Command, name: str | None = None) -> None:
+_LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
+for panel, name, command, cls in (
+    (_LOOK, "extract", extract, reads("tiny-unet")),
+    (_LOOK, "show", show, reads("tiny-unet")),
+    (_LOOK, "store", store, Command),
+    (_USE, "match", match, reads("tiny-dift")),
+    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
+    (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
+    (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
+    (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, without=("batch_size",))),
+    (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, without=("batch_size",))),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",))),
+    (_KNOW, "recipes", recipes, Command),
+    (_KNOW, "activations", activations, Command),
+    (_KNOW, "samples", samples, Command),
+    (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
+):
     app.command(name, cls=cls, rich_help_panel=panel)(command)
-
-
-_PANEL = "Extract and look"
-_add(_PANEL, extract, reads("tiny-unet"))
-_add(_PANEL, show, reads("tiny-unet"))
-_add(_PANEL, store)
-_PANEL = "Use features"
-_add(_PANEL, match, reads("tiny-dift"))
-_add(_PANEL, evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand), "eval")
-_add(_PANEL, propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand))
-_PANEL = "Choose and understand"
-_add(_PANEL, select, reads(several=False, without=("activation", "batch_size")))
-_add(_PANEL, gate, reads("tiny-unet", several=False, without=("batch_size",)))
-_add(_PANEL, massive, reads("ditf-tiny", several=False, without=("batch_size",)))
-_add(_PANEL, sweep, reads("ditf-tiny", several=False, without=("prompt",)))
-app.add_typer(bench, name="bench", rich_help_panel=_PANEL)
-app.add_typer(train, name="train", rich_help_panel="Train")
-_PANEL = "Models, recipes, data"
-_add(_PANEL, recipes)
-_add(_PANEL, activations)
-_add(_PANEL, samples)
-_add(_PANEL, generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size")))
-app.add_typer(toyworld, name="toyworld", rich_help_panel=_PANEL)
+for panel, name, group in ((_CHOOSE, "bench", bench), (_TRAIN, "train", train), (_KNOW, "toyworld", toyworld)):
+    app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def main() -> None:

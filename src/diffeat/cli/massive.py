@@ -6,30 +6,23 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
+from diffeat.cli.options import Timesteps
 from diffeat.cli.ranges import read_numbers
 from diffeat.cli.recipe_options import load, reading_of
 
 
 def massive(
     ctx: typer.Context,
-    paths: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures and folders; pictures of the toy world if none.")
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("massive"),
-    timestep: Annotated[
-        list[str],
-        typer.Option("--timestep", "-t", help="To follow the channels over: 0…1000 or FROM:TO:STEP; repeatable."),
-    ] = ["50,150,260,400,600,800"],  # noqa: B006 (read only; typer copies it)
-    block: Annotated[
-        list[str] | None, typer.Option("--block", "-b", help="Survey only these (ids, aliases, globs); repeatable.")
-    ] = None,
+    paths: Annotated[list[Path] | None, Argument(help="Pictures and folders; the toy world's if none.")] = None,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the report.")] = Path("massive"),
+    timestep: Timesteps = ["50,150,260,400,600,800"],  # noqa: B006 (read only; typer copies it)
+    block: Annotated[list[str] | None, Option("--block", "-b", help="Survey only these; repeatable.")] = None,
     ratio: Annotated[
-        float | None, typer.Option(help="Massive: so many times the median channel; the recipe's if not given.")
+        float | None, Option(help="Of a massive channel to the median one; the recipe's by default.")
     ] = None,
-    write: Annotated[
-        Path | None, typer.Option(help="Write the recipe with the channels that were found as this YAML file.")
-    ] = None,
+    write: Annotated[Path | None, Option(help="YAML file for the recipe with these channels.")] = None,
 ) -> None:
     """Find a transformer's massive activations, and report where they come from.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.recipe_options import load, recipe_of
@@ -21,18 +22,15 @@ if TYPE_CHECKING:
 
 def match(
     ctx: typer.Context,
-    source: Annotated[Path, typer.Argument(help="Picture the points lie in.")],
-    target: Annotated[Path, typer.Argument(help="Picture to find them in.")],
+    source: Annotated[Path, Argument(help="Picture the points lie in.")],
+    target: Annotated[Path, Argument(help="Picture to find them in.")],
     points: Annotated[
-        list[str] | None,
-        typer.Option("--points", "-p", help="Points x,y in pixels of the source, e.g. '120,80 200,90'; repeatable."),
+        list[str] | None, Option("--points", "-p", help="x,y in pixels of the source: '120,80 200,90'; repeatable.")
     ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, help="Without --points: how many places that choose each other are shown.")
-    ] = 8,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Picture to write (PNG or JPEG).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    heat: Annotated[int, typer.Option(min=0, help="With --out: heat maps in the picture, for the first points.")] = 2,
+    count: Annotated[int, Option(min=1, help="Without --points: how many mutual matches.")] = 8,
+    out: Annotated[Path | None, Option("--out", "-o", help="Picture to write (PNG or JPEG).")] = None,
+    json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+    heat: Annotated[int, Option(min=0, help="With --out: heat maps in the picture, for the first points.")] = 2,
 ) -> None:
     """Find points of one picture in another.
 

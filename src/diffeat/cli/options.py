@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
-Paths = Annotated[list[Path], typer.Argument(help="Pictures and folders of pictures.")]
-PairsName = Annotated[str, typer.Argument(metavar="[DATASET]", help="{pairs}")]
-Root = Annotated[Path | None, typer.Option(help="The dataset's folder; for csv and spair-json its file.")]
-Protocol = Annotated[str | None, typer.Option(help="How pairs are scored; the dataset's usual one if not given.")]
-Prompts = Annotated[
-    str | None,
-    typer.Option(help="'category', a text with {category}, a JSON file or any text. By default the recipe's own."),
-]
-Limit = Annotated[int | None, typer.Option(min=1, help="About so many pairs, spread evenly.")]
-PicturesOf = Annotated[Path | None, typer.Option("--images", help="For spair-json: folder of the pictures.")]
+Paths = Annotated[list[Path], Argument(help="Pictures and folders of pictures.")]
+PairsName = Annotated[str, Argument(metavar="[DATASET]", help="{pairs}")]
+Root = Annotated[Path | None, Option(help="The dataset's folder; for csv and spair-json its file.")]
+Protocol = Annotated[str | None, Option(help="How pairs are scored; the dataset's usual one if not given.")]
+Prompts = Annotated[str | None, Option(help="'category', a text with {category}, a JSON file of texts, or any text.")]
+Timesteps = Annotated[list[str], Option("--timestep", "-t", help="To try: 0…1000, or FROM:TO:STEP; repeatable.")]
+Limit = Annotated[int | None, Option(min=1, help="About so many pairs, spread evenly.")]
+PicturesOf = Annotated[Path | None, Option("--images", help="For spair-json: folder of the pictures.")]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import given
 from diffeat.cli.options import Root
@@ -14,9 +15,9 @@ from diffeat.cli.recipe_options import load, recipe_of
 
 def propagate(
     ctx: typer.Context,
-    dataset: Annotated[str, typer.Argument(metavar="[DATASET]", help="Videos in the layout of DAVIS.")] = "davis",
+    dataset: Annotated[str, Argument(metavar="[DATASET]", help="Videos in the layout of DAVIS.")] = "davis",
     root: Root = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of masks and report.")] = Path("propagation"),
+    out: Annotated[Path, Option("--out", "-o", help="Folder of masks and report.")] = Path("propagation"),
 ) -> None:
     """Carry the object masks of a video's first frame through it by features, and score J&F.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, overload
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import typer
 import yaml
 
-from diffeat.cli.command import Command, flag, given, options_of, refuse
+from diffeat.cli.command import Command, flag, given, option, options, refuse
 from diffeat.cli.ranges import read_numbers
 from diffeat.errors import InvalidValueError, did_you_mean
 
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from diffeat.extraction import Extractor, Reading, Recipe
     from diffeat.features import FeatureMap, Source
 
-_PANEL: dict[str, Any] = {"rich_help_panel": "Recipe"}
-_COMPUTING: dict[str, Any] = {"rich_help_panel": "Computing"}
 #: Short forms of changes to a diffusion model's recipe, and the fields they change (of ``size`` see :func:`_field`).
 _FIELDS = {
     "--model": "model",
@@ -31,51 +31,22 @@ _FIELDS = {
 CHANGES = frozenset({"model", "activation", "timestep", "seed", "size", "set", "prompt"})
 
 
-def _options(
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--recipe",
-            "-r",
-            help="Preset (see `diffeat recipes`), YAML file or vision:MODEL.",
-            **_PANEL,
-        ),
-    ] = None,
-    weight: Annotated[
-        list[float] | None, typer.Option(help="How much each of several recipes counts; equal by default.", **_PANEL)
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIELD=VALUE", help="Change a field, e.g. trajectory.draws=2; repeatable.", **_PANEL),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Model: alias, hub id or local pipeline folder.", **_PANEL)
-    ] = None,
-    activation: Annotated[
-        list[str] | None, typer.Option("--activation", "-a", help="Id, alias or glob; repeatable.", **_PANEL)
-    ] = None,
-    timestep: Annotated[
-        list[str] | None,
-        typer.Option("--timestep", "-t", help="0…1000, or a range FROM:TO:STEP; repeatable.", **_PANEL),
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the pictures, or the longer one, in pixels.", **_PANEL)
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the noise.", **_PANEL)] = None,
-    prompt: Annotated[
-        str | None, typer.Option(help="Text for all pictures; goes through the recipe's template.", **_PANEL)
-    ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.", **_COMPUTING)
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16 or float16; bfloat16 on an accelerator, else float32.", **_COMPUTING),
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Rows of one denoiser call; chosen by memory if not given.", **_COMPUTING)
-    ] = None,
-) -> None: ...
+_RECIPE = partial(option, panel="Recipe")
+_COMPUTING = partial(option, panel="Computing")
+_OPTIONS = {
+    "recipe": _RECIPE(list[str], "Preset (see `diffeat recipes`), YAML file or vision:MODEL.", "-r"),
+    "weight": _RECIPE(list[float], "How much each of several recipes counts; equal by default."),
+    "set": _RECIPE(list[str], "Change a field, e.g. trajectory.draws=2; repeatable.", metavar="FIELD=VALUE"),
+    "model": _RECIPE(str, "Model: alias, hub id or local pipeline folder.", "-m"),
+    "activation": _RECIPE(list[str], "Id, alias or glob; repeatable.", "-a"),
+    "timestep": _RECIPE(list[str], "0…1000, or a range FROM:TO:STEP; repeatable.", "-t"),
+    "size": _RECIPE(int, "Side of the pictures, or the longer one, in pixels.", min=1),
+    "seed": _RECIPE(int, "Of the noise."),
+    "prompt": _RECIPE(str, "Text for all pictures; goes through the recipe's template."),
+    "device": _COMPUTING(str, "cpu, cuda, cuda:1, mps …; the first accelerator if there is one."),
+    "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
+    "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
+}
 
 
 class RecipeCommand(Command):
@@ -93,11 +64,10 @@ class RecipeCommand(Command):
 
     def shared(self) -> list[Any]:
         hidden = {*self.without, *(() if self.several else ("weight",))}
-        options = [option for option in options_of(_options) if option.name not in hidden]
-        recipe = options[0]
+        recipe, *others = options({name: made for name, made in _OPTIONS.items() if name not in hidden})
         recipe.help += " Repeat to join several." if self.several else ""
         recipe.help += f" \\[default: {self.default}]" if self.default else ""
-        return [*options, *super().shared()]
+        return [recipe, *others, *super().shared()]
 
 
 def reads(
@@ -125,7 +95,8 @@ def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recip
 
     asked = given(ctx)
     recipes = [Recipe.load(name) for name in _names(ctx)]
-    return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+    with _one_line():
+        return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
 
 
 def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
@@ -144,7 +115,9 @@ def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
         raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
     refuse(ctx, ["weight"], "there is one recipe")
     asked = given(ctx)
-    reading = Reading.load(_changed(base or Reading.load(names[0]), asked))
+    reading = base or Reading.load(names[0])
+    with _one_line():
+        reading = Reading.load(_changed(reading, asked))
     return reading.replace(prompt=reading.text_for(asked["prompt"])) if "prompt" in asked else reading
 
 
@@ -193,26 +166,26 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     from diffeat.extraction import Reading, Vision
 
     changes = dict(_changes(asked))
-    used = {flag(option) for option in used_elsewhere}
+    used = {flag(name) for name in used_elsewhere}
     changed = _replaced(recipe, changes, used)
     kinds = {type(part) for part in _single(recipe)}
-    unused = [option for option in changes if option not in used]
+    unused = [change for change in changes if change not in used]
     if Reading not in kinds:
-        unused += [flag(option) for option in ("prompt", "batch_size") if option in asked]
+        unused += [flag(name) for name in ("prompt", "batch_size") if name in asked]
     if kinds.isdisjoint({Reading, Vision}):
-        unused += [flag(option) for option in ("device", "dtype") if option in asked]
-    for option in unused:
-        if option.startswith("--"):
-            raise InvalidValueError(f"{option} would be ignored: {recipe.name!r} has no use for it.")
-        _replace(next(_single(recipe)), {option: changes[option]})  # raises, and tells the nearest field
+        unused += [flag(name) for name in ("device", "dtype") if name in asked]
+    for change in unused:
+        if change.startswith("--"):
+            raise InvalidValueError(f"{change} would be ignored: {recipe.name!r} has no use for it.")
+        next(_single(recipe)).replace(**{change: changes[change]})  # raises, and tells the nearest field
     return changed
 
 
 def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What to change: by the flag of a short form, or by the field of ``--set``."""
-    for option in ("model", "activation", "size", "seed"):
-        if option in asked:
-            yield flag(option), asked[option]
+    for name in ("model", "activation", "size", "seed"):
+        if name in asked:
+            yield flag(name), asked[name]
     if "timestep" in asked:
         yield "--timestep", read_numbers(asked["timestep"], "--timestep")
     for text in asked.get("set", ()):
@@ -245,26 +218,28 @@ def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe
         parts = tuple(_replaced(part, changes, used) for part in recipe.parts)
         if parts != recipe.parts:
             values["parts"] = parts
-    for option, value in changes.items():
-        field = _field(option, recipe)
+    for change, value in changes.items():
+        field = _field(change, recipe)
         if field in values:
             raise InvalidValueError(f"{field} is given twice.")
         if field:
             values[field] = value
-            used.add(option)
-    return _replace(recipe, values) if values else recipe
+            used.add(change)
+    return recipe.replace(**values) if values else recipe
 
 
-def _replace(recipe: Recipe, values: dict[str, Any]) -> Recipe:
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Puts the faults of a recipe, which stand below each other, into one line."""
     try:
-        return recipe.replace(**values)
+        yield
     except InvalidValueError as error:
-        first, *faults = str(error).splitlines()
-        raise InvalidValueError(" ".join([first, "; ".join(fault.strip() for fault in faults)]).strip()) from None
+        first, *faults = (line.strip() for line in str(error).splitlines())
+        raise InvalidValueError(" ".join([first, "; ".join(faults)]).strip()) from None
 
 
-def _field(option: str, recipe: Recipe) -> str:
-    """The field of a recipe that an option changes; empty where there is none."""
+def _field(change: str, recipe: Recipe) -> str:
+    """The field of a recipe that a change is made to; empty where there is none."""
     from diffeat.extraction import Baseline, Joined, Reading, Vision
 
     if isinstance(recipe, Reading):
@@ -274,4 +249,4 @@ def _field(option: str, recipe: Recipe) -> str:
     else:
         short = {Vision: {"--size": "size"}, Baseline: {"--size": "longer"}}.get(type(recipe), {})
     own = {"join", "weights"} if isinstance(recipe, Joined) else type(recipe).model_fields
-    return short.get(option) or (option if option.split(".")[0] in own else "")
+    return short.get(change) or (change if change.split(".")[0] in own else "")

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import refuse
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def recipes(
     ctx: typer.Context,
-    name: Annotated[str | None, typer.Argument(help="Print this recipe as YAML, to copy and change.")] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipe files.")] = False,
+    name: Annotated[str | None, Argument(help="Print this recipe as YAML, to copy and change.")] = None,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON schema of recipe files.")] = False,
 ) -> None:
     """List the recipes that come with the package, or print one.
 

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 
 def samples(
-    folder: Annotated[Path, typer.Argument(help="Folder to write into.")] = Path("photos"),
+    folder: Annotated[Path, Argument(help="Folder to write into.")] = Path("photos"),
 ) -> None:
     """Write a few real photographs to try things with (from scikit-image's data).
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Paths, Root
@@ -30,36 +31,24 @@ def _show_rules(asked: bool) -> None:
 def select(
     ctx: typer.Context,
     paths: Paths,
-    budget: Annotated[int, typer.Option(min=1, help="The most channels of the set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write (YAML).")] = Path("recipe.yaml"),
-    dataset: Annotated[
-        str | None, typer.Option(help="Labelled dataset to rank with: a name that `diffeat eval` knows.")
-    ] = None,
+    budget: Annotated[int, Option(min=1, help="The most channels of the set.")],
+    out: Annotated[Path, Option("--out", "-o", help="The recipe to write (YAML).")] = Path("recipe.yaml"),
+    dataset: Annotated[str | None, Option(help="To rank with: a name that `diffeat eval` knows.")] = None,
     root: Root = None,
     task: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="correspondence, segmentation or classification; repeatable. By default all it has labels for."
-        ),
+        list[str] | None, Option(help="correspondence, segmentation or classification; all there are labels for.")
     ] = None,
-    category: Annotated[
-        list[str] | None, typer.Option(help="Of label maps, only pictures of this category; repeatable.")
-    ] = None,
-    samples: Annotated[int, typer.Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,
-    rules: Annotated[
-        str, typer.Option(help="'measured', 'paper' (names alone, as published) or a YAML file of rules.")
-    ] = "measured",
+    category: Annotated[list[str] | None, Option(help="Of label maps, only this one; repeatable.")] = None,
+    samples: Annotated[int, Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,
+    rules: Annotated[str, Option(help="'measured', 'paper' (by names, as published) or a YAML file.")] = "measured",
     show_rules: Annotated[
-        bool,
-        typer.Option("--show-rules", callback=_show_rules, is_eager=True, help="Print the rules, to copy and change."),
+        bool, Option("--show-rules", callback=_show_rules, is_eager=True, help="Print the rules, to copy them.")
     ] = False,
-    noise_timestep: Annotated[
-        float, typer.Option(help="Where properties are measured; higher, for there the noise shows.")
-    ] = 261,
-    draws: Annotated[int, typer.Option(min=2, help="Noise draws of that measurement.")] = 4,
-    most: Annotated[int, typer.Option(min=1, help="Activations at most.")] = 8,
-    limit: Annotated[int, typer.Option(min=2, help="Pictures to measure on, spread evenly over those given.")] = 16,
-    seed: Annotated[int, typer.Option(help="Of noise, samples and intervals.")] = 0,
+    noise_timestep: Annotated[float, Option(help="Where properties are measured, with more noise.")] = 261,
+    draws: Annotated[int, Option(min=2, help="Noise draws of that measurement.")] = 4,
+    most: Annotated[int, Option(min=1, help="Activations at most.")] = 8,
+    limit: Annotated[int, Option(min=2, help="Pictures to measure on, spread evenly over those given.")] = 16,
+    seed: Annotated[int, Option(help="Of noise, samples and intervals.")] = 0,
 ) -> None:
     """Choose a small set of activations of a model: measure, filter, rank, choose.
 
@@ -71,7 +60,7 @@ def select(
     Name a model (t=50, its own size), or a recipe whose frame, text and timestep are kept; 8 to 16 pictures are plenty.
 
     Example:
-        diffeat toyworld write toy
+        diffeat toyworld write toy --pairs 2
         diffeat select toy/JPEGImages -m tiny-unet --size 128 --budget 400 --dataset toyworld --root toy --out mine.yaml
     """
     from diffeat.geometry import find_images

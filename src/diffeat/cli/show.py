@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.recipe_options import load, reading_of, recipe_of
@@ -16,15 +17,11 @@ _OF_A_MODEL = "recipe weight set model timestep size seed prompt word device dty
 
 def show(
     ctx: typer.Context,
-    paths: Annotated[list[Path], typer.Argument(help="One feature store, or pictures and folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture file to write.")] = Path("features.png"),
-    word: Annotated[
-        list[str] | None, typer.Option("--word", "-w", help="Show where the model attends for this word; repeatable.")
-    ] = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="One colour basis for all pictures: equal colours, equal content.")
-    ] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most this many pictures.")] = 8,
+    paths: Annotated[list[Path], Argument(help="One feature store, or pictures and folders of pictures.")],
+    out: Annotated[Path, Option("--out", "-o", help="Picture file to write.")] = Path("features.png"),
+    word: Annotated[list[str] | None, Option("--word", "-w", help="Draw attention for this word; repeatable.")] = None,
+    shared: Annotated[bool, Option("--shared", help="Equal colours mean equal content in all pictures.")] = False,
+    limit: Annotated[int, Option(min=1, help="At most this many pictures.")] = 8,
 ) -> None:
     """Draw what features contain: a grid of pictures × activations in PCA colours.
 

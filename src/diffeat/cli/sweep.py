@@ -6,39 +6,27 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from diffeat.cli.command import given
-from diffeat.cli.options import Limit, PairsName, Prompts, Protocol, Root
+from diffeat.cli.options import Limit, PairsName, Prompts, Protocol, Root, Timesteps
 from diffeat.cli.ranges import items_of, read_numbers
 from diffeat.cli.recipe_options import load, reading_of
 
 
 def sweep(
     ctx: typer.Context,
-    timestep: Annotated[
-        list[str],
-        typer.Option("--timestep", "-t", help="To try: 0…1000, or a range FROM:TO:STEP; repeatable."),
-    ],
+    timestep: Timesteps,
     block: Annotated[
-        list[str],
-        typer.Option(
-            "--block",
-            "-b",
-            help="To try: numbers and ranges put into the recipe's activation (ditf:28 → ditf:k), or ids, aliases and "
-            "globs; repeatable.",
-        ),
+        list[str], Option("--block", "-b", help="To try: ids, aliases, globs, or K and FROM:TO for ditf:K; repeatable.")
     ],
     dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split to choose on; val if not given, where there are splits.")
-    ] = None,
+    split: Annotated[str | None, Option(help="Split to choose on; val if not given, where there are splits.")] = None,
     protocol: Protocol = None,
     prompts: Prompts = None,
     limit: Limit = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of cells and report; a later run goes on with its cells.")
-    ] = Path("sweep"),
+    out: Annotated[Path, Option("--out", "-o", help="Folder of cells and report; continued.")] = Path("sweep"),
 ) -> None:
     """Choose a recipe's timestep and block: score every combination on a dataset, as a heat map.
 

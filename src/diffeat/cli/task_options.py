@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from inspect import Parameter, Signature
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args, get_origin
+from typing import Any, ClassVar, get_args, get_origin
 
-from typer import Option
-
-from diffeat.cli.command import Command, flag, options_of
+from diffeat.cli.command import Command, flag, option, options
 from diffeat.errors import InvalidValueError
 
 
@@ -73,34 +70,26 @@ def _homes() -> Mapping[str, str]:
 
 
 def _options(only: str | None) -> list[Any]:
-    """An option for every field; typer makes them from a function that has them as parameters."""
+    """An option for every field."""
     from diffeat.datasets.registry import DATASETS
     from diffeat.evaluation.task import TaskOptions
     from diffeat.tasks.registry import TASKS
 
     tasks = [task for task in TASKS.values() if only in (None, task.name)]
-    cards = [card for card in DATASETS.values() if card.kind in {task.kind for task in tasks}]
-    parameters: dict[str, Any] = {}
+    declared: dict[str, Any] = {}
     for task in tasks:
         for name, field in task.options.model_fields.items():
             panel = "Options" if name in TaskOptions.model_fields else f"{task.kind.capitalize()}: {task.name}"
-            shown = "" if field.get_default() in (None, (), False) else f" [default: {field.get_default()}]"
-            parameters.setdefault(name, _annotated(name, field.annotation, f"{field.description}{shown}", panel))
-    for card in cards:
-        for name, text in card.options.items():
-            parameters.setdefault(name, _annotated(name, str, text, f"{card.kind.capitalize()}: {card.name}"))
-
-    def fields(**_: object) -> None: ...
-
-    fields.__annotations__ = parameters
-    fields.__signature__ = Signature(  # pyright: ignore[reportFunctionMemberAccess]
-        [Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=a) for name, a in parameters.items()]
-    )
-    return options_of(fields)
+            default = "" if field.get_default() in (None, (), False) else f" [default: {field.get_default()}]"
+            declared.setdefault(name, option(_kind(field.annotation), f"{field.description}{default}", panel=panel))
+    for card in DATASETS.values():
+        if card.kind in {task.kind for task in tasks}:
+            for name, text in card.options.items():
+                declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
+    return options(declared)
 
 
-def _annotated(name: str, annotation: Any, text: str, panel: str) -> Any:
+def _kind(annotation: Any) -> Any:
+    """What is typed for a field of this type."""
     inner = [t for t in (get_args(annotation) or (annotation,)) if t in (bool, int, float, str, Path)] or [str]
-    several = get_origin(annotation) is tuple
-    kind: Any = list[inner[0]] if several else inner[0]
-    return Annotated[kind | None, Option(flag(name), help=text.replace("[", "\\["), rich_help_panel=panel)]
+    return list[inner[0]] if get_origin(annotation) is tuple else inner[0]

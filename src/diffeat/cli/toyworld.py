@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from diffeat.cli.command import Command
 
@@ -19,14 +20,16 @@ def _group() -> None:
 
 @toyworld.command(cls=Command)
 def write(
-    folder: Annotated[Path, typer.Argument(help="Where to; made if missing.")],
-    seed: Annotated[int, typer.Option(help="Which world; different seeds share nothing.")] = 7,
-    size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class and split.")] = 30,
-    pictures: Annotated[
-        tuple[int, int, int], typer.Option(help="Pictures per class in the train, val and test split.")
-    ] = (8, 4, 10),
-    only: Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")] = None,
+    folder: Annotated[Path, Argument(help="Where to; made if missing.")],
+    seed: Annotated[int, Option(help="Which world; different seeds share nothing.")] = 7,
+    size: Annotated[int, Option(min=32, help="Side of the pictures in pixels.")] = 128,
+    pairs: Annotated[int, Option(min=1, help="Pairs per class and split.")] = 30,
+    pictures: Annotated[tuple[int, int, int], Option(help="Pictures per class in the train, val and test split.")] = (
+        8,
+        4,
+        10,
+    ),
+    only: Annotated[list[str] | None, Option("--class", help="Only this class; repeatable.")] = None,
 ) -> None:
     """Write the toy world as a correspondence dataset, in the layout of SPair-71k.
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
 from diffeat.cli.command import refuse
 from diffeat.cli.options import Limit, PairsName, PicturesOf, Prompts, Protocol, Root
@@ -19,49 +20,35 @@ if TYPE_CHECKING:
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
 
 
-@train.callback()
-def _group() -> None:
-    pass
-
-
 @train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))
 def hyperfeatures(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
     dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[
-        str | None, typer.Option(help="Training split; train if not given, where there are splits.")
-    ] = None,
-    validation: Annotated[
-        str | None, typer.Option(help="Validation split, '' for none; val if not given, where there is one.")
-    ] = None,
-    validation_root: Annotated[
-        Path | None, typer.Option(help="For csv and spair-json, which have no splits: the file of validation pairs.")
-    ] = None,
+    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
+    validation: Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")] = None,
+    validation_root: Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")] = None,
     limit: Limit = None,
-    validation_limit: Annotated[int | None, typer.Option(min=1, help="About so many validation pairs.")] = 360,
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 5000,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 1,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
-    projection: Annotated[int, typer.Option(help="Channels of the descriptor, a multiple of 32.")] = 384,
-    bottleneck: Annotated[
-        int | None, typer.Option(help="Channels inside the bottlenecks, a multiple of 32; a quarter of --projection.")
-    ] = None,
-    flip: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
-    dense: Annotated[float, typer.Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
+    validation_limit: Annotated[int | None, Option(min=1, help="About so many validation pairs.")] = 360,
+    steps: Annotated[int, Option(min=1, help="Of the optimiser.")] = 5000,
+    pairs: Annotated[int, Option(min=1, help="Pairs per step.")] = 1,
+    lr: Annotated[float, Option(help="Learning rate of AdamW.")] = 1e-3,
+    projection: Annotated[int, Option(help="Channels of the descriptor, a multiple of 32.")] = 384,
+    bottleneck: Annotated[int | None, Option(help="Channels inside, a multiple of 32; a quarter if not given.")] = None,
+    flip: Annotated[float, Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
+    dense: Annotated[float, Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
     grid: Annotated[
-        int | None, typer.Option(min=1, help="Side of a square descriptor; that of the largest map if not given.")
+        int | None, Option(min=1, help="Side of a square descriptor; the largest map's by default.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
-    start: Annotated[bool, typer.Option("--start", help="Start from the recipe's own trained weights.")] = False,
-    features: Annotated[Path | None, typer.Option(help="Folder of features, to share between trainings.")] = None,
-    store_dtype: Annotated[str, typer.Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
+    every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
+    start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
+    features: Annotated[Path | None, Option(help="Folder of features, to share between trainings.")] = None,
+    store_dtype: Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
     store_limit: Annotated[
-        float | None,
-        typer.Option(min=0, help="The most GiB of stored features (most of the free disk); beyond, nothing is stored."),
+        float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the first weights, the order of the pairs and the mirroring.")] = 0,
+    seed: Annotated[int, Option(help="Of the first weights, the order of the pairs and the mirroring.")] = 0,
     protocol: Protocol = None,
     prompts: Prompts = None,
     images: PicturesOf = None,
@@ -130,17 +117,15 @@ def hyperfeatures(
 @train.command(cls=reads(several=False, without=CHANGES))
 def prune(
     ctx: typer.Context,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
-    keep: Annotated[int | None, typer.Option(min=1, help="Write the recipe of the K strongest pairs.")] = None,
-    one_step: Annotated[bool, typer.Option("--one-step", help="Write the recipe of the strongest step.")] = False,
-    one_layer: Annotated[bool, typer.Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
+    keep: Annotated[int | None, Option(min=1, help="Write the recipe of the K strongest pairs.")] = None,
+    one_step: Annotated[bool, Option("--one-step", help="Write the recipe of the strongest step.")] = False,
+    one_layer: Annotated[bool, Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
     dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split that accuracy is measured on; val if not given, where there are splits.")
-    ] = None,
+    split: Annotated[str | None, Option(help="Split to measure on; val where there are splits.")] = None,
     limit: Limit = 360,
-    features: Annotated[Path | None, typer.Option(help="Folder of stored features, e.g. that of the training.")] = None,
+    features: Annotated[Path | None, Option(help="Folder of stored features, e.g. that of the training.")] = None,
     protocol: Protocol = None,
     prompts: Prompts = None,
     images: PicturesOf = None,
