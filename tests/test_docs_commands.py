@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
-import click
 import pytest
 import typer
 
@@ -25,15 +25,20 @@ def commands(text: str) -> list[str]:
     return [part for part in parts if re.match(r"(\.venv/bin/)?diffeat( |$)", part) and "…" not in part]
 
 
+def _options(command: Any) -> set[str]:
+    known = command.get_params(command.make_context("diffeat", [], resilient_parsing=True))
+    return {name for option in known for name in (*option.opts, *option.secondary_opts)}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_are_taken(page: Path) -> None:
     root = typer.main.get_command(app)
     for line in commands(page.read_text(encoding="utf-8")):
         command, words = root, shlex.split(line)[1:]
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            assert words[0] in command.commands, f"{line!r}: there is no command {words[0]!r}"
-            command, words = command.commands[words[0]], words[1:]
-        options = {flag for option in command.params for flag in (*option.opts, *option.secondary_opts)} | {"--help"}
+        while (commands_in := getattr(command, "commands", {})) and words and not words[0].startswith("-"):
+            assert words[0] in commands_in, f"{line!r}: there is no command {words[0]!r}"
+            command, words = commands_in[words[0]], words[1:]
+        options = _options(command)
         for word in words:
             if re.match(r"--?[a-z]", word):
                 assert word.split("=")[0] in options, f"{line!r}: there is no option {word!r}"
