@@ -26,9 +26,9 @@ from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_
 from diffeat.features import FeatureMap, Source
 from diffeat.geometry import Frame
 from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
+from diffeat.storage.formats import get_format
 from diffeat.storage.head import HEAD_FILE, Head
 from diffeat.storage.index import Part, Row, in_order, read_part
-from diffeat.storage.quantise import check_dtype
 from diffeat.storage.report import VerifyReport, check_shard, listing
 from diffeat.storage.shard import ShardReader, Window, pack
 
@@ -47,7 +47,7 @@ class FeatureStore:
         recipe: The recipe's content, plain data.
         recipe_hash: The recipe's hash.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"`` (see
-            :mod:`diffeat.storage.quantise`).
+            :mod:`diffeat.storage.formats`).
     """
 
     def __init__(self, path: Path, head: Head, lock: WriterLock | None) -> None:
@@ -85,7 +85,7 @@ class FeatureStore:
         Raises:
             StoreError: The folder holds something, or cannot be written.
         """
-        check_dtype(dtype)
+        get_format(dtype)
         folder = Path(path)
         with disk_errors(folder):
             if folder.exists() and not folder.is_dir():
@@ -140,7 +140,7 @@ class FeatureStore:
             StoreError: The store was made by another recipe, other weights or with another dtype (the differences are
                 named), another process is writing to it, or it cannot be written.
         """
-        check_dtype(dtype)
+        get_format(dtype)
         folder = Path(path)
         if not cls.is_store(folder):
             return cls.create(folder, recipe, recipe_hash, dtype, weights)
