@@ -92,6 +92,16 @@ def test_the_page_imports_from_the_doors_alone() -> None:
     }
 
 
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in PAGE.parent.glob("*.md"))])
+def test_code_on_the_other_pages_imports_what_there_is(page: str) -> None:
+    text = (PAGE.parent.parent / page).read_text(encoding="utf-8")
+    nodes = [node for block in BLOCK.findall(text) for node in ast.walk(ast.parse(block))]
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "diffeat":
+            module = import_module(node.module or "")
+            assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
 def test_every_room_has_its_place_on_the_page() -> None:
     """A package with exports that the page does not know fails here."""
     source = Path(__file__).parent.parent / "src"
