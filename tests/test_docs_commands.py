@@ -44,6 +44,11 @@ def test_commands_are_taken(page: Path) -> None:
                 assert word.split("=")[0] in options, f"{line!r}: there is no option {word!r}"
 
 
+def test_the_readme_runs_the_checks_that_are_run() -> None:
+    last = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1]
+    assert f"```bash\n{last}\n```" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_the_checker_sees_what_is_wrong() -> None:
     assert commands("```\ndiffeat nothing --x 1 && diffeat b  # c\n```\n and `diffeat recipes`") == [
         "diffeat nothing --x 1", "diffeat b", "diffeat recipes",

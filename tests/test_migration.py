@@ -19,10 +19,9 @@ import diffeat
 from diffeat import Backbone, Extractor, FeatureMap, FeatureStore, Recipe
 from diffeat.cli.main import app
 from diffeat.errors import DiffeatError, UnknownNameError
-from diffeat.extraction import preset_names
-from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
+from diffeat.extraction import Joined, preset_names, recipe_from_gdf
+from diffeat.extraction.gdf_config import VERSIONS
 from support.techniques import save_kohya
-from test_composed import picture
 
 PAGE = Path(__file__).parent.parent / "docs" / "migration.md"
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
@@ -30,6 +29,10 @@ PAIRS = Path(__file__).parent / "golden" / "pck" / "SPair-71k"
 LAYER = "up-level1-repeat2-res-out"
 SIZE = 64
 LINES: dict[str, Callable[[Desk], None]] = {}
+
+
+def picture(seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (50, 70, 3), np.uint8))
 
 
 class Desk:
@@ -366,9 +369,7 @@ def _(desk: Desk) -> None:
 
 @line("several `--feature_id` folders of several models")
 def _(desk: Desk) -> None:
-    from diffeat.extraction.joint import JointRecipe
-
-    assert [p.model for p in JointRecipe.load("gdf-xl-t").parts] == ["sdxl", "sd15", "playground-v2"]
+    assert [p.model for p in Joined.load("gdf-xl-t").parts] == ["sdxl", "sd15", "playground-v2"]
     part = desk.recipe(["up_blocks.1"]).model_dump(mode="json")
     (desk.folder / "joint.yaml").write_text(
         json.dumps({"parts": [part, part | {"seed": 1}]}, indent=0).strip("{}").replace('"parts"', "parts", 1)
