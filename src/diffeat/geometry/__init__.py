@@ -4,6 +4,7 @@ from diffeat.geometry.digest import file_digest, pixel_digest
 from diffeat.geometry.files import FoundImages, find_images
 from diffeat.geometry.frame import Frame, sample_grid
 from diffeat.geometry.images import open_image
+from diffeat.geometry.pixels import to_image
 from diffeat.geometry.spec import FrameSpec
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "open_image",
     "pixel_digest",
     "sample_grid",
+    "to_image",
 ]
