@@ -23,7 +23,8 @@ from torch import Tensor
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
-from diffeat.features.picture import Picture
+from diffeat.features import Picture
+from diffeat.geometry import to_image
 from diffeat.trajectories import Guidance, NoiseSource, keyed_normal, ode_steps, unconditional_rows, walk
 
 NOTE = "diffeat"
