@@ -92,7 +92,9 @@ def test_recipes(run: Callable[..., Result], tmp_path: Path) -> None:
     assert all(name in table.out for name in preset_names())
     (tmp_path / "mine.yaml").write_text(run("recipes", "dift-sd21").out)
     assert Recipe.load(tmp_path / "mine.yaml") == Recipe.load("dift-sd21")
-    assert "trajectory" in json.loads(run("recipes", "--schema").out)["properties"]
+    schema = json.loads(run("recipes", "--schema").out)["$defs"]
+    assert "trajectory" in schema["Reading"]["properties"]
+    assert {"Vision", "Baseline", "Joined"} <= set(schema)
     wrong = run("recipes", "dift-sd-21")
     assert wrong.code == 1
     assert "dift-sd21" in wrong.err

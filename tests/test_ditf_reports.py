@@ -103,12 +103,12 @@ def test_blocks_by_number_and_by_pattern(flux: Backbone) -> None:
 
 
 def test_ranges_on_the_command_line() -> None:
-    assert read_numbers("20, 60:140:40", "--t") == [20, 60, 100, 140]
-    assert read_numbers("3:5", "--t") == [3, 4, 5]
-    assert read_numbers("0:1:0.1", "--t")[-1] == pytest.approx(1)
+    assert read_numbers(["20, 60:140:40"], "--t") == [20, 60, 100, 140]
+    assert read_numbers(["3", "4:5"], "--t") == [3, 4, 5]
+    assert read_numbers(["0:1:0.1"], "--t")[-1] == pytest.approx(1)
     for wrong in ("", "a", "5:3", "1:2:0", "1:2:3:4"):
         with pytest.raises(InvalidValueError, match="--t"):
-            read_numbers(wrong, "--t")
+            read_numbers([wrong], "--t")
 
 
 def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_commands(tmp_path: Path) -> None:
             str(recipe),
             "-o",
             str(tmp_path / "m"),
-            "--timesteps",
+            "--timestep",
             "200",
             "--write",
             str(tmp_path / "w.yaml"),

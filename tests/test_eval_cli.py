@@ -62,7 +62,7 @@ def test_match_without_points_finds_some(recipe: str) -> None:
 def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_path: Path) -> None:
     arguments = [
         "eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "6", "--prompts", "category",
-        "--protocol", "dift-point", "--save", str(tmp_path / "out"),
+        "--protocol", "dift-point", "--out", str(tmp_path / "out"),
     ]  # fmt: skip
     done = run(*arguments)
     assert done.exit_code == 0
@@ -80,7 +80,7 @@ def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_pat
 
 def test_toyworld_write(tmp_path: Path) -> None:
     done = run(
-        "toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--images", "2", "2", "3", "--pairs", "4"
+        "toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--pictures", "2", "2", "3", "--pairs", "4"
     )
     assert done.exit_code == 0
     listed = (tmp_path / "toy" / "Layout" / "large" / "test.txt").read_text().split()
@@ -131,7 +131,7 @@ def test_options_of_another_task_are_refused(arguments: str, message: str) -> No
 
 def test_eval_takes_thresholds_and_averages(recipe: str, tmp_path: Path) -> None:
     done = run(
-        "eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "6", "--save", str(tmp_path),
+        "eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "6", "--out", str(tmp_path),
         "--threshold", "0.05", "--threshold", "0.01", "--average", "point", "--prompts", "category",
     )  # fmt: skip
     assert done.exit_code == 0
@@ -144,8 +144,8 @@ def test_eval_takes_thresholds_and_averages(recipe: str, tmp_path: Path) -> None
 def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> None:
     root = write_toyworld_videos(tmp_path / "davis", videos=2, frames=3, size=48)
     options = ["--recipe", recipe, "--video", "toy-01", "--last-frames", "0"]
-    one = run("eval", "davis", "--root", str(root), *options, "--save", str(tmp_path / "eval"))
-    other = run("propagate", str(root), *options, "--out", str(tmp_path / "out"))
+    one = run("eval", "davis", "--root", str(root), *options, "--out", str(tmp_path / "eval"))
+    other = run("propagate", "--root", str(root), *options, "--out", str(tmp_path / "out"))
     assert (one.exit_code, other.exit_code) == (0, 0)
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("eval", "out")]
     assert reports[0] == reports[1]
@@ -155,9 +155,9 @@ def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> N
 
 
 def test_datasets_without_a_val_split_are_not_tuned_on_their_test_split(recipe: str, tmp_path: Path) -> None:
-    base = ["--timesteps", "100", "--blocks", "dift:1", "--root", str(tmp_path), "--out", str(tmp_path / "sweep")]
+    base = ["-t", "100", "-b", "dift:1", "-r", recipe, "--root", str(tmp_path), "--out", str(tmp_path / "sweep")]
     for name in ("cub", "hpatches"):
-        done = CliRunner().invoke(app, ["sweep", recipe, "--on", name, *base])
+        done = CliRunner().invoke(app, ["sweep", name, *base])
         assert "nothing is chosen on the split that is scored" in str(done.exception)
     with pytest.raises(InvalidValueError, match="no val or train split"):
         open_labels("hpatches", tmp_path)

@@ -123,7 +123,7 @@ def test_the_command(backbone: Any, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     for i in range(2):
         picture(i).save(tmp_path / "photos" / f"{i}.png")
-    asked = ["gate", "-i", str(tmp_path / "photos"), "-r", str(tmp_path / "recipe.yaml"), "-x", "prompt:a dog"]
+    asked = ["gate", str(tmp_path / "photos"), "-r", str(tmp_path / "recipe.yaml"), "-x", "prompt:a dog"]
     small = ["--steps", "1", "--seeds", "1", "--measure", "pixel", "--no-controls", "-o", str(tmp_path / "out")]
     run = CliRunner().invoke(app, [*asked, *small], catch_exceptions=False, env={"COLUMNS": "160"})
     assert "prompt:a dog" in run.output

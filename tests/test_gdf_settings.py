@@ -158,7 +158,5 @@ def test_joint_recipes_are_files(tmp_path: Path) -> None:
     width = Catalogue.of(unet)["up_blocks.1"].channels
     with FeatureStore.open(out) as store:
         assert next(iter(store)).tensor.shape[0] == 2 * width
-    refused = CliRunner().invoke(
-        app, ["extract", str(tmp_path / "a.png"), "--recipe", str(file), "--out", str(out), "-t", "5"]
-    )
+    refused = CliRunner().invoke(app, [*arguments, "--set", "trajectory.drws=5"])
     assert isinstance(refused.exception, InvalidValueError)

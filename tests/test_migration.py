@@ -402,7 +402,7 @@ def _(desk: Desk) -> None:
     recipe = desk.file(desk.recipe(["up_blocks.3"]))
     said = desk.run(
         "eval", "horse21", "--root", scarce(desk), "--recipe", recipe, "--classifier", "linear", "--splits", 5,
-        "--save", desk.folder / "report",
+        "--out", desk.folder / "report",
     )  # fmt: skip
     assert re.search(r"mIoU \d+\.\d+ ± \d+\.\d+ over 5 random splits", said)
     assert len(json.loads((desk.folder / "report" / "report.json").read_text())["splits"]) == 5
@@ -436,6 +436,6 @@ def _(desk: Desk) -> None:
     for i in range(3):
         picture(i).save(photos / f"{i}.png")
     out = desk.folder / "chosen.yaml"
-    desk.run("select", "-m", MODEL, "--images", photos, "--budget", 24, "--rules", "paper", "--size", SIZE, "-o", out)
+    desk.run("select", photos, "-m", MODEL, "--budget", 24, "--rules", "paper", "--size", SIZE, "-o", out)
     assert Recipe.load(out).activations
     assert (desk.folder / "chosen-selection" / "selection.html").is_file()

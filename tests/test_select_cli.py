@@ -65,8 +65,8 @@ def test_toyworld_has_parts_and_classes(toy: Path) -> None:
 def test_select_with_labels_writes_recipe_and_report_and_goes_on(toy: Path, tmp_path: Path) -> None:
     out = tmp_path / "chosen.yaml"
     arguments = (
-        "select", "-m", MODEL, "--images", toy / "JPEGImages", "--pictures", 3, "--draws", 2, "--size", 64,
-        "--labels", "toyworld", "--root", toy, "--category", "horse", "--samples", 4, "--budget", 16,
+        "select", toy / "JPEGImages", "-m", MODEL, "--limit", 3, "--draws", 2, "--size", 64,
+        "--dataset", "toyworld", "--root", toy, "--category", "horse", "--samples", 4, "--budget", 16,
         "--rules", "paper", "--out", out,
     )  # fmt: skip
     printed = said(*arguments)
@@ -97,9 +97,10 @@ def test_a_selection_never_reads_the_test_split(toy: Path) -> None:
 
 def test_select_says_what_is_wrong(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    base = ("select", "-m", MODEL, "--budget", 4, "--images")
+    base = ("select", "-m", MODEL, "--budget", 4)
     assert "no pictures" in str(run(*base, tmp_path / "empty").exception)
-    assert "belong to --labels" in str(run(*base, toy / "JPEGImages", "--task", "segmentation").exception)
+    refused = run(*base, toy / "JPEGImages", "--task", "segmentation").exception
+    assert str(refused).startswith("--task would be ignored: ")
     assert "measured, paper" in str(run(*base, toy / "JPEGImages", "--rules", "nope").exception)
 
 
@@ -110,12 +111,12 @@ def test_rules_can_be_printed() -> None:
 def test_eval_on_parts_and_classes(toy: Path, recipe: str, tmp_path: Path) -> None:
     printed = said(
         "eval", "toyworld-parts", "--root", toy, "--recipe", recipe, "--classifier", "linear", "--labelled", 3,
-        "--category", "horse", "--save", tmp_path / "parts",
+        "--category", "horse", "--out", tmp_path / "parts",
     )  # fmt: skip
     assert "3 training and 2 test pictures" in printed
     report = json.loads((tmp_path / "parts" / "report.json").read_text())
     assert 0 <= report["miou"] <= 100
-    printed = said("eval", "toyworld-classes", "--root", toy, "--recipe", recipe, "--save", tmp_path / "classes")
+    printed = said("eval", "toyworld-classes", "--root", toy, "--recipe", recipe, "--out", tmp_path / "classes")
     assert "accuracy" in printed
     assert "8 training and 4 test pictures, 2 classes" in printed
     assert (tmp_path / "classes" / "report.html").is_file()

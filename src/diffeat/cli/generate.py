@@ -6,36 +6,32 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from diffeat.cli.options import Device, Dtype, ModelName, RecipeName, Seed, make_extractor
+from diffeat.cli.recipe_options import load, reading_of
 from diffeat.errors import InvalidValueError
 
 
 def generate(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures and recipe.yaml.")],
-    prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Text, through the recipe's template; repeatable.")
-    ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="Text file with one prompt a line.")] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures of each prompt.")] = 1,
-    guidance: Annotated[float | None, typer.Option(help="Scale of guidance; the recipe's if not given.")] = None,
-    negative: Annotated[str | None, typer.Option(help="Text of what not to show, for guidance.")] = None,
-    recipe: RecipeName = "hyperfeatures-tiny",
-    model: ModelName = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    ctx: typer.Context,
+    out: Annotated[Path, Option("--out", "-o", help="Folder for the pictures and recipe.yaml.")],
+    prompt: Annotated[list[str] | None, Option(help="Text, through the recipe's template; repeatable.")] = None,
+    prompts: Annotated[Path | None, Option(help="Text file with one prompt a line.")] = None,
+    count: Annotated[int, Option(min=1, help="Pictures of each prompt.")] = 1,
+    guidance: Annotated[float | None, Option(help="Scale of guidance; the recipe's if not given.")] = None,
+    negative: Annotated[str | None, Option(help="Text of what not to show, for guidance.")] = None,
 ) -> None:
     """Generate pictures whose features can be read on the very way they arise.
 
     Each PNG remembers how it was made. OUT/recipe.yaml reads features while it is made again, with the trained weights
-    of --recipe if it has any, so a network trained on photos works on synthetic pictures with the usual commands:
+    of --recipe if it has any, so a network trained on photos works on synthetic pictures with the usual commands.
 
-        diffeat generate -r TRAINED/recipe.yaml -p "a red car" --count 2 -o synthetic
+    Example:
+        diffeat generate --prompt "a red car" --count 2 --out synthetic
         diffeat match synthetic/000-0.png synthetic/000-1.png -r synthetic/recipe.yaml
     """
-    from diffeat.extraction import Reading, generation_twin, save_generated
     from diffeat.extraction import generate as make
+    from diffeat.extraction import generation_twin, save_generated
     from diffeat.training.hyperfeatures.recipes import network_of, write_recipe
 
     texts: list[str | None] = list(prompt or [])
@@ -43,18 +39,18 @@ def generate(
         if not prompts.is_file():
             raise InvalidValueError(f"There is no prompt file {str(prompts)!r}.")
         texts += [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
-    known = Reading.load(recipe)
-    twin = generation_twin(known)
-    changes = {"model": model, "seed": seed, "trajectory.guidance": guidance, "trajectory.negative_prompt": negative}
-    twin = twin.replace(name=f"{known.name}-generation", **{k: v for k, v in changes.items() if v is not None})
-    extractor = make_extractor(twin.replace(fuse=None), device, dtype)
+    recipe = reading_of(ctx)
+    changes = {"trajectory.guidance": guidance, "trajectory.negative_prompt": negative}
+    twin = generation_twin(recipe)
+    twin = twin.replace(name=f"{recipe.name}-generation", **{k: v for k, v in changes.items() if v is not None})
+    backbone = load(ctx, twin.replace(fuse=None)).backbone
     out.mkdir(parents=True, exist_ok=True)
-    if known.fuse is not None and known.fuse.weights is not None:
-        write_recipe(twin, network_of(known), out, twin.name, twin.description, known.fuse.grid)
+    if recipe.fuse is not None and recipe.fuse.weights is not None:
+        write_recipe(twin, network_of(recipe), out, twin.name, twin.description, recipe.fuse.grid)
     else:
         twin.save(out / "recipe.yaml")
     order: dict[str, int] = {}
-    for image, origin in make(twin, extractor.backbone, texts or [None], count):
+    for image, origin in make(twin, backbone, texts or [None], count):
         place = order.setdefault(origin.prompt, len(order))
         path = out / f"{place:03d}-{origin.number}.png"
         save_generated(image, path)

@@ -7,33 +7,48 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
+from diffeat.cli.command import Command
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
-from diffeat.cli.gate import GateCommand, gate
+from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
-from diffeat.cli.propagate import PropagateCommand, propagate
+from diffeat.cli.propagate import propagate
+from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
-from diffeat.cli.task_options import TaskCommand
+from diffeat.cli.task_options import PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
 
+_PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
+
+
+class _Sorted(TyperGroup):
+    """Commands by what a user wants to do, those that are groups themselves among the others."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        panels = {name: getattr(command, "rich_help_panel", None) for name, command in self.commands.items()}
+        return sorted(panels, key=lambda name: _PANELS.index(panels[name] or _PANELS[-1]))
+
+
 app = typer.Typer(
     name="diffeat",
+    cls=_Sorted,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -58,17 +73,26 @@ def _root(
     pass
 
 
-for command in (extract, show, match, select, activations, recipes, store, samples):
-    app.command()(command)
-app.command(cls=GateCommand)(gate)
-app.command("eval", cls=TaskCommand)(evaluate)
-app.command()(generate)
-app.command(cls=PropagateCommand)(propagate)
-for command in (sweep, massive):
-    app.command()(command)
-app.add_typer(train, name="train")
-app.add_typer(toyworld, name="toyworld")
-app.add_typer(bench, name="bench")
+_LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
+for panel, name, command, cls in (
+    (_LOOK, "extract", extract, reads("tiny-unet")),
+    (_LOOK, "show", show, reads("tiny-unet")),
+    (_LOOK, "store", store, Command),
+    (_USE, "match", match, reads("tiny-dift")),
+    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
+    (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
+    (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
+    (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, without=("batch_size",))),
+    (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, without=("batch_size",))),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",))),
+    (_KNOW, "recipes", recipes, Command),
+    (_KNOW, "activations", activations, Command),
+    (_KNOW, "samples", samples, Command),
+    (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
+):
+    app.command(name, cls=cls, rich_help_panel=panel)(command)
+for panel, name, group in ((_CHOOSE, "bench", bench), (_TRAIN, "train", train), (_KNOW, "toyworld", toyworld)):
+    app.add_typer(group, name=name, rich_help_panel=panel)
 
 
 def main() -> None:

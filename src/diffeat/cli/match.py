@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
-from diffeat.cli.options import Activations, Device, Draws, Dtype, ModelName, Prompt, Seed, Size, Timestep
-from diffeat.cli.sources import RecipeNames, Weights, make_source
+from diffeat.cli.command import given, refuse
+from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -18,54 +21,52 @@ if TYPE_CHECKING:
 
 
 def match(
-    source: Annotated[Path, typer.Argument(help="Picture the points lie in.")],
-    target: Annotated[Path, typer.Argument(help="Picture to find them in.")],
+    ctx: typer.Context,
+    source: Annotated[Path, Argument(help="Picture the points lie in.")],
+    target: Annotated[Path, Argument(help="Picture to find them in.")],
     points: Annotated[
-        list[str] | None,
-        typer.Option("--points", "-p", help="Points x,y in pixels of the source, e.g. '120,80 200,90'; repeatable."),
+        list[str] | None, Option("--points", "-p", help="x,y in pixels of the source: '120,80 200,90'; repeatable.")
     ] = None,
-    count: Annotated[
-        int, typer.Option(min=1, help="Without --points: how many places that choose each other are shown.")
-    ] = 8,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Picture to write (PNG or JPEG).")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    heat: Annotated[int, typer.Option(min=0, help="Heat maps in the picture, for the first points.")] = 2,
-    recipe: RecipeNames = None,
-    weight: Weights = None,
-    model: ModelName = None,
-    prompt: Prompt = None,
-    activation: Activations = None,
-    timestep: Timestep = None,
-    draws: Draws = None,
-    size: Size = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    count: Annotated[int, Option(min=1, help="Without --points: how many mutual matches.")] = 8,
+    out: Annotated[Path | None, Option("--out", "-o", help="Picture to write (PNG or JPEG).")] = None,
+    json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
+    heat: Annotated[int, Option(min=0, help="With --out: heat maps in the picture, for the first points.")] = 2,
 ) -> None:
-    """Find points of one picture in another."""
+    """Find points of one picture in another.
+
+    Example:
+        diffeat samples photos
+        diffeat match photos/chelsea.png photos/astronaut.png --points "150,120 220,90" --out match.png
+    """
     from diffeat.tasks.correspondence import heat_map
     from diffeat.tasks.correspondence import match as find
 
+    if points:
+        refuse(ctx, ["count"], "--points says which")
+    if out is None:
+        refuse(ctx, ["heat"], "no picture is written without --out")
     asked = parse_points(points or [])
-    extractor = make_source(
-        recipe, weight, device=device, dtype=dtype,
-        model=model, activations=activation, timesteps=timestep, draws=draws, size=size, seed=seed,
-    )  # fmt: skip
-    one, other = (next(extractor.stream([path], prompt)) for path in (source, target))
-    found = find(one, other, asked) if asked else _strongest(one, other, count)
+    features = load(ctx, recipe_of(ctx))
+    prompt = given(ctx).get("prompt")
+    one, other = (next(features.stream([path], prompt)) for path in (source, target))
+    matches = find(one, other, asked) if asked else _strongest(one, other, count)
     if json:
-        _print_json(source, target, extractor.recipe.name, found)
+        _print_json(source, target, features.recipe.name, matches)
     else:
-        _print_table(source, target, found)
+        rows = [
+            [str(k + 1), f"{s[0]:g}, {s[1]:g}", f"{t[0]:g}, {t[1]:g}", f"{similarity:.3f}"]
+            for k, (s, t, similarity) in enumerate(_rows(matches))
+        ]
+        print_table(["#", source.name, target.name, "cosine"], rows, title=f"{source.name} → {target.name}")
     if out is not None:
         from diffeat.geometry import open_image
         from diffeat.report.match_picture import match_picture
 
-        heats = [heat_map(one, other, p) for p in found.source[: min(heat, len(found))]]
+        heats = [heat_map(one, other, p) for p in matches.source[: min(heat, len(matches))]]
         pictures = open_image(source), open_image(target)
-        caption = f"{source.name} → {target.name}, recipe {extractor.recipe.name}"
+        caption = f"{source.name} → {target.name}, recipe {features.recipe.name}"
         out.parent.mkdir(parents=True, exist_ok=True)
-        match_picture(*pictures, found.source, found.target, heats=heats, caption=caption).save(out)
+        match_picture(*pictures, matches.source, matches.target, heats=heats, caption=caption).save(out)
         typer.echo(f"Picture: {out}", err=True)
 
 
@@ -106,24 +107,12 @@ def _strongest(one: FeatureMap, other: FeatureMap, count: int) -> Matches:
     return find(one, other, torch.stack(chosen) if chosen else torch.zeros(0, 2))
 
 
-def _print_json(source: Path, target: Path, recipe: str, found: Matches) -> None:
+def _rows(matches: Matches) -> Iterable[tuple[list[float], list[float], float]]:
+    return zip(matches.source.tolist(), matches.target.tolist(), matches.similarity.tolist(), strict=True)
+
+
+def _print_json(source: Path, target: Path, recipe: str, matches: Matches) -> None:
     import json
 
-    rows = zip(found.source.tolist(), found.target.tolist(), found.similarity.tolist(), strict=True)
-    matches = [{"source": s, "target": t, "similarity": round(c, 6)} for s, t, c in rows]
-    typer.echo(
-        json.dumps({"source": str(source), "target": str(target), "recipe": recipe, "matches": matches}, indent=1)
-    )
-
-
-def _print_table(source: Path, target: Path, found: Matches) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=f"{source.name} → {target.name}", title_justify="left")
-    for column in ("#", source.name, target.name, "cosine"):
-        table.add_column(column, justify="right")
-    rows = zip(found.source.tolist(), found.target.tolist(), found.similarity.tolist(), strict=True)
-    for k, (s, t, c) in enumerate(rows):
-        table.add_row(str(k + 1), f"{s[0]:g}, {s[1]:g}", f"{t[0]:g}, {t[1]:g}", f"{c:.3f}")
-    Console().print(table)
+    rows = [{"source": s, "target": t, "similarity": round(c, 6)} for s, t, c in _rows(matches)]
+    typer.echo(json.dumps({"source": str(source), "target": str(target), "recipe": recipe, "matches": rows}, indent=1))

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from itertools import groupby
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Argument, Option
+
+from diffeat.cli.command import refuse
 
 if TYPE_CHECKING:
-    from diffeat.extraction import Reading
+    from diffeat.extraction import Recipe
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="Print this recipe as YAML, to copy and change.")] = None,
-    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipe files.")] = False,
+    ctx: typer.Context,
+    name: Annotated[str | None, Argument(help="Print this recipe as YAML, to copy and change.")] = None,
+    schema: Annotated[bool, Option("--schema", help="Print the JSON schema of recipe files.")] = False,
 ) -> None:
     """List the recipes that come with the package, or print one.
 
     A recipe says which activations are read out of which model, at which noise levels, and how a picture is brought to
     the model's size. It is a YAML file: print one, change it, and give the file to --recipe.
-    """
-    from diffeat.extraction import Joined, Reading, Recipe, preset_names
 
+    Example:
+        diffeat recipes dift-sd21 > mine.yaml
+    """
+    from diffeat.extraction import Recipe, preset_names
+
+    if name is not None:
+        refuse(ctx, ["schema"], "a recipe is printed")
+        typer.echo(Recipe.load(name).to_yaml(), nl=False)
+        return
     if schema:
         import json
+        from functools import reduce
+        from operator import or_
 
-        typer.echo(json.dumps(Reading.model_json_schema(), indent=2))
-        return
-    if name is not None:
-        typer.echo(Recipe.load(name).to_yaml(), nl=False)
+        from pydantic import TypeAdapter
+
+        kinds: Any = reduce(or_, Recipe.KINDS.values())
+        typer.echo(json.dumps(TypeAdapter(kinds).json_schema(), indent=2))
         return
 
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for title in ("recipe", "model", "t", "draws", "activations", "description"):
-        table.add_column(title)
-    for preset in preset_names():
-        recipe = Recipe.load(preset)
-        model, when, draws, activations = "", "", "", ""
-        if isinstance(recipe, Reading):
-            model, when = recipe.model, _when(recipe)
-            draws, activations = str(recipe.trajectory.draws), str(len(recipe.activations))
-        elif isinstance(recipe, Joined):
-            activations = " + ".join(part.name for part in recipe.parts)
-        table.add_row(f"[cyan]{preset}[/]", model, when, draws, activations, recipe.description)
-    Console().print(table)
+    console = Console()
+    for system, names in groupby(preset_names(), key=lambda preset: preset.partition("-")[0]):
+        console.rule(Text(system, "bold"), align="left")
+        for preset in names:
+            recipe = Recipe.load(preset)
+            console.print(Text(preset, "cyan"), crop=False, no_wrap=True, overflow="ignore")
+            console.print(Padding(Text(f"{_facts(recipe)}. {recipe.description}", "dim"), (0, 0, 0, 4)))
 
 
-def _when(recipe: Reading) -> str:
-    path = recipe.trajectory
-    if not path.stepped:
-        return ", ".join(f"{t:g}" for t in path.timesteps)
-    return f"{path.kind}, {len(path.read_steps)} of {path.steps} steps"
+def _facts(recipe: Recipe) -> str:
+    """Model, timesteps, draws and activations, as far as there are any."""
+    from diffeat.extraction import Joined, Reading
+
+    if isinstance(recipe, Joined):
+        return " + ".join(part.name for part in recipe.parts)
+    if not isinstance(recipe, Reading):
+        return str(getattr(recipe, "model", recipe.name))
+    path, count = recipe.trajectory, len(recipe.activations)
+    when = f"t={','.join(f'{t:g}' for t in path.timesteps)}, {path.draws} draw{'s' * (path.draws > 1)}"
+    if path.stepped:
+        when = f"{path.kind}, {len(path.read_steps)} of {path.steps} steps"
+    return f"{recipe.model}, {when}, {count} activation{'s' * (count > 1)}"

@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument
 
 
 def samples(
-    folder: Annotated[Path, typer.Argument(help="Folder to write into.")] = Path("photos"),
+    folder: Annotated[Path, Argument(help="Folder to write into.")] = Path("photos"),
 ) -> None:
-    """Write a few real photographs to try things with (from scikit-image's data)."""
+    """Write a few real photographs to try things with (from scikit-image's data).
+
+    Example:
+        diffeat samples photos
+    """
     from diffeat.datasets.samples import write_samples
 
     for path in write_samples(folder):

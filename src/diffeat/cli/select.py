@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Option
 
-from diffeat.cli.options import Device, Dtype
+from diffeat.cli.command import given, refuse
+from diffeat.cli.options import Paths, Root
+from diffeat.cli.recipe_options import load, parse_dtype, reading_of
+from diffeat.cli.tables import print_table
+from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
+    from diffeat.backbones import Backbone
+    from diffeat.extraction import Reading
     from diffeat.studies.selection.search import Selection
 
 
@@ -22,45 +29,26 @@ def _show_rules(asked: bool) -> None:
 
 
 def select(
-    model: Annotated[str, typer.Option("--model", "-m", help="Alias, hub id or local pipeline folder.")],
-    images: Annotated[Path, typer.Option(help="Folder of pictures to measure properties on; 8 to 16 are plenty.")],
-    budget: Annotated[int, typer.Option(min=1, help="The most channels of the set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The recipe to write (YAML).")] = Path("recipe.yaml"),
-    labels: Annotated[
-        str | None, typer.Option(help="Labelled dataset to rank with: a name that `diffeat eval` knows.")
-    ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of that dataset.")] = None,
+    ctx: typer.Context,
+    paths: Paths,
+    budget: Annotated[int, Option(min=1, help="The most channels of the set.")],
+    out: Annotated[Path, Option("--out", "-o", help="The recipe to write (YAML).")] = Path("recipe.yaml"),
+    dataset: Annotated[str | None, Option(help="To rank with: a name that `diffeat eval` knows.")] = None,
+    root: Root = None,
     task: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="correspondence, segmentation or classification; repeatable. By default all it has labels for."
-        ),
+        list[str] | None, Option(help="correspondence, segmentation or classification; all there are labels for.")
     ] = None,
-    category: Annotated[
-        list[str] | None, typer.Option(help="Of label maps, only pictures of this category; repeatable.")
-    ] = None,
-    rules: Annotated[
-        str, typer.Option(help="'measured', 'paper' (names alone, as published) or a YAML file of rules.")
-    ] = "measured",
+    category: Annotated[list[str] | None, Option(help="Of label maps, only this one; repeatable.")] = None,
+    samples: Annotated[int, Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,
+    rules: Annotated[str, Option(help="'measured', 'paper' (by names, as published) or a YAML file.")] = "measured",
     show_rules: Annotated[
-        bool,
-        typer.Option("--show-rules", callback=_show_rules, is_eager=True, help="Print the rules, to copy and change."),
+        bool, Option("--show-rules", callback=_show_rules, is_eager=True, help="Print the rules, to copy them.")
     ] = False,
-    timestep: Annotated[float, typer.Option("--timestep", "-t", help="Where features are read (0…1000).")] = 50,
-    noise_timestep: Annotated[
-        float, typer.Option(help="Where properties are measured; higher, for there the noise shows.")
-    ] = 261,
-    draws: Annotated[int, typer.Option(min=2, help="Noise draws of that measurement.")] = 4,
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Side of the (squashed) pictures; the model's own if not given.")
-    ] = None,
-    prompt: Annotated[str, typer.Option(help="Text for all pictures.")] = "",
-    most: Annotated[int, typer.Option(min=1, help="Activations at most.")] = 8,
-    pictures: Annotated[int, typer.Option(min=2, help="Pictures to measure on, spread evenly over the folder.")] = 16,
-    samples: Annotated[int, typer.Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,
-    seed: Annotated[int, typer.Option(help="Of noise, samples and intervals.")] = 0,
-    device: Device = None,
-    dtype: Dtype = None,
+    noise_timestep: Annotated[float, Option(help="Where properties are measured, with more noise.")] = 261,
+    draws: Annotated[int, Option(min=2, help="Noise draws of that measurement.")] = 4,
+    most: Annotated[int, Option(min=1, help="Activations at most.")] = 8,
+    limit: Annotated[int, Option(min=2, help="Pictures to measure on, spread evenly over those given.")] = 16,
+    seed: Annotated[int, Option(help="Of noise, samples and intervals.")] = 0,
 ) -> None:
     """Choose a small set of activations of a model: measure, filter, rank, choose.
 
@@ -69,61 +57,60 @@ def select(
     within the budget. Beside the recipe a folder is left with a report (selection.html) and with features, from which a
     stopped run goes on. Labels of test splits are never read.
 
-    Try it offline:  diffeat toyworld write toy  →  diffeat select -m tiny-unet --images toy/JPEGImages --size 128
-    --labels toyworld --root toy --budget 400
-    """
-    from rich.console import Console
+    Name a model (t=50, its own size), or a recipe whose frame, text and timestep are kept; 8 to 16 pictures are plenty.
 
-    from diffeat.cli.options import parse_dtype
-    from diffeat.errors import InvalidValueError
+    Example:
+        diffeat toyworld write toy --pairs 2
+        diffeat select toy/JPEGImages -m tiny-unet --size 128 --budget 400 --dataset toyworld --root toy --out mine.yaml
+    """
     from diffeat.geometry import find_images
     from diffeat.progress import bar
     from diffeat.report.selection import write_selection
     from diffeat.studies.selection.labels import open_labels
     from diffeat.studies.selection.rules import load_rules
-    from diffeat.studies.selection.search import SelectionSettings, default_recipe, load_backbone
+    from diffeat.studies.selection.search import SelectionSettings
     from diffeat.studies.selection.search import select as run
 
     if rules != "paper":
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded
-    found = list(find_images(images))
-    if not found:
-        raise InvalidValueError(f"There are no pictures in {images}.")
-    step = max(1.0, len(found) / pictures)
-    chosen = [found[int(i * step)] for i in range(min(pictures, len(found)))]
-    tasks = open_labels(labels, root, task, categories=category or (), most=samples, seed=seed) if labels else []
-    if not labels and (task or root):
-        raise InvalidValueError("--task and --root belong to --labels: name the dataset to rank with.")
-    with Console(stderr=True).status(f"Loading {model} …"):
-        backbone = load_backbone(model, device, parse_dtype(dtype))
-    base = default_recipe(backbone).replace(prompt=prompt, **{"trajectory.timesteps": [timestep]})
-    if size is not None:
-        base = base.replace(frame={"mode": "squash", "size": size})
+    if dataset is None:
+        refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
+    images = list(find_images(paths))
+    if not images:
+        raise InvalidValueError(f"There are no pictures in {', '.join(map(str, paths))}.")
+    step = max(1.0, len(images) / limit)
+    images = [images[int(i * step)] for i in range(min(limit, len(images)))]
+    labels = open_labels(dataset, root, task, categories=category or (), most=samples, seed=seed) if dataset else []
+    backbone, base = _model(ctx)
     folder = out.parent / f"{out.stem}-selection"
     settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
-    result = run(backbone, chosen, settings, folder, labels=tasks, base=base, progress=bar)
+    result = run(backbone, images, settings, folder, labels=labels, base=base, progress=bar)
     page = write_selection(result, out, folder)
     _print(result)
     typer.echo(f"Recipe: {out}\nReport: {page}", err=True)
 
 
-def _print(result: Selection) -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _model(ctx: typer.Context) -> tuple[Backbone, Reading]:
+    """The model, and what is read of it but for the activations."""
+    from diffeat.studies.selection.search import default_recipe, load_backbone
 
+    asked = given(ctx)
+    if "recipe" in asked:
+        recipe = reading_of(ctx).replace(fuse=None, views=None, refine=None)
+        return load(ctx, recipe).backbone, recipe
+    if "model" not in asked:
+        raise InvalidValueError("Say which model to choose from: give --model, or --recipe.")
+    backbone = load_backbone(asked["model"], asked.get("device"), parse_dtype(asked.get("dtype")))
+    return backbone, reading_of(ctx, default_recipe(backbone))
+
+
+def _print(result: Selection) -> None:
     from diffeat.studies.selection.observations import observations
 
-    console = Console()
     kept = sum(v.kept for v in result.verdicts.values())
-    console.print(f"{len(result.verdicts)} activations measured, {kept} candidates.", highlight=False)
+    typer.echo(f"{len(result.verdicts)} activations measured, {kept} candidates.")
     for line in observations(result.measurement):
-        console.print(f"  {line}", style="dim", highlight=False)
-    table = Table()
-    table.add_column("joined", overflow="fold")
+        typer.secho(f"  {line}", dim=True)
     names = list(result.steps[0].scores)
-    for title in ("channels", *names):
-        table.add_column(title, justify="right")
-    for step in result.steps:
-        cells = (str(step.scores[n]).replace("[", "\\[") for n in names)
-        table.add_row(step.added, str(step.channels), *cells)
-    console.print(table)
+    rows = [[step.added, str(step.channels), *(str(step.scores[n]) for n in names)] for step in result.steps]
+    print_table(["joined", "channels", *names], rows)

@@ -6,80 +6,54 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from diffeat.cli.options import (
-    Activations,
-    Device,
-    Draws,
-    Dtype,
-    ModelName,
-    Prompt,
-    RecipeName,
-    Seed,
-    Size,
-    Timestep,
-    any_recipe,
-    changed_recipe,
-    make_extractor,
-)
+from diffeat.cli.command import given, refuse
+from diffeat.cli.recipe_options import load, reading_of, recipe_of
 from diffeat.errors import InvalidValueError
+
+_OF_A_MODEL = "recipe weight set model timestep size seed prompt word device dtype batch_size".split()
 
 
 def show(
-    paths: Annotated[list[Path], typer.Argument(help="One feature store, or pictures and folders of pictures.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Picture file to write.")] = Path("features.png"),
-    recipe: RecipeName = "tiny-unet",
-    model: ModelName = None,
-    prompt: Prompt = None,
-    word: Annotated[
-        list[str] | None, typer.Option("--word", "-w", help="Show where the model attends for this word; repeatable.")
-    ] = None,
-    activation: Activations = None,
-    timestep: Timestep = None,
-    draws: Draws = None,
-    size: Size = None,
-    seed: Seed = None,
-    shared: Annotated[
-        bool, typer.Option("--shared", help="One colour basis for all pictures: equal colours, equal content.")
-    ] = False,
-    most: Annotated[int, typer.Option(min=1, help="At most this many pictures.")] = 8,
-    device: Device = None,
-    dtype: Dtype = None,
+    ctx: typer.Context,
+    paths: Annotated[list[Path], Argument(help="One feature store, or pictures and folders of pictures.")],
+    out: Annotated[Path, Option("--out", "-o", help="Picture file to write.")] = Path("features.png"),
+    word: Annotated[list[str] | None, Option("--word", "-w", help="Draw attention for this word; repeatable.")] = None,
+    shared: Annotated[bool, Option("--shared", help="Equal colours mean equal content in all pictures.")] = False,
+    limit: Annotated[int, Option(min=1, help="At most this many pictures.")] = 8,
 ) -> None:
     """Draw what features contain: a grid of pictures × activations in PCA colours.
 
     Takes a store made by `diffeat extract`, or pictures to extract now. With --word, and a --prompt that holds the
     words, draws the model's text attention over the pictures instead.
+
+    Example:
+        diffeat samples photos
+        diffeat show photos --limit 2 --out features.png
     """
+    from diffeat.geometry import find_images
     from diffeat.report.feature_pictures import picture_of_features, picture_of_words
     from diffeat.storage import FeatureStore
 
-    if word and not prompt:
-        raise InvalidValueError(
-            "--word needs a --prompt that holds the words, e.g. --prompt 'a cat on a sofa' --word cat."
-        )
+    asked = given(ctx)
     if len(paths) == 1 and FeatureStore.is_store(paths[0]):
-        if word:
-            raise InvalidValueError("--word reads the model itself: give pictures, not a store.")
+        refuse(ctx, _OF_A_MODEL, f"{paths[0]} is a store, whose features are already there")
         opened = FeatureStore.open(paths[0])
-        keys = opened.keys()[:most]
-        picture = picture_of_features((opened.load(k, activation) for k in keys), shared)
+        features = (opened.load(key, asked.get("activation")) for key in opened.keys()[:limit])
+        picture = picture_of_features(features, shared)
     else:
-        from diffeat.geometry import find_images
-
-        images = list(find_images(paths).images)[:most]
+        images = list(find_images(paths).images)[:limit]
         if not images:
             raise InvalidValueError(f"There are no pictures in {', '.join(map(str, paths))}.")
-        changes = {
-            "model": model, "activations": activation, "timesteps": timestep, "draws": draws, "size": size, "seed": seed
-        }  # fmt: skip
         if word:
-            single = changed_recipe(recipe, **changes)
-            extractor = make_extractor(single, device, dtype)
-            picture = picture_of_words(single, extractor.backbone, images, prompt or "", word)
+            if "prompt" not in asked:
+                raise InvalidValueError("--word needs a --prompt that holds it: --prompt 'a cat on a sofa' --word cat.")
+            refuse(ctx, ["shared", "activation", "batch_size"], "--word draws the attention of all layers")
+            reading = reading_of(ctx)
+            picture = picture_of_words(reading, load(ctx, reading).backbone, images, asked["prompt"], word)
         else:
-            extractor = make_extractor(any_recipe(recipe, **changes), device, dtype)
-            picture = picture_of_features(extractor.stream(images, prompt), shared)
+            picture = picture_of_features(load(ctx, recipe_of(ctx)).stream(images, asked.get("prompt")), shared)
     out.parent.mkdir(parents=True, exist_ok=True)
     picture.save(out)
     typer.echo(out)

@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 
 def store(
-    folder: Annotated[Path, typer.Argument(help="Folder of a feature store.")],
-    verify: Annotated[bool, typer.Option("--verify", help="Read everything and check it.")] = False,
+    folder: Annotated[Path, Argument(help="Folder of a feature store.")],
+    verify: Annotated[bool, Option("--verify", help="Read everything and check it.")] = False,
 ) -> None:
-    """Show what a feature store holds, or check that it is whole."""
+    """Show what a feature store holds, or check that it is whole.
+
+    Example:
+        diffeat samples photos
+        diffeat extract photos --out features
+        diffeat store features --verify
+    """
     from diffeat.storage import FeatureStore
 
     opened = FeatureStore.open(folder)

@@ -6,49 +6,38 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
-from diffeat.cli.options import BatchSize, Device, Draws, Dtype, ModelName, Size, changed_recipe, make_extractor
+from diffeat.cli.command import given
+from diffeat.cli.options import Limit, PairsName, Prompts, Protocol, Root, Timesteps
+from diffeat.cli.ranges import items_of, read_numbers
+from diffeat.cli.recipe_options import load, reading_of
 
 
 def sweep(
-    recipe: Annotated[str, typer.Argument(help="Preset name or YAML file whose timestep and block are to be chosen.")],
-    timesteps: Annotated[
-        str, typer.Option(help="Timesteps to try: numbers and ranges FROM:TO:STEP, by commas, e.g. 20,60:500:40.")
+    ctx: typer.Context,
+    timestep: Timesteps,
+    block: Annotated[
+        list[str], Option("--block", "-b", help="To try: ids, aliases, globs, or K and FROM:TO for ditf:K; repeatable.")
     ],
-    blocks: Annotated[
-        str,
-        typer.Option(
-            help="Blocks to try: numbers and ranges put into the recipe's activation (ditf:28 → ditf:k), or ids, "
-            "aliases and globs, by commas."
-        ),
-    ],
-    on: Annotated[str, typer.Option(help="Dataset of pairs, see `diffeat eval --help`.")] = "toyworld",
-    root: Annotated[
-        Path | None, typer.Option(help="The dataset's folder; the toy world is drawn if there is none.")
-    ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split to choose on; val if not given, where there are splits.")
-    ] = None,
-    protocol: Annotated[str | None, typer.Option(help="As in `diffeat eval`.")] = None,
-    prompts: Annotated[str | None, typer.Option(help="As in `diffeat eval`.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs, spread evenly.")] = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of cells and report; a later run goes on with its cells.")
-    ] = Path("sweep"),
-    model: ModelName = None,
-    draws: Draws = None,
-    size: Size = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
+    dataset: PairsName = "toyworld",
+    root: Root = None,
+    split: Annotated[str | None, Option(help="Split to choose on; val if not given, where there are splits.")] = None,
+    protocol: Protocol = None,
+    prompts: Prompts = None,
+    limit: Limit = None,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of cells and report; continued.")] = Path("sweep"),
 ) -> None:
     """Choose a recipe's timestep and block: score every combination on a dataset, as a heat map.
 
     Each timestep is extracted once for all blocks. Stop it at any time; the same command, or one with more timesteps
-    and blocks, goes on with the cells that are done. Write-up and best.yaml lie in the folder.
+    and blocks, goes on with the cells that are done. Write-up and best.yaml lie in the folder. The toy world is drawn
+    if it has no --root.
+
+    Example:
+        diffeat sweep -r ditf-tiny -t 20:500:160 -b 3:6 --limit 20 --out sweep
     """
     from diffeat.activations import Catalogue
-    from diffeat.cli.ranges import read_numbers
     from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs
     from diffeat.evaluation.texts import read_policy
@@ -59,37 +48,33 @@ def sweep(
     from diffeat.studies.sweeps import sweep as run
     from diffeat.tasks.correspondence.protocol import get_protocol
 
-    times = read_numbers(timesteps, "--timesteps")
-    if on == "toyworld" and root is None:
+    times = read_numbers(timestep, "--timestep")
+    recipe = reading_of(ctx)
+    card = get_card(dataset, "pairs")
+    if dataset == "toyworld" and root is None:
         root = write_toyworld_pairs(out / "toyworld", images={"trn": 0, "val": 4, "test": 10})
-    card = get_card(on, "pairs")
-    pairs = open_dataset(on, root, split or card.split_to_choose_on(), kind="pairs").limited(limit)
-    chosen = changed_recipe(recipe, model=model, draws=draws, size=size)
-    first = make_extractor(chosen, device, dtype, batch_size)
-    names = block_names(chosen, Catalogue.of(first.backbone), _blocks(blocks))
-    found = run(
-        chosen,
-        lambda r: Extractor(r, first.backbone, batch_size=batch_size),
+    pairs = open_dataset(dataset, root, split or card.split_to_choose_on(), kind="pairs").limited(limit)
+    first = load(ctx, recipe)
+    result = run(
+        recipe,
+        lambda r: Extractor(r, first.backbone, batch_size=given(ctx).get("batch_size")),
         pairs,
         get_protocol(protocol or card.protocol),
         out,
         timesteps=times,
-        blocks=names,
+        blocks=block_names(recipe, Catalogue.of(first.backbone), _blocks(block)),
         prompts=read_policy(prompts),
         weights=first.fingerprint,
         progress=bar,
     )
-    page = write_sweep(found, out)
-    for line in summary(found):
-        typer.echo(line)
-    typer.echo(f"{found.computed} of {len(found.cells)} cells were scored now. Report: {page}", err=True)
+    page = write_sweep(result, out)
+    typer.echo("\n".join(summary(result)))
+    typer.echo(f"{result.computed} of {len(result.cells)} cells were scored now. Report: {page}", err=True)
 
 
-def _blocks(text: str) -> list[str | int]:
-    from diffeat.cli.ranges import read_numbers
-
-    found: list[str | int] = []
-    for item in filter(None, (part.strip() for part in text.split(","))):
+def _blocks(texts: list[str]) -> list[str | int]:
+    blocks: list[str | int] = []
+    for item in items_of(texts):
         numeric = all(part.isdigit() for part in item.split(":"))
-        found += [int(v) for v in read_numbers(item, "--blocks")] if numeric else [item]
-    return found
+        blocks += [int(v) for v in read_numbers([item], "--block")] if numeric else [item]
+    return blocks

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
+
+from diffeat.cli.command import Command
 
 toyworld = typer.Typer(no_args_is_help=True, help="The procedural dataset with exact keypoints.")
 
@@ -15,25 +18,29 @@ def _group() -> None:
     pass
 
 
-@toyworld.command()
+@toyworld.command(cls=Command)
 def write(
-    folder: Annotated[Path, typer.Argument(help="Where to; made if missing.")],
-    seed: Annotated[int, typer.Option(help="Which world; different seeds share nothing.")] = 7,
-    size: Annotated[int, typer.Option(min=32, help="Side of the pictures in pixels.")] = 128,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per class and split.")] = 30,
-    images: Annotated[
-        tuple[int, int, int], typer.Option(help="Pictures per class in the train, val and test split.")
-    ] = (8, 4, 10),
-    only: Annotated[list[str] | None, typer.Option("--class", help="Only this class; repeatable.")] = None,
+    folder: Annotated[Path, Argument(help="Where to; made if missing.")],
+    seed: Annotated[int, Option(help="Which world; different seeds share nothing.")] = 7,
+    size: Annotated[int, Option(min=32, help="Side of the pictures in pixels.")] = 128,
+    pairs: Annotated[int, Option(min=1, help="Pairs per class and split.")] = 30,
+    pictures: Annotated[tuple[int, int, int], Option(help="Pictures per class in the train, val and test split.")] = (
+        8,
+        4,
+        10,
+    ),
+    only: Annotated[list[str] | None, Option("--class", help="Only this class; repeatable.")] = None,
 ) -> None:
     """Write the toy world as a correspondence dataset, in the layout of SPair-71k.
 
-    Read it again with: diffeat eval toyworld --root FOLDER.
+    Example:
+        diffeat toyworld write toy --pairs 2
+        diffeat eval toyworld --root toy --limit 20
     """
     from diffeat.datasets.toyworld_spair import SPLITS, write_toyworld_pairs
     from diffeat.progress import bar
 
-    counts: dict[str, int] = dict(zip(SPLITS, images, strict=True))
+    counts: dict[str, int] = dict(zip(SPLITS, pictures, strict=True))
     write_toyworld_pairs(folder, seed=seed, size=size, classes=only, images=counts, pairs=pairs, progress=bar)
     for split in SPLITS:
         listed = (folder / "Layout" / "large" / f"{split}.txt").read_text(encoding="utf-8").split()

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
-from diffeat.cli.dataset_help import NamesDatasets
-from diffeat.cli.options import BatchSize, Device, Dtype, ModelName, RecipeName, Seed, make_extractor
+from diffeat.cli.command import refuse
+from diffeat.cli.options import Limit, PairsName, PicturesOf, Prompts, Protocol, Root
+from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads
 from diffeat.errors import InvalidValueError
 
 if TYPE_CHECKING:
@@ -17,74 +19,49 @@ if TYPE_CHECKING:
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
 
-_DATA = "Dataset of pairs. {pairs}"
-_ROOT = "The dataset's folder; for csv and spair-json its file."
-_PROMPTS = "Text for the pictures: 'category', a text with {category}, or any other. By default the recipe's own."
 
-Data = Annotated[str, typer.Option(help=_DATA)]
-Root = Annotated[Path | None, typer.Option(help=_ROOT)]
-Images = Annotated[Path | None, typer.Option(help="For spair-json: folder of the pictures.")]
-ProtocolName = Annotated[str | None, typer.Option(help="How pairs are scored; the dataset's usual one if not given.")]
-Prompts = Annotated[str | None, typer.Option(help=_PROMPTS)]
-
-
-@train.callback()
-def _group() -> None:
-    pass
-
-
-@train.command(cls=NamesDatasets)
+@train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))
 def hyperfeatures(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
-    data: Data = "toyworld",
+    ctx: typer.Context,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    dataset: PairsName = "toyworld",
     root: Root = None,
-    recipe: RecipeName = "hyperfeatures-tiny",
-    split: Annotated[
-        str | None, typer.Option(help="Training split; train if not given, where there are splits.")
-    ] = None,
-    validation: Annotated[
-        str | None, typer.Option(help="Validation split, '' for none; val if not given, where there is one.")
-    ] = None,
-    validation_root: Annotated[
-        Path | None, typer.Option(help="For csv and spair-json, which have no splits: the file of validation pairs.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="About so many training pairs, spread evenly.")] = None,
-    validation_limit: Annotated[int | None, typer.Option(min=1, help="About so many validation pairs.")] = 360,
-    steps: Annotated[int, typer.Option(min=1, help="Of the optimiser.")] = 5000,
-    pairs: Annotated[int, typer.Option(min=1, help="Pairs per step.")] = 1,
-    lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 1e-3,
-    projection: Annotated[int, typer.Option(help="Channels of the descriptor, a multiple of 32.")] = 384,
-    bottleneck: Annotated[
-        int | None, typer.Option(help="Channels inside the bottlenecks, a multiple of 32; a quarter of --projection.")
-    ] = None,
-    flip: Annotated[float, typer.Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
-    dense: Annotated[float, typer.Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
-    size: Annotated[int | None, typer.Option(min=1, help="Larger (or smaller) pictures than the recipe's.")] = None,
+    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
+    validation: Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")] = None,
+    validation_root: Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")] = None,
+    limit: Limit = None,
+    validation_limit: Annotated[int | None, Option(min=1, help="About so many validation pairs.")] = 360,
+    steps: Annotated[int, Option(min=1, help="Of the optimiser.")] = 5000,
+    pairs: Annotated[int, Option(min=1, help="Pairs per step.")] = 1,
+    lr: Annotated[float, Option(help="Learning rate of AdamW.")] = 1e-3,
+    projection: Annotated[int, Option(help="Channels of the descriptor, a multiple of 32.")] = 384,
+    bottleneck: Annotated[int | None, Option(help="Channels inside, a multiple of 32; a quarter if not given.")] = None,
+    flip: Annotated[float, Option(min=0, max=1, help="Share of pairs that are mirrored, both pictures.")] = 0,
+    dense: Annotated[float, Option(min=0, help="Weight of the position loss over the whole picture.")] = 0,
     grid: Annotated[
-        int | None, typer.Option(min=1, help="Side of a square descriptor; that of the largest map if not given.")
+        int | None, Option(min=1, help="Side of a square descriptor; the largest map's by default.")
     ] = None,
-    every: Annotated[int, typer.Option(min=1, help="Steps between validations.")] = 1000,
-    start: Annotated[bool, typer.Option("--start", help="Start from the recipe's own trained weights.")] = False,
-    features: Annotated[Path | None, typer.Option(help="Folder of features, to share between trainings.")] = None,
-    store_dtype: Annotated[str, typer.Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
+    every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
+    start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
+    features: Annotated[Path | None, Option(help="Folder of features, to share between trainings.")] = None,
+    store_dtype: Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
     store_limit: Annotated[
-        float | None,
-        typer.Option(min=0, help="The most GiB of stored features (most of the free disk); beyond, nothing is stored."),
+        float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
     ] = None,
-    protocol: ProtocolName = None,
+    seed: Annotated[int, Option(help="Of the first weights, the order of the pairs and the mirroring.")] = 0,
+    protocol: Protocol = None,
     prompts: Prompts = None,
-    images: Images = None,
-    model: ModelName = None,
-    seed: Seed = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
+    images: PicturesOf = None,
 ) -> None:
     """Train the aggregation network of Diffusion Hyperfeatures on pairs of pictures with common points.
 
-    Ends with OUT/recipe.yaml and OUT/weights, which every command takes:  diffeat eval toyworld --recipe
-    OUT/recipe.yaml. The pictures' maps are extracted once into a feature store. Stop it when you like: the same command
-    goes on and ends in the same weights.
+    Ends with OUT/recipe.yaml and OUT/weights, which every command takes. The pictures' maps are extracted once into a
+    feature store. Stop it when you like: the same command goes on and ends in the same weights.
+
+    Example:
+        diffeat toyworld write toy --pairs 2
+        diffeat train hyperfeatures toyworld --root toy --steps 20 --limit 20 --out run
+        diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
     from diffeat.datasets.registry import get_card
     from diffeat.extraction import Reading
@@ -98,23 +75,26 @@ def hyperfeatures(
     from diffeat.training.loop import LOG
 
     settings = TrainSettings(
-        steps=steps, lr=lr, pairs=pairs, seed=seed or 0, flip=flip, dense=dense, validate_every=every,
+        steps=steps, lr=lr, pairs=pairs, seed=seed, flip=flip, dense=dense, validate_every=every,
         grid=None if grid is None else (grid, grid), projection=projection, bottleneck=bottleneck,
     )  # fmt: skip
-    known = Reading.load(recipe)
-    known = known if model is None else known.replace(model=model)
-    card = get_card(data, "pairs")
-    training = _pairs(data, root, split or ("train" if card.splits else None), images, limit)
+    if start:
+        refuse(ctx, ["projection", "bottleneck"], "the network that is started from has its own")
+    recipe = reading_of(ctx)
+    card = get_card(dataset, "pairs")
+    training = _pairs(dataset, root, split or ("train" if card.splits else None), images, limit)
     if validation is None and "val" in card.splits:
         validation = "val"
     held_out = None
     if validation or validation_root is not None:
-        held_out = _pairs(data, validation_root or root, validation or None, images, validation_limit)
+        held_out = _pairs(dataset, validation_root or root, validation or None, images, validation_limit)
+    else:
+        refuse(ctx, ["validation_limit", "protocol"], "there are no validation pairs")
     scored_by = get_protocol(protocol or card.protocol)
-    extractor = make_extractor(training_recipe(known, size), device, dtype, batch_size)
+    extractor = load(ctx, training_recipe(recipe))
     outcome = train_hyperfeatures(
         extractor, TrainingData(training, held_out, scored_by, _policy(prompts)), out, settings,
-        start=network_of(known) if start else None,
+        start=network_of(recipe) if start else None,
         storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)), progress=bar,
         on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
     )  # fmt: skip
@@ -134,35 +114,33 @@ def hyperfeatures(
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
 
 
-@train.command(cls=NamesDatasets)
+@train.command(cls=reads(several=False, without=CHANGES))
 def prune(
-    recipe: Annotated[str, typer.Argument(help="recipe.yaml of a trained network.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
-    keep: Annotated[int | None, typer.Option(min=1, help="Write the recipe of the K strongest pairs.")] = None,
-    one_step: Annotated[bool, typer.Option("--one-step", help="Write the recipe of the strongest step.")] = False,
-    one_layer: Annotated[bool, typer.Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
-    data: Data = "toyworld",
+    ctx: typer.Context,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the report and of the cheaper recipe.")],
+    keep: Annotated[int | None, Option(min=1, help="Write the recipe of the K strongest pairs.")] = None,
+    one_step: Annotated[bool, Option("--one-step", help="Write the recipe of the strongest step.")] = False,
+    one_layer: Annotated[bool, Option("--one-layer", help="Write the recipe of the strongest layer.")] = False,
+    dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split that accuracy is measured on; val if not given, where there are splits.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="About so many pairs.")] = 360,
-    features: Annotated[Path | None, typer.Option(help="Folder of stored features, e.g. that of the training.")] = None,
-    protocol: ProtocolName = None,
+    split: Annotated[str | None, Option(help="Split to measure on; val where there are splits.")] = None,
+    limit: Limit = 360,
+    features: Annotated[Path | None, Option(help="Folder of stored features, e.g. that of the training.")] = None,
+    protocol: Protocol = None,
     prompts: Prompts = None,
-    images: Images = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: BatchSize = None,
+    images: PicturesOf = None,
 ) -> None:
     """Show what a trained network mixes, and make it cheaper.
 
     The report holds the mixing weights as a layer × timestep heat map and the curve of accuracy against cost when only
     the strongest pairs, one step or one layer are kept. With --keep, --one-step or --one-layer the cheaper recipe is
     written to OUT/recipe.yaml; its trajectory ends earlier and it reads fewer layers.
+
+    Example:
+        diffeat toyworld write toy --pairs 2
+        diffeat train prune -r hyperfeatures-tiny --root toy --limit 20 --keep 8 --out pruned
     """
     from diffeat.datasets.registry import get_card
-    from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
     from diffeat.report.page import markdown_table
@@ -173,22 +151,22 @@ def prune(
 
     if (keep is not None) + one_step + one_layer > 1:
         raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
-    known = Reading.load(recipe)
-    network = network_of(known)
+    recipe = reading_of(ctx)
+    network = network_of(recipe)
     chosen = _chosen(network, keep, one_step, one_layer)
-    card = get_card(data, "pairs")
-    pairs = _pairs(data, root, split or card.split_to_choose_on(), images, limit)
+    card = get_card(dataset, "pairs")
+    pairs = _pairs(dataset, root, split or card.split_to_choose_on(), images, limit)
     scored_by = get_protocol(protocol or card.protocol)
-    extractor = make_extractor(recipe_of(known, network.config), device, dtype, batch_size)
+    extractor = load(ctx, recipe_of(recipe, network.config))
     network.to(extractor.backbone.device)
     with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
-        layers = catalogue_at_size(known, extractor.backbone)
-        points = curve(network, known, layers, pairs, ready.source, scored_by, progress=bar)
-    page = write_pruning_report(out, known, network, points, extractor.times)
+        layers = catalogue_at_size(recipe, extractor.backbone)
+        points = curve(network, recipe, layers, pairs, ready.source, scored_by, progress=bar)
+    page = write_pruning_report(out, recipe, network, points, extractor.times)
     typer.echo(markdown_table(*curve_rows(points)))
     if chosen is not None:
-        grid = full_grid(known, layers)
-        path = write_recipe(known, chosen.network, out, out.name, f"{known.name}, {chosen.label}", grid)
+        grid = full_grid(recipe, layers)
+        path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid)
         typer.echo(f"Recipe: {path}")
     typer.echo(f"Report: {page}")
 
@@ -201,10 +179,10 @@ def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> 
     return keep_step(network) if one_step else keep_layer(network) if one_layer else None
 
 
-def _pairs(data: str, root: Path | None, split: str | None, images: Path | None, limit: int | None) -> PairDataset:
+def _pairs(dataset: str, root: Path | None, split: str | None, images: Path | None, limit: int | None) -> PairDataset:
     from diffeat.datasets.registry import open_dataset
 
-    return open_dataset(data, root, split, kind="pairs", images=images).limited(limit)
+    return open_dataset(dataset, root, split, kind="pairs", images=images).limited(limit)
 
 
 def _policy(text: str | None) -> Any:

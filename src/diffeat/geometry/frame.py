@@ -97,7 +97,14 @@ class Frame:
         return _affine_back(points, self.scale, self.content[:2])
 
     def points_to_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
-        """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image."""
+        """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image.
+
+        Example:
+            >>> frame = Frame(original=(640, 480), model=(512, 512), content=(0, 0, 512, 512))
+            >>> frame.points_to_grid(torch.tensor([[-0.5, -0.5], [639.5, 479.5]]), (32, 32))  # the outer corners
+            tensor([[-0.5000, -0.5000],
+                    [31.5000, 31.5000]])
+        """
         return _affine(self.points_to_model(points), self._grid_scale(grid), (0, 0))
 
     def points_from_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:

@@ -84,6 +84,11 @@ class FrameSpec:
 
         Raises:
             InvalidValueError: A side is not a multiple (nearest valid sizes are named), or no size is known.
+
+        Example:
+            >>> frame = FrameSpec("pad", size=512).frame((640, 480))
+            >>> frame.content  # left, top, width, height
+            (0, 64, 512, 384)
         """
         _check_size("The picture's size", original)
         step = math.lcm(self.multiple, multiple)

@@ -1,0 +1,139 @@
+"""What all commands share: help that ends in an example, options declared once, unused options refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from inspect import Parameter, Signature
+from textwrap import dedent
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from diffeat.errors import InvalidValueError
+
+_GIVEN = "diffeat.given"
+
+
+class Command(TyperCommand):
+    """A command; what follows ``Example:`` in its docstring is shown as it is, ready to be copied.
+
+    ``{datasets}``, ``{pairs}`` and ``{techniques}`` in its help stand for names that are looked up when it is shown.
+    """
+
+    def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
+        text, _, example = (help or "").partition("Example:")
+        self.example = dedent(example).strip()
+        paragraphs = (" ".join(part.split()) for part in text.split("\n\n"))
+        super().__init__(*arguments, help="\n\n".join(paragraphs).strip(), **settings)
+
+    def shared(self) -> list[Any]:
+        """Options besides those of the function; their values lie in :func:`given`."""
+        return []
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        *declared, last = super().get_params(ctx)
+        by_name: dict[str, Any] = {}
+        for parameter in (*declared, *self._shared, last):  # --help stays last
+            by_name.setdefault(parameter.name, parameter)
+        return list(by_name.values())
+
+    @cached_property
+    def _shared(self) -> list[Any]:
+        return self.shared()
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        for parameter in self.get_params(ctx):
+            text = getattr(parameter, "help", None) or ""
+            for word, names in _NAMES.items():
+                if word in text:
+                    text = text.replace(word, names())
+                    setattr(parameter, "help", text)  # noqa: B010 (arguments and options share no class that has it)
+        super().format_help(ctx, formatter)
+        if self.example:
+            typer.echo(" Example:\n\n" + "".join(f"   {line}\n" for line in self.example.splitlines()))
+
+
+def _datasets(*kinds: Any) -> str:
+    from diffeat.datasets.registry import dataset_names
+
+    return dataset_names(*kinds)
+
+
+def _techniques() -> str:
+    from diffeat.techniques.parse import usage
+
+    return usage()
+
+
+_NAMES: dict[str, Callable[[], str]] = {
+    "{datasets}": _datasets,
+    "{pairs}": lambda: _datasets("pairs"),
+    "{techniques}": _techniques,
+}
+
+
+def option(kind: Any, help: str, *short: str, panel: str, **settings: Any) -> Any:
+    """An option of :func:`options`.
+
+    Args:
+        kind: Of its values; a list for one that may be repeated.
+    """
+    return lambda name: Annotated[
+        kind | None, typer.Option(flag(name), *short, help=help.replace("[", "\\["), rich_help_panel=panel, **settings)
+    ]
+
+
+def options(declared: Mapping[str, Any]) -> list[Any]:
+    """Options by name, which leave their values in :func:`given`; typer makes them from a function's parameters."""
+
+    def function(**_: object) -> None: ...
+
+    function.__annotations__ = {name: annotated(name) for name, annotated in declared.items()}
+    function.__signature__ = Signature(  # pyright: ignore[reportFunctionMemberAccess]
+        [Parameter(n, Parameter.KEYWORD_ONLY, default=None, annotation=a) for n, a in function.__annotations__.items()]
+    )
+    app = typer.Typer(add_completion=False)
+    app.command()(function)
+    made = get_command(app).params
+    for parameter in made:
+        parameter.expose_value, parameter.callback = False, _remember
+    return made
+
+
+def _remember(ctx: Any, option: Any, value: Any) -> None:
+    if is_given(ctx, option.name):
+        ctx.meta.setdefault(_GIVEN, {})[option.name] = value
+
+
+def given(ctx: typer.Context) -> dict[str, Any]:
+    """The shared options that stand on the command line."""
+    return dict(ctx.meta.get(_GIVEN, {}))
+
+
+def is_given(ctx: typer.Context, name: str) -> bool:
+    """Whether an option stands on the command line."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def refuse(ctx: typer.Context, names: Iterable[str], reason: str) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        names: Options that are not used.
+        reason: Why not, for the message.
+
+    Raises:
+        InvalidValueError: Naming those of them that stand on the command line.
+    """
+    unused = [flag(name) for name in names if is_given(ctx, name)]
+    if unused:
+        raise InvalidValueError(f"{', '.join(unused)} would be ignored: {reason}.")
+
+
+def flag(name: str) -> str:
+    """An option as it is typed."""
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,252 @@
+"""Options that say which recipe is read and what is changed in it, for every command that reads features."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, overload
+
+import typer
+import yaml
+
+from diffeat.cli.command import Command, flag, given, option, options, refuse
+from diffeat.cli.ranges import read_numbers
+from diffeat.errors import InvalidValueError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+    from diffeat.extraction import Extractor, Reading, Recipe
+    from diffeat.features import FeatureMap, Source
+
+#: Short forms of changes to a diffusion model's recipe, and the fields they change (of ``size`` see :func:`_field`).
+_FIELDS = {
+    "--model": "model",
+    "--activation": "activations",
+    "--timestep": "trajectory.timesteps",
+    "--seed": "seed",
+}
+#: All options that change a recipe.
+CHANGES = frozenset({"model", "activation", "timestep", "seed", "size", "set", "prompt"})
+
+
+_RECIPE = partial(option, panel="Recipe")
+_COMPUTING = partial(option, panel="Computing")
+_OPTIONS = {
+    "recipe": _RECIPE(list[str], "Preset (see `diffeat recipes`), YAML file or vision:MODEL.", "-r"),
+    "weight": _RECIPE(list[float], "How much each of several recipes counts; equal by default."),
+    "set": _RECIPE(list[str], "Change a field, e.g. trajectory.draws=2; repeatable.", metavar="FIELD=VALUE"),
+    "model": _RECIPE(str, "Model: alias, hub id or local pipeline folder.", "-m"),
+    "activation": _RECIPE(list[str], "Id, alias or glob; repeatable.", "-a"),
+    "timestep": _RECIPE(list[str], "0…1000, or a range FROM:TO:STEP; repeatable.", "-t"),
+    "size": _RECIPE(int, "Side of the pictures, or the longer one, in pixels.", min=1),
+    "seed": _RECIPE(int, "Of the noise."),
+    "prompt": _RECIPE(str, "Text for all pictures; goes through the recipe's template."),
+    "device": _COMPUTING(str, "cpu, cuda, cuda:1, mps …; the first accelerator if there is one."),
+    "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
+    "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
+}
+
+
+class RecipeCommand(Command):
+    """A command that reads features.
+
+    Attributes:
+        default: The recipe if none is named; empty where one must be.
+        several: Whether more than one recipe may be named; their maps are joined.
+        without: Options that the command does not use.
+    """
+
+    default: ClassVar[str] = ""
+    several: ClassVar[bool] = True
+    without: ClassVar[Collection[str]] = ()
+
+    def shared(self) -> list[Any]:
+        hidden = {*self.without, *(() if self.several else ("weight",))}
+        recipe, *others = options({name: made for name, made in _OPTIONS.items() if name not in hidden})
+        recipe.help += " Repeat to join several." if self.several else ""
+        recipe.help += f" \\[default: {self.default}]" if self.default else ""
+        return [recipe, *others, *super().shared()]
+
+
+def reads(
+    default: str = "", *, several: bool = True, without: Collection[str] = (), base: type[Command] = Command
+) -> Any:
+    """A :class:`RecipeCommand`, for ``app.command(cls=…)``.
+
+    Args:
+        base: What else the command is.
+    """
+    fields = {"default": default, "several": several, "without": without}
+    return type("RecipeCommand", (RecipeCommand, base), fields)
+
+
+def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recipe:
+    """The recipe that the command line asks for: those named joined, and changed.
+
+    Args:
+        used_elsewhere: Options that may change nothing in the recipe, because they are used for something else too.
+
+    Raises:
+        DiffeatError: No such recipe, changes that do not fit, or that no recipe has a field for.
+    """
+    from diffeat.extraction import Recipe, join_recipes
+
+    asked = given(ctx)
+    recipes = [Recipe.load(name) for name in _names(ctx)]
+    with _one_line():
+        return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+
+
+def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
+    """Like :func:`recipe_of`, of a command that takes a single diffusion model; ``--prompt`` becomes its text.
+
+    Args:
+        base: In place of the recipe by name.
+
+    Raises:
+        InvalidValueError: Several recipes, or one of another kind.
+    """
+    from diffeat.extraction import Reading
+
+    names = _names(ctx) if base is None else [base.name]
+    if len(names) > 1:
+        raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
+    refuse(ctx, ["weight"], "there is one recipe")
+    asked = given(ctx)
+    reading = base or Reading.load(names[0])
+    with _one_line():
+        reading = Reading.load(_changed(reading, asked))
+    return reading.replace(prompt=reading.text_for(asked["prompt"])) if "prompt" in asked else reading
+
+
+def _names(ctx: typer.Context) -> list[str]:
+    default = getattr(ctx.command, "default", "")
+    names = given(ctx).get("recipe") or ([default] if default else [])
+    if not names:
+        raise InvalidValueError(f"diffeat {ctx.info_name} needs a recipe: give --recipe.")
+    return names
+
+
+@overload
+def load(ctx: typer.Context, recipe: Reading) -> Extractor: ...
+@overload
+def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
+def load(ctx: typer.Context, recipe: Recipe) -> Any:
+    """Load the models, telling on standard error what is being loaded."""
+    from rich.console import Console
+
+    asked = given(ctx)
+    with Console(stderr=True).status(f"Loading {getattr(recipe, 'model', recipe.name)} …"):
+        from diffeat.extraction import load_source
+
+        dtype = parse_dtype(asked.get("dtype"))
+        return load_source(recipe, device=asked.get("device"), dtype=dtype, batch_size=asked.get("batch_size"))
+
+
+def parse_dtype(name: str | None) -> torch.dtype | None:
+    """The torch dtype of a name.
+
+    Raises:
+        InvalidValueError: For any other name.
+    """
+    import torch
+
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name is None:
+        return None
+    if name not in dtypes:
+        raise InvalidValueError(f"No dtype {name!r}. {did_you_mean(name, dtypes)}")
+    return dtypes[name]
+
+
+def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[str] = ()) -> Recipe:
+    """The recipe with the changes that were asked for, each made wherever there is the field."""
+    from diffeat.extraction import Reading, Vision
+
+    changes = dict(_changes(asked))
+    used = {flag(name) for name in used_elsewhere}
+    changed = _replaced(recipe, changes, used)
+    kinds = {type(part) for part in _single(recipe)}
+    unused = [change for change in changes if change not in used]
+    if Reading not in kinds:
+        unused += [flag(name) for name in ("prompt", "batch_size") if name in asked]
+    if kinds.isdisjoint({Reading, Vision}):
+        unused += [flag(name) for name in ("device", "dtype") if name in asked]
+    for change in unused:
+        if change.startswith("--"):
+            raise InvalidValueError(f"{change} would be ignored: {recipe.name!r} has no use for it.")
+        next(_single(recipe)).replace(**{change: changes[change]})  # raises, and tells the nearest field
+    return changed
+
+
+def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What to change: by the flag of a short form, or by the field of ``--set``."""
+    for name in ("model", "activation", "size", "seed"):
+        if name in asked:
+            yield flag(name), asked[name]
+    if "timestep" in asked:
+        yield "--timestep", read_numbers(asked["timestep"], "--timestep")
+    for text in asked.get("set", ()):
+        field, equals, value = text.partition("=")
+        if not (field and equals):
+            raise InvalidValueError(f"--set takes FIELD=VALUE, such as trajectory.draws=2, not {text!r}.")
+        try:
+            yield field, yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise InvalidValueError(f"The value in --set {text!r} is not valid YAML.") from None
+
+
+def _single(recipe: Recipe) -> Iterator[Recipe]:
+    """The recipes that are joined, or the recipe itself."""
+    from diffeat.extraction import Joined
+
+    if isinstance(recipe, Joined):
+        for part in recipe.parts:
+            yield from _single(part)
+    else:
+        yield recipe
+
+
+def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe:
+    """The recipe, and those it joins, with the changes that they have fields for; adds these to ``used``."""
+    from diffeat.extraction import Joined
+
+    values: dict[str, Any] = {}
+    if isinstance(recipe, Joined):
+        parts = tuple(_replaced(part, changes, used) for part in recipe.parts)
+        if parts != recipe.parts:
+            values["parts"] = parts
+    for change, value in changes.items():
+        field = _field(change, recipe)
+        if field in values:
+            raise InvalidValueError(f"{field} is given twice.")
+        if field:
+            values[field] = value
+            used.add(change)
+    return recipe.replace(**values) if values else recipe
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """Puts the faults of a recipe, which stand below each other, into one line."""
+    try:
+        yield
+    except InvalidValueError as error:
+        first, *faults = (line.strip() for line in str(error).splitlines())
+        raise InvalidValueError(" ".join([first, "; ".join(faults)]).strip()) from None
+
+
+def _field(change: str, recipe: Recipe) -> str:
+    """The field of a recipe that a change is made to; empty where there is none."""
+    from diffeat.extraction import Baseline, Joined, Reading, Vision
+
+    if isinstance(recipe, Reading):
+        keep = recipe.frame.mode == "keep"
+        side = "frame.size" if not keep else "frame.shorter" if recipe.frame.shorter else "frame.longer"
+        short = {**_FIELDS, "--size": side}
+    else:
+        short = {Vision: {"--size": "size"}, Baseline: {"--size": "longer"}}.get(type(recipe), {})
+    own = {"join", "weights"} if isinstance(recipe, Joined) else type(recipe).model_fields
+    return short.get(change) or (change if change.split(".")[0] in own else "")
