@@ -12,12 +12,12 @@ from diffeat.geometry.digest import file_digest, pixel_digest
 from diffeat.geometry.files import FoundImages, find_images
 from diffeat.geometry.images import open_image
 
-    from diffeat.geometry.frame import Frame, sample_grid
-    from diffeat.geometry.spec import FrameSpec
-_HOMES = {"Frame": "frame", "FrameSpec": "spec", "sample_grid": "frame"}
-from diffeat.geometry.pixels import to_image
-from diffeat.geometry.spec import FrameSpec
 if TYPE_CHECKING:
+    from diffeat.geometry.frame import Frame, sample_grid
+    from diffeat.geometry.pixels import to_image
+    from diffeat.geometry.spec import FrameSpec
+
+_HOMES = {"Frame": "frame", "FrameSpec": "spec", "sample_grid": "frame", "to_image": "pixels"}
 
 __all__ = [
     "FoundImages",
