@@ -240,11 +240,11 @@ def test_an_interrupt_leaves_a_store_that_goes_on(photos: Path, recipe: Path, tm
         "import sys, os, signal\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits it ignored
         "from diffeat.extraction import extractor\n"
-        "original = extractor.Extractor._extract_group\n"
+        "original = extractor.Extractor.read\n"
         "def interrupted(self, *a):\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    yield from original(self, *a)\n"
-        "extractor.Extractor._extract_group = interrupted\n"
+        "extractor.Extractor.read = interrupted\n"
         "from diffeat.cli.main import main\n"
         "main()\n"
     )

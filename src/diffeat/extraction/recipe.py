@@ -200,11 +200,9 @@ def _read(path: Path, origin: str) -> Recipe:
         data = _parse(path.read_text(encoding="utf-8"), origin)
     except UnicodeDecodeError as error:
         raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        return Recipe.from_dict(data, origin)
-    if isinstance(data.get("parts"), list):
-        data["parts"] = [_part(part, path.parent) for part in data["parts"]]
-    return Recipe.from_dict({"name": path.stem, **data}, origin).beside(path.parent)
+    if isinstance(data, dict) and isinstance(data.get("parts"), list):
+        data = {"name": path.stem, **data, "parts": [_part(part, path.parent) for part in data["parts"]]}
+    return Recipe.from_dict(data, origin).beside(path.parent)
 
 
 def _part(part: Any, folder: Path) -> Any:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean
-from diffeat.features.feature_map import FeatureMap
+from diffeat.features import FeatureMap, Source
 from diffeat.geometry import Frame
 from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
 from diffeat.storage.head import HEAD_FILE, Head
@@ -115,6 +115,12 @@ class FeatureStore:
         """
         folder = Path(path)
         return cls(folder, Head.read(folder), None)
+
+    @classmethod
+    def of(cls, path: str | os.PathLike[str], source: Source[FeatureMap], dtype: str = "float32") -> FeatureStore:
+        """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
+        recipe = source.recipe
+        return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint)
 
     @classmethod
     def open_or_create(
