@@ -18,7 +18,9 @@ Fault = tuple[str, str]
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each fault: its place, what is wrong, the nearest valid field."""
-    lines = list(dict.fromkeys(f"  {_clipped(place) or 'recipe'}: {message}" for place, message in faults(error, model)))
+    lines = list(
+        dict.fromkeys(f"  {_clipped(place) or 'recipe'}: {message}" for place, message in faults(error, model))
+    )
     return lines if len(lines) <= _MOST else [*lines[:_MOST], f"  … and {len(lines) - _MOST} more"]
 
 
@@ -56,7 +58,11 @@ def _clipped(text: str, longest: int = _LONGEST) -> str:
 
 def _without_kind(place: str, value: dict[Any, Any]) -> Iterator[Fault]:
     near = difflib.get_close_matches("kind", [str(key)[:_LONGEST] for key in value], 1)
-    yield (f"{place}.{near[0]}", "unknown field. Did you mean 'kind'?") if near else (f"{place}.kind", "this field is required")
+    yield (
+        (f"{place}.{near[0]}", "unknown field. Did you mean 'kind'?")
+        if near
+        else (f"{place}.kind", "this field is required")
+    )
 
 
 def _walk(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:

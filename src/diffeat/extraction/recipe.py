@@ -132,7 +132,9 @@ class Recipe(Part, frozen=True):
     @model_serializer(mode="wrap")
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """The kind is said wherever it is not told by the fields."""
-        return plain(self) if self.kind in ("reading", "joined") else {"kind": self.kind, "name": self.name, **plain(self)}
+        return (
+            plain(self) if self.kind in ("reading", "joined") else {"kind": self.kind, "name": self.name, **plain(self)}
+        )
 
     def to_yaml(self) -> str:
         """YAML text that :meth:`from_yaml` reads back to an equal recipe."""

@@ -122,13 +122,21 @@ def count(images: ImageLike | Iterable[ImageLike]) -> int | None:
         return None
     each = [images] if _alone(images) else images
     return sum(
-        len(i) if isinstance(i, Tensor) and i.ndim == 4 else len(list(_files(i))) if isinstance(i, (str, PathLike)) else 1
+        len(i)
+        if isinstance(i, Tensor) and i.ndim == 4
+        else len(list(_files(i)))
+        if isinstance(i, (str, PathLike))
+        else 1
         for i in each  # pyright: ignore[reportGeneralTypeIssues]
     )
 
 
 def _alone(images: object) -> bool:
-    return not isinstance(images, Iterable) or isinstance(images, (str, bytes, bytearray, np.ndarray, Tensor)) or hasattr(images, "read")
+    return (
+        not isinstance(images, Iterable)
+        or isinstance(images, (str, bytes, bytearray, np.ndarray, Tensor))
+        or hasattr(images, "read")
+    )
 
 
 def _files(path: str | PathLike[str]) -> Iterator[Path | Picture]:

@@ -51,9 +51,7 @@ def keyed_normal(
     return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(state))
 
 
-def own_noise(
-    noise: NoiseSource | Tensor | None, timesteps: Sequence[float], draws: int
-) -> NoiseSource | None:
+def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], draws: int) -> NoiseSource | None:
     """The noise that a user gives, as a :class:`NoiseSource`.
 
     Args:
