@@ -42,7 +42,7 @@ class _Job:
         return self.path.as_posix(), self.key
 
     def picture(self) -> Picture:
-        return Picture(self.path.as_posix(), lambda: open_image(self.path), text=self.text, digest=self.key)
+        return Picture(self.path.as_posix(), lambda: self.path, text=self.text, digest=self.key)
 
 
 @dataclass(frozen=True)
