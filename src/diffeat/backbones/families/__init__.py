@@ -1,58 +1,35 @@
-"""The families, the one place where they are registered, and what they know of a denoiser."""
+"""The families, found by their modules, and what they know of a denoiser."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from torch import nn
 
 from diffeat.backbones.blocks import BlockRule
-from diffeat.backbones.families.aura_flow import AuraFlow
-from diffeat.backbones.families.chroma import Chroma
-from diffeat.backbones.families.cogview4 import CogView4
-from diffeat.backbones.families.dit import DiT
-from diffeat.backbones.families.flux import Flux
-from diffeat.backbones.families.flux2 import Flux2
 from diffeat.backbones.families.generic import Generic
-from diffeat.backbones.families.hunyuan_dit import HunyuanDiT
-from diffeat.backbones.families.lumina2 import Lumina2
-from diffeat.backbones.families.pixart import PixArt
-from diffeat.backbones.families.qwen_image import QwenImage
-from diffeat.backbones.families.sana import Sana
-from diffeat.backbones.families.sd import StableDiffusion
-from diffeat.backbones.families.sd3 import StableDiffusion3
-from diffeat.backbones.families.sdxl import StableDiffusionXL
-from diffeat.backbones.families.unconditional import Unconditional
-from diffeat.backbones.families.z_image import ZImage
 from diffeat.backbones.family import Family, Size
 from diffeat.backbones.layout import TokenLayout
 from diffeat.errors import UnknownNameError, did_you_mean
 
-FAMILIES: dict[str, type[Family]] = {
-    family.name: family
-    for family in (
-        StableDiffusion,
-        StableDiffusionXL,
-        DiT,
-        PixArt,
-        HunyuanDiT,
-        StableDiffusion3,
-        Flux,
-        AuraFlow,
-        Lumina2,
-        Sana,
-        QwenImage,
-        ZImage,
-        Flux2,
-        Chroma,
-        CogView4,
-        Unconditional,
-        Generic,
-    )
-}
 
+def _families() -> Iterator[type[Family]]:
+    """The families of the modules beside this one, by module; the generic one last."""
+    for module in sorted(module.name for module in iter_modules(__path__)):
+        members = vars(import_module(f"{__name__}.{module}")).values()
+        yield from (
+            m for m in members if isinstance(m, type) and issubclass(m, Family) and m.__module__.endswith(f".{module}")
+        )
+
+
+#: Every family by its name: a module of this package is all it takes.
+FAMILIES: dict[str, type[Family]] = {
+    family.name: family for family in sorted(_families(), key=lambda family: family is Generic)
+}
 
 #: Children of denoisers and blocks that carry text, and stacks that see the image alone, in any family.
 TEXT_MODULES = frozenset().union(*(family.text_modules for family in FAMILIES.values()))
