@@ -8,20 +8,24 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-FLOW = ["image", "model-size image", "latent", "noisy latents", "raw activations", "FeatureMap"]
-STEPS = ["frame", "encode", "trajectory", "denoise + taps", "refine, fuse"]
+FLOW = ["Picture", "model's image", "latent", "noisy latents", "raw activations", "FeatureMap"]
+STEPS = ["frame", "encode", "trajectory", "denoise + taps", "reduce, join"]
+#: Rows of tests/test_architecture.py, which says that all rooms are here.
 ROWS = [
     (["cli", "app"], "faces: thin, no logic of their own"),
-    (["report", "distributed", "bench"], "many images, many recipes, many machines"),
-    (["tasks", "selection", "content_shift"], "uses of features; procedures that choose recipes"),
-    (["extraction"], "one recipe over a stream of images"),
-    (["refinement", "trajectories", "storage"], "pure steps on tensors; where features rest"),
+    (["report", "distributed", "bench"], "many pictures, many recipes, many machines"),
+    (["studies", "training"], "procedures that end in a recipe"),
+    (["tasks", "evaluation"], "uses of features, and how they are scored"),
+    (["extraction"], "recipes, and the sources that run them"),
+    (["techniques"], "what acts on a model while it is read"),
+    (["refinement", "trajectories", "storage"], "steps on maps; noisy latents; where features rest"),
     (["activations"], "names and reads what is inside a denoiser"),
     (["backbones"], "a diffusers pipeline made ready"),
-    (["datasets", "viz", "geometry", "zoo"], "leaves: files to samples, tensors to pictures, pixels to pixels"),
+    (["features", "datasets", "zoo"], "pictures in, feature maps out; samples; embedded models"),
+    (["viz", "geometry"], "tensors to pictures; pixels to pixels"),
 ]
 BUILT = {p.name for p in (Path(__file__).parent.parent / "src" / "diffeat").iterdir() if (p / "__init__.py").exists()}
-WIDTH, TOP, ROW = 980, 150, 54
+WIDTH, TOP, ROW = 900, 130, 46
 
 
 def _text(x: float, y: float, words: str, size: int = 14, anchor: str = "middle", fill: str = "#1b2430") -> str:
@@ -52,11 +56,11 @@ def draw() -> str:
             built = room in BUILT
             parts.append(_box(70 + j * 122, y, 114, 36, "#f3f7ee" if built else "white", "#7a9a55", not built))
             parts.append(_text(70 + j * 122 + 57, y + 23, room, 13, fill="#1b2430" if built else "#9aa3ad"))
-        parts.append(_text(575, y + 23, says, 13, "start", "#5b6675"))
+        parts.append(_text(455, y + 23, says, 13, "start", "#5b6675"))
     bottom = TOP + ROW * len(ROWS) - 24
     parts.append(f'<path d="M40 {TOP} V{bottom}" stroke="#7a9a55" stroke-width="2" marker-end="url(#b)"/>')
-    parts.append(f'<text transform="translate(26 {(TOP + bottom) / 2:.0f}) rotate(-90)" font-size="13" '
-                 f'text-anchor="middle" fill="#5b6675">imports</text>')  # fmt: skip
+    place = f"translate(26 {(TOP + bottom) / 2:.0f}) rotate(-90)"
+    parts.append(f'<text transform="{place}" font-size="13" text-anchor="middle" fill="#5b6675">imports</text>')
     arrows = "".join(
         f'<marker id="{i}" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 0 L8 4 L0 8 z" fill="{c}"/></marker>'

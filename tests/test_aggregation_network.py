@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
+from diffeat.extraction import load_aggregation, save_aggregation
 from diffeat.extraction.joins import aggregation
-from diffeat.extraction.joins.aggregation import AggregationNetwork
 from support.hyperfeatures import CONFIG, error, maps, network
 
 
@@ -76,8 +76,8 @@ def test_maps_of_another_network_are_refused(wrong, words: list[str]) -> None:
 
 def test_saved_and_loaded(tmp_path: Path) -> None:
     made = network()
-    made.save_pretrained(tmp_path / "n")
-    again = AggregationNetwork.from_pretrained(tmp_path / "n")
+    save_aggregation(made, tmp_path / "n")
+    again = load_aggregation(tmp_path / "n")
     assert again.config == made.config
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), made.parameters(), strict=True))
 
@@ -100,7 +100,7 @@ def published(path: Path, **changes) -> Path:
 
 def test_a_published_checkpoint_tells_its_shape_and_nothing_of_the_run(tmp_path: Path) -> None:
     state = {**network().state_dict(), "logit_scale": torch.tensor(2.6)}
-    found = AggregationNetwork.from_pretrained(published(tmp_path / "n.pt", aggregation_network=state))
+    found = load_aggregation(published(tmp_path / "n.pt", aggregation_network=state))
     assert found.config.channels == CONFIG.channels
     assert found.config.steps == (9, 4, 0)
     assert found.config.count == 10
@@ -130,7 +130,7 @@ class Sneaky:
 )
 def test_damaged_checkpoints_are_refused(changes, words: list[str], tmp_path: Path, capsys) -> None:
     with pytest.raises(DiffeatError) as caught:
-        AggregationNetwork.from_pretrained(published(tmp_path / "n.pt", **changes))
+        load_aggregation(published(tmp_path / "n.pt", **changes))
     assert all(word in str(caught.value) for word in words)
     assert "must not run" not in capsys.readouterr().out
 
@@ -141,4 +141,4 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         pickle.dump([1, 2], handle)
     for name in ("a.pt", "b.pt", "none"):
         with pytest.raises(ModelError, match=name):
-            AggregationNetwork.from_pretrained(tmp_path / name)
+            load_aggregation(tmp_path / name)

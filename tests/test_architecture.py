@@ -61,6 +61,16 @@ def test_imports_run_one_way(file: Path) -> None:
             assert HEIGHT[room] <= HEIGHT[here], f"{file}:{line} imports upwards: {here} from {room}"
 
 
+def test_the_drawing_shows_these_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SOURCE.parent.parent / "docs"))
+    import architecture  # pyright: ignore
+
+    drawn = [set(rooms) for rooms, _ in architecture.ROWS]
+    assert drawn == [row - {"__main__", "recipes"} for row in ROWS[:-1]]
+    image = Path(architecture.__file__).parent / "images" / "architecture.svg"
+    assert image.read_text(encoding="utf-8") == architecture.draw(), "draw it anew: python docs/architecture.py"
+
+
 def test_the_checker_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("def f():\n    from diffeat.cli.main import app\n")

@@ -15,6 +15,7 @@ from diffeat.datasets.class_folders import read_class_folders
 from diffeat.datasets.labelled import ClassDataset, ClassSample
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation import TaskOptions
+from diffeat.features import Picture
 from diffeat.tasks.classification import evaluate_classification
 from test_segmentation import Colours
 

@@ -12,7 +12,7 @@ from torch import nn
 from diffeat.activations import KINDS, SITES, Activation, Catalogue, Taps, modulated_sites, read
 from diffeat.activations.anatomy import has, is_block, modulation_of
 from diffeat.backbones import FAMILIES, Backbone, TokenLayout, card_of, cards, dummy_inputs, layout_of, resolve_model
-from diffeat.backbones.cards import Card, unsupported
+from diffeat.backbones.card import Card, unsupported
 from diffeat.backbones.families import block_rule, structure_of
 from diffeat.errors import ModelError
 from stock_calls import denoiser_of, forward_kwargs

@@ -118,7 +118,7 @@ def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Pa
     found = find_massive(RECIPE, massive, pictures, timesteps=[600])
     assert found.timesteps == (200, 600)
     assert sorted(found.channels) == [3, 5]
-    assert found.detections[200, "transformer_blocks.0.adaln"].channels == []
+    assert found.detections["transformer_blocks.0.adaln", 200].channels == []
     for channel in (3, 5):
         birth = found.birth(channel)
         assert (birth.first, birth.born_in) == (1, "transformer_blocks.0.adaln")

@@ -25,7 +25,7 @@ from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_pair_list, read_spair
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.hyperfeatures import fuse_maps
-from diffeat.features import FeatureMap
+from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import FrameSpec, open_image
 from diffeat.tasks.correspondence import Lattice, Matching, get_protocol, pck
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
@@ -53,7 +53,7 @@ class ReplayRecipe:
         return self.template.replace("{}", prompt) if prompt else self.prompt
 
 
-class Replay:
+class Replay(Streams):
     """A source of features that takes its noise from a file."""
 
     fingerprint = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,47 @@ def test_other_weights_precision_or_names_are_told_apart():
             weight.add_(1e-4 * torch.randn_like(weight))
     others = [network(1), trained, network().half(), nn.Sequential(network()), nn.Sequential()]
     assert len({fingerprint(m) for m in [network(), *others]}) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_one_bit_of_one_weight_and_an_exchange_of_two_are_noticed(dtype: torch.dtype):
+    """Whatever the precision, at any place."""
+    big = nn.Linear(300, 200).to(dtype)
+    before = fingerprint(big)
+    for place in (0, 17, 59_999):
+        changed = copy.deepcopy(big)
+        with torch.no_grad():
+            bits = changed.weight.view(-1).view({2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize])
+            bits[place] ^= 1
+        assert fingerprint(changed) != before
+    swapped = copy.deepcopy(big)
+    with torch.no_grad():
+        swapped.weight[[3, 4]] = big.weight[[4, 3]]
+    assert fingerprint(swapped) != before
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("unet", {"flip_sin_to_cos": False}),
+        ("vae", {"scaling_factor": 0.5}),
+        ("scheduler", {"beta_end": 0.02}),
+        ("text_encoder", {"hidden_act": "relu"}),
+    ],
+)
+def test_configurations_count(part: str, change: dict):
+    from diffeat.backbones import Backbone
+    from tiny.pipelines import build
+
+    one, two = build("sd15"), build("sd15")
+    config = getattr(two, part).config
+    for name, value in change.items():
+        if part == "text_encoder":
+            setattr(config, name, value)
+        else:
+            getattr(two, part).register_to_config(**{**config, name: value})
+    same = Backbone.from_pipeline(build("sd15")).fingerprint
+    assert Backbone.from_pipeline(one).fingerprint == same != Backbone.from_pipeline(two).fingerprint
 
 
 def test_missing_parts_and_meta_weights_count():

@@ -10,6 +10,7 @@ import torch
 from diffeat.datasets.registry import open_dataset
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction.joins.aggregation_files import save_aggregation
 from diffeat.training.hyperfeatures.prepare import prepare
 from diffeat.training.hyperfeatures.recipes import network_of
 from diffeat.training.hyperfeatures.run import TrainingData, train_hyperfeatures
@@ -72,7 +73,7 @@ def test_any_backbone_and_any_activations(name: str, activation: str, tmp_path: 
     picture = open_dataset("toyworld", head_world, "test").images()[0]
     with prepare(reader, [open_dataset("toyworld", head_world, "test")], tmp_path / "maps") as ready:
         made = network(network_config(reader, ready.channels, 32, 32))
-        made.save_pretrained(tmp_path / "weights")
+        save_aggregation(made, tmp_path / "weights")
         layers = ready.source.maps(picture).layers
     fuse = {"kind": "hyperfeatures", "weights": {"source": str(tmp_path / "weights")}}
     (found,) = Extractor(reader.recipe.replace(fuse=fuse), backbone).extract([picture])

@@ -56,7 +56,7 @@ def test_a_training_ends_in_a_recipe_that_extracts_what_was_trained(
     assert head_training.extracted == head_training.pictures == 2 * counts[0] + counts[1]
     picture = open_dataset("toyworld", head_world, "test").images()[0]
     (found,) = Extractor.from_recipe(head_training.recipe, device="cpu").extract([picture])
-    assert list(found.activations) == ["hyperfeatures"]
+    assert list(found.activations) == ["fused"]
     reader, pairs = (
         Extractor(trained_maps(head_training), head_extractor.backbone),
         open_dataset("toyworld", head_world, "test"),

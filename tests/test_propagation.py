@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 
 from diffeat.datasets.davis import object_colours, read_davis, read_mask, write_mask, write_toyworld_videos
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
-from diffeat.features import FeatureMap
+from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.propagation import (
     PropagationOptions,
@@ -161,7 +161,7 @@ def test_masks_on_disk(tmp_path: Path) -> None:
     assert object_colours()[8].tolist() == [64, 0, 0]
 
 
-class _Colours:
+class _Colours(Streams):
     """The colours of the pictures as features."""
 
     recipe = SimpleNamespace(name="colours", hash="c" * 64)

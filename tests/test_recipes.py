@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from diffeat.errors import InvalidValueError, UnknownNameError
-from diffeat.extraction import Recipe, preset_names
+from diffeat.extraction import Reading, Recipe, preset_names
 
 MINIMAL = {"model": "sd15", "trajectory": {"timesteps": [261]}, "activations": ["up_blocks.1"]}
 
@@ -109,6 +109,6 @@ def test_recipes_are_frozen() -> None:
 
 
 def test_the_schema_describes_the_fields() -> None:
-    schema = Recipe.model_json_schema()
+    schema = Reading.model_json_schema()
     json.dumps(schema)
     assert {"model", "frame", "trajectory", "activations", "fuse"} <= set(schema["properties"])

@@ -13,6 +13,7 @@ from diffeat.bench.injection import inject_massive
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.detect import calibration_pictures, detect
+from diffeat.extraction.reduce import Place
 from diffeat.refinement.adaln import modulate, normalise
 from tiny.pipelines import FAMILIES, build
 
@@ -48,7 +49,7 @@ def test_injected_channels_collapse_raw_features_and_discard_recovers_them(name:
     recipe = _recipe(clean, refine={"discard": "pre"})
     inject_massive(massive, INJECTED, size=150, spread=0.02, timestep=50, picture=recipe.frame.size)  # pyright: ignore
     (id,) = recipe.activations
-    place = (50.0, id)
+    place = Place(id, 50.0)
     assert detect(recipe, clean, [id], PICTURES)[place].channels == []
     assert detect(recipe, massive, [id], PICTURES)[place].channels == INJECTED
 

@@ -13,7 +13,7 @@ from PIL import Image
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
-from diffeat.features import FeatureMap
+from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.segmentation import (
     Confusion,
@@ -143,7 +143,7 @@ def test_one_class_is_nothing_to_learn() -> None:
 # ---- a whole evaluation
 
 
-class Colours:
+class Colours(Streams):
     """A source whose features are the picture itself, small."""
 
     fingerprint = ""

@@ -18,7 +18,7 @@ from diffeat.errors import InvalidValueError, NonFiniteError, StoreError, Unknow
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.storage import FeatureStore
-from diffeat.storage.quantise import decode, encode
+from diffeat.storage.formats import FORMATS, encode
 
 RECIPE = {"model": "tiny", "trajectory": {"timesteps": [261], "draws": 8}}
 
@@ -104,7 +104,7 @@ def test_ragged_shapes_come_back_rounded_to_the_dtype(tmp_path_factory, shapes, 
 def test_int8_error_is_at_most_half_a_step(values, channels) -> None:
     maps = torch.tensor(values * channels).reshape(channels, 1, -1)
     maps = maps * torch.logspace(-3, 3, channels)[:, None, None]
-    restored = decode(*encode(maps, "int8", "x"))
+    restored = FORMATS["int8"].decode(encode(maps, FORMATS["int8"], "x"))
     bound = maps.abs().amax((1, 2), keepdim=True) / 254
     assert ((restored - maps).abs() <= bound * (1 + 1e-4) + 1e-37).all()
 
@@ -362,3 +362,33 @@ def test_an_empty_store_can_be_listed_and_checked(store) -> None:
     assert "0 pictures" in store.listing()
     assert not store.verify().problems
     assert list(store) == []
+
+
+#: The largest error of each format, as a share of a channel's largest magnitude: of float32, half a unit in the last
+#: place of the halves, half a step of int8. A format that is not here fails the contract below.
+ERRORS = {"float32": 0.0, "float16": 2.0**-11, "bfloat16": 2.0**-8, "int8": 1 / 254}
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_every_format_keeps_maps_within_its_error_and_reads_windows(name: str, tmp_path: Path) -> None:
+    """A contract over everything registered: through a store, whole and in part."""
+    values = (
+        torch.randn(5, 6, 7, generator=torch.Generator().manual_seed(1))
+        * torch.tensor([1e-3, 1, 50, 0, 7])[:, None, None]
+    )
+    feature = replace_maps(values)
+    with FeatureStore.create(tmp_path / "s", {"a": 1}, "h", dtype=name) as store:
+        store.write_shard("x", [feature])
+    again = FeatureStore.open(tmp_path / "s")
+    whole = again.load(feature.digest)["x"]
+    limit = values.abs().amax(dim=(1, 2), keepdim=True) * ERRORS[name] * (1 + 1e-5)
+    assert ((whole.float() - values).abs() <= limit).all()
+    assert torch.equal(again.load(feature.digest, window=(1, 2, 3, 4))["x"], whole[:, 1:4, 2:6])
+    assert again.verify().problems == []
+    with pytest.raises(NonFiniteError):
+        encode(values.masked_fill(values == values[0, 0, 0], float("nan")), FORMATS[name], "x")
+
+
+def replace_maps(values: torch.Tensor) -> FeatureMap:
+    """A picture with one map."""
+    return FeatureMap({"x": values}, FrameSpec(size=64).frame((64, 64)), "a.png", "d" * 64, {})

@@ -14,8 +14,8 @@ from diffeat.errors import DiffeatError
 if TYPE_CHECKING:
     from diffeat.activations import Catalogue, MapRequest, read, tap
     from diffeat.backbones import Backbone
-    from diffeat.extraction import Extractor, Recipe
-    from diffeat.features import FeatureMap
+    from diffeat.extraction import Extractor, Reading, Recipe, load_source
+    from diffeat.features import FeatureMap, Picture
     from diffeat.geometry import Frame
     from diffeat.storage import FeatureStore
     from diffeat.tasks.correspondence import Matches, match
@@ -29,7 +29,10 @@ _HOMES = {
     "Frame": "diffeat.geometry",
     "MapRequest": "diffeat.activations",
     "Matches": "diffeat.tasks.correspondence",
+    "Picture": "diffeat.features",
+    "Reading": "diffeat.extraction",
     "Recipe": "diffeat.extraction",
+    "load_source": "diffeat.extraction",
     "match": "diffeat.tasks.correspondence",
     "read": "diffeat.activations",
     "tap": "diffeat.activations",
@@ -45,8 +48,11 @@ __all__ = [
     "Frame",
     "MapRequest",
     "Matches",
+    "Picture",
+    "Reading",
     "Recipe",
     "__version__",
+    "load_source",
     "match",
     "read",
     "tap",

@@ -13,7 +13,7 @@ from diffeat.activations.attention import MapRequest
 from diffeat.activations.catalogue import Activation, Catalogue
 from diffeat.activations.generation import GenerationTaps, tap
 from diffeat.activations.modulation import ModulatedSite, modulated_sites
-from diffeat.activations.read import read
+from diffeat.activations.reader import read
 from diffeat.activations.sites import KINDS, SITES
 from diffeat.activations.taps import Taps
 

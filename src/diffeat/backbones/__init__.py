@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffeat.backbones.backbone import Backbone
-from diffeat.backbones.cards import Card, cards
+from diffeat.backbones.card import Card, cards
 from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import FAMILIES, dummy_inputs, family_named, family_of, layout_of
 from diffeat.backbones.family import Family

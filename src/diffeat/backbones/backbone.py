@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeat.backbones.cards import refuse_unsupported
+from diffeat.backbones.card import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import family_named, family_of
 from diffeat.backbones.families.generic import Generic
@@ -138,8 +138,9 @@ class Backbone:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells the weights of the denoiser and the autoencoder, as they were when first asked, from others."""
-        return fingerprint(self.denoiser, getattr(self.pipeline, "vae", None))
+        """Tells all weights and configurations of the pipeline, as they were when first asked, from others."""
+        parts = {**self.pipeline.components, "safety_checker": None}  # which never runs
+        return fingerprint(*(part for _, part in sorted(parts.items()) if hasattr(part, "config")))
 
     @property
     def prediction_type(self) -> str:
@@ -188,6 +189,7 @@ class Backbone:
 
     def drop_text_encoders(self) -> None:
         """Free the text encoders. Texts encoded so far stay usable, at every image size."""
+        _ = self.fingerprint  # which counts them
         for name in self.pipeline.components:
             if name.startswith("text_encoder"):
                 setattr(self.pipeline, name, None)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from diffeat import zoo
-from diffeat.backbones.cards import Card, cards, refuse_unsupported
+from diffeat.backbones.card import Card, cards, refuse_unsupported
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean

@@ -1,0 +1,56 @@
+"""Datasets: a reader for each layout, a card by which :func:`open_dataset` finds it, and the toy world.
+
+What a reader gives is a sequence of samples with ``name``, ``split`` and ``notes``; ``limited(n)`` takes some of them.
+"""
+
+from diffeat.datasets.ap10k import read_ap10k
+from diffeat.datasets.card import DatasetCard
+from diffeat.datasets.cifar import read_cifar10
+from diffeat.datasets.class_folders import read_class_folders
+from diffeat.datasets.csv_pairs import read_csv_pairs
+from diffeat.datasets.cub import read_cub
+from diffeat.datasets.davis import Video, VideoDataset, read_davis, write_toyworld_videos
+from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
+from diffeat.datasets.label_scarce import read_label_scarce
+from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
+from diffeat.datasets.pairs import PairDataset, PointPair
+from diffeat.datasets.pf_pascal import read_pf_pascal
+from diffeat.datasets.registry import DATASETS, get_card, open_dataset
+from diffeat.datasets.samples import write_samples
+from diffeat.datasets.spair import read_pair_list, read_spair
+from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
+from diffeat.datasets.toyworld_spair import read_toyworld_pairs, write_toyworld_pairs
+
+__all__ = [
+    "DATASETS",
+    "ClassDataset",
+    "ClassSample",
+    "DatasetCard",
+    "MaskDataset",
+    "MaskSample",
+    "PairDataset",
+    "PointPair",
+    "Video",
+    "VideoDataset",
+    "get_card",
+    "open_dataset",
+    "read_ap10k",
+    "read_cifar10",
+    "read_class_folders",
+    "read_csv_pairs",
+    "read_cub",
+    "read_davis",
+    "read_hpatches",
+    "read_label_scarce",
+    "read_motorcycle",
+    "read_opencv_pairs",
+    "read_pair_list",
+    "read_pf_pascal",
+    "read_spair",
+    "read_toyworld_classes",
+    "read_toyworld_pairs",
+    "read_toyworld_parts",
+    "write_samples",
+    "write_toyworld_pairs",
+    "write_toyworld_videos",
+]

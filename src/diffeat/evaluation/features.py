@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffeat.errors import DatasetError
 from diffeat.extraction import Summary, extract_to_store
-from diffeat.features import FeatureMap, ImageLike, Source, stream
+from diffeat.features import FeatureMap, ImageLike, Source
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
@@ -106,10 +106,7 @@ def features_of(
         if store is None:
             store = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-"))) / "features"
         if not isinstance(store, FeatureStore):
-            recipe, weights = source.recipe, source.fingerprint
-            store = stack.enter_context(
-                FeatureStore.open_or_create(store, recipe.content(), recipe.hash, dtype=dtype, weights=weights)
-            )
+            store = stack.enter_context(FeatureStore.of(store, source, dtype))
         copies = mirrored_pictures(mirror, store.path.parent / "mirrored") if mirror else {}
         texts = {**texts, **{copy: texts[path] for path, copy in copies.items()}}
         yield Features(store, extract_pictures(source, texts, store, progress), copies, keep)
@@ -129,7 +126,7 @@ def each_feature(
     """
     paths = [image for image in images if isinstance(image, Path)]
     if store is None or len(paths) < len(images):
-        yield from stream(source, images, text)
+        yield from source.stream(images, text)
         return
     with features_of(source, dict.fromkeys(paths, text), store, keep=0, progress=progress) as features:
         for path in paths:

@@ -58,6 +58,14 @@ def bootstrap(
 
     Raises:
         InvalidValueError: No unit, or units and groups that do not fit.
+
+    Example:
+        Hits and points of four pairs; the score is the share of hits.
+
+        >>> pairs = [(3, 4), (1, 4), (4, 4), (2, 4)]
+        >>> interval = bootstrap(pairs, lambda sums: 100 * sums[:, 0] / sums[:, 1])
+        >>> 0 <= interval.low < 62.5 < interval.high <= 100
+        True
     """
     table = np.asarray(units, dtype=np.float64)
     both = table if paired is None else np.concatenate([table, np.asarray(paired, dtype=np.float64)], axis=1)

@@ -12,6 +12,10 @@ from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.gdf_config import recipe_from_gdf
 from diffeat.extraction.generated import generate, generation_twin, save_generated
 from diffeat.extraction.joined import JoinedSource
+from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig
+from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.extraction.kinds import Baseline, Joined, Vision, join_recipes
 from diffeat.extraction.plan import Cost, Plan
 from diffeat.extraction.reading import Reading
@@ -22,6 +26,10 @@ from diffeat.extraction.views import Views
 from diffeat.extraction.vision import VisionExtractor
 
 __all__ = [
+    "AggregationConfig",
+    "AggregationNetwork",
+    "Amalgamation",
+    "AmalgamationConfig",
     "Baseline",
     "Cost",
     "Daisy",
@@ -41,8 +49,12 @@ __all__ = [
     "generate",
     "generation_twin",
     "join_recipes",
+    "load_aggregation",
+    "load_amalgamation",
     "load_source",
     "preset_names",
     "recipe_from_gdf",
+    "save_aggregation",
+    "save_amalgamation",
     "save_generated",
 ]

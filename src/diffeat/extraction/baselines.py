@@ -36,7 +36,7 @@ class BaselineSource(Streams[FeatureMap]):
         """Features of pictures; one map of the baseline's name."""
         for picture in pictures:
             frame = self._spec.frame(picture.image.size)
-            provenance = {"recipe": self.recipe.name, "recipe_hash": self.recipe.hash}
+            provenance = {"recipe": self.recipe.name, "recipe_hash": self.recipe.hash, "prompt": ""}
             tensor = self._features(picture.image, frame)
             yield FeatureMap({self.recipe.name: tensor}, frame, picture.name, picture.digest, provenance)
 

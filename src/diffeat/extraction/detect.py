@@ -54,7 +54,7 @@ def raw_statistics(
     statistics: dict[Place, ChannelStatistics] = {}
     with engine.session():
         for picture in pictures:
-            ((maps,),) = engine.read([Picture.of(picture)])
+            (((_, maps),),) = engine.read([Picture.of(picture)])
             for t in recipe.trajectory.timesteps:
                 for name, site in zip(names, sites, strict=True):
                     stream = maps[Place(site.raw, t)]

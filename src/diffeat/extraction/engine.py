@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -32,6 +33,20 @@ from diffeat.trajectories import NoiseSource, Row, noisy_latents
 
 #: Maps of one picture by one recipe.
 Maps = dict[Place, Tensor]
+
+
+class Read(NamedTuple):
+    """One picture by one recipe.
+
+    Attributes:
+        text: What the model was told.
+        maps: What was read.
+    """
+
+    text: str
+    maps: Maps
+
+
 #: A row of a denoiser call: picture, the lane that it belongs to, and which latent.
 Job = tuple[int, Lane, Row]
 
@@ -77,8 +92,8 @@ class Engine:
         rows = self._budget.rows(size)
         return Group(size, rows if self.plan.steers else -(-rows // self.plan.rows))
 
-    def read(self, pictures: Sequence[Picture]) -> list[list[Maps]]:
-        """Maps of pictures of one group: for each picture, for each recipe of the plan."""
+    def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
+        """What is read of pictures of one group: for each picture, for each recipe of the plan."""
         frames = [self.frame(picture) for picture in pictures]
         with torch.no_grad():
             pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
@@ -88,7 +103,7 @@ class Engine:
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
                 self._run(cluster, pictures, pixels, posterior, sums)
-        return [[means.maps() for means in of_picture] for of_picture in sums]
+        return [[Read(means.text, means.maps()) for means in of_picture] for of_picture in sums]
 
     def _run(
         self,
@@ -99,12 +114,13 @@ class Engine:
         sums: list[list[_Means]],
     ) -> None:
         readers: dict[Job, list[int]] = {}
+        rows, place = self._prepare(cluster, pictures, pixels)
         for number in cluster.readers:
             reader = self.plan.readers[number]
             for i in range(len(pictures)):
+                sums[i][number].text = rows.conditioning.prompts[place[i, reader.lane.text]]
                 for row in reader.rows:
                     readers.setdefault((i, reader.lane, row), []).append(number)
-        rows, place = self._prepare(cluster, pictures, pixels)
         taps = self._taps[cluster]
         with self._use(cluster.combination) as steered:
 
@@ -191,6 +207,7 @@ class _Means:
     """Running means over the draws of one picture by one recipe, in float32."""
 
     def __init__(self, reader: Reader) -> None:
+        self.text = ""
         self._reader = reader
         self._draws = reader.recipe.trajectory.draws
         self._wants = dict.fromkeys(str(want) for reducer in reader.reducers for want in reducer.wants)

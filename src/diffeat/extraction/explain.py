@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import types
 from collections.abc import Iterator
 from typing import Any, Union, get_args, get_origin
@@ -10,29 +11,58 @@ from pydantic import BaseModel, ValidationError
 
 from diffeat.errors import did_you_mean
 
-_LONGEST = 80
+_LONGEST, _MOST = 80, 20
+#: Where a fault is, and what it is.
+Fault = tuple[str, str]
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each fault: its place, what is wrong, the nearest valid field."""
-    lines: dict[str, None] = {}
+    lines = list(
+        dict.fromkeys(f"  {_clipped(place) or 'recipe'}: {message}" for place, message in faults(error, model))
+    )
+    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"  … and {len(lines) - _MOST} more"]
+
+
+def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
+    """The faults of a model's fields; those of a recipe inside it by their own fields."""
     for item in error.errors():
-        location = item["loc"]
+        location, kind, value = item["loc"], item["type"], item.get("input")
         place, owner = _walk(location, model)
-        message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            message = f"unknown field. {_nearest(str(location[-1]), owner, model)}".rstrip()
-        elif item["type"] == "union_tag_invalid":
-            context = item.get("ctx", {})
+        context = item.get("ctx", {})
+        if kind == "part":
+            yield from ((f"{place}.{inner}" if inner else place, message) for inner, message in context["faults"])
+        elif kind == "extra_forbidden":
+            yield place, f"unknown field. {_nearest(str(location[-1]), owner, model)}".rstrip()
+        elif kind == "union_tag_invalid":
             tag, kinds = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
-            message = f"there is no kind {tag!r}. {did_you_mean(tag, kinds)}".rstrip()
-        elif item["type"] == "missing":
-            message = "this field is required"
-        elif "input" in item and not isinstance(item["input"], dict):
-            shown = repr(item["input"])
-            message += f" (got {shown if len(shown) <= _LONGEST else shown[:_LONGEST] + '…'})"
-        lines[f"  {place or 'recipe'}: {message}"] = None
-    return list(lines)
+            yield place, f"there is no kind {shown(tag)}. {did_you_mean(tag[:_LONGEST], kinds)}".rstrip()
+        elif kind == "union_tag_not_found" and isinstance(value, dict):
+            yield from _without_kind(place, value)
+        elif kind == "missing":
+            yield place, "this field is required"
+        else:
+            got = "" if (value is None and "input" not in item) or isinstance(value, dict) else f" (got {shown(value)})"
+            yield place, _clipped(item["msg"].removeprefix("Value error, "), 4 * _LONGEST) + got
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: on one line, and not too long."""
+    return _clipped(repr(value))
+
+
+def _clipped(text: str, longest: int = _LONGEST) -> str:
+    text = " ".join(text.splitlines())
+    return text if len(text) <= longest else text[:longest] + "…"
+
+
+def _without_kind(place: str, value: dict[Any, Any]) -> Iterator[Fault]:
+    near = difflib.get_close_matches("kind", [str(key)[:_LONGEST] for key in value], 1)
+    yield (
+        (f"{place}.{near[0]}", "unknown field. Did you mean 'kind'?")
+        if near
+        else (f"{place}.kind", "this field is required")
+    )
 
 
 def _walk(location: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:
@@ -70,10 +100,12 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _nearest(name: str, owner: type[BaseModel], model: type[BaseModel]) -> str:
-    """The field that was meant: one of that name elsewhere in the recipe, or one of a like name here."""
-    elsewhere = [path for path in _paths(model, ()) if path[-1] == name]
-    if elsewhere:
-        return f"Did you mean {'.'.join(min(elsewhere, key=len))!r}?"
+    """The field that was meant: one of almost that name here, one of that name elsewhere, or one of a like name here."""
+    name = name[:_LONGEST]
+    if not difflib.get_close_matches(name, owner.model_fields, cutoff=0.8):
+        elsewhere = [path for path in _paths(model, ()) if path[-1] == name]
+        if elsewhere:
+            return f"Did you mean {'.'.join(min(elsewhere, key=len))!r}?"
     return did_you_mean(name, owner.model_fields)
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones import Backbone
+from diffeat.backbones.fingerprint import fingerprint
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe
-from diffeat.extraction.views import Views
+from diffeat.extraction.views import Views, with_parts
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
 from diffeat.trajectories import NoiseSource
 
@@ -98,7 +99,8 @@ class Extractor(Streams[FeatureMap]):
     @property
     def fingerprint(self) -> str:
         """Tells everything that changes the numbers, beside the recipe, from others."""
-        return self._views.fingerprint
+        network = None if self._mixture is None else self._mixture.network
+        return with_parts(self._views.fingerprint, [] if network is None else [fingerprint(network)])
 
     def session(self) -> AbstractContextManager[object]:
         """Adapters are loaded once inside; may be entered again inside itself."""

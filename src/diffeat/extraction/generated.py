@@ -23,7 +23,8 @@ from torch import Tensor
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
-from diffeat.features.picture import Picture
+from diffeat.features import Picture
+from diffeat.geometry import to_image
 from diffeat.trajectories import Guidance, NoiseSource, keyed_normal, ode_steps, unconditional_rows, walk
 
 NOTE = "diffeat"
@@ -148,8 +149,7 @@ def generate(
             start = start_noise(backbone, origin, recipe.seed, size).to(backbone.device)
             steps = ode_steps("generation", path.steps or 1, backbone)
             end = walk(backbone, start, steps, conditioning, guidance=guidance).end
-            pixels = ((backbone.decode(end)[0].clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0)
-            image = Image.fromarray(pixels.cpu().numpy())
+            image = to_image(backbone.decode(end)[0])
             image.info[NOTE] = json.dumps(asdict(origin))
             yield image, origin
 

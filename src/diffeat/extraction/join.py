@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffeat.backbones import Backbone
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
@@ -16,7 +16,14 @@ from diffeat.refinement import concatenate, mean_of_maps
 
 
 class Join(Protocol):
-    """Makes one map of several. The result is always called ``fused``."""
+    """Makes one map of several. The result is always called ``fused``.
+
+    Attributes:
+        network: What was trained, if anything.
+    """
+
+    @property
+    def network(self) -> nn.Module | None: ...
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
@@ -37,6 +44,7 @@ class Concat:
     """Maps on the channel axis, at one grid."""
 
     fuse: Fuse
+    network: None = None
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:

@@ -71,7 +71,7 @@ class JoinedSource(Streams[FeatureMap]):
             provenance={
                 "recipe": self.recipe.name,
                 "recipe_hash": self.recipe.hash,
-                "prompt": first.provenance.get("prompt", ""),
+                "prompt": next((text for f in features if (text := f.provenance["prompt"])), ""),
                 "parts": [f.provenance for f in features],
             },
         )

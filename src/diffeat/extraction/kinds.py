@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.extraction.explain import faults
 from diffeat.extraction.reading import Reading
-from diffeat.extraction.recipe import Recipe
+from diffeat.extraction.recipe import Recipe, known_kind
 
 _BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride": 3}}
 _PLUS = " + "
@@ -58,10 +60,13 @@ class Baseline(Recipe, frozen=True):
 
 
 def _recipe(part: Any) -> Any:
+    if not isinstance(part, dict):
+        return part
+    kind = known_kind(part, "part")
     try:
-        return Recipe.from_dict(part, "part") if isinstance(part, dict) else part
-    except InvalidValueError as error:
-        raise ValueError(str(error)) from None
+        return kind.model_validate(part)
+    except ValidationError as error:
+        raise PydanticCustomError("part", "not valid", {"faults": list(faults(error, kind))}) from None
 
 
 class Joined(Recipe, frozen=True):
@@ -72,6 +77,8 @@ class Joined(Recipe, frozen=True):
     * ``weighted``: each map is brought to the grid of the first, made unit length at every position and scaled by
       :math:`\sqrt{w_i}`. With weights that sum to one the cosine of two joined vectors is the weighted mean of the
       single cosines, :math:`\sum_i w_i \cos_i` (SD+DINO, Zhang et al., arXiv:2305.15347).
+
+    All parts read one text: that of the first part that reads any, unless ``prompt`` and ``template`` say otherwise.
     """
 
     kind: Literal["joined"] = "joined"
@@ -89,6 +96,15 @@ class Joined(Recipe, frozen=True):
         return tuple(
             p.replace(fuse={"kind": "concat"}) if isinstance(p, Reading) and p.fuse is None else p for p in parts
         )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _told_as_the_parts(cls, data: Any, validate: Callable[[Any], Joined]) -> Joined:
+        """Text and template are those of the first part that reads text, where the recipe names none."""
+        joined = validate(data)
+        first = next((p for p in joined.parts if p.text_for("text")), joined.parts[0])
+        unsaid = [n for n in ("prompt", "template") if getattr(joined, n) == cls.model_fields[n].default]
+        return joined.model_copy(update={name: getattr(first, name) for name in unsaid})
 
     @model_validator(mode="after")
     def _weighed(self) -> Joined:
@@ -111,10 +127,6 @@ class Joined(Recipe, frozen=True):
         parts = [part.content() for part in self.parts]
         return {**super().content(), "parts": parts, **({"weights": self.shares} if self.join == "weighted" else {})}
 
-    def text_for(self, prompt: str | None) -> str:
-        """The text that all parts read: the first part's."""
-        return self.parts[0].text_for(prompt)
-
 
 def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None) -> Recipe:
     """Several recipes as one, each counting by its weight (see :class:`Joined`); a single one as it is.
@@ -128,8 +140,6 @@ def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None
         return parts[0]
     fields = {
         "name": _PLUS.join(p.name for p in parts),
-        "prompt": parts[0].prompt,
-        "template": parts[0].template,
         "parts": tuple(parts),
         "join": "weighted",
         "weights": None if weights is None else tuple(weights),

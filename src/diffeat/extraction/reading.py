@@ -7,12 +7,16 @@ latents the denoiser sees (``trajectory``), which activations are read, and how 
 
 from __future__ import annotations
 
+import difflib
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, field_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from diffeat.activations import MapRequest
+from diffeat.errors import did_you_mean
 from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
@@ -117,8 +121,10 @@ class AttentionActivation(Part, frozen=True):
 
 
 def _which(value: Any) -> str:
-    if isinstance(value, dict):
-        return "AttentionActivation" if "attention" in value else "MapActivation"
+    if isinstance(value, dict):  # by its keys, misspelt ones too
+        keys = ("attention", "id", "heads", "tokens")
+        near = [n for key in value for n in difflib.get_close_matches(str(key)[:40], keys, 1)]
+        return "AttentionActivation" if "attention" in near else "MapActivation"
     return "name" if isinstance(value, str) else type(value).__name__
 
 
@@ -203,7 +209,13 @@ class ViewSpec(Part, frozen=True):
 
 
 def _frame(value: Any) -> Any:
-    return FrameSpec.from_dict(value) if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return value
+    names = [field.name for field in fields(FrameSpec)]
+    unknown = [(str(k), f"unknown field. {did_you_mean(str(k)[:40], names)}".rstrip()) for k in value if k not in names]
+    if unknown:
+        raise PydanticCustomError("part", "not valid", {"faults": unknown})
+    return FrameSpec.from_dict(value)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -269,11 +281,11 @@ class Reading(Recipe, frozen=True):
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers. Weights of known digest are named by it alone."""
-        fields = super().content()
-        weights = fields.get("fuse", {}).get("weights")
+        content = super().content()
+        weights = content.get("fuse", {}).get("weights")
         if weights and weights.get("sha256"):
-            fields["fuse"]["weights"] = {"sha256": weights["sha256"]}
-        return fields
+            content["fuse"]["weights"] = {"sha256": weights["sha256"]}
+        return content
 
     def beside(self, folder: Path) -> Reading:
         """Trained weights that lie beside the recipe's file, found and told by their digest."""

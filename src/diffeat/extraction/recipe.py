@@ -15,10 +15,18 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
-from diffeat.extraction.explain import explain
+from diffeat.extraction.explain import explain, shown
 
 #: Counts changes in what a field means; part of every hash.
 VERSION = 2
@@ -85,11 +93,7 @@ class Recipe(Part, frozen=True):
         Raises:
             InvalidValueError: If the text is not YAML or not a valid recipe.
         """
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
-        return cls.from_dict(data, origin)
+        return cls.from_dict(_parse(text, origin), origin)
 
     @classmethod
     def from_dict(cls, data: Any, origin: str = "recipe") -> Self:
@@ -100,10 +104,7 @@ class Recipe(Part, frozen=True):
         """
         if not isinstance(data, dict):
             raise InvalidValueError(f"The {origin} must be a mapping of fields, got {type(data).__name__}.")
-        kind = cls if cls is not Recipe else Recipe.KINDS.get(kind_of(data))
-        if kind is None:
-            hint = did_you_mean(str(data["kind"]), Recipe.KINDS)
-            raise InvalidValueError(f"The {origin} is of no known kind: {data['kind']!r}. {hint}".rstrip())
+        kind = known_kind(data, origin) if cls is Recipe else cls
         try:
             return kind.model_validate(data)  # pyright: ignore[reportReturnType]
         except ValidationError as error:
@@ -127,6 +128,13 @@ class Recipe(Part, frozen=True):
                 place = place[parent]
             place[leaf] = value
         return type(self).from_dict(data, origin=f"changed recipe {self.name!r}")
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The kind is said wherever it is not told by the fields."""
+        return (
+            plain(self) if self.kind in ("reading", "joined") else {"kind": self.kind, "name": self.name, **plain(self)}
+        )
 
     def to_yaml(self) -> str:
         """YAML text that :meth:`from_yaml` reads back to an equal recipe."""
@@ -157,9 +165,18 @@ class Recipe(Part, frozen=True):
         return self
 
 
-def kind_of(data: dict[str, Any]) -> str:
-    """The kind of a recipe's fields: ``parts`` are those of a joined one."""
-    return str(data.get("kind", "joined" if "parts" in data else "reading"))
+def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
+    """The kind of a recipe's fields: ``parts`` are those of a joined one.
+
+    Raises:
+        InvalidValueError: It names another.
+    """
+    name = data.get("kind", "joined" if "parts" in data else "reading")
+    if isinstance(name, str) and name in Recipe.KINDS:
+        return Recipe.KINDS[name]
+    raise InvalidValueError(
+        f"The {origin} is of no known kind: {shown(name)}. {did_you_mean(str(name)[:40], Recipe.KINDS)}".rstrip()
+    )
 
 
 def preset_names() -> list[str]:
@@ -182,9 +199,23 @@ def _load(name: str) -> Recipe:
 
 def _read(path: Path, origin: str) -> Recipe:
     try:
-        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        data = _parse(path.read_text(encoding="utf-8"), origin)
+    except UnicodeDecodeError as error:
         raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
     if isinstance(data, dict) and isinstance(data.get("parts"), list):
-        data["parts"] = [part if isinstance(part, dict) else Recipe.load(part) for part in data["parts"]]
-    return Recipe.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, origin).beside(path.parent)
+        data = {"name": path.stem, **data, "parts": [_part(part, path.parent) for part in data["parts"]]}
+    return Recipe.from_dict(data, origin).beside(path.parent)
+
+
+def _part(part: Any, folder: Path) -> Any:
+    """A part that is named: a file beside the joined recipe's, or what :meth:`Recipe.load` takes."""
+    if not isinstance(part, str):
+        return part
+    return Recipe.load(folder / part if (folder / part).is_file() else part)
+
+
+def _parse(text: str, origin: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none, deep nesting
+        raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None

@@ -225,7 +225,7 @@ def _reducers(
 def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Channels | None) -> list[Reducer]:
     names = [r.name for a in recipe.activations for r in _reducers(a, recipe, backbone) if isinstance(r, Mean)]
     sites = dict(zip(names, modulated_sites(backbone, names), strict=True))
-    channels = massive or {}
+    channels: Channels = {} if massive is None else massive
     if not isinstance(refine.channels, str):
         by_name = refine.channels if isinstance(refine.channels, dict) else dict.fromkeys(names, refine.channels)
         for name in by_name:

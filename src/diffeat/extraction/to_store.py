@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError
-from diffeat.features import FeatureMap, Picture, Source, stream
+from diffeat.features import FeatureMap, Picture, Source
 from diffeat.geometry import file_digest, open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
@@ -42,7 +42,7 @@ class _Job:
         return self.path.as_posix(), self.key
 
     def picture(self) -> Picture:
-        return Picture(self.path.as_posix(), lambda: open_image(self.path), text=self.text, digest=self.key)
+        return Picture(self.path.as_posix(), lambda: self.path, text=self.text, digest=self.key)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def _run(
         tick()
 
     features = []
-    for feature in stream(source, (job.picture() for job in shard.jobs), on_error=failed):
+    for feature in source.stream((job.picture() for job in shard.jobs), on_error=failed):
         features.append(replace(feature, activations={k: v.cpu() for k, v in feature.activations.items()}))
         tick()
     if features:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from diffeat.__about__ import __version__
 from diffeat.backbones import Backbone
+from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.detect import massive_channels
-from diffeat.extraction.engine import Engine, Maps
+from diffeat.extraction.engine import Engine, Read
 from diffeat.extraction.join import join_of
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.plan import Plan, Reader
@@ -65,10 +65,15 @@ class Views(Streams[list[FeatureMap]]):
         self.backbone = backbone
         self._own_noise = noise
         path = recipes[0].trajectory
+        if isinstance(noise, Tensor) and path.kind in ("clean", "inversion"):
+            raise InvalidValueError(f"A trajectory of kind {path.kind!r} adds no noise: leave the tensor of noise out.")
+        if isinstance(noise, Tensor) and noise.ndim == 4 and any(r.trajectory != path for r in recipes):
+            raise InvalidValueError("A noise for each row belongs to one trajectory; these recipes have several.")
         budget, source = RowBudget(backbone, batch_size), own_noise(noise, path.timesteps, path.draws)
         self._joins = [join_of(reader.recipe, backbone, reader.names) for reader in self.plan.readers]
         make = Walker if path.stepped else Engine
         self._run: Walker | Engine = make(self.plan, backbone, budget, source, grad=grad)
+        self._sum = join if path.stepped and isinstance(join := self._joins[0], Hyperfeatures) else None
 
     @property
     def times(self) -> tuple[float, ...]:
@@ -77,14 +82,14 @@ class Views(Streams[list[FeatureMap]]):
 
     @property
     def fingerprint(self) -> str:
-        """Tells the weights of the model and of the techniques from others, and noise of one's own."""
+        """Tells the weights of the model, of techniques and of trained joins from others, and noise of one's own."""
         techniques = [t for reader in self.plan.readers for t in reader.recipe.techniques or ()]
-        fingerprint = fingerprint_with(self.backbone.fingerprint, techniques)
-        noise = self._own_noise
-        if noise is None:
-            return fingerprint
-        told = noise.numpy(force=True).tobytes() if isinstance(noise, Tensor) else function_name(noise).encode()
-        return hashlib.sha256(fingerprint.encode() + told).hexdigest()
+        parts = [fingerprint(join.network) for join in self._joins if join is not None and join.network is not None]
+        if isinstance(self._own_noise, Tensor):
+            parts.append(hashlib.sha256(self._own_noise.float().numpy(force=True).tobytes()).hexdigest())
+        elif self._own_noise is not None:
+            parts.append(function_name(self._own_noise))
+        return with_parts(fingerprint_with(self.backbone.fingerprint, techniques), parts)
 
     def session(self) -> AbstractContextManager[object]:
         """Adapters are loaded once, and massive channels are detected before anything runs."""
@@ -98,54 +103,42 @@ class Views(Streams[list[FeatureMap]]):
     def read(self, pictures: Sequence[Picture]) -> Iterator[list[FeatureMap] | Failed]:
         """Features of pictures of one group: a list for each picture, one for each recipe."""
         self._resolve()
-        if isinstance(self._run, Engine):
-            of_pictures = self._run.read(pictures)
-        elif isinstance(join := self._joins[0], Hyperfeatures):
-            # Summed up while it walks, so that memory does not grow with the steps.
-            for picture, total in zip(pictures, self._run.total(pictures, join.running), strict=True):
-                yield self._safely(lambda p=picture, t=total: [self._feature_map(p, 0, {"fused": t})])
-            return
-        else:
-            of_pictures = [[maps] for maps in self._run.read(pictures)]
-        for picture, of_picture in zip(pictures, of_pictures, strict=True):
-            yield self._safely(
-                lambda p=picture, m=of_picture: [self._joined(p, number, maps) for number, maps in enumerate(m)]
-            )
+        for picture, reads in zip(pictures, self._reads(pictures), strict=True):
+            try:
+                result = [self._joined(picture, number, read) for number, read in enumerate(reads)]
+            except NonFiniteError as error:
+                result = Failed(error)
+            yield result
 
-    @staticmethod
-    def _safely(make: Callable[[], list[FeatureMap]]) -> list[FeatureMap] | Failed:
-        try:
-            return make()
-        except NonFiniteError as error:
-            return Failed(error)
+    def _reads(self, pictures: Sequence[Picture]) -> list[list[Read]]:
+        if not isinstance(self._run, Walker) or self._sum is None:
+            return self._run.read(pictures)
+        # Summed up while it walks, so that memory does not grow with the steps.
+        return [[Read(t, {Place("fused", 0): m})] for t, m in self._run.total(pictures, self._sum.running)]
 
-    def _joined(self, picture: Picture, number: int, maps: Maps) -> FeatureMap:
+    def _joined(self, picture: Picture, number: int, read: Read) -> FeatureMap:
         """The maps of one recipe as results call them: with their step where there are several, or joined."""
-        several = len(self.plan.readers[number].recipe.trajectory.read_steps) > 1
-        named = {str(place) if several else place.name: tensor for place, tensor in maps.items()}
-        feature_map, join = self._feature_map(picture, number, named), self._joins[number]
-        if join is None:
-            return feature_map
-        fused, note = join([list(named.values())])
-        return replace(feature_map, activations={"fused": fused}, provenance={**feature_map.provenance, **note})
-
-    def _feature_map(self, picture: Picture, number: int, maps: dict[str, Tensor]) -> FeatureMap:
+        several = len({place.step for place in read.maps}) > 1
+        maps = {str(place) if several else place.name: tensor for place, tensor in read.maps.items()}
         for name, tensor in maps.items():
             if not torch.isfinite(tensor).all():
                 raise NonFiniteError(_non_finite(name, picture.name, tensor, self.backbone.dtype))
-        reader = self.plan.readers[number]
+        reader, join, note = self.plan.readers[number], self._joins[number], {}
+        if join is not None and self._sum is None:
+            fused, note = join([list(maps.values())])
+            maps = {"fused": fused}
         frame, recipe = self._run.frame(picture), reader.recipe
-        text = self._run.text(picture) if isinstance(self._run, Walker) else picture.text
         provenance = {
             "recipe": recipe.name,
             "recipe_hash": recipe.hash,
             "model": self.backbone.name,
             "family": self.backbone.family.name,
-            "prompt": recipe.prompt if text is None else text,
+            "prompt": read.text,
             "model_size": list(frame.model),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
             "diffeat": __version__,
             **_discarded(reader),
+            **note,
         }
         return FeatureMap(maps, frame, picture.name, picture.digest, provenance)
 
@@ -153,6 +146,11 @@ class Views(Streams[list[FeatureMap]]):
         """Find the massive channels that the plan's reducers will ask for, before anything runs."""
         if not self._massive:
             self._massive.update(massive_channels(self.plan.readers[0].recipe, self.backbone))
+
+
+def with_parts(base: str, parts: Sequence[str]) -> str:
+    """A fingerprint with those of further parts; itself where there are none."""
+    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
 
 def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:

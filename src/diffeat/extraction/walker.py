@@ -17,7 +17,7 @@ from diffeat.activations import Taps
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
-from diffeat.extraction.engine import Maps
+from diffeat.extraction.engine import Maps, Read
 from diffeat.extraction.generated import Origin, start_noise
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Place
@@ -106,8 +106,8 @@ class Walker:
             return Origin.of(picture, self._recipe).prompt
         return self._recipe.prompt if picture.text is None else picture.text
 
-    def read(self, pictures: Sequence[Picture]) -> list[Maps]:
-        """Maps of pictures of one size, steps in the recipe's order."""
+    def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
+        """What is read of pictures of one size, steps in the recipe's order: a list of one for each picture."""
         maps: list[Maps] = [{} for _ in pictures]
 
         def part(at: list[int]) -> None:
@@ -123,10 +123,11 @@ class Walker:
         size = self.frame(pictures[0]).model
         self._budget.run(list(range(len(pictures))), size, part)
         order = {float(step): i for i, step in enumerate(self._save)}
-        return [dict(sorted(found.items(), key=lambda item: order[item[0].step])) for found in maps]
+        in_order = [dict(sorted(m.items(), key=lambda item: order[item[0].step])) for m in maps]
+        return [[Read(self.text(picture), m)] for picture, m in zip(pictures, in_order, strict=True)]
 
-    def total(self, pictures: Sequence[Picture], start: Callable[[], Running]) -> list[Tensor]:
-        """What a running sum makes of the maps of pictures, a tensor ``(c, h, w)`` for each."""
+    def total(self, pictures: Sequence[Picture], start: Callable[[], Running]) -> list[tuple[str, Tensor]]:
+        """For each picture, what the model was told and what a running sum makes of its maps ``(c, h, w)``."""
         totals: list[Tensor] = [torch.empty(0)] * len(pictures)
 
         def part(at: list[int]) -> None:
@@ -136,7 +137,7 @@ class Walker:
                 totals[i] = row
 
         self._budget.run(list(range(len(pictures))), self.frame(pictures[0]).model, part)
-        return totals
+        return [(self.text(picture), total) for picture, total in zip(pictures, totals, strict=True)]
 
     def walk(self, pictures: Sequence[Picture], sink: Sink) -> None:
         """One walk of pictures of one size, together."""

@@ -8,7 +8,7 @@
 from diffeat.features.feature_map import FeatureMap
 from diffeat.features.picture import ImageLike, Picture
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec
-from diffeat.features.stream import Streams, raise_error, stream
+from diffeat.features.streaming import Streams, raise_error, stream
 
 __all__ = [
     "Failed",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import ImageError
+from diffeat.errors import DiffeatError, ImageError
 from diffeat.geometry import file_digest, open_image, pixel_digest
+from diffeat.geometry.images import ImageSource
 
 _GLOB = ("*", "?", "[")
 
@@ -25,7 +27,8 @@ class Picture:
 
     Args:
         name: What results call it.
-        open: Gives the picture, e.g. from a member of a tar file or a row of a table; called once.
+        open: Gives the picture, in any mode, e.g. from a member of a tar file or a row of a table. A stream calls it
+            anew and forgets the pixels, so that a list of many pictures stays small.
         text: What the model reads for it; ``None`` leaves the text to the recipe.
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
     """
@@ -33,7 +36,7 @@ class Picture:
     def __init__(
         self,
         name: str,
-        open: Callable[[], Image.Image],
+        open: Callable[[], ImageSource],
         *,
         text: str | None = None,
         digest: Callable[[], str] | str | None = None,
@@ -57,7 +60,7 @@ class Picture:
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
             path = Path(source)
-            return cls(path.as_posix(), lambda: open_image(path), text=text, digest=lambda: file_digest(path))
+            return cls(path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path))
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", lambda: image, text=text)
         picture.name = f"image-{picture.key[:12]}"
@@ -70,7 +73,12 @@ class Picture:
         Raises:
             ImageError: It cannot be read; names the file and the reason.
         """
-        return self._open()
+        try:
+            return open_image(self._open())
+        except DiffeatError:
+            raise
+        except Exception as error:  # whatever a reader of one's own runs into
+            raise ImageError(f"{self.name}: cannot be opened ({type(error).__name__}: {error}).") from error
 
     @cached_property
     def key(self) -> str:
@@ -82,9 +90,9 @@ class Picture:
         """Hash of the file, or of the pixels where there is no file."""
         return self.key if self._digest is None else self._digest() if callable(self._digest) else self._digest
 
-    def told(self, text: str) -> Picture:
-        """The same picture with another text."""
-        other = Picture(self.name, lambda: self.image, text=text, digest=self._digest)
+    def told(self, text: str | None) -> Picture:
+        """The same picture with another text; what it holds by now is shared, what it opens later is not."""
+        other = Picture(self.name, self._open, text=text, digest=self._digest)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 
@@ -96,36 +104,53 @@ ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | bytes | 
 
 def several(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
     """One after the other: a picture alone, or those of a list, a generator, a glob (``photos/*.jpg``, ``**`` for
-    folders in between, sorted) or a batch of tensors ``(B, 3, H, W)``.
-
-    Raises:
-        ImageError: A glob that finds nothing.
+    folders in between, sorted) or a batch of tensors ``(B, 3, H, W)``. A glob that finds nothing stands for a picture
+    that cannot be read.
     """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        yield from images
-    elif isinstance(images, (str, PathLike)):
-        yield from _files(images)
-    elif isinstance(images, (Image.Image, np.ndarray, bytes, Tensor, Picture)) or hasattr(images, "read"):
-        yield images  # pyright: ignore[reportReturnType]
-    else:
-        for image in images:  # pyright: ignore[reportGeneralTypeIssues]
-            if isinstance(image, Tensor) and image.ndim == 4:
-                yield from image
-            elif isinstance(image, (str, PathLike)):
-                yield from _files(image)
-            else:
-                yield image
+    for image in [images] if _alone(images) else images:  # pyright: ignore[reportGeneralTypeIssues]
+        if isinstance(image, Tensor) and image.ndim == 4:
+            yield from image
+        elif isinstance(image, (str, PathLike)):
+            yield from _files(image)
+        else:
+            yield image  # pyright: ignore[reportReturnType]
 
 
-def _files(path: str | PathLike[str]) -> Iterator[Path]:
+def count(images: ImageLike | Iterable[ImageLike]) -> int | None:
+    """How many pictures :func:`several` gives, where that can be told without reading any."""
+    if not _alone(images) and not isinstance(images, Sequence):
+        return None
+    each = [images] if _alone(images) else images
+    return sum(
+        len(i)
+        if isinstance(i, Tensor) and i.ndim == 4
+        else len(list(_files(i)))
+        if isinstance(i, (str, PathLike))
+        else 1
+        for i in each  # pyright: ignore[reportGeneralTypeIssues]
+    )
+
+
+def _alone(images: object) -> bool:
+    return (
+        not isinstance(images, Iterable)
+        or isinstance(images, (str, bytes, bytearray, np.ndarray, Tensor))
+        or hasattr(images, "read")
+    )
+
+
+def _files(path: str | PathLike[str]) -> Iterator[Path | Picture]:
     text = str(path)
-    if not any(c in text for c in _GLOB) or Path(path).exists():
+    if not any(c in text for c in _GLOB) or os.path.exists(text):
         yield Path(path)
-        return
-    files = sorted(glob.glob(text, recursive=True))
-    if not files:
-        raise ImageError(f"No file is found by the pattern {text!r}.")
-    yield from map(Path, files)
+    elif files := sorted(glob.glob(text, recursive=True)):
+        yield from map(Path, files)
+    else:
+        yield Picture(text, lambda: _nothing(text))
+
+
+def _nothing(pattern: str) -> Image.Image:
+    raise ImageError(f"No file is found by the pattern {pattern!r}.")
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -14,9 +14,10 @@ from diffeat.geometry.images import open_image
 
 if TYPE_CHECKING:
     from diffeat.geometry.frame import Frame, sample_grid
+    from diffeat.geometry.pixels import to_image
     from diffeat.geometry.spec import FrameSpec
 
-_HOMES = {"Frame": "frame", "FrameSpec": "spec", "sample_grid": "frame"}
+_HOMES = {"Frame": "frame", "FrameSpec": "spec", "sample_grid": "frame", "to_image": "pixels"}
 
 __all__ = [
     "FoundImages",
@@ -27,6 +28,7 @@ __all__ = [
     "open_image",
     "pixel_digest",
     "sample_grid",
+    "to_image",
 ]
 
 

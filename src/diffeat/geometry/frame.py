@@ -43,6 +43,8 @@ class Frame:
         content: The picture inside the model image: (left, top, width, height); all of it unless padded.
         filter: Pillow's resampling filter.
         fill: Grey level 0…255 of the padding.
+        load: Size (width, height) to which Pillow brings the picture first; from there the values are interpolated
+            bilinearly (half-pixel centres, no antialiasing) to the model's size.
     """
 
     original: tuple[int, int]
@@ -50,6 +52,7 @@ class Frame:
     content: tuple[int, int, int, int]
     filter: Filter = "bicubic"
     fill: int = 0
+    load: tuple[int, int] | None = None
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -75,13 +78,15 @@ class Frame:
         if image.mode != "RGB":
             raise InvalidValueError(f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image.")
         left, top, width, height = self.content
-        inner = image.resize((width, height), FILTERS[self.filter])
+        inner = image.resize(self.load or (width, height), FILTERS[self.filter])
         if self.padded:
             canvas = Image.new("RGB", self.model, (self.fill,) * 3)
             canvas.paste(inner, (left, top))
             inner = canvas
-        values = torch.from_numpy(np.array(inner)).permute(2, 0, 1).to(torch.float32)
-        return (values / 127.5 - 1.0).contiguous()
+        values = torch.from_numpy(np.array(inner)).permute(2, 0, 1).to(torch.float32) / 127.5 - 1.0
+        if self.load is not None:
+            values = F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+        return values.contiguous()
 
     def points_to_model(self, points: Shaped[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""
@@ -92,7 +97,14 @@ class Frame:
         return _affine_back(points, self.scale, self.content[:2])
 
     def points_to_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
-        """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image."""
+        """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image.
+
+        Example:
+            >>> frame = Frame(original=(640, 480), model=(512, 512), content=(0, 0, 512, 512))
+            >>> frame.points_to_grid(torch.tensor([[-0.5, -0.5], [639.5, 479.5]]), (32, 32))  # the outer corners
+            tensor([[-0.5000, -0.5000],
+                    [31.5000, 31.5000]])
+        """
         return _affine(self.points_to_model(points), self._grid_scale(grid), (0, 0))
 
     def points_from_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
@@ -184,6 +196,7 @@ class Frame:
             "content": list(self.content),
             "filter": self.filter,
             "fill": self.fill,
+            **({"load": list(self.load)} if self.load is not None else {}),
         }
 
     @classmethod
@@ -198,6 +211,7 @@ class Frame:
             (left, top, width, height),
             data.get("filter", "bicubic"),
             data.get("fill", 0),
+            tuple(data["load"]) if "load" in data else None,
         )
 
     def _grid_scale(self, grid: tuple[int, int]) -> tuple[float, float]:

@@ -31,6 +31,7 @@ from diffeat.errors import ImageError
 ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndarray
 
 _ORIENTATION = 0x0112
+_TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # would turn the picture a second time
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -113,7 +114,10 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         orientation = 1
     rgb = _to_rgb(image, name)
     turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return rgb.transpose(turn) if turn is not None else rgb
+    rgb = rgb.transpose(turn) if turn is not None else rgb
+    for key in _TURNED:
+        rgb.info.pop(key, None)
+    return rgb
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -33,6 +33,8 @@ class FrameSpec:
         multiple: Sides are multiples of this and of what the model itself asks for.
         filter: Pillow's resampling filter.
         fill: Grey level 0…255 around a padded picture; 0 is black.
+        load: Size (width, height), or one number, to which Pillow squashes the picture first; its values are then
+            interpolated bilinearly to ``size`` (squash), as published Hyperfeatures do (``load: 224, size: 512``).
     """
 
     mode: Mode = "squash"
@@ -42,6 +44,7 @@ class FrameSpec:
     multiple: int = 1
     filter: Filter = "bicubic"
     fill: int = 0
+    load: tuple[int, int] | int | None = None
 
     def __post_init__(self) -> None:
         modes = ("squash", "pad", "keep")
@@ -60,12 +63,11 @@ class FrameSpec:
             raise InvalidValueError(
                 f"Mode {self.mode!r} takes size=, not shorter= or longer=; those belong to mode 'keep'."
             )
-        if self.size is not None:
-            if isinstance(self.size, str) or not isinstance(self.size, (int, Sequence)):
-                raise InvalidValueError(f"size is (width, height) or one number, in pixels, got {self.size!r}.")
-            size = (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
-            object.__setattr__(self, "size", size)
-            _check_size("size", size)
+        for name in ("size", "load"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _both_sides(name, value))
+        if self.load is not None and self.mode != "squash":
+            raise InvalidValueError(f"load= belongs to mode 'squash', not to {self.mode!r}.")
         for name in ("shorter", "longer"):
             _check_length(name, getattr(self, name), optional=True)
         _check_length("multiple", self.multiple)
@@ -82,6 +84,11 @@ class FrameSpec:
 
         Raises:
             InvalidValueError: A side is not a multiple (nearest valid sizes are named), or no size is known.
+
+        Example:
+            >>> frame = FrameSpec("pad", size=512).frame((640, 480))
+            >>> frame.content  # left, top, width, height
+            (0, 64, 512, 384)
         """
         _check_size("The picture's size", original)
         step = math.lcm(self.multiple, multiple)
@@ -105,7 +112,8 @@ class FrameSpec:
                 f"{_nearest(model, step)}"
             )
         if self.mode == "squash":
-            return Frame(original, model, (0, 0, *model), self.filter, self.fill)
+            load = None if isinstance(self.load, int) else self.load
+            return Frame(original, model, (0, 0, *model), self.filter, self.fill, load)
         scale = min(model[0] / width, model[1] / height)
         inner = (
             min(model[0], max(1, round(width * scale))),
@@ -135,6 +143,14 @@ def _nearest(size: Sequence[int], step: int) -> str:
     above = [-(-side // step) * step for side in size]
     choices = dict.fromkeys([tuple(below), tuple(above)])
     return "Nearest valid: " + " or ".join(f"{w}×{h}" for w, h in choices) + "."
+
+
+def _both_sides(name: str, value: object) -> tuple[int, int]:
+    if isinstance(value, str) or not isinstance(value, (int, Sequence)):
+        raise InvalidValueError(f"{name} is (width, height) or one number, in pixels, got {value!r}.")
+    size = (value, value) if isinstance(value, int) else tuple(value)
+    _check_size(name, size)
+    return size[0], size[1]
 
 
 def _is_int(value: object) -> bool:

@@ -1,5 +1,18 @@
 """Pure steps on activations."""
 
+from diffeat.refinement.adaln import modulate
 from diffeat.refinement.maps import concatenate, mean_of_maps, normalise_channels, resize_map, shrink_map
+from diffeat.refinement.massive import Rule, find_massive
+from diffeat.refinement.stats import ChannelStatistics
 
-__all__ = ["concatenate", "mean_of_maps", "normalise_channels", "resize_map", "shrink_map"]
+__all__ = [
+    "ChannelStatistics",
+    "Rule",
+    "concatenate",
+    "find_massive",
+    "mean_of_maps",
+    "modulate",
+    "normalise_channels",
+    "resize_map",
+    "shrink_map",
+]

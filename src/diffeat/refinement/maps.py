@@ -52,6 +52,10 @@ def concatenate(
         maps: Maps ``(C_i, h_i, w_i)``.
         grid: Common grid ``(h, w)``.
         normalise: Give every map unit length per position first, so that none outweighs the others.
+
+    Example:
+        >>> concatenate([torch.ones(3, 8, 8), torch.ones(5, 16, 16)]).shape
+        torch.Size([8, 16, 16])
     """
     grid = grid or largest_grid(maps)
     resized = [resize_map(m, grid) for m in maps]

@@ -95,6 +95,15 @@ def find_massive(statistics: ChannelStatistics, rule: Rule = Rule()) -> Detectio
 
     Raises:
         InvalidValueError: Statistics of one image only, with a rule that asks about several.
+
+    Example:
+        >>> statistics = ChannelStatistics(64)
+        >>> for seed in (0, 1):
+        ...     tokens = torch.randn(256, 64, generator=torch.Generator().manual_seed(seed))
+        ...     tokens[:, 7] = 200  # one channel, in every token and picture
+        ...     statistics.update(tokens)
+        >>> find_massive(statistics).channels
+        [7]
     """
     if statistics.images < 2 and rule.presence > 0:
         raise InvalidValueError(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
+from diffeat.geometry import to_image
 from diffeat.studies.content_shift.examples import Example
 from diffeat.viz import pca_colours
 
@@ -16,19 +16,15 @@ _INK, _SOFT = (32, 34, 38), (125, 130, 138)
 
 def example_picture(example: Example) -> Image.Image:
     """The picture, its reconstructions, and its features, in rows."""
-    true, t = _image(example.pixels), example.timesteps
+    true, t = to_image(example.pixels), example.timesteps
     rows = [
-        (f"Img2Img from t = {t['img2img']:g}", [true, *map(_image, example.img2img)]),
-        (f"estimate of the clean picture at t = {t['operating']:g}", [true, *map(_image, example.estimates)]),
+        (f"Img2Img from t = {t['img2img']:g}", [true, *map(to_image, example.img2img)]),
+        (f"estimate of the clean picture at t = {t['operating']:g}", [true, *map(to_image, example.estimates)]),
     ]
     if example.activation is not None:
         colours = [Image.fromarray(c) for c in pca_colours(example.features, shared=True)]
         rows.append((f"{example.activation}, shared PCA colours; first: of the clean picture", colours))
     return _sheet(["picture", *example.variants], rows)
-
-
-def _image(pixels: Tensor) -> Image.Image:
-    return Image.fromarray(((pixels.float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
 def _sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Image.Image]]], cell: int = 200) -> Image.Image:

@@ -1,8 +1,8 @@
 """One shard: the maps of some pictures in one safetensors file.
 
-Tensors are named ``<row>/<activation>`` (and ``<row>/<activation>/scale`` for int8), row being the picture's
-place in the shard. The same features give the same bytes: safetensors sorts the tensors, and all metadata
-are one JSON text.
+Tensors are named ``<row>/<activation>`` (and ``<row>/<activation>/<extra>``, see :mod:`diffeat.storage.formats`), row
+being the picture's place in the shard. The same features give the same bytes: safetensors sorts the tensors, and all
+metadata are one JSON text.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features.feature_map import FeatureMap
+from diffeat.storage.formats import FORMATS, encode
 from diffeat.storage.index import Row
-from diffeat.storage.quantise import decode, encode
 
 Window = tuple[int, int, int, int]
 
@@ -37,11 +37,9 @@ def pack(features: Sequence[FeatureMap], dtype: str, shard: str, position: int) 
                 raise InvalidValueError(
                     f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}."
                 )
-            stored, scale = encode(values, dtype, where)
-            tensors[f"{number}/{name}"] = stored
-            if scale is not None:
-                tensors[f"{number}/{name}/scale"] = scale
-            kept = decode(stored, scale)
+            stored = encode(values, FORMATS[dtype], where)
+            tensors |= {_tensor_name(number, name, part): tensor for part, tensor in stored.items()}
+            kept = FORMATS[dtype].decode(stored)
             low, high = (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
             rows.append(
                 Row(
@@ -82,17 +80,21 @@ class ShardReader:
 
     def read(self, row: Row, window: Window | None = None) -> Tensor:
         """One map ``(C, h, w)``, or the cells (top, left, height, width) of it."""
-        name = f"{row.row}/{row.activation}"
+        format, name = FORMATS[row.dtype], _tensor_name(row.row, row.activation, "")
         try:
             if window is None:
                 stored = self._file.get_tensor(name)
             else:
                 top, left, height, width = _check_window(window, row)
                 stored = self._file.get_slice(name)[:, top : top + height, left : left + width]
-            scale = self._file.get_tensor(f"{name}/scale") if row.dtype == "int8" else None
+            extras = {p: self._file.get_tensor(_tensor_name(row.row, row.activation, p)) for p in format.extras}
         except safetensors.SafetensorError as error:
             raise _damaged(self.path, error) from error
-        return decode(stored, scale)
+        return format.decode({"": stored, **extras})
+
+
+def _tensor_name(row: int, activation: str, part: str) -> str:
+    return f"{row}/{activation}/{part}" if part else f"{row}/{activation}"
 
 
 def _check_window(window: Window, row: Row) -> Window:

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean
-from diffeat.features.feature_map import FeatureMap
+from diffeat.features import FeatureMap, Source
 from diffeat.geometry import Frame
 from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
+from diffeat.storage.formats import get_format
 from diffeat.storage.head import HEAD_FILE, Head
 from diffeat.storage.index import Part, Row, in_order, read_part
-from diffeat.storage.quantise import check_dtype
 from diffeat.storage.report import VerifyReport, check_shard, listing
 from diffeat.storage.shard import ShardReader, Window, pack
 
@@ -47,7 +47,7 @@ class FeatureStore:
         recipe: The recipe's content, plain data.
         recipe_hash: The recipe's hash.
         dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"`` (see
-            :mod:`diffeat.storage.quantise`).
+            :mod:`diffeat.storage.formats`).
     """
 
     def __init__(self, path: Path, head: Head, lock: WriterLock | None) -> None:
@@ -85,7 +85,7 @@ class FeatureStore:
         Raises:
             StoreError: The folder holds something, or cannot be written.
         """
-        check_dtype(dtype)
+        get_format(dtype)
         folder = Path(path)
         with disk_errors(folder):
             if folder.exists() and not folder.is_dir():
@@ -117,6 +117,12 @@ class FeatureStore:
         return cls(folder, Head.read(folder), None)
 
     @classmethod
+    def of(cls, path: str | os.PathLike[str], source: Source[FeatureMap], dtype: str = "float32") -> FeatureStore:
+        """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
+        recipe = source.recipe
+        return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint)
+
+    @classmethod
     def open_or_create(
         cls,
         path: str | os.PathLike[str],
@@ -134,7 +140,7 @@ class FeatureStore:
             StoreError: The store was made by another recipe, other weights or with another dtype (the differences are
                 named), another process is writing to it, or it cannot be written.
         """
-        check_dtype(dtype)
+        get_format(dtype)
         folder = Path(path)
         if not cls.is_store(folder):
             return cls.create(folder, recipe, recipe_hash, dtype, weights)

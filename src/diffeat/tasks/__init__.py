@@ -1,1 +1,26 @@
-"""Uses of features."""
+"""Uses of features, and how each is scored: ``evaluate_…(data, source, options)`` gives a result with ``value``,
+``interval()``, ``table()`` and ``merge()`` (:class:`diffeat.evaluation.Result`).
+"""
+
+from diffeat.tasks.classification import Classification, evaluate_classification
+from diffeat.tasks.correspondence.evaluate import Evaluation
+from diffeat.tasks.correspondence.task import CorrespondenceOptions, evaluate_pairs
+from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
+from diffeat.tasks.registry import TASKS, task_of
+from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation
+
+__all__ = [
+    "TASKS",
+    "Classification",
+    "CorrespondenceOptions",
+    "Evaluation",
+    "Propagation",
+    "PropagationOptions",
+    "Segmentation",
+    "SegmentationOptions",
+    "evaluate_classification",
+    "evaluate_pairs",
+    "evaluate_segmentation",
+    "evaluate_videos",
+    "task_of",
+]

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, ModelError, did_you_mean
+from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
 from diffeat.techniques.named import load_function
 
@@ -58,7 +59,7 @@ def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Flo
     Raises:
         InvalidValueError: If the condition returns another size or other values.
     """
-    bytes_ = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    bytes_ = np.array(to_image(pixels))
     found = np.asarray(condition(bytes_))
     h, w = bytes_.shape[:2]
     if found.shape not in {(h, w), (h, w, 1), (h, w, 3)}:

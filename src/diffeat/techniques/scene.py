@@ -40,11 +40,9 @@ class Scene:
 
     def image(self) -> Image.Image:
         """Its pixels, rounded to bytes."""
-        import torch
-        from PIL import Image
+        from diffeat.geometry import to_image
 
-        rounded = ((self.pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        return Image.fromarray(rounded.permute(1, 2, 0).cpu().numpy())
+        return to_image(self.pixels)
 
 
 class Desk:

@@ -3,7 +3,7 @@
 from diffeat.trajectories.forward import Row, forward_rows, noisy_latents
 from diffeat.trajectories.noise import NoiseSource, keyed_normal, own_noise
 from diffeat.trajectories.ode import Guidance, OdeStep, Walk, ode_steps, unconditional_rows, walk
-from diffeat.trajectories.round_trip import RoundTrip, round_trip
+from diffeat.trajectories.roundtrip import RoundTrip, round_trip
 
 __all__ = [
     "Guidance",

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -205,21 +204,6 @@ class AggregationNetwork(nn.Module):
                     f"Maps of {name!r} must have shape (pictures, {count} steps, {channels} channels, h, w), got "
                     f"{tuple(value.shape)}."
                 )
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        from diffeat.extraction.joins.aggregation_files import save
-
-        save(self, Path(folder))
-
-    @classmethod
-    def from_pretrained(
-        cls, source: str | Path, file: str | None = None, revision: str | None = None
-    ) -> AggregationNetwork:
-        """Load a network; see :func:`diffeat.extraction.joins.aggregation_files.load`."""
-        from diffeat.extraction.joins.aggregation_files import load
-
-        return load(source, file, revision)
 
 
 def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:

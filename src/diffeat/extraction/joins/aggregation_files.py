@@ -29,7 +29,7 @@ _REFERENCE_LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.increment" for i in range(
 _UNUSED = ("logit_scale", "self_logit_scale")  # of training; some checkpoints carry them
 
 
-def save(network: AggregationNetwork, folder: Path) -> None:
+def save_aggregation(network: AggregationNetwork, folder: Path) -> None:
     """Write a network's folder; the weights last, each file complete or absent.
 
     Raises:
@@ -56,11 +56,12 @@ def weights_file(source: str | Path, file: str | None = None, revision: str | No
     )
 
 
-def load(source: str | Path, file: str | None = None, revision: str | None = None) -> AggregationNetwork:
+def load_aggregation(source: str | Path, file: str | None = None, revision: str | None = None) -> AggregationNetwork:
     """Load a network.
 
     Args:
-        source: A folder that :func:`save` wrote, a published ``.pt`` file, or the hub id of a repository with either.
+        source: A folder that :func:`save_aggregation` wrote, a published ``.pt`` file, or the hub id of a repository
+            with either.
         file: Name of the weights inside the folder or repository, for published checkpoints.
         revision: Of the hub repository.
 
@@ -89,7 +90,7 @@ def read_published(path: Path) -> AggregationNetwork:
     """Read a published checkpoint (or one that the published training code wrote).
 
     Raises:
-        ModelError: As :func:`load`.
+        ModelError: As :func:`load_aggregation`.
     """
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)

@@ -12,7 +12,7 @@ from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationNetwork
-from diffeat.extraction.joins.aggregation_files import check_fits, load, weights_file
+from diffeat.extraction.joins.aggregation_files import check_fits, load_aggregation, weights_file
 from diffeat.extraction.reading import Reading
 from diffeat.geometry import file_digest
 
@@ -51,7 +51,7 @@ class Hyperfeatures:
                 f"{path} is not the file that recipe {recipe.name!r} was written with (its SHA-256 differs from "
                 "fuse.weights.sha256). Put the right file there, or remove the sha256 to accept this one."
             )
-        network = load(weights.source, weights.file, weights.revision)
+        network = load_aggregation(weights.source, weights.file, weights.revision)
         catalogue = Catalogue.of(backbone)
         check_fits(
             network.config,

@@ -32,7 +32,7 @@ class MixedViews:
     def __init__(self, fuse: Fuse, appended: Sequence[bool], network: Amalgamation | None = None) -> None:
         self._fuse = fuse
         self._appended = list(appended)
-        self._network = network
+        self.network = network
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> MixedViews:
@@ -49,7 +49,7 @@ class MixedViews:
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
         """The map ``(c, h, w)`` of one picture's views, and how much each view counted."""
         mixed, extra = self.stacks(views)
-        network = self._network or self._plain(mixed, extra)
+        network = self.network or self._plain(mixed, extra)
         with torch.no_grad():
             joined, weights = network(mixed[None], None if extra is None else extra[None])
         if network.config.kind not in ("scalar", "channel"):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, ModelError
+from diffeat.geometry import to_image
 
 Measure = Callable[[Tensor, Tensor], float]
 
@@ -20,18 +21,12 @@ def dino_shift(model: str) -> Measure:
     Raises:
         ModelError: If the model cannot be loaded.
     """
-    from PIL import Image
-
     from diffeat.extraction.vision import VisionExtractor
 
     extractor = VisionExtractor.from_pretrained(model)
 
     def measure(found: Tensor, true: Tensor) -> float:
-        pictures = [
-            Image.fromarray(((x.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy())
-            for x in (found, true)
-        ]
-        one, two = (f.tensor.double() for f in extractor.stream(pictures))
+        one, two = (f.tensor.double() for f in extractor.stream([to_image(found), to_image(true)]))
         return 1 - float(F.cosine_similarity(one, two, dim=0).mean())
 
     return measure

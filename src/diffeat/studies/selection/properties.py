@@ -20,7 +20,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike, Picture
-from diffeat.geometry import FrameSpec
+from diffeat.geometry import FrameSpec, to_image
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.meter import Measured, Meter
 from diffeat.studies.selection.redundancy import redundancy
@@ -151,7 +151,6 @@ def measure(
             noisy = noisy_latents(backbone, posterior, rows, image=picture.key, seed=seed, sample_posterior=False)
             conditioning = backbone.condition([picture.text or ""], size=size_seen).take([0] * draws)
             taps.run(**backbone.denoiser_inputs(noisy, timestep, conditioning))
-    first = (frames[0].pixels(pictures[0].image) + 1) * 127.5
     found = tuple(
         Property(
             a.id,
@@ -171,7 +170,7 @@ def measure(
         redundancy=redundancy([torch.cat(meters[a.id].sketch) for a in wanted]),
         skipped=skipped,
         thumbnails=colours,
-        picture=Image.fromarray(first.round().clamp(0, 255).byte().permute(1, 2, 0).numpy()),
+        picture=to_image(frames[0].pixels(pictures[0].image)),
         settings={
             "model": backbone.name, "pictures": len(pictures), "timestep": timestep, "draws": draws,
             "size": list(size_seen), "seed": seed,

@@ -212,8 +212,7 @@ def _probes(
     images = list(dict.fromkeys(path for part in labels for path in part.images()))
     where = folder / f"features-{recipe.hash[:12]}"
     probes: list[Probe] = []
-    weights = extractor.fingerprint
-    with FeatureStore.open_or_create(where, recipe.content(), recipe.hash, dtype="float16", weights=weights) as store:
+    with FeatureStore.of(where, extractor, "float16") as store:
         summary = extract_to_store(extractor, images, store, progress=progress)
         if summary.failed:
             name, reason = next(iter(summary.failed.items()))

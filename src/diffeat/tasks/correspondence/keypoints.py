@@ -212,6 +212,14 @@ def pck(
 
     Raises:
         InvalidValueError: There is no record, or a record lacks the protocol's reference length.
+
+    Example:
+        >>> from diffeat.tasks.correspondence.protocol import get_protocol
+        >>> record = record_pair([(0, 0), (9, 0)], [(0, 3), (0, 0)], target_size=(80, 60), target_box=(0, 0, 40, 20))
+        >>> record.distances
+        (3.0, 9.0)
+        >>> pck([record], get_protocol("spair")).value  # of two points one is within a tenth of 40 pixels
+        50.0
     """
     rows = list(records)
     if not rows:

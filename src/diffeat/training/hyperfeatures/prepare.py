@@ -97,10 +97,7 @@ def prepare(
     if not FeatureStore.is_store(where) and values * _BYTES[dtype] * len(texts) > room:
         return Prepared(fresh, channels, len(texts), mirrored, False, 0, example.bytes)
     opened = ExitStack()
-    recipe = extractor.recipe
-    store = opened.enter_context(
-        FeatureStore.open_or_create(where, recipe.content(), recipe.hash, dtype=dtype, weights=extractor.fingerprint)
-    )
+    store = opened.enter_context(FeatureStore.of(where, extractor, dtype))
     try:
         summary = extract_pictures(extractor, texts, store, progress)
     except BaseException:

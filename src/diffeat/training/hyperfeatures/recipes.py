@@ -9,7 +9,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
-from diffeat.extraction.joins.aggregation_files import WEIGHTS_FILE, load
+from diffeat.extraction.joins.aggregation_files import WEIGHTS_FILE, load_aggregation, save_aggregation
 from diffeat.geometry import file_digest
 
 RECIPE_FILE = "recipe.yaml"
@@ -40,7 +40,7 @@ def write_recipe(
     Returns:
         Path of the recipe.
     """
-    network.save_pretrained(folder / WEIGHTS)
+    save_aggregation(network, folder / WEIGHTS)
     digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
     fuse: dict = {"kind": "hyperfeatures", "weights": {"source": WEIGHTS, "sha256": digest}}
     if grid is not None:
@@ -64,7 +64,7 @@ def network_of(recipe: Reading) -> AggregationNetwork:
             f"Recipe {recipe.name!r} names no trained aggregation network. Give the recipe.yaml that "
             "diffeat train hyperfeatures wrote."
         )
-    return load(weights.source, weights.file, weights.revision)
+    return load_aggregation(weights.source, weights.file, weights.revision)
 
 
 def denoiser_calls(recipe: Reading, known: Catalogue) -> float:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.lattice import Convention
 from diffeat.training.hyperfeatures.examples import Example, Examples, points_in_cells
@@ -79,7 +80,7 @@ class Trained:
 
     Attributes:
         network: The best network by validation; the last where there was none.
-        folder: Its weights (:meth:`AggregationNetwork.from_pretrained`).
+        folder: Its weights (:func:`~diffeat.extraction.joins.aggregation_files.load_aggregation`).
         step: When it was best.
         validation: Its PCK, if validated.
         seconds: Of this run, per step, without validation.
@@ -162,13 +163,13 @@ class HeadTrainer:
         self.network.train()
         self._loop.run(
             self._gradients,
-            keep=lambda: self.network.save_pretrained(weights),
+            keep=lambda: save_aggregation(self.network, weights),
             validate=None if measure is None else lambda: measure(self.network),
             on_validation=on_validation,
             progress=progress,
         )
         step, value = self._loop.best or (self._loop.step, None)
-        return Trained(AggregationNetwork.from_pretrained(weights), weights, step, value, self._loop.seconds)
+        return Trained(load_aggregation(weights), weights, step, value, self._loop.seconds)
 
     def _gradients(self, number: int) -> dict[str, float | str]:
         """The gradients of one step's pairs; the loss and its parts."""

@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
-
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError, UnknownNameError
-from diffeat.features.picture import Picture, several
+from diffeat.features.picture import Picture, count, several
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source
 
 T = TypeVar("T")
 
-#: Faults that lie in a picture or its text, not in the model: a group that meets one is read picture by picture.
+#: Faults that lie in a picture or its text, not in the model.
 _OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, UnknownNameError)
 
 
@@ -41,11 +39,14 @@ def stream(
     Raises:
         InvalidValueError: There are not as many prompts as pictures.
     """
-    _check_count(images, prompts)
+    texts = prompts if prompts is None or isinstance(prompts, str) else list(prompts)
+    expected = count(images) if isinstance(texts, list) else None
+    if isinstance(texts, list) and expected is not None and expected != len(texts):  # before anything is read
+        raise InvalidValueError(_uneven(expected, len(texts)))
     waiting: list[Picture] = []
     group = Group(None)
     with source.session():
-        for picture in _pictures(source, images, prompts, on_error):
+        for picture in _pictures(source, images, texts, on_error):
             try:
                 _ = picture.image
                 here = source.group(picture)
@@ -103,56 +104,39 @@ class Streams(Generic[T]):
 
 
 def _pictures(
-    source: Source[T], images: Images, prompts: Prompts, on_error: OnError
+    source: Source[T], images: Images, texts: str | list[str | None] | None, on_error: OnError
 ) -> Iterator[Picture]:
-    count = 0
-    for image in several(images):
-        text = _text(prompts, count)
-        count += 1
+    number = 0
+    for number, image in enumerate(several(images), 1):
+        if isinstance(texts, list) and number > len(texts):
+            raise InvalidValueError(_uneven(f"more than {len(texts)}", len(texts)))
+        text = texts[number - 1] if isinstance(texts, list) else texts
         try:
             picture = Picture.of(image)
         except DiffeatError as error:
-            on_error(f"picture {count}", error)
+            on_error(f"picture {number}", error)
             continue
-        if text and picture.text is None:
-            picture = picture.told(source.recipe.text_for(text))
-        yield picture
-    if isinstance(prompts, (list, tuple)) and len(prompts) > count:
-        raise InvalidValueError(_uneven(count, len(prompts)))
+        yield picture.told(source.recipe.text_for(text) if text and picture.text is None else picture.text)
+    if isinstance(texts, list) and len(texts) > number:
+        raise InvalidValueError(_uneven(number, len(texts)))
 
 
-def _text(prompts: Prompts, index: int) -> str | None:
-    if prompts is None or isinstance(prompts, str):
-        return prompts
-    if index >= len(prompts):
-        raise InvalidValueError(
-            f"There are more images than prompts ({len(prompts)}): give one per image, or one for all."
-        )
-    return prompts[index]
-
-
-def _check_count(images: Images, prompts: Prompts) -> None:
-    """Before anything is read, where both can be counted."""
-    if not isinstance(prompts, (list, tuple)) or not isinstance(images, (list, tuple)):
-        return
-    alone = all(isinstance(i, Picture) or (isinstance(i, Tensor) and i.ndim == 3) for i in images)
-    if alone and len(images) != len(prompts):
-        raise InvalidValueError(_uneven(len(images), len(prompts)))
-
-
-def _uneven(pictures: int, prompts: int) -> str:
+def _uneven(pictures: int | str, prompts: int) -> str:
     return f"There are {pictures} images and {prompts} prompts: give one per image, or one for all."
 
 
 def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> Iterator[T]:
+    """Features of a group; where it fails as a whole, picture by picture, so that one costs no other."""
     try:
         results = list(source.read(pictures))
-    except _OF_A_PICTURE as error:
-        if len(pictures) > 1:
-            for picture in pictures:
-                yield from _read(source, [picture], on_error)
-            return
-        results = [Failed(error)]
+    except DiffeatError as error:
+        if len(pictures) == 1 and not isinstance(error, _OF_A_PICTURE):
+            raise
+        results = None if len(pictures) > 1 else [Failed(error)]
+    if results is None:
+        for picture in pictures:
+            yield from _read(source, [picture], on_error)
+        return
     for picture, result in zip(pictures, results, strict=True):
         if isinstance(result, Failed):
             on_error(picture.name, result.error)
