@@ -112,7 +112,7 @@ def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
 
     names = _names(ctx) if base is None else [base.name]
     if len(names) > 1:
-        raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
+        raise InvalidValueError(f"This command takes one recipe, got {len(names)}: {', '.join(names)}.")
     refuse(ctx, ["weight"], "there is one recipe")
     asked = given(ctx)
     reading = base or Reading.load(names[0])
@@ -125,7 +125,7 @@ def _names(ctx: typer.Context) -> list[str]:
     default = getattr(ctx.command, "default", "")
     names = given(ctx).get("recipe") or ([default] if default else [])
     if not names:
-        raise InvalidValueError(f"diffeat {ctx.info_name} needs a recipe: give --recipe.")
+        raise InvalidValueError("This command needs a recipe: give --recipe.")
     return names
 
 
