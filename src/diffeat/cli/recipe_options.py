@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import typer
-import yaml
 
 from diffeat.cli.command import Command, flag, given, option, options, refuse
 from diffeat.cli.ranges import read_numbers
@@ -183,6 +182,8 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
 
 def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What to change: by the flag of a short form, or by the field of ``--set``."""
+    import yaml
+
     for name in ("model", "activation", "size", "seed"):
         if name in asked:
             yield flag(name), asked[name]
