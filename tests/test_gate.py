@@ -124,8 +124,8 @@ def test_the_command(backbone: Any, tmp_path: Path) -> None:
     for i in range(2):
         picture(i).save(tmp_path / "photos" / f"{i}.png")
     asked = ["gate", str(tmp_path / "photos"), "-r", str(tmp_path / "recipe.yaml"), "-x", "prompt:a dog"]
-    small = ["--steps", "1", "--seeds", "1", "--measure", "pixel", "--no-controls", "-o", str(tmp_path / "out")]
-    run = CliRunner().invoke(app, [*asked, *small], catch_exceptions=False, env={"COLUMNS": "160"})
+    small = ["--steps", "1", "--seeds", "1", "--measure", "pixel", "-o", str(tmp_path / "out")]
+    run = CliRunner().invoke(app, [*asked, *small, "--no-controls"], catch_exceptions=False, env={"COLUMNS": "160"})
     assert "prompt:a dog" in run.output
     assert (tmp_path / "out" / "gate.html").is_file()
     run = CliRunner().invoke(app, [*asked, *small, "--search", "9"], catch_exceptions=False)

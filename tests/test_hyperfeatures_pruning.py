@@ -87,7 +87,7 @@ def test_from_the_command_line(head_world: Path, head_recipe: Recipe, tmp_path: 
     run_cli("match", one, other, "--recipe", pruned / "recipe.yaml", "--device", "cpu")
     synthetic = tmp_path / "synthetic"
     run_cli(
-        "generate", "-r", out / "recipe.yaml", "-p", "a cat", "--count", 2, "--guidance", 2, "-o", synthetic,
+        "generate", "-r", out / "recipe.yaml", "--prompt", "a cat", "--count", 2, "--guidance", 2, "-o", synthetic,
         "--device", "cpu",
     )  # fmt: skip
     files = [synthetic / f"000-{n}.png" for n in range(2)]

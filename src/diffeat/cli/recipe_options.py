@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import typer
-import yaml
 
 from diffeat.cli.command import Command, flag, given, option, options, refuse
 from diffeat.cli.ranges import read_numbers
@@ -112,7 +111,7 @@ def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
 
     names = _names(ctx) if base is None else [base.name]
     if len(names) > 1:
-        raise InvalidValueError(f"diffeat {ctx.info_name} takes one recipe, got {len(names)}: {', '.join(names)}.")
+        raise InvalidValueError(f"This command takes one recipe, got {len(names)}: {', '.join(names)}.")
     refuse(ctx, ["weight"], "there is one recipe")
     asked = given(ctx)
     reading = base or Reading.load(names[0])
@@ -125,7 +124,7 @@ def _names(ctx: typer.Context) -> list[str]:
     default = getattr(ctx.command, "default", "")
     names = given(ctx).get("recipe") or ([default] if default else [])
     if not names:
-        raise InvalidValueError(f"diffeat {ctx.info_name} needs a recipe: give --recipe.")
+        raise InvalidValueError("This command needs a recipe: give --recipe.")
     return names
 
 
@@ -183,6 +182,8 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
 
 def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What to change: by the flag of a short form, or by the field of ``--set``."""
+    import yaml
+
     for name in ("model", "activation", "size", "seed"):
         if name in asked:
             yield flag(name), asked[name]
