@@ -19,7 +19,7 @@ import diffeat
 from diffeat import Backbone, Extractor, FeatureMap, FeatureStore, Recipe
 from diffeat.cli.main import app
 from diffeat.errors import DiffeatError, UnknownNameError
-from diffeat.extraction import preset_names
+from diffeat.extraction import Joined, Reading, preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
 from support.techniques import save_kohya
 from test_composed import picture
@@ -101,7 +101,7 @@ def test_line(theirs: str, desk: Desk) -> None:
 def _(desk: Desk) -> None:
     file = desk.folder / "config_15_practical.json"
     file.write_text(json.dumps({LAYER: True, "up-level2-upsampler-out": False}))
-    recipe = Recipe.load(file)
+    recipe = Reading.load(file)
     assert recipe.model == "sd15"
     extractor = Extractor.from_recipe(recipe.replace(**{"frame.size": SIZE}), str(MODEL), device="cpu")
     assert list(extractor.extract(desk.image)[0].activations) == [f"gdf:{LAYER}"]
@@ -366,9 +366,11 @@ def _(desk: Desk) -> None:
 
 @line("several `--feature_id` folders of several models")
 def _(desk: Desk) -> None:
-    from diffeat.extraction.joint import JointRecipe
-
-    assert [p.model for p in JointRecipe.load("gdf-xl-t").parts] == ["sdxl", "sd15", "playground-v2"]
+    assert [p.model for p in Joined.load("gdf-xl-t").parts if isinstance(p, Reading)] == [
+        "sdxl",
+        "sd15",
+        "playground-v2",
+    ]
     part = desk.recipe(["up_blocks.1"]).model_dump(mode="json")
     (desk.folder / "joint.yaml").write_text(
         json.dumps({"parts": [part, part | {"seed": 1}]}, indent=0).strip("{}").replace('"parts"', "parts", 1)

@@ -20,8 +20,20 @@ from torch import Tensor
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError
 from diffeat.extraction import (
-    Baseline, Daisy, Extractor, JoinedSource, Reading, Recipe, RgbPatches, Views, Vision, VisionExtractor,
-    extract_to_store, generate, join_recipes, save_generated,
+    Baseline,
+    Daisy,
+    Extractor,
+    JoinedSource,
+    Reading,
+    Recipe,
+    RgbPatches,
+    Views,
+    Vision,
+    VisionExtractor,
+    extract_to_store,
+    generate,
+    join_recipes,
+    save_generated,
 )  # fmt: skip
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.join import JOINS
@@ -97,7 +109,9 @@ def _views(files: Any, rows: int | None) -> Extractor:
 
 
 def _concat(files: Any, rows: int | None) -> JoinedSource:
-    return joined([Extractor(recipe(*t), model("sd15"), batch_size=rows) for t in ((), (_lora(files),))])
+    return joined(
+        [Extractor(recipe(*t, fuse={"kind": "concat"}), model("sd15"), batch_size=rows) for t in ((), (_lora(files),))]
+    )
 
 
 def _weighted(files: Any, rows: int | None) -> JoinedSource:
@@ -559,7 +573,10 @@ def test_a_plain_stream(backbone: Backbone, counted: Counted, files: Any) -> Non
 
 
 def test_two_parts_over_twelve_pictures(backbone: Backbone, counted: Counted, files: Any) -> None:
-    parts = [Extractor(recipe(*t), backbone, batch_size=24) for t in ((_lora(files),), (_lora(files, 0.2),))]
+    parts = [
+        Extractor(recipe(*t, fuse={"kind": "concat"}), backbone, batch_size=24)
+        for t in ((_lora(files),), (_lora(files, 0.2),))
+    ]
     joined(parts).extract([picture(i) for i in range(12)], "a cow")
     assert counted.loras == 2
     assert counted.denoiser == [24, 24]

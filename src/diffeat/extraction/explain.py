@@ -42,7 +42,7 @@ def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
         elif kind == "missing":
             yield place, "this field is required"
         else:
-            got = "" if value is None and "input" not in item or isinstance(value, dict) else f" (got {shown(value)})"
+            got = "" if (value is None and "input" not in item) or isinstance(value, dict) else f" (got {shown(value)})"
             yield place, _clipped(item["msg"].removeprefix("Value error, "), 4 * _LONGEST) + got
 
 
@@ -100,7 +100,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _nearest(name: str, owner: type[BaseModel], model: type[BaseModel]) -> str:
-    """The field that was meant: one of almost that name here, one of that name elsewhere, or one of a like name here."""
+    """The field that was meant: of almost that name here, of that name elsewhere, or of a like name here."""
     name = name[:_LONGEST]
     if not difflib.get_close_matches(name, owner.model_fields, cutoff=0.8):
         elsewhere = [path for path in _paths(model, ()) if path[-1] == name]
