@@ -97,9 +97,22 @@ def test_clean_image_is_what_the_prediction_implies(backbone: Backbone) -> None:
     assert torch.allclose(found["vae-out"], image, atol=1e-4)
 
 
-def test_clean_image_of_packed_latents_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="packs it"):
-        Extractor(recipe(["vae-out"]), Backbone.from_pipeline(build("flux")))
+def test_clean_image_of_packed_latents() -> None:
+    """x₀ = x_t − σ v of a flow, unpacked as the stock pipeline does."""
+    flux = Backbone.from_pipeline(build("flux"))
+    seen = {}
+    handle = flux.denoiser.register_forward_hook(
+        lambda _, args, kwargs, out: seen.update(x=kwargs["hidden_states"], v=out[0]), with_kwargs=True
+    )
+    try:
+        (found,) = Extractor(recipe(["vae-out"]), flux).extract(picture())
+    finally:
+        handle.remove()
+    vae = flux.pipeline.vae
+    clean = flux.pipeline._unpack_latents(seen["x"] - 0.1 * seen["v"], SIZE, SIZE, flux.latent_stride)
+    with torch.no_grad():
+        image = vae.decode(clean / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
+    assert torch.allclose(found.tensor, image, atol=1e-4)
 
 
 def test_shrink_averages_areas(backbone: Backbone) -> None:

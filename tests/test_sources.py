@@ -8,7 +8,7 @@ import io
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, get_args
 
@@ -252,7 +252,8 @@ def test_forms_of_pictures(case: Case, pictures: list[Path], files: Any) -> None
     source = case.make(files, None)
     path, image = pictures[0], Image.open(pictures[0])
     (expected,) = source.extract(path)
-    forms: list[Any] = [str(path), [path], path.read_bytes(), io.BytesIO(path.read_bytes()), Picture("x", lambda: Image.open(path))]
+    data = path.read_bytes()
+    forms: list[Any] = [str(path), [path], data, io.BytesIO(data), Picture("x", lambda: Image.open(path))]
     if not case.generated:  # their note is in the file
         pixels = np.asarray(image)
         tensor = torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
@@ -557,6 +558,7 @@ def counted(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> Counted:
     for network, calls in ((pipeline.unet, counted.denoiser), (pipeline.text_encoder, counted.texts)):
         forward = network.forward
 
+        @wraps(forward)
         def runs(*arguments: Any, forward: Any = forward, calls: list[int] = calls, **options: Any) -> Any:
             calls.append(len(arguments[0] if arguments else next(iter(options.values()))))
             return forward(*arguments, **options)
@@ -599,7 +601,7 @@ def test_shards_of_a_store(backbone: Backbone, counted: Counted, files: Any, tmp
     for i, path in enumerate(paths):
         picture(i).save(path)
     source = Extractor(recipe(_lora(files)), backbone, batch_size=24)
-    with FeatureStore.open_or_create(tmp_path / "store", source.recipe, source.fingerprint) as store:
+    with FeatureStore.open_or_create(tmp_path / "store", source.recipe.content(), source.fingerprint) as store:
         summary = extract_to_store(source, paths, store, shard_size=3)
     assert len(summary.extracted) == 12
     assert counted.loras == 1
