@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from diffeat.extraction.composed import Composer, wanted_activations
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -17,7 +16,8 @@ from conftest import golden_roots
 from diffeat.activations import read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Reading, Recipe
+from diffeat.extraction.reduce import reducers_of
 from tiny.pipelines import build
 
 SIZE = 64
@@ -27,10 +27,10 @@ def picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (50, 70, 3), np.uint8))
 
 
-def recipe(activations, **fields) -> Recipe:
+def recipe(activations, **fields) -> Reading:
     frame = {"mode": "squash", "size": SIZE}
     trajectory = {"timesteps": [100], "latent": "mean"}
-    return Recipe.from_dict(
+    return Reading.from_dict(
         {"model": "x", "frame": frame, "trajectory": trajectory, "activations": activations, **fields}
     )
 
@@ -50,12 +50,11 @@ def test_averaged_attention_is_the_recorded_one(folder: Path) -> None:
     expected = load_file(folder / "expected_attn.safetensors")["attn"]
     side = inputs["sample"].shape[-1] * backbone.latent_stride
     wanted = recipe([{"attention": "up_cross"}], frame={"mode": "squash", "size": side}, prompt="a")
-    names = wanted_activations(wanted, backbone)
+    (reducer,) = reducers_of(wanted, backbone)
     with torch.no_grad():
-        found = read(backbone.denoiser, names, **inputs)
-    composer = Composer(wanted, backbone)
+        found = read(backbone.denoiser, list(reducer.wants), **inputs)
     for b in range(len(expected)):
-        (joined,) = composer.finish({(100.0, k): v[b] for k, v in found.items()}).values()
+        joined = reducer.map({k: v[b] for k, v in found.items()}, 100.0)
         assert joined.shape == expected[b].shape
         assert (joined - expected[b]).abs().max() <= 1e-5 * expected.abs().max()
 
@@ -98,9 +97,22 @@ def test_clean_image_is_what_the_prediction_implies(backbone: Backbone) -> None:
     assert torch.allclose(found["vae-out"], image, atol=1e-4)
 
 
-def test_clean_image_of_packed_latents_is_refused() -> None:
-    with pytest.raises(InvalidValueError, match="packs it"):
-        Extractor(recipe(["vae-out"]), Backbone.from_pipeline(build("flux")))
+def test_clean_image_of_packed_latents() -> None:
+    """x₀ = x_t − σ v of a flow, unpacked as the stock pipeline does."""
+    flux = Backbone.from_pipeline(build("flux"))
+    seen = {}
+    handle = flux.denoiser.register_forward_hook(
+        lambda _, args, kwargs, out: seen.update(x=kwargs["hidden_states"], v=out[0]), with_kwargs=True
+    )
+    try:
+        (found,) = Extractor(recipe(["vae-out"]), flux).extract(picture())
+    finally:
+        handle.remove()
+    vae = flux.pipeline.vae
+    clean = flux.pipeline._unpack_latents(seen["x"] - 0.1 * seen["v"], SIZE, SIZE, flux.latent_stride)
+    with torch.no_grad():
+        image = vae.decode(clean / vae.config.scaling_factor + vae.config.shift_factor).sample[0]
+    assert torch.allclose(found.tensor, image, atol=1e-4)
 
 
 def test_shrink_averages_areas(backbone: Backbone) -> None:

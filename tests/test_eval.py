@@ -12,15 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from diffeat.tasks.correspondence.late_fusion import LateFusion
 from PIL import Image
 
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.evaluation import picture_texts
-from diffeat.extraction.baselines import Daisy, RgbPatches
-from diffeat.features import FeatureMap
+from diffeat.extraction import Baseline, Daisy, Joined, JoinedSource, RgbPatches, Vision, VisionExtractor, join_recipes
+from diffeat.features import FeatureMap, Source, raise_error
 from diffeat.geometry import FrameSpec
 from diffeat.report.correspondence import to_markdown, write_report
 from diffeat.tasks.correspondence import Target, get_protocol, match
@@ -38,7 +37,7 @@ class Counting(RgbPatches):
         super().__init__()
         self.seen: list[str] = []
 
-    def stream(self, images, prompts=None, *, on_error=None) -> Iterator[FeatureMap]:
+    def stream(self, images, prompts=None, *, on_error=raise_error) -> Iterator[FeatureMap]:
         for found in super().stream(images, prompts, on_error=on_error):
             self.seen.append(found.image)
             yield found
@@ -188,9 +187,15 @@ def test_evaluation_with_flips(tmp_path: Path) -> None:
     assert "mirrored source was used for 1 pairs" in str(found)
 
 
+def joined(sources: list[Source[FeatureMap]], weights: list[float] | None = None) -> JoinedSource:
+    recipe = join_recipes([s.recipe for s in sources], weights)  # pyright: ignore[reportArgumentType]
+    assert isinstance(recipe, Joined)
+    return JoinedSource(recipe, sources)
+
+
 def test_fusion_gives_the_weighted_mean_of_the_cosines() -> None:
     picture, other = noise_picture(3), noise_picture(4)
-    fusion = LateFusion([RgbPatches(), Daisy(stride=3)], [1, 3])
+    fusion = joined([RgbPatches(), Daisy()], [1, 3])
     one, two = fusion.extract([picture, other])
     assert one.tensor.shape[0] == 192 + 136
     a, b = one.tensor[:, 4, 5], two.tensor[:, 9, 2]
@@ -201,10 +206,10 @@ def test_fusion_gives_the_weighted_mean_of_the_cosines() -> None:
     rgb = [f.tensor for f in RgbPatches().stream([picture, other])]
     cosine = torch.nn.functional.cosine_similarity(rgb[0][:, 4, 5], rgb[1][:, 9, 2], dim=0)
     assert parts[0] == pytest.approx(0.25 * float(cosine), rel=1e-4)
-    with pytest.raises(InvalidValueError, match="two sources"):
-        LateFusion([RgbPatches()])
+    with pytest.raises(InvalidValueError, match="two parts"):
+        Joined.from_dict({"parts": [Baseline()]})
     with pytest.raises(InvalidValueError, match="positive weights"):
-        LateFusion([RgbPatches(), Daisy()], [1, 0])
+        joined([RgbPatches(), Daisy()], [1, 0])
 
 
 @pytest.fixture(scope="module")
@@ -219,13 +224,11 @@ def dino():
 
 
 def test_a_vision_transformer_is_a_source_of_features(dino, mini: PairDataset, tmp_path: Path) -> None:
-    from diffeat.extraction.vision import VisionExtractor, VisionRecipe
-
     dino.save_pretrained(tmp_path / "dino")
     (tmp_path / "dino" / "preprocessor_config.json").write_text(
         json.dumps({"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]})
     )
-    extractor = VisionExtractor.from_pretrained(tmp_path / "dino", size=84, layer=1)
+    extractor = VisionExtractor.from_pretrained(Vision(model=str(tmp_path / "dino"), size=84, layer=1))
     path = mini.images()[0]
     (found,) = extractor.extract([path])
     assert found.tensor.shape == (24, 6, 6)
@@ -236,19 +239,18 @@ def test_a_vision_transformer_is_a_source_of_features(dino, mini: PairDataset, t
     with torch.no_grad():
         hidden = dino(pixels[None], output_hidden_states=True).hidden_states[1][0, 1:]
     torch.testing.assert_close(found.tensor[:, 2, 5], hidden[2 * 6 + 5])
-    result = evaluate(mini.limited(4), LateFusion([RgbPatches(), extractor]), SPAIR)
+    result = evaluate(mini.limited(4), joined([RgbPatches(), extractor]), SPAIR)
     assert result.recipe == "RGB patches + dino"
     with pytest.raises(InvalidValueError, match="multiple of the patch size 14, got 80.* 84"):
-        VisionExtractor(VisionRecipe("x", size=80), dino)
+        VisionExtractor(Vision(model="x", size=80), dino)
     with pytest.raises(InvalidValueError, match="hidden states 0 to 2"):
-        VisionExtractor(VisionRecipe("x", layer=7), dino)
+        VisionExtractor(Vision(model="x", layer=7), dino)
 
 
 def test_models_without_patches_and_missing_models_are_named(tmp_path: Path) -> None:
     from diffeat.errors import ModelError
-    from diffeat.extraction.vision import VisionExtractor, VisionRecipe
 
     with pytest.raises(ModelError, match="no patch grid"):
-        VisionExtractor(VisionRecipe("resnet"), SimpleNamespace(config=SimpleNamespace()))
+        VisionExtractor(Vision(model="resnet"), SimpleNamespace(config=SimpleNamespace()))
     with pytest.raises(ModelError, match="cannot be loaded"):
         VisionExtractor.from_pretrained(tmp_path)

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffeat.extraction.joint import JointExtractor, JointRecipe, joint_preset_names
 from diffusers import UNet2DConditionModel
 
 from conftest import golden_roots
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError
-from diffeat.extraction import Extractor, Recipe, preset_names
+from diffeat.extraction import Extractor, Joined, JoinedSource, Reading, Recipe, preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
 from diffeat.extraction.reading import AttentionActivation
 from support.selection import catalogue, sd15, sdxl
@@ -29,7 +28,7 @@ PRACTICAL = {
 }
 
 
-def channels(recipe: Recipe, catalogue: Catalogue) -> int:
+def channels(recipe: Reading, catalogue: Catalogue) -> int:
     tokens = 2 * 77  # averaged attention: two grids
     return sum(tokens if isinstance(a, AttentionActivation) else catalogue[str(a)].channels for a in recipe.activations)
 
@@ -42,11 +41,12 @@ def test_published_sets_have_their_channels() -> None:
         "gdf-sd15-vpd": 3200 + 2 * 154, "gdf-sdxl": 3840, "gdf-sdxl-legacy": 2240, "gdf-playground-amalgamation": 1280,
         "gdf-sdxl-segmentation": 4480, "gdf-playground-segmentation": 2560,
     }  # fmt: skip
-    assert {n for n in preset_names() if n.startswith("gdf-")} == set(expected)
+    joint = {n for n in preset_names() if isinstance(Recipe.load(n), Joined)}
+    assert {n for n in preset_names() if n.startswith("gdf-")} - joint == set(expected)
     for name, count in expected.items():
-        recipe = Recipe.load(name)
+        recipe = Reading.load(name)
         assert channels(recipe, one if recipe.model == "sd15" else xl) == count, name
-    sums = {n: sum(expected[p.name] for p in JointRecipe.load(n).parts) for n in joint_preset_names()}
+    sums = {n: sum(expected[p.name] for p in Joined.load(n).parts) for n in joint}
     assert sums == {"gdf-xl-t": 8154, "gdf-xl-t-segmentation": 7040}
 
 
@@ -55,7 +55,7 @@ def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
     file.write_text(
         json.dumps({**PRACTICAL, "up-level0-upsampler-out": False, "up-level1-repeat0-vit-block0-cross-k": True})
     )
-    recipe = Recipe.load(file)
+    recipe = Reading.load(file)
     assert [str(a) for a in recipe.activations] == [f"gdf:{id}" for id in PRACTICAL]
     assert recipe.content() == Recipe.load("gdf-sd15").replace(activations=recipe.activations).content()
     (tmp_path / "layers.json").write_text(json.dumps({"up-level0-repeat0-res-out": True}))
@@ -114,14 +114,14 @@ def test_every_version_is_a_model() -> None:
 def test_joint_features_are_the_parts_side_by_side() -> None:
     first, second = (Backbone.from_pipeline(build("sd15", seed)) for seed in (0, 1))
     base = {"model": "x", "trajectory": {"timesteps": [50]}}
-    one = Recipe.from_dict(
+    one = Reading.from_dict(
         base | {"frame": {"mode": "squash", "size": 64}, "activations": ["up_blocks.1", "up_blocks.2"]}
     )
-    two = Recipe.from_dict(base | {"frame": {"mode": "squash", "size": 32}, "activations": ["up_blocks.3"]})
-    joint = JointRecipe([one, two], name="both")
-    extractors = [Extractor(p, b) for p, b in zip(joint.parts, (first, second), strict=True)]
+    two = Reading.from_dict(base | {"frame": {"mode": "squash", "size": 32}, "activations": ["up_blocks.3"]})
+    joint = Joined.from_dict({"parts": [one, two], "name": "both"})
+    extractors = [Extractor(p, b) for p, b in zip(joint.parts, (first, second), strict=True) if isinstance(p, Reading)]
     image = picture()
-    (found,) = JointExtractor(joint, extractors).extract(image, "a cat")
+    (found,) = JoinedSource(joint, extractors).extract(image, "a cat")
     a, b = (e.extract(image, "a cat")[0].tensor for e in extractors)
     grid = a.shape[1:]
     resized = torch.nn.functional.interpolate(b[None], size=grid, mode="bilinear", align_corners=False)[0]
@@ -129,11 +129,11 @@ def test_joint_features_are_the_parts_side_by_side() -> None:
     assert torch.allclose(found.tensor[: len(a)], a)
     assert torch.allclose(found.tensor[len(a) :], resized, atol=1e-5)
     assert len(found.provenance["parts"]) == 2
-    assert joint.hash != JointRecipe([two, one]).hash
+    assert joint.hash != Joined.from_dict({"parts": [two, one]}).hash
     with pytest.raises(InvalidValueError, match="two parts"):
-        JointRecipe([one])
+        Joined.from_dict({"parts": [one]})
     with pytest.raises(UnknownNameError, match="gdf-xl-t"):
-        JointRecipe.load("gdf-xlt")
+        Recipe.load("gdf-xlt")
 
 
 def test_joint_recipes_are_files(tmp_path: Path) -> None:

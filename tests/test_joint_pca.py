@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from diffeat.tasks.correspondence.late_fusion import LateFusion
 from transformers import Dinov2Config, Dinov2Model
 
 from diffeat.backbones import Backbone
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Recipe
-from diffeat.extraction.vision import VisionExtractor, VisionRecipe
+from diffeat.extraction import Extractor, Joined, JoinedSource, Reading, Vision, VisionExtractor, join_recipes
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.joint_pca import joint_pca
 from diffeat.tasks.correspondence.protocol import get_protocol
@@ -67,7 +65,7 @@ def test_a_transformer_and_dino_fused_and_projected_are_scored(tmp_path) -> None
     root = write_toyworld_pairs(tmp_path / "world", size=64, classes=["horse"], images={"val": 2}, pairs=2)
     pairs = open_dataset("toyworld", root, "val")
     flux = Backbone.from_pipeline(build("flux"))
-    recipe = Recipe.from_dict(
+    recipe = Reading.from_dict(
         {
             "model": "tiny",
             "frame": {"mode": "squash", "size": 96},
@@ -77,8 +75,10 @@ def test_a_transformer_and_dino_fused_and_projected_are_scored(tmp_path) -> None
         }
     )
     config = Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14)
-    dino = VisionExtractor(VisionRecipe("tiny-dinov2", -1, 56, "squash"), Dinov2Model(config))
-    fusion = LateFusion([Extractor(recipe, flux), dino])
+    dino = VisionExtractor(Vision(model="tiny-dinov2", size=56), Dinov2Model(config))
+    joined = join_recipes([recipe, dino.recipe])
+    assert isinstance(joined, Joined)
+    fusion = JoinedSource(joined, [Extractor(recipe, flux), dino])
     found = evaluate(pairs, fusion, get_protocol("spair"), joint_pca=8)
     assert any("8 joint principal components" in note for note in found.result.notes)
     plain = evaluate(pairs, fusion, get_protocol("spair"))

@@ -104,7 +104,7 @@ def test_line(theirs: str, desk: Desk) -> None:
 def _(desk: Desk) -> None:
     file = desk.folder / "config_15_practical.json"
     file.write_text(json.dumps({LAYER: True, "up-level2-upsampler-out": False}))
-    recipe = Recipe.load(file)
+    recipe = Reading.load(file)
     assert recipe.model == "sd15"
     extractor = Extractor.from_recipe(recipe.replace(**{"frame.size": SIZE}), str(MODEL), device="cpu")
     assert list(extractor.extract(desk.image)[0].activations) == [f"gdf:{LAYER}"]

@@ -99,8 +99,8 @@ def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], dr
             row = noise[list(timesteps).index(timestep) * draws + draw]
         else:
             raise InvalidValueError(
-                f"Noise is wanted at timestep {timestep:g}, the noise given is for {', '.join(f'{t:g}' for t in timesteps)}."
-                " Give one of shape (c, h, w), or a function."
+                f"Noise is wanted at timestep {timestep:g}, the noise given is for {list(timesteps)}. "
+                "Give one of shape (c, h, w), or a function."
             )
         if tuple(row.shape) != tuple(shape):
             raise InvalidValueError(
