@@ -79,9 +79,9 @@ def test_from_the_command_line(head_world: Path, head_recipe: Recipe, tmp_path: 
     run_cli("eval", "toyworld", "--root", head_world, "--recipe", out / "recipe.yaml", "--device", "cpu", "--limit", 2)
     pruned = tmp_path / "pruned"
     run_cli(
-        "train", "prune", "-r", out / "recipe.yaml", "--root", head_world, "--features", out, "--out", pruned, "--keep", 2,
-        "--device", "cpu",
-    )  # fmt: skip
+        *("train", "prune", "-r", out / "recipe.yaml", "--root", head_world, "--features", out),
+        *("--out", pruned, "--keep", 2, "--device", "cpu"),
+    )
     assert (pruned / "report.html").read_text().count("<svg") == 2
     one, other = open_dataset("toyworld", head_world, "test").images()[:2]
     run_cli("match", one, other, "--recipe", pruned / "recipe.yaml", "--device", "cpu")
