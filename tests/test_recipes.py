@@ -112,3 +112,12 @@ def test_the_schema_describes_the_fields() -> None:
     schema = Reading.model_json_schema()
     json.dumps(schema)
     assert {"model", "frame", "trajectory", "activations", "fuse"} <= set(schema["properties"])
+
+
+def test_recipes_that_are_parts_of_themselves_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("parts: [b.yaml, tiny-dift]\n")
+    (tmp_path / "b.yaml").write_text("parts: [a.yaml, tiny-dift]\n")
+    with pytest.raises(InvalidValueError, match="part of itself"):
+        Recipe.load(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("parts: [tiny-unet, tiny-dift]\n")
+    assert [part.name for part in Recipe.load(tmp_path / "a.yaml").parts] == ["b", "tiny-dift"]  # pyright: ignore

@@ -84,9 +84,14 @@ def run_ditf(
     """
     root = Path(folder)
     data = write_toyworld_pairs(
-        root / "toyworld", seed=SEED, size=SIZE, classes=classes, images={"trn": 0, "val": 4, "test": images},
-        pairs=pairs, progress=progress,
-    )  # fmt: skip
+        root / "toyworld",
+        seed=SEED,
+        size=SIZE,
+        classes=classes,
+        images={"trn": 0, "val": 4, "test": images},
+        pairs=pairs,
+        progress=progress,
+    )
     base = Reading.load(recipe).replace(model=model)
     clean, massive = (Backbone.from_pretrained(model) for _ in range(2))
     inject_massive(massive, channels, picture=(SIZE, SIZE), **INJECTION)
@@ -137,10 +142,17 @@ def _chosen(
     plain = recipe.replace(refine={})
     blocks = block_names(recipe, Catalogue.of(backbone), ["ditf:*"])[1:]  # channels are injected in the first
     found = sweep(
-        plain, lambda r: Extractor(r, backbone), read_spair(data, "val"), PROTOCOL, folder,
-        timesteps=timesteps, blocks=blocks, prompts="category", weights=backbone.fingerprint,
+        plain,
+        lambda r: Extractor(r, backbone),
+        read_spair(data, "val"),
+        PROTOCOL,
+        folder,
+        timesteps=timesteps,
+        blocks=blocks,
+        prompts="category",
+        weights=backbone.fingerprint,
         progress=progress,
-    )  # fmt: skip
+    )
     write_sweep(found, folder)
     return found.recipe.replace(refine=recipe.refine)
 

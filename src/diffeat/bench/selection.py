@@ -185,11 +185,13 @@ def _write(root: Path, model: str, rows: Sequence[SelectionRow], selection: Sele
     ]
     data: list[dict[str, Any]] = [
         {
-            "name": r.name, "activations": list(r.activations), "channels": r.channels,
+            "name": r.name,
+            "activations": list(r.activations),
+            "channels": r.channels,
             "scores": {t: {"value": s.value, "interval": s.interval()} for t, s in r.scores.items()},
         }
         for r in rows
-    ]  # fmt: skip
+    ]
     (root / "bench.json").write_text(json.dumps({"rows": data}, indent=1), encoding="utf-8")
     title = "Toy world: a chosen set of activations against the usual one"
     text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {n}" for n in notes) + "\n"

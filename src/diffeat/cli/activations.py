@@ -46,10 +46,15 @@ def activations(
         return
     rows = [
         [
-            a.id, a.kind, str(a.channels), "" if a.grid is None else f"{a.grid[0]}×{a.grid[1]}",
-            "" if a.heads is None else str(a.heads), f"{a.depth:.0%}", "  ".join(a.aliases),
+            a.id,
+            a.kind,
+            str(a.channels),
+            "" if a.grid is None else f"{a.grid[0]}×{a.grid[1]}",
+            "" if a.heads is None else str(a.heads),
+            f"{a.depth:.0%}",
+            "  ".join(a.aliases),
         ]
         for a in chosen
-    ]  # fmt: skip
+    ]
     print_table(["id", "kind", "channels", "grid", "heads", "depth", "aliases"], rows, text=("id", "kind", "aliases"))
     typer.echo(f"\n{len(chosen)} of {len(catalogue)} activations of {model}.")

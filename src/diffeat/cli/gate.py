@@ -59,9 +59,14 @@ def gate(
         refuse(ctx, ["confidence", "controls"], "--search compares by halving, without intervals and twins")
     combinations = {text: parse_combination(text) for text in technique}
     settings = GateSettings(
-        strength=strength, steps=steps, seeds=seeds, measures=tuple(measure),
-        confidence=confidence, margin=margin, controls=controls,
-    )  # fmt: skip
+        strength=strength,
+        steps=steps,
+        seeds=seeds,
+        measures=tuple(measure),
+        confidence=confidence,
+        margin=margin,
+        controls=controls,
+    )
     recipe = reading_of(ctx).replace(fuse=None, views=None, techniques=None, refine=None)
     images = list(find_images(paths).images)
     if limit is not None and limit < len(images):

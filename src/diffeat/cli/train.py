@@ -75,9 +75,17 @@ def hyperfeatures(
     from diffeat.training.loop import LOG
 
     settings = TrainSettings(
-        steps=steps, lr=lr, pairs=pairs, seed=seed, flip=flip, dense=dense, validate_every=every,
-        grid=None if grid is None else (grid, grid), projection=projection, bottleneck=bottleneck,
-    )  # fmt: skip
+        steps=steps,
+        lr=lr,
+        pairs=pairs,
+        seed=seed,
+        flip=flip,
+        dense=dense,
+        validate_every=every,
+        grid=None if grid is None else (grid, grid),
+        projection=projection,
+        bottleneck=bottleneck,
+    )
     if start:
         refuse(ctx, ["projection", "bottleneck"], "the network that is started from has its own")
     recipe = reading_of(ctx)
@@ -93,11 +101,15 @@ def hyperfeatures(
     scored_by = get_protocol(protocol or card.protocol)
     extractor = load(ctx, training_recipe(recipe))
     outcome = train_hyperfeatures(
-        extractor, TrainingData(training, held_out, scored_by, _policy(prompts)), out, settings,
+        extractor,
+        TrainingData(training, held_out, scored_by, _policy(prompts)),
+        out,
+        settings,
         start=network_of(recipe) if start else None,
-        storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)), progress=bar,
+        storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)),
+        progress=bar,
         on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
-    )  # fmt: skip
+    )
     trained = outcome.trained
     facts = [
         f"{len(training)} pairs of {training.name} {training.split}; {outcome.pictures} pictures, "

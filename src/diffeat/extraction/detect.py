@@ -16,7 +16,7 @@ from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Engine
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reading import Reading
-from diffeat.extraction.reduce import Channels, Place
+from diffeat.extraction.reduce import Channels, Place, reducers_of
 from diffeat.features import ImageLike, Picture
 from diffeat.refinement.massive import Detection, Rule, find_massive
 from diffeat.refinement.stats import ChannelStatistics
@@ -93,6 +93,6 @@ def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:
         return {}
     key = (recipe.hash, backbone.fingerprint)
     if key not in _REMEMBERED:
-        names = list(dict.fromkeys(str(activation) for activation in recipe.activations))
+        names = [reducer.name for reducer in reducers_of(recipe, backbone)]
         _REMEMBERED[key] = {place: d.channels for place, d in detect(recipe, backbone, names).items()}
     return _REMEMBERED[key]

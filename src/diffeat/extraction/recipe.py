@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -30,6 +31,8 @@ from diffeat.extraction.explain import explain, shown
 
 #: Counts changes in what a field means; part of every hash.
 VERSION = 2
+#: Joined recipes whose parts are being read.
+_OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -203,7 +206,13 @@ def _read(path: Path, origin: str) -> Recipe:
     except UnicodeDecodeError as error:
         raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
     if isinstance(data, dict) and isinstance(data.get("parts"), list):
-        data = {"name": path.stem, **data, "parts": [_part(part, path.parent) for part in data["parts"]]}
+        if path.resolve() in (outer := _OUTER.get()):
+            raise InvalidValueError(f"The {origin} is a part of itself; recipes are joined without circles.")
+        token = _OUTER.set((*outer, path.resolve()))
+        try:
+            data = {"name": path.stem, **data, "parts": [_part(part, path.parent) for part in data["parts"]]}
+        finally:
+            _OUTER.reset(token)
     return Recipe.from_dict(data, origin).beside(path.parent)
 
 

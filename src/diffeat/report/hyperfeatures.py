@@ -100,15 +100,24 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
             low, high = point.result.intervals.get(point.result.protocol.alpha, (point.result.value,) * 2)
             spread = [[max(0, point.result.value - low)], [max(0, high - point.result.value)]]
             axes.errorbar(
-                [cost(point)], [point.result.value], spread, color=_RED if alone else _BLUE, capsize=3,
-                marker="s" if alone else "o", markersize=5, linewidth=1,
-            )  # fmt: skip
+                [cost(point)],
+                [point.result.value],
+                spread,
+                color=_RED if alone else _BLUE,
+                capsize=3,
+                marker="s" if alone else "o",
+                markersize=5,
+                linewidth=1,
+            )
             text = point.pruned.label.removesuffix(" alone") if alone else str(len(point.pruned.kept))
             axes.annotate(
                 short_layer(text.removeprefix("layer ")) if alone else text,
-                (cost(point), point.result.value), textcoords="offset points", xytext=(5, 5), fontsize=8,
+                (cost(point), point.result.value),
+                textcoords="offset points",
+                xytext=(5, 5),
+                fontsize=8,
                 color=_RED if alone else _BLUE,
-            )  # fmt: skip
+            )
         axes.set_xlabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

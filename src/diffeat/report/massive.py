@@ -117,9 +117,15 @@ def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
             rank = int((values.abs() > values[found.channel].abs()).sum()) + 1
             ranks.append(f"{float(values[found.channel]):.2f} ({rank})")
         rows.append(
-            [str(found.channel), f"{found.ratio:.1f}", f"{found.mean:.2f}", f"{found.std:.2f}",
-             f"{found.presence:.0%}", *ranks]
-        )  # fmt: skip
+            [
+                str(found.channel),
+                f"{found.ratio:.1f}",
+                f"{found.mean:.2f}",
+                f"{found.std:.2f}",
+                f"{found.presence:.0%}",
+                *ranks,
+            ]
+        )
     return header, rows
 
 

@@ -58,12 +58,17 @@ def to_json(selection: Selection) -> dict[str, Any]:
         "skipped": selection.measurement.skipped,
         "steps": [
             {
-                "added": s.added, "channels": s.channels, "depth": s.depth, "combined": s.combined, "alike": s.alike,
-                "rivals": list(s.rivals), "scores": {n: _numbers(score) for n, score in s.scores.items()},
+                "added": s.added,
+                "channels": s.channels,
+                "depth": s.depth,
+                "combined": s.combined,
+                "alike": s.alike,
+                "rivals": list(s.rivals),
+                "scores": {n: _numbers(score) for n, score in s.scores.items()},
             }
             for s in selection.steps
         ],
-    }  # fmt: skip
+    }
 
 
 def to_html(selection: Selection) -> str:
@@ -186,11 +191,17 @@ def _table(selection: Selection) -> tuple[list[str], list[list[Any]]]:
         scores = selection.singles.get(p.id, {})
         rows.append(
             [
-                p.id, _thumbnail(selection.measurement.thumbnails[p.id]), said, p.kind, str(p.channels),
-                f"{p.grid[0]}×{p.grid[1]}", f"{p.depth:.0%}", *numbers,
+                p.id,
+                _thumbnail(selection.measurement.thumbnails[p.id]),
+                said,
+                p.kind,
+                str(p.channels),
+                f"{p.grid[0]}×{p.grid[1]}",
+                f"{p.depth:.0%}",
+                *numbers,
                 *(f"{scores[t].value:.1f}" if t in scores else "" for t in tasks),
             ]
-        )  # fmt: skip
+        )
     return header, rows
 
 

@@ -114,9 +114,15 @@ class Survey:
             detection = self.detections[Place(block, self.place.step)]
             size = self.statistics[Place(block, self.place.step)].mean_abs
             rows.append(
-                [block, ", ".join(map(str, detection.channels)) or "–", f"{float(size.max() / size.median()):.1f}",
-                 f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
-            )  # fmt: skip
+                [
+                    block,
+                    ", ".join(map(str, detection.channels)) or "–",
+                    f"{float(size.max() / size.median()):.1f}",
+                    f"{detection.energy_share:.0%}",
+                    f"{detection.peak_ratio:.0f}",
+                    f"{detection.gini:.2f}",
+                ]
+            )
         return header, rows
 
 

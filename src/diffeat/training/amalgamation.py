@@ -274,10 +274,14 @@ def _mixed(network: Amalgamation, stacks: Sequence[_Stack], shared: bool) -> tup
 def _config(stacks: Mapping[Path, _Stack], settings: AmalgamateSettings) -> AmalgamationConfig:
     some = next(iter(stacks.values()))
     return AmalgamationConfig(
-        channels=some.views.shape[1], views=len(some.views), kind=settings.kind, assigners=settings.assigners,
-        attention=0 if some.extra is None else some.extra.shape[0], convolve=settings.convolve,
+        channels=some.views.shape[1],
+        views=len(some.views),
+        kind=settings.kind,
+        assigners=settings.assigners,
+        attention=0 if some.extra is None else some.extra.shape[0],
+        convolve=settings.convolve,
         released=settings.released,
-    )  # fmt: skip
+    )
 
 
 def _stacks(

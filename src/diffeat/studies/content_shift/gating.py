@@ -146,9 +146,17 @@ def gate(
         if v.role != "base"
     }
     return GateResult(
-        settings, recipe, tuple(variants), tuple(p.name for p in meter.pictures), shifts, verdicts, ceiling,
-        meter.timesteps, meter.calls, tuple(_warnings(variants, shifts, verdicts, settings)),
-    )  # fmt: skip
+        settings,
+        recipe,
+        tuple(variants),
+        tuple(p.name for p in meter.pictures),
+        shifts,
+        verdicts,
+        ceiling,
+        meter.timesteps,
+        meter.calls,
+        tuple(_warnings(variants, shifts, verdicts, settings)),
+    )
 
 
 def variants_of(techniques: Mapping[str, Any] | Sequence[Any], controls: bool, several: bool = True) -> list[Variant]:

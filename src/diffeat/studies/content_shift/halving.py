@@ -133,9 +133,13 @@ def run_search(
         verdicts = {key: judge(table[BASE.key], table[key], margin=margin) for key in alive}
         alive = _survivors(alive, verdicts)
         rounds.append(
-            Round(count, {names[k].label: v for k, v in verdicts.items()}, tuple(names[k].label for k in alive),
-                  scorer.spent)
-        )  # fmt: skip
+            Round(
+                count,
+                {names[k].label: v for k, v in verdicts.items()},
+                tuple(names[k].label for k in alive),
+                scorer.spent,
+            )
+        )
         done = count
         if not alive:
             return SearchResult(BASE, None, tuple(rounds), scorer.spent, "No technique helps on these pictures.")
@@ -186,9 +190,13 @@ def _price(scorer: Scorer, combinations: Sequence[Combination], seen: Mapping[st
 
 
 def _choose(
-    scorer: Scorer, alive: Sequence[str], names: Mapping[str, Combination], table: Mapping[str, NDArray[np.float64]],
-    rounds: Sequence[Round], margin: float,
-) -> SearchResult:  # fmt: skip
+    scorer: Scorer,
+    alive: Sequence[str],
+    names: Mapping[str, Combination],
+    table: Mapping[str, NDArray[np.float64]],
+    rounds: Sequence[Round],
+    margin: float,
+) -> SearchResult:
     verdicts = {k: judge(table[BASE.key], table[k], margin=margin) for k in alive}
     helping = [k for k in alive if verdicts[k].call == "helps"]
     if not helping:
@@ -198,9 +206,8 @@ def _choose(
     total = table[BASE.key].mean()
     worse = {k: (table[k].mean() - table[best].mean()) / total for k in helping}
     close = [
-        k for k in helping
-        if k == best or worse[k] <= margin or judge(table[best], table[k], margin=margin).high >= 0
-    ]  # fmt: skip
+        k for k in helping if k == best or worse[k] <= margin or judge(table[best], table[k], margin=margin).high >= 0
+    ]
     chosen = min(close, key=lambda k: (scorer.cost(names[k]), worse[k]))
     reason = f"It {verdicts[chosen]}"
     if chosen != best:

@@ -47,9 +47,14 @@ def ssim_shift(found: Picture, true: Picture) -> float:
     _check(found, true)
     one, two = _grey(found), _grey(true)
     found_score: Any = structural_similarity(
-        one, two, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+        one,
+        two,
+        data_range=1.0,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
         win_size=None if min(one.shape) >= 11 else 3,
-    )  # fmt: skip
+    )
     return 1 - float(found_score)
 
 

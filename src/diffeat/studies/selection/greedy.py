@@ -106,10 +106,16 @@ def forward_selection(
         chosen.append(added)
         steps.append(
             Step(
-                added, tuple(chosen), spent + by_id[added].channels, max(by_id[id].depth for id in chosen),
-                tried[added], values[added], near[added], tuple(rivals),
+                added,
+                tuple(chosen),
+                spent + by_id[added].channels,
+                max(by_id[id].depth for id in chosen),
+                tried[added],
+                values[added],
+                near[added],
+                tuple(rivals),
             )
-        )  # fmt: skip
+        )
     return steps
 
 

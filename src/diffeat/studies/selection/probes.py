@@ -153,9 +153,15 @@ class SegmentationProbe:
     name = "segmentation"
 
     def __init__(
-        self, train: Sequence[MaskSample], test: Sequence[MaskSample], classes: int, ids: Sequence[str], load: Load,
-        samples: int = 900, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        train: Sequence[MaskSample],
+        test: Sequence[MaskSample],
+        classes: int,
+        ids: Sequence[str],
+        load: Load,
+        samples: int = 900,
+        seed: int = 0,
+    ) -> None:
         self._classes = classes
         learn = _pixels(train, classes, load, ids, max(8, samples // max(1, len(train))), 20, seed)
         check = _pixels(test, classes, load, ids, 200, 0, seed + 1)

@@ -45,9 +45,15 @@ class Property:
     def values(self) -> dict[str, Any]:
         """All numbers and names in one flat mapping, as rules see them."""
         return {
-            "id": self.id, "kind": self.kind, "stage": self.stage, "channels": self.channels,
-            "cells": min(self.grid), "stride": self.stride, "depth": self.depth, **asdict(self.measured),
-        }  # fmt: skip
+            "id": self.id,
+            "kind": self.kind,
+            "stage": self.stage,
+            "channels": self.channels,
+            "cells": min(self.grid),
+            "stride": self.stride,
+            "depth": self.depth,
+            **asdict(self.measured),
+        }
 
 
 @dataclass(frozen=True)
@@ -172,10 +178,14 @@ def measure(
         thumbnails=colours,
         picture=to_image(frames[0].pixels(pictures[0].image)),
         settings={
-            "model": backbone.name, "pictures": len(pictures), "timestep": timestep, "draws": draws,
-            "size": list(size_seen), "seed": seed,
+            "model": backbone.name,
+            "pictures": len(pictures),
+            "timestep": timestep,
+            "draws": draws,
+            "size": list(size_seen),
+            "seed": seed,
         },
-    )  # fmt: skip
+    )
 
 
 def attention_shifts(measurement: Measurement) -> dict[str, float]:

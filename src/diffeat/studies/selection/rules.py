@@ -28,8 +28,12 @@ from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
 
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    ">=": operator.ge, "<=": operator.le, "==": operator.eq, ">": operator.gt, "<": operator.lt,
-}  # fmt: skip
+    ">=": operator.ge,
+    "<=": operator.le,
+    "==": operator.eq,
+    ">": operator.gt,
+    "<": operator.lt,
+}
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|>|<|\bin\b|\blike\b)\s*(.+?)\s*")
 _CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
 _SAME = 0.9999

@@ -98,11 +98,16 @@ class Selection:
         names = list(self.steps[0].scores)
         rows = [
             [
-                s.added, str(s.channels), f"{s.depth:.0%}", *(str(s.scores[n]) for n in names), f"{s.combined:.3f}",
-                f"{s.alike:.2f}" if s.alike else "", str(len(s.rivals) - 1),
+                s.added,
+                str(s.channels),
+                f"{s.depth:.0%}",
+                *(str(s.scores[n]) for n in names),
+                f"{s.combined:.3f}",
+                f"{s.alike:.2f}" if s.alike else "",
+                str(len(s.rivals) - 1),
             ]
             for s in self.steps
-        ]  # fmt: skip
+        ]
         return ["joined", "channels", "work", *names, "over best single", "most alike", "ties"], rows
 
 
@@ -180,9 +185,13 @@ def default_recipe(backbone: Backbone) -> Reading:
 
 
 def _measured(
-    backbone: Backbone, images: Sequence[Path], base: Reading, settings: SelectionSettings, folder: Path,
+    backbone: Backbone,
+    images: Sequence[Path],
+    base: Reading,
+    settings: SelectionSettings,
+    folder: Path,
     progress: Progress,
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed]
@@ -190,17 +199,29 @@ def _measured(
     found = load_measurement(folder, key)
     if found is None:
         found = measure(
-            backbone, images, timestep=timestep, draws=draws, size=size, prompts=base.prompt or None, seed=seed,
+            backbone,
+            images,
+            timestep=timestep,
+            draws=draws,
+            size=size,
+            prompts=base.prompt or None,
+            seed=seed,
             progress=progress,
-        )  # fmt: skip
+        )
         save_measurement(found, folder, key)
     return found
 
 
 def _probes(
-    backbone: Backbone, base: Reading, candidates: Sequence[Property], labels: Sequence[Labels],
-    measurement: Measurement, seed: int, folder: Path, progress: Progress,
-) -> list[Probe]:  # fmt: skip
+    backbone: Backbone,
+    base: Reading,
+    candidates: Sequence[Property],
+    labels: Sequence[Labels],
+    measurement: Measurement,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+) -> list[Probe]:
     if not labels:
         quality = {
             p.id: (1 - p.measured.noise_low) * (1 - p.measured.position) * (1 - p.measured.dead) for p in candidates

@@ -131,9 +131,14 @@ class PixelEnsemble:
 def _network(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
     one, two = (256, 128) if classes >= 30 else (128, 32)
     member = nn.Sequential(
-        nn.Linear(channels, one), nn.ReLU(), nn.BatchNorm1d(one),
-        nn.Linear(one, two), nn.ReLU(), nn.BatchNorm1d(two), nn.Linear(two, classes),
-    )  # fmt: skip
+        nn.Linear(channels, one),
+        nn.ReLU(),
+        nn.BatchNorm1d(one),
+        nn.Linear(one, two),
+        nn.ReLU(),
+        nn.BatchNorm1d(two),
+        nn.Linear(two, classes),
+    )
     for module in member:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
