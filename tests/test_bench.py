@@ -14,7 +14,7 @@ from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run
 from diffeat.bench.rows import RowSource, bench_table, score_rows, write_bench
 from diffeat.bench.sift import sift_matches
 from diffeat.datasets.registry import open_dataset
-from diffeat.extraction.baselines import Daisy, RgbPatches
+from diffeat.extraction import Baseline, Daisy, RgbPatches
 from diffeat.geometry import Frame
 from diffeat.tasks.correspondence import get_protocol
 
@@ -27,7 +27,7 @@ def dots(size: tuple[int, int] = (90, 66)) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-@pytest.mark.parametrize("source", [RgbPatches(stride=6), Daisy(stride=3)])
+@pytest.mark.parametrize("source", [RgbPatches(Baseline(stride=6)), Daisy()])
 def test_baselines_lie_where_their_frame_says(source) -> None:
     """The features answer to a spot symmetrically around its centre, (44.5, 32.5)."""
     (found,) = source.stream([dots()])
@@ -42,7 +42,7 @@ def test_baselines_lie_where_their_frame_says(source) -> None:
 
 
 def test_rgb_patches_are_the_pixels() -> None:
-    (found,) = RgbPatches(stride=4).stream([dots((40, 40))])
+    (found,) = RgbPatches(Baseline(stride=4)).stream([dots((40, 40))])
     assert found.tensor.shape == (192, 10, 10)
     pixels = found.frame.pixels(dots((40, 40)))
     cell = found.tensor[:, 8, 9].reshape(3, 8, 8)

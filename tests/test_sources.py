@@ -691,7 +691,7 @@ def test_noise_gives_the_latents_of_the_formula(form: str, monkeypatch: pytest.M
         (lambda shape, **_: torch.zeros(1, *shape), {}), (torch.zeros(4, 8, 8), WALK),
         (torch.zeros(4, 8, 8), {"kind": "clean", "timesteps": [10]}),
     ],
-    ids=str,
+    ids=["two axes", "three rows", "wider", "three channels", "a function with a batch axis", "a walk", "clean"],
 )  # fmt: skip
 def test_noise_that_does_not_fit_is_one_line(noise: Any, trajectory: dict[str, Any]) -> None:
     path = trajectory or {"timesteps": [50, 200], "draws": 2}
