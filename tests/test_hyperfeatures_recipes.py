@@ -45,7 +45,7 @@ def test_the_hash_knows_the_weights_wherever_they_lie(head_training, head_extrac
     changed = network_of(other)
     with torch.no_grad():
         changed.mixing_weights[0] += 1
-    changed.save_pretrained(moved / "weights")
+    save_aggregation(changed, moved / "weights")
     with pytest.raises(ModelError, match="SHA-256"):
         Extractor(other, head_extractor.backbone)
     accepted = (moved / "recipe.yaml").read_text().split("    sha256")[0]

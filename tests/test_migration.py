@@ -19,7 +19,7 @@ import diffeat
 from diffeat import Backbone, Extractor, FeatureMap, FeatureStore, Recipe
 from diffeat.cli.main import app
 from diffeat.errors import DiffeatError, UnknownNameError
-from diffeat.extraction import Joined, preset_names, recipe_from_gdf
+from diffeat.extraction import Joined, Reading, preset_names, recipe_from_gdf
 from diffeat.extraction.gdf_config import VERSIONS
 from support.techniques import save_kohya
 

@@ -625,15 +625,18 @@ def test_massive_channels_are_found_before_anything_runs_and_remembered(monkeypa
     assert found.count("detected") == 3
 
 
-@pytest.mark.parametrize("lazy", [False, True], ids=["list", "generator"])
-def test_only_the_pictures_of_a_call_are_held(case: Case, lazy: bool, pictures: list[Path], files: Any) -> None:
-    source = case.make(files, 4)
+@pytest.mark.parametrize(
+    ("name", "lazy"), [("unet", False), ("unet", True), ("inversion", False), ("joined", True), ("rgb", False)]
+)
+def test_only_the_pictures_of_a_call_are_held(name: str, lazy: bool, pictures: list[Path], files: Any) -> None:
+    source = CASES[name].make(files, 4)
     group, seen, most = source.group, [], 0
 
     def watched(picture: Picture) -> Any:
         nonlocal most
-        gc.collect()
         seen.append(weakref.ref(picture.image))
+        if sum(ref() is not None for ref in seen) > most:
+            gc.collect()
         most = max(most, sum(ref() is not None for ref in seen))
         return group(picture)
 

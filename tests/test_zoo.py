@@ -63,6 +63,7 @@ def outline(picture) -> np.ndarray:
     return hog(np.asarray(picture, dtype=float).mean(-1), 9, (16, 16), (2, 2), feature_vector=True)
 
 
+@pytest.mark.slow
 def test_samples_have_the_outline_of_what_their_caption_names(pipeline):
     names = ("bicycle", "boat", "bottle", "cup", "spider", "tree")
     world, views = Toyworld(1), ("left", "right")
