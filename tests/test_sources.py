@@ -626,10 +626,12 @@ def test_massive_channels_are_found_before_anything_runs_and_remembered(monkeypa
 
 
 @pytest.mark.parametrize(
-    ("name", "lazy"), [("unet", False), ("unet", True), ("inversion", False), ("joined", True), ("rgb", False)]
+    ("case", "lazy"),
+    [("unet", False), ("unet", True), ("inversion", False), ("joined", True), ("rgb", False)],
+    indirect=["case"],
 )
-def test_only_the_pictures_of_a_call_are_held(name: str, lazy: bool, pictures: list[Path], files: Any) -> None:
-    source = CASES[name].make(files, 4)
+def test_only_the_pictures_of_a_call_are_held(case: Case, lazy: bool, pictures: list[Path], files: Any) -> None:
+    source = case.make(files, 4)
     group, seen, most = source.group, [], 0
 
     def watched(picture: Picture) -> Any:
