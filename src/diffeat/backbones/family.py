@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.layout import TokenLayout, map_grid
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, ModelError
 
 Size = tuple[int, int]
 TimeUnit = Literal["t", "t/1000", "1-t/1000"]
@@ -112,7 +112,9 @@ class Family:
         Raises:
             ModelError: If they are not known.
         """
-        raise NotImplementedError
+        raise ModelError(
+            f"The arguments of a {self.denoiser_class} are not known; give those of a real call as 'inputs'."
+        )
 
     def default_latent(self, config: Mapping[str, Any]) -> Size:
         """``(h, w)`` of the latent the denoiser is made for, before any packing; of 1024 pixels if it says none."""
