@@ -83,7 +83,7 @@ def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):
     def reopen(weights: str) -> None:
         FeatureStore.open_or_create(tmp_path / "store", {"a": 1}, "h", weights=weights).close()
 
-    reopen("aaaa")
+    FeatureStore.create(tmp_path / "store", {"a": 1}, "h", weights="aaaa").close()
     reopen("aaaa")
     reopen("")
     with pytest.raises(StoreError, match="weights.*aaaa there, bbbb here"):
