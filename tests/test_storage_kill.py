@@ -106,6 +106,7 @@ def test_killed_at_every_operation(case: tuple[str, Act, Path | None], tmp_path:
     assert content(stored) == untouched
 
 
+@pytest.mark.parametrize("case", ["replace", "compact"], indirect=True)
 def test_failing_at_every_operation(case: tuple[str, Act, Path | None], tmp_path: Path) -> None:
     name, act, start = case
     whole = begin(tmp_path / "whole", start)

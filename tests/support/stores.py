@@ -5,7 +5,6 @@ from __future__ import annotations
 import builtins
 import hashlib
 import os
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -113,28 +112,31 @@ def before_each(hook: Callable[[], None]) -> Callable[[], None]:
     return undo
 
 
+class Death(BaseException):
+    """What a process that dies would never see."""
+
+
 def killed(act: Callable[[], object], operation: int) -> bool:
-    """Run ``act`` in a process that dies before an operation (from 1); ``False`` if it had fewer and ended well."""
-    child = os.fork()
-    if child == 0:
-        left = operation
+    """Run ``act`` until before an operation (from 1), and let nothing touch a file from there on; ``False`` if it had
+    fewer and ended well.
+    """
+    left = operation
 
-        def count_down() -> None:
-            nonlocal left
-            left -= 1
-            if not left:
-                os._exit(9)
+    def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0:
+            raise Death
 
-        try:
-            before_each(count_down)
-            act()
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
+    undo = before_each(count_down)
+    try:
+        act()
+    except Death:
+        return True
+    finally:
+        undo()
+    assert left > 0
+    return False
 
 
 def failing(act: Callable[[], object], operation: int, error: int) -> Exception | None:

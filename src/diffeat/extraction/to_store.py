@@ -113,7 +113,7 @@ def _shards(
     store: FeatureStore, jobs: Sequence[_Job | None], shard_size: int, summary: Summary, *, replace: bool
 ) -> dict[int, list[_Job]]:
     """What is left to do of every shard, by its position."""
-    stored = store.identities()
+    stored = store.identities(partial=True)
     changed = [job for job in jobs if job and stored.get(job.picture.name, job.identity) != job.identity]
     if changed and not replace:
         raise StoreError(_refusal(store, changed, stored))

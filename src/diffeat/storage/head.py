@@ -130,6 +130,8 @@ def check_vacant(folder: Path) -> None:
     held = [file.name for file in listed(folder) if not is_temporary(file)]
     if os.path.isfile(folder / HEAD_FILE):
         raise StoreError(f"{folder} is a feature store already. Use open or open_or_create.")
+    if HEAD_FILE in held:
+        raise StoreError(f"{folder / HEAD_FILE} is not a regular file. Move it away, or choose another folder.")
     if {"shards", "index"} & set(held):
         raise StoreError(f"{folder} is not a feature store: {_without_head(folder)}")
     if held:

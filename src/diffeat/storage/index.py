@@ -7,6 +7,7 @@ that replaces another has the generation after it. Nothing in a file depends on 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffeat.errors import StoreError
+from diffeat.geometry import Frame
 from diffeat.storage.atomic import DamagedError
 from diffeat.storage.head import FORMAT_VERSION, Head, check_version
 from diffeat.storage.layout import HEAD_FILE, IndexName, index_names, whole
@@ -57,6 +59,21 @@ class Row:
     crc: int
     frame: str
     provenance: str
+
+    def origin(self) -> tuple[Frame, dict[str, Any]]:
+        """The frame and the provenance.
+
+        Raises:
+            StoreError: They are not what diffeat writes.
+        """
+        try:
+            provenance = json.loads(self.provenance)
+            if isinstance(provenance, dict):
+                return Frame.from_dict(json.loads(self.frame)), provenance
+            reason = "provenance"
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = f"{type(error).__name__}"
+        raise StoreError(f"The index tells no frame and provenance of {self.image} ({reason}).")
 
 
 _COLUMNS = [(field.name, str(field.type)) for field in fields(Row)]

@@ -96,6 +96,7 @@ def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyRe
 
 def _check_map(reader: ShardReader, row: Row) -> str:
     values = reader.read(row)
+    row.origin()
     if not torch.isfinite(values).all():
         return "NaN or infinite values"
     if values.numel() and (values.min().item(), values.max().item()) != (row.minimum, row.maximum):

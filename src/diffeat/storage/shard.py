@@ -20,10 +20,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features.feature_map import FeatureMap
 from diffeat.storage.atomic import DamagedError, open_regular
-from diffeat.storage.formats import FORMATS, encode
+from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
 
 Window = tuple[int, int, int, int]
@@ -140,9 +140,9 @@ class ShardReader:
             DamagedError: They are not those that were written.
         """
         try:
-            parts = ("", *FORMATS[row.dtype].extras)
+            parts = ("", *self._format(row).extras)
             tensors = {part: self._file.get_tensor(_tensor_name(row.row, row.activation, part)) for part in parts}
-        except (KeyError, safetensors.SafetensorError) as error:
+        except safetensors.SafetensorError as error:
             raise self._damaged(str(error)) from error
         if _crc(tensors) != row.crc or tuple(tensors[""].shape) != (row.channels, row.height, row.width):
             raise self._damaged(f"{row.image}: {row.activation} has changed since it was written")
@@ -151,8 +151,8 @@ class ShardReader:
     def read(self, row: Row, window: Window | None = None) -> Tensor:
         """One map ``(C, h, w)``, checked, or the cells (top, left, height, width) of it, unchecked."""
         if window is None:
-            return FORMATS[row.dtype].decode(self.stored(row))
-        format, name = FORMATS[row.dtype], _tensor_name(row.row, row.activation, "")
+            return self._format(row).decode(self.stored(row))
+        format, name = self._format(row), _tensor_name(row.row, row.activation, "")
         top, left, height, width = _check_window(window, row)
         try:
             cells = self._file.get_slice(name)[:, top : top + height, left : left + width]
@@ -160,6 +160,11 @@ class ShardReader:
         except safetensors.SafetensorError as error:
             raise self._damaged(str(error)) from error
         return format.decode({"": cells, **extras})
+
+    def _format(self, row: Row) -> Format:
+        if row.dtype not in FORMATS:
+            raise StoreError(f"The index tells an unknown dtype of {row.image}: {row.dtype!r}.")
+        return FORMATS[row.dtype]
 
     def _damaged(self, reason: str) -> DamagedError:
         return DamagedError(

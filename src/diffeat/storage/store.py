@@ -10,7 +10,6 @@ interrupted.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,6 @@ from typing import Any, NamedTuple, Self
 
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean
 from diffeat.features import FeatureMap, Source
-from diffeat.geometry import Frame
 from diffeat.storage.atomic import DamagedError, WriterLock, disk_errors, sync_folder
 from diffeat.storage.formats import get_format
 from diffeat.storage.head import Head, check_vacant
@@ -294,9 +292,13 @@ class FeatureStore:
         """Digests of the pictures, likewise; a content stored under two names counts once."""
         return list(dict.fromkeys(self.index().column("digest")))
 
-    def identities(self) -> dict[str, Identity]:
-        """What every stored picture is of, by name; without what stood in damaged files of the index."""
-        index = self._read_index()
+    def identities(self, *, partial: bool = False) -> dict[str, Identity]:
+        """What every stored picture is of, by name.
+
+        Args:
+            partial: Do without what stood in damaged files of the index.
+        """
+        index = self._read_index() if partial else self.index()
         return dict(zip(index.pictures, map(Identity, index.column("digest"), index.column("text")), strict=True))
 
     def name_of(self, path: str | os.PathLike[str]) -> str | None:
@@ -370,10 +372,7 @@ class FeatureStore:
         first = next(iter(by_name.values()))
         reader = self._reader(first.shard)
         maps = {activation: reader.read(by_name[activation], window) for activation in (wanted or by_name)}
-        try:
-            frame, provenance = Frame.from_dict(json.loads(first.frame)), json.loads(first.provenance)
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise StoreError(f"The index of {self.path} tells no frame of {name} ({error!r}).") from error
+        frame, provenance = first.origin()
         if window is not None:
             provenance["window"] = list(window)
         return FeatureMap(maps, frame, first.image, first.digest, provenance)
