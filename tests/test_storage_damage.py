@@ -304,8 +304,8 @@ def test_hostile_heads_are_one_line(tmp_path: Path, text: bytes) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"dtype": "float61"}, {"row": -1}, {"row": 7}, {"channels": 99}, {"frame": "{"}, {"frame": "[]"}, {"frame": "3"},
-        {"frame": "{}"}, {"provenance": "{"}, {"provenance": "3"}, {"shard": "../../x"}, {"crc": -1},
+        {"dtype": "float61"}, {"row": -1}, {"row": 7}, {"channels": 99}, {"frame": "{"}, {"frame": "[]"},
+        {"frame": "{}"}, {"frame": "3"}, {"provenance": "{"}, {"provenance": "3"}, {"shard": "../../x"}, {"crc": -1},
         {"activation": "z"},
     ],
 )  # fmt: skip

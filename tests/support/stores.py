@@ -52,7 +52,7 @@ class FakeSource(Streams[FeatureMap]):
             text = self.recipe.prompt if picture.text is None else picture.text
             seed = int(hashlib.sha256(f"{picture.key}|{text}".encode()).hexdigest()[:8], 16)
             maps = torch.randn(2, 3, 2, 3, generator=torch.Generator().manual_seed(seed))
-            frame = FrameSpec("squash", size=64).frame(picture.image.size[::-1])
+            frame = FrameSpec("squash", size=64).frame((picture.image.height, picture.image.width))
             yield FeatureMap({"a": maps[0], "b": maps[1]}, frame, picture.name, picture.digest, {"prompt": text})
 
     def store(self, path: Path) -> FeatureStore:
@@ -81,8 +81,8 @@ def seen(path: Path) -> dict[str, tuple[str, str, list[float]]]:
         return {}
     store = FeatureStore.open(path)
     return {
-        name: (*identity, torch.cat([v.flatten() for v in store.load(name).activations.values()]).tolist())
-        for name, identity in store.identities().items()
+        name: (digest, text, torch.cat([v.flatten() for v in store.load(name).activations.values()]).tolist())
+        for name, (digest, text) in store.identities().items()
     }
 
 

@@ -40,7 +40,7 @@ def show(
     Example:
         diffeat samples photos
         diffeat extract photos --out features
-        diffeat store features --verify
+        diffeat store show features --verify
     """
     from diffeat.storage import FeatureStore
 
@@ -90,7 +90,7 @@ def merge(
     Example:
         diffeat samples photos
         diffeat extract photos --out one
-        diffeat extract photos/beach.jpg --out two
+        diffeat extract photos --out two
         diffeat store merge one two --out both
     """
     from diffeat.storage import merge
