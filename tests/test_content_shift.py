@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError
 from diffeat.studies.content_shift.halving import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.laplacian import paper_laplacian
 from diffeat.studies.content_shift.measures import (
