@@ -24,6 +24,8 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from diffeat.ambient import neutral
+
 _ACTING: ContextVar[frozenset[Hooks]] = ContextVar("hooks that act", default=frozenset())
 
 #: Ways into a model; what is called through them may be waited for, and made to wait.
@@ -214,19 +216,30 @@ def alone(*modules: nn.Module) -> AbstractContextManager[None]:
     return _loan(modules[0]).alone(modules)
 
 
+_READY: ContextVar[frozenset[nn.Module]] = ContextVar("models that are ready", default=frozenset())
+
+
 @contextmanager
-def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """The networks without dropout, and what else they do in training only."""
-    with shared(modules[0]):
-        training = [m for root in modules for m in root.modules() if m.training]
-    if not training:
+def ready(*modules: nn.Module) -> Iterator[None]:
+    """Networks without dropout and torch as it comes, whatever they and the process are set to.
+
+    A model in training mode is changed for the while, so others wait.
+    """
+    if modules[0] in _READY.get():
         yield
         return
-    with alone(*modules):
-        for module in training:
-            module.training = False
+    with shared(modules[0]):
+        training = [m for root in modules for m in root.modules() if m.training]
+    with neutral(), alone(*modules) if training else nullcontext():
+        _set_training(training, False)
+        before = _READY.set(_READY.get() | {modules[0]})
         try:
             yield
         finally:
-            for module in training:
-                module.training = True
+            _READY.reset(before)
+            _set_training(training, True)
+
+
+def _set_training(modules: Sequence[nn.Module], training: bool) -> None:
+    for module in modules:
+        module.training = training
