@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from typing import Any
 
@@ -20,8 +21,9 @@ from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
-from diffeat.backbones.recording import record_call, remembered_texts
+from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.schedule import NoiseSchedule
+from diffeat.backbones.sharing import ready, shared
 from diffeat.backbones.words import word_positions
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
@@ -63,7 +65,7 @@ class Backbone:
             raise ModelError(f"{type(pipeline).__name__} has no unet and no transformer; it is no diffusion pipeline.")
         refuse_unsupported(type(pipeline).__name__, type(denoiser).__name__)
         self.pipeline = pipeline
-        self.denoiser = denoiser.eval()
+        self.denoiser = denoiser
         self.name = name or type(pipeline).__name__
         config: Mapping[str, Any] = getattr(denoiser, "config", {})
         self._config = config
@@ -77,7 +79,8 @@ class Backbone:
         self.latent_stride = self._pixels_per_latent()
         self.default_size = self._default_size()
         if isinstance(self.family, Generic):
-            self._learn(self.family)
+            with self.ready():
+                self._learn(self.family)
         self._schedule = NoiseSchedule(pipeline.scheduler, self.family.flow)
         cells = self.family.patch(config)
         self.multiple = math.lcm(self.latent_stride * cells, self.family.pipeline_multiple)
@@ -140,7 +143,18 @@ class Backbone:
     def fingerprint(self) -> str:
         """Tells all weights and configurations of the pipeline, as they were when first asked, from others."""
         parts = {**self.pipeline.components, "safety_checker": None}  # which never runs
-        return fingerprint(*(part for _, part in sorted(parts.items()) if hasattr(part, "config")))
+        with shared(self.denoiser):
+            return fingerprint(*(part for _, part in sorted(parts.items()) if hasattr(part, "config")))
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks of the pipeline, the denoiser first."""
+        parts = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        return list(dict.fromkeys([self.denoiser, *parts]))
+
+    def ready(self) -> AbstractContextManager[None]:
+        """All networks in evaluation mode and torch as it comes, for the while."""
+        return ready(*self.networks)
 
     @property
     def prediction_type(self) -> str:
@@ -159,11 +173,13 @@ class Backbone:
             InvalidValueError: If the image size does not suit the model.
         """
         self._check_size((pixels.shape[-1], pixels.shape[-2]))
-        return self._autoencoder.encode(pixels.to(self.device))
+        with self.ready():
+            return self._autoencoder.encode(pixels.to(self.device))
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images (about [-1, 1], float32) of normalised latents."""
-        return self._autoencoder.decode(latents.to(self.device))
+        with self.ready():
+            return self._autoencoder.decode(latents.to(self.device))
 
     def condition(self, prompts: Sequence[str], size: tuple[int, int] | None = None, **options: Any) -> Conditioning:
         """Denoiser conditions for one prompt per row, taken from the pipeline's own code and remembered.
@@ -184,7 +200,8 @@ class Backbone:
             if said:
                 raise InvalidValueError(f"{self.name} is unconditional and takes no prompt; it was given {said[0]!r}.")
             return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
-        rows = tuple(self._row(prompt, size, options) for prompt in prompts)
+        with self.ready(), shared(self.denoiser):
+            rows = tuple(self._row(prompt, size, options) for prompt in prompts)
         return Conditioning(rows, tuple(prompts), size, self.family.shared)
 
     def drop_text_encoders(self) -> None:
@@ -242,7 +259,8 @@ class Backbone:
         self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """The denoiser's prediction, without guidance, in the shape of the latents (learned variances left out)."""
-        output = self.denoiser(**self.denoiser_inputs(noisy, t, conditioning))[0]
+        with self.ready():
+            output = self.denoiser(**self.denoiser_inputs(noisy, t, conditioning))[0]
         return self.family.unpack(output, noisy)[:, : noisy.shape[1]]
 
     def estimate_clean(
@@ -287,19 +305,20 @@ class Backbone:
 
     def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
         key = (self.text_state, prompt, size, repr(sorted(options.items())))
-        if key not in self._rows:
-            arguments, _ = self._record([prompt], size, options)
+        row = self._rows.get(key)
+        if row is None:
+            row, _ = self._record([prompt], size, options)
             for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
-                arguments.pop(name, None)
-            self._rows[key] = arguments
+                row.pop(name, None)
+            self._rows[key] = row
             self._forget_oldest()
-        return self._rows[key]
+        return row
 
     def _forget_oldest(self) -> None:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
         if not self._text_encoders_dropped:
             _keep_newest(self._rows, REMEMBERED_TEXTS)
-            for memory in self._texts.values():
+            for memory in list(self._texts.values()):
                 _keep_newest(memory, REMEMBERED_TEXTS)
 
     def _record(
@@ -307,8 +326,8 @@ class Backbone:
     ) -> tuple[dict[str, Any], float]:
         arguments = self.family.call_arguments(self.pipeline, prompts, size, options)
         memory = self._texts.setdefault(self.text_state, {})
-        with remembered_texts(self.pipeline, memory, missing=lambda: self._need_text_encoders(prompts)):
-            recorded = record_call(self.pipeline, self.denoiser, arguments)
+        own = remembering(self.pipeline, memory, missing=lambda: self._need_text_encoders(prompts))
+        recorded = record_call(own, self.denoiser, arguments)
         if recorded is None:
             raise ModelError(
                 f"{type(self.pipeline).__name__} ran without calling its {type(self.denoiser).__name__}; its "
@@ -369,5 +388,5 @@ class Backbone:
 
 
 def _keep_newest(memory: dict[Any, Any], count: int) -> None:
-    while len(memory) > count:
-        del memory[next(iter(memory))]
+    for key in list(memory)[:-count]:
+        memory.pop(key, None)
