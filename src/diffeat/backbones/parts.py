@@ -34,6 +34,9 @@ def is_flow(scheduler: Any) -> bool:
 
 def _faults(pipeline: Any, denoiser: nn.Module, family: Family) -> Iterator[str]:
     parts = {name: unwrapped(part) for name, part in pipeline.components.items()}
+    for name, part in pipeline.components.items():
+        if isinstance(part, nn.DataParallel):
+            yield f"its {name} is wrapped in {type(part).__name__}, which no pipeline runs; give {name}.module"
     missing = [name for name in _needed(pipeline, parts) if parts[name] is None]
     if missing:
         yield f"it has no {' and no '.join(missing)}; load the whole pipeline"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import DiffeatError, ModelError
 
 
@@ -42,7 +43,7 @@ def record_call(
     """
 
     def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
+        bound = inspect.signature(unwrapped(module).forward).bind(*args, **kwargs)
         raise _FirstCall(dict(bound.arguments))
 
     scheduler = pipeline.scheduler
