@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from diffeat.backbones.fingerprint import fingerprint, plain, settings_of
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.parts import check_parts, is_flow
+from diffeat.backbones.placement import device_of
 from diffeat.backbones.recording import record_call, remembered_texts
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.words import word_positions
@@ -115,10 +115,11 @@ class Backbone:
         Raises:
             ModelError: If the model cannot be had; says why and what was tried.
             UnknownNameError: If the name is no model and no path.
+            InvalidValueError: No such device or precision.
         """
+        where = device_of(device or "cpu")  # before anything is loaded
         pipeline = load_pipeline(id_or_path, dtype=dtype, revision=revision, variant=variant)
-        if device is not None:
-            pipeline.to(device)
+        pipeline.to(where)
         backbone = cls(pipeline, family=family, name=str(id_or_path))
         card = card_of(id_or_path)
         if card is not None and backbone.prediction_type != card.prediction:
