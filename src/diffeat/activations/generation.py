@@ -19,6 +19,7 @@ from diffeat.activations.attention import CHUNK_ELEMENTS
 from diffeat.activations.taps import Taps, Wanted, latents_of
 from diffeat.backbones import Backbone, Family
 from diffeat.backbones.families import structure_of
+from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError
 
 Halves = Literal["conditional", "both"]
@@ -176,7 +177,7 @@ def tap(
     if halves not in ("conditional", "both"):
         raise InvalidValueError(f"halves must be 'conditional' or 'both', got {halves!r}")
     recorder = _Recorder(pipeline_or_denoiser, activations, steps, halves, to, chunk)
-    with recorder:
+    with uncompiled(), recorder:
         yield recorder.kept
     recorder.check_steps()
 

@@ -20,6 +20,7 @@ from diffeat.activations.sites.attention import MapProbe
 from diffeat.activations.sites.probe import Probe, first_tensor
 from diffeat.backbones import TokenLayout, layout_of
 from diffeat.backbones.sharing import Hooks, shared
+from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import InvalidValueError, TapError
 
 Wanted = str | MapRequest
@@ -156,7 +157,7 @@ class Taps:
         self._reset()
         self._running = True
         try:
-            with self._hooks.acting():
+            with uncompiled(), self._hooks.acting():
                 self.denoiser(**kwargs)
         except _Stop as stop:
             if stop.owner is not self:
@@ -266,8 +267,6 @@ def _why_missing(denoiser: nn.Module, missing: list[Tap], started: bool) -> str:
     probe = missing[0].probe
     if has(denoiser, probe.module) and (reason := probe.absence(denoiser)):
         return f"{names}: {reason}"
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in denoiser.modules()):
-        return f"{names}: not produced, the model is compiled. Load it without `torch.compile` to read from it."
     return (
         f"{names}: the forward pass went by without running {probe.module!r} "
         "(a block skipped by the arguments of this call, or a branch this model does not use)."

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from diffeat.backbones.sharing import Hooks
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import DiffeatError, ModelError
 from diffeat.memory import out_of_memory
 
@@ -45,7 +46,7 @@ def record_call(
     hooks = Hooks()
 
     def stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        raise _FirstCall(dict(inspect.signature(denoiser.forward).bind(*args, **kwargs).arguments))
+        raise _FirstCall(dict(inspect.signature(unwrapped(denoiser).forward).bind(*args, **kwargs).arguments))
 
     own = copy.copy(pipeline)
     own.scheduler = copy.deepcopy(pipeline.scheduler)
