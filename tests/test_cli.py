@@ -207,7 +207,7 @@ def test_a_store_of_another_recipe(run: Callable[..., Result], photos: Path, rec
 
 def test_a_folder_that_cannot_be_written(run: Callable[..., Result], photos: Path, recipe: Path) -> None:
     done = run("extract", photos, "-r", recipe, "-o", "/proc/store")
-    assert done.code == 1
+    assert done.code == 2
     assert "/proc/store" in done.err
 
 

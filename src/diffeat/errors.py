@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-
 #: Characters of a value in a message.
 _LONGEST = 80
 
