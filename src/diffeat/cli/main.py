@@ -42,7 +42,7 @@ from diffeat.progress import end_lines
 _PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
 
 #: A command line that cannot be parsed.
-_Usage = typer.BadParameter.__mro__[2]
+_Usage: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class _Sorted(TyperGroup):
