@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from diffeat.activations import Catalogue
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
-from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
+from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_rows
 from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -38,7 +37,7 @@ from diffeat.tasks.correspondence.protocol import Protocol
 #: Tried on the validation pairs.
 TIMESTEPS = (20.0, 60.0, 100.0, 200.0, 350.0)
 #: Injected channels: how large, and how much of it later blocks suppress, as trained models do.
-INJECTION: dict[str, Any] = {"size": 40.0, "spread": 0.1, "suppress": 0.9}
+INJECTED, SPREAD, SUPPRESSED = 40.0, 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def run_ditf(
     )
     base = Reading.load(recipe).replace(model=model)
     clean, massive = (Backbone.from_pretrained(model) for _ in range(2))
-    inject_massive(massive, channels, picture=(SIZE, SIZE), **INJECTION)
+    picture = (SIZE, SIZE)
+    inject_massive(massive, channels, size=INJECTED, spread=SPREAD, suppress=SUPPRESSED, picture=picture)
 
     chosen = _chosen(base, clean, data, root / "sweep", timesteps, progress)
     sources: list[RowSource] = []
@@ -114,12 +114,12 @@ def run_ditf(
     notes = [
         f"t = {chosen.trajectory.timesteps[0]:g} and {chosen.activations[0]} were chosen on the validation pairs, for "
         "AdaLN without discard",
-        f"injected by weights alone: {INJECTION['size']:g} ± {INJECTION['spread']:.0%} in every token from the first "
-        f"block on; later blocks scale them by {1 - INJECTION['suppress']:.1f}",
+        f"injected by weights alone: {INJECTED:g} ± {SPREAD:.0%} in every token from the first "
+        f"block on; later blocks scale them by {1 - SUPPRESSED:.1f}",
         *map(str, differences),
         *rows[-1].evaluation.result.notes,
     ]
-    write_bench(root, "Toy world: massive activations and AdaLN", rows, notes)
+    write_rows(root, "Toy world: massive activations and AdaLN", rows, notes)
     (root / "differences.json").write_text(json.dumps([vars(d) for d in differences], indent=1), encoding="utf-8")
     return rows, differences
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.features import feature_folder
+from diffeat.evaluation.result import Table
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
@@ -67,7 +67,7 @@ def score_rows(
     return found
 
 
-def bench_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
+def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Header and rows, with intervals."""
     protocol = rows[0].evaluation.result.protocol
     unit = " px" if protocol.reference == "pixels" else ""
@@ -75,26 +75,33 @@ def bench_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
     return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
 
 
-def write_bench(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = ()) -> Path:
-    """Write ``bench.json``, ``bench.md`` and ``bench.html``; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_rows(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = ()) -> None:
+    """:func:`write_bench` of rows that are scored by one protocol."""
     result = rows[0].evaluation.result
-    header, body = bench_table(rows)
     about = [
         str(result.protocol),
         f"{result.overall.pairs} pairs, {result.overall.points} points; intervals are {result.confidence:.0%} "
         "bootstraps over pictures",
         *notes,
     ]
-    data: list[dict[str, Any]] = [
-        {"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows
-    ]
+    data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
+    write_bench(folder, title, bench_table(rows), about, data)
+
+
+def write_bench(
+    folder: Path, title: str, table: Table, about: Sequence[str], data: Sequence[Mapping[str, object]]
+) -> None:
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``.
+
+    Args:
+        about: What a reader of the table must know.
+        data: The numbers of every row.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps({"title": title, "rows": data}, indent=1), encoding="utf-8")
-    text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {line}" for line in about) + "\n"
-    (folder / "bench.md").write_text(text, encoding="utf-8")
+    lines = "\n".join(f"- {line}" for line in about)
+    (folder / "bench.md").write_text(f"# {title}\n\n{markdown_table(*table)}\n\n{lines}\n", encoding="utf-8")
     page = Page(title)
-    page.table(header, body)
+    page.table(*table)
     page.bullets(about)
-    file = folder / "bench.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+    (folder / "bench.html").write_text(page.html(), encoding="utf-8")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffeat.activations import Catalogue
-from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
+from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_rows
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Reading
@@ -90,7 +90,7 @@ def run_toyworld(
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     notes = [f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs"]
-    write_bench(root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes])
+    write_rows(root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes])
     return rows
 
 
@@ -101,12 +101,12 @@ def worth_showing(backbone: Backbone) -> list[str]:
     return [a.id for a in Catalogue.of(backbone) if wanted.fullmatch(a.id)]
 
 
-def random_weights(recipe: Reading, seed: int = 0) -> Extractor:
+def random_weights(recipe: Reading) -> Extractor:
     """The same network before any training (the autoencoder stays trained)."""
     extractor = Extractor.from_recipe(recipe)
     denoiser = extractor.backbone.denoiser
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         fresh = type(denoiser).from_config(denoiser.config)  # type: ignore[attr-defined]
     denoiser.load_state_dict(fresh.state_dict())
     named = recipe.replace(name=f"{recipe.name} (random weights)", seed=recipe.seed + 1)

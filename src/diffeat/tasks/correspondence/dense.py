@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
+from diffeat.tasks.correspondence.axis import cell_centres
 from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, match, pick
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Ten
     """Unit descriptors (n, c) of the cells on the picture, and their centres in original pixels (n, 2)."""
     tensor = pick(features, activation)
     check_features(tensor, name)
-    _, h, w = tensor.shape
-    y, x = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
-    centres = features.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), (h, w))
+    centres = cell_centres(features.frame, (tensor.shape[1], tensor.shape[2]))
     limit = centres.new_tensor(features.frame.original) - 0.5
     inside = ((centres >= -0.5) & (centres <= limit)).all(-1)
     vectors = torch.nn.functional.normalize(tensor.float().flatten(1).T, dim=1, eps=1e-12)
