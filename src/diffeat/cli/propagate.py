@@ -42,7 +42,7 @@ def propagate(
     reading = {name: value for name, value in asked.items() if name in card.options}
     options = task.options(**{"masks": out / "masks", **values})
     new_folder(out, REPORT, force=force)
-    masks = options.masks.absolute()
+    masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
     recipe = recipe_of(ctx)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)

@@ -15,7 +15,7 @@ from PIL import Image
 from diffeat.__about__ import __version__
 from diffeat.files import write_files
 from diffeat.report.gate_pictures import example_picture
-from diffeat.report.page import Page, drawn
+from diffeat.report.page import Page, literal
 from diffeat.studies.content_shift.examples import Example
 from diffeat.studies.content_shift.gating import GateResult
 from diffeat.studies.content_shift.halving import SearchResult
@@ -116,7 +116,7 @@ def forest_svg(result: GateResult, stage: Stage) -> str:
             [100 * x.low, 100 * x.high], [y, y], color=colour, lw=1.4 if control else 2.6, alpha=0.6 if control else 1
         )
         axes.plot(100 * x.gain, y, "o", color=colour, ms=4 if control else 7, mfc="white" if control else colour)
-    axes.set_yticks(range(len(shown)), [drawn(v.title) for v, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [literal(v.title) for v, _ in shown], fontsize=8)
     for label, (variant, _) in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color("#20242a" if variant.role == "technique" else "#8a919c")
     axes.invert_yaxis()

@@ -138,7 +138,7 @@ def markdown(text: str) -> str:
     return re.sub(r"[\\`*|~$]|\[(?![-+\d., ]+\])|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
-def drawn(text: str) -> str:
+def literal(text: str) -> str:
     """Text that a figure shows as it is: a dollar sign starts no formula."""
     return text.replace("$", "\\$")
 

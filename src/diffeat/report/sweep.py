@@ -69,7 +69,7 @@ def heat_map(sweep: Sweep) -> str:
     axes.add_patch(frame)
     axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
-    axes.set(xlabel="timestep", ylabel="block", title=drawn(f"{sweep.base.name} on {sweep.dataset}"))
+    axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
     figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.name} score (%)")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
