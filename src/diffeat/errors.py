@@ -9,9 +9,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+#: Characters of a value in a message.
+_LONGEST = 80
+
 
 class DiffeatError(Exception):
-    """Base of every error that diffeat raises on purpose."""
+    """Base of every error that diffeat raises on purpose.
+
+    Attributes:
+        exit_code: Of the command line: 2 where something was asked for wrongly, 1 where a run failed.
+    """
+
+    exit_code = 2
 
 
 class UnknownNameError(DiffeatError, LookupError):
@@ -37,9 +46,13 @@ class TooLargeError(ModelError):
 class TapError(DiffeatError, RuntimeError):
     """An activation that exists but was not produced by the forward pass."""
 
+    exit_code = 1
+
 
 class NonFiniteError(DiffeatError, ArithmeticError):
     """NaN or infinity where features were expected."""
+
+    exit_code = 1
 
 
 class StoreError(DiffeatError):
@@ -58,10 +71,23 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
         choices: The valid names.
         most: How many to suggest.
     """
-    pool = list(dict.fromkeys(choices))
+    pool, name = list(dict.fromkeys(choices)), name[:_LONGEST]
     near = difflib.get_close_matches(name, pool, n=most, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
     if 0 < len(pool) <= 12:
         return "Choose one of: " + ", ".join(pool) + "."
     return ""
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: on one line, and not too long."""
+    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    return clipped(repr(value[: _LONGEST + 1] if isinstance(value, (str, bytes)) else value))
+
+
+def clipped(text: str, longest: int = _LONGEST) -> str:
+    """Text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[:longest] + "…"

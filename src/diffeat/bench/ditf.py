@@ -17,7 +17,7 @@ from diffeat.activations import Catalogue
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
-from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_rows
+from diffeat.bench.rows import FILES, BenchRow, RowSource, score_rows, write_rows
 from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -25,6 +25,7 @@ from diffeat.evaluation.intervals import bootstrap
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.features import Picture
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
 from diffeat.report.sweep import write_sweep
@@ -64,11 +65,13 @@ def run_ditf(
     pairs: int = 30,
     channels: Sequence[int] = (17, 101),
     progress: Progress = silent,
+    force: bool = False,
 ) -> tuple[list[BenchRow], list[Difference]]:
     """Run the comparison.
 
     Args:
         folder: Holds the pictures, the features and the reports; a later run goes on with them.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         model: A diffusion transformer: alias or pipeline folder.
         recipe: With ``refine``; its discard and its detector are used.
         timesteps: To choose from.
@@ -81,7 +84,7 @@ def run_ditf(
         The rows, and the differences between them. ``bench.html``, the sweep and two reports on massive activations
         lie in ``folder``.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     data = write_toyworld_pairs(
         root / "toyworld",
         seed=SEED,
@@ -104,7 +107,8 @@ def run_ditf(
             sources.append(RowSource(lambda r=one, b=backbone: Extractor(r, b), {f"{name}, {kind}": None}, "category"))
         found = find_massive(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
         where = root / ("massive" if backbone is clean else "massive-injected")
-        write_massive(found, [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]], where)
+        examples = [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]]
+        write_massive(found, examples, where, force=True)
         (where / "summary.txt").write_text("\n".join(summary(found)) + "\n", encoding="utf-8")
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     differences = [
@@ -119,7 +123,7 @@ def run_ditf(
         *map(str, differences),
         *rows[-1].evaluation.result.notes,
     ]
-    write_rows(root, "Toy world: massive activations and AdaLN", rows, notes)
+    write_rows(root, "Toy world: massive activations and AdaLN", rows, notes, force=True)
     (root / "differences.json").write_text(json.dumps([vars(d) for d in differences], indent=1), encoding="utf-8")
     return rows, differences
 
@@ -153,7 +157,7 @@ def _chosen(
         weights=backbone.fingerprint,
         progress=progress,
     )
-    write_sweep(found, folder)
+    write_sweep(found, folder, force=True)
     return found.recipe.replace(refine=recipe.refine)
 
 

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffeat.bench.rows import RowSource, score_rows, write_bench
+from diffeat.bench.rows import FILES, RowSource, score_rows, write_bench
 from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.result import Table
 from diffeat.extraction import Baseline, Extractor, Reading
 from diffeat.extraction.baselines import Daisy, RgbPatches
+from diffeat.files import new_folder
 from diffeat.geometry import FrameSpec, open_image
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
@@ -46,17 +47,19 @@ def run_geometry(
     hpatches: str | Path | None = None,
     points: int = 500,
     progress: Progress = silent,
+    force: bool = False,
 ) -> list[GeometryRow]:
     """Run the benchmark on the stereo motorcycle, and on further scenes that are at hand.
 
     Args:
         folder: Holds the features and the report.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         recipes: Presets or YAML files that give one map.
         opencv: Folder of OpenCV's sample data (graf, aloe); Debian's place for it is tried.
         hpatches: Folder of the HPatches sequences, used instead of the offline scenes.
         points: Per pair.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
     sources = [
         RowSource(lambda: RgbPatches(Baseline(longer=256)), {"RGB patches": None}),
@@ -74,7 +77,7 @@ def run_geometry(
     data = [
         {"name": r.name, "median_error": r.median_error, "mean_error": r.mean_error, **r.result.to_dict()} for r in rows
     ]
-    write_bench(root, "Photographs with known geometry", geometry_table(rows), about, data)
+    write_bench(root, "Photographs with known geometry", geometry_table(rows), about, data, force=True)
     return rows
 
 

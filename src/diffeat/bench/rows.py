@@ -12,11 +12,15 @@ from diffeat.evaluation.features import feature_folder
 from diffeat.evaluation.result import Table
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
+from diffeat.files import write_files
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import Page, markdown_report, markdown_table
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
 from diffeat.tasks.correspondence.protocol import Protocol
+
+#: What is written of a benchmark.
+FILES = ("bench.json", "bench.md", "bench.html")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,9 @@ def bench_table(rows: Sequence[BenchRow]) -> Table:
     return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
 
 
-def write_rows(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = ()) -> None:
+def write_rows(
+    folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = (), *, force: bool = False
+) -> None:
     """:func:`write_bench` of rows that are scored by one protocol."""
     result = rows[0].evaluation.result
     about = [
@@ -85,23 +91,27 @@ def write_rows(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequen
         *notes,
     ]
     data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
-    write_bench(folder, title, bench_table(rows), about, data)
+    write_bench(folder, title, bench_table(rows), about, data, force=force)
 
 
 def write_bench(
-    folder: Path, title: str, table: Table, about: Sequence[str], data: Sequence[Mapping[str, object]]
+    folder: Path,
+    title: str,
+    table: Table,
+    about: Sequence[str],
+    data: Sequence[Mapping[str, object]],
+    *,
+    force: bool = False,
 ) -> None:
     """Write ``bench.json``, ``bench.md`` and ``bench.html``.
 
     Args:
         about: What a reader of the table must know.
         data: The numbers of every row.
+        force: Whether those of an earlier run may be replaced.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps({"title": title, "rows": data}, indent=1), encoding="utf-8")
-    lines = "\n".join(f"- {line}" for line in about)
-    (folder / "bench.md").write_text(f"# {title}\n\n{markdown_table(*table)}\n\n{lines}\n", encoding="utf-8")
     page = Page(title)
     page.table(*table)
     page.bullets(about)
-    (folder / "bench.html").write_text(page.html(), encoding="utf-8")
+    text = markdown_report(title, [markdown_table(*table)], about)
+    write_files(folder, FILES, [json.dumps({"title": title, "rows": data}, indent=1), text, page.html()], force=force)

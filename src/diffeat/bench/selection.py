@@ -15,7 +15,7 @@ import numpy as np
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.bench.rows import write_bench
+from diffeat.bench.rows import FILES, write_bench
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
@@ -24,6 +24,7 @@ from diffeat.errors import ModelError
 from diffeat.evaluation.features import feature_folder
 from diffeat.evaluation.result import Table
 from diffeat.extraction import Extractor, Reading
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.report.selection import write_selection
 from diffeat.studies.selection.labels import open_labels
@@ -61,11 +62,13 @@ def run_selection(
     images: tuple[int, int, int] = (24, 16, 24),
     pairs: int = 40,
     progress: Progress = silent,
+    force: bool = False,
 ) -> list[SelectionRow]:
     """Choose a set on the toy world and compare it.
 
     Args:
         folder: Holds pictures, features and reports; a later run goes on with them.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         model: A UNet.
         timestep: Where features are read.
         draws: Noise draws that are averaged.
@@ -75,7 +78,7 @@ def run_selection(
     Returns:
         The rows legacy, best single, selected. The reports lie in ``folder``.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     counts: dict[str, int] = dict(zip(("trn", "val", "test"), images, strict=True))
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     backbone = load_backbone(model)
@@ -89,7 +92,7 @@ def run_selection(
     seen = sorted((data / "JPEGImages").glob("*/trn_*_0000.jpg"))
     settings = SelectionSettings(budget)
     selection = select(backbone, seen, settings, root / "selection", labels=labels, base=base, progress=progress)
-    write_selection(selection, root / "selected.yaml", root / "selection")
+    write_selection(selection, root / "selected.yaml", root / "selection", force=True)
     sets = {
         "legacy choice": legacy,
         "best single": (selection.best_single,),
@@ -191,4 +194,4 @@ def _write(root: Path, model: str, rows: Sequence[SelectionRow]) -> None:
         for r in rows
     ]
     title = "Toy world: a chosen set of activations against the usual one"
-    write_bench(root, title, selection_table(rows), notes, data)
+    write_bench(root, title, selection_table(rows), notes, data, force=True)

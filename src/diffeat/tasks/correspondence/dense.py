@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError
 from diffeat.tasks.correspondence.axis import cell_centres
-from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, pick
+from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, match, pick
 
 if TYPE_CHECKING:
     from diffeat.features import FeatureMap
@@ -49,6 +49,20 @@ def mutual_matches(
         back = torch.where(better, index + start, back)
     mutual = (back[forward] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
     return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
+
+
+def strongest_matches(source: FeatureMap, target: FeatureMap, count: int) -> Matches:
+    """The most similar of the places that choose each other, kept apart by a tenth of the source picture.
+
+    Returns:
+        ``count`` matches or fewer, the most similar first.
+    """
+    mutual, apart = mutual_matches(source, target), 0.1 * max(source.frame.original)
+    chosen: list[Tensor] = []
+    for i in mutual.similarity.argsort(descending=True).tolist():
+        if len(chosen) < count and all(torch.dist(mutual.source[i], point) >= apart for point in chosen):
+            chosen.append(mutual.source[i])
+    return match(source, target, torch.stack(chosen) if chosen else torch.zeros(0, 2))
 
 
 def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Tensor, Tensor]:
