@@ -25,7 +25,7 @@ ROWS = [
     {"backbones"},
     {"features", "datasets", "zoo"},
     {"viz", "geometry"},
-    {"errors", "progress", "__about__"},
+    {"errors", "explain", "files", "progress", "__about__"},
 ]
 HEIGHT = {room: len(ROWS) - i for i, row in enumerate(ROWS) for room in row}
 

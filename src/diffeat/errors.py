@@ -10,6 +10,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+#: Characters of a value in a message.
+_LONGEST = 80
 #: Control characters, marks that turn the direction of writing, and bytes of file names that are not UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -30,7 +32,13 @@ def printable(text: str) -> str:
 
 
 class DiffeatError(Exception):
-    """Base of every error that diffeat raises on purpose; its message is one line, whatever names it holds."""
+    """Base of every error that diffeat raises on purpose; its message is one line, whatever names it holds.
+
+    Attributes:
+        exit_code: Of the command line: 2 where something was asked for wrongly, 1 where a run failed.
+    """
+
+    exit_code = 2
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -55,9 +63,13 @@ class ModelError(DiffeatError):
 class TapError(DiffeatError, RuntimeError):
     """An activation that exists but was not produced by the forward pass."""
 
+    exit_code = 1
+
 
 class NonFiniteError(DiffeatError, ArithmeticError):
     """NaN or infinity where features were expected."""
+
+    exit_code = 1
 
 
 class StoreError(DiffeatError):
@@ -76,10 +88,23 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
         choices: The valid names.
         most: How many to suggest.
     """
-    pool = list(dict.fromkeys(choices))
+    pool, name = list(dict.fromkeys(choices)), name[:_LONGEST]
     near = difflib.get_close_matches(name, pool, n=most, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
     if 0 < len(pool) <= 12:
         return "Choose one of: " + ", ".join(pool) + "."
     return ""
+
+
+def shown(value: object) -> str:
+    """A value as a message has it: on one line, and not too long."""
+    if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
+        return f"a number of {value.bit_length()} bits"
+    return clipped(repr(value[: _LONGEST + 1] if isinstance(value, (str, bytes)) else value))
+
+
+def clipped(text: str, longest: int = _LONGEST) -> str:
+    """Text on one line, cut where it is long."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else text[:longest] + "…"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import refuse
+from diffeat.cli.command import given, refuse
 from diffeat.cli.recipe_options import load, reading_of
 from diffeat.cli.tables import print_table
 
@@ -57,7 +57,8 @@ def gate(
 
     if search is not None:
         refuse(ctx, ["confidence", "controls"], "--search compares by halving, without intervals and twins")
-    combinations = {text: parse_combination(text) for text in technique}
+    allowed = "allow_code" in given(ctx)
+    combinations = {text: parse_combination(text, allow_code=allowed) for text in technique}
     settings = GateSettings(
         strength=strength,
         steps=steps,

@@ -16,8 +16,8 @@ from typing import overload
 
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.features.picture import Picture, legible
+from diffeat.files import read_rows
 from diffeat.geometry import find_images
-from diffeat.geometry.files import read_rows
 
 AnyPath = str | os.PathLike[str]
 
@@ -99,17 +99,13 @@ def read_prompts(file: AnyPath, names: Mapping[str, Path], *, complete: bool = T
     Raises:
         InvalidValueError: Naming the line, or the picture, and what is wrong with it.
     """
-    try:
-        rows = read_rows(file, ("image", "prompt"))
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(f"{file}: {getattr(error, 'strerror', None) or error}.") from error
     by_file: dict[str, list[tuple[str, str]]] = {}
     for name, path in names.items():
         whole = legible(Path(os.path.abspath(path)).as_posix())
         by_file.setdefault(basename(whole), []).append((name, whole))
     texts: dict[str, str] = {}
     lines: dict[str, int] = {}
-    for line, row in rows:
+    for line, row in read_rows(file, "prompt file", ("image", "prompt")):
         image = normpath(row["image"])
         alike = by_file.get(basename(image), [])
         fits = [image] if image in names else [n for n, whole in alike if f"/{whole}".endswith(f"/{image}")]

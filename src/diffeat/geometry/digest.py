@@ -9,7 +9,7 @@ import struct
 from PIL import Image
 
 from diffeat.errors import ImageError
-from diffeat.geometry.files import open_regular
+from diffeat.files import open_regular
 from diffeat.geometry.images import strips
 
 

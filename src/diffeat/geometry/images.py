@@ -31,7 +31,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from diffeat.errors import ImageError
-from diffeat.geometry.files import FORMATS, open_regular
+from diffeat.files import open_regular
+from diffeat.geometry.files import FORMATS
 from diffeat.geometry.orientation import TRANSPOSE, Size, orientation_of, upright_size
 
 T = TypeVar("T")
