@@ -170,15 +170,31 @@ def empty(folder: Path) -> None:
             os.unlink(entry.path)
 
 
-def try_case(part: Part, seed: int, index: int, yard: Yard, seeds: Path, seconds: float = SECONDS) -> Record:
-    """Make the case of this seed and number and try it; in the main thread, for the alarm. Never raises."""
+def try_case(
+    part: Part,
+    seed: int,
+    index: int,
+    yard: Yard,
+    seeds: Path,
+    *,
+    seconds: float = SECONDS,
+    begin: Callable[[Record], object] = lambda _: None,
+) -> Record:
+    """Make the case of this seed and number and try it; in the main thread, for the alarm. Never raises.
+
+    Args:
+        begin: Called when the case is made, before it is tried.
+    """
     record = Record(index)
     with yard.entered():
         case = part.case(Random(f"{part.name} {seed} {index}"), seeds)
         record.kind = case.kind
+        begin(record)
         before = yard.state()
         for name, door in case.doors.items():
             _try(record, name, door, case.names, seconds)
+            if record.outcome == "hang":
+                break
         changed = {k for k, v in yard.state().items() ^ before.items()} - {"case/out"}
         if changed:
             record.outcome, record.place = "touched", ""

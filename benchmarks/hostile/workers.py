@@ -15,7 +15,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from .trial import GOOD, OUTCOMES, SECONDS, Part, Record, Yard, try_case
+from .trial import GOOD, OUTCOMES, SECONDS, Part, Record, Yard, command, try_case
 
 _SPAWN = multiprocessing.get_context("spawn")
 _KEPT = 20
@@ -33,17 +33,26 @@ def _work(pipe: Connection, name: str, seed: int, root: Path, seeds: Path) -> No
     os.dup2(null, 1), os.dup2(null, 2)
     os.nice(10)
     part, yard = get_part(name), Yard(root)
-    import diffeat.cli.main
-    import diffeat.extraction  # noqa: F401 (so that the first case is not the one that waits for it)
-
+    with yard.entered():
+        warm_up()  # a first case is not to wait for imports, nor to be stopped in one
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (6 << 30), -1))  # the machine is not to suffer
     pipe.send(None)
     while (index := pipe.recv()) is not None:
-        record = try_case(part, seed, index, yard, seeds)
+        record = try_case(part, seed, index, yard, seeds, begin=pipe.send)
         if record.outcome == "hang":  # a busy machine, perhaps
-            record = try_case(part, seed, index, yard, seeds, 2 * SECONDS)
+            record = try_case(part, seed, index, yard, seeds, seconds=2 * SECONDS)
         pipe.send(record)
+
+
+def warm_up() -> None:
+    """Extract a picture by the embedded model, in the current folder, so that all is imported that will be."""
+    from PIL import Image
+
+    Image.new("RGB", (8, 6)).save("good.png")
+    for recipe in ("tiny-dift", "baseline:rgb"):
+        command("extract", "good.png", "-r", recipe, "--out", f"out/{recipe}")
+    command("store", "out/tiny-dift", "--verify")
 
 
 class _Worker:
@@ -69,16 +78,21 @@ class _Worker:
         if self._process is None:
             self._start()
         self._pipe.send(index)
+        record = Record(index, "?")
         try:
-            if self._pipe.poll(12 * SECONDS):
-                return self._pipe.recv()
-            outcome = "hang"
+            record = self._pipe.recv()
+            if self._pipe.poll(6 * SECONDS):
+                record = self._pipe.recv()
+            else:
+                record.outcome, record.message = "hang", "does not come back for the alarm"
         except EOFError:
-            outcome = "crash"
-        self._process.kill()
-        self._process.join()
-        code, self._process = self._process.exitcode, None
-        return Record(index, "?", outcome, message=f"the process ended with {code}" if outcome == "crash" else "")
+            record.outcome = "crash"
+        if record.outcome in ("hang", "crash"):  # what was stopped in the middle is not to be used again
+            self._process.kill()
+            self._process.join()
+            record.message = record.message or f"the process ended with {self._process.exitcode}"
+            self._process = None
+        return record
 
     def stop(self) -> None:
         if self._process is not None:
