@@ -20,6 +20,7 @@ _NAMES = ("[red]x[/x].png", "a\nb.png", "-x.png", "*.png", "a" * 251 + ".png", "
 class Pictures:
     name = "pictures"
     count = 20_000
+    recipes = ("baseline:rgb",)
 
     def prepare(self, folder: Path) -> None:
         samples.write(folder)

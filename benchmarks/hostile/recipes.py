@@ -19,6 +19,7 @@ _TAGS = ("!!python/object/apply:os.system ['touch ../canary/tag-was-run']", "!!p
 class Recipes:
     name = "recipes"
     count = 500
+    recipes = ("tiny-dift", "baseline:rgb")
 
     def prepare(self, folder: Path) -> None:
         """The presets, as text."""

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -45,7 +44,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 def png(width: int, height: int, depth: int, colour: int, *extra: bytes, interlaced: bool = False) -> bytes:
     """A PNG of zeros, small for its size."""
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    row, packer, data = bytes(1 + (width * channels * depth + 7) // 8), zlib.compressobj(9), b""
+    row, packer, data = bytes(1 + (width * channels * depth + 7) // 8), zlib.compressobj(1), b""
     for _ in range(height):
         data += packer.compress(row)
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
@@ -146,7 +145,6 @@ def large() -> Iterator[tuple[str, bytes]]:
     """Small files of very large pictures, as they are met and as they are made to harm."""
     yield "grey16-9400.png", png(9400, 9400, 16, 0)
     yield "grey16-13200.png", png(13200, 13200, 16, 0)
-    yield "rgb-13200.png", png(13200, 13200, 8, 2)
     yield "palette-13200.png", png(13200, 13200, 8, 3, chunk(b"tRNS", b"\0"))
     yield "rgba-9400.png", png(9400, 9400, 8, 6)
     yield "bits-30000.png", png(30000, 30000, 1, 0)
@@ -161,9 +159,9 @@ def large() -> Iterator[tuple[str, bytes]]:
         file = BytesIO()
         Image.new(mode, (9400, 9400)).save(file, "TIFF", compression="tiff_lzw")
         yield f"{mode}-9400.{kind}", file.getvalue()
-    for kind in (b"iCCP", b"zTXt"):
-        yield f"bomb-{kind.decode()}.png", png(8, 8, 8, 2, chunk(kind, b"a\0\0" + zlib.compress(bytes(400 << 20), 9)))
-    yield "bomb-iTXt.png", png(8, 8, 8, 2, chunk(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(400 << 20), 9)))
+    bomb = zlib.compress(bytes(400 << 20), 1)
+    for kind, start in ((b"iCCP", b"a\0\0"), (b"zTXt", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0")):
+        yield f"bomb-{kind.decode()}.png", png(8, 8, 8, 2, chunk(kind, start + bomb))
 
 
 def write(folder: Path) -> None:
@@ -173,7 +171,3 @@ def write(folder: Path) -> None:
         for file, data in files:
             (folder / name / file).write_bytes(data)
 
-
-def noise(random: Random, size: int) -> bytes:
-    """Bytes without form."""
-    return random.randbytes(size)

@@ -25,6 +25,7 @@ _FOREIGN = "foreign files that stay"
 class Stores:
     name = "stores"
     count = 200
+    recipes = ("baseline:rgb",)
 
     def prepare(self, folder: Path) -> None:
         """A store of three shards and two like it, of another recipe and of another dtype."""

@@ -67,10 +67,12 @@ class Part(Protocol):
     Attributes:
         name: What the command line calls it.
         count: Cases of a full run.
+        recipes: What its doors extract by.
     """
 
     name: ClassVar[str]
     count: ClassVar[int]
+    recipes: ClassVar[tuple[str, ...]]
 
     def prepare(self, folder: Path) -> None:
         """Write what all cases are made of; called once."""

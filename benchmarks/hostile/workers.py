@@ -31,28 +31,27 @@ def _work(pipe: Connection, name: str, seed: int, root: Path, seeds: Path) -> No
     """Try the cases whose numbers come through the pipe."""
     null = os.open(os.devnull, os.O_WRONLY)  # also for what decoders print
     os.dup2(null, 1), os.dup2(null, 2)
-    os.nice(10)
     part, yard = get_part(name), Yard(root)
     with yard.entered():
-        warm_up()  # a first case is not to wait for imports, nor to be stopped in one
+        _warm_up(*part.recipes)  # a first case is not to wait for imports, nor to be stopped in one
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + (6 << 30), -1))  # the machine is not to suffer
     pipe.send(None)
     while (index := pipe.recv()) is not None:
         record = try_case(part, seed, index, yard, seeds, begin=pipe.send)
         if record.outcome == "hang":  # a busy machine, perhaps
-            record = try_case(part, seed, index, yard, seeds, seconds=2 * SECONDS)
+            record = try_case(part, seed, index, yard, seeds)
         pipe.send(record)
 
 
-def warm_up() -> None:
-    """Extract a picture by the embedded model, in the current folder, so that all is imported that will be."""
+def _warm_up(*recipes: str) -> None:
+    """Extract a picture in the current folder, so that all is imported that will be."""
     from PIL import Image
 
     Image.new("RGB", (8, 6)).save("good.png")
-    for recipe in ("tiny-dift", "baseline:rgb"):
+    for recipe in recipes:
         command("extract", "good.png", "-r", recipe, "--out", f"out/{recipe}")
-    command("store", "out/tiny-dift", "--verify")
+        command("store", f"out/{recipe}", "--verify")
 
 
 class _Worker:
@@ -134,6 +133,7 @@ def run(part: Part, indices: range, seed: int, out: Path, workers: int = 1) -> l
                     _keep(worker.root / "case", folder / "failures" / f"{index}-{record.outcome}")
                 if len(records) % max(len(indices) // 20, 1) == 0:
                     print(f"{part.name}: {len(records)} of {len(indices)}, {len(bad)} failures", flush=True)
+                    _write(folder, records)
         worker.stop()
 
     threads = [threading.Thread(target=loop, args=(n,)) for n in range(workers)]
@@ -143,13 +143,18 @@ def run(part: Part, indices: range, seed: int, out: Path, workers: int = 1) -> l
         thread.join()
     for yard in folder.glob("yard-*"):
         shutil.rmtree(yard, ignore_errors=True)
+    _write(folder, records)
+    return records
+
+
+def _write(folder: Path, records: list[Record]) -> None:
+    """Write what there is by now."""
     records.sort(key=lambda record: record.index)
     with open(folder / "cases.csv", "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Record)])
         writer.writeheader()
         writer.writerows(asdict(record) for record in records)
     (folder / "table.md").write_text(table(records) + "\n\n" + findings(records), encoding="utf-8")
-    return records
 
 
 def _keep(case: Path, target: Path) -> None:
