@@ -40,12 +40,11 @@ class Pictures:
         else:
             kind, name = _damaged(random, _small(seeds))
         where = os.fsdecode(name)
-        shown = where.encode("ascii", "backslashreplace").decode()
-        names = (where, shown, repr(where)[1:-1], where[:40] if len(where) > 60 else where, where.encode("unicode_escape").decode())
+        names = (where[:20], os.fsencode(where).decode("utf-8", "backslashreplace"), repr(where)[1:-1])
         doors: dict[str, Door] = {"open_image": lambda: _open(where), "stream": lambda: _stream(where)}
         if draw < 0.025:
             doors["extract"] = lambda: command("extract", "--recipe", "baseline:rgb", "--out", "out", "good.png", "--", where, good=(0, 1))
-        return Case(kind, tuple(dict.fromkeys(names)), doors)
+        return Case(kind, names, doors)
 
 
 def _damaged(random: Random, small: dict[str, bytes]) -> tuple[str, str]:

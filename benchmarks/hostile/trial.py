@@ -260,12 +260,11 @@ def manners(message: str, names: tuple[str, ...]) -> str:
     return ""
 
 
-def command(*arguments: str, code: int = 2, good: tuple[int, ...] = (0,)) -> None:
+def command(*arguments: str, good: tuple[int, ...] = (0,)) -> None:
     """Run the command line in this process.
 
     Args:
-        code: The exit code of a refusal.
-        good: Other exit codes that are right.
+        good: Exit codes that are right without a message.
 
     Raises:
         Refused: With the one line that says why.
@@ -291,8 +290,8 @@ def command(*arguments: str, code: int = 2, good: tuple[int, ...] = (0,)) -> Non
         return
     if len(lines) != 1 or not lines[0].startswith("Error: "):
         raise Message(f"exit code {exit_code}, {len(lines)} lines on standard error", text[:1000])
-    if exit_code != code:
-        raise Message(f"exit code {exit_code}, not {code}", text)
+    if exit_code not in (1, 2):
+        raise Message(f"exit code {exit_code}", text)
     raise Refused(lines[0].removeprefix("Error: "))
 
 
