@@ -15,11 +15,12 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from .trial import GOOD, OUTCOMES, SECONDS, Part, Record, Yard, command, try_case
+from .trial import GOOD, OUTCOMES, Part, Record, Yard, command, try_case
 
 _SPAWN = multiprocessing.get_context("spawn")
 _KEPT = 20
-_START = 180  # seconds until a worker has imported everything
+_START = 600  # seconds until a worker has imported everything, on a busy machine
+_GONE = 120  # seconds after which a worker will not come back, not even for its own alarm
 
 
 def get_part(name: str) -> Part:
@@ -80,7 +81,7 @@ class _Worker:
         record = Record(index, "?")
         try:
             record = self._pipe.recv()
-            if self._pipe.poll(6 * SECONDS):
+            if self._pipe.poll(_GONE):
                 record = self._pipe.recv()
             else:
                 record.outcome, record.message = "hang", "does not come back for the alarm"
