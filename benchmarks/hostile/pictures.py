@@ -18,12 +18,20 @@ _NAMES = ("[red]x[/x].png", "a\nb.png", "-x.png", "*.png", "a" * 251 + ".png", "
 
 
 class Pictures:
+    """
+    Args:
+        large: With very large pictures among them, which take their time.
+    """
+
     name = "pictures"
     count = 20_000
     recipes = ("baseline:rgb",)
 
+    def __init__(self, large: bool = True) -> None:
+        self._large = large
+
     def prepare(self, folder: Path) -> None:
-        samples.write(folder)
+        samples.write(folder, self._large)
         if extra := os.environ.get("DIFFEAT_FUZZ_SEEDS"):
             for file in sorted(p for p in Path(extra).rglob("*") if p.is_file() and p.stat().st_size < 1e6):
                 (folder / "small" / f"given-{file.stem}.given").write_bytes(file.read_bytes())
@@ -35,7 +43,7 @@ class Pictures:
         draw = random.random()
         if draw < 0.02:
             kind, name = _special(random)
-        elif draw < 0.025:
+        elif draw < 0.025 and self._large:
             kind, name = _large(random, seeds)
         else:
             kind, name = _damaged(random, _small(seeds))

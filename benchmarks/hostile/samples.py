@@ -164,10 +164,9 @@ def large() -> Iterator[tuple[str, bytes]]:
         yield f"bomb-{kind.decode()}.png", png(8, 8, 8, 2, chunk(kind, start + bomb))
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, with_large: bool = True) -> None:
     """Write all samples below ``small`` and ``large``."""
-    for name, files in (("small", samples().items()), ("large", large())):
+    for name, files in (("small", samples().items()), ("large", large() if with_large else ())):
         (folder / name).mkdir()
         for file, data in files:
             (folder / name / file).write_bytes(data)
-
