@@ -59,7 +59,7 @@ class Models:
             "activations": lambda: command("activations", "./model"),
             "extract": lambda: command("extract", "good.png", "-r", "recipe.yaml", "--out", "out", good=(0, 1)),
         }
-        return Case(kind, ("model",), doors)
+        return Case(kind, ("model", "Pipeline", "VAE", "recipe"), doors)
 
 
 def _damage(random: Random, seeds: Path, family: str) -> tuple[str, bool]:

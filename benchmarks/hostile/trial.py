@@ -14,9 +14,14 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from random import Random
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
+from unittest.mock import patch
+
+import typer
 
 SECONDS = 10
 MEGABYTES = 1000
@@ -158,6 +163,7 @@ class Yard:
     def restore(self) -> None:
         """Empty what cases may have written to."""
         for name in ("home", "tmp", "canary"):
+            (self.root / name).mkdir(exist_ok=True)
             empty(self.root / name)
         (self.canary / "keep.txt").write_text("not to be touched")
 
@@ -271,13 +277,12 @@ def command(*arguments: str, good: tuple[int, ...] = (0,)) -> None:
         Refused: With the one line that says why.
         Message: It was refused in another form.
     """
-    from diffeat.cli.main import main
-
+    module = import_module("diffeat.cli.main")
     out, err, argv = io.StringIO(), io.StringIO(), sys.argv
     sys.argv = ["diffeat", *arguments]
     try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            main()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), patch.object(module, "app", _app()):
+            module.main()
         exit_code = 0
     except SystemExit as error:
         exit_code = error.code if isinstance(error.code, int) else 1 if error.code else 0
@@ -294,6 +299,12 @@ def command(*arguments: str, good: tuple[int, ...] = (0,)) -> None:
     if exit_code not in (1, 2):
         raise Message(f"exit code {exit_code}", text)
     raise Refused(lines[0].removeprefix("Error: "))
+
+
+@lru_cache(1)
+def _app() -> Any:
+    """The commands, which typer would make anew for every call."""
+    return typer.main.get_command(import_module("diffeat.cli.main").app)
 
 
 def place(error: BaseException | None) -> str:
