@@ -14,6 +14,7 @@ from diffeat.datasets.registry import get_card, open_dataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.result import Result
 from diffeat.evaluation.texts import PromptPolicy, read_policy
+from diffeat.explain import InvalidFieldsError
 
 
 class TaskOptions(BaseModel):
@@ -43,9 +44,7 @@ class TaskOptions(BaseModel):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
-            text = "; ".join(f"{name}: {message}, got {value!r}" for name, message, value in problems)
-            raise InvalidValueError(f"{type(self).__name__}: {text}.") from None
+            raise InvalidFieldsError(type(self).__name__, error, type(self)) from None
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, runt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from diffeat.errors import InvalidValueError
+from diffeat.explain import InvalidFieldsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,8 +60,7 @@ class Technique(BaseModel, frozen=True):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            lines = (f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {_said(e)}" for e in error.errors())
-            raise InvalidValueError(f"{type(self).__name__} is not valid: {'; '.join(lines)}.") from None
+            raise InvalidFieldsError(type(self).__name__, error, type(self)) from None
 
     @model_serializer(mode="wrap")
     def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -175,8 +175,3 @@ class Custom(Protocol):
 
     def apply(self, pipeline: Any) -> None: ...
     def null(self) -> Custom | Technique: ...
-
-
-def _said(error: Any) -> str:
-    text = error["msg"].removeprefix("Value error, ")
-    return text if isinstance(error.get("input"), dict) else f"{text} (got {error.get('input')!r})"

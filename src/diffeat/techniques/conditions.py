@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError, ModelError, did_you_mean
+from diffeat.errors import InvalidValueError, ModelError, did_you_mean, shown
 from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
 from diffeat.techniques.named import load_function
@@ -50,7 +50,7 @@ def find_condition(name: str | Condition) -> Condition:
     if ":" in name:
         return load_function(name)
     hint = did_you_mean(name, [*CONDITIONS, _DEPTH])
-    raise InvalidValueError(f"There is no condition {name!r}. {hint} A 'module:function' works too.")
+    raise InvalidValueError(f"There is no condition {shown(name)}. {hint} A 'module:function' works too.")
 
 
 def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_serializer
 
 from diffeat.techniques.base import Scale, Technique
-from diffeat.techniques.named import function_name
+from diffeat.techniques.named import function_name, load_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +40,12 @@ class ControlNet(Technique, frozen=True):
     condition: str | Callable[..., Any] = "canny"
     scale: Scale = 1.0
     mode: int | None = Field(None, ge=0)
+
+    @field_validator("condition")
+    @classmethod
+    def _function(cls, value: str | Callable[..., Any]) -> str | Callable[..., Any]:
+        code = isinstance(value, str) and ":" in value and not value.startswith("depth:")
+        return load_function(value) if code else value
 
     @field_serializer("condition")
     def _plain(self, value: str | Callable[..., Any]) -> str:
