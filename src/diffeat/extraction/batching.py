@@ -64,7 +64,9 @@ class RowBudget:
         stride = self._backbone.latent_stride
         return max(1, min(_MOST, _CPU_CELLS * stride * stride // (size[0] * size[1])))
 
-    def _call(self, part: Sequence[T], size: tuple[int, int], parts: Parts, work: Callable[[Sequence[T]], None]) -> None:
+    def _call(
+        self, part: Sequence[T], size: tuple[int, int], parts: Parts, work: Callable[[Sequence[T]], None]
+    ) -> None:
         device = self._backbone.device
         if self._fixed or device.type != "cuda" or size in self._measured:
             work(part)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.extraction.joins.views import MixedViews
@@ -43,6 +44,7 @@ class Extractor(Streams[FeatureMap]):
         ModelError: Trained weights that the recipe names cannot be had or do not fit.
     """
 
+    @neutral()
     def __init__(
         self,
         recipe: Reading,
@@ -62,6 +64,7 @@ class Extractor(Streams[FeatureMap]):
         self._mixture = None if recipe.views is None else MixedViews.of(recipe, backbone, self.names)
 
     @classmethod
+    @neutral()
     def from_recipe(
         cls,
         recipe: str | Path | Recipe,

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.kinds import Vision
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -51,7 +53,7 @@ class VisionExtractor(Streams[FeatureMap]):
         if not -layers - 1 <= recipe.layer <= layers:
             raise InvalidValueError(f"{recipe.name} has hidden states 0 to {layers}, got layer {recipe.layer}.")
         self.recipe = recipe
-        self.model = model.eval()
+        self.model = model
         self.patch = patch
         self._skip = 1 + int(getattr(config, "num_register_tokens", 0))
         image_size = getattr(config, "image_size", 224)
@@ -62,10 +64,11 @@ class VisionExtractor(Streams[FeatureMap]):
             raise InvalidValueError(
                 f"The size must be a multiple of the patch size {patch}, got {recipe.size}. The nearest is {near}."
             )
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1, 1)
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         recipe: str | Path | Vision,
@@ -116,7 +119,8 @@ class VisionExtractor(Streams[FeatureMap]):
         frames = [self.frame(picture) for picture in pictures]
         pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
-        hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
+        with ready(self.model):
+            hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
             if torch.isfinite(tensor).all():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.tasks.correspondence.descriptors import sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
@@ -86,6 +87,7 @@ class Target:
         matching: How to match.
     """
 
+    @neutral()
     def __init__(self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None) -> None:
         self.matching = matching or Matching()
         self.feature_map = features
@@ -95,6 +97,7 @@ class Target:
         self.frame: Frame = features.frame
         self.prepared = PreparedTarget(tensor, *self.matching.lattice.axes(self.frame, self.grid))
 
+    @neutral()
     def find(self, source: FeatureMap, points: Tensor | Sequence, memory: int | None = None) -> Matches:
         """Find ``points`` of ``source`` here. See :func:`match`."""
         tensor = pick(source, self.activation)
@@ -113,6 +116,7 @@ class Target:
         found = lattice.to_original(places.cpu(), self.frame, self.grid)
         return Matches(asked, found, best.float().cpu())
 
+    @neutral()
     def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
         """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
         tensor = pick(source, self.activation)

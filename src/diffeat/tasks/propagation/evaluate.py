@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from diffeat.ambient import neutral
 from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -132,6 +133,7 @@ class Propagation:
         )
 
 
+@neutral()
 def evaluate_videos(
     data: VideoDataset,
     source: Source[FeatureMap],

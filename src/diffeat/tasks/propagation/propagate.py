@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
 
@@ -56,6 +57,7 @@ class PropagationSettings:
 TILE = 8
 
 
+@neutral()
 def propagate_labels(
     target: Float[Tensor, "c h w"],
     context: Sequence[Float[Tensor, "c h w"]],
@@ -132,6 +134,7 @@ def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, dev
     return (rows[:, None, :, None] | columns[None, :, None, :]).flatten(0, 1).flatten(1)
 
 
+@neutral()
 def propagate_video(
     features: Iterable[FeatureMap],
     first_mask: Int[Tensor, "height width"],
