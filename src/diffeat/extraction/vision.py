@@ -113,13 +113,12 @@ class VisionExtractor(Streams[FeatureMap]):
         width, height = self.frame(picture).model
         return Group((width, height), max(1, _PIXELS // (width * height)))
 
-    @torch.no_grad()
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
         pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
-        with ready(self.model):
+        with ready(self.model), torch.no_grad():
             hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
