@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeat.ambient import neutral
 from diffeat.backbones.card import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import config_of, family_named, family_of
@@ -95,6 +96,7 @@ class Backbone:
         self.square_only = self.family.square_only
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         id_or_path: str,

@@ -19,8 +19,7 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap, ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, high_norm_tokens
-from diffeat.refinement.massive import find_massive as detect
+from diffeat.refinement.massive import Detection, Rule, detect_massive, high_norm_tokens
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 
@@ -163,7 +162,7 @@ def find_massive(
         activations=list(names), refine=None, fuse=None, **{"trajectory.timesteps": times, "trajectory.draws": 1}
     )
     statistics = raw_statistics(wide, backbone, names, pictures)
-    detections = {place: detect(s, rule) for place, s in statistics.items()}
+    detections = {place: detect_massive(s, rule) for place, s in statistics.items()}
     place = names[_position(backbone, names, str(recipe.activations[0]))]
     close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
     channels = detections[Place(place, close.trajectory.timesteps[0])].channels

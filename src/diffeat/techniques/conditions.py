@@ -81,7 +81,8 @@ def _depth(model: str) -> Condition:
 
     try:
         processor: Any = AutoImageProcessor.from_pretrained(model)
-        network: Any = AutoModelForDepthEstimation.from_pretrained(model).eval()
+        with torch.random.fork_rng(devices=[]):
+            network: Any = AutoModelForDepthEstimation.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The depth model {model!r} cannot be loaded ({error}). Give another one as 'depth:MODEL', or your own "

@@ -154,7 +154,8 @@ class Session:
                 self._base = base = Snapshot(self.backbone.pipeline, copy_weights=True)
                 self._careful = True
             try:
-                self._states[key] = self._changed(combination, customs, base, key)
+                with torch.random.fork_rng(devices=[]):
+                    self._states[key] = self._changed(combination, customs, base, key)
             except BaseException:
                 base.restore()
                 raise
@@ -197,8 +198,10 @@ class Steered:
         self.combination = combination
         self.backbone = desk.backbone
         self._techniques = combination.all(Technique)
-        for technique in self._techniques:
-            technique.load(desk)
+        if self._techniques:
+            with torch.random.fork_rng(devices=[]):  # whoever makes layers draws their first weights
+                for technique in self._techniques:
+                    technique.load(desk)
 
     def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
         """One row for each picture (of one size).

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -88,6 +89,7 @@ class Classification:
         )
 
 
+@neutral()
 def evaluate_classification(
     data: tuple[ClassDataset, ClassDataset],
     source: Source[FeatureMap],

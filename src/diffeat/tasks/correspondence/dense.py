@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.tasks.correspondence.axis import cell_centres
 from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, match, pick
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from diffeat.features import FeatureMap
 
 
+@neutral()
 def mutual_matches(
     source: FeatureMap,
     target: FeatureMap,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.tasks.correspondence.axis import sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
@@ -84,6 +85,7 @@ class Target:
         activation: Which of its maps, where there are several.
     """
 
+    @neutral()
     def __init__(self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None) -> None:
         self.matching = matching or Matching()
         self.feature_map = features
@@ -93,6 +95,7 @@ class Target:
         self.frame: Frame = features.frame
         self.prepared = PreparedTarget(tensor, *self.matching.lattice.axes(self.frame, self.grid))
 
+    @neutral()
     def find(self, source: FeatureMap, points: Tensor | Sequence, memory: int | None = None) -> Matches:
         """Find ``points`` of ``source`` here. See :func:`match`."""
         asked = check_points(points, source.frame)
@@ -106,6 +109,7 @@ class Target:
         found = self.matching.lattice.to_original(places.cpu(), self.frame, self.grid)
         return Matches(asked, found, best.float().cpu())
 
+    @neutral()
     def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
         """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
         points = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)

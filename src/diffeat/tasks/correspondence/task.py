@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
+from diffeat.ambient import neutral
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.registry import DATASETS
 from diffeat.errors import InvalidValueError
@@ -51,6 +52,7 @@ class CorrespondenceOptions(TaskOptions):
         return protocol.replace(average=self.average) if self.average else protocol
 
 
+@neutral()
 def evaluate_pairs(
     data: PairDataset,
     source: Source[FeatureMap],

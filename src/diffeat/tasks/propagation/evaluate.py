@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from diffeat.ambient import neutral
 from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -106,6 +107,7 @@ class Propagation:
         )
 
 
+@neutral()
 def evaluate_videos(
     data: VideoDataset,
     source: Source[FeatureMap],

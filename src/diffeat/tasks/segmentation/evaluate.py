@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, features_of
@@ -203,6 +204,7 @@ def random_splits(
     return found
 
 
+@neutral()
 def evaluate_segmentation(
     data: tuple[MaskDataset, MaskDataset],
     source: Source[FeatureMap],
