@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffeat.backbones.sharing import alone
+from diffeat.errors import ModelError
 from diffeat.memory import Parts
 
 _PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the denoiser's: bound them
@@ -63,6 +64,9 @@ class Autoencoder:
         self.patched = vae is not None and hasattr(vae, "bn")
         self.video = vae is not None and hasattr(vae, "temperal_downsample")
         self._parts: dict[tuple[int, int], Parts] = {}
+        channels = 0 if vae is None else vae.config.get("latent_channels") or vae.config.get("z_dim") or 0
+        if channels:
+            self._check_normalisation(torch.zeros(1, channels * (4 if self.patched else 1), 1, 1))
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
@@ -133,12 +137,29 @@ class Autoencoder:
             mean, std = pixel_unshuffle(mean, 2), pixel_unshuffle(std, 2)
         return mean, std
 
+    def _check_normalisation(self, like: Tensor) -> None:
+        vae: Any = self.vae
+        try:
+            shift, scale = self._normalisation(like)
+            lists = [vae.config.get(name) or [] for name in ("latents_mean", "latents_std")]
+            if any(values and len(values) != like.shape[1] for values in lists):
+                raise ValueError(lists)
+            usable = torch.isfinite((like - shift) * scale).all() and bool((scale != 0).all())
+        except (TypeError, ValueError, RuntimeError):  # no numbers, or of another count
+            usable = False
+        if not usable:
+            raise ModelError(
+                f"The configuration of this {type(vae).__name__} does not normalise its {like.shape[1]} channels: "
+                "look at scaling_factor, shift_factor, latents_mean and latents_std."
+            )
+
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
         column: Callable[[Any], Tensor] = lambda v: torch.as_tensor(v).to(like).reshape(1, -1, 1, 1)  # noqa: E731
         if self.patched:
             return column(vae.bn.running_mean), column((vae.bn.running_var.float() + vae.config.batch_norm_eps).rsqrt())
-        scale = column(vae.config.get("scaling_factor") or 1.0)
+        factor = vae.config.get("scaling_factor")
+        scale = column(1.0 if factor is None else factor)
         shift = column(vae.config.get("shift_factor") or 0.0)
         mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
         if mean is not None and std is not None:

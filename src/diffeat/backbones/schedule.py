@@ -57,6 +57,8 @@ class NoiseSchedule:
                 "the scheduler the model was trained with (DDPMScheduler, DDIMScheduler, …) into the pipeline."
             )
         self.alphas = table.detach().float().cpu()
+        if not len(self.alphas) or not ((self.alphas >= 0) & (self.alphas <= 1)).all():
+            raise ModelError(f"The betas of this {type(scheduler).__name__} give no noise levels: some are no numbers.")
 
     @property
     def steps(self) -> int:
