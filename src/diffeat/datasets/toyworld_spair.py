@@ -69,7 +69,8 @@ def write_toyworld_pairs(
         return root
     if stamp.is_file() and not force:
         raise InvalidValueError(
-            f"{root} holds a toy world of other settings ({stamp}). Choose another folder, or give --force (force=True in Python)."
+            f"{root} holds a toy world of other settings ({stamp}). Choose another folder, or give --force "
+            "(force=True in Python)."
         )
     ours = unfinished.is_file() and json.loads(unfinished.read_text(encoding="utf-8")) == settings
     new_folder(root, () if ours else _FOLDERS, force=force)
