@@ -24,7 +24,7 @@ def load_controlnet(path: str, backbone: Backbone) -> Control:
     any_net: Any = diffusers.ControlNetModel
     try:
         name = any_net.load_config(path).get("_class_name") or next(iter(kinds))
-        net: Any = None
+        net = None
         if name in kinds:
             net = getattr(diffusers, name).from_pretrained(path, torch_dtype=backbone.dtype)
     except (OSError, ValueError, RuntimeError) as error:

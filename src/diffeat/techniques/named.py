@@ -9,7 +9,7 @@ from typing import Any
 from diffeat.errors import InvalidValueError
 
 
-def function_name(function: str | Callable[..., Any]) -> str:
+def function_name(function: str | Callable[..., object]) -> str:
     """``module:qualified.name``; a name stays as it is.
 
     Lambdas, local functions and objects cannot be imported by a name: theirs tells them apart within this process.
@@ -17,7 +17,7 @@ def function_name(function: str | Callable[..., Any]) -> str:
     if isinstance(function, str):
         return function
     named = hasattr(function, "__qualname__")
-    owner: Any = function if named else type(function)
+    owner = function if named else type(function)
     name = f"{owner.__module__}:{owner.__qualname__}"
     return name if named and "<" not in name else f"{name}#{id(function):x}"
 

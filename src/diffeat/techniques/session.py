@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,8 +23,8 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.techniques.base import Custom, Technique
-from diffeat.techniques.combination import Combination, technique_key
+from diffeat.techniques.base import Call, Custom, Technique
+from diffeat.techniques.combination import Combinable, Combination, technique_key
 from diffeat.techniques.scene import Desk, Scene
 from diffeat.techniques.snapshot import Snapshot
 
@@ -108,7 +107,7 @@ class Session:
             raise ModelError(_wrote(changed, repaired))
 
     @contextmanager
-    def use(self, techniques: Any = None) -> Iterator[Steered]:
+    def use(self, techniques: Combinable = None) -> Iterator[Steered]:
         """The backbone with these techniques; afterwards it is the base again.
 
         Raises:
@@ -179,7 +178,7 @@ class Steered:
         for technique in self._techniques:
             technique.load(desk)
 
-    def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
+    def prepare(self, scenes: Sequence[Scene], **options: object) -> Rows:
         """One row for each picture (of one size).
 
         Args:
@@ -195,7 +194,7 @@ class Steered:
         told = {t: t.tell(self._desk, scenes) for t in self._techniques}
         return Rows(conditioning, other, {t: said for t, said in told.items() if said is not None})
 
-    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> dict[str, Any]:
+    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> Call:
         """Arguments of the denoiser call in which features are read."""
         inputs = self.backbone.denoiser_inputs(noisy, t, rows.conditioning)
         for technique in self._techniques:

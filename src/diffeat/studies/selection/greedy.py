@@ -70,7 +70,6 @@ def forward_selection(
     one least like what is chosen already is taken, so that a step does not go to a copy by luck.
 
     Args:
-        candidates: What to choose from.
         probes: What to score with; all count alike.
         alike: Redundancy of two activations.
         budget: The most channels of the set.
@@ -128,10 +127,10 @@ def _combined(scores: dict[str, Score], references: dict[str, float]) -> float:
 
 
 def _rivals(
-    tried: dict[str, dict[str, Score]], values: dict[str, float], best: str, references: dict[str, float], look: int = 6
+    tried: dict[str, dict[str, Score]], values: dict[str, float], best: str, references: dict[str, float]
 ) -> list[str]:
-    """The best candidate and those it does not surely beat, of the first few."""
-    order = sorted(values, key=values.__getitem__, reverse=True)[:look]
+    """The best candidate and those it does not surely beat, of the first six."""
+    order = sorted(values, key=values.__getitem__, reverse=True)[:6]
     draws = {
         id: np.mean([score.resampled() / references[name] for name, score in tried[id].items()], axis=0) for id in order
     }
