@@ -26,7 +26,6 @@ class RowSource:
     Attributes:
         make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
-        prompts: Text for the pictures.
     """
 
     make: Callable[[], Source[FeatureMap]]

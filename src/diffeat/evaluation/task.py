@@ -53,7 +53,6 @@ class Task:
     """A task by name.
 
     Attributes:
-        name: Of the task.
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.

@@ -30,7 +30,6 @@ class Birth:
     """Where a massive channel comes from.
 
     Attributes:
-        channel: Its number.
         first: Position, among the surveyed blocks, of the first whose input has it.
         born_in: Name of the block before, which wrote it; ``None`` if it is there from the first one on.
         gate_rank: Rank (1 is the largest) of that block's \\|gate\\| at the channel, among all channels.
@@ -49,10 +48,8 @@ class Survey:
     Attributes:
         recipe: The recipe that was given, taking out the channels that are massive at its place.
         base: How the model was run; its activation and first timestep are the place that is looked at closely.
-        model: Name of the model.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
-        pictures: How many.
         statistics: Of the raw stream, by timestep and block.
         detections: Massive channels, by timestep and block.
         modulation: shift, scale and gate ``(C,)`` by timestep and block.
@@ -138,8 +135,6 @@ def find_massive(
 
     Args:
         recipe: Its first activation must be an ``adaln`` one.
-        backbone: The model.
-        pictures: Two or more.
         timesteps: Further timesteps to measure at.
         blocks: ``adaln`` ids, aliases or patterns; all attention sites of all blocks if none.
         rule: Of the detector; by default with the recipe's ratio.

@@ -32,10 +32,7 @@ class Cell:
 
     Attributes:
         timestep: 0…1000.
-        block: Name of the activation.
         value: Score by the protocol's headline, in percent.
-        low: Lower end of its interval.
-        high: Upper end.
     """
 
     timestep: float
@@ -52,10 +49,6 @@ class Sweep:
     Attributes:
         base: What was swept.
         dataset: Name and split.
-        protocol: How cells are scored.
-        timesteps: Columns.
-        blocks: Rows.
-        cells: By timestep and block.
         computed: How many cells this run scored; the others were there.
     """
 
@@ -110,9 +103,7 @@ def sweep(
         extractor: Makes an extractor of a recipe; called once for each timestep with missing cells.
         dataset: A validation split, with care.
         folder: Keeps the cells; features are removed once a timestep is done.
-        timesteps: To try.
         blocks: Activations to try (see :func:`block_names`).
-        prompts: Text for the pictures.
         weights: Fingerprint of the model (:attr:`Extractor.fingerprint`), so that other weights are other cells.
 
     Raises:

@@ -36,8 +36,6 @@ class Control(ABC):
     """A loaded ControlNet on a backbone. Subclasses say what is special about a diffusers class.
 
     Attributes:
-        net_class: Name of the diffusers class.
-        denoiser_class: The class of denoisers it is for.
         same: Entries that both configurations must share.
         takes: Arguments of the denoiser call that it takes too.
         form: What it is shown: the condition in [0, 1] or [-1, 1], or its latent.

@@ -21,7 +21,6 @@ class Guidance(Technique, frozen=True):
 
     Attributes:
         scale: Any finite number; 1 is none.
-        negative: The other text.
     """
 
     words = {"guidance": "scale"}

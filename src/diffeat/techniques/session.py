@@ -34,7 +34,6 @@ class Rows:
     """What a combination tells the denoiser about each of several pictures.
 
     Attributes:
-        conditioning: Of their texts.
         other: Of the other text of guided predictions.
         told: What each technique says, a row for each picture.
     """

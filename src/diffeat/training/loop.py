@@ -58,7 +58,6 @@ class Loop:
 
     Args:
         folder: Gets ``state.safetensors`` and ``log.csv``; None keeps nothing.
-        schedule: How long and how.
         optimisers: By name; all step together.
         parts: What else belongs to the state, by name: networks, averages, random streams.
         identity: What must be the same to go on, as plain values; the number of steps may grow if it is not in it.
@@ -66,8 +65,6 @@ class Loop:
         prefix: Of the names of both files, for several trainings in one folder.
 
     Attributes:
-        step: How many steps are done.
-        losses: Of all of them.
         best: Step and value of the best validation.
         seconds: Per step of this run, without checkpoints.
 

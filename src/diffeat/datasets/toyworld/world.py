@@ -42,9 +42,7 @@ class ToySample:
         visible: ``(K,)`` bool: inside the picture and not behind the figure itself or an occluder.
         parts: ``(H, W)`` uint8, values index :data:`PARTS`; 0 is background and occluders.
         label: position of the class in :data:`CLASSES`.
-        name: the class.
         box: (left, top, right, bottom) of the visible figure in pixel-index coordinates.
-        caption: a sentence.
         attributes: colour, pattern, pose, view, size, light, place, framing.
         truncated: whether the figure goes beyond the picture.
         occluded: whether an occluder hides a part of it.
@@ -75,8 +73,6 @@ class ToyPair:
     """Two pictures of one class, for matching keypoints, with difficulty flags in the manner of SPair-71k.
 
     Attributes:
-        source: first picture.
-        target: second picture.
         names: keypoints visible in both.
         viewpoint: 0 same side, 1 neighbouring side, 2 opposite side.
         scale: 0, 1 or 2 by the ratio of box areas (below 2, below 4, above).

@@ -24,13 +24,10 @@ class Example:
     """One picture under several variants.
 
     Attributes:
-        name: Of the picture.
         variants: Names, in the order of the lists below.
-        timesteps: As in :class:`GateResult`.
         pixels: The picture as the model sees it, in [-1, 1].
         img2img: What Img2Img makes of it.
         estimates: Of the clean picture, at the operating timestep.
-        activation: Whose features are shown, if any.
         features: Of the clean picture by the base, then of each variant.
     """
 

@@ -19,11 +19,7 @@ class Step:
     """One activation joined.
 
     Attributes:
-        added: Its id.
-        ids: The set by then.
-        channels: Of the set.
         depth: Share of the denoiser's work that the set needs.
-        scores: By probe.
         combined: Mean over probes of the score over the best single score.
         alike: CKA with the chosen activation most like it; 0 for the first.
         rivals: Candidates that scored within one standard error of the best, this one included.

@@ -28,11 +28,8 @@ class Labels:
     """Labelled pictures of one task.
 
     Attributes:
-        task: One of :data:`TASKS`.
-        dataset: Name of the dataset.
         train: Pictures or pairs to learn from; empty for correspondence.
         check: Pictures or pairs to score on.
-        classes: Names of the labels.
     """
 
     task: str
@@ -71,11 +68,9 @@ def open_labels(
 
     Args:
         dataset: A dataset of ``diffeat eval``; ``toyworld`` serves all three tasks.
-        root: Its folder.
         tasks: Which of them; by default what the dataset is for.
         categories: Of label maps, pictures of these categories only.
         most: Pairs, or pictures to score on, drawn at most; half as many label maps are learned from, to keep to few.
-        seed: Of that draw.
 
     Raises:
         UnknownNameError: No such dataset or task.

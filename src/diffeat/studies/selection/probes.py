@@ -85,8 +85,6 @@ class _Ridge:
     """Ridge classification in dual form; products of standardised features, kept by activation.
 
     Args:
-        labels: Of the training samples.
-        classes: How many there are.
         held_out: Training samples that the strength is chosen on.
     """
 

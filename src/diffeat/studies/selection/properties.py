@@ -65,7 +65,6 @@ class Measurement:
         skipped: Activations that are no map of features, with the reason.
         thumbnails: PCA colours (h, w, 3) uint8 of each on the first picture.
         picture: The first picture as the model saw it.
-        settings: What was measured on.
     """
 
     properties: tuple[Property, ...]
@@ -116,13 +115,11 @@ def measure(
     """Measure the properties of activations.
 
     Args:
-        backbone: The model.
         images: Two different pictures at least; eight or more give steady numbers.
         timestep: At which they are read (0…1000).
         draws: Noise draws per picture, two at least.
         size: Size of the pictures for the model (squashed); its own by default.
         prompts: A text for all, or one per picture.
-        seed: Of the noise.
         activations: Ids or patterns; all by default.
 
     Raises:

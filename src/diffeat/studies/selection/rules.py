@@ -129,7 +129,6 @@ def judge(measurement: Measurement, rules: str | Path | Sequence[Rule] = "measur
     """Keep or reject every measured activation.
 
     Args:
-        measurement: What was measured.
         rules: ``"measured"``, ``"paper"``, the path of a rule file, or rules.
 
     Returns:

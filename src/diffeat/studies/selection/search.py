@@ -51,9 +51,7 @@ class SelectionSettings:
         budget: The most channels of the set.
         rules: ``"measured"``, ``"paper"`` or a rule file.
         noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
-        draws: Noise draws of that measurement.
         most: Activations at most.
-        seed: Of draws, samples and intervals.
     """
 
     budget: int
@@ -69,13 +67,7 @@ class Selection:
     """The outcome of :func:`select`.
 
     Attributes:
-        recipe: Reads the chosen set.
-        measurement: Properties of all activations.
-        verdicts: Of all activations, by id.
         singles: Scores of every candidate alone, by id and probe.
-        steps: How the set grew.
-        settings: What was asked.
-        tasks: What was scored.
     """
 
     recipe: Reading

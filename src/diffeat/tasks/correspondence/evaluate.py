@@ -46,7 +46,6 @@ class Tally:
 
     Attributes:
         left_out: Pairs that could not be scored, with the reason.
-        moved: Source points outside their picture.
         mirrored: Pairs that the mirrored source was used for, ``None`` where it was not tried.
     """
 
@@ -75,11 +74,7 @@ class Evaluation:
 
     Attributes:
         dataset: Name and split.
-        recipe: Name of the recipe.
-        recipe_hash: Identifies its numbers.
-        protocol: Of the numbers.
         predictions: Every scored pair, in the dataset's order.
-        tally: What was left out or moved.
         remarks: What else a reader of the numbers must know.
         seconds: Time of extraction and of matching.
         pictures: How many were extracted by this run and how many were there.
@@ -158,7 +153,6 @@ def evaluate(
 
     Args:
         prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`).
-        activation: Which map, for recipes that give several.
         flip: Match from the source or its mirrored copy, whichever is more like the target.
         joint_pca: Project the features of each pair on so many joint principal components first.
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
@@ -208,7 +202,6 @@ class Scorer:
     """Predictions of all pairs.
 
     Args:
-        features: Of their pictures.
         protocol: How to predict and what cannot be scored.
         copies: Mirrored copies of the sources, where mirroring is tried.
         activation: Which map is matched, where there are several.

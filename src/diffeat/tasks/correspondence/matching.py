@@ -28,10 +28,8 @@ class Matching:
     """How a point is found. The default is exact matching at the target's own resolution.
 
     Attributes:
-        lattice: Where predictions may lie.
         readout: ``"argmax"``, or ``"window"``: soft-argmax in a window, on the cells only.
         radius: Of the window, in cells.
-        temperature: Of the window's softmax.
     """
 
     lattice: Lattice = field(default_factory=Lattice)

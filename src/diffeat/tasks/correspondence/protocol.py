@@ -44,17 +44,14 @@ class Protocol:
     """How predictions are made and scored.
 
     Attributes:
-        name: Of the preset, or of your own.
         alphas: Thresholds as shares of the reference length; the one that headlines is ``alphas[headline]``.
         reference: ``"bbox"`` or ``"image"``: the longer side of the target's; ``"pixels"``: alphas are pixels.
         average: ``"image"``, ``"point"``, ``"category-image"`` or ``"category-point"``.
         inclusive: ``<=`` if true, ``<`` if false.
-        matching: How points are predicted.
         resize: Filter with which the published procedure resizes pictures; a result tells if another was
             used.
         category_prompts: Whether the published procedure tells the model the true category of each picture.
         headline: Position in ``alphas`` of the number that is quoted.
-        source: Where the procedure is published.
     """
 
     name: str

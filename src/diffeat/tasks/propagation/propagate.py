@@ -61,9 +61,7 @@ def propagate_labels(
     """Soft labels of a frame from those of other frames of the same video.
 
     Args:
-        target: Features of the frame.
         context: Features of the other frames, same grid.
-        labels: Their soft labels.
 
     Raises:
         InvalidValueError: If the grids or the counts differ.

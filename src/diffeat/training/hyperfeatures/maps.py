@@ -68,7 +68,6 @@ class StoredMaps:
 
     Args:
         store: Written by an extractor without fusion.
-        names: Of :func:`map_names`.
         keep: Bytes kept in memory.
     """
 

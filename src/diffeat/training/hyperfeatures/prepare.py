@@ -27,8 +27,6 @@ class Prepared:
     """Maps of the pictures of some datasets; close it (or use ``with``) to let go of the store.
 
     Attributes:
-        source: Gives the maps by path.
-        channels: Of each layer.
         pictures: How many, mirrored copies included.
         mirrored: Mirrored copy of each training picture, where they were asked for.
         stored: Whether the maps rest in a store; otherwise they are extracted whenever they are asked for.
@@ -74,7 +72,6 @@ def prepare(
         folder: Where the store and mirrored copies go. An earlier store there is gone on with.
         prompts: Text for the pictures (see :data:`diffeat.evaluation.texts.PromptPolicy`).
         mirror: A dataset whose pictures are needed mirrored as well.
-        dtype: Of the store.
         limit: The most bytes the store may take; by default most of the free disk.
 
     Raises:

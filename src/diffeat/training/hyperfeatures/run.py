@@ -27,10 +27,8 @@ class Outcome:
 
     Attributes:
         recipe: File of the recipe; every command takes it.
-        trained: The network and how well it did.
         pictures: In training and validation, mirrored copies included.
         extracted: Of them, extracted by this run.
-        stored: Whether their maps rest in a store.
     """
 
     recipe: Path
@@ -45,10 +43,7 @@ class TrainingData:
     """Pairs with common points.
 
     Attributes:
-        pairs: To learn from.
         validation: To choose the best weights with; needs ``protocol``.
-        protocol: How validation scores.
-        prompts: Text for the pictures.
     """
 
     pairs: PairDataset
@@ -63,7 +58,6 @@ class Storage:
 
     Attributes:
         folder: To be shared by several trainings; that of the training if not given.
-        dtype: Of stored features.
         limit: The most bytes they may take; beyond, pictures are extracted again in every step.
     """
 
@@ -87,7 +81,6 @@ def train_hyperfeatures(
 
     Args:
         extractor: Of a recipe without fusion.
-        data: What to learn from, and what chooses the best weights.
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
         storage: Where features rest; float32 in ``out`` by default.

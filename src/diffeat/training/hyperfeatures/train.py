@@ -34,10 +34,6 @@ class TrainSettings:
     """How a network is trained. The defaults are the paper's.
 
     Attributes:
-        steps: Of the optimiser.
-        lr: Learning rate.
-        weight_decay: Of AdamW.
-        pairs: Pairs per step.
         seed: Of the first weights, the order of the pairs and the mirroring.
         flip: Share of pairs in which both pictures are mirrored.
         dense: Weight of the position loss.
@@ -81,8 +77,6 @@ class Trained:
     Attributes:
         network: The best network by validation; the last where there was none.
         folder: Its weights (:func:`~diffeat.extraction.joins.aggregation_files.load_aggregation`).
-        step: When it was best.
-        validation: Its PCK, if validated.
         seconds: Of this run, per step, without validation.
     """
 
@@ -121,10 +115,6 @@ class HeadTrainer:
     """Trains a network, or goes on where an earlier run of the same settings stopped.
 
     Args:
-        network: The network, on the device to train on.
-        examples: What to learn from.
-        settings: How.
-        folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
 
     Raises:
