@@ -42,11 +42,7 @@ class BenchRow:
 
 
 def score_rows(
-    sources: Sequence[RowSource],
-    dataset: PairDataset,
-    protocol: Protocol,
-    folder: Path,
-    progress: Progress = silent,
+    sources: Sequence[RowSource], dataset: PairDataset, protocol: Protocol, folder: Path, progress: Progress = silent
 ) -> list[BenchRow]:
     """Evaluate all rows; pictures are extracted once for each source, whatever its number of rows."""
     found = []

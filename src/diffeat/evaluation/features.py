@@ -54,11 +54,7 @@ class Features:
     """
 
     def __init__(
-        self,
-        store: Loads,
-        summary: Summary | None = None,
-        mirrored: Mapping[Path, Path] | None = None,
-        keep: int = 24,
+        self, store: Loads, summary: Summary | None = None, mirrored: Mapping[Path, Path] | None = None, keep: int = 24
     ) -> None:
         self.summary = summary or Summary()
         self.mirrored = dict(mirrored or {})

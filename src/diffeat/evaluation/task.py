@@ -39,7 +39,7 @@ class TaskOptions(BaseModel):
         "any other text. By default the recipe's own.",
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:

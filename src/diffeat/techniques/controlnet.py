@@ -77,7 +77,7 @@ class ControlNet(Technique, frozen=True):
         return add_residuals(inputs, self._control(desk).residuals(inputs, told, self.scale, self.mode))
 
     def _control(self, desk: Desk) -> Control:
-        from diffeat.techniques.load_controlnet import load_controlnet
+        from diffeat.techniques.controls import load_controlnet
 
         control = desk.keep(("controlnet", self.model), lambda: load_controlnet(self.model, desk.backbone))
         control.check_mode(self.mode)

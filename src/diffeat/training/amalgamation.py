@@ -291,9 +291,7 @@ def _stacks(
     found: dict[Path, _Stack] = {}
     paths = list(texts)
     for path, maps in zip(
-        paths,
-        progress(reader.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"),
-        strict=True,
+        paths, progress(reader.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"), strict=True
     ):
         views, extra = mixture.stacks([list(m.activations.values()) for m in maps])
         found[path] = _Stack(views, extra, maps[0].frame)

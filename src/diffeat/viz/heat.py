@@ -11,11 +11,7 @@ from diffeat.errors import InvalidValueError
 
 
 def heat_overlay(
-    image: Image.Image,
-    values: Tensor,
-    low: float | None = None,
-    high: float | None = None,
-    strength: float = 0.85,
+    image: Image.Image, values: Tensor, low: float | None = None, high: float | None = None, strength: float = 0.85
 ) -> Image.Image:
     """Lay a map over a picture.
 

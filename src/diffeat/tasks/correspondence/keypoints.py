@@ -113,11 +113,7 @@ class PckResult:
         """Plain values for JSON."""
 
         def plain(score: Score) -> dict[str, object]:
-            return {
-                "pairs": score.pairs,
-                "points": score.points,
-                "pck": {f"{a:g}": v for a, v in score.values.items()},
-            }
+            return {"pairs": score.pairs, "points": score.points, "pck": {f"{a:g}": v for a, v in score.values.items()}}
 
         return {
             "protocol": self.protocol.to_dict(),

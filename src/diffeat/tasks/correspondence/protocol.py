@@ -25,11 +25,7 @@ from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import Matching
 
 Reference = Literal["bbox", "image", "pixels"]
-_LENGTHS = {
-    "bbox": "α·max(w, h) of the target box",
-    "image": "α·max(w, h) of the target picture",
-    "pixels": "α pixels",
-}
+_LENGTHS = {"bbox": "α·max(w, h) of the target box", "image": "α·max(w, h) of the target picture", "pixels": "α pixels"}
 Average = Literal["image", "point", "category-image", "category-point"]
 AVERAGES: dict[str, str] = {
     "image": "mean over image pairs",
@@ -98,7 +94,7 @@ class Protocol:
             f"{self.matching}; scored in original pixels"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         lattice = self.matching.lattice
         window = self.matching.readout == "window"

@@ -124,9 +124,7 @@ def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, dev
 
 
 def propagate_video(
-    features: Iterable[FeatureMap],
-    first_mask: Int[Tensor, "height width"],
-    options: PropagationOptions | None = None,
+    features: Iterable[FeatureMap], first_mask: Int[Tensor, "height width"], options: PropagationOptions | None = None
 ) -> Iterator[Int[Tensor, "height width"]]:
     """Object numbers of every frame of a video after the first, in original pixels.
 

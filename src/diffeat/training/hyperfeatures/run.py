@@ -18,7 +18,7 @@ from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
 from diffeat.training.hyperfeatures.recipes import write_recipe
 from diffeat.training.hyperfeatures.score import score_network
-from diffeat.training.hyperfeatures.train import HeadTrainer, Trained, TrainSettings, new_network
+from diffeat.training.hyperfeatures.train import Trained, TrainSettings, new_network, train_network
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def train_hyperfeatures(
         validate = None
         if held_out is not None and protocol is not None:
             validate = lambda n: score_network(held_out, n, ready.source, protocol, settings.grid).value  # noqa: E731
-        trained = HeadTrainer(network, examples, settings, out, validate).run(progress, on_validation)
+        trained = train_network(network, examples, settings, out, validate, progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
     path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid)
