@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,8 +25,8 @@ from torch import Tensor
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.backbones.sharing import alone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.techniques.base import Custom, Technique
-from diffeat.techniques.combination import Combination, technique_key
+from diffeat.techniques.base import Call, Custom, Technique
+from diffeat.techniques.combination import Combinable, Combination, technique_key
 from diffeat.techniques.scene import Desk, Scene
 from diffeat.techniques.snapshot import Snapshot
 
@@ -37,7 +36,6 @@ class Rows:
     """What a combination tells the denoiser about each of several pictures.
 
     Attributes:
-        conditioning: Of their texts.
         other: Of the other text of guided predictions.
         told: What each technique says, a row for each picture.
     """
@@ -116,7 +114,7 @@ class Session:
             raise ModelError(_wrote(changed, repaired))
 
     @contextmanager
-    def use(self, techniques: Any = None) -> Iterator[Steered]:
+    def use(self, techniques: Combinable = None) -> Iterator[Steered]:
         """The backbone with these techniques; afterwards it is what it was.
 
         While techniques change layers, other threads wait to use the model.
@@ -203,7 +201,7 @@ class Steered:
                 for technique in self._techniques:
                     technique.load(desk)
 
-    def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
+    def prepare(self, scenes: Sequence[Scene], **options: object) -> Rows:
         """One row for each picture (of one size).
 
         Args:
@@ -219,7 +217,7 @@ class Steered:
         told = {t: t.tell(self._desk, scenes) for t in self._techniques}
         return Rows(conditioning, other, {t: said for t, said in told.items() if said is not None})
 
-    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> dict[str, Any]:
+    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> Call:
         """Arguments of the denoiser call in which features are read."""
         inputs = self.backbone.denoiser_inputs(noisy, t, rows.conditioning)
         for technique in self._techniques:

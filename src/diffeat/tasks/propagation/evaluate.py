@@ -27,8 +27,6 @@ class VideoScore:
     """Scores of one object.
 
     Attributes:
-        video: Name of the sequence.
-        number: Of the object.
         j: Mean, recall and decay of the region score, 0…1.
         f: Of the boundary score.
     """
@@ -46,13 +44,7 @@ class VideoScore:
 
 @dataclass(frozen=True)
 class Propagation:
-    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
-
-    Attributes:
-        scores: Of every object.
-        videos: That were propagated through.
-        options: Of the propagation.
-    """
+    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str
     recipe: str

@@ -63,9 +63,7 @@ def propagate_labels(
     """Soft labels of a frame from those of other frames of the same video.
 
     Args:
-        target: Features of the frame.
         context: Features of the other frames, same grid.
-        labels: Their soft labels.
 
     Raises:
         InvalidValueError: If the grids or the counts differ.
@@ -129,9 +127,7 @@ def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, dev
 
 @neutral()
 def propagate_video(
-    features: Iterable[FeatureMap],
-    first_mask: Int[Tensor, "height width"],
-    options: PropagationOptions | None = None,
+    features: Iterable[FeatureMap], first_mask: Int[Tensor, "height width"], options: PropagationOptions | None = None
 ) -> Iterator[Int[Tensor, "height width"]]:
     """Object numbers of every frame of a video after the first, in original pixels.
 

@@ -59,8 +59,6 @@ class Split:
     """One random split.
 
     Attributes:
-        train: Pictures trained on.
-        test: Pictures scored on.
         confusions: Of every test picture.
         doubts: Uncertainty of every test picture, where the classifier has one.
         absent: Classes of the test pictures that no training picture shows; their IoU is 0.
@@ -219,8 +217,6 @@ def evaluate_segmentation(
 
     Args:
         data: Pictures to train on, and pictures to score on.
-        source: Where features come from (:class:`diffeat.Extractor` …).
-        options: How few labels are learned from.
         store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:
