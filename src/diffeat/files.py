@@ -5,6 +5,8 @@ What is to be written is checked before the work that leads to it, by the same f
 
 from __future__ import annotations
 
+import csv
+import errno
 import io
 import os
 import stat
@@ -12,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from diffeat.errors import InvalidValueError, shown
+from diffeat.errors import InvalidValueError, clipped, did_you_mean, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,33 +27,94 @@ _FORMATS = {".jpg": "JPEG", ".tif": "TIFF"}
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFREG: "a file", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
-def read_text(path: str | os.PathLike[str], what: str, most: int = 2**20) -> str:
-    """The text of a regular UTF-8 file.
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
+    """Open a file for reading bytes, if it is one: a pipe or a device could keep us waiting for ever.
+
+    Raises:
+        OSError: It cannot be read, or is a pipe, a device, a socket or a folder; ``strerror`` says which.
+    """
+    try:
+        _check_regular(os.stat(path).st_mode, path)  # opening a device can do something
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error), os.fspath(path)) from None
+    try:
+        _check_regular(os.fstat(descriptor).st_mode, path)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(mode: int, path: str | os.PathLike[str]) -> None:
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, f"it is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a file", os.fspath(path))
+
+
+def read_bytes(path: str | os.PathLike[str], what: str, most: int = 2**20) -> bytes:
+    """All bytes of a regular file.
 
     Args:
         what: The file is, for messages: ``"recipe file"``.
         most: Bytes that it may have.
 
     Raises:
-        InvalidValueError: There is no such file, or it is of another kind, too large, unreadable or no text.
+        InvalidValueError: There is no such file, or it is of another kind, too large or unreadable.
     """
     name = f"{what} {shown(os.fspath(path))}"
     try:
-        kind = os.stat(path).st_mode
-        if not stat.S_ISREG(kind):
-            raise InvalidValueError(f"The {name} is {_KINDS.get(stat.S_IFMT(kind), 'a device')}, not a file.")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             data = file.read(most + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidValueError(f"There is no {name}.") from None
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+    except OSError as error:
         raise InvalidValueError(f"The {name} cannot be read: {_reason(error)}.") from None
     if len(data) > most:
         raise InvalidValueError(f"The {name} is larger than {most / 2**20:g} MiB, the most that is read.")
+    return data
+
+
+def read_text(path: str | os.PathLike[str], what: str, most: int = 2**20) -> str:
+    """The text of a regular UTF-8 file; arguments and errors as of :func:`read_bytes`, and it may be no text."""
+    data = read_bytes(path, what, most)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidValueError(f"The {name} is not UTF-8 text (byte {error.start}).") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InvalidValueError(f"The {what} {shown(os.fspath(path))} is not UTF-8 text in line {line}.") from None
+
+
+def read_rows(
+    path: str | os.PathLike[str], what: str, columns: Sequence[str], most: int = 2**30
+) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a header line, each with its line number.
+
+    Args:
+        columns: Those that it must have.
+
+    Raises:
+        InvalidValueError: As :func:`read_text`; or it lacks a column, or a row has not as many cells as the header.
+    """
+    reader = csv.reader(io.StringIO(read_text(path, what, most), newline=""), strict=True)
+    name, rows = f"The {what} {shown(os.fspath(path))}", []
+    try:
+        header = next(reader, [])
+        for column in columns:
+            if header.count(column) != 1:
+                has = clipped(", ".join(header)) or "none"
+                raise InvalidValueError(
+                    f"{name} needs one column {column!r}; it has {has}. {did_you_mean(column, header)}".rstrip()
+                )
+        for cells in filter(None, reader):
+            if len(cells) != len(header):
+                raise InvalidValueError(
+                    f"{name}, line {reader.line_num}, has {len(cells)} cells, but there are {len(header)} columns (a "
+                    "comma inside a text needs quotes around it)."
+                )
+            rows.append((reader.line_num, dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise InvalidValueError(f"{name}, line {reader.line_num}: {error}.") from None
+    return rows
 
 
 def new_file(path: str | os.PathLike[str], endings: Sequence[str] = (), *, force: bool = False) -> Path:

@@ -24,6 +24,7 @@ from diffeat.activations.aliases import aliases_of
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
 from diffeat.activations.sites import candidates
 from diffeat.activations.taps import Tap, Taps
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
@@ -116,6 +117,7 @@ class Catalogue:
         return [a for a in self.activations if a.id in chosen]
 
     @classmethod
+    @neutral()
     def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> Catalogue:
         """The catalogue of a backbone, pipeline or denoiser, on any device.
 

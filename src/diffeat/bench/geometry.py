@@ -57,7 +57,6 @@ def run_geometry(
         recipes: Presets or YAML files that give one map.
         opencv: Folder of OpenCV's sample data (graf, aloe); Debian's place for it is tried.
         hpatches: Folder of the HPatches sequences, used instead of the offline scenes.
-        points: Per pair.
     """
     root = new_folder(folder, FILES, force=force)
     dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)

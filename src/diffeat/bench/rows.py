@@ -30,7 +30,6 @@ class RowSource:
     Attributes:
         make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
-        prompts: Text for the pictures.
     """
 
     make: Callable[[], Source[FeatureMap]]
@@ -47,11 +46,7 @@ class BenchRow:
 
 
 def score_rows(
-    sources: Sequence[RowSource],
-    dataset: PairDataset,
-    protocol: Protocol,
-    folder: Path,
-    progress: Progress = silent,
+    sources: Sequence[RowSource], dataset: PairDataset, protocol: Protocol, folder: Path, progress: Progress = silent
 ) -> list[BenchRow]:
     """Evaluate all rows; pictures are extracted once for each source, whatever its number of rows."""
     found = []

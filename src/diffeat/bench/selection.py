@@ -93,11 +93,7 @@ def run_selection(
     settings = SelectionSettings(budget)
     selection = select(backbone, seen, settings, root / "selection", labels=labels, base=base, progress=progress)
     write_selection(selection, root / "selected.yaml", root / "selection", force=True)
-    sets = {
-        "legacy choice": legacy,
-        "best single": (selection.best_single,),
-        "selected set": selection.steps[-1].ids,
-    }
+    sets = {"legacy choice": legacy, "best single": (selection.best_single,), "selected set": selection.steps[-1].ids}
     rows = [_row(name, tuple(ids), channels, base, backbone, data, root, progress) for name, ids in sets.items()]
     _write(root, model, rows)
     return rows

@@ -84,11 +84,7 @@ def run_toyworld(
         RowSource(RgbPatches, {"RGB patches": None}),
         RowSource(Daisy, {"DAISY (scikit-image)": None}),
         RowSource(lambda: random_weights(single), {f"{MODEL}, random weights, {best}": best}, "category"),
-        RowSource(
-            lambda: trained,
-            {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names},
-            "category",
-        ),
+        RowSource(lambda: trained, {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names}, "category"),
         *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}, "category") for r in recipes),
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)

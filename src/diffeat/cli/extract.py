@@ -24,11 +24,14 @@ def extract(
     prompts: Annotated[Path | None, Option(help="CSV file image,prompt with a text per picture.")] = None,
     store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",
     shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
+    replace: Annotated[
+        bool, Option("--replace", help="Extract pictures anew that are stored with another content or text.")
+    ] = False,
 ) -> None:
     """Extract dense features of pictures into a store on disk.
 
-    Stop it at any time: the same command goes on where it stopped. Pictures that cannot be read are listed at the end
-    with the reason, and make the exit code 1.
+    Stop it at any time: the same command goes on where it stopped, and repairs what is damaged. Pictures that cannot be
+    read are listed at the end with the reason, and make the exit code 1.
 
     Example:
         diffeat samples photos
@@ -45,13 +48,13 @@ def extract(
     recipe = recipe_of(ctx)
     found = find_images(paths)
     texts = read_prompts(prompts, found.images) if prompts else given(ctx).get("prompt")
-    if FeatureStore.is_store(out):  # before the model is loaded: another recipe's store is refused at once
-        FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+    # before the model is loaded: what cannot be written to is refused at once
+    FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
     source = load(ctx, recipe)
-    with FeatureStore.open_or_create(
-        out, recipe.content(), recipe.hash, dtype=store_dtype, weights=source.fingerprint
-    ) as store:
-        summary = extract_to_store(source, found.images, store, texts, shard_size=shard_size, progress=bar)
+    with FeatureStore.of(out, source, store_dtype) as store:
+        summary = extract_to_store(
+            source, found.images, store, texts, replace=replace, shard_size=shard_size, progress=bar
+        )
     _report(summary, found.skipped, out)
     if summary.failed:
         raise typer.Exit(1)

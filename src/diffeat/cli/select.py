@@ -10,7 +10,7 @@ from typer import Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Paths, Root, pictures_of
-from diffeat.cli.recipe_options import load, parse_dtype, reading_of
+from diffeat.cli.recipe_options import load, reading_of
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
 from diffeat.files import RECIPES, new_file, new_folder
@@ -101,7 +101,7 @@ def _model(ctx: typer.Context) -> tuple[Backbone, Reading]:
         return load(ctx, recipe).backbone, recipe
     if "model" not in asked:
         raise InvalidValueError("Say which model to choose from: give --model, or --recipe.")
-    backbone = load_backbone(asked["model"], asked.get("device"), parse_dtype(asked.get("dtype")))
+    backbone = load_backbone(asked["model"], asked.get("device"), asked.get("dtype"))
     return backbone, reading_of(ctx, default_recipe(backbone))
 
 

@@ -43,7 +43,7 @@ def show(
     if len(paths) == 1 and FeatureStore.is_store(paths[0]):
         refuse(ctx, _OF_A_MODEL, f"{paths[0]} is a store, whose features are already there")
         opened = FeatureStore.open(paths[0])
-        features = (opened.load(key, asked.get("activation")) for key in opened.keys()[:limit])
+        features = (opened.load(key, asked.get("activation")) for key in opened.names()[:limit])
         picture = picture_of_features(features, shared)
     else:
         images = pictures_of(paths)[:limit]

@@ -31,11 +31,7 @@ class Loads(Protocol):
 
 
 class Kept(OrderedDict[K, V]):
-    """The last few values that were made.
-
-    Args:
-        most: How many are kept.
-    """
+    """The last few values that were made."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -53,18 +49,12 @@ class Features:
     """Features of pictures by path, from a store, with the last few kept ready.
 
     Args:
-        store: Holds them.
         summary: What was extracted and what was there.
         mirrored: Pictures of which there is a copy with left and right exchanged, to the copies.
-        keep: Pictures kept in memory.
     """
 
     def __init__(
-        self,
-        store: Loads,
-        summary: Summary | None = None,
-        mirrored: Mapping[Path, Path] | None = None,
-        keep: int = 24,
+        self, store: Loads, summary: Summary | None = None, mirrored: Mapping[Path, Path] | None = None, keep: int = 24
     ) -> None:
         self.summary = summary or Summary()
         self.mirrored = dict(mirrored or {})
@@ -95,8 +85,6 @@ def features_of(
         texts: Pictures, and the text for each (``None`` is the recipe's own).
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
         mirror: Pictures that are also needed with left and right exchanged; the copies are written beside the store.
-        dtype: Of a store that is made.
-        keep: Pictures kept in memory.
 
     Raises:
         DatasetError: A picture cannot be extracted: numbers over the rest would not be comparable.

@@ -40,7 +40,7 @@ class TaskOptions(BaseModel):
         "any other text. By default the recipe's own.",
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -52,7 +52,6 @@ class Task:
     """A task by name.
 
     Attributes:
-        name: Of the task.
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.

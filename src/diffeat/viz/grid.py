@@ -19,12 +19,7 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.
 
 
 def feature_grid(
-    rows: Sequence[Row],
-    shared_basis: bool = False,
-    *,
-    cell: int = 256,
-    smooth: bool = True,
-    caption: str = "",
+    rows: Sequence[Row], shared_basis: bool = False, *, cell: int = 256, smooth: bool = True, caption: str = ""
 ) -> Image.Image:
     """A grid of pictures × activations in PCA colours.
 
@@ -142,10 +137,7 @@ def _row_height(row: Row, cells: list[Image.Image], cell: int) -> int:
 
 
 def _paste(
-    canvas: Image.Image,
-    picture: Image.Image | None,
-    box: tuple[int, int, int, int],
-    resampling: Image.Resampling,
+    canvas: Image.Image, picture: Image.Image | None, box: tuple[int, int, int, int], resampling: Image.Resampling
 ) -> None:
     x, y, width, height = box
     if picture is None:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from diffeat.datasets.toyworld.backdrop import GROUNDS, PLACES, WALLS, backdrop
 from diffeat.datasets.toyworld.captions import caption
-from diffeat.datasets.toyworld.classes import BUILDERS, CLASSES, FURRY, PORTRAITS
+from diffeat.datasets.toyworld.classes import CLASSES, FURRY, PORTRAITS, build
 from diffeat.datasets.toyworld.exact import mean, normal
-from diffeat.datasets.toyworld.figure import PARTS, Figure
+from diffeat.datasets.toyworld.figure import PARTS, Figure, Solid
 from diffeat.datasets.toyworld.lens import blur, develop
 from diffeat.datasets.toyworld.materials import Light, Look, Material, any_colour, light, look
 from diffeat.datasets.toyworld.raster import Camera, Hits, cast
@@ -42,9 +42,7 @@ class ToySample:
         visible: ``(K,)`` bool: inside the picture and not behind the figure itself or an occluder.
         parts: ``(H, W)`` uint8, values index :data:`PARTS`; 0 is background and occluders.
         label: position of the class in :data:`CLASSES`.
-        name: the class.
         box: (left, top, right, bottom) of the visible figure in pixel-index coordinates.
-        caption: a sentence.
         attributes: colour, pattern, pose, view, size, light, place, framing.
         truncated: whether the figure goes beyond the picture.
         occluded: whether an occluder hides a part of it.
@@ -69,19 +67,12 @@ class ToySample:
         rows = zip(self.names, self.points, self.visible, strict=True)
         return {name: (float(p[0]), float(p[1]), bool(v)) for name, p, v in rows}
 
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """The meaning of the values in :attr:`parts`."""
-        return PARTS
-
 
 @dataclass(frozen=True, slots=True)
 class ToyPair:
     """Two pictures of one class, for matching keypoints, with difficulty flags in the manner of SPair-71k.
 
     Attributes:
-        source: first picture.
-        target: second picture.
         names: keypoints visible in both.
         viewpoint: 0 same side, 1 neighbouring side, 2 opposite side.
         scale: 0, 1 or 2 by the ratio of box areas (below 2, below 4, above).
@@ -123,7 +114,7 @@ class Toyworld:
         self.seed, self.size = int(seed), int(size)
         self.classes = tuple(CLASSES if classes is None else classes)
         for name in self.classes:
-            if name not in BUILDERS:
+            if name not in CLASSES:
                 raise UnknownNameError(f"No toy-world class {name!r}. {did_you_mean(name, CLASSES)}")
         if self.size < 32:
             raise InvalidValueError(f"A toy-world picture has a side of at least 32 pixels, got {size}.")
@@ -166,14 +157,14 @@ class Toyworld:
     def _draw(self, rng: np.random.Generator, fixed: dict[str, str]) -> ToySample:
         traits = _traits(self.classes, fixed, rng)
         name, calm = traits["name"], traits.pop("calm") == "yes"
-        figure = BUILDERS[name](rng)
-        traits["pose"] = figure.attributes["pose"]
+        figure = build(name, rng)
+        traits["pose"] = figure.pose
         painted = look(name in FURRY, {s.material for s in figure.solids}, rng)
         traits["colour"], traits["pattern"] = painted.colour, painted.pattern
         scale = _scale(traits, rng)
         camera = aim(figure, name, traits["view"], traits["framing"], scale, self.size, rng)
         sun = light(rng, traits["light"])
-        others, front = ([], 0) if calm else _company(camera, self.size, traits, rng)
+        others, front = ([], 0) if calm else _company(camera, self.size, rng)
         return _take(figure, others, front, camera, painted, sun, traits, calm, self.size, rng)
 
 
@@ -212,7 +203,7 @@ def _scale(traits: dict[str, str], rng: np.random.Generator) -> float:
     return scale
 
 
-def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.Generator):
+def _company(camera: Camera, size: int, rng: np.random.Generator) -> tuple[list[Solid], int]:
     """Clutter behind (always beyond the figure) and, at times, occluders in front; how many are in front."""
     depth = float(camera.shift[2])
     whole = (0.0, 0.0, float(size), float(size))
@@ -225,7 +216,7 @@ def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.G
 
 
 def _take(
-    figure: Figure, others: list, front: int, camera: Camera, painted: Look, sun: Light, traits: dict[str, str],
+    figure: Figure, others: list[Solid], front: int, camera: Camera, painted: Look, sun: Light, traits: dict[str, str],
     calm: bool, size: int, rng: np.random.Generator,
 ) -> ToySample:  # fmt: skip
     solids = figure.solids + others
@@ -261,7 +252,7 @@ def _take(
     )  # fmt: skip
 
 
-def _surface(solids: list, hits: Hits, materials: dict[str, Material], sun: Light) -> Array:
+def _surface(solids: list[Solid], hits: Hits, materials: dict[str, Material], sun: Light) -> Array:
     albedo = np.empty((len(hits.solid), 3), np.float32)
     gloss = np.empty(len(hits.solid), np.float32)
     named = [s.material for s in solids]

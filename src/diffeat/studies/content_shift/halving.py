@@ -54,12 +54,8 @@ class SearchResult:
     """Where a search ended.
 
     Attributes:
-        chosen: The combination.
         verdict: Of it against the base; none if the base was chosen.
-        rounds: How it came to it.
-        spent: Denoiser rows.
         recipe: The recipe with the combination.
-        reason: Why this one.
     """
 
     chosen: Combination
@@ -109,10 +105,8 @@ def run_search(
     """The search itself.
 
     Args:
-        candidates: Single techniques or combinations.
         budget: Denoiser rows that may be spent; at least one round is run.
         start: Pictures of the first round.
-        margin: Relative gain that is too small to matter.
 
     Raises:
         InvalidValueError: If there is nothing to choose from.

@@ -14,11 +14,10 @@ from __future__ import annotations
 import operator
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -30,7 +29,7 @@ from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
 
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARE: dict[str, Callable[..., bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     "==": operator.eq,
@@ -64,11 +63,11 @@ class Rule(BaseModel):
             _parsed(text)
         return value
 
-    def rejects(self, values: dict[str, Any]) -> bool:
+    def rejects(self, values: Mapping[str, str | float | None]) -> bool:
         """Whether all conditions hold; a value that was not measured holds none."""
         return all(_holds(text, values) for text in self.when)
 
-    def explained(self, values: dict[str, Any]) -> str:
+    def explained(self, values: Mapping[str, str | float | None]) -> str:
         """The reason with the values in it."""
         return self.reason.format_map(values)
 
@@ -85,7 +84,7 @@ def _parsed(text: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def _holds(text: str, values: dict[str, Any]) -> bool:
+def _holds(text: str, values: Mapping[str, str | float | None]) -> bool:
     field, comparison, wanted = _parsed(text)
     value = values.get(field)
     if value is None:
@@ -130,7 +129,6 @@ def judge(measurement: Measurement, rules: str | Path | Sequence[Rule] = "measur
     """Keep or reject every measured activation.
 
     Args:
-        measurement: What was measured.
         rules: ``"measured"``, ``"paper"``, the path of a rule file, or rules.
 
     Returns:

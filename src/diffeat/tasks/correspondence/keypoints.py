@@ -27,7 +27,6 @@ class PairRecord:
     """The errors of one image pair.
 
     Attributes:
-        name: The pair's.
         category: Its category, ``""`` where there are none.
         images: Names of the source and the target picture: the units of resampling.
         distances: Pixels between prediction and truth, in the original target picture, one per keypoint.
@@ -48,8 +47,6 @@ class Score:
 
     Attributes:
         values: Per alpha and average: ``values[alpha]["image" | "point"]``.
-        pairs: Number of pairs.
-        points: Number of keypoints.
     """
 
     values: dict[float, dict[str, float]]
@@ -62,11 +59,8 @@ class PckResult:
     """Numbers and the protocol they belong to; printing it prints both.
 
     Attributes:
-        protocol: How predictions were scored.
         overall: All pairs; ``values`` has the macro averages, too.
-        categories: Per category.
         intervals: Per alpha, the (low, high) confidence interval of the protocol's average, in percent.
-        confidence: Of the intervals.
         notes: What a reader of the numbers must know.
     """
 
@@ -119,11 +113,7 @@ class PckResult:
         """Plain values for JSON."""
 
         def plain(score: Score) -> dict[str, object]:
-            return {
-                "pairs": score.pairs,
-                "points": score.points,
-                "pck": {f"{a:g}": v for a, v in score.values.items()},
-            }
+            return {"pairs": score.pairs, "points": score.points, "pck": {f"{a:g}": v for a, v in score.values.items()}}
 
         return {
             "protocol": self.protocol.to_dict(),
@@ -203,11 +193,8 @@ def pck(
     """PCK of records by a protocol.
 
     Args:
-        records: Of :func:`record_pair`.
         replicates: Of the bootstrap; 0 makes no intervals.
-        confidence: Share of replicates inside an interval.
         seed: Of the bootstrap: equal records give equal intervals.
-        notes: Carried along and printed.
 
     Raises:
         InvalidValueError: There is no record, or a record lacks the protocol's reference length.

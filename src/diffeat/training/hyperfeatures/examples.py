@@ -23,8 +23,6 @@ class Example:
     """One pair to learn from.
 
     Attributes:
-        name: Of the pair.
-        maps: Of the source and of the target.
         points: (n, 2) points (x, y) in original pixels of the source and of the target.
     """
 
@@ -37,8 +35,6 @@ class Examples:
     """Examples by number: a pure function of the seed, so that a resumed run sees what it would have seen.
 
     Args:
-        pairs: The training set.
-        source: Gives the maps.
         seed: Of the order; each pass over the pairs has its own. The first is that of the reference for its seed 0.
         flip: Share of examples in which both pictures are mirrored.
         mirrored: Path of the mirrored copy of each picture, for ``flip``.

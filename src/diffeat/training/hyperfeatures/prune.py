@@ -33,8 +33,6 @@ class Pruned:
     """A cheaper network.
 
     Attributes:
-        label: What was kept, in words.
-        network: The network of what was kept.
         kept: The pairs kept, as positions in the network it came from.
         share: Of the mixing weights that were kept.
     """
