@@ -235,7 +235,7 @@ HOSTILE = {
     ),
     "circle": "&a {parts: [*a, *a]}",
     "deep": "[" * 900 + "]" * 900,
-    "deeper": "a: " + "[" * 100_000,
+    "deeper": "a: " + "[" * 20_000,
     "tag": "!!python/object/apply:os.system ['true']",
     "own tag": "model: !x y",
     "date": "model: 2026-13-45",
@@ -250,7 +250,7 @@ HOSTILE = {
     "keys": "{? [a] : b}",
     "number keys": "{1: x, 2.5: y, null: z}",
     "long": "{model: x, trajectory: {timesteps: [1]}, activations: [a], typo: '" + "x" * 100_000 + "'}",
-    "many": "{model: x, trajectory: {timesteps: [1]}, activations: [" + "{}," * 15_000 + "]}",
+    "many": "{model: x, trajectory: {timesteps: [1]}, activations: [" + "{}," * 3_000 + "]}",
     "parts": "parts: [" + "tiny-dift," * 3000 + "]",
     "self": "parts: [self.yaml, self.yaml]",
 }  # fmt: skip
@@ -280,9 +280,8 @@ def test_hostile_recipes_are_refused_in_one_line(tmp_path: Path, run: Run, name:
     ids=lambda change: change[:40],
 )
 def test_values_are_bounded(photo: Path, run: Run, change: str) -> None:
-    assert (
-        "'scale'" in refused(run("show", photo, "--set", change, "-o", photo.parent / "x.png")) or "scal" not in change
-    )
+    text = refused(run("show", photo, "--set", change, "-o", photo.parent / "x.png"))
+    assert "'scale'" in text or "scal:" not in change
 
 
 NUMBERS: tuple[Any, ...] = (None, True, -1, 10**30, float("nan"), float("inf"), 0.5)

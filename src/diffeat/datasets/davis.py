@@ -91,7 +91,7 @@ def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolut
     listing = top / "ImageSets" / year / f"{split}.txt"
     if not listing.is_file():
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
-        raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give --root the folder of DAVIS.")
+        raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give DAVIS' folder as root (--root).")
     listed = [line.split()[0] for line in listing.read_text(encoding="utf-8").split("\n") if line.strip()]
     return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in listed))
 

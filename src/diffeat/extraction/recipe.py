@@ -230,7 +230,10 @@ def _load(name: str) -> Recipe:
     if preset or os.path.exists(path):
         return _read(path, f"preset {name!r}" if preset else f"recipe file {shown(name)}")
     what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
+    prefix, colon, _ = name.partition(":")
     hint = did_you_mean(name, preset_names()) or "List the presets with: diffeat recipes."
+    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline"), 1)):
+        hint = f"Did you mean '{near[0]}:…'?"
     raise UnknownNameError(f"There is no {what} {shown(name)}. {hint} A path to a YAML file works too.")
 
 

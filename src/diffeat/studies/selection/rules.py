@@ -12,16 +12,19 @@ cells, increments for noise, self-attention queries and keys for locality except
 from __future__ import annotations
 
 import operator
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
+from diffeat.explain import InvalidFieldsError
+from diffeat.extraction.recipe import read_yaml
+from diffeat.files import read_text
 from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
@@ -106,11 +109,11 @@ def load_rules(name_or_path: str | Path) -> list[Rule]:
         InvalidValueError: The file is not a list of rules; says which rule is wrong.
     """
     path = _MEASURED if str(name_or_path) == "measured" else Path(name_or_path)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise UnknownNameError(
-            f"There is no rule set {str(name_or_path)!r}. Use measured, paper, or the path of a YAML file."
+            f"There is no rule set {shown(str(name_or_path))}. Use measured, paper, or the path of a YAML file."
         )
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = read_yaml(read_text(path, "rule file", 2**17), str(path))
     if not isinstance(data, list):
         raise InvalidValueError(f"{path} must hold a list of rules, got {type(data).__name__}.")
     rules = []
@@ -118,10 +121,7 @@ def load_rules(name_or_path: str | Path) -> list[Rule]:
         try:
             rules.append(Rule.model_validate(item))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise InvalidValueError(f"{path.name}, rule {number}, {place}: {message}.") from None
+            raise InvalidFieldsError(f"{path.name}, rule {number},", error, Rule) from None
     return rules
 
 
