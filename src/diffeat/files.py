@@ -103,7 +103,7 @@ def read_rows(
             if header.count(column) != 1:
                 has = clipped(", ".join(header)) or "none"
                 raise InvalidValueError(
-                    f"{name} needs one column {column!r}; it has {has}. {did_you_mean(column, header)}".rstrip()
+                    f"{name} needs one column {column!r}; it has {has}. {did_you_mean(column, [h[:40] for h in header])}".rstrip()
                 )
         for cells in filter(None, reader):
             if len(cells) != len(header):

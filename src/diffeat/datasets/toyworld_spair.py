@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset
+from diffeat.datasets.pairs import PairDataset, parsed, read_json
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
@@ -62,7 +62,7 @@ def write_toyworld_pairs(
     settings = {"seed": seed, "size": size, "classes": list(world.classes), "images": counts, "pairs": pairs}
     stamp = root / "toyworld.json"
     if stamp.is_file():
-        if json.loads(stamp.read_text(encoding="utf-8")) == settings:
+        if parsed(stamp, "toyworld", CARD.page, read_json) == settings:
             return root
         raise InvalidValueError(
             f"{root} holds a toy world of other settings ({stamp}). Choose another folder or remove it."
