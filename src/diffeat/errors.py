@@ -60,6 +60,10 @@ class ModelError(DiffeatError):
     """A model that cannot be loaded or does not offer what was asked of it."""
 
 
+class TooLargeError(ModelError):
+    """A picture that does not fit into memory, even alone."""
+
+
 class TapError(DiffeatError, RuntimeError):
     """An activation that exists but was not produced by the forward pass."""
 

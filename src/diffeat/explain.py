@@ -53,7 +53,8 @@ def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
         elif kind == "missing":
             yield place, "this field is required"
         else:
-            got = "" if (value is None and "input" not in item) or isinstance(value, dict) else f" (got {shown(value)})"
+            plain = isinstance(value, (str, int, float)) or (isinstance(value, (list, tuple)) and kind != "value_error")
+            got = f" (got {shown(value)})" if plain else ""
             yield place, clipped(item["msg"].removeprefix("Value error, "), _LONGEST) + got
 
 

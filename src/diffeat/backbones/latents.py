@@ -19,6 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from diffeat.backbones.sharing import alone
+from diffeat.memory import Parts
+
 _PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the denoiser's: bound them
 
 
@@ -59,6 +62,7 @@ class Autoencoder:
         self.vae = vae
         self.patched = vae is not None and hasattr(vae, "bn")
         self.video = vae is not None and hasattr(vae, "temperal_downsample")
+        self._parts: dict[tuple[int, int], Parts] = {}
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
@@ -68,8 +72,11 @@ class Autoencoder:
             return self._encode(pixels)
 
     def _encode(self, pixels: Tensor) -> LatentPosterior:
-        step = max(1, _PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
-        parts = [self._posterior(chunk) for chunk in pixels.split(step)]
+        size = (pixels.shape[-1], pixels.shape[-2])
+        if size not in self._parts:
+            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
+            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
+        parts = self._parts[size].run(pixels, self._posterior)
         mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         shift, scale = self._normalisation(mean)
         return LatentPosterior((mean - shift) * scale, std * scale)
@@ -83,30 +90,32 @@ class Autoencoder:
         if self.patched:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
+        decode: Callable[[Tensor], Tensor] = lambda row: self.vae.decode(row.to(self.vae.dtype)).sample  # noqa: E731
         with self._upcast():
-            pixels = torch.cat([self.vae.decode(row.to(self.vae.dtype)).sample for row in z.split(1)])
+            pixels = torch.cat(Parts(1, "The autoencoder cannot decode this picture in memory.").run(z, decode))
         return (pixels[:, :, 0] if self.video else pixels).float()
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:
         """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision.
 
-        Afterwards its weights are the very ones of before, in their place in memory.
+        Afterwards its weights are the very ones of before, in their place in memory; other threads wait.
         """
         vae: Any = self.vae
         if vae.dtype == torch.float32 or not vae.config.get("force_upcast"):
             yield
             return
-        weights = [(weight, weight.data) for weight in vae.parameters()]
-        buffers = [(module, dict(module._buffers)) for module in vae.modules()]
-        vae.to(torch.float32)
-        try:
-            yield
-        finally:
-            for weight, data in weights:
-                weight.data = data
-            for module, of_module in buffers:
-                module._buffers.update(of_module)
+        with alone(vae):
+            weights = [(weight, weight.data) for weight in vae.parameters()]
+            buffers = [(module, dict(module._buffers)) for module in vae.modules()]
+            vae.to(torch.float32)
+            try:
+                yield
+            finally:
+                for weight, data in weights:
+                    weight.data = data
+                for module, of_module in buffers:
+                    module._buffers.update(of_module)
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae

@@ -42,6 +42,7 @@ class NoiseSchedule:
 
     def __init__(self, scheduler: Any, flow: bool) -> None:
         self.flow = flow
+        self.alphas = torch.empty(0)
         self.prediction_type: str = "flow" if flow else scheduler.config.get("prediction_type", "epsilon")
         if flow:
             return
@@ -55,7 +56,7 @@ class NoiseSchedule:
                 f"{type(scheduler).__name__} has no alphas_cumprod, so the noise level of a timestep is unknown. Put "
                 "the scheduler the model was trained with (DDPMScheduler, DDIMScheduler, …) into the pipeline."
             )
-        self.alphas: Tensor = table.detach().float().cpu()
+        self.alphas = table.detach().float().cpu()
 
     @property
     def steps(self) -> int:

@@ -42,7 +42,7 @@ from diffeat.progress import end_lines
 _PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
 
 #: A command line that cannot be parsed.
-_Usage = typer.BadParameter.__mro__[2]
+_Usage: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class _Sorted(TyperGroup):
@@ -84,7 +84,6 @@ _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
     (_LOOK, "extract", extract, reads("tiny-unet")),
     (_LOOK, "show", show, reads("tiny-unet")),
-    (_LOOK, "store", store, Command),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
@@ -98,7 +97,12 @@ for panel, name, command, cls in (
     (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
 ):
     app.command(name, cls=cls, rich_help_panel=panel)(command)
-for panel, name, group in ((_CHOOSE, "bench", bench), (_TRAIN, "train", train), (_KNOW, "toyworld", toyworld)):
+for panel, name, group in (
+    (_LOOK, "store", store),
+    (_CHOOSE, "bench", bench),
+    (_TRAIN, "train", train),
+    (_KNOW, "toyworld", toyworld),
+):
     app.add_typer(group, name=name, rich_help_panel=panel)
 
 

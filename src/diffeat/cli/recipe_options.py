@@ -10,11 +10,9 @@ import typer
 
 from diffeat.cli.command import Command, flag, given, option, options, refuse
 from diffeat.cli.ranges import read_numbers
-from diffeat.errors import InvalidValueError, clipped, did_you_mean, shown
+from diffeat.errors import InvalidValueError, clipped, shown
 
 if TYPE_CHECKING:
-    import torch
-
     from diffeat.extraction import Extractor, Reading, Recipe
     from diffeat.features import FeatureMap, Source
 
@@ -142,24 +140,8 @@ def load(ctx: typer.Context, recipe: Recipe) -> Any:
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        dtype = parse_dtype(asked.get("dtype"))
-        return load_source(recipe, device=asked.get("device"), dtype=dtype, batch_size=asked.get("batch_size"))
-
-
-def parse_dtype(name: str | None) -> torch.dtype | None:
-    """The torch dtype of a name.
-
-    Raises:
-        InvalidValueError: For any other name.
-    """
-    import torch
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return None
-    if name not in dtypes:
-        raise InvalidValueError(f"No dtype {shown(name)}. {did_you_mean(name, dtypes)}")
-    return dtypes[name]
+        used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
+        return load_source(recipe, **used)
 
 
 def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[str] = ()) -> Recipe:

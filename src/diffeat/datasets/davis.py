@@ -21,6 +21,7 @@ from diffeat.datasets.card import DatasetCard, Samples
 from diffeat.datasets.labelled import fitted
 from diffeat.datasets.pairs import inside, parsed, read_lines
 from diffeat.errors import DatasetError, ImageError, UnknownNameError, did_you_mean
+from diffeat.files import new_folder, write_files
 from diffeat.geometry.images import open_stored
 from diffeat.progress import Progress, silent
 
@@ -194,13 +195,19 @@ def write_toyworld_videos(
 
     Returns:
         The folder.
+
+    Raises:
+        InvalidValueError: The folder holds other videos.
     """
     root = Path(folder)
     names = [f"toy-{k:02d}" for k in range(videos)]
+    listed, listing = root / "ImageSets" / "2017" / "val.txt", "\n".join(names) + "\n"
+    if not (listed.is_file() and listed.read_text(encoding="utf-8") == listing):
+        new_folder(listed.parent, [listed.name])
     for k, name in enumerate(progress(names, total=videos, desc="videos")):
         _write_video(root, name, frames, size, seed * 1000 + k)
-    (root / "ImageSets" / "2017").mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    if not (listed.is_file() and listed.read_text(encoding="utf-8") == listing):
+        write_files(listed.parent, [listed.name], [listing])
     return root
 
 

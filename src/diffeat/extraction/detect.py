@@ -26,6 +26,7 @@ PICTURES = 6
 _SEED = 2305
 _SIDE = 256
 _REMEMBERED: dict[tuple[str, str], Channels] = {}
+_MOST_REMEMBERED = 64
 
 
 @cache
@@ -94,5 +95,7 @@ def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:
     key = (recipe.hash, backbone.fingerprint)
     if key not in _REMEMBERED:
         names = [reducer.name for reducer in reducers_of(recipe, backbone)]
+        while len(_REMEMBERED) >= _MOST_REMEMBERED:
+            del _REMEMBERED[next(iter(_REMEMBERED))]
         _REMEMBERED[key] = {place: d.channels for place, d in detect(recipe, backbone, names).items()}
     return _REMEMBERED[key]

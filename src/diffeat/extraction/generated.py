@@ -24,6 +24,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
 from diffeat.features import Picture
+from diffeat.files import write_picture
 from diffeat.geometry import to_image
 from diffeat.trajectories import Guidance, NoiseSource, keyed_normal, ode_steps, unconditional_rows, walk
 
@@ -154,9 +155,12 @@ def generate(
             yield image, origin
 
 
-def save_generated(image: Image.Image, path: Path) -> None:
-    """Write a generated picture as a PNG that keeps its note."""
+def save_generated(image: Image.Image, path: Path, *, force: bool = False) -> None:
+    """Write a generated picture as a PNG that keeps its note.
+
+    Raises:
+        InvalidValueError: The file is there already, and may not be replaced (``force``).
+    """
     note = PngInfo()
     note.add_text(NOTE, image.info[NOTE])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=note)
+    write_picture(image, path, force=force, pnginfo=note)

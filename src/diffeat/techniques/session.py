@@ -12,8 +12,9 @@ pictures are computed once for all combinations.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone, Conditioning
+from diffeat.backbones.sharing import alone
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.techniques.base import Custom, Technique
 from diffeat.techniques.combination import Combination, technique_key
@@ -72,6 +74,10 @@ def _joined(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(rows, tuple(t for p in parts for t in p.prompts), parts[0].size, parts[0].shared)
 
 
+#: Held while the users of a session are counted.
+_COUNT = threading.RLock()
+
+
 class Session:
     """A backbone on loan to techniques. Use it in a ``with`` block.
 
@@ -89,19 +95,21 @@ class Session:
         self._careful = False
 
     def __enter__(self) -> Session:
-        if self._base is None:
-            self._base = Snapshot(self.backbone.pipeline)
-        self._users += 1
+        with _COUNT:
+            self._users += 1
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._users -= 1
-        base = self._base
-        if self._users or base is None:  # streams side by side share their adapters; the last one takes them off
+        with _COUNT:
+            self._users -= 1
+            if self._users:  # streams side by side share their adapters; the last one forgets them
+                return
+            base, repaired = self._base, self._careful
+            self._base, self._states, self._careful = None, {}, False
+        if base is None:
             return
-        self._base, self._states, self._current = None, {}, ""
-        self.backbone.text_state = ""
-        changed, repaired, self._careful = base.restore(), self._careful, False
+        with alone(*self.backbone.networks):
+            changed = base.restore_weights()
         if changed and isinstance(error, Exception):  # what is on its way comes first
             error.add_note(_wrote(changed, repaired))
         elif changed:
@@ -109,28 +117,38 @@ class Session:
 
     @contextmanager
     def use(self, techniques: Any = None) -> Iterator[Steered]:
-        """The backbone with these techniques; afterwards it is the base again.
+        """The backbone with these techniques; afterwards it is what it was.
+
+        While techniques change layers, other threads wait to use the model.
 
         Raises:
             ModelError: If a technique does not fit the model; the backbone is then what it was.
         """
-        if self._base is None:
+        if not self._users:
             raise ModelError("Use a session in a with block: with Session(backbone) as session: …")
         combination = Combination.of(techniques)
-        try:
-            self._switch(combination, self._base)
+        changes = bool(combination.layers or self._current)
+        with self.backbone.ready(), self._layers(combination) if changes else nullcontext():
             yield Steered(self._desk, combination)
-        finally:
-            if self._current and self._base is not None:
-                self._put(self._base, "", "")
 
-    def _switch(self, combination: Combination, base: Snapshot) -> None:
+    @contextmanager
+    def _layers(self, combination: Combination) -> Iterator[None]:
+        """The layers as a combination has them."""
+        backbone = self.backbone
+        with alone(*backbone.networks):
+            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.text_state, self._current
+            try:
+                self._switch(combination)
+                yield
+            finally:
+                self._put(*before)
+
+    def _switch(self, combination: Combination) -> None:
         key = "\n".join(technique_key(t) for t in combination.layers)
-        if key == self._current:
-            return
+        base = self._base = self._base or Snapshot(self.backbone.pipeline)
         if self._current:
             self._put(base, "", "")
-        if key not in self._states:
+        if key and key not in self._states:
             customs = [t for t in combination.layers if not isinstance(t, Technique)]
             if customs and not self._careful:
                 self._base = base = Snapshot(self.backbone.pipeline, copy_weights=True)
@@ -140,7 +158,8 @@ class Session:
             except BaseException:
                 base.restore()
                 raise
-        self._put(*self._states[key], key)
+        if key:
+            self._put(*self._states[key], key)
 
     def _changed(
         self, combination: Combination, customs: Sequence[Custom], base: Snapshot, key: str
@@ -156,6 +175,8 @@ class Session:
         written = base.changed()
         if written:
             raise ModelError(_wrote(written, self._careful))
+        for network in self.backbone.networks:
+            network.eval()
         return Snapshot(pipeline, watch_weights=False), key if text else ""
 
     def _put(self, state: Snapshot, text_state: str, key: str) -> None:

@@ -44,15 +44,17 @@ class Snapshot:
             Names of weights that had been written into; with ``copy_weights`` they are repaired.
         """
         self.restore_structure()
+        return self.restore_weights()
+
+    def restore_weights(self) -> list[str]:
+        """Put weights and their ``requires_grad`` back; see :meth:`restore`."""
         return [w.name for w in self._weights if w.restore()]
 
     def restore_structure(self) -> None:
         """Put modules, hooks, attributes and configurations back, without a look into the weights."""
         for module, before in self._modules:
             _put_back(module.__dict__, before)
-        pipeline = self._pipeline.__dict__
-        pipeline.clear()
-        pipeline.update(self._pipeline_dict)
+        _refill(self._pipeline.__dict__, self._pipeline_dict)
         for config, items, attributes in self._configs:
             _refill(config, items)
             _refill(vars(config), attributes)
@@ -65,14 +67,14 @@ class Snapshot:
 class _Weight:
     def __init__(self, name: str, tensor: Tensor, copy: bool) -> None:
         self.name, self._tensor, self._grad = name, tensor, tensor.requires_grad
-        self._version, self._place = tensor._version, tensor.data_ptr()
+        self._version, self._place = _version(tensor), tensor.data_ptr()
         self._data = tensor.data
         self._sample = _sampled(tensor)
         self._copy = tensor.detach().clone() if copy else None
 
     def changed(self) -> bool:
         """Whether the weight was exchanged as a whole (.data = …, .to(…)) or written into."""
-        return self._moved() or self._tensor._version != self._version or self._differs()
+        return self._moved() or _version(self._tensor) != self._version or self._differs()
 
     def restore(self) -> bool:
         """Put the weight back; whether it had been changed."""
@@ -84,7 +86,7 @@ class _Weight:
         if changed and self._copy is not None:
             with torch.no_grad():
                 tensor.copy_(self._copy)
-            self._version = tensor._version
+            self._version = _version(tensor)
         return changed
 
     def _moved(self) -> bool:
@@ -92,6 +94,10 @@ class _Weight:
 
     def _differs(self) -> bool:
         return not torch.equal(_sampled(self._tensor), self._sample)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _sampled(tensor: Tensor) -> Tensor:
@@ -111,19 +117,23 @@ def _copy(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | N
 
 
 def _put_back(attributes: dict[str, Any], before: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
-    attributes.clear()
-    for name, (value, items) in before.items():
+    _refill(attributes, {name: value for name, (value, _) in before.items()})
+    for value, items in before.values():
         if items is not None:  # in place: handles of hooks point at these very dictionaries
             _refill(value, items)
-        attributes[name] = value
 
 
 def _refill(target: dict[Any, Any], items: dict[Any, Any]) -> None:
-    """Past the write protection of diffusers' configurations."""
+    """Past the write protection of diffusers' configurations; only what differs is touched, others may be looking."""
     kind: Any = OrderedDict if isinstance(target, OrderedDict) else dict
-    kind.clear(target)
+    for name in [name for name in target if name not in items]:
+        kind.__delitem__(target, name)
+    ordered = list(target) == list(items)
     for name, value in items.items():
-        kind.__setitem__(target, name, value)
+        if not ordered:
+            kind.pop(target, name, None)
+        if not ordered or target[name] is not value:
+            kind.__setitem__(target, name, value)
 
 
 def _configs(owners: list[Any]) -> list[Any]:

@@ -29,7 +29,7 @@ from diffeat.features import FeatureMap
 from diffeat.refinement import normalise_channels, resize_map
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.classification import pooled_features
-from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
@@ -73,11 +73,9 @@ class CorrespondenceProbe:
             for id in ids:
                 one, other = (normalise_channels(resize_map(f[id].float(), grid)) for f in (source, target))
                 self._products[id].append((sample_descriptors(one, places) @ other.flatten(1)).half())
-            y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-            centres = target.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), grid)
             box = pair.target_box
             length = max(box[2] - box[0], box[3] - box[1]) if box else max(target.frame.original)
-            self._errors.append(torch.cdist(truth, centres) / max(length, 1e-6))
+            self._errors.append(torch.cdist(truth, cell_centres(target.frame, grid)) / max(length, 1e-6))
 
     def score(self, ids: Sequence[str]) -> Score:
         units = []

@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffeat.backbones import Backbone
+from diffeat.backbones.placement import placed
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Reading, extract_to_store
-from diffeat.extraction.extractor import best_device
 from diffeat.features import FeatureMap
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
@@ -160,16 +158,14 @@ def select(
     return Selection(recipe, measurement, verdicts, singles, tuple(steps), settings, tuple(p.name for p in probes))
 
 
-def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+def load_backbone(model: str, device: str | None = None, dtype: str | None = None) -> Backbone:
     """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
 
     Raises:
         ModelError: The model cannot be loaded.
     """
-    where = torch.device(device) if device is not None else best_device()
-    return Backbone.from_pretrained(
-        model, device=where, dtype=dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
-    )
+    device_used, precision = placed(device, dtype)
+    return Backbone.from_pretrained(model, device=device_used, dtype=precision)
 
 
 def default_recipe(backbone: Backbone) -> Reading:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError
-from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, pick
+from diffeat.tasks.correspondence.axis import cell_centres
+from diffeat.tasks.correspondence.matching import Matches, check_features, check_same_recipe, match, pick
 
 if TYPE_CHECKING:
     from diffeat.features import FeatureMap
@@ -50,13 +51,25 @@ def mutual_matches(
     return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
 
 
+def strongest_matches(source: FeatureMap, target: FeatureMap, count: int) -> Matches:
+    """The most similar of the places that choose each other, kept apart by a tenth of the source picture.
+
+    Returns:
+        ``count`` matches or fewer, the most similar first.
+    """
+    mutual, apart = mutual_matches(source, target), 0.1 * max(source.frame.original)
+    chosen: list[Tensor] = []
+    for i in mutual.similarity.argsort(descending=True).tolist():
+        if len(chosen) < count and all(torch.dist(mutual.source[i], point) >= apart for point in chosen):
+            chosen.append(mutual.source[i])
+    return match(source, target, torch.stack(chosen) if chosen else torch.zeros(0, 2))
+
+
 def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Tensor, Tensor]:
     """Unit descriptors (n, c) of the cells on the picture, and their centres in original pixels (n, 2)."""
     tensor = pick(features, activation)
     check_features(tensor, name)
-    _, h, w = tensor.shape
-    y, x = torch.meshgrid(torch.arange(h, dtype=torch.float64), torch.arange(w, dtype=torch.float64), indexing="ij")
-    centres = features.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), (h, w))
+    centres = cell_centres(features.frame, (tensor.shape[1], tensor.shape[2]))
     limit = centres.new_tensor(features.frame.original) - 0.5
     inside = ((centres >= -0.5) & (centres <= limit)).all(-1)
     vectors = torch.nn.functional.normalize(tensor.float().flatten(1).T, dim=1, eps=1e-12)

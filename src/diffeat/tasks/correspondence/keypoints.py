@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -116,10 +115,10 @@ class PckResult:
         total = ["all", str(self.overall.pairs), str(self.overall.points), *(f"{self[a]:.2f}" for a in alphas)]
         return ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)], [*rows, total]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
 
-        def plain(score: Score) -> dict[str, Any]:
+        def plain(score: Score) -> dict[str, object]:
             return {
                 "pairs": score.pairs,
                 "points": score.points,

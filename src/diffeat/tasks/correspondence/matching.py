@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, did_you_mean
-from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.axis import sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.readout import window_soft_argmax
 from diffeat.tasks.correspondence.target import PreparedTarget, check_features
@@ -81,9 +81,7 @@ class Target:
     """A picture to search in; holds what is the same for all searches.
 
     Args:
-        features: The picture's features.
         activation: Which of its maps, where there are several.
-        matching: How to match.
     """
 
     def __init__(self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None) -> None:
@@ -97,30 +95,28 @@ class Target:
 
     def find(self, source: FeatureMap, points: Tensor | Sequence, memory: int | None = None) -> Matches:
         """Find ``points`` of ``source`` here. See :func:`match`."""
-        tensor = pick(source, self.activation)
-        check_same_recipe(source, self.feature_map)
-        check_features(tensor, "source")
         asked = check_points(points, source.frame)
-        lattice = self.matching.lattice
-        cells = lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
-        descriptors = sample_descriptors(tensor, cells).to(self.prepared.features.device)
+        descriptors = self._descriptors(source, asked)
         if self.matching.readout == "window":
             similarity = self.prepared.similarity(descriptors)
             places = window_soft_argmax(similarity, self.matching.radius, self.matching.temperature)
             best = similarity.flatten(1).amax(1)
         else:
             places, best = self.prepared.nearest(descriptors, memory)
-        found = lattice.to_original(places.cpu(), self.frame, self.grid)
+        found = self.matching.lattice.to_original(places.cpu(), self.frame, self.grid)
         return Matches(asked, found, best.float().cpu())
 
     def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
         """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
+        points = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
+        return self.prepared.similarity(self._descriptors(source, points))[0]
+
+    def _descriptors(self, source: FeatureMap, points: Tensor) -> Tensor:
         tensor = pick(source, self.activation)
         check_same_recipe(source, self.feature_map)
         check_features(tensor, "source")
-        asked = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
-        cells = self.matching.lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
-        return self.prepared.similarity(sample_descriptors(tensor, cells).to(self.prepared.features.device))[0]
+        cells = self.matching.lattice.source_cells(points, source.frame, (tensor.shape[1], tensor.shape[2]))
+        return sample_descriptors(tensor, cells).to(self.prepared.features.device)
 
 
 def match(

@@ -4,47 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 
 from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.task import Task
 from diffeat.evaluation.texts import one_text
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
-from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_video
-
-
-class PropagationOptions(TaskOptions):
-    """How labels are carried; see :class:`PropagationSettings`."""
-
-    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens.")
-    topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
-    temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
-    last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
-    video: tuple[str, ...] = Field(default=(), description="Only this sequence; repeatable.")
-    masks: Path | None = Field(
-        default=None, description="Folder for the predicted masks, as DAVIS' own evaluation reads them."
-    )
-
-    @property
-    def settings(self) -> PropagationSettings:
-        """Of the propagation."""
-        return PropagationSettings(self.radius, self.topk, self.temperature, self.last_frames)
-
-    def __str__(self) -> str:
-        return (
-            f"radius {self.radius}, top {self.topk}, temperature {self.temperature:g}, first and last "
-            f"{self.last_frames} frames"
-        )
+from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_video
 
 
 @dataclass(frozen=True)
@@ -161,7 +135,7 @@ def evaluate_videos(
         first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
-        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.settings):
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
             masks.append(mask.numpy().astype(np.uint8))
         if options.masks is not None:
             folder = options.masks / video.name

@@ -11,12 +11,13 @@ from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
+from diffeat.files import new_folder
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
-from diffeat.training.hyperfeatures.recipes import write_recipe
+from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, write_recipe
 from diffeat.training.hyperfeatures.score import score_network
 from diffeat.training.hyperfeatures.train import HeadTrainer, Trained, TrainSettings, new_network
 
@@ -82,6 +83,7 @@ def train_hyperfeatures(
     storage: Storage | None = None,
     progress: Progress = silent,
     on_validation: Callable[[int, float], None] | None = None,
+    force: bool = False,
 ) -> Outcome:
     """Train an aggregation network on pairs with common points; an earlier run in ``out`` is gone on with.
 
@@ -91,6 +93,7 @@ def train_hyperfeatures(
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
         storage: Where features rest; float32 in ``out`` by default.
+        force: Whether the recipe and weights of a training that ended there may be replaced.
 
     Raises:
         DatasetError: The training set is empty, or a picture cannot be used.
@@ -98,6 +101,7 @@ def train_hyperfeatures(
             fit the recipe.
         NonFiniteError: The loss became NaN.
     """
+    new_folder(out, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     usable_pairs(data.pairs)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
@@ -121,7 +125,9 @@ def train_hyperfeatures(
         trained = HeadTrainer(network, examples, settings, out, validate).run(progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
-    path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid)
+    path = write_recipe(
+        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=force
+    )
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 
