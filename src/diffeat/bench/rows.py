@@ -24,7 +24,6 @@ class RowSource:
     """A source of features and the rows that its maps make.
 
     Attributes:
-        make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
     """
 
@@ -86,12 +85,7 @@ def write_rows(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequen
 def write_bench(
     folder: Path, title: str, table: Table, about: Sequence[str], data: Sequence[Mapping[str, object]]
 ) -> None:
-    """Write ``bench.json``, ``bench.md`` and ``bench.html``.
-
-    Args:
-        about: What a reader of the table must know.
-        data: The numbers of every row.
-    """
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "bench.json").write_text(json.dumps({"title": title, "rows": data}, indent=1), encoding="utf-8")
     lines = "\n".join(f"- {line}" for line in about)

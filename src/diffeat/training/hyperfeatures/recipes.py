@@ -35,7 +35,6 @@ def write_recipe(
 
     Args:
         base: The recipe the network was trained with, with or without fusion.
-        folder: Gets ``recipe.yaml`` and ``weights/``.
 
     Returns:
         Path of the recipe.
