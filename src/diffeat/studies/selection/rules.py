@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
@@ -38,9 +40,8 @@ _CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
 _SAME = 0.9999
 _MEASURED = Path(__file__).parent / "measured.yaml"
 FIELDS = (
-    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise", "noise_low", "noise_mid", "noise_high"),
-    *("noise_ratio", "resolution", "granularity", "halving", "position", "concentration", "kurtosis", "dead"),
-    *("massive", "largest"),
+    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise_ratio"),
+    *(field.name for field in fields(Measured)),
 )
 
 
