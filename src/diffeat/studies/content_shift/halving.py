@@ -106,7 +106,6 @@ def run_search(
 
     Args:
         budget: Denoiser rows that may be spent; at least one round is run.
-        start: Pictures of the first round.
 
     Raises:
         InvalidValueError: If there is nothing to choose from.
