@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -55,6 +56,17 @@ class Property:
         }
 
 
+class MeasuredOn(TypedDict, total=False):
+    """What a measurement was made of."""
+
+    model: str
+    pictures: int
+    timestep: float
+    draws: int
+    size: list[int]
+    seed: int
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The outcome of :func:`measure`.
@@ -72,7 +84,7 @@ class Measurement:
     skipped: dict[str, str]
     thumbnails: dict[str, np.ndarray]
     picture: Image.Image
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: MeasuredOn = field(default_factory=MeasuredOn)
 
     def __getitem__(self, id: str) -> Property:
         return next(p for p in self.properties if p.id == id)
