@@ -7,7 +7,7 @@ Every picture is one denoiser call with a row per draw. Each activation goes str
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -56,7 +56,7 @@ class Property:
         }
 
 
-class MeasuredOn(TypedDict, total=False):
+class MeasuredOn(TypedDict):
     """What a measurement was made of."""
 
     model: str
@@ -84,7 +84,7 @@ class Measurement:
     skipped: dict[str, str]
     thumbnails: dict[str, np.ndarray]
     picture: Image.Image
-    settings: MeasuredOn = field(default_factory=MeasuredOn)
+    settings: MeasuredOn
 
     def __getitem__(self, id: str) -> Property:
         return next(p for p in self.properties if p.id == id)
