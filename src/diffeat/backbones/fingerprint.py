@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -150,15 +151,19 @@ def _sums(value: Tensor, name: str = "a weight") -> Any:
     if len(flat) % 8 or flat.storage_offset() % 8:
         flat = torch.cat([flat, flat.new_zeros(-len(flat) % 8)])
     words = flat.view(torch.int64)
-    place = torch.arange(min(len(words), _CHUNK), device=words.device) * _ODD
-    return [int(total) for chunk in words.split(_CHUNK) for total in _mixed(chunk, place[: len(chunk)])]
+    return torch.stack([_mixed(chunk) for chunk in words.split(_CHUNK)]).tolist()
 
 
-def _mixed(words: Tensor, place: Tensor) -> Tensor:
+def _mixed(words: Tensor) -> Tensor:
     """The sum of a bijection of each word that depends on its place, modulo 2⁶⁴."""
-    mixed = (words ^ place).mul_(_ODD)
+    mixed = (words ^ _places(words.device)[: len(words)]).mul_(_ODD)
     mixed ^= mixed >> 29
-    return mixed.mul_(_ODD).sum().reshape(1)
+    return mixed.mul_(_ODD).sum()
+
+
+@cache
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(_CHUNK, device=device) * _ODD
 
 
 def plain(config: Any) -> Any:
