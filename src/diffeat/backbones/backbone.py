@@ -16,7 +16,7 @@ from diffeat.backbones.conditioning import Conditioning
 from diffeat.backbones.families import config_of, family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
-from diffeat.backbones.fingerprint import fingerprint, plain, settings_of
+from diffeat.backbones.fingerprint import changes_of_texts, fingerprint, of_pipeline
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.parts import check_parts, is_flow
@@ -144,8 +144,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """In which the denoiser computes, whatever its weights are stored in."""
-        network = unwrapped(self.denoiser)
-        return network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
+        return getattr(unwrapped(self.denoiser), "dtype", None) or next(self.denoiser.parameters()).dtype
 
     @property
     def fingerprint(self) -> str:
@@ -155,14 +154,8 @@ class Backbone:
             ModelError: If the pipeline's denoiser or autoencoder was exchanged since this backbone was made.
         """
         self._check_same_parts()
-        pipeline, parts = self.pipeline, dict(self.pipeline.components)
-        parts |= {"scheduler": self._scheduler, "safety_checker": None}  # the checker never runs
-        if parts.get("image_encoder") is None:
-            parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
-        config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
-        digests = self._dropped | {name: fingerprint(part) for name, part in parts.items() if part is not None}
-        called = [type(pipeline).__name__, self.family.name, str(self.dtype), settings_of(pipeline)]
-        return fingerprint(called, plain(config), digests, self._schedule.alphas)
+        facts = [self.family.name, str(self.dtype), self._schedule.alphas]
+        return fingerprint(of_pipeline(self.pipeline, self._scheduler, self._dropped), *facts)
 
     def _check_same_parts(self) -> None:
         for name, part in self._parts.items():
@@ -351,13 +344,7 @@ class Backbone:
 
     def _text_key(self) -> tuple[str, int]:
         """Other than before if the text encoders or tokenizers were changed in place."""
-        changes = self._changes_before_drop
-        for name, part in self._parts.items() if not self._dropped else ():
-            if isinstance(part, nn.Module) and name.startswith("text_encoder"):
-                changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
-            elif hasattr(part, "get_vocab"):
-                changes += len(part)
-        return self.text_state, changes
+        return self.text_state, self._changes_before_drop if self._dropped else changes_of_texts(self._parts)
 
     def _need_text_encoders(self, prompts: list[str]) -> None:
         if self._dropped and not any(name.startswith("text_encoder") for name in self._parts):

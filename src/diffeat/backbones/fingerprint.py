@@ -48,13 +48,39 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def of_pipeline(pipeline: Any, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
+    """What tells a pipeline from others: the fingerprint of each part, and its own settings.
+
+    Args:
+        scheduler: That counts, whichever the pipeline has by now.
+        dropped: Fingerprints of parts that it does not have any more.
+    """
+    parts = {**pipeline.components, "scheduler": scheduler, "safety_checker": None}  # the checker never runs
+    if parts.get("image_encoder") is None:
+        parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
+    config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
+    digests = {name: fingerprint(part) for name, part in parts.items() if part is not None}
+    return [type(pipeline).__name__, settings_of(pipeline), _plain(config), {**digests, **dropped}]
+
+
+def changes_of_texts(parts: Mapping[str, Any]) -> int:
+    """A number that grows as text encoders and tokenizers are changed in place; costs next to nothing."""
+    changes = 0
+    for name, part in parts.items():
+        if name.startswith("text_encoder") and part is not None:
+            changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
+        elif name.startswith("tokenizer") and part is not None:
+            changes += len(part)
+    return changes
+
+
 def _facts(part: Any) -> Iterator[Any]:
     if isinstance(part, Tensor):
         yield _sums(part)
     elif isinstance(part, (str, int, float, list, tuple, Mapping)):
         yield part
     else:
-        yield type(part).__name__, plain(getattr(part, "config", {}))
+        yield type(part).__name__, _plain(getattr(part, "config", {}))
         if isinstance(part, nn.Module):
             yield from _of_modules(part)
         elif hasattr(part, "get_vocab"):
@@ -142,8 +168,9 @@ def _read(file: str, key: str) -> Tensor:
 
 
 def _sums(value: Tensor, name: str = "a weight") -> Any:
-    if hasattr(value, "__tensor_flatten__") and type(value) not in (Tensor, nn.Parameter):  # quantised
-        return [_sums(getattr(value, inner), name) for inner in value.__tensor_flatten__()[0]]
+    flatten = None if type(value) in (Tensor, nn.Parameter) else getattr(value, "__tensor_flatten__", None)
+    if flatten is not None:  # quantised
+        return [_sums(getattr(value, inner), name) for inner in flatten()[0]]
     if value.is_meta:
         raise ModelError(f"{name} is on the meta device, without content: load the weights before asking for features.")
     flat = value.detach().contiguous().flatten()
@@ -166,12 +193,12 @@ def _places(device: torch.device) -> Tensor:
     return torch.arange(_CHUNK, device=device) * _ODD
 
 
-def plain(config: Any) -> Any:
+def _plain(config: Any) -> Any:
     """A configuration without private entries and what does not change numbers."""
     entries = config.to_dict() if hasattr(config, "to_dict") else config
     if isinstance(entries, Mapping):
         items = ((str(key), value) for key, value in entries.items())
-        return {key: plain(value) for key, value in items if key[:1] != "_" and key not in _IRRELEVANT}
+        return {key: _plain(value) for key, value in items if key[:1] != "_" and key not in _IRRELEVANT}
     if isinstance(entries, (list, tuple)):
-        return [plain(value) for value in entries]
+        return [_plain(value) for value in entries]
     return settings_of(entries) if hasattr(entries, "__dict__") else entries
