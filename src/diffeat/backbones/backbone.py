@@ -19,7 +19,7 @@ from diffeat.backbones.encoded import EncodedTexts
 from diffeat.backbones.families import config_of, family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
-from diffeat.backbones.fingerprint import fingerprint, plain, settings_of
+from diffeat.backbones.fingerprint import fingerprint, of_pipeline
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.parts import check_parts, is_flow
@@ -142,8 +142,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """In which the denoiser computes, whatever its weights are stored in."""
-        network = unwrapped(self.denoiser)
-        return network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
+        return getattr(unwrapped(self.denoiser), "dtype", None) or next(self.denoiser.parameters()).dtype
 
     @property
     def fingerprint(self) -> str:
@@ -153,15 +152,9 @@ class Backbone:
             ModelError: If the pipeline's denoiser or autoencoder was exchanged since this backbone was made.
         """
         self._check_same_parts()
-        pipeline, parts = self.pipeline, dict(self.pipeline.components)
-        parts |= {"scheduler": self._scheduler, "safety_checker": None}  # the checker never runs
-        if parts.get("image_encoder") is None:
-            parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
-        config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
+        facts = [self.family.name, str(self.dtype), self._schedule.alphas]
         with shared(self.denoiser):
-            digests = self.texts.dropped | {name: fingerprint(part) for name, part in parts.items() if part is not None}
-        called = [type(pipeline).__name__, self.family.name, str(self.dtype), settings_of(pipeline)]
-        return fingerprint(called, plain(config), digests, self._schedule.alphas)
+            return fingerprint(of_pipeline(self.pipeline, self._scheduler, self.texts.dropped), *facts)
 
     @property
     def networks(self) -> list[nn.Module]:

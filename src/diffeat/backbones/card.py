@@ -5,6 +5,7 @@ The cards are in ``cards.yaml``.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
@@ -54,7 +55,7 @@ class Unsupported(BaseModel):
     """Classes of diffusers that cannot be used.
 
     Attributes:
-        classes: Names of pipelines or denoisers.
+        classes: Names of pipelines or denoisers, or patterns of them.
         why: What is different about them.
         instead: Names of models to load instead.
     """
@@ -97,6 +98,6 @@ def refuse_unsupported(*classes: str) -> None:
     """
     for entry in unsupported():
         for name in classes:
-            if name in entry.classes:
+            if any(fnmatchcase(name, pattern) for pattern in entry.classes):
                 instead = " or ".join(repr(model) for model in entry.instead)
                 raise ModelError(f"{name} is not supported: {entry.why}. Load {instead} instead.")

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from diffeat.backbones.family import Family
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
 from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
@@ -78,13 +78,9 @@ class EncodedTexts:
 
     def _key(self) -> tuple[str, int]:
         """Other than before if the text encoders or tokenizers were changed in place."""
-        changes = self._changes_before_drop
-        for name, part in self._pipeline.components.items() if not self.dropped else ():
-            if isinstance(part, nn.Module) and name.startswith("text_encoder"):
-                changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
-            elif name.startswith("tokenizer") and hasattr(part, "get_vocab"):
-                changes += len(part)
-        return self.state, changes
+        if self.dropped:
+            return self.state, self._changes_before_drop
+        return self.state, changes_of_texts(self._pipeline.components)
 
     def _need_encoders(self, prompts: list[str]) -> None:
         if self.dropped:

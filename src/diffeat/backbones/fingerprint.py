@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
 
-_CHUNK = 1 << 24
+_CHUNK = 1 << 18
+_ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # 2⁶⁴ over the golden ratio, as a signed number
 #: Entries that say where, with what or how thriftily a model was saved or runs, not what it computes.
 _IRRELEVANT = frozenset(
     "transformers_version torch_dtype dtype architectures name_or_path training gradient_checkpointing use_slicing "
@@ -27,15 +29,14 @@ _IRRELEVANT = frozenset(
 )
 #: Private settings that count: which adapters of PEFT act.
 _ADAPTERS = ("_active_adapter", "_disable_adapters")
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @torch.no_grad()
 def fingerprint(*parts: Any) -> str:
     """16 hex digits of modules, schedulers, tokenizers and plain settings; ``None`` does not count.
 
-    The bits of a weight count as integers: their sum and their sum weighted by position, modulo 2⁶⁴, which any single
-    change and any exchange of two values alters.
+    Of a weight, eight bytes at a time are mixed with their place and summed up modulo 2⁶⁴, on the device where it is:
+    a change of one value always tells, any other with a probability of 1 - 2⁻⁶⁴.
 
     Raises:
         ModelError: Weights that are nowhere to be read (on the meta device).
@@ -47,13 +48,39 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def of_pipeline(pipeline: Any, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
+    """What tells a pipeline from others: the fingerprint of each part, and its own settings.
+
+    Args:
+        scheduler: That counts, whichever the pipeline has by now.
+        dropped: Fingerprints of parts that it does not have any more.
+    """
+    parts = {**pipeline.components, "scheduler": scheduler, "safety_checker": None}  # the checker never runs
+    if parts.get("image_encoder") is None:
+        parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
+    config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
+    digests = {name: fingerprint(part) for name, part in parts.items() if part is not None}
+    return [type(pipeline).__name__, settings_of(pipeline), _plain(config), {**digests, **dropped}]
+
+
+def changes_of_texts(parts: Mapping[str, Any]) -> int:
+    """A number that grows as text encoders and tokenizers are changed in place; costs next to nothing."""
+    changes = 0
+    for name, part in parts.items():
+        if name.startswith("text_encoder") and part is not None:
+            changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
+        elif name.startswith("tokenizer") and part is not None:
+            changes += len(part)
+    return changes
+
+
 def _facts(part: Any) -> Iterator[Any]:
     if isinstance(part, Tensor):
         yield _sums(part)
     elif isinstance(part, (str, int, float, list, tuple, Mapping)):
         yield part
     else:
-        yield type(part).__name__, plain(getattr(part, "config", {}))
+        yield type(part).__name__, _plain(getattr(part, "config", {}))
         if isinstance(part, nn.Module):
             yield from _of_modules(part)
         elif hasattr(part, "get_vocab"):
@@ -141,27 +168,37 @@ def _read(file: str, key: str) -> Tensor:
 
 
 def _sums(value: Tensor, name: str = "a weight") -> Any:
-    if hasattr(value, "__tensor_flatten__") and type(value) not in (Tensor, nn.Parameter):  # quantised
-        return [_sums(getattr(value, inner), name) for inner in value.__tensor_flatten__()[0]]
+    flatten = None if type(value) in (Tensor, nn.Parameter) else getattr(value, "__tensor_flatten__", None)
+    if flatten is not None:  # quantised
+        return [_sums(getattr(value, inner), name) for inner in flatten()[0]]
     if value.is_meta:
         raise ModelError(f"{name} is on the meta device, without content: load the weights before asking for features.")
-    bits = value.detach().contiguous().flatten()
-    bits = bits.view(_INTEGERS.get(value.element_size(), torch.int64)) if len(bits) else bits.to(torch.int8)
-    total = weighted = 0
-    for start in range(0, len(bits), _CHUNK):
-        chunk = bits[start : start + _CHUNK].to(torch.int64)
-        place = torch.arange(start + 1, start + 1 + len(chunk), device=chunk.device)
-        total += int(chunk.sum())
-        weighted += int((chunk * place).sum())
-    return total % (1 << 64), weighted % (1 << 64)
+    flat = value.detach().contiguous().flatten()
+    flat = flat.view(torch.uint8) if len(flat) else flat.to(torch.uint8)
+    if len(flat) % 8 or flat.storage_offset() % 8:
+        flat = torch.cat([flat, flat.new_zeros(-len(flat) % 8)])
+    words = flat.view(torch.int64)
+    return torch.stack([_mixed(chunk) for chunk in words.split(_CHUNK)]).tolist()
 
 
-def plain(config: Any) -> Any:
+def _mixed(words: Tensor) -> Tensor:
+    """The sum of a bijection of each word that depends on its place, modulo 2⁶⁴."""
+    mixed = (words ^ _places(words.device)[: len(words)]).mul_(_ODD)
+    mixed ^= mixed >> 29
+    return mixed.mul_(_ODD).sum()
+
+
+@cache
+def _places(device: torch.device) -> Tensor:
+    return torch.arange(_CHUNK, device=device) * _ODD
+
+
+def _plain(config: Any) -> Any:
     """A configuration without private entries and what does not change numbers."""
     entries = config.to_dict() if hasattr(config, "to_dict") else config
     if isinstance(entries, Mapping):
         items = ((str(key), value) for key, value in entries.items())
-        return {key: plain(value) for key, value in items if key[:1] != "_" and key not in _IRRELEVANT}
+        return {key: _plain(value) for key, value in items if key[:1] != "_" and key not in _IRRELEVANT}
     if isinstance(entries, (list, tuple)):
-        return [plain(value) for value in entries]
+        return [_plain(value) for value in entries]
     return settings_of(entries) if hasattr(entries, "__dict__") else entries

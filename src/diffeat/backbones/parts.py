@@ -37,6 +37,8 @@ def _faults(pipeline: Any, denoiser: nn.Module, family: Family) -> Iterator[str]
     for name, part in pipeline.components.items():
         if isinstance(part, nn.DataParallel):
             yield f"its {name} is wrapped in {type(part).__name__}, which no pipeline runs; give {name}.module"
+    if type(pipeline).__name__.endswith("Img2ImgPipeline"):
+        yield "it changes a given picture; give AutoPipelineForText2Image.from_pipe(pipeline)"
     missing = [name for name in _needed(pipeline, parts) if parts.get(name) is None]
     if missing:
         yield f"it has no {' and no '.join(missing)}; load the whole pipeline"

@@ -25,6 +25,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from diffeat.ambient import neutral
+from diffeat.backbones.wrappers import unwrapped
 
 _ACTING: ContextVar[frozenset[Hooks]] = ContextVar("hooks that act", default=frozenset())
 
@@ -203,7 +204,7 @@ _LOCK = threading.Lock()
 
 def _loan(module: nn.Module) -> _Loan:
     with _LOCK:
-        return _LOANS.setdefault(module, _Loan())
+        return _LOANS.setdefault(unwrapped(module), _Loan())
 
 
 def shared(module: nn.Module) -> AbstractContextManager[None]:

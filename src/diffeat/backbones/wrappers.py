@@ -21,8 +21,9 @@ def unwrapped(network: Any) -> Any:
             return unwrapped(inner)
         if isinstance(inner := network._modules.get("module"), nn.Module) and not hasattr(type(network), "load_config"):
             return unwrapped(inner)
-        if hasattr(network, "peft_config") and hasattr(network, "get_base_model"):
-            return unwrapped(network.get_base_model())
+        base: Any = getattr(network, "get_base_model", None)
+        if base is not None and hasattr(network, "peft_config"):
+            return unwrapped(base())
     return network
 
 
