@@ -72,7 +72,7 @@ class Measurement:
     skipped: dict[str, str]
     thumbnails: dict[str, np.ndarray]
     picture: Image.Image
-    settings: dict[str, object] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, id: str) -> Property:
         return next(p for p in self.properties if p.id == id)
