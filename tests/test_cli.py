@@ -152,7 +152,7 @@ def test_bad_pictures_are_listed_and_the_good_ones_done(
 
 
 def test_texts_per_picture(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts.csv").write_text("image,prompt\na.png,cat\nc.png,dog\n")
+    (tmp_path / "texts.csv").write_text("image,prompt\na.png,cat\nc.png,dog\nb.jpg,\n")
     done = run("extract", photos, "-r", recipe, "-o", tmp_path / "store", "--prompts", tmp_path / "texts.csv")
     assert done.code == 0, done.err
     store = FeatureStore.open(tmp_path / "store")

@@ -103,7 +103,8 @@ def read_rows(
             if header.count(column) != 1:
                 has = clipped(", ".join(header)) or "none"
                 raise InvalidValueError(
-                    f"{name} needs one column {column!r}; it has {has}. {did_you_mean(column, header)}".rstrip()
+                    f"{name} needs one column {column!r}; it has {has}. "
+                    f"{did_you_mean(column, [title[:40] for title in header])}".rstrip()
                 )
         for cells in filter(None, reader):
             if len(cells) != len(header):

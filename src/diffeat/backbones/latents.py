@@ -10,7 +10,7 @@ statistics of its batch norm over 2×2 patches. The normalisation is affine, so 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +80,7 @@ class Autoencoder:
         if size not in self._parts:
             too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
             self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
-        parts = self._parts[size].run(pixels, self._posterior)
+        parts = self._parts[size].run(pixels.split(1), lambda part: self._posterior(torch.cat(list(part))))
         mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         shift, scale = self._normalisation(mean)
         return LatentPosterior((mean - shift) * scale, std * scale)
@@ -94,10 +94,14 @@ class Autoencoder:
         if self.patched:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
-        decode: Callable[[Tensor], Tensor] = lambda row: self.vae.decode(row.to(self.vae.dtype)).sample  # noqa: E731
+        one = Parts(1, "The autoencoder cannot decode this picture in memory.")
         with self._upcast():
-            pixels = torch.cat(Parts(1, "The autoencoder cannot decode this picture in memory.").run(z, decode))
+            pixels = torch.cat(one.run(z.split(1), self._decoded))
         return (pixels[:, :, 0] if self.video else pixels).float()
+
+    def _decoded(self, rows: Sequence[Tensor]) -> Tensor:
+        vae: Any = self.vae
+        return vae.decode(torch.cat(list(rows)).to(vae.dtype)).sample
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:

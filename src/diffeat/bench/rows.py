@@ -28,7 +28,6 @@ class RowSource:
     """A source of features and the rows that its maps make.
 
     Attributes:
-        make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
     """
 
@@ -98,13 +97,7 @@ def write_bench(
     *,
     force: bool = False,
 ) -> None:
-    """Write ``bench.json``, ``bench.md`` and ``bench.html``.
-
-    Args:
-        about: What a reader of the table must know.
-        data: The numbers of every row.
-        force: Whether those of an earlier run may be replaced.
-    """
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``; those of an earlier run with ``force`` alone."""
     page = Page(title)
     page.table(*table)
     page.bullets(about)

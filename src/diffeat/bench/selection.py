@@ -69,11 +69,7 @@ def run_selection(
     Args:
         folder: Holds pictures, features and reports; a later run goes on with them.
         force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
-        model: A UNet.
-        timestep: Where features are read.
-        draws: Noise draws that are averaged.
         images: Pictures per class for training, validation and test.
-        pairs: Pairs per class.
 
     Returns:
         The rows legacy, best single, selected. The reports lie in ``folder``.

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset
+from diffeat.datasets.pairs import PairDataset, parsed, read_json
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
@@ -65,14 +65,14 @@ def write_toyworld_pairs(
     world = Toyworld(seed, size, classes)
     settings = {"seed": seed, "size": size, "classes": list(world.classes), "images": counts, "pairs": pairs}
     stamp, unfinished = root / "toyworld.json", root / "toyworld.part.json"
-    if stamp.is_file() and json.loads(stamp.read_text(encoding="utf-8")) == settings:
+    if stamp.is_file() and parsed(stamp, "toyworld", CARD.page, read_json) == settings:
         return root
     if stamp.is_file() and not force:
         raise InvalidValueError(
             f"{root} holds a toy world of other settings ({stamp}). Choose another folder, or give --force "
             "(force=True in Python)."
         )
-    ours = unfinished.is_file() and json.loads(unfinished.read_text(encoding="utf-8")) == settings
+    ours = unfinished.is_file() and parsed(unfinished, "toyworld", CARD.page, read_json) == settings
     new_folder(root, () if ours else _FOLDERS, force=force)
     root.mkdir(parents=True, exist_ok=True)
     _write(unfinished, settings)

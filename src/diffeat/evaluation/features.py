@@ -97,7 +97,14 @@ def features_of(
             store = stack.enter_context(FeatureStore.of(store, source, dtype))
         copies = mirrored_pictures(mirror, store.path.parent / "mirrored") if mirror else {}
         texts = {**texts, **{copy: texts[path] for path, copy in copies.items()}}
-        yield Features(store, extract_pictures(source, texts, store, progress), copies, keep)
+        summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
+        if summary.failed:
+            name, reason = next(iter(summary.failed.items()))
+            raise DatasetError(
+                f"{len(summary.failed)} of {len(texts)} pictures cannot be used, so there is no comparable number. "
+                f"The first is {name}: {reason}"
+            )
+        yield Features(store, summary, copies, keep)
 
 
 def each_feature(
@@ -124,20 +131,6 @@ def each_feature(
 def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path:
     """Where the features of a source rest inside a folder of results."""
     return Path(folder) / f"features-{source.recipe.hash[:12]}"
-
-
-def extract_pictures(
-    source: Source[FeatureMap], texts: Mapping[Path, str | None], store: FeatureStore, progress: Progress = silent
-) -> Summary:
-    """Extract the pictures that an open store does not hold yet; raises as :func:`features_of`."""
-    summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
-    if summary.failed:
-        name, reason = next(iter(summary.failed.items()))
-        raise DatasetError(
-            f"{len(summary.failed)} of {len(texts)} pictures cannot be used, so there is no comparable number. "
-            f"The first is {name}: {reason}"
-        )
-    return summary
 
 
 def mirrored_pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

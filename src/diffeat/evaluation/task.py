@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -64,7 +64,7 @@ class Task:
     evaluate: Callable[..., Result]
     learns: bool = False
 
-    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: Any) -> Any:
+    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: object) -> object:
         """The data that :attr:`evaluate` takes.
 
         Args:

@@ -11,12 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from diffeat.errors import DiffeatError, InvalidValueError, StoreError
+from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
 from diffeat.features import FeatureMap, Picture, Source
-from diffeat.features.picture import ImageLike
+from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
-from diffeat.storage.shard import storable
 from diffeat.storage.store import Identity
 
 
@@ -91,14 +90,14 @@ def _jobs(
     jobs: list[_Job | None] = []
     by_name: dict[str, Identity] = {}
     for given, prompt in zip(pictures, prompts, strict=True):
-        picture = Picture.of(given, source.recipe.text_for(prompt) if prompt else None)
-        text = source.recipe.prompt if picture.text is None else picture.text
+        name = given.name if isinstance(given, Picture) else legible(str(given))
         try:
-            storable(picture.name, text)
+            picture = Picture.of(given, source.recipe.text_for(prompt) if prompt else None)
+            text = source.recipe.prompt if picture.text is None else picture.text
             identity = Identity(picture.digest, text)
             vars(picture).pop("image", None)  # opened again when its turn comes
         except (DiffeatError, OSError) as error:
-            summary.failed[picture.name] = str(error)
+            summary.failed[name] = str(error)
             jobs.append(None)
             continue
         first = by_name.setdefault(picture.name, identity)
@@ -134,7 +133,7 @@ def _refusal(store: FeatureStore, changed: Sequence[_Job], stored: dict[str, Ide
         name, there = job.picture.name, stored[job.picture.name]
         if there.digest != job.identity.digest:
             return f"{name} (the file has changed)"
-        return f"{name} (text {_short(there.text)} there, {_short(job.identity.text)} here)"
+        return f"{name} (text {shown(there.text)} there, {shown(job.identity.text)} here)"
 
     more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
     return (
@@ -142,10 +141,6 @@ def _refusal(store: FeatureStore, changed: Sequence[_Job], stored: dict[str, Ide
         f"{', '.join(map(difference, changed[:3]))}{more}. Nothing was extracted. Take --replace (replace=True in "
         "Python) to replace them and leave all others as they are, or write to another folder."
     )
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:59]}…")
 
 
 def _run(

@@ -14,6 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from diffeat.errors import StoreError
+from diffeat.files import open_regular
 
 _HOST = re.sub(r"\W", "", socket.gethostname())[:32] or "host"
 _TEMPORARY = re.compile(r"\.tmp-.+-\w+-\d+-[0-9a-f]{8}")
@@ -63,17 +64,15 @@ def is_regular(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def open_regular(path: Path) -> Iterator[BufferedReader]:
-    """A file to read; pipes and devices, which may never end, are not opened.
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file to read.
 
     Raises:
         DamagedError: There is none.
-        StoreError: It is no regular file, or may not be read.
+        StoreError: It is of another kind, or may not be read.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise StoreError(f"{path} is not a regular file; it is not opened. Move it out of the store.")
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             yield file
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing.") from error

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from diffeat.errors import StoreError
-from diffeat.storage.atomic import DamagedError, StagedFile, is_temporary, open_regular
+from diffeat.errors import StoreError, shown
+from diffeat.storage.atomic import DamagedError, StagedFile, is_temporary, opened
 from diffeat.storage.formats import FORMATS
 from diffeat.storage.layout import HEAD_FILE, listed
 
@@ -57,7 +57,7 @@ class Head:
         """
         path = folder / HEAD_FILE
         try:
-            with open_regular(path) as file:
+            with opened(path) as file:
                 written = file.read(_MOST_BYTES)
         except DamagedError:
             raise StoreError(f"{folder} is not a feature store: {_without_head(folder)}") from None
@@ -149,7 +149,7 @@ def check_version(version: object, path: Path) -> None:
     if version != FORMAT_VERSION:
         fix = "Update diffeat." if version > FORMAT_VERSION else "Extract again, into another folder."
         raise StoreError(
-            f"{path} has format version {str(version)[:20]}; this diffeat reads version {FORMAT_VERSION}. {fix}"
+            f"{path} has format version {shown(version)}; this diffeat reads version {FORMAT_VERSION}. {fix}"
         )
 
 
@@ -165,9 +165,4 @@ def _differences(there: Any, here: Any, at: str = "") -> list[str]:
             for name in sorted({*there, *here})
             for difference in _differences(there.get(name), here.get(name), f"{at}.{name}" if at else str(name))
         ]
-    return [] if there == here else [f"{at} is {_short(there)} there, {_short(here)} here"]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:99]}…"
+    return [] if there == here else [f"{at} is {shown(there)} there, {shown(here)} here"]

@@ -18,6 +18,8 @@ import hashlib
 import os
 import re
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -28,11 +30,12 @@ from diffeat.storage.atomic import (
     disk_errors,
     is_regular,
     is_temporary,
-    open_regular,
+    opened,
     sync_folder,
 )
 
 HEAD_FILE = "store.json"
+_MOST_BYTES = 1 << 30  # of a file of the index
 _SHARD = re.compile(r"([0-9a-f]{64})\.safetensors")
 _INDEX = re.compile(r"(\d{1,9})-(new|old|all)-([0-9a-f]{64})\.parquet")
 
@@ -106,26 +109,38 @@ def temporaries(folder: Path) -> Iterator[Path]:
         yield from (file for file in listed(place) if is_temporary(file) and is_regular(file))
 
 
-def whole(file: Path, sha256: str) -> bytes:
+def whole(file: Path, sha256: str, size: int | None = None) -> bytes:
     """What a file holds.
+
+    Args:
+        size: What it must be, where that is known: a file of another size is not read.
 
     Raises:
         DamagedError: It is missing, or not what its name tells.
         StoreError: It cannot be read.
     """
-    with open_regular(file) as opened:
-        data = opened.read()
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise DamagedError(f"{file} has changed since it was written.")
-    return data
-
-
-def check(file: Path, sha256: str) -> int:
-    """The size of a file that is what its name tells; raises as :func:`whole`, and does not hold it."""
-    with open_regular(file) as opened:
-        if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
+    with _of_size(file, size) as reader:
+        data = reader.read()
+        if hashlib.sha256(data).hexdigest() != sha256:
             raise DamagedError(f"{file} has changed since it was written.")
-        return opened.tell()
+        return data
+
+
+@contextmanager
+def _of_size(file: Path, size: int | None) -> Iterator[BufferedReader]:
+    with opened(file) as reader:
+        here = os.fstat(reader.fileno()).st_size
+        if here != size if size is not None else here > _MOST_BYTES:
+            raise DamagedError(f"{file} has changed since it was written: it has {here} bytes.")
+        yield reader
+
+
+def check(file: Path, sha256: str, size: int | None = None) -> int:
+    """The size of a file that is what its name tells; arguments and errors as of :func:`whole`, which holds it."""
+    with _of_size(file, size) as reader:
+        if hashlib.file_digest(reader, "sha256").hexdigest() != sha256:
+            raise DamagedError(f"{file} has changed since it was written.")
+        return reader.tell()
 
 
 def place(folder: Path, *files: tuple[Path, bytes]) -> None:
@@ -143,7 +158,7 @@ def place(folder: Path, *files: tuple[Path, bytes]) -> None:
                 if not file.parent.is_dir():
                     file.parent.mkdir()
                     sync_folder(folder)
-                if not _is_whole(file):
+                if not _is_whole(file, data):
                     staged.append(StagedFile(file, data))
             for part in staged:
                 part.commit()
@@ -153,13 +168,13 @@ def place(folder: Path, *files: tuple[Path, bytes]) -> None:
             raise
 
 
-def _is_whole(file: Path) -> bool:
+def _is_whole(file: Path, data: bytes) -> bool:
     if not os.path.lexists(file):
         return False
     if not is_regular(file):
         raise StoreError(f"{file} is not a regular file; it is not replaced. Move it out of the store.")
     try:
-        check(file, re.findall(r"[0-9a-f]{64}", file.name)[0])
+        check(file, hashlib.sha256(data).hexdigest(), len(data))
     except DamagedError:
         return False
     return True

@@ -83,7 +83,7 @@ def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyRe
     report.pictures += len(pictures)
     report.maps += sum(map(len, pictures))
     try:
-        report.size += check(path, pictures[0][0].shard)
+        report.size += check(path, pictures[0][0].shard, pictures[0][0].size)
         reader = ShardReader(path)
         for row in (row for rows in pictures for row in rows):
             problem = _check_map(reader, row)

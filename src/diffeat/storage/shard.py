@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features.feature_map import FeatureMap
-from diffeat.storage.atomic import DamagedError, open_regular
+from diffeat.storage.atomic import DamagedError, opened
 from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
 
@@ -128,7 +128,7 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with open_regular(path):
+            with opened(path):
                 self._file: Any = safetensors.safe_open(str(path), framework="pt")
         except (OSError, DamagedError, safetensors.SafetensorError) as error:
             raise self._damaged(str(error)) from error

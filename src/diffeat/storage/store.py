@@ -233,14 +233,14 @@ class FeatureStore:
         Raises:
             StoreError: A shard cannot be read for another reason than damage.
         """
-        wanted, index, by_shard = set(names), self._read_index(), dict[str, set[str]]()
-        for name, shard in zip(index.pictures, index.column("shard"), strict=True):
+        wanted, index, by_shard = set(names), self._read_index(), dict[tuple[str, int], set[str]]()
+        for name, shard, size in zip(index.pictures, index.column("shard"), index.column("size"), strict=True):
             if name in wanted:
-                by_shard.setdefault(shard, set()).add(name)
+                by_shard.setdefault((shard, size), set()).add(name)
         sound: set[str] = set()
-        for shard, pictures in by_shard.items():
+        for (shard, size), pictures in by_shard.items():
             with suppress(DamagedError):
-                check(shard_file(self.path, shard), shard)
+                check(shard_file(self.path, shard), shard, size)
                 sound |= pictures
         return sound
 

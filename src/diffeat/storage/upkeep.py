@@ -158,7 +158,9 @@ def merge(paths: Sequence[PathLike], out: PathLike) -> FeatureStore:
                     if row.image not in target.index().pictures
                 ]
                 if fresh:
-                    target.write_sealed(Sealed(shard, whole(shard_file(store.path, shard), shard), tuple(fresh)))
+                    target.write_sealed(
+                        Sealed(shard, whole(shard_file(store.path, shard), shard, rows[0].size), tuple(fresh))
+                    )
                 position += 1
     return FeatureStore.open(out)
 

@@ -113,7 +113,7 @@ class Technique(BaseModel, frozen=True):
     # ---- what it does, in this order
 
     @classmethod
-    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Self]) -> bool:
+    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Any]) -> bool:
         """Change layers for all techniques of the class together (the session puts the pipeline back).
 
         Returns:

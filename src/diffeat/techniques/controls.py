@@ -12,7 +12,6 @@ one for each of its blocks, so that ControlNets of different depth add up block 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -32,7 +31,7 @@ Residuals = Tensor | Sequence["Residuals"] | None
 Form = Literal["picture", "pixels", "latent", "latent without shift"]
 
 
-class Control(ABC):
+class Control:
     """A loaded ControlNet on a backbone. Subclasses say what is special about a diffusers class.
 
     Attributes:
@@ -90,9 +89,10 @@ class Control(ABC):
         vae = self.backbone.pipeline.vae.config
         return latent + (vae.get("shift_factor") or 0.0) * vae.scaling_factor
 
-    @abstractmethod
     def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         """What it adds to the denoiser call ``inputs``, as arguments of that call."""
+        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
+        return {"controlnet_block_samples": list(samples)}
 
     def _given(self, inputs: Call, shown: Tensor | list[Tensor], scale: float) -> Call:
         given = {name: inputs[name] for name in self.takes if inputs.get(name) is not None}
@@ -245,10 +245,6 @@ class HunyuanDiTControl(Control):
             return f"was made for another base model: it has transformer_num_layers {mine} instead of {theirs}"
         return super().unfit()
 
-    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
-        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
-        return {"controlnet_block_samples": list(samples)}
-
 
 class SanaControl(Control):
     """Sana: residuals go to the second and the following blocks."""
@@ -258,10 +254,6 @@ class SanaControl(Control):
     same = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "num_cross_attention_heads",
             "cross_attention_dim", "caption_channels")  # fmt: skip
     takes = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")
-
-    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
-        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
-        return {"controlnet_block_samples": list(samples)}
 
 
 CONTROLS: tuple[type[Control], ...] = (

@@ -134,7 +134,7 @@ class Session:
         """The layers as a combination has them."""
         backbone = self.backbone
         with alone(*backbone.networks):
-            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.text_state, self._current
+            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.texts.state, self._current
             try:
                 self._switch(combination)
                 yield
@@ -181,7 +181,7 @@ class Session:
     def _put(self, state: Snapshot, text_state: str, key: str) -> None:
         state.restore_structure()
         self._current = key
-        self.backbone.text_state = text_state
+        self.backbone.texts.state = text_state
 
     def forget_pictures(self) -> None:
         """Drop what was computed for pictures, e.g. between batches of a long stream."""

@@ -25,7 +25,6 @@ class Snapshot:
     """The state of a pipeline.
 
     Args:
-        watch_weights: Notice changes inside weights.
         copy_weights: Keep a copy of all weights too, for techniques that may write into them.
     """
 

@@ -67,7 +67,8 @@ def heat_grid(rows: Sequence[Row], *, cell: int = 256, caption: str = "") -> Ima
     for i, (title, photo, maps) in enumerate(rows):
         if photo is None:
             raise InvalidValueError(f"{title}: the picture is needed to lay attention over it.")
-        small = _fitted(photo, cell, Image.Resampling.LANCZOS)
+        size = (cell, max(1, round(cell * photo.height / photo.width)))
+        small = photo.resize(size, Image.Resampling.LANCZOS)
         overlaid |= {(i, word): heat_overlay(small, values) for word, values in maps.items()}
     shown = {name: f"“{name}”" for name in names}
     return _draw(rows, names, overlaid, {}, cell, Image.Resampling.BICUBIC, caption, shown)
@@ -92,7 +93,7 @@ def _draw(
 ) -> Image.Image:
     margin, gap = max(cell // 10, 12), max(cell // 32, 4)
     label, small = _font(max(cell // 17, 11)), _font(max(cell // 21, 10))
-    line = _height(label)
+    line = round(sum(label.getmetrics()) * 1.15)
     photos = any(row[1] is not None for row in rows)
     columns = len(names) + photos
     heads = {name: _wrapped((shown or {}).get(name, name), label, cell) for name in names}
@@ -146,10 +147,6 @@ def _paste(
         canvas.paste(picture.convert("RGB").resize((width, height), resampling), (x, y))
 
 
-def _fitted(picture: Image.Image, width: int, resampling: Image.Resampling) -> Image.Image:
-    return picture.resize((width, max(1, round(width * picture.height / picture.width))), resampling)
-
-
 def _shapes(maps: Sequence[Tensor]) -> str:
     shapes = list(dict.fromkeys(tuple(m.shape) for m in maps))
     c, h, w = shapes[0]
@@ -160,10 +157,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _height(font: ImageFont.FreeTypeFont) -> int:
-    return round(sum(font.getmetrics()) * 1.15)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:

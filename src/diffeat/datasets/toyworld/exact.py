@@ -86,7 +86,7 @@ def dot(a: A, b: A) -> A:
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def norm(v: A) -> A:
+def norm(v: Array) -> Array:
     """Lengths of three-vectors ``(..., 3)``."""
     return np.sqrt(dot(v, v))
 

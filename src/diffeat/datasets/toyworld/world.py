@@ -70,23 +70,11 @@ class ToySample:
 
 @dataclass(frozen=True, slots=True)
 class ToyPair:
-    """Two pictures of one class, for matching keypoints, with difficulty flags in the manner of SPair-71k.
-
-    Attributes:
-        names: keypoints visible in both.
-        viewpoint: 0 same side, 1 neighbouring side, 2 opposite side.
-        scale: 0, 1 or 2 by the ratio of box areas (below 2, below 4, above).
-        truncation: 0 none, 1 source, 2 target, 3 both.
-        occlusion: 0 none, 1 source, 2 target, 3 both.
-    """
+    """Two pictures of one class, for matching the keypoints that are visible in both."""
 
     source: ToySample
     target: ToySample
     names: tuple[str, ...]
-    viewpoint: int
-    scale: int
-    truncation: int
-    occlusion: int
 
     def matches(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Source and target points ``(n, 2)`` of the shared keypoints, in the order of :attr:`names`."""
@@ -152,7 +140,7 @@ class Toyworld:
             one, two = source.keypoints, target.keypoints
             names = tuple(n for n in source.names if n in two and one[n][2] and two[n][2])
             if len(names) >= 3:
-                return _pair(source, target, names)
+                return ToyPair(source, target, names)
 
     def _draw(self, rng: np.random.Generator, fixed: dict[str, str]) -> ToySample:
         traits = _traits(self.classes, fixed, rng)
@@ -326,14 +314,3 @@ def _occluded(hits: Hits, count: int, front: int, parts: NDArray[np.uint8]) -> b
     for _ in range(2):  # grown by a pixel to all four sides
         near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
     return bool((near[2:-2, 2:-2] & (parts > 0)).any())
-
-
-def _pair(source: ToySample, target: ToySample, names: tuple[str, ...]) -> ToyPair:
-    turns = ("right", "back", "left", "front")
-    apart = abs(turns.index(source.attributes["view"]) - turns.index(target.attributes["view"]))
-    areas = sorted((s.box[2] - s.box[0] + 1) * (s.box[3] - s.box[1] + 1) for s in (source, target))
-    ratio = areas[1] / areas[0]
-    return ToyPair(
-        source, target, names, min(apart, 4 - apart), 0 if ratio < 2 else 1 if ratio < 4 else 2,
-        int(source.truncated) + 2 * int(target.truncated), int(source.occluded) + 2 * int(target.occluded),
-    )  # fmt: skip

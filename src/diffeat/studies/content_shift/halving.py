@@ -106,7 +106,6 @@ def run_search(
 
     Args:
         budget: Denoiser rows that may be spent; at least one round is run.
-        start: Pictures of the first round.
 
     Raises:
         InvalidValueError: If there is nothing to choose from.
@@ -140,7 +139,8 @@ def run_search(
         elif count == scorer.pictures:
             break
         count = min(2 * count, scorer.pictures)
-        if scorer.spent + _price(scorer, [names[k] for k in (BASE.key, *alive)], seen, count) > budget:
+        missing = {k: max(0, count - len(seen.get(k, ()))) for k in (BASE.key, *alive)}
+        if scorer.spent + sum(scorer.cost(names[k]) * pictures for k, pictures in missing.items()) > budget:
             break
     measured = [k for k in alive if len(seen.get(k, ())) >= done]
     return _choose(scorer, measured, names, {k: seen[k][:done] for k in (BASE.key, *measured)}, rounds, margin)
@@ -169,12 +169,6 @@ def _combined(singles: Sequence[Combination]) -> list[Combination]:
             except InvalidValueError:
                 continue
     return found
-
-
-def _price(
-    scorer: Scorer, combinations: Sequence[Combination], seen: Mapping[str, NDArray[np.float64]], count: int
-) -> float:
-    return sum(scorer.cost(c) * max(0, count - len(seen.get(c.key, ()))) for c in combinations)
 
 
 def _choose(

@@ -66,11 +66,7 @@ def forward_selection(
     one least like what is chosen already is taken, so that a step does not go to a copy by luck.
 
     Args:
-        probes: What to score with; all count alike.
-        alike: Redundancy of two activations.
-        budget: The most channels of the set.
         singles: Scores of the candidates alone, where they are known.
-        most: Activations at most.
 
     Raises:
         InvalidValueError: No candidates, or the smallest does not fit the budget.

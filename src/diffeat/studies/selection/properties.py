@@ -7,8 +7,8 @@ Every picture is one denoiser call with a row per draw. Each activation goes str
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -56,6 +56,17 @@ class Property:
         }
 
 
+class MeasuredOn(TypedDict):
+    """What a measurement was made of."""
+
+    model: str
+    pictures: int
+    timestep: float
+    draws: int
+    size: list[int]
+    seed: int
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The outcome of :func:`measure`.
@@ -73,7 +84,7 @@ class Measurement:
     skipped: dict[str, str]
     thumbnails: dict[str, np.ndarray]
     picture: Image.Image
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: MeasuredOn
 
     def __getitem__(self, id: str) -> Property:
         return next(p for p in self.properties if p.id == id)

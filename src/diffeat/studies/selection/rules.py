@@ -15,6 +15,7 @@ import operator
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, sh
 from diffeat.explain import InvalidFieldsError
 from diffeat.extraction.recipe import read_yaml
 from diffeat.files import read_text
+from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
@@ -41,9 +43,8 @@ _CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
 _SAME = 0.9999
 _MEASURED = Path(__file__).parent / "measured.yaml"
 FIELDS = (
-    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise", "noise_low", "noise_mid", "noise_high"),
-    *("noise_ratio", "resolution", "granularity", "halving", "position", "concentration", "kurtosis", "dead"),
-    *("massive", "largest"),
+    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise_ratio"),
+    *(field.name for field in fields(Measured)),
 )
 
 

@@ -264,11 +264,9 @@ class Scorer:
     """Predictions of all pairs.
 
     Args:
-        protocol: How to predict and what cannot be scored.
         copies: Mirrored copies of the sources, where mirroring is tried.
         activation: Which map is matched, where there are several.
         joint_pca: Components that each pair is projected on.
-        keep: Pictures that are kept ready to be searched.
     """
 
     def __init__(

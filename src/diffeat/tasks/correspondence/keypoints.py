@@ -160,25 +160,16 @@ def record_pair(
         raise InvalidValueError(f"A predicted or true point of {label} is not a number.")
     lengths = {"image": float(max(target_size)), "pixels": 1.0}
     if target_box is not None:
-        lengths["bbox"] = box_length(target_box, label)
+        left, top, right, bottom = (float(v) for v in target_box)
+        if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
+            raise InvalidValueError(
+                f"The target box {list(target_box)} of {label} has no area; it must be [left, top, right, bottom]."
+            )
+        lengths["bbox"] = max(right - left, bottom - top)
     distances = np.sqrt(((p - t) ** 2).sum(1))
     return PairRecord(
         name, category, images or (f"{name}:source", f"{name}:target"), tuple(distances.tolist()), lengths
     )
-
-
-def box_length(box: Sequence[float], label: str = "the pair") -> float:
-    """The longer side of (left, top, right, bottom).
-
-    Raises:
-        InvalidValueError: The box has no area or is not finite.
-    """
-    left, top, right, bottom = (float(v) for v in box)
-    if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
-        raise InvalidValueError(
-            f"The target box {list(box)} of {label} has no area; it must be [left, top, right, bottom]."
-        )
-    return max(right - left, bottom - top)
 
 
 def pck(

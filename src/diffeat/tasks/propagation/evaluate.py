@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from diffeat.ambient import neutral
-from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
+from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
@@ -126,7 +126,7 @@ def evaluate_videos(
     data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
     for video in progress(data, total=len(data), desc="videos"):
-        first = read_mask(video.first_mask)
+        first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
         for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
@@ -153,15 +153,9 @@ def evaluate_videos(
 
 def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
     inner = range(1, len(found) - 1)
-    truth = {k: read_mask(path) for k in inner if (path := video.masks[k]) is not None}
+    truth = {k: mask for k in inner if (mask := video.mask(k)) is not None}
     if not truth:
         return []
-    for k, mask in truth.items():
-        if mask.shape != found[k].shape:
-            raise DatasetError(
-                f"The mask of frame {k} of {video.name!r} is {mask.shape[1]}×{mask.shape[0]} pixels, its picture "
-                f"{found[k].shape[1]}×{found[k].shape[0]}; pictures and annotations are of different resolutions."
-            )
     scores = []
     for number in np.unique(found[0]):
         if number in (0, 255):  # background, and what DAVIS leaves out
