@@ -119,7 +119,7 @@ def train_hyperfeatures(
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
     path = write_recipe(
-        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=force
+        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True
     )
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
