@@ -118,9 +118,7 @@ def train_hyperfeatures(
         trained = train_network(network, examples, settings, out, validate, progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
-    path = write_recipe(
-        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True
-    )
+    path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True)
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 
