@@ -208,7 +208,7 @@ def test_fusion_gives_the_weighted_mean_of_the_cosines() -> None:
     assert parts[0] == pytest.approx(0.25 * float(cosine), rel=1e-4)
     with pytest.raises(InvalidValueError, match="two parts"):
         Joined.from_dict({"parts": [Baseline()]})
-    with pytest.raises(InvalidValueError, match="positive weights"):
+    with pytest.raises(InvalidValueError, match="greater than 0"):
         joined([RgbPatches(), Daisy()], [1, 0])
 
 

@@ -72,7 +72,7 @@ def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_pat
     assert data["settings"]["prompts"] == "category"
     assert any("true category" in note for note in data["result"]["notes"])
     first = data["result"]["pck"]
-    run(*arguments)
+    run(*arguments, "--force")
     again = json.loads((tmp_path / "out" / "report.json").read_text())
     assert again["pictures"]["extracted"] == 0
     assert again["result"]["pck"] == first
@@ -116,7 +116,7 @@ def test_points_and_policies(tmp_path: Path) -> None:
         ("toyworld --protocol spairs", "Did you mean 'spair'"),
         ("toyworld --average imag", "Did you mean 'image'"),
         ("toyworld --limit 0", "limit"),
-        ("toyworld-parts --classifier liner", "classifier: Input should be 'ensemble' or 'linear', got 'liner'"),
+        ("toyworld-parts --classifier liner", "classifier: Input should be 'ensemble' or 'linear' (got 'liner')"),
         ("toywolrd", "Did you mean 'toyworld'"),
     ],
     ids=lambda v: v.split()[0] if v.startswith("toyworld") else "",

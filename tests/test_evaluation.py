@@ -202,7 +202,7 @@ def test_a_task_is_whole(task) -> None:
     assert not any(field.is_required() for field in task.options.model_fields.values())
     with pytest.raises(InvalidValueError, match="nonsense"):
         task.options(nonsense=1)
-    with pytest.raises(InvalidValueError, match="limit: .*greater than or equal to 1, got 0"):
+    with pytest.raises(InvalidValueError, match=r"limit: .*greater than or equal to 1 \(got 0\)"):
         task.options(limit=0)
 
 

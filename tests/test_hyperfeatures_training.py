@@ -79,7 +79,7 @@ def test_an_interrupted_training_ends_in_the_same_weights(head_extractor, head_w
     pairs = open_dataset("toyworld", head_world, "trn")
     settings = TrainSettings(steps=8, validate_every=3, flip=0.5, projection=32, bottleneck=32)
     run = lambda out, s: train_hyperfeatures(  # noqa: E731
-        head_extractor, TrainingData(pairs), out, s, storage=Storage(tmp_path / "features")
+        head_extractor, TrainingData(pairs), out, s, storage=Storage(tmp_path / "features"), force=True
     )
     run(tmp_path / "whole", settings)
     run(tmp_path / "parts", replace(settings, steps=3))

@@ -80,7 +80,7 @@ def test_select_with_labels_writes_recipe_and_report_and_goes_on(toy: Path, tmp_
     assert len(scored) == sum(a["kept"] for a in data["activations"])
     assert all(a["reasons"] for a in data["activations"] if not a["kept"])
     properties = (tmp_path / "chosen-selection" / "properties.json").stat().st_mtime_ns
-    said(*arguments)
+    said(*arguments, "--force")
     assert (tmp_path / "chosen-selection" / "properties.json").stat().st_mtime_ns == properties
     assert Recipe.load(out) == chosen
 

@@ -33,8 +33,8 @@ def sweep(
     """Choose a recipe's timestep and block: score every combination on a dataset, as a heat map.
 
     Each timestep is extracted once for all blocks. Stop it at any time; the same command, or one with more timesteps
-    and blocks, goes on with the cells that are done. Write-up and best.yaml lie in the folder. The toy world is drawn
-    if it has no --root.
+    and blocks (and --force, where there is a report), goes on with the cells that are done. Write-up and best.yaml lie
+    in the folder. The toy world is drawn if it has no --root.
 
     Example:
         diffeat sweep -r ditf-tiny -t 20:500:160 -b 3:6 --limit 20 --out sweep

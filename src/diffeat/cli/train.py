@@ -72,7 +72,7 @@ def hyperfeatures(
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
-    from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, network_of
+    from diffeat.training.hyperfeatures.recipes import network_of, results_in
     from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
     from diffeat.training.hyperfeatures.train import TrainSettings
     from diffeat.training.log import read_log
@@ -92,7 +92,7 @@ def hyperfeatures(
     )
     if start:
         refuse(ctx, ["projection", "bottleneck"], "the network that is started from has its own")
-    new_folder(out, [RECIPE_FILE, f"{WEIGHTS}/", REPORT[-1]], force=force)
+    new_folder(out, [*results_in(out), REPORT[-1]], force=force)
     recipe = reading_of(ctx)
     card = get_card(dataset, "pairs")
     training = _pairs(dataset, root, split or ("train" if card.splits else None), images, limit)

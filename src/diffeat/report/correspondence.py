@@ -77,7 +77,7 @@ def to_markdown(evaluation: Evaluation) -> str:
     result = evaluation.result
     parts = [f"Protocol: {markdown(str(result.protocol))}", markdown_table(*_headline(result))]
     if len(result.categories) > 1:
-        parts.append(markdown_table(*result.table()))
+        parts.append(markdown_table(*result.table(), sums_up=True))
     title = f"{evaluation.dataset} · {evaluation.recipe}"
     return markdown_report(title, parts, [*result.notes, *_costs(evaluation)])
 

@@ -143,10 +143,13 @@ def literal(text: str) -> str:
     return text.replace("$", "\\$")
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; the first column is text, the others numbers."""
-    first, *lines = ("| " + " | ".join(map(markdown, row)) + " |" for row in (header, *rows))
-    return "\n".join([first, "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|", *lines])
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, sums_up: bool = False) -> str:
+    """A Markdown table; the first column is text, the others numbers; the last row may sum up, and stands out."""
+    first, *lines = ([markdown(cell) for cell in row] for row in (header, *rows))
+    if sums_up:
+        lines[-1][0] = f"**{lines[-1][0]}**"
+    rule = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join(["| " + " | ".join(first) + " |", f"|{'|'.join(rule)}|", *(f"| {' | '.join(x)} |" for x in lines)])
 
 
 def markdown_report(title: str, parts: Sequence[str], bullets: Sequence[str] = ()) -> str:

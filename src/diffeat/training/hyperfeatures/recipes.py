@@ -24,6 +24,11 @@ def recipe_of(base: Reading, config: AggregationConfig) -> Reading:
     return base.replace(activations=list(config.activations), fuse=None, **{where: steps})
 
 
+def results_in(folder: Path) -> list[str]:
+    """What a training would write over: its recipe, and weights that are not those of a run to be gone on with."""
+    return [RECIPE_FILE] if (folder / "state.safetensors").is_file() else [RECIPE_FILE, f"{WEIGHTS}/"]
+
+
 def write_recipe(
     base: Reading,
     network: AggregationNetwork,

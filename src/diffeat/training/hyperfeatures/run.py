@@ -17,7 +17,7 @@ from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
-from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, write_recipe
+from diffeat.training.hyperfeatures.recipes import results_in, write_recipe
 from diffeat.training.hyperfeatures.score import score_network
 from diffeat.training.hyperfeatures.train import Trained, TrainSettings, new_network, train_network
 
@@ -94,7 +94,7 @@ def train_hyperfeatures(
             fit the recipe.
         NonFiniteError: The loss became NaN.
     """
-    new_folder(out, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
+    new_folder(out, results_in(out), force=force)
     usable_pairs(data.pairs)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
@@ -118,9 +118,7 @@ def train_hyperfeatures(
         trained = train_network(network, examples, settings, out, validate, progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
-    path = write_recipe(
-        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=force
-    )
+    path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True)
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 
