@@ -192,7 +192,7 @@ def test_wrong_options_get_one_clear_message(
 
 def test_a_folder_that_is_no_pipeline(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path) -> None:
     done = run("extract", photos, "-r", recipe, "-o", tmp_path / "store", "-m", photos)
-    assert done.code == 1
+    assert done.code == 2
     assert str(photos) in done.err
     assert "model_index.json" in done.err
     assert not (tmp_path / "store").exists()

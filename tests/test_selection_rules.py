@@ -19,7 +19,7 @@ from diffeat.geometry import FrameSpec
 from diffeat.studies.selection.greedy import forward_selection, rank_singles
 from diffeat.studies.selection.meter import Measured, Meter
 from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
-from diffeat.studies.selection.properties import Measurement, Property, attention_shifts, measure
+from diffeat.studies.selection.properties import MeasuredOn, Measurement, Property, attention_shifts, measure
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
@@ -40,7 +40,8 @@ def measurement(properties: list[Property], alike: torch.Tensor | None = None) -
     count = len(properties)
     picture = Image.new("RGB", (8, 8))
     colours = {p.id: np.zeros((4, 4, 3), np.uint8) for p in properties}
-    return Measurement(tuple(properties), torch.eye(count) if alike is None else alike, {}, colours, picture)
+    settings = MeasuredOn(model="tiny", pictures=2, timestep=50, draws=2, size=[64, 64], seed=0)
+    return Measurement(tuple(properties), torch.eye(count) if alike is None else alike, {}, colours, picture, settings)
 
 
 # ---- rules

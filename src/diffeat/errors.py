@@ -96,7 +96,7 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
     near = difflib.get_close_matches(name, pool, n=most, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
-    if 0 < len(pool) <= 12:
+    if 0 < len(pool) <= 24:
         return "Choose one of: " + ", ".join(pool) + "."
     return ""
 

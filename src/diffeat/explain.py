@@ -31,7 +31,8 @@ class InvalidFieldsError(InvalidValueError):
             dict.fromkeys(f"{clipped(place)}: {message}" if place else message for place, message in self.faults)
         )
         more = [f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
-        super().__init__(f"{what} is not valid: {'; '.join([*(x.rstrip('.') for x in lines[:_MOST]), *more])}.")
+        text = "; ".join([*(line.rstrip(".") for line in lines[:_MOST]), *more])
+        super().__init__(f"{what} is not valid: {text}{'' if text.endswith('?') else '.'}")
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:

@@ -58,7 +58,7 @@ class Parts:
             if len(part) == 1:  # what the call had made is free by now
                 raise TooLargeError(self._too_large)
             self.rows = len(part) // 2
-            if torch.accelerator.is_available():
-                torch.accelerator.empty_cache()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
             log.warning("Out of memory with %d rows per call; going on with %d.", len(part), self.rows)
         return results

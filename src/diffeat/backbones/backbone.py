@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeat.ambient import neutral
 from diffeat.backbones.card import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
+from diffeat.backbones.encoded import EncodedTexts
 from diffeat.backbones.families import config_of, family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
@@ -22,18 +24,15 @@ from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.parts import check_parts, is_flow
 from diffeat.backbones.placement import device_of
-from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.sharing import ready, shared
 from diffeat.backbones.words import word_positions
-from diffeat.backbones.wrappers import uncompiled, unwrapped
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
 
 #: Components that a backbone keeps: exchanging them needs a new one.
 _LASTING = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
-#: Texts whose encoding is kept while the text encoders are there.
-REMEMBERED_TEXTS = 256
 
 
 class Backbone:
@@ -76,14 +75,9 @@ class Backbone:
         check_parts(pipeline, denoiser, self.family)
         self._parts = {name: part for name, part in pipeline.components.items() if name.startswith(_LASTING)}
         self._scheduler = pipeline.scheduler
-        #: Fingerprints of text encoders that were dropped, and the key of the texts that they encoded.
-        self._dropped: dict[str, str] = {}
-        self._changes_before_drop = 0
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
-        self._texts: dict[tuple[str, int], dict[str, Any]] = {}
-        self._rows: dict[tuple[tuple[str, int], str, tuple[int, int], str], Mapping[str, Any]] = {}
-        #: What is loaded into the text encoders; texts are remembered for each such state apart.
-        self.text_state = ""
+        #: Texts that were encoded; its ``state`` tells what is loaded into the text encoders.
+        self.texts = EncodedTexts(pipeline, denoiser, self.family)
         self.latent_stride = self._pixels_per_latent()
         self.default_size = self._default_size()
         if isinstance(self.family, Generic):
@@ -95,6 +89,7 @@ class Backbone:
         self.square_only = self.family.square_only
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         id_or_path: str,
@@ -164,7 +159,7 @@ class Backbone:
             parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
         config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
         with shared(self.denoiser):
-            digests = self._dropped | {name: fingerprint(part) for name, part in parts.items() if part is not None}
+            digests = self.texts.dropped | {name: fingerprint(part) for name, part in parts.items() if part is not None}
         called = [type(pipeline).__name__, self.family.name, str(self.dtype), settings_of(pipeline)]
         return fingerprint(called, plain(config), digests, self._schedule.alphas)
 
@@ -231,18 +226,15 @@ class Backbone:
                 raise InvalidValueError(f"{self.name} is unconditional and takes no prompt; it was given {said[0]!r}.")
             return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
         with self.ready(), shared(self.denoiser):
-            rows = tuple(self._row(prompt, size, options) for prompt in prompts)
+            self._check_same_parts()
+            rows = tuple(self.texts.row(prompt, size, options) for prompt in prompts)
         return Conditioning(rows, tuple(prompts), size, self.family.shared)
 
     def drop_text_encoders(self) -> None:
         """Free the text encoders. Texts encoded so far stay usable, at every image size."""
-        if not self._dropped:
-            _, self._changes_before_drop = self._text_key()
-        for name, part in self.pipeline.components.items():
-            if name.startswith("text_encoder") and part is not None:
-                self._dropped[name] = fingerprint(part)
-                setattr(self.pipeline, name, None)
-                del self._parts[name]
+        self.texts.drop_encoders()
+        for name in self.texts.dropped:
+            self._parts.pop(name, None)
 
     def token_index(self, prompt: str, word: str) -> list[int]:
         """Positions of a word's tokens in the denoiser's text sequence.
@@ -335,62 +327,11 @@ class Backbone:
             )
         return frame
 
-    def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
-        self._check_same_parts()
-        key = (self._text_key(), prompt, size, repr(sorted(options.items())))
-        row = self._rows.get(key)
-        if row is None:
-            row, _ = self._record([prompt], size, options)
-            for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
-                row.pop(name, None)
-            self._rows[key] = row
-            self._forget_oldest()
-        return row
-
-    def _forget_oldest(self) -> None:
-        """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        if not self._dropped:
-            _keep_newest(self._rows, REMEMBERED_TEXTS)
-            for memory in list(self._texts.values()):
-                _keep_newest(memory, REMEMBERED_TEXTS)
-
-    def _record(
-        self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], float]:
-        arguments = self.family.call_arguments(self.pipeline, prompts, size, options)
-        memory = self._texts.setdefault(self._text_key(), {})
-        own = remembering(self.pipeline, memory, missing=lambda: self._need_text_encoders(prompts))
-        with uncompiled():
-            recorded = record_call(own, self.denoiser, arguments)
-        if recorded is None:
-            raise ModelError(
-                f"{type(self.pipeline).__name__} ran without calling its {type(self.denoiser).__name__}; its "
-                "conditions cannot be recorded."
-            )
-        return recorded
-
-    def _text_key(self) -> tuple[str, int]:
-        """Other than before if the text encoders or tokenizers were changed in place."""
-        changes = self._changes_before_drop
-        for name, part in self._parts.items() if not self._dropped else ():
-            if isinstance(part, nn.Module) and name.startswith("text_encoder"):
-                changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
-            elif hasattr(part, "get_vocab"):
-                changes += len(part)
-        return self.text_state, changes
-
-    def _need_text_encoders(self, prompts: list[str]) -> None:
-        if self._dropped and not any(name.startswith("text_encoder") for name in self._parts):
-            raise ModelError(
-                f"The prompt {prompts[0]!r} is not encoded yet and the text encoders were dropped. Call condition() "
-                "with every prompt before drop_text_encoders(), or load the whole model."
-            )
-
     def _learn(self, family: Generic) -> None:
         family.flow = is_flow(self._scheduler)
         size = self.default_size
-        one, t = self._record([""], size, {})
-        two, _ = self._record(["", ""], size, {})
+        one, t = self.texts.record([""], size, {})
+        two, _ = self.texts.record(["", ""], size, {})
         vae = getattr(self.pipeline, "vae", None)
         channels = vae.config.get("latent_channels") if vae is not None else None
         family.learn(one, two, (channels or self._config["in_channels"], *self.latent_size(size)), t)
@@ -426,8 +367,3 @@ class Backbone:
         if self.square_only and w != h:
             raise InvalidValueError(f"{self.name} takes square images only; {w}x{h} was given.")
         return w, h
-
-
-def _keep_newest(memory: dict[Any, Any], count: int) -> None:
-    for key in list(memory)[:-count]:
-        memory.pop(key, None)

@@ -47,14 +47,19 @@ class PipelineFolder:
         pipeline: Name of the class of the pipeline.
         classes: Name of the class of each part that it was saved with.
         absent: Parts that it was saved without.
-        variant: Of the weights, such as ``"fp16"``; ``None`` for plain files.
+        variants: Of the weights of each part that has weights, such as ``"fp16"``; ``None`` for plain files.
     """
 
     path: Path
     pipeline: str
     classes: dict[str, str]
     absent: tuple[str, ...]
-    variant: str | None
+    variants: dict[str, str | None]
+
+    @property
+    def variant(self) -> str | None:
+        """The variant that some parts are loaded in."""
+        return next((variant for variant in self.variants.values() if variant), None)
 
     @classmethod
     def read(cls, path: Path, variant: str | None = None) -> PipelineFolder:
@@ -75,7 +80,10 @@ class PipelineFolder:
             matches = [_WEIGHTS.fullmatch(file.name) for file in (path / part).iterdir()]
             if any(matches):
                 variants[part] = {match[1] or match[2] or "" for match in matches if match}
-        return cls(path, pipeline, classes, absent, _variant(path, variants, variant))
+        chosen = _variant(path, variants, variant)
+        return cls(
+            path, pipeline, classes, absent, {part: chosen if chosen in v else None for part, v in variants.items()}
+        )
 
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a part; empty if it has none."""
@@ -123,6 +131,10 @@ def read_index(path: Path) -> tuple[str, dict[str, str], tuple[str, ...]]:
         raise ModelError(
             f"diffusers {diffusers.__version__} has no pipeline {pipeline[:80]!r}, which {path} names. {near}".strip()
         )
+    expected, _ = stock._get_signature_keys(stock)
+    lacks = sorted(set(expected) - {*classes, *absent, *stock._optional_components})
+    if lacks:
+        raise ModelError(f"{path / INDEX} has no {', no '.join(lacks)}, which a {pipeline} needs.")
     return pipeline, classes, tuple(absent)
 
 
@@ -144,7 +156,7 @@ def check_folder(folder: Path) -> None:
         elif file.name.endswith("config.json"):
             check_config(file)
         elif ".index." in file.name and file.suffix == ".json":
-            _check_shards(file)
+            shards_of(file)
 
 
 def check_config(file: Path) -> dict[str, Any]:
@@ -195,13 +207,18 @@ def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield name, config
 
 
-def _check_shards(index: Path) -> None:
+def shards_of(index: Path) -> list[Path]:
+    """The files of weights that lie in several.
+
+    Raises:
+        ModelError: The index names none, or some outside its folder.
+    """
     shards = read_object(index).get("weight_map")
-    names = list(shards.values()) if isinstance(shards, dict) else [None]
-    for name in set(map(str, names)):
-        if None in names or Path(name).name != name:
-            raise ModelError(f"{index} does not say which files hold the weights ({name[:80]}).")
-        check_regular(index.parent / name)
+    names = list(map(str, shards.values())) if isinstance(shards, dict) else []
+    strange = [name for name in names or [""] if not name or Path(name).name != name]
+    if strange:
+        raise ModelError(f"{index} does not say which files hold the weights ({strange[0][:80]!r}).")
+    return [check_regular(index.parent / name) for name in dict.fromkeys(names)]
 
 
 def _variant(path: Path, variants: dict[str, set[str]], asked: str | None) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -203,19 +203,54 @@ def _check_directory(path: Path) -> None:
 
 
 def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> Any:
+    given: dict[str, Any] = dict.fromkeys(folder.absent)
     try:
-        return _text_to_image(folder.pipeline).from_pretrained(
+        for part, name in folder.classes.items():
+            if (text_model := _transformers_model(name)) is not None:
+                given[part] = _whole(text_model, folder, part, dtype)
+        pipeline = _text_to_image(folder.pipeline).from_pretrained(
             folder.path,
-            **dict.fromkeys(folder.absent),
+            **given,
             dtype={"default": dtype, "vae": torch.float32} if folder.config("vae").get("force_upcast") else dtype,
             variant=folder.variant,
             local_files_only=True,
             trust_remote_code=False,
         )
+        for part, network in pipeline.components.items():
+            if isinstance(network, nn.Module):
+                _refuse_missing(folder.path / part, [name for name, p in network.named_parameters() if p.is_meta])
+        return pipeline
     except ModelError:
         raise
     except Exception as error:  # anything a damaged or foreign directory provokes inside the loaders
         raise ModelError(f"The model {place} could not be loaded ({said(error)}).") from error
+
+
+def _transformers_model(name: str) -> Any:
+    """The class of this name if it is a network of transformers."""
+    import transformers
+
+    model = getattr(transformers, name, None)
+    return model if isinstance(model, type) and issubclass(model, transformers.PreTrainedModel) else None
+
+
+def _whole(model: Any, folder: PipelineFolder, part: str, dtype: torch.dtype) -> nn.Module:
+    """A network of transformers, which would draw weights that are missing at random and only remark on it."""
+    loaded, report = model.from_pretrained(
+        folder.path / part,
+        dtype=dtype,
+        variant=folder.variants.get(part),
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _refuse_missing(folder.path / part, report["missing_keys"])
+    return loaded.eval()
+
+
+def _refuse_missing(folder: Path, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise ModelError(f"The weights in {folder} lack {len(names)} tensors ({names[0]} …). Download them again.")
 
 
 def _text_to_image(pipeline: str) -> Any:

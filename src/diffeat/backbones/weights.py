@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from diffeat.backbones.files import PICKLED, first_line, is_path, read_object, read_tensors, said
+from diffeat.backbones.files import PICKLED, first_line, is_path, read_tensors, said
+from diffeat.backbones.folder import shards_of
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
 
@@ -62,11 +63,7 @@ def _in_folder(folder: Path) -> list[Path]:
     folder = inner[0] if inner else folder
     index = next(iter(sorted(folder.glob("*.safetensors.index*.json"))), None)
     if index is not None:
-        shards = read_object(index).get("weight_map")
-        names = set(shards.values()) if isinstance(shards, dict) else {""}
-        if any(not isinstance(name, str) or Path(name).name != name for name in names):
-            raise ModelError(f"{index} does not say which files hold the weights.")
-        return [folder / name for name in sorted(names)]
+        return shards_of(index)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("diffusion_pytorch_model*.bin"))
     plain = [path for path in files if path.name.count(".") == 1]
     if len(files) != 1 and len(plain) != 1:

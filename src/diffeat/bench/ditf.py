@@ -72,13 +72,7 @@ def run_ditf(
     Args:
         folder: Holds the pictures, the features and the reports; a later run goes on with them.
         force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
-        model: A diffusion transformer: alias or pipeline folder.
         recipe: With ``refine``; its discard and its detector are used.
-        timesteps: To choose from.
-        classes: Of the toy world; all by default.
-        images: Test pictures per class.
-        pairs: Test pairs per class.
-        channels: Injected into the second model.
 
     Returns:
         The rows, and the differences between them. ``bench.html``, the sweep and two reports on massive activations

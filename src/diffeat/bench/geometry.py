@@ -52,12 +52,9 @@ def run_geometry(
     """Run the benchmark on the stereo motorcycle, and on further scenes that are at hand.
 
     Args:
-        folder: Holds the features and the report.
         force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
-        recipes: Presets or YAML files that give one map.
         opencv: Folder of OpenCV's sample data (graf, aloe); Debian's place for it is tried.
         hpatches: Folder of the HPatches sequences, used instead of the offline scenes.
-        points: Per pair.
     """
     root = new_folder(folder, FILES, force=force)
     dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)

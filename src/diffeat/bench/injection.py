@@ -38,8 +38,6 @@ def inject_massive(
     """Make channels of the residual stream massive, in place.
 
     Args:
-        backbone: A diffusion transformer.
-        channels: Which.
         size: Their value in every token; signs alternate.
         spread: Standard deviation over tokens, as a share of ``size``.
         suppress: Taken off the scale of later blocks there, as trained models learn to: 0.9 leaves a tenth.

@@ -28,9 +28,7 @@ class RowSource:
     """A source of features and the rows that its maps make.
 
     Attributes:
-        make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
-        prompts: Text for the pictures.
     """
 
     make: Callable[[], Source[FeatureMap]]
@@ -47,11 +45,7 @@ class BenchRow:
 
 
 def score_rows(
-    sources: Sequence[RowSource],
-    dataset: PairDataset,
-    protocol: Protocol,
-    folder: Path,
-    progress: Progress = silent,
+    sources: Sequence[RowSource], dataset: PairDataset, protocol: Protocol, folder: Path, progress: Progress = silent
 ) -> list[BenchRow]:
     """Evaluate all rows; pictures are extracted once for each source, whatever its number of rows."""
     found = []
@@ -103,13 +97,7 @@ def write_bench(
     *,
     force: bool = False,
 ) -> None:
-    """Write ``bench.json``, ``bench.md`` and ``bench.html``.
-
-    Args:
-        about: What a reader of the table must know.
-        data: The numbers of every row.
-        force: Whether those of an earlier run may be replaced.
-    """
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``; those of an earlier run with ``force`` alone."""
     page = Page(title)
     page.table(*table)
     page.bullets(about)

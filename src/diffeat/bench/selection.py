@@ -69,11 +69,7 @@ def run_selection(
     Args:
         folder: Holds pictures, features and reports; a later run goes on with them.
         force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
-        model: A UNet.
-        timestep: Where features are read.
-        draws: Noise draws that are averaged.
         images: Pictures per class for training, validation and test.
-        pairs: Pairs per class.
 
     Returns:
         The rows legacy, best single, selected. The reports lie in ``folder``.
@@ -93,11 +89,7 @@ def run_selection(
     settings = SelectionSettings(budget)
     selection = select(backbone, seen, settings, root / "selection", labels=labels, base=base, progress=progress)
     write_selection(selection, root / "selected.yaml", root / "selection", force=True)
-    sets = {
-        "legacy choice": legacy,
-        "best single": (selection.best_single,),
-        "selected set": selection.steps[-1].ids,
-    }
+    sets = {"legacy choice": legacy, "best single": (selection.best_single,), "selected set": selection.steps[-1].ids}
     rows = [_row(name, tuple(ids), channels, base, backbone, data, root, progress) for name, ids in sets.items()]
     _write(root, model, rows)
     return rows

@@ -53,12 +53,9 @@ def run_toyworld(
     Args:
         folder: Holds the pictures, the features and the report; a later run goes on with them.
         force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
-        recipes: Further rows: presets, or YAML files, that give one map.
         activations: Single activations of the embedded model to try; by default the outputs of its upper blocks, and
             of the layers of those with a fine grid.
         timesteps: Which to try; all activations are read at the one that serves the best of them.
-        images: Test pictures per class.
-        pairs: Test pairs per class.
 
     Returns:
         The rows, in the order of the table. The report lies in ``folder``.
@@ -84,11 +81,7 @@ def run_toyworld(
         RowSource(RgbPatches, {"RGB patches": None}),
         RowSource(Daisy, {"DAISY (scikit-image)": None}),
         RowSource(lambda: random_weights(single), {f"{MODEL}, random weights, {best}": best}, "category"),
-        RowSource(
-            lambda: trained,
-            {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names},
-            "category",
-        ),
+        RowSource(lambda: trained, {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names}, "category"),
         *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}, "category") for r in recipes),
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)

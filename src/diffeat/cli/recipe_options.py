@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -35,7 +36,7 @@ _OPTIONS = {
     "set": _RECIPE(list[str], "Change a field, e.g. trajectory.draws=2; repeatable.", metavar="FIELD=VALUE"),
     "model": _RECIPE(str, "Model: alias, hub id or local pipeline folder.", "-m"),
     "activation": _RECIPE(list[str], "Id, alias or glob; repeatable.", "-a"),
-    "timestep": _RECIPE(list[str], "0…1000, or a range FROM:TO:STEP; repeatable.", "-t"),
+    "timestep": _RECIPE(list[str], "0…999 (flow: to 1000), or a range FROM:TO:STEP; repeatable.", "-t"),
     "size": _RECIPE(int, "Side of the pictures, or the longer one, in pixels.", min=1),
     "seed": _RECIPE(int, "Of the noise."),
     "prompt": _RECIPE(str, "Text for all pictures; goes through the recipe's template."),
@@ -160,7 +161,9 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     for change in unused:
         if change.startswith("--"):
             raise InvalidValueError(f"{change} would be ignored: {recipe.name!r} has no use for it.")
-        next(recipe.single()).replace(**{change: changes[change]})  # raises, and tells the nearest field
+        place = change.split(".")[0]
+        parts = sorted(recipe.single(), key=lambda part: not get_close_matches(place, type(part).model_fields))
+        parts[0].replace(**{change: changes[change]})  # raises, and tells the nearest field
     return changed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -40,7 +40,7 @@ class TaskOptions(BaseModel):
         "any other text. By default the recipe's own.",
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -52,7 +52,6 @@ class Task:
     """A task by name.
 
     Attributes:
-        name: Of the task.
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.
@@ -65,7 +64,7 @@ class Task:
     evaluate: Callable[..., Result]
     learns: bool = False
 
-    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: Any) -> Any:
+    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: object) -> object:
         """The data that :attr:`evaluate` takes.
 
         Args:

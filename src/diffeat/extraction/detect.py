@@ -18,7 +18,7 @@ from diffeat.extraction.plan import Plan
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.reduce import Channels, Place, reducers_of
 from diffeat.features import ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, find_massive
+from diffeat.refinement.massive import Detection, Rule, detect_massive
 from diffeat.refinement.stats import ChannelStatistics
 
 #: Pictures that ``channels: detected`` looks at.
@@ -84,7 +84,7 @@ def detect(
         rule = Rule(ratio=recipe.refine.ratio) if recipe.refine is not None else Rule()
     pictures = calibration_pictures() if pictures is None else pictures
     statistics = raw_statistics(recipe, backbone, names, pictures)
-    return {place: find_massive(s, rule) for place, s in statistics.items()}
+    return {place: detect_massive(s, rule) for place, s in statistics.items()}
 
 
 def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:

@@ -133,9 +133,7 @@ class Engine:
                 noisy = steered.arrive(times, noisy_at, of_part)
                 tensors = taps.run(noisy, torch.tensor(times), steered, of_part)
                 for k, job in enumerate(part):
-                    while numbers := readers[
-                        job
-                    ]:  # struck off: a call that is repeated for its memory adds nothing twice
+                    while numbers := readers[job]:  # struck off, so that a call that is repeated adds nothing twice
                         sums[job[0]][numbers[-1]].add(job[2], tensors, k)
                         numbers.pop()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.placement import placed
@@ -44,6 +45,7 @@ class Extractor(Streams[FeatureMap]):
         ModelError: Trained weights that the recipe names cannot be had or do not fit.
     """
 
+    @neutral()
     def __init__(
         self,
         recipe: Reading,
@@ -63,6 +65,7 @@ class Extractor(Streams[FeatureMap]):
         self._mixture = None if recipe.views is None else MixedViews.of(recipe, backbone, self.names)
 
     @classmethod
+    @neutral()
     def from_recipe(
         cls,
         recipe: str | Path | Recipe,

@@ -120,7 +120,6 @@ def generation_twin(recipe: Reading) -> Reading:
     return recipe.replace(**{"trajectory.kind": "generation", "trajectory.latent": "sample"})
 
 
-@torch.no_grad()
 def generate(
     recipe: Reading, backbone: Backbone, prompts: Sequence[str | None], count: int = 1
 ) -> Iterator[tuple[Image.Image, Origin]]:
@@ -147,10 +146,11 @@ def generate(
             guidance = Guidance(path.guidance, other)
         for number in range(count):
             origin = Origin(text, number, settings_of(recipe, size))
-            start = start_noise(backbone, origin, recipe.seed, size).to(backbone.device)
             steps = ode_steps("generation", path.steps or 1, backbone)
-            end = walk(backbone, start, steps, conditioning, guidance=guidance).end
-            image = to_image(backbone.decode(end)[0])
+            with backbone.ready(), torch.no_grad():
+                start = start_noise(backbone, origin, recipe.seed, size).to(backbone.device)
+                end = walk(backbone, start, steps, conditioning, guidance=guidance).end
+                image = to_image(backbone.decode(end)[0])
             image.info[NOTE] = json.dumps(asdict(origin))
             yield image, origin
 

@@ -40,7 +40,9 @@ class Trajectory(Part, frozen=True):
         default="noise",
         description="noised to t; clean and only told t; on the way of an inversion; while a picture is generated",
     )
-    timesteps: tuple[float, ...] = Field(default=(), description="0…1000 of the training schedule (noise, clean)")
+    timesteps: tuple[float, ...] = Field(
+        default=(), description="0…999 of the training schedule, to 1000 of flow models (noise, clean)"
+    )
     draws: int = Field(default=1, ge=1, le=1000, description="independent noise draws, averaged (noise, clean)")
     latent: Literal["mean", "sample"] = Field(
         default="sample", description="mean or a draw of the autoencoder's posterior"
@@ -88,7 +90,9 @@ class Trajectory(Part, frozen=True):
         low = -1 if self.kind == "clean" else 0
         for t in self.timesteps:
             if not low <= t <= 1000:
-                raise ValueError(f"timestep {t:g} is outside {low}…1000 (0 is clean, 1000 pure noise)")
+                raise ValueError(
+                    f"timestep {t:g} is outside {low}…1000 (0 is clean; noise is pure at 999, or 1000 of flow models)"
+                )
         if self.kind == "clean" and self.latent == "mean" and self.draws > 1:
             raise ValueError("a clean trajectory from the posterior mean has no randomness: draws must be 1")
         return self

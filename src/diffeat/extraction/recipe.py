@@ -11,6 +11,7 @@ allowed (see :mod:`diffeat.techniques.named`).
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -41,7 +42,7 @@ VERSION = 2
 #: Joined recipes whose parts are being read.
 _OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
 #: What a recipe may hold: bytes of its file, values, and how deep they are nested (YAML aliases count each time).
-_BYTES, _VALUES, _DEPTH = 2**18, 100_000, 32
+_BYTES, _VALUES, _DEPTH = 2**17, 20_000, 32
 #: Recipes that one can join, those of joined parts included.
 MOST_PARTS = 64
 _FOLDER = Path(__file__).parent.parent / "recipes"
@@ -205,7 +206,9 @@ def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
     Raises:
         InvalidValueError: It names another.
     """
-    name = data.get("kind", "joined" if "parts" in data else "reading")
+    names = [str(key)[:40] for key in data]
+    joined = "parts" in names or ("model" not in names and difflib.get_close_matches("parts", names, cutoff=0.7))
+    name = data.get("kind", "joined" if joined else "reading")
     if isinstance(name, str) and name in Recipe.KINDS:
         return Recipe.KINDS[name]
     raise InvalidValueError(
@@ -227,7 +230,10 @@ def _load(name: str) -> Recipe:
     if preset or os.path.exists(path):
         return _read(path, f"preset {name!r}" if preset else f"recipe file {shown(name)}")
     what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
+    prefix, colon, _ = name.partition(":")
     hint = did_you_mean(name, preset_names()) or "List the presets with: diffeat recipes."
+    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline"), 1)):
+        hint = f"Did you mean '{near[0]}:…'?"
     raise UnknownNameError(f"There is no {what} {shown(name)}. {hint} A path to a YAML file works too.")
 
 

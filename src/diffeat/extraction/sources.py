@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from diffeat.ambient import neutral
 from diffeat.backbones.placement import placed
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.extractor import Extractor
@@ -16,6 +17,7 @@ from diffeat.extraction.vision import VisionExtractor
 from diffeat.features import FeatureMap, Source
 
 
+@neutral()
 def load_source(
     recipe: str | Path | Recipe,
     *,

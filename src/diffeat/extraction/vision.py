@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.backbones.files import is_path, read_object, said
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.folder import check_folder
 from diffeat.backbones.placement import device_of, dtype_of
+from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.kinds import Vision
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -53,7 +55,7 @@ class VisionExtractor(Streams[FeatureMap]):
         if not -layers - 1 <= recipe.layer <= layers:
             raise InvalidValueError(f"{recipe.name} has hidden states 0 to {layers}, got layer {recipe.layer}.")
         self.recipe = recipe
-        self.model = model.eval()
+        self.model = model
         self.patch = patch
         self._skip = 1 + int(getattr(config, "num_register_tokens", 0))
         image_size = getattr(config, "image_size", 224)
@@ -64,10 +66,11 @@ class VisionExtractor(Streams[FeatureMap]):
             raise InvalidValueError(
                 f"The size must be a multiple of the patch size {patch}, got {recipe.size}. The nearest is {near}."
             )
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1, 1)
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         recipe: str | Path | Vision,
@@ -114,13 +117,13 @@ class VisionExtractor(Streams[FeatureMap]):
         width, height = self.frame(picture).model
         return Group((width, height), max(1, _PIXELS // (width * height)))
 
-    @torch.no_grad()
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
         pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
-        hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
+        with ready(self.model), torch.no_grad():
+            hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
             if torch.isfinite(tensor).all():

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.files import write_files
-from diffeat.report.page import Page, markdown_report, markdown_table
+from diffeat.report.page import Page, literal, markdown_report, markdown_table
 from diffeat.studies.sweeps import Sweep
 
 #: What is written.

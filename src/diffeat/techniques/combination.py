@@ -51,9 +51,6 @@ class Combination:
     def __len__(self) -> int:
         return len(self.techniques)
 
-    def __and__(self, other: Combinable) -> Combination:
-        return Combination([*self, *Combination.of(other)])
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Combination) and self.key == other.key
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,8 +79,9 @@ def _depth(model: str) -> Condition:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(model)
-        network: Any = AutoModelForDepthEstimation.from_pretrained(model).eval()
+        processor = AutoImageProcessor.from_pretrained(model)
+        with torch.random.fork_rng(devices=[]):
+            network = AutoModelForDepthEstimation.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The depth model {model!r} cannot be loaded ({error}). Give another one as 'depth:MODEL', or your own "

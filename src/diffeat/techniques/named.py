@@ -39,7 +39,7 @@ class _Named:
         return self.function(*arguments)
 
 
-def function_name(function: str | Callable[..., Any]) -> str:
+def function_name(function: str | Callable[..., object]) -> str:
     """``module:qualified.name``; a name stays as it is.
 
     Lambdas, local functions and objects cannot be imported by a name: theirs tells them apart within this process.
@@ -47,7 +47,7 @@ def function_name(function: str | Callable[..., Any]) -> str:
     if isinstance(function, (str, _Named)):
         return function if isinstance(function, str) else function.name
     named = hasattr(function, "__qualname__")
-    owner: Any = function if named else type(function)
+    owner = function if named else type(function)
     name = f"{owner.__module__}:{owner.__qualname__}"
     return name if named and "<" not in name else f"{name}#{id(function):x}"
 

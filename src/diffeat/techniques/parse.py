@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.techniques import TECHNIQUES, Combination, Technique
 from diffeat.techniques.named import code_allowed
@@ -42,7 +40,7 @@ def _technique(text: str) -> Technique:
         if not rest:
             raise InvalidValueError(f"{word} needs a value: {word}:… ")
         return kind(**{main: rest})
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     for i, part in enumerate(rest.split(",") if rest else []):
         name, equals, value = part.partition("=")
         if i == 0 and not equals:

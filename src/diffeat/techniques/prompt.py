@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_serializer, field_validator, model_validator
 
@@ -58,7 +58,7 @@ class Prompt(Technique, frozen=True):
         return value if value is None else function_name(value)
 
     @field_serializer("captions")
-    def _path(self, value: Any) -> Any:
+    def _path(self, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
     @property

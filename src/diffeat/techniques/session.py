@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,8 +25,8 @@ from torch import Tensor
 from diffeat.backbones import Backbone, Conditioning
 from diffeat.backbones.sharing import alone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.techniques.base import Custom, Technique
-from diffeat.techniques.combination import Combination, technique_key
+from diffeat.techniques.base import Call, Custom, Technique
+from diffeat.techniques.combination import Combinable, Combination, technique_key
 from diffeat.techniques.scene import Desk, Scene
 from diffeat.techniques.snapshot import Snapshot
 
@@ -37,7 +36,6 @@ class Rows:
     """What a combination tells the denoiser about each of several pictures.
 
     Attributes:
-        conditioning: Of their texts.
         other: Of the other text of guided predictions.
         told: What each technique says, a row for each picture.
     """
@@ -116,7 +114,7 @@ class Session:
             raise ModelError(_wrote(changed, repaired))
 
     @contextmanager
-    def use(self, techniques: Any = None) -> Iterator[Steered]:
+    def use(self, techniques: Combinable = None) -> Iterator[Steered]:
         """The backbone with these techniques; afterwards it is what it was.
 
         While techniques change layers, other threads wait to use the model.
@@ -136,7 +134,7 @@ class Session:
         """The layers as a combination has them."""
         backbone = self.backbone
         with alone(*backbone.networks):
-            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.text_state, self._current
+            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.texts.state, self._current
             try:
                 self._switch(combination)
                 yield
@@ -154,7 +152,8 @@ class Session:
                 self._base = base = Snapshot(self.backbone.pipeline, copy_weights=True)
                 self._careful = True
             try:
-                self._states[key] = self._changed(combination, customs, base, key)
+                with torch.random.fork_rng(devices=[]):
+                    self._states[key] = self._changed(combination, customs, base, key)
             except BaseException:
                 base.restore()
                 raise
@@ -182,7 +181,7 @@ class Session:
     def _put(self, state: Snapshot, text_state: str, key: str) -> None:
         state.restore_structure()
         self._current = key
-        self.backbone.text_state = text_state
+        self.backbone.texts.state = text_state
 
     def forget_pictures(self) -> None:
         """Drop what was computed for pictures, e.g. between batches of a long stream."""
@@ -197,10 +196,12 @@ class Steered:
         self.combination = combination
         self.backbone = desk.backbone
         self._techniques = combination.all(Technique)
-        for technique in self._techniques:
-            technique.load(desk)
+        if self._techniques:
+            with torch.random.fork_rng(devices=[]):  # whoever makes layers draws their first weights
+                for technique in self._techniques:
+                    technique.load(desk)
 
-    def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
+    def prepare(self, scenes: Sequence[Scene], **options: object) -> Rows:
         """One row for each picture (of one size).
 
         Args:
@@ -216,7 +217,7 @@ class Steered:
         told = {t: t.tell(self._desk, scenes) for t in self._techniques}
         return Rows(conditioning, other, {t: said for t, said in told.items() if said is not None})
 
-    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> dict[str, Any]:
+    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> Call:
         """Arguments of the denoiser call in which features are read."""
         inputs = self.backbone.denoiser_inputs(noisy, t, rows.conditioning)
         for technique in self._techniques:

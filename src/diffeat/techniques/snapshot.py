@@ -9,11 +9,14 @@ are noticed by torch's version counter, and repaired where a copy of the weights
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _SAMPLE = 64
 
@@ -22,12 +25,10 @@ class Snapshot:
     """The state of a pipeline.
 
     Args:
-        pipeline: A diffusers pipeline.
-        watch_weights: Notice changes inside weights.
         copy_weights: Keep a copy of all weights too, for techniques that may write into them.
     """
 
-    def __init__(self, pipeline: Any, watch_weights: bool = True, copy_weights: bool = False) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, watch_weights: bool = True, copy_weights: bool = False) -> None:
         self._pipeline = pipeline
         self._pipeline_dict = dict(pipeline.__dict__)
         roots = [v for v in pipeline.components.values() if isinstance(v, nn.Module)]
@@ -111,19 +112,19 @@ def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from root.named_buffers()
 
 
-def _copy(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+def _copy(attributes: dict[str, object]) -> dict[str, tuple[object, dict | None]]:
     """Attributes; those that are dictionaries (modules, parameters, hooks) each beside a copy."""
     return {k: (v, dict(v) if isinstance(v, dict) else None) for k, v in attributes.items()}
 
 
-def _put_back(attributes: dict[str, Any], before: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
+def _put_back(attributes: dict[str, object], before: dict[str, tuple[object, dict | None]]) -> None:
     _refill(attributes, {name: value for name, (value, _) in before.items()})
     for value, items in before.values():
-        if items is not None:  # in place: handles of hooks point at these very dictionaries
+        if isinstance(value, dict) and items is not None:  # in place: handles of hooks point at these very dictionaries
             _refill(value, items)
 
 
-def _refill(target: dict[Any, Any], items: dict[Any, Any]) -> None:
+def _refill(target: dict, items: dict) -> None:
     """Past the write protection of diffusers' configurations; only what differs is touched, others may be looking."""
     kind: Any = OrderedDict if isinstance(target, OrderedDict) else dict
     for name in [name for name in target if name not in items]:
@@ -136,6 +137,6 @@ def _refill(target: dict[Any, Any], items: dict[Any, Any]) -> None:
             kind.__setitem__(target, name, value)
 
 
-def _configs(owners: list[Any]) -> list[Any]:
+def _configs(owners: Iterable[object]) -> list[dict]:
     found = (vars(owner).get("_internal_dict") for owner in owners)
     return list({id(c): c for c in found if isinstance(c, dict)}.values())

@@ -185,7 +185,8 @@ def _published_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], 
 
 
 def _filled(config: AggregationConfig, state: Mapping[str, Tensor], path: Path) -> AggregationNetwork:
-    network = AggregationNetwork(config)
+    with torch.random.fork_rng(devices=[]):
+        network = AggregationNetwork(config)
     state = {name: value for name, value in state.items() if name not in _UNUSED}
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

@@ -52,7 +52,6 @@ class GateResult:
 
     Attributes:
         base: The recipe that was measured.
-        shifts: By variant.
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
@@ -120,7 +119,6 @@ def gate(
 
     Args:
         images: Pictures, best 30 or more, none of which a LoRA was trained on.
-        techniques: Techniques or combinations, by name or not.
         recipe: Frame, text, conditioning options, activations, and (its first timestep) the operating point.
 
     Raises:

@@ -54,12 +54,8 @@ class SearchResult:
     """Where a search ended.
 
     Attributes:
-        chosen: The combination.
         verdict: Of it against the base; none if the base was chosen.
-        rounds: How it came to it.
-        spent: Denoiser rows.
         recipe: The recipe with the combination.
-        reason: Why this one.
     """
 
     chosen: Combination
@@ -109,10 +105,7 @@ def run_search(
     """The search itself.
 
     Args:
-        candidates: Single techniques or combinations.
         budget: Denoiser rows that may be spent; at least one round is run.
-        start: Pictures of the first round.
-        margin: Relative gain that is too small to matter.
 
     Raises:
         InvalidValueError: If there is nothing to choose from.
@@ -146,7 +139,8 @@ def run_search(
         elif count == scorer.pictures:
             break
         count = min(2 * count, scorer.pictures)
-        if scorer.spent + _price(scorer, [names[k] for k in (BASE.key, *alive)], seen, count) > budget:
+        missing = {k: max(0, count - len(seen.get(k, ()))) for k in (BASE.key, *alive)}
+        if scorer.spent + sum(scorer.cost(names[k]) * pictures for k, pictures in missing.items()) > budget:
             break
     measured = [k for k in alive if len(seen.get(k, ())) >= done]
     return _choose(scorer, measured, names, {k: seen[k][:done] for k in (BASE.key, *measured)}, rounds, margin)
@@ -175,12 +169,6 @@ def _combined(singles: Sequence[Combination]) -> list[Combination]:
             except InvalidValueError:
                 continue
     return found
-
-
-def _price(
-    scorer: Scorer, combinations: Sequence[Combination], seen: Mapping[str, NDArray[np.float64]], count: int
-) -> float:
-    return sum(scorer.cost(c) * max(0, count - len(seen.get(c.key, ()))) for c in combinations)
 
 
 def _choose(

@@ -41,9 +41,7 @@ class GateSettings:
         measures: Picture measures, the first decides: pixel, ssim, edges, ``dino:MODEL``, ``lpips``.
         feature_measures: Of the recipe's activations, the first decides: cosine, cka, self-match.
         reference: Clean features of the base model, or of the technique's own run.
-        confidence: Of the intervals.
         margin: Relative gain that is too small to matter.
-        controls: Run null and shuffled twins.
     """
 
     strength: float = 0.7
@@ -71,7 +69,6 @@ class ShiftMeter:
     """Measures shifts of one variant after the other on the same pictures; use it in a ``with`` block.
 
     Attributes:
-        pictures: The pictures.
         timesteps: The noise level of ``img2img`` and of ``operating``.
         calls: Rows of denoiser calls so far, ControlNets counted by their share.
     """
@@ -116,7 +113,6 @@ class ShiftMeter:
 
         Args:
             shuffled: Tell the technique about the next picture instead.
-            pictures: Which; all by default.
 
         Raises:
             NonFiniteError: The model gives NaN or infinity.

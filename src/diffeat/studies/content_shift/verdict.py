@@ -42,12 +42,8 @@ class Verdict:
     """What can be said about a technique.
 
     Attributes:
-        call: The verdict.
         gain: Relative reduction of the shift.
-        low: Lower end of its interval.
-        high: Upper end.
         wins: Share of pictures on which it has less shift than the base (ties count half).
-        pictures: How many.
         needed: Pictures that would probably settle it (``cannot tell`` only; none where no reasonable number would).
         base: Mean shift of the base.
     """
@@ -78,8 +74,6 @@ def judge(base: ArrayLike, technique: ArrayLike, *, confidence: float = 0.95, ma
     Args:
         base: Shifts of the base, (pictures, seeds) or (pictures,).
         technique: Of the technique, at the same places.
-        confidence: Of the interval.
-        margin: Gain that is too small to matter.
 
     Raises:
         InvalidValueError: If the shapes differ, there are fewer than two pictures, or the base has no shift at all.

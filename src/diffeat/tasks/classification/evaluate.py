@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -33,8 +34,6 @@ class Classification:
         truth: (n,) classes of the test pictures.
         predicted: (n,) predictions.
         strength: Of the regularisation, as chosen.
-        trained_on: Number of training pictures.
-        options: Of the evaluation.
     """
 
     dataset: str
@@ -88,6 +87,7 @@ class Classification:
         )
 
 
+@neutral()
 def evaluate_classification(
     data: tuple[ClassDataset, ClassDataset],
     source: Source[FeatureMap],
@@ -100,7 +100,6 @@ def evaluate_classification(
 
     Args:
         data: Pictures to train on, and pictures to score on, of the same classes.
-        source: Where features come from.
         options: Their prompts must be one text for all pictures, which does not tell the class.
         store: Where features rest, for pictures that are files; without one they are read off and forgotten.
 

@@ -15,12 +15,16 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
+from pydantic import Field, field_validator
 
+from diffeat.ambient import neutral
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
+from diffeat.datasets.registry import DATASETS
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Kept, Loads, Store, features_of
 from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import PromptPolicy, category_text, names_category, picture_texts
 from diffeat.features import FeatureMap, Source, Spec
 from diffeat.progress import Progress, silent
@@ -28,7 +32,42 @@ from diffeat.tasks.correspondence.flip import find_pose_aligned
 from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.matching import Matches, Target, outside_picture
-from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.tasks.correspondence.protocol import AVERAGES, PROTOCOLS, Protocol, get_protocol
+
+
+class CorrespondenceOptions(TaskOptions):
+    """How pairs are matched and scored."""
+
+    protocol: str | None = Field(
+        default=None,
+        description=f"How pairs are matched and scored: {', '.join(PROTOCOLS)}. The dataset's usual one if not given.",
+    )
+    threshold: tuple[float, ...] = Field(default=(), description="Replaces the protocol's thresholds α; repeatable.")
+    average: str | None = Field(default=None, description=f"Replaces the protocol's average: {', '.join(AVERAGES)}.")
+    flip: bool = Field(default=False, description="Also match from the mirrored source, and take the better.")
+    joint_pca: int | None = Field(
+        default=None, ge=1, description="Project each pair's features on so many joint principal components."
+    )
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name is None else get_protocol(name).name
+
+    def model_post_init(self, _: object) -> None:
+        self.protocol_for("spair")  # refuses thresholds and averages before anything is read
+        _check_together(self.flip, self.joint_pca)
+
+    def protocol_for(self, usual: str) -> Protocol:
+        """The protocol, with what replaces parts of it.
+
+        Args:
+            usual: Name of the dataset's own.
+        """
+        protocol = get_protocol(self.protocol or usual)
+        if self.threshold:
+            protocol = protocol.replace(alphas=self.threshold)
+        return protocol.replace(average=self.average) if self.average else protocol
 
 
 @dataclass(frozen=True)
@@ -46,7 +85,6 @@ class Tally:
 
     Attributes:
         left_out: Pairs that could not be scored, with the reason.
-        moved: Source points outside their picture.
         mirrored: Pairs that the mirrored source was used for, ``None`` where it was not tried.
     """
 
@@ -75,11 +113,7 @@ class Evaluation:
 
     Attributes:
         dataset: Name and split.
-        recipe: Name of the recipe.
-        recipe_hash: Identifies its numbers.
-        protocol: Of the numbers.
         predictions: Every scored pair, in the dataset's order.
-        tally: What was left out or moved.
         remarks: What else a reader of the numbers must know.
         seconds: Time of extraction and of matching.
         pictures: How many were extracted by this run and how many were there.
@@ -158,7 +192,6 @@ def evaluate(
 
     Args:
         prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`).
-        activation: Which map, for recipes that give several.
         flip: Match from the source or its mirrored copy, whichever is more like the target.
         joint_pca: Project the features of each pair on so many joint principal components first.
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
@@ -167,8 +200,7 @@ def evaluate(
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
         InvalidValueError: The prompts do not fit the dataset, or flip and joint_pca are both asked for.
     """
-    if flip and joint_pca:
-        raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
+    _check_together(flip, joint_pca)
     recipe = source.recipe
     texts = picture_texts(data, prompts, recipe.template)
     mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
@@ -204,16 +236,37 @@ def evaluate(
     )
 
 
+@neutral()
+def evaluate_pairs(
+    data: PairDataset,
+    source: Source[FeatureMap],
+    options: CorrespondenceOptions | None = None,
+    *,
+    store: Store = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """:func:`evaluate` with options in place of a protocol."""
+    options = options or CorrespondenceOptions()
+    usual = DATASETS[data.name].protocol if data.name in DATASETS else "spair"
+    return evaluate(
+        data,
+        source,
+        options.protocol_for(usual),
+        prompts=options.prompts,
+        flip=options.flip,
+        joint_pca=options.joint_pca,
+        store=store,
+        progress=progress,
+    )
+
+
 class Scorer:
     """Predictions of all pairs.
 
     Args:
-        features: Of their pictures.
-        protocol: How to predict and what cannot be scored.
         copies: Mirrored copies of the sources, where mirroring is tried.
         activation: Which map is matched, where there are several.
         joint_pca: Components that each pair is projected on.
-        keep: Pictures that are kept ready to be searched.
     """
 
     def __init__(
@@ -301,6 +354,11 @@ class Scorer:
         return torch.where(outside[:, None], torch.minimum(asked.clamp(min=0), limit), asked)
 
 
+def _check_together(flip: bool, joint_pca: int | None) -> None:
+    if flip and joint_pca:
+        raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
+
+
 def _has_area(box: Box | None) -> bool:
     return box is not None and box[2] > box[0] and box[3] > box[1]
 
@@ -321,3 +379,6 @@ def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
     return [
         f"pictures were resized with the {example.frame.filter} filter; the published procedure uses {protocol.resize}"
     ]
+
+
+TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.tasks.correspondence.axis import cell_centres
 from diffeat.tasks.correspondence.matching import Matches, Target, check_features, check_points, pick
@@ -50,6 +51,7 @@ def mirrored_points(points: Tensor, width: int) -> Tensor:
     return torch.stack((width - 1 - points[:, 0], points[:, 1]), dim=1)
 
 
+@neutral()
 def find_pose_aligned(
     source: FeatureMap,
     mirrored: FeatureMap,

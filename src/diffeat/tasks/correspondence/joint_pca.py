@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
 from diffeat.tasks.correspondence.matching import pick
@@ -20,6 +21,7 @@ from diffeat.tasks.correspondence.matching import pick
 DIMENSIONS = 1280
 
 
+@neutral()
 def joint_pca(
     one: Float[Tensor, "c h w"], other: Float[Tensor, "c2 h2 w2"], dimensions: int = DIMENSIONS
 ) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h2 w2"]]:

@@ -25,11 +25,7 @@ from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import Matching
 
 Reference = Literal["bbox", "image", "pixels"]
-_LENGTHS = {
-    "bbox": "α·max(w, h) of the target box",
-    "image": "α·max(w, h) of the target picture",
-    "pixels": "α pixels",
-}
+_LENGTHS = {"bbox": "α·max(w, h) of the target box", "image": "α·max(w, h) of the target picture", "pixels": "α pixels"}
 Average = Literal["image", "point", "category-image", "category-point"]
 AVERAGES: dict[str, str] = {
     "image": "mean over image pairs",
@@ -44,17 +40,14 @@ class Protocol:
     """How predictions are made and scored.
 
     Attributes:
-        name: Of the preset, or of your own.
         alphas: Thresholds as shares of the reference length; the one that headlines is ``alphas[headline]``.
         reference: ``"bbox"`` or ``"image"``: the longer side of the target's; ``"pixels"``: alphas are pixels.
         average: ``"image"``, ``"point"``, ``"category-image"`` or ``"category-point"``.
         inclusive: ``<=`` if true, ``<`` if false.
-        matching: How points are predicted.
         resize: Filter with which the published procedure resizes pictures; a result tells if another was
             used.
         category_prompts: Whether the published procedure tells the model the true category of each picture.
         headline: Position in ``alphas`` of the number that is quoted.
-        source: Where the procedure is published.
     """
 
     name: str
@@ -101,7 +94,7 @@ class Protocol:
             f"{self.matching}; scored in original pixels"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         lattice = self.matching.lattice
         window = self.matching.readout == "window"

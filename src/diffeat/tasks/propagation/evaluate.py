@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from diffeat.ambient import neutral
 from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -26,8 +27,6 @@ class VideoScore:
     """Scores of one object.
 
     Attributes:
-        video: Name of the sequence.
-        number: Of the object.
         j: Mean, recall and decay of the region score, 0…1.
         f: Of the boundary score.
     """
@@ -45,13 +44,7 @@ class VideoScore:
 
 @dataclass(frozen=True)
 class Propagation:
-    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
-
-    Attributes:
-        scores: Of every object.
-        videos: That were propagated through.
-        options: Of the propagation.
-    """
+    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str
     recipe: str
@@ -106,6 +99,7 @@ class Propagation:
         )
 
 
+@neutral()
 def evaluate_videos(
     data: VideoDataset,
     source: Source[FeatureMap],

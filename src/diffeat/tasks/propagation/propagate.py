@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.task import TaskOptions
 from diffeat.features import FeatureMap
@@ -52,6 +53,7 @@ class PropagationOptions(TaskOptions):
 TILE = 8
 
 
+@neutral()
 def propagate_labels(
     target: Float[Tensor, "c h w"],
     context: Sequence[Float[Tensor, "c h w"]],
@@ -61,9 +63,7 @@ def propagate_labels(
     """Soft labels of a frame from those of other frames of the same video.
 
     Args:
-        target: Features of the frame.
         context: Features of the other frames, same grid.
-        labels: Their soft labels.
 
     Raises:
         InvalidValueError: If the grids or the counts differ.
@@ -125,10 +125,9 @@ def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, dev
     return (rows[:, None, :, None] | columns[None, :, None, :]).flatten(0, 1).flatten(1)
 
 
+@neutral()
 def propagate_video(
-    features: Iterable[FeatureMap],
-    first_mask: Int[Tensor, "height width"],
-    options: PropagationOptions | None = None,
+    features: Iterable[FeatureMap], first_mask: Int[Tensor, "height width"], options: PropagationOptions | None = None
 ) -> Iterator[Int[Tensor, "height width"]]:
     """Object numbers of every frame of a video after the first, in original pixels.
 

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, features_of
@@ -58,8 +59,6 @@ class Split:
     """One random split.
 
     Attributes:
-        train: Pictures trained on.
-        test: Pictures scored on.
         confusions: Of every test picture.
         doubts: Uncertainty of every test picture, where the classifier has one.
         absent: Classes of the test pictures that no training picture shows; their IoU is 0.
@@ -203,6 +202,7 @@ def random_splits(
     return found
 
 
+@neutral()
 def evaluate_segmentation(
     data: tuple[MaskDataset, MaskDataset],
     source: Source[FeatureMap],
@@ -217,8 +217,6 @@ def evaluate_segmentation(
 
     Args:
         data: Pictures to train on, and pictures to score on.
-        source: Where features come from (:class:`diffeat.Extractor` …).
-        options: How few labels are learned from.
         store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:

@@ -25,7 +25,6 @@ class LinearProbe:
     """See the module docstring.
 
     Args:
-        classes: Number of labels.
         strengths: To choose from, on every fourth picture; a single one is taken as it is.
     """
 

@@ -78,12 +78,10 @@ class TrainingPixels:
     """The labelled pixels of some pictures, to draw batches of features from.
 
     Args:
-        pictures: Their maps.
         labels: Their label maps (H, W), one at a time.
         rare: A label with fewer pixels than this in a picture is ignored there.
         most: Pixels per picture, drawn once; all if ``None``.
         balanced: Draw as many of every label of a picture, as far as there are, instead of any pixels.
-        seed: Of that draw.
 
     Raises:
         InvalidValueError: No labelled pixel, or one label only: there is nothing to tell apart.

@@ -38,7 +38,6 @@ def write_recipe(
 
     Args:
         base: The recipe the network was trained with, with or without fusion.
-        folder: Gets ``recipe.yaml`` and ``weights/``.
         force: Whether those that are there may be replaced.
 
     Returns:
