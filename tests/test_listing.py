@@ -82,9 +82,9 @@ def test_links_to_folders_are_followed_once_and_never_in_circles(small: Path, tm
 
 
 def test_names_that_are_not_utf_8_or_hold_anything(tmp_path: Path) -> None:
-    touch(tmp_path, "caf\udce9.png", "new\nline.png", "[bold]x[/x].png", "\x1b[31m.png", "a" * 250 + ".png")
+    touch(tmp_path, "caf\udce9.png", "new\nline.png", "[bold]x[x].png", "\x1b[31m.png", "a" * 250 + ".png")
     listing = list_pictures(tmp_path)
-    assert {"caf\\xe9.png", "new\nline.png", "[bold]x[/x].png"} <= {p.name for p in listing}
+    assert {"caf\\xe9.png", "new\nline.png", "[bold]x[x].png"} <= {p.name for p in listing}
     for picture, path in zip(listing, listing.paths, strict=True):
         picture.name.encode()
         assert path.exists()

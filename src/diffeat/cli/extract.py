@@ -12,6 +12,7 @@ from typer import Option
 from diffeat.cli.command import given
 from diffeat.cli.options import Paths
 from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.errors import printable
 
 if TYPE_CHECKING:
     from diffeat.extraction import Summary
@@ -68,7 +69,7 @@ def _report(summary: Summary, skipped: Sequence[tuple[Path, str]], out: Path) ->
         err=True,
     )
     for path, reason in skipped[:10]:
-        typer.secho(f"  passed over  {path}: {reason}", dim=True, err=True)
+        typer.secho(printable(f"  passed over  {path}: {reason}"), dim=True, err=True)
     if len(skipped) > 10:
         typer.secho(f"  … and {len(skipped) - 10} more files", dim=True, err=True)
     for reason in summary.failed.values():

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.files import read_text
 
 #: ``None``: the recipe's own text. ``"category"``: the picture's category through the recipe's template. Another
 #: string: a template with ``{category}``. A mapping: text per category.
@@ -80,13 +81,10 @@ def read_policy(policy: PromptPolicy) -> PromptPolicy:
     """
     if not isinstance(policy, str) or not policy.endswith(".json"):
         return policy
-    path = Path(policy)
-    if not path.is_file():
-        raise InvalidValueError(f"There is no prompt file {policy!r}.")
     try:
-        texts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidValueError(f"{path} is not JSON: {error}") from None
+        texts = json.loads(read_text(policy, "prompt file", most=1 << 26))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidValueError(f"{policy} is not JSON: {error}") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise InvalidValueError(f"{path} must map each category to a text.")
+        raise InvalidValueError(f"{policy} must map each category to a text.")
     return texts

@@ -14,6 +14,7 @@ from diffeat.errors import (
     NonFiniteError,
     TooLargeError,
     UnknownNameError,
+    clipped,
 )
 from diffeat.features.picture import Picture, count, several
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source
@@ -21,6 +22,8 @@ from diffeat.memory import out_of_memory
 
 T = TypeVar("T")
 
+#: Bytes of pixels that may wait for a call to fill.
+_HELD = 5e8
 #: Faults that lie in a picture or its text, not in the model.
 _OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, TooLargeError, UnknownNameError)
 
@@ -65,7 +68,8 @@ def stream(
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
-            if waiting and (here != group or len(waiting) >= group.most):
+            held = sum(3 * p.image.width * p.image.height for p in waiting)
+            if waiting and (here != group or len(waiting) >= group.most or held > _HELD):
                 yield from _read(source, waiting, on_error)
                 waiting = []
             group = here
@@ -152,6 +156,11 @@ def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> 
             yield result
 
 
+def _follows_the_picture(source: Source[T]) -> bool:
+    """Whether the model's image is as large as the picture asks, so that a model's tables may end before it does."""
+    return "'mode': 'keep'" in str(source.recipe.content())
+
+
 def _results(source: Source[T], pictures: Sequence[Picture]) -> list[T | Failed] | None:
     """``None`` where several pictures fail together."""
     try:
@@ -162,7 +171,15 @@ def _results(source: Source[T], pictures: Sequence[Picture]) -> list[T | Failed]
             raise
         failed = error
     except Exception as error:
-        if not out_of_memory(error):
+        if out_of_memory(error):
+            failed = TooLargeError(f"{pictures[0].name} does not fit into memory. Use a smaller frame size.")
+        elif isinstance(error, (IndexError, ValueError, RuntimeError)) and _follows_the_picture(source):
+            size = "×".join(map(str, pictures[0].image.size))
+            failed = ImageError(
+                f"{pictures[0].name}: the model cannot take a picture of {size} pixels ({type(error).__name__}: "
+                f"{clipped(str(error), 200)}). Give the frame a size."
+            )
+            failed.__cause__ = error
+        else:
             raise
-        failed = TooLargeError(f"{pictures[0].name} does not fit into memory. Use a smaller frame size.")
     return None if len(pictures) > 1 else [Failed(failed)]

@@ -13,6 +13,7 @@ to ``x' = (x + ½)·w/W₀ − ½ + left``, and on a grid of g columns over the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,9 +24,11 @@ from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, clipped
 
 Filter = Literal["bicubic", "bilinear", "lanczos"]
+#: Points (x, y): a tensor, or rows of numbers.
+Points = Shaped[Tensor, "*n 2"] | Sequence[Any]
 FILTERS: dict[str, Image.Resampling] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -88,15 +91,15 @@ class Frame:
             values = F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
         return values.contiguous()
 
-    def points_to_model(self, points: Shaped[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+    def points_to_model(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""
         return _affine(points, self.scale, self.content[:2])
 
-    def points_to_original(self, points: Shaped[Tensor, "*n 2"]) -> Float[Tensor, "*n 2"]:
+    def points_to_original(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the model image in original pixels."""
         return _affine_back(points, self.scale, self.content[:2])
 
-    def points_to_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
+    def points_to_grid(self, points: Points, grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in cells of a (rows, columns) grid over the model image.
 
         Example:
@@ -107,7 +110,7 @@ class Frame:
         """
         return _affine(self.points_to_model(points), self._grid_scale(grid), (0, 0))
 
-    def points_from_grid(self, points: Shaped[Tensor, "*n 2"], grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
+    def points_from_grid(self, points: Points, grid: tuple[int, int]) -> Float[Tensor, "*n 2"]:
         """Points (x, y) in cells of a (rows, columns) grid over the model image, in original pixels."""
         return self.points_to_original(_affine_back(points, self._grid_scale(grid), (0, 0)))
 
@@ -218,14 +221,24 @@ class Frame:
         return grid[1] / self.model[0], grid[0] / self.model[1]
 
 
-def _affine(points: Tensor, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
-    points = points if points.is_floating_point() else points.to(torch.float32)
+def _affine(points: Points, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
+    points = _floats(points)
     return (points + 0.5) * points.new_tensor(scale) - 0.5 + points.new_tensor(offset)
 
 
-def _affine_back(points: Tensor, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
-    points = points if points.is_floating_point() else points.to(torch.float32)
+def _affine_back(points: Points, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:
+    points = _floats(points)
     return (points - points.new_tensor(offset) + 0.5) / points.new_tensor(scale) - 0.5
+
+
+def _floats(points: Points) -> Tensor:
+    try:
+        points = torch.as_tensor(points)
+    except (TypeError, ValueError) as error:
+        raise InvalidValueError(f"Points are rows (x, y) of numbers ({clipped(str(error))}).") from error
+    if points.ndim == 0 or points.shape[-1] != 2:
+        raise InvalidValueError(f"Points are rows (x, y), got the shape {tuple(points.shape)}.")
+    return points if points.is_floating_point() else points.to(torch.float32)
 
 
 def sample_grid(

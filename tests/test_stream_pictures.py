@@ -1,0 +1,90 @@
+"""One picture that cannot be used costs no other, and few are held, whatever the source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffeat.errors import DiffeatError, ImageError, InvalidValueError
+from diffeat.features import Group, Picture, stream, streaming
+from diffeat.geometry import Frame
+
+
+class Widths:
+    """Gives a picture's width; its tables end at 100 pixels."""
+
+    fingerprint = ""
+
+    def __init__(self, mode: str = "keep") -> None:
+        content = lambda: {"frame": {"mode": mode}}  # noqa: E731
+        self.recipe: Any = SimpleNamespace(prompt="", text_for=str, content=content)
+        self.calls: list[int] = []
+
+    def group(self, picture: Picture) -> Group:
+        return Group(None, most=100)
+
+    def read(self, pictures: Sequence[Picture]) -> list[int]:
+        table = torch.arange(100)
+        widths = [int(table[picture.image.width]) for picture in pictures]
+        self.calls.append(len(pictures))
+        return widths
+
+    def session(self):
+        return nullcontext()
+
+
+def grey(width: int) -> Image.Image:
+    return Image.new("RGB", (width, 10))
+
+
+def test_a_picture_beyond_the_tables_of_a_model_is_a_picture_that_failed() -> None:
+    failed: list[DiffeatError] = []
+    images = [grey(w) for w in (20, 300, 40)]
+    assert list(stream(Widths(), images, on_error=lambda _, e: failed.append(e))) == [20, 40]  # pyright: ignore
+    assert isinstance(failed[0], ImageError)
+    assert "cannot take a picture of 300×10 pixels (IndexError: index 300" in str(failed[0])
+    assert isinstance(failed[0].__cause__, IndexError)
+    with pytest.raises(IndexError):  # of a fixed size: all would fail, and it is not the picture's fault
+        list(stream(Widths("squash"), images, on_error=lambda *_: None))  # pyright: ignore
+
+
+def test_any_bad_picture_ends_nothing(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("DIFFEAT_PICTURE_GB", "0.001")
+    (tmp_path / "no.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    grey(50).save(tmp_path / "caf\udce9 [x].png")
+    Image.new("L", (3000, 3000)).save(tmp_path / "large.png")
+    bad: list[str] = []
+    source: Any = Widths()
+    found = stream(
+        source, [*sorted(tmp_path.iterdir()), "gone\n.png", grey(7)], on_error=lambda n, e: bad.append(str(e))
+    )
+    assert list(found) == [50, 7]
+    assert ["large.png" in bad[0], "no.png" in bad[1], "gone\\n.png: no such file." in bad[2]] == [True] * 3
+
+
+def test_pixels_that_wait_are_bounded(monkeypatch) -> None:
+    monkeypatch.setattr(streaming, "_HELD", 3 * 10 * 10 * 10)
+    source: Any = Widths()
+    assert list(stream(source, [grey(10)] * 40)) == [10] * 40
+    assert max(source.calls) == 11
+    assert sum(source.calls) == 40
+
+
+def test_points_may_be_lists() -> None:
+    frame = Frame(original=(640, 480), model=(512, 512), content=(0, 0, 512, 512))
+    points = [[-0.5, -0.5], (639.5, 479.5)]
+    for method in (frame.points_to_model, frame.points_to_original):
+        assert torch.equal(method(points), method(torch.tensor(points)))
+    for method in (frame.points_to_grid, frame.points_from_grid):
+        assert torch.equal(method(points, (32, 32)), method(torch.tensor(points), (32, 32)))
+    assert torch.equal(frame.points_to_model(np.array([3, 4])), frame.points_to_model(torch.tensor([3, 4])))
+    for wrong in ([], [1, 2, 3], [[1], [2, 3]], "xy", [["a", "b"]]):
+        with pytest.raises(InvalidValueError, match="Points are rows"):
+            frame.points_to_grid(wrong, (8, 8))
