@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 import os
 import random
@@ -63,7 +65,7 @@ def flips(folder: str, count: int, where: Path) -> Iterator[tuple[Path, int]]:
 # --- bits -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("folder", "count"), [("shards", 12), ("index", 24)])
+@pytest.mark.parametrize(("folder", "count"), [("shards", 6), ("index", 12)])
 def test_every_flipped_bit_is_noticed_and_repaired_by_extracting_again(
     where: Path, photos: list[Path], folder: str, count: int
 ) -> None:
@@ -72,17 +74,13 @@ def test_every_flipped_bit_is_noticed_and_repaired_by_extracting_again(
         flip(file, bit)
         problems = FeatureStore.open(where).verify().problems
         assert any(file.name in problem for problem in problems), (file, bit)
+        store = FeatureStore.open(where)
         for name in right:  # a number that is read is right
-            try:
-                assert seen_one(where, name) == right[name][2]
-            except StoreError:
-                continue
+            with contextlib.suppress(StoreError):
+                read = [value for v in store.load(name).activations.values() for value in v.flatten().tolist()]
+                assert read == right[name][2]
         extract(photos, where)
         assert content(where) == whole
-
-
-def seen_one(where: Path, name: str) -> list[float]:
-    return [value for v in FeatureStore.open(where).load(name).activations.values() for value in v.flatten().tolist()]
 
 
 def test_every_flipped_bit_of_the_head_is_an_error(where: Path) -> None:
@@ -246,7 +244,7 @@ def test_files_that_may_not_be_read_stop_every_act(
     where: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever runs the tests may read everything: the refusal is the system's in name only."""
-    before, regular = content(where), open
+    before, regular = content(where), os.open
     for folder in ("index", "shards"):
         forbidden = str(files(where, folder)[0])
 
@@ -256,7 +254,7 @@ def test_files_that_may_not_be_read_stop_every_act(
             return regular(file, *arguments, **named)
 
         with monkeypatch.context() as patch:
-            patch.setattr("builtins.open", guarded)
+            patch.setattr(os, "open", guarded)
             with pytest.raises(StoreError, match=r"cannot be read \(Permission denied\)"):
                 extract(photos, where)
             assert any("Permission denied" in problem for problem in FeatureStore.open(where).verify().problems)
@@ -311,8 +309,6 @@ def test_hostile_heads_are_one_line(tmp_path: Path, text: bytes) -> None:
 )  # fmt: skip
 def test_hostile_rows_are_one_line(where: Path, change: dict[str, object]) -> None:
     """Rows that another program wrote, under a name that tells their digest."""
-    import dataclasses
-
     evil = [dataclasses.replace(row, generation=9, **change) for row in rows(where)]
     part(where, to_parquet(table_of(evil), "hash"))
     assert FeatureStore.open(where).verify().problems

@@ -75,7 +75,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         with open_regular(path) as file:
             yield file
     except FileNotFoundError as error:
-        raise DamagedError(f"{path} is missing.") from error
+        raise DamagedError(f"{path} is missing; the same extraction makes it again.") from error
     except OSError as error:
         raise StoreError(f"{path} cannot be read ({error.strerror}).") from error
 

@@ -84,7 +84,7 @@ def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyRe
     report.maps += sum(map(len, pictures))
     try:
         report.size += check(path, pictures[0][0].shard, pictures[0][0].size)
-        reader = ShardReader(path)
+        reader = ShardReader(path, pictures[0][0].size)
         for row in (row for rows in pictures for row in rows):
             problem = _check_map(reader, row)
             if problem:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -121,16 +122,21 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
 class ShardReader:
     """An open shard; the file is mapped, only what is asked for is read.
 
+    Args:
+        size: The bytes that the file must have.
+
     Raises:
         StoreError: The file is missing, truncated or damaged, or no regular file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, size: int) -> None:
         self.path = path
         try:
-            with opened(path):
+            with opened(path) as file:
+                if (here := os.fstat(file.fileno()).st_size) != size:
+                    raise self._damaged(f"it has {here} bytes instead of {size}")
                 self._file: Any = safetensors.safe_open(str(path), framework="pt")
-        except (OSError, DamagedError, safetensors.SafetensorError) as error:
+        except (OSError, safetensors.SafetensorError) as error:
             raise self._damaged(str(error)) from error
 
     def stored(self, row: Row) -> dict[str, Tensor]:

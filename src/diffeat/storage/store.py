@@ -370,16 +370,16 @@ class FeatureStore:
                 near = did_you_mean(activation, by_name)
                 raise UnknownNameError(f"{name} has no activation {activation!r}. {near}")
         first = next(iter(by_name.values()))
-        reader = self._reader(first.shard)
+        reader = self._reader(first.shard, first.size)
         maps = {activation: reader.read(by_name[activation], window) for activation in (wanted or by_name)}
         frame, provenance = first.origin()
         if window is not None:
             provenance["window"] = list(window)
         return FeatureMap(maps, frame, first.image, first.digest, provenance)
 
-    def _reader(self, shard: str) -> ShardReader:
+    def _reader(self, shard: str, size: int) -> ShardReader:
         if shard not in self._readers:
-            self._readers[shard] = ShardReader(shard_file(self.path, shard))
+            self._readers[shard] = ShardReader(shard_file(self.path, shard), size)
             if len(self._readers) > _OPEN_SHARDS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(shard)

@@ -102,7 +102,7 @@ def _rewrite(store: FeatureStore, index: Index, pictures: Sequence[str]) -> Sequ
     for name in pictures:
         rows = index.rows(name)
         shard = rows[0].shard
-        reader = readers[shard] = readers.get(shard) or ShardReader(shard_file(store.path, shard))
+        reader = readers[shard] = readers.get(shard) or ShardReader(shard_file(store.path, shard), rows[0].size)
         maps.append([(row, reader.stored(row)) for row in rows])
     sealed = seal(maps, store.dtype, 0)
     place(store.path, (shard_file(store.path, sealed.shard), sealed.data))
