@@ -51,7 +51,7 @@ class Pictures:
         names = (where[:20], os.fsencode(where).decode("utf-8", "backslashreplace"), repr(where)[1:-1])
         doors: dict[str, Door] = {"open_image": lambda: _open(where), "stream": lambda: _stream(where)}
         if draw < 0.025:
-            doors["extract"] = lambda: command("extract", "--recipe", "baseline:rgb", "--out", "out", "good.png", "--", where, good=(0, 1))
+            doors["extract"] = lambda: command("extract", "--recipe", "baseline:rgb", "--size", "64", "--out", "out", "good.png", "--", where, good=(0, 1))
         return Case(kind, names, doors)
 
 

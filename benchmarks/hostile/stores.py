@@ -74,7 +74,7 @@ def _files(role: str) -> list[Path]:
 def _damage(random: Random, seeds: Path) -> str:
     """Damage one file of a store, or put something beside it; tells what was done."""
     role = random.choice(("head", "index", "index", "shard", "shard", "folder"))
-    files = [] if role == "folder" else [f for f in _files(role) if f.is_file() and not f.is_symlink()]
+    files = [] if role == "folder" else [f for f in _files(role) if f.is_file() and not f.is_symlink() and f.stat().st_size < 1e6]
     if not files:
         return "folder " + _beside(random, seeds)
     file, data = (choice := random.choice(files)), choice.read_bytes()

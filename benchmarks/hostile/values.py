@@ -71,7 +71,7 @@ def change(random: Random, data: Any) -> Any:
 def nest(random: Random) -> Any:
     """Lists or mappings in each other, deep."""
     inner: Any = 1
-    for _ in range(random.choice((20, 200, 900))):
+    for _ in range(random.choice((10, 50, 120))):
         inner = [inner] if random.random() < 0.5 else {"a": inner}
     return inner
 
