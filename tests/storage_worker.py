@@ -44,8 +44,8 @@ def main() -> None:
     with FeatureStore.open_or_create(arguments.store, {"b": 1, "a": 2}, "hash", "bfloat16") as store:
         print("started", flush=True)
         for shard in range(arguments.shards):
-            if not store.has_shard(f"{shard:03d}"):
-                store.write_shard(f"{shard:03d}", shard_features(shard), position=shard)
+            if f"{shard}/0.png" not in store:
+                store.write_shard(shard_features(shard), position=shard)
 
 
 if __name__ == "__main__":

@@ -182,14 +182,14 @@ def test_bad_values() -> None:
 
 
 def test_a_stream_of_new_texts_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffeat.backbones import backbone as module
+    from diffeat.backbones import encoded as module
 
     monkeypatch.setattr(module, "REMEMBERED_TEXTS", 3)
     backbone = Backbone.from_pipeline(build("sd15"))
     texts = [f"a {word}" for word in "cat dog car bird chair".split()]
     first = backbone.condition(texts[:1]).arguments()["encoder_hidden_states"]
     backbone.condition(texts)
-    assert len(backbone._rows) == sum(map(len, backbone._texts.values())) == 3
+    assert len(backbone.texts._rows) == sum(map(len, backbone.texts._texts.values())) == 3
     assert torch.equal(backbone.condition(texts[:1]).arguments()["encoder_hidden_states"], first)
     backbone.drop_text_encoders()
     assert len(backbone.condition([texts[0], texts[3], texts[4]])) == 3

@@ -78,8 +78,8 @@ def test_the_autoencoder_stays_exact_where_it_asks_for_it(dtype, saved, copy: Pa
 def test_a_pipeline_without_text_encoders_says_so(saved) -> None:
     pipeline = build("sd15")
     pipeline.text_encoder = None
-    with pytest.raises(ModelError, match="not part of this pipeline"):
-        Backbone.from_pipeline(pipeline).condition(["a cat"])
+    with pytest.raises(ModelError, match="no text_encoder"):
+        Backbone.from_pipeline(pipeline)
 
 
 def test_several_places_are_tried_in_order(saved, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_broken_directories(copy: Path) -> None:
     whole = weights.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"version https://git-lfs.github.com/spec/v1"):
         weights.write_bytes(damaged)
-        with pytest.raises(ModelError, match=r"diffusion_pytorch_model.safetensors is damaged"):
+        with pytest.raises(ModelError, match=r"diffusion_pytorch_model.safetensors is (damaged|empty)"):
             Backbone.from_pretrained(path)
     weights.unlink()
     with pytest.raises(ModelError, match="could not be loaded"):

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry
-from diffeat.bench.rows import RowSource, bench_table, score_rows, write_bench
-from diffeat.bench.sift import sift_matches
+from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry, sift_matches
+from diffeat.bench.rows import RowSource, bench_table, score_rows, write_rows
 from diffeat.datasets.registry import open_dataset
 from diffeat.extraction import Baseline, Daisy, RgbPatches
 from diffeat.geometry import Frame
@@ -58,7 +57,8 @@ def test_rows_share_extractions_and_write_a_table(tmp_path: Path) -> None:
     assert [r[0] for r in body] == ["colours", "daisy", "again"]
     assert body[1][1:] == body[2][1:]
     assert rows[2].evaluation.pictures["extracted"] == 0
-    page = write_bench(tmp_path, "A table", rows, ["a note"]).read_text()
+    write_rows(tmp_path, "A table", rows, ["a note"])
+    page = (tmp_path / "bench.html").read_text()
     assert "a note" in page
     assert "distance ≤ α·max(w, h)" in page
     assert len(json.loads((tmp_path / "bench.json").read_text())["rows"]) == 3

@@ -98,7 +98,7 @@ def test_recipes(run: Callable[..., Result], tmp_path: Path) -> None:
     assert "trajectory" in schema["Reading"]["properties"]
     assert {"Vision", "Baseline", "Joined"} <= set(schema)
     wrong = run("recipes", "dift-sd-21")
-    assert wrong.code == 1
+    assert wrong.code == 2
     assert "dift-sd21" in wrong.err
 
 
@@ -109,7 +109,7 @@ def test_activations(run: Callable[..., Result], model: Path) -> None:
     assert "gdf:up-level1-repeat0-vit-block0-cross-q" in table.out
     assert "attn1" not in table.out
     wrong = run("activations", model, "--kind", "atention-q")
-    assert wrong.code == 1
+    assert wrong.code == 2
     assert "attention-q" in wrong.err
 
 
@@ -152,7 +152,7 @@ def test_bad_pictures_are_listed_and_the_good_ones_done(
 
 
 def test_texts_per_picture(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path) -> None:
-    (tmp_path / "texts.csv").write_text("image,prompt\na.png,cat\nc.png,dog\n")
+    (tmp_path / "texts.csv").write_text("image,prompt\na.png,cat\nc.png,dog\nb.jpg,\n")
     done = run("extract", photos, "-r", recipe, "-o", tmp_path / "store", "--prompts", tmp_path / "texts.csv")
     assert done.code == 0, done.err
     store = FeatureStore.open(tmp_path / "store")
@@ -160,7 +160,7 @@ def test_texts_per_picture(run: Callable[..., Result], photos: Path, recipe: Pat
     assert texts == {"a.png": "a photo of a cat", "b.jpg": "", "c.png": "a photo of a dog"}
     (tmp_path / "wrong.csv").write_text("file,prompt\na.png,cat\n")
     wrong = run("extract", photos, "-r", recipe, "-o", tmp_path / "other", "--prompts", tmp_path / "wrong.csv")
-    assert wrong.code == 1
+    assert wrong.code == 2
     assert "'image'" in wrong.err
 
 
@@ -192,7 +192,7 @@ def test_wrong_options_get_one_clear_message(
 
 def test_a_folder_that_is_no_pipeline(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path) -> None:
     done = run("extract", photos, "-r", recipe, "-o", tmp_path / "store", "-m", photos)
-    assert done.code == 1
+    assert done.code == 2
     assert str(photos) in done.err
     assert "model_index.json" in done.err
     assert not (tmp_path / "store").exists()
@@ -201,13 +201,13 @@ def test_a_folder_that_is_no_pipeline(run: Callable[..., Result], photos: Path, 
 def test_a_store_of_another_recipe(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path) -> None:
     assert run("extract", photos, "-r", recipe, "-o", tmp_path / "store").code == 0
     other = run("extract", photos, "-r", recipe, "-o", tmp_path / "store", "-t", "100")
-    assert other.code == 1
+    assert other.code == 2
     assert "timesteps" in other.err
 
 
 def test_a_folder_that_cannot_be_written(run: Callable[..., Result], photos: Path, recipe: Path) -> None:
     done = run("extract", photos, "-r", recipe, "-o", "/proc/store")
-    assert done.code == 1
+    assert done.code == 2
     assert "/proc/store" in done.err
 
 
@@ -223,10 +223,10 @@ def test_show(run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: 
             assert picture.height > 400
             assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 1000
     no_prompt = run("show", photos, "-r", recipe, "-w", "cat")
-    assert no_prompt.code == 1
+    assert no_prompt.code == 2
     assert "--prompt" in no_prompt.err
     no_word = run("show", photos, "-r", recipe, "--prompt", "cat", "-w", "dog", "-o", tmp_path / "x.png")
-    assert no_word.code == 1
+    assert no_word.code == 2
     assert "dog" in no_word.err
 
 

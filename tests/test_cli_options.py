@@ -221,7 +221,7 @@ def test_help_ends_in_an_example_that_is_understood(name: str) -> None:
 
 
 def test_examples_run(tmp_path: Path) -> None:
-    cheap = ("samples", "recipes", "store", "activations", "toyworld write")
+    cheap = ("samples", "recipes", "store show", "store compact", "activations", "toyworld write")
     lines = dict.fromkeys(line for name in cheap for line in EXAMPLES[name] if "diffeat eval" not in line)
     here = Path.cwd()
     os.chdir(tmp_path)

@@ -13,18 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError
 from diffeat.studies.content_shift.halving import BASE, candidates_of, run_search
 from diffeat.studies.content_shift.laplacian import paper_laplacian
 from diffeat.studies.content_shift.measures import (
     cka_shift,
     cosine_shift,
     edge_shift,
+    picture_measure,
     pixel_shift,
     self_match_shift,
     ssim_shift,
 )
-from diffeat.studies.content_shift.perceptual import weighted_measure
 from diffeat.studies.content_shift.verdict import judge
 from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
 from oracles.exact_posterior import ExactPosterior, shapes_bank
@@ -235,7 +235,7 @@ def test_dino_shift_is_one_minus_the_mean_cosine_of_patch_tokens(tmp_path: Path)
     network.save_pretrained(tmp_path)
     mean, std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"image_mean": mean, "image_std": std}))
-    measure = weighted_measure(f"dino:{tmp_path}")
+    measure = picture_measure(f"dino:{tmp_path}")
     levels = torch.randint(0, 256, (2, 3, 56, 56), generator=torch.Generator().manual_seed(1))
     one, other = levels / 127.5 - 1
     assert measure(one, one) == pytest.approx(0, abs=1e-6)
@@ -249,8 +249,8 @@ def test_dino_shift_is_one_minus_the_mean_cosine_of_patch_tokens(tmp_path: Path)
 def test_measures_by_weights_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lpips", None)  # as if not installed
     with pytest.raises(ModelError, match="LPIPS needs the package lpips"):
-        weighted_measure("lpips")
+        picture_measure("lpips")
     with pytest.raises(ModelError, match="no-such-model"):
-        weighted_measure(f"dino:{tmp_path / 'no-such-model'}")
-    with pytest.raises(InvalidValueError, match="use 'dino:MODEL' or 'lpips'"):
-        weighted_measure("dino")
+        picture_measure(f"dino:{tmp_path / 'no-such-model'}")
+    with pytest.raises(UnknownNameError, match="use 'dino:MODEL' or 'lpips'"):
+        picture_measure("dino")

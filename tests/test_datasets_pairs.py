@@ -154,7 +154,7 @@ def test_csv_of_points(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="line 2: source_y is 'two'"):
         open_dataset("csv", file)
     file.write_text("source,target,sourcex\n")
-    with pytest.raises(DatasetError, match="no column 'source_x'.*Did you mean 'sourcex'"):
+    with pytest.raises(DatasetError, match="needs one column 'source_x'.*Did you mean 'sourcex'"):
         open_dataset("csv", file)
 
 

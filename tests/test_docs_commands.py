@@ -36,6 +36,8 @@ def test_commands_are_taken(page: Path) -> None:
     for line in commands(page.read_text(encoding="utf-8")):
         command, words = root, shlex.split(line)[1:]
         while (commands_in := getattr(command, "commands", {})) and words and not words[0].startswith("-"):
+            if words[0] not in commands_in and hasattr(command, "default"):
+                words = [command.default, *words]
             assert words[0] in commands_in, f"{line!r}: there is no command {words[0]!r}"
             command, words = commands_in[words[0]], words[1:]
         options = _options(command)

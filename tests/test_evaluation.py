@@ -23,9 +23,8 @@ from diffeat.evaluation.intervals import resampled
 from diffeat.report.results import WRITERS, write_result
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence import PairRecord, get_protocol
-from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction, Tally
+from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, PairPrediction, Tally
 from diffeat.tasks.correspondence.matching import Matches
-from diffeat.tasks.correspondence.task import CorrespondenceOptions
 from diffeat.tasks.propagation import Propagation, PropagationOptions, VideoScore
 from diffeat.tasks.registry import TASKS, task_of
 from diffeat.tasks.segmentation import Confusion, Segmentation, SegmentationOptions, evaluate_segmentation

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from diffeat.backbones.fingerprint import fingerprint
-from diffeat.errors import StoreError
+from diffeat.errors import ModelError, StoreError
 from diffeat.storage import FeatureStore
 
 
@@ -74,16 +74,17 @@ def test_configurations_count(part: str, change: dict):
     assert Backbone.from_pipeline(one).fingerprint == same != Backbone.from_pipeline(two).fingerprint
 
 
-def test_missing_parts_and_meta_weights_count():
+def test_missing_parts_do_not_count_and_weights_without_content_are_refused():
     assert fingerprint(network(), None) == fingerprint(network())
-    assert fingerprint(network().to("meta")) != fingerprint(network())
+    with pytest.raises(ModelError, match="0.bias is on the meta device"):
+        fingerprint(network().to("meta"))
 
 
 def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):
     def reopen(weights: str) -> None:
         FeatureStore.open_or_create(tmp_path / "store", {"a": 1}, "h", weights=weights).close()
 
-    reopen("aaaa")
+    FeatureStore.create(tmp_path / "store", {"a": 1}, "h", weights="aaaa").close()
     reopen("aaaa")
     reopen("")
     with pytest.raises(StoreError, match="weights.*aaaa there, bbbb here"):

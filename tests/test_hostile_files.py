@@ -14,7 +14,6 @@ from benchmarks.hostile.recipes import Recipes
 from benchmarks.hostile.stores import Stores
 from benchmarks.hostile.trial import GOOD, Case, Hang, Part, Refused, Wrong, Yard, try_case
 from benchmarks.hostile.workers import findings, table
-
 from diffeat.errors import ImageError
 
 SAMPLES: list[tuple[Part, range]] = [

@@ -20,7 +20,7 @@ from diffeat.training.hyperfeatures.loss import keypoint_loss, position_loss
 from diffeat.training.hyperfeatures.maps import PictureMaps
 from diffeat.training.hyperfeatures.prepare import prepare
 from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
-from diffeat.training.hyperfeatures.train import HeadTrainer, TrainSettings, new_network
+from diffeat.training.hyperfeatures.train import TrainSettings, new_network, train_network
 from diffeat.training.log import read_log
 from support.hyperfeatures import error, trained_maps
 
@@ -122,10 +122,9 @@ def test_a_loss_that_is_no_number_ends_the_training(
         source = Spoiled(ready.source) if broken else ready.source
         config = AggregationConfig(("a",) * 4, ready.channels, (4, 2), 5, projection=32, bottleneck=32)
         made = new_network(config, 0)
-        trainer = HeadTrainer(made, Examples(pairs, source, 0), TrainSettings(lr=1e30, steps=50), tmp_path / "out")
         words = "features hold NaN" if broken else "learning rate below 1e"
         with pytest.raises(NonFiniteError, match=words):
-            trainer.run()
+            train_network(made, Examples(pairs, source, 0), TrainSettings(lr=1e30, steps=50), tmp_path / "out")
 
 
 class Spoiled:

@@ -221,7 +221,8 @@ def test_missing_folder_and_forbidden(tmp_path, monkeypatch) -> None:
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("builtins.open", refuse)  # the superuser may read everything, so refuse by hand
+    (tmp_path / "a.png").touch()
+    monkeypatch.setattr("os.open", refuse)  # the superuser may read everything, so refuse by hand
     with pytest.raises(ImageError, match="no permission"):
         open_image(tmp_path / "a.png")
 

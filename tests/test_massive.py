@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from conftest import golden_roots
 from diffeat.errors import InvalidValueError
-from diffeat.refinement.massive import Rule, find_massive, high_norm_tokens
+from diffeat.refinement.massive import Rule, detect_massive, high_norm_tokens
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 DETECTOR = next((r / "ditf" / "detector" for r in reversed(golden_roots()) if (r / "ditf" / "detector").is_dir()), None)
@@ -38,14 +38,14 @@ def test_reference_cases(case: dict) -> None:
         expected = stored[f"{name}.stats.{part}"].float()
         got = getattr(statistics, part)
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max(), part
-    detection = find_massive(statistics)
+    detection = detect_massive(statistics)
     assert detection.channels == case["expected"]
     known = case["statistics"]
     assert statistics.top(5) == known["top5"]
     assert statistics.peak_ratio == pytest.approx(known["max_over_median_abs"], rel=0.04)
     assert statistics.energy_share(known["top5"][:2]) == pytest.approx(known["top2_energy_share"], rel=1e-4)
     if name == "moderate_channel":
-        assert find_massive(statistics, Rule(ratio=5)).channels == known["top5"][:1]
+        assert detect_massive(statistics, Rule(ratio=5)).channels == known["top5"][:1]
 
 
 def _images(count: int = 8, seed: int = 0, channels: int = 32) -> list[torch.Tensor]:
@@ -60,7 +60,7 @@ def test_finds_exactly_what_was_put_in(channels: set[int], size: float, seed: in
     for image in images:
         for c in channels:
             image[:, c] = size * (1 if c % 2 else -1) + 0.05 * size * image[:, c]
-    assert find_massive(_gather([scale * i for i in images])).channels == sorted(channels)
+    assert detect_massive(_gather([scale * i for i in images])).channels == sorted(channels)
 
 
 def test_statistics_do_not_depend_on_the_order_and_equal_those_of_everything_at_once() -> None:
@@ -78,10 +78,10 @@ def test_one_image_is_not_enough_to_know() -> None:
     images[0][:, 3] = 100
     statistics = _gather(images)
     with pytest.raises(InvalidValueError, match="cannot be known"):
-        find_massive(statistics)
+        detect_massive(statistics)
     with pytest.raises(InvalidValueError, match="one image"):
         statistics.stability(3)
-    assert find_massive(statistics, Rule(presence=0)).channels == [3]
+    assert detect_massive(statistics, Rule(presence=0)).channels == [3]
 
 
 def test_high_norm_tokens_are_told_apart_from_massive_channels() -> None:
@@ -130,5 +130,5 @@ def test_the_channels_of_the_reference_model_are_found_in_its_stream(folder: Pat
                 for member in stream:
                     statistics.update(member.flatten(1).T)
     expected = json.loads((folder / "meta.json").read_text())["massive_channels"]
-    assert find_massive(statistics).channels == expected
+    assert detect_massive(statistics).channels == expected
     assert statistics.stability(len(expected)) == 1

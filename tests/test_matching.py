@@ -85,12 +85,20 @@ def test_matching_equals_brute_force_on_any_size_and_ratio(case) -> None:
     assert torch.equal((y * target_size[0] + x)[alone], scores.argmax(1)[alone])
 
 
+def _resized(cells: int, length: int) -> Axis:
+    return Axis.at((torch.arange(length, dtype=torch.float64) + 0.5) * (cells / length) - 0.5, cells)
+
+
+def _prepared(features: torch.Tensor, size: tuple[int, int]) -> PreparedTarget:
+    return PreparedTarget(features, _resized(features.shape[1], size[1]), _resized(features.shape[2], size[0]))
+
+
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(1, 5000))
 def test_parts_of_any_size_give_one_result(case, memory: int) -> None:
     channels, _, grid, _, size, seed = case
     generator = torch.Generator().manual_seed(seed)
-    target = PreparedTarget.resized(torch.randn(channels, *grid, generator=generator), size)
+    target = _prepared(torch.randn(channels, *grid, generator=generator), size)
     descriptors = torch.randn(7, channels, generator=generator)
     index, score = target.nearest(descriptors, memory=memory)
     whole = target.similarity(descriptors).flatten(1)
@@ -101,13 +109,13 @@ def test_parts_of_any_size_give_one_result(case, memory: int) -> None:
 def test_equal_pixels_give_the_first_in_reading_order() -> None:
     tensor = torch.zeros(2, 3, 3)
     tensor[0] = 1
-    index, _ = PreparedTarget.resized(tensor, (30, 30)).nearest(torch.tensor([[1.0, 0.0]]), memory=500)
+    index, _ = _prepared(tensor, (30, 30)).nearest(torch.tensor([[1.0, 0.0]]), memory=500)
     assert index.tolist() == [[0, 0]]
 
 
 def test_norms_survive_neighbours_that_cancel() -> None:
     tensor = torch.tensor([[[1.0, -1.0]], [[1.0, -0.999]]])
-    prepared = PreparedTarget.resized(tensor, (33, 1))
+    prepared = _prepared(tensor, (33, 1))
     up = F.interpolate(tensor[None].double(), size=(1, 33), mode="bilinear")[0]
     torch.testing.assert_close(prepared.norms().double(), up.norm(dim=0), rtol=1e-5, atol=1e-7)
 
@@ -251,4 +259,4 @@ def test_axis_equals_interpolate() -> None:
     for cells, length in ((5, 13), (13, 5), (1, 4), (7, 7), (4, 1)):
         values = torch.randn(cells, dtype=torch.float64, generator=torch.Generator().manual_seed(cells))
         expected = F.interpolate(values[None, None], size=length, mode="linear", align_corners=False)[0, 0]
-        torch.testing.assert_close(Axis.resized(cells, length).apply(values, 0), expected)
+        torch.testing.assert_close(_resized(cells, length).apply(values, 0), expected)

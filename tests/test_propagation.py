@@ -21,7 +21,6 @@ from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.propagation import (
     PropagationOptions,
-    PropagationSettings,
     boundary_score,
     evaluate_videos,
     propagate_labels,
@@ -59,13 +58,13 @@ def _video(frames: int, channels: int, h: int, w: int, seed: int = 0):
 )
 def test_equals_the_dense_form(frames: int, h: int, w: int, radius: int, topk: int, seed: int) -> None:
     target, context, labels = _video(frames, 6, h, w, seed)
-    got = propagate_labels(target, context, labels, PropagationSettings(radius, topk, 0.1))
+    got = propagate_labels(target, context, labels, PropagationOptions(radius=radius, topk=topk))
     torch.testing.assert_close(got, _dense(target, context, labels, radius, topk, 0.1), rtol=1e-4, atol=1e-5)
 
 
-def test_without_a_radius_it_looks_everywhere() -> None:
+def test_with_a_large_radius_it_looks_everywhere() -> None:
     target, context, labels = _video(2, 6, 9, 13)
-    got = propagate_labels(target, context, labels, PropagationSettings(None, 5, 0.1))
+    got = propagate_labels(target, context, labels, PropagationOptions(radius=99))
     torch.testing.assert_close(got, _dense(target, context, labels, 99, 5, 0.1), rtol=1e-4, atol=1e-5)
 
 
@@ -99,7 +98,7 @@ def test_memory_is_an_eighth_of_the_dense_form_with_equal_labels() -> None:
     with _Memory() as dense:
         expected = _dense(target, context, labels, 12, 5, 0.1)
     with _Memory() as windowed:
-        got = propagate_labels(target, context, labels, PropagationSettings(12, 5, 0.1))
+        got = propagate_labels(target, context, labels, PropagationOptions())
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(got.argmax(0), expected.argmax(0))
     assert dense.peak > 4 * 1600 * 1600 * 4  # the counter sees the affinities
@@ -118,7 +117,7 @@ def test_a_moving_object_is_followed() -> None:
         truth[8:16, 4 * t + 2 : 4 * t + 10] = 7
         maps.append(FeatureMap({"x": feature}, frame, f"{t}", "", {}))
         truths.append(truth)
-    found = list(propagate_video(maps, truths[0], PropagationSettings(radius=3, topk=1, last_frames=1)))
+    found = list(propagate_video(maps, truths[0], PropagationOptions(radius=3, topk=1, last_frames=1)))
     assert len(found) == 5
     for mask, truth in zip(found, truths[1:], strict=True):
         assert set(mask.unique().tolist()) == {0, 7}
@@ -184,7 +183,7 @@ def test_videos_of_the_toy_world_in_the_layout_of_davis(tmp_path: Path) -> None:
     scores = result.scores
     assert [(s.video, s.number) for s in scores] == [(f"toy-0{k}", n) for k in (0, 1) for n in (1, 2)]
     assert all(0 < s.jf <= 1 for s in scores)
-    assert (read_mask(tmp_path / "out" / "toy-00" / "00000.png") == read_mask(videos[0].masks[0])).all()  # type: ignore
+    assert (read_mask(tmp_path / "out" / "toy-00" / "00000.png") == videos[0].first_mask).all()
     only = videos.only(["toy-01"])
     assert [v.name for v in only] == ["toy-01"]
 
@@ -203,5 +202,5 @@ def test_what_is_refused(tmp_path: Path) -> None:
         propagate_labels(target[:, :4], context, labels)
     with pytest.raises(InvalidValueError, match="As many labels"):
         propagate_labels(target, context, labels[:1])
-    with pytest.raises(InvalidValueError, match="topk >= 1"):
-        PropagationSettings(topk=0)
+    with pytest.raises(InvalidValueError, match="topk: .*greater than or equal to 1"):
+        PropagationOptions(topk=0)

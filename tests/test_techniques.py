@@ -162,7 +162,7 @@ def test_recipes_refuse_guidance_that_changes_nothing() -> None:
     for techniques in ([Guidance(scale=3)], [Guidance(scale=3), steps.null()]):
         with pytest.raises(InvalidValueError, match=r"techniques: guidance ×3 changes predictions[^\n]*$") as caught:
             recipe(*techniques)
-        assert str(caught.value).count("\n") == 1  # which recipe, and what is wrong
+        assert "\n" not in str(caught.value)
     view = {"techniques": [{"kind": "guidance"}]}
     with pytest.raises(InvalidValueError, match="add denoise-from with steps, or leave it out"):
         recipe(views=[view], fuse={"kind": "mean"})

@@ -13,7 +13,7 @@ import pytest
 
 from diffeat.datasets.toyworld import CLASSES, PARTS, ToySample, Toyworld
 from diffeat.datasets.toyworld.captions import vocabulary
-from diffeat.datasets.toyworld.classes import BUILDERS
+from diffeat.datasets.toyworld.classes import build
 from diffeat.datasets.toyworld.figure import PART_ID, Figure, turn
 from diffeat.datasets.toyworld.raster import Camera, cast
 from diffeat.errors import InvalidValueError, UnknownNameError
@@ -108,7 +108,7 @@ def test_shapes_and_ranges(samples):
 
 def test_a_visible_keypoint_lies_on_a_part_that_may_show_it(samples):
     rng = np.random.default_rng(0)
-    allowed = {name: {k: parts for k, (_, parts) in build(rng).keypoints.items()} for name, build in BUILDERS.items()}
+    allowed = {name: {k: parts for k, (_, parts) in build(name, rng).keypoints.items()} for name in CLASSES}
     shown = 0
     for s in samples:
         for name, (x, y, visible) in s.keypoints.items():
@@ -211,8 +211,6 @@ def test_pairs_share_class_and_keypoints():
             assert pair.target.keypoints[name][2]
         here, there = pair.matches()
         assert here.shape == there.shape == (len(pair.names), 2)
-        assert pair.viewpoint in (0, 1, 2)
-        assert pair.truncation == int(pair.source.truncated) + 2 * int(pair.target.truncated)
     assert (world.pair(3).target.image == world.pair(3).target.image).all()
 
 

@@ -81,8 +81,8 @@ def _damage(random: Random, seeds: Path, family: str) -> tuple[str, bool]:
     file = random.choice(files)
     data = file.read_bytes()
     ways: dict[str, Callable[[], bytes | None]] = {
-        **{"flip": lambda: flip(random, data), "cut": lambda: cut(random, data), "repeat": lambda: repeat(random, data)},
-        **{"extreme": lambda: extreme(random, data), "empty": lambda: b"", "gone": lambda: file.unlink()},
+        "flip": lambda: flip(random, data), "cut": lambda: cut(random, data), "repeat": lambda: repeat(random, data),
+        "extreme": lambda: extreme(random, data), "empty": lambda: b"", "gone": lambda: file.unlink(),
         **{what: lambda what=what: _replace(file, what) for what in ("fifo", "endless", "folder", "dangling", "huge")},
     }
     if file.suffix == ".json":
@@ -229,7 +229,7 @@ def _code(random: Random) -> str:
         (home / "canary.py").write_text(module)
         for file in home.glob("*config.json"):
             config = json.loads(file.read_text())
-            config["auto_map"] = {k: "canary.Canary" for k in ("AutoModel", "AutoConfig", "AutoTokenizer")}
+            config["auto_map"] = dict.fromkeys(("AutoModel", "AutoConfig", "AutoTokenizer"), "canary.Canary")
             config["tokenizer_class"] = "Canary"
             file.write_text(json.dumps(config))
     (_MODEL / "model_index.json").write_text(json.dumps(index))

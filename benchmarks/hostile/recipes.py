@@ -128,7 +128,7 @@ def _code(random: Random, target: str) -> str:
         Path(name).write_bytes(pickle.dumps(Payload()))
     folder = Path("custom")
     folder.mkdir()
-    config = {"model_type": "canary", "auto_map": {k: "modeling.Canary" for k in ("AutoConfig", "AutoModel", "AutoImageProcessor")}}
+    config = {"model_type": "canary", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoImageProcessor"), "modeling.Canary")}
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps(config))
     (folder / "modeling.py").write_text("import diffeat_canary\nclass Canary: ...\n")

@@ -108,12 +108,12 @@ def samples() -> dict[str, bytes]:
         "text": {"csv": b"image,prompt\na.png,a cat\n" * 9, "html": b"<!DOCTYPE html><html><svg/></html>\n" * 9, "xbm": _saved("1", "XBM"), "xpm": XPM},
         "other": {
             **{f: _saved("RGB", f) for f in ("ICO", "ICNS", "IM", "PCX", "SGI", "DDS", "QOI", "PDF", "MPO")},
-            **{"msp": _saved("1", "MSP"), "spider": _saved("F", "SPIDER"), "blp": _saved("P", "BLP"), "psd": PSD},
-            **{"fits": FITS, "sun": struct.pack(">8I", 0x59A66A95, 4, 2, 24, 24, 1, 0, 0) + bytes(24), "wmf": WMF},
-            **{"fli": struct.pack("<IHHHHHHI", 200, 0xAF12, 1, 40, 30, 8, 3, 70) + bytes(180), "dcx": struct.pack("<III", 0x3ADE68B1, 12, 0)},
-            **{"gbr": struct.pack(">5I4s2I", 31, 2, 4, 2, 1, b"GIMP", 10, 0) + b"abc" + bytes(8), "iptc": b"\x1c\x03\x14\x00\x01\x01" * 8},
-            **{"mcidas": struct.pack(">64I", *([0, 4] + [1] * 62)) + bytes(99), "pcd": bytes(2048) + b"PCD_" + bytes(3000)},
-            **{"hdf": b"\x89HDF\r\n\x1a\n" + bytes(90), "grib": b"GRIB" + bytes(3) + b"\1" + bytes(90), "bufr": b"BUFR" + bytes(90)},
+            "msp": _saved("1", "MSP"), "spider": _saved("F", "SPIDER"), "blp": _saved("P", "BLP"), "psd": PSD,
+            "fits": FITS, "sun": struct.pack(">8I", 0x59A66A95, 4, 2, 24, 24, 1, 0, 0) + bytes(24), "wmf": WMF,
+            "fli": struct.pack("<IHHHHHHI", 200, 0xAF12, 1, 40, 30, 8, 3, 70) + bytes(180), "dcx": struct.pack("<III", 0x3ADE68B1, 12, 0),
+            "gbr": struct.pack(">5I4s2I", 31, 2, 4, 2, 1, b"GIMP", 10, 0) + b"abc" + bytes(8), "iptc": b"\x1c\x03\x14\x00\x01\x01" * 8,
+            "mcidas": struct.pack(">64I", *([0, 4] + [1] * 62)) + bytes(99), "pcd": bytes(2048) + b"PCD_" + bytes(3000),
+            "hdf": b"\x89HDF\r\n\x1a\n" + bytes(90), "grib": b"GRIB" + bytes(3) + b"\1" + bytes(90), "bufr": b"BUFR" + bytes(90),
         },
     }
     return {f"{name.lower().replace(';', '')}.{ending}": data for ending, files in groups.items() for name, data in files.items()}

@@ -79,9 +79,9 @@ def _damage(random: Random, seeds: Path) -> str:
         return "folder " + _beside(random, seeds)
     file, data = (choice := random.choice(files)), choice.read_bytes()
     ways: dict[str, Callable[[], bytes | None]] = {
-        **{"flip": lambda: flip(random, data), "bit": lambda: _bit(random, data), "cut": lambda: cut(random, data)},
-        **{"repeat": lambda: repeat(random, data), "extreme": lambda: extreme(random, data), "empty": lambda: b""},
-        **{"zeros": lambda: bytes(len(data)), "noise": lambda: random.randbytes(len(data)), "gone": lambda: file.unlink()},
+        "flip": lambda: flip(random, data), "bit": lambda: _bit(random, data), "cut": lambda: cut(random, data),
+        "repeat": lambda: repeat(random, data), "extreme": lambda: extreme(random, data), "empty": lambda: b"",
+        "zeros": lambda: bytes(len(data)), "noise": lambda: random.randbytes(len(data)), "gone": lambda: file.unlink(),
         "exchanged": lambda: _exchange(file, random.choice(files)),
         "copied": lambda: file.with_name(f"copy-{file.name}").write_bytes(data) and None,
         "of another store": lambda: _other(random, file, seeds),

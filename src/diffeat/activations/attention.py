@@ -117,7 +117,7 @@ class AttentionWatch(TorchFunctionMode):
             report(_call_of(*args, **kwargs))
         return func(*args, **kwargs)
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Take this mode off the stack wherever it lies there; nothing happens if it is gone already."""
         if self not in torch.overrides._get_current_function_mode_stack():
             return

@@ -24,6 +24,7 @@ from diffeat.activations.aliases import aliases_of
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
 from diffeat.activations.sites import candidates
 from diffeat.activations.taps import Tap, Taps
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
@@ -116,6 +117,7 @@ class Catalogue:
         return [a for a in self.activations if a.id in chosen]
 
     @classmethod
+    @neutral()
     def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> Catalogue:
         """The catalogue of a backbone, pipeline or denoiser, on any device.
 
@@ -136,12 +138,11 @@ class Catalogue:
             return _measure(network, _to_meta(inputs), latent)
         config = {name: value for name, value in config_of(network).items() if not name.startswith("_")}
         key = (type(network), json.dumps(config, sort_keys=True, default=str), latent)
-        if key not in _measured:
-            while len(_measured) >= REMEMBERED:
-                del _measured[next(iter(_measured))]
+        catalogue = _measured.get(key)
+        if catalogue is None:
             call = dummy_inputs(network, latent)
             try:
-                _measured[key] = _measure(network, call, latent)
+                catalogue = _measured[key] = _measure(network, call, latent)
             except DiffeatError:
                 raise
             except (RuntimeError, TypeError, ValueError, IndexError) as error:  # whatever torch finds wrong with it
@@ -149,7 +150,9 @@ class Catalogue:
                     f"This {type(network).__name__} does not take the arguments that are known for its class "
                     f"({type(error).__name__}: {error}). Give those of a real call as `inputs=`."
                 ) from error
-        return _measured[key]
+            for oldest in list(_measured)[:-REMEMBERED]:
+                _measured.pop(oldest, None)
+        return catalogue
 
     @classmethod
     def from_model(cls, model: str, size: tuple[int, int] | None = None) -> Catalogue:

@@ -19,6 +19,7 @@ from diffeat.activations.attention import CHUNK_ELEMENTS
 from diffeat.activations.taps import Taps, Wanted, latents_of
 from diffeat.backbones import Backbone, Family
 from diffeat.backbones.families import structure_of
+from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError
 
 Halves = Literal["conditional", "both"]
@@ -81,10 +82,10 @@ class _Recorder(Taps):
 
     def _attach(self) -> None:
         super()._attach()
-        self._handles.append(self.denoiser.register_forward_hook(self._end))
+        self._hooks.after(self.denoiser, self._end)
 
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        super()._begin(_, args, kwargs)
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super()._begin(args, kwargs)
         call = self._call or {}
         latents, timestep = latents_of(call), _timestep(self._family, call)
         again = (
@@ -111,7 +112,7 @@ class _Recorder(Taps):
             return slice(None)
         return slice(None, rows // 2) if self._family.conditional_first else slice(rows // 2, None)
 
-    def _end(self, _: nn.Module, __: Any, ___: Any) -> None:
+    def _end(self, *_: Any) -> None:
         if not self.live or self._before is None:
             self._reset()
             return
@@ -151,7 +152,7 @@ def tap(
     to: str | torch.device | None = None,
     chunk: int = CHUNK_ELEMENTS,
 ) -> Iterator[GenerationTaps]:
-    """Read activations during a generation that the caller runs inside the ``with`` block.
+    """Read activations during a generation that the caller runs inside the ``with`` block, in the same thread.
 
     ::
 
@@ -176,7 +177,7 @@ def tap(
     if halves not in ("conditional", "both"):
         raise InvalidValueError(f"halves must be 'conditional' or 'both', got {halves!r}")
     recorder = _Recorder(pipeline_or_denoiser, activations, steps, halves, to, chunk)
-    with recorder:
+    with uncompiled(), recorder:
         yield recorder.kept
     recorder.check_steps()
 

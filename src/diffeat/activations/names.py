@@ -13,11 +13,12 @@ from diffeat.activations.anatomy import class_name, is_unet
 from diffeat.activations.sites import candidates, find_probe
 from diffeat.activations.sites.probe import Probe
 from diffeat.activations.sites.site import NoSuchSite
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
 
 def bare_denoiser(thing: Any) -> nn.Module:
-    """The plain diffusers network inside a backbone, a pipeline, a compiled module or a PEFT wrapper."""
+    """The plain diffusers network inside a backbone, a pipeline or a wrapper."""
     for name in ("denoiser", "unet", "transformer"):
         inner = getattr(thing, name, None)
         if not isinstance(thing, nn.Module) and isinstance(inner, nn.Module):
@@ -25,8 +26,7 @@ def bare_denoiser(thing: Any) -> nn.Module:
             break
     if not isinstance(thing, nn.Module):
         raise InvalidValueError(f"expected a denoiser, a pipeline or a Backbone, got {type(thing).__name__}")
-    thing = getattr(thing, "_orig_mod", thing)
-    return thing.get_base_model() if hasattr(thing, "peft_config") and hasattr(thing, "get_base_model") else thing
+    return unwrapped(thing)
 
 
 def is_pattern(name: str) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,14 +17,16 @@ from diffeat.activations.anatomy import has, is_unet
 from diffeat.activations.attention import CHUNK_ELEMENTS, MapRequest
 from diffeat.activations.names import bare_denoiser, locate
 from diffeat.activations.sites.attention import MapProbe
-from diffeat.activations.sites.probe import Probe, Removable, first_tensor
+from diffeat.activations.sites.probe import Probe, first_tensor
 from diffeat.backbones import TokenLayout, layout_of
+from diffeat.backbones.sharing import Hooks, shared
+from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import InvalidValueError, TapError
 
 Wanted = str | MapRequest
 
 
-class _Stop(Exception):
+class _Stop(BaseException):
     """Ends a forward pass that has given all that was wanted; caught only by the taps that raised it."""
 
     def __init__(self, owner: Taps) -> None:
@@ -44,7 +48,7 @@ class Taps:
     Only those modules are touched (and, on UNets, the transformer wrapper around a token tensor, to see its
     grid). Names may be ids, aliases or :class:`MapRequest`; the keys of the result are exactly what was asked
     (``str(request)`` for a request). A module that runs several times within one forward pass gives its first
-    run.
+    run. Calls that other threads make meanwhile go by unseen and undisturbed.
 
     Args:
         denoiser: Network, pipeline or backbone.
@@ -78,8 +82,9 @@ class Taps:
         self.keys = list(dict.fromkeys(str(w) for w in wanted))
         self._taps = _taps(self.denoiser, wanted)
         self._signature = inspect.signature(self.denoiser.forward)
-        self._handles: list[Removable] = []
+        self._hooks = Hooks()
         self._hooked: dict[str, nn.Module] = {}
+        self._inside: ExitStack | None = None
         self._running = False
         self.live = True
         self._reset()
@@ -93,37 +98,45 @@ class Taps:
     # ---- life of the hooks
 
     def __enter__(self) -> Taps:
-        if self._handles:
+        if self._inside is not None:
             raise TapError("these taps are in use already; make a second Taps for a nested use")
-        try:
-            self._attach()
-        except BaseException:
-            self._detach()
-            raise
+        with ExitStack() as stack:
+            stack.callback(self._reset)
+            with shared(self.denoiser):
+                stack.callback(self._detach)
+                self._attach()
+            stack.enter_context(self._hooks.acting())
+            self._inside = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._detach()
-        self._reset()
+        inside, self._inside = self._inside, None
+        if inside is not None:
+            with shared(self.denoiser):
+                inside.close()
+
+    def another(self) -> Taps:
+        """The same taps for a use beside this one."""
+        twin = copy.copy(self)
+        twin._hooks, twin._hooked, twin._inside = Hooks(), {}, None
+        twin._reset()
+        return twin
 
     def _attach(self) -> None:
-        begin = self.denoiser.register_forward_pre_hook(self._begin, with_kwargs=True, prepend=True)
-        self._handles.append(begin)
+        self._hooks.before(self.denoiser, self._begin, first=True)
         for path in dict.fromkeys(t.probe.anchor for t in self._taps if t.probe.anchor):
-            see = partial(self._see_grid, path)
-            self._handles.append(self._module(path).register_forward_pre_hook(see, with_kwargs=True, prepend=True))
+            self._hooks.before(self._module(path), partial(self._see_grid, path), first=True)
         for tap in self._taps:
             wanted = partial(self._wants, tap)
-            self._handles += tap.probe.attach(self._module(tap.probe.module), partial(self._see, tap), wanted)
+            tap.probe.attach(self._hooks, self._module(tap.probe.module), partial(self._see, tap), wanted)
 
     def _module(self, path: str) -> nn.Module:
         self._hooked[path] = self.denoiser.get_submodule(path)
         return self._hooked[path]
 
     def _detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles, self._hooked = [], {}
+        self._hooks.remove()
+        self._hooked = {}
 
     # ---- one forward pass
 
@@ -139,17 +152,19 @@ class Taps:
         Raises:
             TapError: A wanted activation was not produced.
         """
-        if not self._handles:
+        if self._inside is None:
             raise TapError("the taps are not attached; use them as `with Taps(...) as taps: taps.run(...)`")
         self._reset()
         self._running = True
         try:
-            self.denoiser(**kwargs)
+            with uncompiled(), self._hooks.acting():
+                self.denoiser(**kwargs)
         except _Stop as stop:
             if stop.owner is not self:
                 raise
         finally:
             self._running = False
+            self._hooks.leave()
         return self.collect()
 
     def collect(self) -> dict[str, Tensor]:
@@ -161,7 +176,7 @@ class Taps:
         self._reset()
         return {key: values[key] for key in self.keys}
 
-    def _begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._running and self._call is not None:
             raise TapError("the denoiser was called inside its own forward pass; read before or after it")
         self._reset()
@@ -191,7 +206,7 @@ class Taps:
     def _see(self, tap: Tap, seen: Any) -> None:
         self._deliver(tap, lambda last: tap.probe.value(tap.name, seen, self, last))
 
-    def _see_grid(self, path: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _see_grid(self, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         image = first_tensor(args, kwargs)
         if image is not None and image.dim() == 4:
             self._grids[path] = (image.shape[-2], image.shape[-1])
@@ -248,12 +263,10 @@ def _taps(denoiser: nn.Module, wanted: list[Wanted]) -> list[Tap]:
 def _why_missing(denoiser: nn.Module, missing: list[Tap], started: bool) -> str:
     names = ", ".join(repr(t.name) for t in missing[:4]) + (" …" if len(missing) > 4 else "")
     if not started:
-        return f"{names}: the denoiser has not been called since the taps were attached."
+        return f"{names}: the denoiser has not been called in this thread since the taps were attached."
     probe = missing[0].probe
     if has(denoiser, probe.module) and (reason := probe.absence(denoiser)):
         return f"{names}: {reason}"
-    if any(getattr(m, "_compiled_call_impl", None) is not None for m in denoiser.modules()):
-        return f"{names}: not produced, the model is compiled. Load it without `torch.compile` to read from it."
     return (
         f"{names}: the forward pass went by without running {probe.module!r} "
         "(a block skipped by the arguments of this call, or a branch this model does not use)."

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from diffeat.ambient import neutral
 from diffeat.backbones.card import refuse_unsupported
 from diffeat.backbones.conditioning import Conditioning
-from diffeat.backbones.families import family_named, family_of
+from diffeat.backbones.encoded import EncodedTexts
+from diffeat.backbones.families import config_of, family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, plain, settings_of
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
-from diffeat.backbones.recording import record_call, remembered_texts
+from diffeat.backbones.parts import check_parts, is_flow
+from diffeat.backbones.placement import device_of
 from diffeat.backbones.schedule import NoiseSchedule
+from diffeat.backbones.sharing import ready, shared
 from diffeat.backbones.words import word_positions
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
 
-#: Texts whose encoding is kept while the text encoders are there.
-REMEMBERED_TEXTS = 256
+#: Components that a backbone keeps: exchanging them needs a new one.
+_LASTING = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
 
 
 class Backbone:
@@ -61,29 +66,30 @@ class Backbone:
         denoiser = getattr(pipeline, "transformer", None) if denoiser is None else denoiser
         if not isinstance(denoiser, nn.Module):
             raise ModelError(f"{type(pipeline).__name__} has no unet and no transformer; it is no diffusion pipeline.")
-        refuse_unsupported(type(pipeline).__name__, type(denoiser).__name__)
+        refuse_unsupported(type(pipeline).__name__, type(unwrapped(denoiser)).__name__)
         self.pipeline = pipeline
-        self.denoiser = denoiser.eval()
+        self.denoiser = denoiser
         self.name = name or type(pipeline).__name__
-        config: Mapping[str, Any] = getattr(denoiser, "config", {})
-        self._config = config
+        self._config = config_of(denoiser)
         self.family: Family = family_named(family) if family else family_of(denoiser)
+        check_parts(pipeline, denoiser, self.family)
+        self._parts = {name: part for name, part in pipeline.components.items() if name.startswith(_LASTING)}
+        self._scheduler = pipeline.scheduler
         self._autoencoder = Autoencoder(getattr(pipeline, "vae", None))
-        self._texts: dict[str, dict[str, Any]] = {}
-        self._rows: dict[tuple[str, str, tuple[int, int], str], Mapping[str, Any]] = {}
-        #: What is loaded into the text encoders; texts are remembered for each such state apart.
-        self.text_state = ""
-        self._text_encoders_dropped = False
+        #: Texts that were encoded; its ``state`` tells what is loaded into the text encoders.
+        self.texts = EncodedTexts(pipeline, denoiser, self.family)
         self.latent_stride = self._pixels_per_latent()
         self.default_size = self._default_size()
         if isinstance(self.family, Generic):
-            self._learn(self.family)
-        self._schedule = NoiseSchedule(pipeline.scheduler, self.family.flow)
-        cells = self.family.patch(config)
+            with self.ready():
+                self._learn(self.family)
+        self._schedule = NoiseSchedule(self._scheduler, self.family.flow)
+        cells = self.family.patch(self._config)
         self.multiple = math.lcm(self.latent_stride * cells, self.family.pipeline_multiple)
         self.square_only = self.family.square_only
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         id_or_path: str,
@@ -107,10 +113,11 @@ class Backbone:
         Raises:
             ModelError: If the model cannot be had; says why and what was tried.
             UnknownNameError: If the name is no model and no path.
+            InvalidValueError: No such device or precision.
         """
+        where = device_of(device or "cpu")  # before anything is loaded
         pipeline = load_pipeline(id_or_path, dtype=dtype, revision=revision, variant=variant)
-        if device is not None:
-            pipeline.to(device)
+        pipeline.to(where)
         backbone = cls(pipeline, family=family, name=str(id_or_path))
         card = card_of(id_or_path)
         if card is not None and backbone.prediction_type != card.prediction:
@@ -134,13 +141,45 @@ class Backbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.denoiser.parameters() if p.is_floating_point())
+        """In which the denoiser computes, whatever its weights are stored in."""
+        network = unwrapped(self.denoiser)
+        return network.dtype if hasattr(network, "dtype") else next(network.parameters()).dtype
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Tells all weights and configurations of the pipeline, as they were when first asked, from others."""
-        parts = {**self.pipeline.components, "safety_checker": None}  # which never runs
-        return fingerprint(*(part for _, part in sorted(parts.items()) if hasattr(part, "config")))
+        """Tells everything in the pipeline that decides the numbers, as it is now, from others.
+
+        Raises:
+            ModelError: If the pipeline's denoiser or autoencoder was exchanged since this backbone was made.
+        """
+        self._check_same_parts()
+        pipeline, parts = self.pipeline, dict(self.pipeline.components)
+        parts |= {"scheduler": self._scheduler, "safety_checker": None}  # the checker never runs
+        if parts.get("image_encoder") is None:
+            parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
+        config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
+        with shared(self.denoiser):
+            digests = self.texts.dropped | {name: fingerprint(part) for name, part in parts.items() if part is not None}
+        called = [type(pipeline).__name__, self.family.name, str(self.dtype), settings_of(pipeline)]
+        return fingerprint(called, plain(config), digests, self._schedule.alphas)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks of the pipeline, the denoiser first."""
+        parts = [part for part in self.pipeline.components.values() if isinstance(part, nn.Module)]
+        return list(dict.fromkeys([self.denoiser, *parts]))
+
+    def ready(self) -> AbstractContextManager[None]:
+        """All networks in evaluation mode and torch as it comes, for the while."""
+        return ready(*self.networks)
+
+    def _check_same_parts(self) -> None:
+        for name, part in self._parts.items():
+            if getattr(self.pipeline, name, None) is not part:
+                raise ModelError(
+                    f"The {name} of {self.name} was exchanged since its Backbone was made. Make a new one: "
+                    "Backbone.from_pipeline(pipeline)."
+                )
 
     @property
     def prediction_type(self) -> str:
@@ -159,11 +198,13 @@ class Backbone:
             InvalidValueError: If the image size does not suit the model.
         """
         self._check_size((pixels.shape[-1], pixels.shape[-2]))
-        return self._autoencoder.encode(pixels.to(self.device))
+        with self.ready():
+            return self._autoencoder.encode(pixels.to(self.device))
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images (about [-1, 1], float32) of normalised latents."""
-        return self._autoencoder.decode(latents.to(self.device))
+        with self.ready():
+            return self._autoencoder.decode(latents.to(self.device))
 
     def condition(self, prompts: Sequence[str], size: tuple[int, int] | None = None, **options: Any) -> Conditioning:
         """Denoiser conditions for one prompt per row, taken from the pipeline's own code and remembered.
@@ -184,16 +225,16 @@ class Backbone:
             if said:
                 raise InvalidValueError(f"{self.name} is unconditional and takes no prompt; it was given {said[0]!r}.")
             return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
-        rows = tuple(self._row(prompt, size, options) for prompt in prompts)
+        with self.ready(), shared(self.denoiser):
+            self._check_same_parts()
+            rows = tuple(self.texts.row(prompt, size, options) for prompt in prompts)
         return Conditioning(rows, tuple(prompts), size, self.family.shared)
 
     def drop_text_encoders(self) -> None:
         """Free the text encoders. Texts encoded so far stay usable, at every image size."""
-        _ = self.fingerprint  # which counts them
-        for name in self.pipeline.components:
-            if name.startswith("text_encoder"):
-                setattr(self.pipeline, name, None)
-        self._text_encoders_dropped = True
+        self.texts.drop_encoders()
+        for name in self.texts.dropped:
+            self._parts.pop(name, None)
 
     def token_index(self, prompt: str, word: str) -> list[int]:
         """Positions of a word's tokens in the denoiser's text sequence.
@@ -242,7 +283,8 @@ class Backbone:
         self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, conditioning: Conditioning
     ) -> Float[Tensor, "b c h w"]:
         """The denoiser's prediction, without guidance, in the shape of the latents (learned variances left out)."""
-        output = self.denoiser(**self.denoiser_inputs(noisy, t, conditioning))[0]
+        with self.ready():
+            output = self.denoiser(**self.denoiser_inputs(noisy, t, conditioning))[0]
         return self.family.unpack(output, noisy)[:, : noisy.shape[1]]
 
     def estimate_clean(
@@ -285,52 +327,11 @@ class Backbone:
             )
         return frame
 
-    def _row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
-        key = (self.text_state, prompt, size, repr(sorted(options.items())))
-        if key not in self._rows:
-            arguments, _ = self._record([prompt], size, options)
-            for name in (self.family.latent_argument, self.family.timestep_argument, "return_dict"):
-                arguments.pop(name, None)
-            self._rows[key] = arguments
-            self._forget_oldest()
-        return self._rows[key]
-
-    def _forget_oldest(self) -> None:
-        """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        if not self._text_encoders_dropped:
-            _keep_newest(self._rows, REMEMBERED_TEXTS)
-            for memory in self._texts.values():
-                _keep_newest(memory, REMEMBERED_TEXTS)
-
-    def _record(
-        self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
-    ) -> tuple[dict[str, Any], float]:
-        arguments = self.family.call_arguments(self.pipeline, prompts, size, options)
-        memory = self._texts.setdefault(self.text_state, {})
-        with remembered_texts(self.pipeline, memory, missing=lambda: self._need_text_encoders(prompts)):
-            recorded = record_call(self.pipeline, self.denoiser, arguments)
-        if recorded is None:
-            raise ModelError(
-                f"{type(self.pipeline).__name__} ran without calling its {type(self.denoiser).__name__}; its "
-                "conditions cannot be recorded."
-            )
-        return recorded
-
-    def _need_text_encoders(self, prompts: list[str]) -> None:
-        encoders = [n for n in self.pipeline.components if n.startswith("text_encoder")]
-        if encoders and all(getattr(self.pipeline, n, None) is None for n in encoders):
-            state = "were dropped" if self._text_encoders_dropped else "are not part of this pipeline"
-            raise ModelError(
-                f"The prompt {prompts[0]!r} is not encoded yet and the text encoders {state}. Call condition() with "
-                "every prompt before drop_text_encoders(), or load the whole model."
-            )
-
     def _learn(self, family: Generic) -> None:
-        scheduler = self.pipeline.scheduler
-        family.flow = type(scheduler).__name__.startswith("FlowMatch") or bool(scheduler.config.get("use_flow_sigmas"))
+        family.flow = is_flow(self._scheduler)
         size = self.default_size
-        one, t = self._record([""], size, {})
-        two, _ = self._record(["", ""], size, {})
+        one, t = self.texts.record([""], size, {})
+        two, _ = self.texts.record(["", ""], size, {})
         vae = getattr(self.pipeline, "vae", None)
         channels = vae.config.get("latent_channels") if vae is not None else None
         family.learn(one, two, (channels or self._config["in_channels"], *self.latent_size(size)), t)
@@ -366,8 +367,3 @@ class Backbone:
         if self.square_only and w != h:
             raise InvalidValueError(f"{self.name} takes square images only; {w}x{h} was given.")
         return w, h
-
-
-def _keep_newest(memory: dict[Any, Any], count: int) -> None:
-    while len(memory) > count:
-        del memory[next(iter(memory))]

@@ -80,6 +80,9 @@ class Family:
     image_stacks: ClassVar[frozenset[str]] = frozenset()
     """Stacks in which blocks with a joint attention still see the image alone."""
 
+    text_widths: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Entry of the denoiser's configuration, and what of the text encoders' adds up to it (``part.entry``)."""
+
     def accepts(self, config: Mapping[str, Any]) -> bool:
         """Whether a denoiser of ``denoiser_class`` with this configuration belongs here."""
         return True
@@ -87,6 +90,10 @@ class Family:
     def patch(self, config: Mapping[str, Any]) -> int:
         """Latent cells per token, one way; image sizes are multiples of this times the latent stride."""
         return config.get("patch_size") or 1
+
+    def latent_channels(self, config: Mapping[str, Any]) -> int | None:
+        """Channels of the latents that the denoiser takes, before any packing; ``None`` if not known."""
+        return config.get("in_channels")
 
     def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
         """Where the image tokens lie in a call of the denoiser; by default, one per patch of a latent map, no text.

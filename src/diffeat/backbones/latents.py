@@ -10,7 +10,7 @@ statistics of its batch norm over 2×2 patches. The normalisation is affine, so 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from diffeat.backbones.sharing import alone
+from diffeat.errors import ModelError
+from diffeat.memory import Parts
 
 _PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the denoiser's: bound them
 
@@ -59,6 +63,10 @@ class Autoencoder:
         self.vae = vae
         self.patched = vae is not None and hasattr(vae, "bn")
         self.video = vae is not None and hasattr(vae, "temperal_downsample")
+        self._parts: dict[tuple[int, int], Parts] = {}
+        channels = 0 if vae is None else vae.config.get("latent_channels") or vae.config.get("z_dim") or 0
+        if channels:
+            self._check_normalisation(torch.zeros(1, channels * (4 if self.patched else 1), 1, 1))
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
@@ -68,8 +76,11 @@ class Autoencoder:
             return self._encode(pixels)
 
     def _encode(self, pixels: Tensor) -> LatentPosterior:
-        step = max(1, _PIXELS_AT_ONCE // (pixels.shape[-1] * pixels.shape[-2]))
-        parts = [self._posterior(chunk) for chunk in pixels.split(step)]
+        size = (pixels.shape[-1], pixels.shape[-2])
+        if size not in self._parts:
+            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
+            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
+        parts = self._parts[size].run(pixels.split(1), lambda part: self._posterior(torch.cat(list(part))))
         mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         shift, scale = self._normalisation(mean)
         return LatentPosterior((mean - shift) * scale, std * scale)
@@ -83,30 +94,36 @@ class Autoencoder:
         if self.patched:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
+        one = Parts(1, "The autoencoder cannot decode this picture in memory.")
         with self._upcast():
-            pixels = torch.cat([self.vae.decode(row.to(self.vae.dtype)).sample for row in z.split(1)])
+            pixels = torch.cat(one.run(z.split(1), self._decoded))
         return (pixels[:, :, 0] if self.video else pixels).float()
+
+    def _decoded(self, rows: Sequence[Tensor]) -> Tensor:
+        vae: Any = self.vae
+        return vae.decode(torch.cat(list(rows)).to(vae.dtype)).sample
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:
         """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision.
 
-        Afterwards its weights are the very ones of before, in their place in memory.
+        Afterwards its weights are the very ones of before, in their place in memory; other threads wait.
         """
         vae: Any = self.vae
         if vae.dtype == torch.float32 or not vae.config.get("force_upcast"):
             yield
             return
-        weights = [(weight, weight.data) for weight in vae.parameters()]
-        buffers = [(module, dict(module._buffers)) for module in vae.modules()]
-        vae.to(torch.float32)
-        try:
-            yield
-        finally:
-            for weight, data in weights:
-                weight.data = data
-            for module, of_module in buffers:
-                module._buffers.update(of_module)
+        with alone(vae):
+            weights = [(weight, weight.data) for weight in vae.parameters()]
+            buffers = [(module, dict(module._buffers)) for module in vae.modules()]
+            vae.to(torch.float32)
+            try:
+                yield
+            finally:
+                for weight, data in weights:
+                    weight.data = data
+                for module, of_module in buffers:
+                    module._buffers.update(of_module)
 
     def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
@@ -124,12 +141,29 @@ class Autoencoder:
             mean, std = pixel_unshuffle(mean, 2), pixel_unshuffle(std, 2)
         return mean, std
 
+    def _check_normalisation(self, like: Tensor) -> None:
+        vae: Any = self.vae
+        try:
+            shift, scale = self._normalisation(like)
+            lists = [vae.config.get(name) or [] for name in ("latents_mean", "latents_std")]
+            if any(values and len(values) != like.shape[1] for values in lists):
+                raise ValueError(lists)
+            usable = torch.isfinite((like - shift) * scale).all() and bool((scale != 0).all())
+        except (TypeError, ValueError, RuntimeError):  # no numbers, or of another count
+            usable = False
+        if not usable:
+            raise ModelError(
+                f"The configuration of this {type(vae).__name__} does not normalise its {like.shape[1]} channels: "
+                "look at scaling_factor, shift_factor, latents_mean and latents_std."
+            )
+
     def _normalisation(self, like: Tensor) -> tuple[Tensor, Tensor]:
         vae: Any = self.vae
         column: Callable[[Any], Tensor] = lambda v: torch.as_tensor(v).to(like).reshape(1, -1, 1, 1)  # noqa: E731
         if self.patched:
             return column(vae.bn.running_mean), column((vae.bn.running_var.float() + vae.config.batch_norm_eps).rsqrt())
-        scale = column(vae.config.get("scaling_factor") or 1.0)
+        factor = vae.config.get("scaling_factor")
+        scale = column(1.0 if factor is None else factor)
         shift = column(vae.config.get("shift_factor") or 0.0)
         mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
         if mean is not None and std is not None:

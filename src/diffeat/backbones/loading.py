@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,11 +16,13 @@ from diffeat import zoo
 from diffeat.backbones.card import Card, cards, refuse_unsupported
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
-from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+from diffeat.backbones.files import first_line, is_path, said
+from diffeat.backbones.folder import INDEX, PipelineFolder, check_config, read_index
+from diffeat.backbones.foreign import explain
+from diffeat.backbones.placement import dtype_of
+from diffeat.errors import ModelError, UnknownNameError, did_you_mean
 
 T = TypeVar("T")
-
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def resolve_model(name: str) -> list[str]:
@@ -33,14 +35,14 @@ def resolve_model(name: str) -> list[str]:
         UnknownNameError: If it is none of these.
     """
     name = str(name)
-    if (Path(name) / "model_index.json").is_file():
+    if _is_pipeline(Path(name)):
         return [name]  # a directory of that name goes before a name of ours
     if name in zoo.names():
         return [str(zoo.path(name))]
     if name in cards():
         return list(cards()[name].ids)
-    if "/" in name or Path(name).exists() or name.startswith("."):
-        return [name]
+    if "/" in name or os.path.lexists(name) or name.startswith((".", "~")):
+        return [str(Path(name).expanduser()) if name.startswith("~") else name]
     raise UnknownNameError(
         f"{name!r} is no model name, hub id (owner/name) or existing directory. "
         + did_you_mean(name, [*cards(), *zoo.names()])
@@ -59,11 +61,11 @@ def load_pipeline(
         ModelError: If none of the places that the name stands for has a usable pipeline.
         UnknownNameError: If the name is no model and no path.
     """
-    precision = _precision(dtype)
+    precision = dtype_of(dtype) or torch.float32
 
     def load(place: str) -> Any:
         directory = _directory(place, revision or _revision(id_or_path, place), variant)
-        return _load(directory, place, precision, variant)
+        return _load(PipelineFolder.read(directory, variant), place, precision)
 
     return _first(id_or_path, load)
 
@@ -79,18 +81,31 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
 
     def load(place: str) -> tuple[nn.Module, Family]:
         pinned = revision or _revision(id_or_path, place)
-        index = _config(diffusers.DiffusionPipeline, place, pinned)
-        part = next((p for p in ("unet", "transformer") if index.get(p) and index[p][1]), None)
+        if is_path(place):
+            index, folder = {}, Path(place)
+            _check_directory(folder)
+            classes = read_index(folder)[1]
+        else:
+            index = _config(diffusers.DiffusionPipeline, place, pinned)
+            refuse_unsupported(str(index.get("_class_name")))
+            classes = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+        part = next((p for p in ("unet", "transformer") if classes.get(p)), None)
         if part is None:
             raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
-        refuse_unsupported(index.get("_class_name", ""), index[part][1])
-        model_class = getattr(diffusers, index[part][1], None)
+        refuse_unsupported(classes[part])
+        model_class: Any = getattr(diffusers, str(classes[part]), None)
         if model_class is None:
-            raise ModelError(f"diffusers {diffusers.__version__} has no class {index[part][1]!r}.")
-        config = _config(model_class, place, pinned, subfolder=part)
-        with torch.device("meta"):
-            denoiser = model_class.from_config(config)
-        return denoiser.eval(), family_of(denoiser)
+            raise ModelError(f"diffusers {diffusers.__version__} has no class {classes[part]!r}.")
+        if is_path(place):
+            config = check_config(Path(place) / part / "config.json")
+        else:
+            config = _config(model_class, place, pinned, subfolder=part)
+        try:
+            with torch.device("meta"):
+                denoiser = model_class.from_config(config)
+            return denoiser.eval(), family_of(denoiser)
+        except Exception as error:  # anything that a configuration of nonsense provokes
+            raise ModelError(f"The {part} of {place} cannot be built ({said(error)}).") from error
 
     return _first(id_or_path, load)
 
@@ -151,119 +166,102 @@ def _no_connection() -> bool:
     return False
 
 
-def _precision(dtype: torch.dtype | str | None) -> torch.dtype:
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    name = (dtype or "float32").removeprefix("torch.")
-    if name not in _DTYPES:
-        raise InvalidValueError(f"The precision {dtype!r} is unknown. {did_you_mean(name, _DTYPES)}".strip())
-    return _DTYPES[name]
-
-
 def _config(loader: Any, place: str, revision: str | None, subfolder: str | None = None) -> dict[str, Any]:
-    local = _is_local(place)
-    if local:
-        _check_directory(Path(place), place)
     options = {"subfolder": subfolder} if subfolder else {}
     try:
-        cached = local or _no_connection()
-        config = loader.load_config(place, revision=revision, local_files_only=cached, **options)
+        config = loader.load_config(place, revision=revision, local_files_only=_no_connection(), **options)
     except Exception as error:  # the hub client has no common base for its errors
-        if local:
-            raise ModelError(f"The model {place} has no readable configuration ({_reason(error)}).") from error
-        raise _Unreachable("no connection to the hub" if _no_connection() else _reason(error)) from error
+        raise _Unreachable("no connection to the hub" if _no_connection() else first_line(error)) from error
     return config[0] if isinstance(config, tuple) else config
 
 
 def _directory(place: str, revision: str | None, variant: str | None) -> Path:
-    if _is_local(place):
-        _check_directory(Path(place), place)
+    if is_path(place):
+        _check_directory(Path(place))
         return Path(place)
     from diffusers import DiffusionPipeline
 
     index = _config(DiffusionPipeline, place, revision)
-    refuse_unsupported(index.get("_class_name", ""))
+    refuse_unsupported(str(index.get("_class_name")))
     try:
         cached = _no_connection()
         return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached))
     except Exception as error:  # the hub client has no common base for its errors
-        raise _Unreachable("no connection to the hub" if _no_connection() else _reason(error)) from error
+        raise _Unreachable("no connection to the hub" if _no_connection() else first_line(error)) from error
 
 
-def _is_local(place: str) -> bool:
-    path = Path(place)
-    return path.exists() or path.is_absolute() or place.startswith(".") or place.count("/") != 1
-
-
-def _check_directory(path: Path, place: str) -> None:
-    if not path.is_dir():
-        what = "a file, not a directory" if path.exists() else "not there"
-        raise ModelError(f"The model directory {place} is {what}.")
-    if not (path / "model_index.json").is_file():
-        raise ModelError(
-            f"{place} is not a diffusers pipeline: it has no model_index.json. Give the directory that "
-            "save_pretrained() of a pipeline wrote (with its unet or transformer, vae, scheduler, …)."
-        )
-
-
-def _reason(error: Exception) -> str:
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first[:300]
-
-
-def _load(directory: Path, place: str, dtype: torch.dtype, variant: str | None) -> Any:
-    from diffusers import DiffusionPipeline
-
-    absent = _check_components(directory, place, variant)
+def _is_pipeline(path: Path) -> bool:
     try:
-        return DiffusionPipeline.from_pretrained(
-            directory,
-            **dict.fromkeys(absent),
-            dtype={"default": dtype, "vae": torch.float32} if _upcasts(directory) else dtype,
-            variant=variant,
+        return (path / INDEX).is_file()
+    except (OSError, ValueError):  # a name that is none, a loop of links, no permission
+        return False
+
+
+def _check_directory(path: Path) -> None:
+    if not _is_pipeline(path):
+        raise explain(path)
+
+
+def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> Any:
+    given: dict[str, Any] = dict.fromkeys(folder.absent)
+    try:
+        for part, name in folder.classes.items():
+            if (text_model := _transformers_model(name)) is not None:
+                given[part] = _whole(text_model, folder, part, dtype)
+        pipeline = _text_to_image(folder.pipeline).from_pretrained(
+            folder.path,
+            **given,
+            dtype={"default": dtype, "vae": torch.float32} if folder.config("vae").get("force_upcast") else dtype,
+            variant=folder.variant,
             local_files_only=True,
+            trust_remote_code=False,
         )
+        for part, network in pipeline.components.items():
+            if isinstance(network, nn.Module):
+                _refuse_missing(folder.path / part, [name for name, p in network.named_parameters() if p.is_meta])
+        return pipeline
+    except ModelError:
+        raise
     except Exception as error:  # anything a damaged or foreign directory provokes inside the loaders
-        raise ModelError(
-            f"The model {place} could not be loaded ({type(error).__name__}: {_reason(error)})."
-        ) from error
+        raise ModelError(f"The model {place} could not be loaded ({said(error)}).") from error
 
 
-def _check_components(directory: Path, place: str, variant: str | None) -> list[str]:
-    """Check that what the directory lists is there; the components that it was saved without are returned."""
-    try:
-        index = json.loads((directory / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{directory / 'model_index.json'} is not valid JSON ({error}).") from None
-    parts = [k for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] is not None]
-    refuse_unsupported(index.get("_class_name", ""), *(index[part][1] for part in parts))
-    missing = [p for p in parts if not (directory / p).is_dir()]
-    if missing:
-        raise ModelError(f"The model {place} is incomplete: {', '.join(missing)} missing. Download it again.")
-    if variant:
-        held = {f.name for part in parts for f in (directory / part).iterdir()}
-        if not any(f".{variant}." in name for name in held):
-            raise ModelError(f"The model {place} has no variant {variant!r}; leave the variant out.")
-    for part in parts:
-        for file in sorted((directory / part).glob("*.safetensors")):
-            _check_weights(file)
-    return [k for k, v in index.items() if v == [None, None]]
+def _transformers_model(name: str) -> Any:
+    """The class of this name if it is a network of transformers."""
+    import transformers
+
+    model = getattr(transformers, name, None)
+    return model if isinstance(model, type) and issubclass(model, transformers.PreTrainedModel) else None
 
 
-def _check_weights(file: Path) -> None:
-    """Read the header of a weights file, which tells its length: catches half downloads and pointers in no time."""
-    from safetensors import SafetensorError, safe_open
+def _whole(model: Any, folder: PipelineFolder, part: str, dtype: torch.dtype) -> nn.Module:
+    """A network of transformers, which would draw weights that are missing at random and only remark on it."""
+    loaded, report = model.from_pretrained(
+        folder.path / part,
+        dtype=dtype,
+        variant=folder.variants.get(part),
+        local_files_only=True,
+        output_loading_info=True,
+    )
+    _refuse_missing(folder.path / part, report["missing_keys"])
+    return loaded.eval()
 
-    try:
-        with safe_open(file, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"The weights file {file} is damaged ({error}). Download it again.") from None
+
+def _refuse_missing(folder: Path, missing: Iterable[str]) -> None:
+    names = sorted(missing)
+    if names:
+        raise ModelError(f"The weights in {folder} lack {len(names)} tensors ({names[0]} …). Download them again.")
 
 
-def _upcasts(directory: Path) -> bool:
-    config = directory / "vae" / "config.json"
-    return config.is_file() and bool(json.loads(config.read_text(encoding="utf-8")).get("force_upcast"))
+def _text_to_image(pipeline: str) -> Any:
+    """The class of a pipeline, or the one that makes pictures from texts with the same parts."""
+    import diffusers
+    from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class
+
+    stock = getattr(diffusers, pipeline)
+    if not pipeline.endswith("Img2ImgPipeline"):
+        return stock
+    return _get_task_class(AUTO_TEXT2IMAGE_PIPELINES_MAPPING, pipeline, throw_error_if_not_exist=False) or stock
 
 
 @contextlib.contextmanager

@@ -6,16 +6,18 @@ its micro-conditions, and nothing of it is written a second time here.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from diffeat.backbones.sharing import Hooks
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import DiffeatError, ModelError
+from diffeat.memory import out_of_memory
 
 
 class _FirstCall(BaseException):
@@ -31,7 +33,7 @@ def record_call(
 ) -> tuple[dict[str, Any], float] | None:
     """Run ``pipeline(**arguments)`` up to its first denoiser call.
 
-    The pipeline keeps its scheduler's state and its progress bar settings; no denoiser block runs.
+    A copy runs that shares its networks, so the pipeline is not touched; no denoiser block runs.
 
     Raises:
         ModelError: If the pipeline does not accept the arguments.
@@ -41,29 +43,30 @@ def record_call(
         pipeline never called its denoiser.
     """
 
-    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        bound = inspect.signature(module.forward).bind(*args, **kwargs)
-        raise _FirstCall(dict(bound.arguments))
+    hooks = Hooks()
 
-    scheduler = pipeline.scheduler
-    bar = dict(getattr(pipeline, "_progress_bar_config", {}))
-    handle = denoiser.register_forward_pre_hook(stop, with_kwargs=True)
+    def stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        raise _FirstCall(dict(inspect.signature(unwrapped(denoiser).forward).bind(*args, **kwargs).arguments))
+
+    own = copy.copy(pipeline)
+    own.scheduler = copy.deepcopy(pipeline.scheduler)
+    own.set_progress_bar_config(disable=True)
+    hooks.before(denoiser, stop)
     try:
-        pipeline.scheduler = copy.deepcopy(scheduler)
-        pipeline.set_progress_bar_config(disable=True)
-        pipeline(**arguments)
+        with hooks.acting():
+            own(**arguments)
     except _FirstCall as call:
-        return call.arguments, float(pipeline.scheduler.timesteps[0])
+        return call.arguments, float(own.scheduler.timesteps[0])
     except DiffeatError:
         raise
     except Exception as error:  # whatever the stock pipeline finds wrong with what it was asked for
+        if out_of_memory(error):
+            raise ModelError(f"The text encoders of {type(pipeline).__name__} run out of memory: {error}") from None
         raise ModelError(
             f"{type(pipeline).__name__} did not accept {_said(arguments)} ({type(error).__name__}: {error})."
         ) from error
     finally:
-        handle.remove()
-        pipeline.scheduler = scheduler
-        pipeline.set_progress_bar_config(**bar)
+        hooks.remove()
     return None
 
 
@@ -72,32 +75,30 @@ def _said(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v!r}" for k, v in shown.items())
 
 
-@contextlib.contextmanager
-def remembered_texts(pipeline: Any, memory: dict[str, Any], missing: Callable[[], None]) -> Iterator[None]:
-    """Let ``pipeline.encode_prompt`` answer from ``memory``, so that one text is encoded once for all image sizes.
+def remembering(pipeline: Any, memory: dict[str, Any], missing: Callable[[], None]) -> Any:
+    """A pipeline whose ``encode_prompt`` answers from ``memory``, so that a text is encoded once for all image sizes.
 
     Args:
-        pipeline: A pipeline; one without ``encode_prompt`` is left as it is.
+        pipeline: A pipeline, of which a copy that shares its networks is made; one without ``encode_prompt`` is given
+            back.
         memory: From the call's arguments to its result; grows.
         missing: Called before a text is encoded that is not in memory; may raise.
     """
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
-        yield
-        return
+        return pipeline
 
     def remembered(*args: Any, **kwargs: Any) -> Any:
         values = [*args, *kwargs.values()]
         if any(isinstance(v, Tensor) for v in values):
             return encode(*args, **kwargs)
         key = repr((args, sorted(kwargs.items())))
-        if key not in memory:
+        result = memory.get(key)
+        if result is None:
             missing()
-            memory[key] = encode(*args, **kwargs)
-        return memory[key]
+            result = memory[key] = encode(*args, **kwargs)
+        return result
 
-    pipeline.encode_prompt = remembered
-    try:
-        yield
-    finally:
-        del pipeline.encode_prompt
+    own = copy.copy(pipeline)
+    own.encode_prompt = remembered
+    return own

@@ -42,6 +42,7 @@ class NoiseSchedule:
 
     def __init__(self, scheduler: Any, flow: bool) -> None:
         self.flow = flow
+        self.alphas = torch.empty(0)
         self.prediction_type: str = "flow" if flow else scheduler.config.get("prediction_type", "epsilon")
         if flow:
             return
@@ -55,7 +56,9 @@ class NoiseSchedule:
                 f"{type(scheduler).__name__} has no alphas_cumprod, so the noise level of a timestep is unknown. Put "
                 "the scheduler the model was trained with (DDPMScheduler, DDIMScheduler, …) into the pipeline."
             )
-        self.alphas: Tensor = table.detach().float().cpu()
+        self.alphas = table.detach().float().cpu()
+        if not len(self.alphas) or not ((self.alphas >= 0) & (self.alphas <= 1)).all():
+            raise ModelError(f"The betas of this {type(scheduler).__name__} give no noise levels: some are no numbers.")
 
     @property
     def steps(self) -> int:
@@ -68,7 +71,7 @@ class NoiseSchedule:
         Raises:
             InvalidValueError: If a timestep is outside the schedule, or not whole where the schedule is discrete.
         """
-        times = torch.as_tensor(t, dtype=torch.float32).detach().cpu().reshape(-1)
+        times = torch.as_tensor(t, dtype=torch.float32, device="cpu").detach().reshape(-1)
         if len(times) not in (1, batch):
             raise InvalidValueError(f"{len(times)} timesteps are given for {batch} rows; give one, or one per row.")
         for value in times.tolist():
@@ -87,7 +90,7 @@ class NoiseSchedule:
             sigma = times / 1000
             signal, noise = 1 - sigma, sigma
         else:
-            bar = torch.cat([self.alphas, torch.ones(1)])[times.long()]  # index -1 is the clean image
+            bar = torch.cat([self.alphas, self.alphas.new_ones(1)])[times.long()]  # index -1 is the clean image
             signal, noise = bar.sqrt(), (1 - bar).sqrt()
         shape = (-1, *[1] * (like.ndim - 1))
         return signal.to(like).reshape(shape), noise.to(like).reshape(shape)

@@ -3,47 +3,94 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from diffeat.backbones.files import PICKLED, first_line, is_path, read_tensors, said
+from diffeat.backbones.folder import shards_of
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
     from diffeat.backbones.backbone import Backbone
 
+_DENOISERS = ("unet", "transformer", "unet_ema", "transformer_ema")
+#: What trainers and wrappers put before the names of weights.
+_PREFIXES = ("module.", "_orig_mod.", "unet.", "transformer.")
+_SINGLE_FILE = "model.diffusion_model."
+
 
 def load_denoiser_weights(
     backbone: Backbone, source: str, file: str | None = None, revision: str | None = None
 ) -> None:
-    """Replace the denoiser's weights by those of a safetensors file of the same architecture.
+    """Replace the denoiser's weights by others of the same architecture.
 
     Args:
         backbone: The model; keeps its precision and device.
-        source: A safetensors file, a folder that holds ``file``, or the hub id of a repository that holds it.
+        source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint,
+            whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that ``save_pretrained`` wrote, a
+            training's ``checkpoint-500``, a pipeline), or the hub id of a repository that holds it.
         file: Name of the file inside ``source``.
         revision: Revision of the hub repository.
 
     Raises:
         ModelError: If the file cannot be had, or its tensors do not fit the denoiser; the model is then unchanged.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    path = find_weights(source, file, revision)
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"The denoiser weights {path} cannot be read: {error}") from None
-    own = backbone.denoiser.state_dict()
+    network = unwrapped(backbone.denoiser)
+    folder = Path(source).expanduser()
+    files = _in_folder(folder) if file is None and folder.is_dir() else [find_weights(source, file, revision)]
+    state = _converted({k: v for path in files for k, v in read_tensors(path).items()}, network, files[0])
+    own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
     reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
     if missing or extra or reshaped:
         example = (missing or extra or reshaped)[0]
         raise ModelError(
-            f"The weights {path.name} do not fit the denoiser of {backbone.name}: {len(missing)} tensors are missing, "
-            f"{len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong to "
-            "another architecture; use the base model they were trained from."
+            f"The weights {files[0].name} do not fit the denoiser of {backbone.name}: {len(missing)} tensors are "
+            f"missing, {len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong "
+            "to another architecture; use the base model they were trained from."
         )
-    backbone.denoiser.load_state_dict(state)
+    network.load_state_dict(state)
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    """The files of the one denoiser in a folder."""
+    inner = [folder / name for name in _DENOISERS if (folder / name).is_dir()]
+    if len(inner) > 1:
+        raise ModelError(f"{folder} holds several denoisers; name one: {' or '.join(map(str, inner))}.")
+    folder = inner[0] if inner else folder
+    index = next(iter(sorted(folder.glob("*.safetensors.index*.json"))), None)
+    if index is not None:
+        return shards_of(index)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("diffusion_pytorch_model*.bin"))
+    plain = [path for path in files if path.name.count(".") == 1]
+    if len(files) != 1 and len(plain) != 1:
+        held = ", ".join(path.name for path in files) or "none"
+        raise ModelError(f"{folder} does not hold one file of denoiser weights; name it as `file` (it holds: {held}).")
+    return plain if len(plain) == 1 else files
+
+
+def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, Tensor]:
+    """Weights under the names of diffusers."""
+    for prefix in _PREFIXES:
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    own = network.state_dict().keys()
+    if not own.isdisjoint(state) or not hasattr(network, "from_single_file"):
+        return state
+    try:
+        with TemporaryDirectory() as folder:
+            network.save_config(folder)
+            made = type(network).from_single_file(state, config=folder, local_files_only=True)
+        return made.state_dict()
+    except Exception as error:  # whatever the converters do not find
+        if any(name.startswith(_SINGLE_FILE) for name in state):
+            raise ModelError(
+                f"The denoiser in {path} does not fit this {type(network).__name__} ({said(error)})."
+            ) from error
+        return state
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
@@ -52,14 +99,16 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     Raises:
         ModelError: If there is none, or it cannot be fetched.
     """
-    path = Path(source)
-    if path.is_file():
-        return path
+    path = Path(source).expanduser()
     if path.is_dir():
-        if file is None or not (path / file).is_file():
-            held = ", ".join(sorted(p.name for p in path.glob("*.safetensors"))) or "none"
-            raise ModelError(f"The folder {source} holds no file {file!r}; its safetensors files: {held}.")
+        if file is None or not (path / file).exists():
+            held = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *PICKLED))
+            raise ModelError(f"The folder {source} holds no file {file!r}; its weights: {', '.join(held) or 'none'}.")
         return path / file
+    if path.exists():
+        return path
+    if is_path(source) or Path(source).suffix in (".safetensors", *PICKLED):
+        raise ModelError(f"The {what} weights {source} are not there: no such file or folder.")
     if file is None:
         raise ModelError(f"{source!r} is no local file; for a hub repository name the file in it as well.")
     from huggingface_hub import hf_hub_download
@@ -68,8 +117,7 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     try:
         return Path(hf_hub_download(source, file, revision=revision))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ModelError(
-            f"The {what} weights {file!r} of {source!r} cannot be fetched ({reason}). Check the name and the "
-            "connection, or give a local file."
+            f"The {what} weights {file!r} of {source!r} cannot be fetched ({first_line(error)}). Check the name and "
+            "the connection, or give a local file."
         ) from None

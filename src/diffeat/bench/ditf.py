@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from diffeat.activations import Catalogue
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
 from diffeat.bench.injection import inject_massive
-from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
+from diffeat.bench.rows import FILES, BenchRow, RowSource, score_rows, write_rows
 from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -26,6 +25,7 @@ from diffeat.evaluation.intervals import bootstrap
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.features import Picture
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
 from diffeat.report.sweep import write_sweep
@@ -38,7 +38,7 @@ from diffeat.tasks.correspondence.protocol import Protocol
 #: Tried on the validation pairs.
 TIMESTEPS = (20.0, 60.0, 100.0, 200.0, 350.0)
 #: Injected channels: how large, and how much of it later blocks suppress, as trained models do.
-INJECTION: dict[str, Any] = {"size": 40.0, "spread": 0.1, "suppress": 0.9}
+INJECTED, SPREAD, SUPPRESSED = 40.0, 0.1, 0.9
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,20 @@ def run_ditf(
     pairs: int = 30,
     channels: Sequence[int] = (17, 101),
     progress: Progress = silent,
+    force: bool = False,
 ) -> tuple[list[BenchRow], list[Difference]]:
     """Run the comparison.
 
     Args:
         folder: Holds the pictures, the features and the reports; a later run goes on with them.
-        model: A diffusion transformer: alias or pipeline folder.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         recipe: With ``refine``; its discard and its detector are used.
-        timesteps: To choose from.
-        classes: Of the toy world; all by default.
-        images: Test pictures per class.
-        pairs: Test pairs per class.
-        channels: Injected into the second model.
 
     Returns:
         The rows, and the differences between them. ``bench.html``, the sweep and two reports on massive activations
         lie in ``folder``.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     data = write_toyworld_pairs(
         root / "toyworld",
         seed=SEED,
@@ -94,7 +90,8 @@ def run_ditf(
     )
     base = Reading.load(recipe).replace(model=model)
     clean, massive = (Backbone.from_pretrained(model) for _ in range(2))
-    inject_massive(massive, channels, picture=(SIZE, SIZE), **INJECTION)
+    picture = (SIZE, SIZE)
+    inject_massive(massive, channels, size=INJECTED, spread=SPREAD, suppress=SUPPRESSED, picture=picture)
 
     chosen = _chosen(base, clean, data, root / "sweep", timesteps, progress)
     sources: list[RowSource] = []
@@ -104,7 +101,8 @@ def run_ditf(
             sources.append(RowSource(lambda r=one, b=backbone: Extractor(r, b), {f"{name}, {kind}": None}, "category"))
         found = find_massive(chosen.replace(model=name), backbone, calibration_pictures(), timesteps=timesteps)
         where = root / ("massive" if backbone is clean else "massive-injected")
-        write_massive(found, [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]], where)
+        examples = [Picture.of(p).image for p in calibration_pictures()[: len(found.examples)]]
+        write_massive(found, examples, where, force=True)
         (where / "summary.txt").write_text("\n".join(summary(found)) + "\n", encoding="utf-8")
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     differences = [
@@ -114,12 +112,12 @@ def run_ditf(
     notes = [
         f"t = {chosen.trajectory.timesteps[0]:g} and {chosen.activations[0]} were chosen on the validation pairs, for "
         "AdaLN without discard",
-        f"injected by weights alone: {INJECTION['size']:g} ± {INJECTION['spread']:.0%} in every token from the first "
-        f"block on; later blocks scale them by {1 - INJECTION['suppress']:.1f}",
+        f"injected by weights alone: {INJECTED:g} ± {SPREAD:.0%} in every token from the first "
+        f"block on; later blocks scale them by {1 - SUPPRESSED:.1f}",
         *map(str, differences),
         *rows[-1].evaluation.result.notes,
     ]
-    write_bench(root, "Toy world: massive activations and AdaLN", rows, notes)
+    write_rows(root, "Toy world: massive activations and AdaLN", rows, notes, force=True)
     (root / "differences.json").write_text(json.dumps([vars(d) for d in differences], indent=1), encoding="utf-8")
     return rows, differences
 
@@ -153,7 +151,7 @@ def _chosen(
         weights=backbone.fingerprint,
         progress=progress,
     )
-    write_sweep(found, folder)
+    write_sweep(found, folder, force=True)
     return found.recipe.replace(refine=recipe.refine)
 
 

@@ -8,7 +8,6 @@ through all later blocks. Nothing but weights is changed, so every real code pat
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +38,6 @@ def inject_massive(
     """Make channels of the residual stream massive, in place.
 
     Args:
-        backbone: A diffusion transformer.
-        channels: Which.
         size: Their value in every token; signs alternate.
         spread: Standard deviation over tokens, as a share of ``size``.
         suppress: Taken off the scale of later blocks there, as trained models learn to: 0.9 leaves a tenth.
@@ -122,7 +119,7 @@ def _write(linear: nn.Linear, tokens: Tensor, channel: int, mean: float, std: fl
     linear.weight[channel] = row.to(linear.weight)
 
 
-def _inputs(backbone: Backbone, timestep: float, size: tuple[int, int], seed: int) -> dict[str, Any]:
+def _inputs(backbone: Backbone, timestep: float, size: tuple[int, int], seed: int) -> dict[str, object]:
     """A call of the denoiser on two pictures of the toy world."""
     frame = FrameSpec(mode="squash", size=size)
     images = [Picture.of(p).image for p in calibration_pictures(2)]

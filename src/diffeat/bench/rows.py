@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.features import feature_folder
+from diffeat.evaluation.result import Table
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
+from diffeat.files import write_files
 from diffeat.progress import Progress, silent
 from diffeat.report.correspondence import interval_text
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import Page, markdown_report, markdown_table
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
 from diffeat.tasks.correspondence.protocol import Protocol
+
+#: What is written of a benchmark.
+FILES = ("bench.json", "bench.md", "bench.html")
 
 
 @dataclass(frozen=True)
@@ -24,9 +28,7 @@ class RowSource:
     """A source of features and the rows that its maps make.
 
     Attributes:
-        make: Loads the source; called once, when it is its turn.
         rows: Name of each row, and the activation it reads (``None`` where the source gives one map).
-        prompts: Text for the pictures.
     """
 
     make: Callable[[], Source[FeatureMap]]
@@ -43,11 +45,7 @@ class BenchRow:
 
 
 def score_rows(
-    sources: Sequence[RowSource],
-    dataset: PairDataset,
-    protocol: Protocol,
-    folder: Path,
-    progress: Progress = silent,
+    sources: Sequence[RowSource], dataset: PairDataset, protocol: Protocol, folder: Path, progress: Progress = silent
 ) -> list[BenchRow]:
     """Evaluate all rows; pictures are extracted once for each source, whatever its number of rows."""
     found = []
@@ -67,7 +65,7 @@ def score_rows(
     return found
 
 
-def bench_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
+def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Header and rows, with intervals."""
     protocol = rows[0].evaluation.result.protocol
     unit = " px" if protocol.reference == "pixels" else ""
@@ -75,26 +73,33 @@ def bench_table(rows: Sequence[BenchRow]) -> tuple[list[str], list[list[str]]]:
     return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
 
 
-def write_bench(folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = ()) -> Path:
-    """Write ``bench.json``, ``bench.md`` and ``bench.html``; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
+def write_rows(
+    folder: Path, title: str, rows: Sequence[BenchRow], notes: Sequence[str] = (), *, force: bool = False
+) -> None:
+    """:func:`write_bench` of rows that are scored by one protocol."""
     result = rows[0].evaluation.result
-    header, body = bench_table(rows)
     about = [
         str(result.protocol),
         f"{result.overall.pairs} pairs, {result.overall.points} points; intervals are {result.confidence:.0%} "
         "bootstraps over pictures",
         *notes,
     ]
-    data: list[dict[str, Any]] = [
-        {"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows
-    ]
-    (folder / "bench.json").write_text(json.dumps({"title": title, "rows": data}, indent=1), encoding="utf-8")
-    text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {line}" for line in about) + "\n"
-    (folder / "bench.md").write_text(text, encoding="utf-8")
+    data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
+    write_bench(folder, title, bench_table(rows), about, data, force=force)
+
+
+def write_bench(
+    folder: Path,
+    title: str,
+    table: Table,
+    about: Sequence[str],
+    data: Sequence[Mapping[str, object]],
+    *,
+    force: bool = False,
+) -> None:
+    """Write ``bench.json``, ``bench.md`` and ``bench.html``; those of an earlier run with ``force`` alone."""
     page = Page(title)
-    page.table(header, body)
+    page.table(*table)
     page.bullets(about)
-    file = folder / "bench.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+    text = markdown_report(title, [markdown_table(*table)], about)
+    write_files(folder, FILES, [json.dumps({"title": title, "rows": data}, indent=1), text, page.html()], force=force)

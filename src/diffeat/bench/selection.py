@@ -7,29 +7,29 @@ no set has more channels than the usual one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
+from diffeat.bench.rows import FILES, write_bench
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import ModelError
 from diffeat.evaluation.features import feature_folder
+from diffeat.evaluation.result import Table
 from diffeat.extraction import Extractor, Reading
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
-from diffeat.report.page import Page, markdown_table
 from diffeat.report.selection import write_selection
 from diffeat.studies.selection.labels import open_labels
 from diffeat.studies.selection.score import Score, ratio
-from diffeat.studies.selection.search import Selection, SelectionSettings, default_recipe, load_backbone, select
+from diffeat.studies.selection.search import SelectionSettings, default_recipe, load_backbone, select
 from diffeat.tasks.classification import evaluate_classification
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import get_protocol
@@ -38,6 +38,8 @@ from diffeat.tasks.segmentation import Confusion, SegmentationOptions, evaluate_
 SEED, SIZE = 7, 128
 TASKS = ("correspondence", "part segmentation", "classification")
 _FEW, _DRAWS = 20, 3
+#: Labelled pairs or pictures that a candidate is scored on while choosing.
+_SAMPLES = 420
 _PROTOCOL = get_protocol("spair").replace(name="toyworld", alphas=(0.1,))
 
 
@@ -59,24 +61,20 @@ def run_selection(
     draws: int = 2,
     images: tuple[int, int, int] = (24, 16, 24),
     pairs: int = 40,
-    samples: int = 420,
     progress: Progress = silent,
+    force: bool = False,
 ) -> list[SelectionRow]:
     """Choose a set on the toy world and compare it.
 
     Args:
         folder: Holds pictures, features and reports; a later run goes on with them.
-        model: A UNet.
-        timestep: Where features are read.
-        draws: Noise draws that are averaged.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         images: Pictures per class for training, validation and test.
-        pairs: Pairs per class.
-        samples: Labelled pairs or pictures a candidate is scored on while choosing.
 
     Returns:
         The rows legacy, best single, selected. The reports lie in ``folder``.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     counts: dict[str, int] = dict(zip(("trn", "val", "test"), images, strict=True))
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     backbone = load_backbone(model)
@@ -86,18 +84,14 @@ def run_selection(
     base = default_recipe(backbone).replace(
         frame={"mode": "squash", "size": SIZE}, **{"trajectory.timesteps": [timestep], "trajectory.draws": draws}
     )
-    labels = open_labels("toyworld", data, categories=tuple(SPECIES), most=samples)
+    labels = open_labels("toyworld", data, categories=tuple(SPECIES), most=_SAMPLES)
     seen = sorted((data / "JPEGImages").glob("*/trn_*_0000.jpg"))
     settings = SelectionSettings(budget)
     selection = select(backbone, seen, settings, root / "selection", labels=labels, base=base, progress=progress)
-    write_selection(selection, root / "selected.yaml", root / "selection")
-    sets = {
-        "legacy choice": legacy,
-        "best single": (selection.best_single,),
-        "selected set": selection.steps[-1].ids,
-    }
+    write_selection(selection, root / "selected.yaml", root / "selection", force=True)
+    sets = {"legacy choice": legacy, "best single": (selection.best_single,), "selected set": selection.steps[-1].ids}
     rows = [_row(name, tuple(ids), channels, base, backbone, data, root, progress) for name, ids in sets.items()]
-    _write(root, model, rows, selection)
+    _write(root, model, rows)
     return rows
 
 
@@ -159,7 +153,7 @@ def difference(row: SelectionRow, other: SelectionRow, task: str) -> tuple[float
     return one.value - two.value, low, high
 
 
-def selection_table(rows: Sequence[SelectionRow]) -> tuple[list[str], list[list[str]]]:
+def selection_table(rows: Sequence[SelectionRow]) -> Table:
     """Header and rows with intervals, and the differences of the last row from the others."""
     header = ["activations", "channels", *TASKS]
     body = [[r.name, str(r.channels), *(str(r.scores[t]) for t in TASKS)] for r in rows]
@@ -171,8 +165,7 @@ def selection_table(rows: Sequence[SelectionRow]) -> tuple[list[str], list[list[
     return header, body
 
 
-def _write(root: Path, model: str, rows: Sequence[SelectionRow], selection: Selection) -> None:
-    header, body = selection_table(rows)
+def _write(root: Path, model: str, rows: Sequence[SelectionRow]) -> None:
     units = {t: len(rows[0].scores[t].units) for t in TASKS}
     notes = [
         f"model {Path(model).name}; test pictures of toy world {SEED}, none of which was looked at while choosing",
@@ -183,7 +176,7 @@ def _write(root: Path, model: str, rows: Sequence[SelectionRow], selection: Sele
         "intervals are 95 % bootstraps over pairs or pictures; differences are paired",
         *(f"{r.name}: {', '.join(r.activations)}" for r in rows),
     ]
-    data: list[dict[str, Any]] = [
+    data = [
         {
             "name": r.name,
             "activations": list(r.activations),
@@ -192,11 +185,5 @@ def _write(root: Path, model: str, rows: Sequence[SelectionRow], selection: Sele
         }
         for r in rows
     ]
-    (root / "bench.json").write_text(json.dumps({"rows": data}, indent=1), encoding="utf-8")
     title = "Toy world: a chosen set of activations against the usual one"
-    text = f"# {title}\n\n{markdown_table(header, body)}\n\n" + "\n".join(f"- {n}" for n in notes) + "\n"
-    (root / "bench.md").write_text(text, encoding="utf-8")
-    page = Page(title)
-    page.table(header, body)
-    page.bullets(notes)
-    (root / "bench.html").write_text(page.html(), encoding="utf-8")
+    write_bench(root, title, selection_table(rows), notes, data, force=True)

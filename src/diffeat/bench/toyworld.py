@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from diffeat.activations import Catalogue
-from diffeat.bench.rows import BenchRow, RowSource, score_rows, write_bench
+from diffeat.bench.rows import FILES, BenchRow, RowSource, score_rows, write_rows
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.baselines import Daisy, RgbPatches
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import get_protocol
 
@@ -45,22 +46,21 @@ def run_toyworld(
     images: int = 40,
     pairs: int = 100,
     progress: Progress = silent,
+    force: bool = False,
 ) -> list[BenchRow]:
     """Run the benchmark.
 
     Args:
         folder: Holds the pictures, the features and the report; a later run goes on with them.
-        recipes: Further rows: presets, or YAML files, that give one map.
+        force: Whether the report of an earlier run may be replaced; what else is there is gone on with.
         activations: Single activations of the embedded model to try; by default the outputs of its upper blocks, and
             of the layers of those with a fine grid.
         timesteps: Which to try; all activations are read at the one that serves the best of them.
-        images: Test pictures per class.
-        pairs: Test pairs per class.
 
     Returns:
         The rows, in the order of the table. The report lies in ``folder``.
     """
-    root = Path(folder)
+    root = new_folder(folder, FILES, force=force)
     counts = {"trn": 0, "val": 8, "test": images}
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=counts, pairs=pairs, progress=progress)
     own_size = {"mode": "keep", "longer": SIZE}
@@ -81,16 +81,14 @@ def run_toyworld(
         RowSource(RgbPatches, {"RGB patches": None}),
         RowSource(Daisy, {"DAISY (scikit-image)": None}),
         RowSource(lambda: random_weights(single), {f"{MODEL}, random weights, {best}": best}, "category"),
-        RowSource(
-            lambda: trained,
-            {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names},
-            "category",
-        ),
+        RowSource(lambda: trained, {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names}, "category"),
         *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}, "category") for r in recipes),
     ]
     rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
     notes = [f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs"]
-    write_bench(root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes])
+    write_rows(
+        root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes], force=True
+    )
     return rows
 
 
@@ -101,12 +99,12 @@ def worth_showing(backbone: Backbone) -> list[str]:
     return [a.id for a in Catalogue.of(backbone) if wanted.fullmatch(a.id)]
 
 
-def random_weights(recipe: Reading, seed: int = 0) -> Extractor:
+def random_weights(recipe: Reading) -> Extractor:
     """The same network before any training (the autoencoder stays trained)."""
     extractor = Extractor.from_recipe(recipe)
     denoiser = extractor.backbone.denoiser
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         fresh = type(denoiser).from_config(denoiser.config)  # type: ignore[attr-defined]
     denoiser.load_state_dict(fresh.state_dict())
     named = recipe.replace(name=f"{recipe.name} (random weights)", seed=recipe.seed + 1)

@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import Command
-from diffeat.cli.options import Timesteps
+from diffeat.cli.options import Force, Timesteps
 from diffeat.cli.ranges import read_numbers
 from diffeat.cli.tables import print_table
 
@@ -24,6 +24,7 @@ Pairs = Annotated[int, Option(min=1, help="Test pairs per class.")]
 @bench.command(cls=Command)
 def toyworld(
     out: Folder = Path("bench-toyworld"),
+    force: Force = False,
     compare: Rows = None,
     activation: Annotated[list[str] | None, Option("--activation", "-a", help="Of tiny-unet, to try alone.")] = None,
     timestep: Timesteps = ["20,100,200,300"],  # noqa: B006 (read only; typer copies it)
@@ -47,6 +48,7 @@ def toyworld(
         images=pictures,
         pairs=pairs,
         progress=bar,
+        force=force,
     )
     print_table(*bench_table(rows))
     typer.echo(f"{rows[0].evaluation.result.protocol}")
@@ -56,6 +58,7 @@ def toyworld(
 @bench.command(cls=Command)
 def ditf(
     out: Folder = Path("bench-ditf"),
+    force: Force = False,
     model: Annotated[str, Option("--model", "-m", help="A diffusion transformer: alias or folder.")] = "tiny-dit",
     pictures: Pictures = 10,
     pairs: Pairs = 30,
@@ -69,7 +72,7 @@ def ditf(
     from diffeat.bench.rows import bench_table
     from diffeat.progress import bar
 
-    rows, differences = run_ditf(out, model=model, images=pictures, pairs=pairs, progress=bar)
+    rows, differences = run_ditf(out, model=model, images=pictures, pairs=pairs, progress=bar, force=force)
     print_table(*bench_table(rows))
     for line in differences:
         typer.echo(str(line))
@@ -79,6 +82,7 @@ def ditf(
 @bench.command(cls=Command)
 def geometry(
     out: Folder = Path("bench-geometry"),
+    force: Force = False,
     compare: Rows = None,
     opencv: Annotated[Path | None, Option(help="Folder of OpenCV's sample data, for graf and aloe.")] = None,
     hpatches: Annotated[Path | None, Option(help="Folder of the HPatches sequences.")] = None,
@@ -93,7 +97,13 @@ def geometry(
     from diffeat.progress import bar
 
     rows = run_geometry(
-        out, recipes=compare or ("tiny-dift",), opencv=opencv, hpatches=hpatches, points=points, progress=bar
+        out,
+        recipes=compare or ("tiny-dift",),
+        opencv=opencv,
+        hpatches=hpatches,
+        points=points,
+        progress=bar,
+        force=force,
     )
     print_table(*geometry_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
@@ -102,6 +112,7 @@ def geometry(
 @bench.command(cls=Command)
 def selection(
     out: Folder = Path("bench-selection"),
+    force: Force = False,
     model: Annotated[str, Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
     timestep: Annotated[float, Option("--timestep", "-t", help="At which activations are read.")] = 50,
     draws: Annotated[int, Option(min=1, help="Noise draws that are averaged.")] = 2,
@@ -120,6 +131,8 @@ def selection(
     from diffeat.bench.selection import run_selection, selection_table
     from diffeat.progress import bar
 
-    rows = run_selection(out, model=model, timestep=timestep, draws=draws, images=pictures, pairs=pairs, progress=bar)
+    rows = run_selection(
+        out, model=model, timestep=timestep, draws=draws, images=pictures, pairs=pairs, progress=bar, force=force
+    )
     print_table(*selection_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)

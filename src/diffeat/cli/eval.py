@@ -8,11 +8,12 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import given
-from diffeat.cli.options import Root
+from diffeat.cli.command import given, refuse
+from diffeat.cli.options import Force, Root
 from diffeat.cli.recipe_options import load, recipe_of
 from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import refuse_others
+from diffeat.files import new_folder
 
 
 def evaluate(
@@ -23,6 +24,7 @@ def evaluate(
         Path | None,
         Option("--out", "-o", help="Folder of features and report; continued."),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Score a recipe on a dataset, with the protocol beside every number.
 
@@ -37,9 +39,14 @@ def evaluate(
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
     from diffeat.progress import bar
+    from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
     from diffeat.tasks.registry import task_of
 
+    if out is None:
+        refuse(ctx, ["force"], "nothing is written without --out")
+    else:
+        new_folder(out, REPORT, force=force)
     card = get_card(dataset)
     task = task_of(card.kind)
     asked, fields = given(ctx), task.options.model_fields
@@ -53,4 +60,4 @@ def evaluate(
     print_table(*result.table(), sums_up=True)
     typer.echo(result)
     if out is not None:
-        typer.echo(f"Report: {write_result(result, out)}", err=True)
+        typer.echo(f"Report: {write_result(result, out, force=force)}", err=True)

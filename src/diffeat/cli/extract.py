@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from diffeat.cli.command import given, refuse
+from diffeat.cli.command import given
 from diffeat.cli.options import Paths
 from diffeat.cli.recipe_options import load, recipe_of
 
@@ -21,38 +21,42 @@ def extract(
     ctx: typer.Context,
     paths: Paths,
     out: Annotated[Path, Option("--out", "-o", help="Folder of the feature store; made or continued.")],
-    prompts: Annotated[Path | None, Option(help="CSV file image,prompt with a text per picture.")] = None,
+    prompts: Annotated[
+        Path | None, Option(help="CSV file image,prompt with a text per picture; --prompt is for those without one.")
+    ] = None,
+    root: Annotated[Path | None, Option(help="Folder that names are relative to; each folder given, if none.")] = None,
     store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",
     shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
+    replace: Annotated[
+        bool, Option("--replace", help="Extract pictures anew that are stored with another content or text.")
+    ] = False,
 ) -> None:
     """Extract dense features of pictures into a store on disk.
 
-    Stop it at any time: the same command goes on where it stopped. Pictures that cannot be read are listed at the end
-    with the reason, and make the exit code 1.
+    Stop it at any time: the same command goes on where it stopped, and repairs what is damaged. Pictures that cannot be
+    read are listed at the end with the reason, and make the exit code 1.
 
     Example:
         diffeat samples photos
         diffeat extract photos --out features
     """
     from diffeat.extraction import extract_to_store
-    from diffeat.extraction.prompts import read_prompts
-    from diffeat.geometry import find_images
+    from diffeat.features import list_pictures
     from diffeat.progress import bar
     from diffeat.storage import FeatureStore
 
-    if prompts:
-        refuse(ctx, ["prompt"], "--prompts has a text per picture")
     recipe = recipe_of(ctx)
-    found = find_images(paths)
-    texts = read_prompts(prompts, found.images) if prompts else given(ctx).get("prompt")
-    if FeatureStore.is_store(out):  # before the model is loaded: another recipe's store is refused at once
-        FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+    listing = list_pictures(paths, root=root, prompts=prompts, default=given(ctx).get("prompt"))
+    # before the model is loaded: what cannot be written to is refused at once
+    FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
     source = load(ctx, recipe)
-    with FeatureStore.open_or_create(
-        out, recipe.content(), recipe.hash, dtype=store_dtype, weights=source.fingerprint
-    ) as store:
-        summary = extract_to_store(source, found.images, store, texts, shard_size=shard_size, progress=bar)
-    _report(summary, found.skipped, out)
+    with FeatureStore.of(out, source, store_dtype) as store:
+        pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
+        for path, picture in zip(listing.paths, pictures, strict=True):
+            if path in paths and root is None:  # a file of a folder that was extracted before
+                picture.name = store.name_of(path) or picture.name
+        summary = extract_to_store(source, pictures, store, replace=replace, shard_size=shard_size, progress=bar)
+    _report(summary, listing.skipped, out)
     if summary.failed:
         raise typer.Exit(1)
 

@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import refuse
+from diffeat.cli.command import given, refuse
+from diffeat.cli.options import Force, pictures_of
 from diffeat.cli.recipe_options import load, reading_of
 from diffeat.cli.tables import print_table
+from diffeat.files import new_folder
 
 
 def gate(
@@ -36,6 +38,7 @@ def gate(
             "recipe that it ends in.",
         ),
     ] = None,
+    force: Force = False,
 ) -> None:
     """Find out which generation techniques bring features closer to the picture: helps, harmless, hurts, cannot tell.
 
@@ -46,9 +49,8 @@ def gate(
         diffeat samples photos
         diffeat gate photos -x "prompt:a photo" -x guidance:7.5 --steps 2 --out gate
     """
-    from diffeat.geometry import find_images
     from diffeat.progress import bar
-    from diffeat.report.gate import write_gate_report, write_search_report
+    from diffeat.report.gate import FILES, SEARCH_FILES, write_gate_report, write_search_report
     from diffeat.studies.content_shift.examples import examples_of
     from diffeat.studies.content_shift.gating import gate as run
     from diffeat.studies.content_shift.halving import search as run_search
@@ -57,7 +59,9 @@ def gate(
 
     if search is not None:
         refuse(ctx, ["confidence", "controls"], "--search compares by halving, without intervals and twins")
-    combinations = {text: parse_combination(text) for text in technique}
+    new_folder(out, FILES if search is None else SEARCH_FILES, force=force)
+    allowed = "allow_code" in given(ctx)
+    combinations = {text: parse_combination(text, allow_code=allowed) for text in technique}
     settings = GateSettings(
         strength=strength,
         steps=steps,
@@ -68,17 +72,18 @@ def gate(
         controls=controls,
     )
     recipe = reading_of(ctx).replace(fuse=None, views=None, techniques=None, refine=None)
-    images = list(find_images(paths).images)
+    images = pictures_of(paths)
     if limit is not None and limit < len(images):
         images = [images[i * len(images) // limit] for i in range(limit)]
     backbone = load(ctx, recipe).backbone
     if search is not None:
         outcome = run_search(backbone, images, combinations, recipe, budget=search, settings=settings)
         typer.echo(str(outcome))
-        typer.echo(f"Recipe and report: {write_search_report(outcome, out)}", err=True)
+        typer.echo(f"Recipe and report: {write_search_report(outcome, out, force=force)}", err=True)
         return
     result = run(backbone, images, combinations, recipe, settings, bar)
     print_table(*result.table())
     for warning in result.warnings:
         typer.secho(f"Warning: {warning}", fg="yellow")
-    typer.echo(f"Report: {write_gate_report(result, out, examples_of(result, backbone, images))}", err=True)
+    page = write_gate_report(result, out, examples_of(result, backbone, images), force=force)
+    typer.echo(f"Report: {page}", err=True)

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from diffeat.cli.options import Force
 from diffeat.cli.recipe_options import load, reading_of
-from diffeat.errors import InvalidValueError
+from diffeat.files import new_folder, read_text
 
 
 def generate(
@@ -20,6 +21,7 @@ def generate(
     count: Annotated[int, Option(min=1, help="Pictures of each prompt.")] = 1,
     guidance: Annotated[float | None, Option(help="Scale of guidance; the recipe's if not given.")] = None,
     negative: Annotated[str | None, Option(help="Text of what not to show, for guidance.")] = None,
+    force: Force = False,
 ) -> None:
     """Generate pictures whose features can be read on the very way they arise.
 
@@ -36,23 +38,23 @@ def generate(
 
     texts: list[str | None] = list(prompt or [])
     if prompts is not None:
-        if not prompts.is_file():
-            raise InvalidValueError(f"There is no prompt file {str(prompts)!r}.")
-        texts += [line.strip() for line in prompts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        texts += filter(None, map(str.strip, read_text(prompts, "prompt file").splitlines()))
     recipe = reading_of(ctx)
     changes = {"trajectory.guidance": guidance, "trajectory.negative_prompt": negative}
     twin = generation_twin(recipe)
     twin = twin.replace(name=f"{recipe.name}-generation", **{k: v for k, v in changes.items() if v is not None})
+    trained = recipe.fuse is not None and recipe.fuse.weights is not None
+    pictures = [f"{k:03d}-{number}.png" for k in range(max(1, len(set(texts)))) for number in range(count)]
+    new_folder(out, ["recipe.yaml", *(["weights/"] if trained else []), *pictures], force=force)
     backbone = load(ctx, twin.replace(fuse=None)).backbone
-    out.mkdir(parents=True, exist_ok=True)
-    if recipe.fuse is not None and recipe.fuse.weights is not None:
-        write_recipe(twin, network_of(recipe), out, twin.name, twin.description, recipe.fuse.grid)
+    if recipe.fuse is not None and trained:
+        write_recipe(twin, network_of(recipe), out, twin.name, twin.description, recipe.fuse.grid, force=force)
     else:
-        twin.save(out / "recipe.yaml")
+        twin.save(out / "recipe.yaml", force=force)
     order: dict[str, int] = {}
     for image, origin in make(twin, backbone, texts or [None], count):
         place = order.setdefault(origin.prompt, len(order))
         path = out / f"{place:03d}-{origin.number}.png"
-        save_generated(image, path)
+        save_generated(image, path, force=force)
         typer.echo(f"{path}: {origin.prompt or '(no text)'}")
     typer.echo(f"Recipe: {out / 'recipe.yaml'}")

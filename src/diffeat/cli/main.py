@@ -5,8 +5,11 @@ Commands import what they need when they run, so that ``--help`` answers at once
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -34,8 +37,12 @@ from diffeat.cli.task_options import PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.errors import DiffeatError
+from diffeat.progress import end_lines
 
 _PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
+
+#: A command line that cannot be parsed.
+_Usage: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 class _Sorted(TyperGroup):
@@ -77,7 +84,6 @@ _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
     (_LOOK, "extract", extract, reads("tiny-unet")),
     (_LOOK, "show", show, reads("tiny-unet")),
-    (_LOOK, "store", store, Command),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
@@ -91,19 +97,62 @@ for panel, name, command, cls in (
     (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
 ):
     app.command(name, cls=cls, rich_help_panel=panel)(command)
-for panel, name, group in ((_CHOOSE, "bench", bench), (_TRAIN, "train", train), (_KNOW, "toyworld", toyworld)):
+for panel, name, group in (
+    (_LOOK, "store", store),
+    (_CHOOSE, "bench", bench),
+    (_TRAIN, "train", train),
+    (_KNOW, "toyworld", toyworld),
+):
     app.add_typer(group, name=name, rich_help_panel=panel)
 
 
-def main() -> None:
-    """Run the command line; errors a user can act on are printed as one message, without a traceback."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    What a user can act on is told in one line, never by a traceback. Exit codes are 2 where something was asked for
+    wrongly, 1 where a run failed, 130 after Ctrl-C.
+    """
     for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their warnings are not for our users
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that are no text
+    message, code = "", 0
     try:
-        app()
+        code = app(arguments, "diffeat", standalone_mode=False) or 0
+        sys.stdout.flush()
+    except _Usage as error:
+        message, code = _usage(error), 2
     except DiffeatError as error:
-        typer.secho(f"Error: {error}", fg="red", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        typer.secho("\nStopped. What was finished is kept; the same command goes on from there.", err=True)
-        sys.exit(130)
+        message, code = str(error), 1 if _disk_failed(error) else error.exit_code
+    except OSError as error:
+        place = f" ({error.filename})" if error.filename else ""
+        message, code = f"{error.strerror or error}{place}.", 1
+    except MemoryError:
+        message, code = "There is not enough memory. Try a smaller --size or --batch-size.", 1
+    if code:
+        end_lines()
+    if code == 130:
+        typer.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
+    elif message:
+        typer.secho(f"Error: {' '.join(message.split())}", fg="red", err=True)
+    if code:
+        sys.exit(code)
+
+
+def _usage(error: Any) -> str:
+    """The fault of a command line that cannot be parsed, and where its help is."""
+    text = error.format_message().strip()
+    ended = text if text.endswith(("?", ".")) else f"{text}."
+    return f"{ended} See: {error.ctx.command_path} --help" if text and error.ctx else text
+
+
+def _disk_failed(error: BaseException | None) -> bool:
+    """Whether an error comes from a disk that is full or broken, which no other command line mends."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            return True
+        error = error.__cause__
+    return False

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.options import Timesteps
+from diffeat.cli.options import Force, Timesteps, pictures_of
 from diffeat.cli.ranges import read_numbers
 from diffeat.cli.recipe_options import load, reading_of
+from diffeat.files import RECIPES, new_file, new_folder
 
 
 def massive(
@@ -23,6 +24,7 @@ def massive(
         float | None, Option(help="Of a massive channel to the median one; the recipe's by default.")
     ] = None,
     write: Annotated[Path | None, Option(help="YAML file for the recipe with these channels.")] = None,
+    force: Force = False,
 ) -> None:
     """Find a transformer's massive activations, and report where they come from.
 
@@ -35,20 +37,23 @@ def massive(
     """
     from diffeat.extraction import calibration_pictures
     from diffeat.features import Picture
-    from diffeat.geometry import find_images
     from diffeat.refinement.massive import Rule
-    from diffeat.report.massive import summary, write_massive
+    from diffeat.report.massive import FILES, summary, write_massive
     from diffeat.studies.massive import find_massive
 
+    new_folder(out, FILES, force=force)
+    if write is not None:
+        new_file(write, RECIPES, force=force)
     times = read_numbers(timestep, "--timestep")
     recipe = reading_of(ctx)
-    pictures = list(find_images(paths).images) if paths else list(calibration_pictures())
+    pictures = pictures_of(paths) if paths else list(calibration_pictures())
     backbone = load(ctx, recipe.replace(refine=None)).backbone
     rule = None if ratio is None else Rule(ratio=ratio)
     result = find_massive(recipe, backbone, pictures, timesteps=times, blocks=block or (), rule=rule)
-    page = write_massive(result, [Picture.of(p).image for p in pictures[: len(result.examples)]], out)
+    examples = [Picture.of(p).image for p in pictures[: len(result.examples)]]
+    page = write_massive(result, examples, out, force=force)
     typer.echo("\n".join(summary(result)))
     typer.echo(f"Report: {page}", err=True)
     if write is not None:
-        result.recipe.save(write)
+        result.recipe.save(write, force=force)
         typer.echo(f"Recipe with these channels: {write}", err=True)

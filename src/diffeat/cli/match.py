@@ -11,12 +11,13 @@ import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import given, refuse
+from diffeat.cli.options import Force, pictures_of
 from diffeat.cli.recipe_options import load, recipe_of
 from diffeat.cli.tables import print_table
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
+from diffeat.files import PICTURES, new_file, write_picture
 
 if TYPE_CHECKING:
-    from diffeat.features import FeatureMap
     from diffeat.tasks.correspondence import Matches
 
 
@@ -28,7 +29,8 @@ def match(
         list[str] | None, Option("--points", "-p", help="x,y in pixels of the source: '120,80 200,90'; repeatable.")
     ] = None,
     count: Annotated[int, Option(min=1, help="Without --points: how many mutual matches.")] = 8,
-    out: Annotated[Path | None, Option("--out", "-o", help="Picture to write (PNG or JPEG).")] = None,
+    out: Annotated[Path | None, Option("--out", "-o", help="Picture to write, e.g. a PNG.")] = None,
+    force: Force = False,
     json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     heat: Annotated[int, Option(min=0, help="With --out: heat maps in the picture, for the first points.")] = 2,
 ) -> None:
@@ -38,18 +40,26 @@ def match(
         diffeat samples photos
         diffeat match photos/chelsea.png photos/astronaut.png --points "150,120 220,90" --out match.png
     """
-    from diffeat.tasks.correspondence import heat_map
+    from diffeat.geometry import FrameSpec, open_image
+    from diffeat.tasks.correspondence import heat_map, strongest_matches
     from diffeat.tasks.correspondence import match as find
+    from diffeat.tasks.correspondence.matching import check_points
 
     if points:
         refuse(ctx, ["count"], "--points says which")
     if out is None:
-        refuse(ctx, ["heat"], "no picture is written without --out")
+        refuse(ctx, ["heat", "force"], "no picture is written without --out")
+    else:
+        new_file(out, PICTURES, force=force)
     asked = parse_points(points or [])
+    pictures_of([source, target])
+    pictures = open_image(source), open_image(target)
+    if asked:
+        check_points(asked, FrameSpec("keep").frame(pictures[0].size))
     features = load(ctx, recipe_of(ctx))
     prompt = given(ctx).get("prompt")
     one, other = (next(features.stream([path], prompt)) for path in (source, target))
-    matches = find(one, other, asked) if asked else _strongest(one, other, count)
+    matches = find(one, other, asked) if asked else strongest_matches(one, other, count)
     if json:
         _print_json(source, target, features.recipe.name, matches)
     else:
@@ -59,15 +69,12 @@ def match(
         ]
         print_table(["#", source.name, target.name, "cosine"], rows, title=f"{source.name} → {target.name}")
     if out is not None:
-        from diffeat.geometry import open_image
         from diffeat.report.match_picture import match_picture
 
         heats = [heat_map(one, other, p) for p in matches.source[: min(heat, len(matches))]]
-        pictures = open_image(source), open_image(target)
         caption = f"{source.name} → {target.name}, recipe {features.recipe.name}"
-        out.parent.mkdir(parents=True, exist_ok=True)
-        match_picture(*pictures, matches.source, matches.target, heats=heats, caption=caption).save(out)
-        typer.echo(f"Picture: {out}", err=True)
+        picture = match_picture(*pictures, matches.source, matches.target, heats=heats, caption=caption)
+        typer.echo(f"Picture: {write_picture(picture, out, force=force)}", err=True)
 
 
 def parse_points(texts: list[str]) -> list[tuple[float, float]]:
@@ -83,28 +90,10 @@ def parse_points(texts: list[str]) -> list[tuple[float, float]]:
                 x, y = (float(v) for v in part.split(","))
             except ValueError:
                 raise InvalidValueError(
-                    f"A point is x,y (two numbers), got {part!r}. Example: --points '120,80 200,90'."
+                    f"A point is x,y (two numbers), got {shown(part)}. Example: --points '120,80 200,90'."
                 ) from None
             points.append((x, y))
     return points
-
-
-def _strongest(one: FeatureMap, other: FeatureMap, count: int) -> Matches:
-    """The most similar of the places that choose each other, kept apart by a tenth of the picture."""
-    import torch
-
-    from diffeat.tasks.correspondence import match as find
-    from diffeat.tasks.correspondence import mutual_matches
-
-    mutual = mutual_matches(one, other)
-    apart = 0.1 * max(one.frame.original)
-    chosen: list[torch.Tensor] = []
-    for i in mutual.similarity.argsort(descending=True).tolist():
-        if all(torch.dist(mutual.source[i], c) >= apart for c in chosen):
-            chosen.append(mutual.source[i])
-        if len(chosen) == count:
-            break
-    return find(one, other, torch.stack(chosen) if chosen else torch.zeros(0, 2))
 
 
 def _rows(matches: Matches) -> Iterable[tuple[list[float], list[float], float]]:

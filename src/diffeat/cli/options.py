@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 from typer import Argument, Option
+
+from diffeat.errors import ImageError, InvalidValueError, shown
 
 Paths = Annotated[list[Path], Argument(help="Pictures and folders of pictures.")]
 PairsName = Annotated[str, Argument(metavar="[DATASET]", help="{pairs}")]
 Root = Annotated[Path | None, Option(help="The dataset's folder; for csv and spair-json its file.")]
 Protocol = Annotated[str | None, Option(help="How pairs are scored; the dataset's usual one if not given.")]
 Prompts = Annotated[str | None, Option(help="'category', a text with {category}, a JSON file of texts, or any text.")]
-Timesteps = Annotated[list[str], Option("--timestep", "-t", help="To try: 0…1000, or FROM:TO:STEP; repeatable.")]
+Timesteps = Annotated[list[str], Option("--timestep", "-t", help="To try: 0…999 (flow: 1000), or FROM:TO:STEP.")]
 Limit = Annotated[int | None, Option(min=1, help="About so many pairs, spread evenly.")]
+Force = Annotated[bool, Option("--force", help="Write over results that are there already.")]
 PicturesOf = Annotated[Path | None, Option("--images", help="For spair-json: folder of the pictures.")]
+
+
+def pictures_of(paths: Iterable[Path]) -> list[Path]:
+    """The pictures that paths name, before any model is loaded.
+
+    Raises:
+        ImageError: A path leads to no file.
+        InvalidValueError: There are none.
+    """
+    from diffeat.geometry import find_images
+
+    images = list(find_images(paths))
+    for image in images:
+        if not os.path.isfile(image):
+            reason = "is no regular file" if os.path.exists(image) else "does not exist"
+            raise ImageError(f"The picture {shown(str(image))} {reason}.")
+    if not images:
+        raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
+    return images

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
+
+_MOST = 1000
 
 
 def items_of(texts: Iterable[str]) -> Iterator[str]:
@@ -22,16 +25,20 @@ def read_numbers(texts: Iterable[str], option: str) -> list[float]:
     numbers: list[float] = []
     for item in items_of(texts):
         try:
-            values = [float(v) for v in item.split(":")]
+            values = [v for v in map(float, item.split(":")) if math.isfinite(v)]
         except ValueError:
+            values = []
+        if len(values) != item.count(":") + 1:
             values = []
         if len(values) == 1:
             numbers += values
         elif len(values) in (2, 3) and (step := values[2] if len(values) == 3 else 1.0) > 0 and values[1] >= values[0]:
             count = int((values[1] - values[0]) / step + 1e-9) + 1
+            if count > _MOST:
+                raise InvalidValueError(f"{option} takes {_MOST} numbers at most; {shown(item)} are more.")
             numbers += [values[0] + k * step for k in range(count)]
         else:
-            raise InvalidValueError(f"{option} takes numbers and ranges such as 20,60 or 60:500:40, not {item!r}.")
+            raise InvalidValueError(f"{option} takes numbers and ranges such as 20,60 or 60:500:40, not {shown(item)}.")
     if not numbers:
         raise InvalidValueError(f"{option} names no number.")
     return list(dict.fromkeys(numbers))

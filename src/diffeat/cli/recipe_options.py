@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -11,11 +11,9 @@ import typer
 
 from diffeat.cli.command import Command, flag, given, option, options, refuse
 from diffeat.cli.ranges import read_numbers
-from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.errors import InvalidValueError, clipped, shown
 
 if TYPE_CHECKING:
-    import torch
-
     from diffeat.extraction import Extractor, Reading, Recipe
     from diffeat.features import FeatureMap, Source
 
@@ -38,10 +36,11 @@ _OPTIONS = {
     "set": _RECIPE(list[str], "Change a field, e.g. trajectory.draws=2; repeatable.", metavar="FIELD=VALUE"),
     "model": _RECIPE(str, "Model: alias, hub id or local pipeline folder.", "-m"),
     "activation": _RECIPE(list[str], "Id, alias or glob; repeatable.", "-a"),
-    "timestep": _RECIPE(list[str], "0…1000, or a range FROM:TO:STEP; repeatable.", "-t"),
+    "timestep": _RECIPE(list[str], "0…999 (flow: to 1000), or a range FROM:TO:STEP; repeatable.", "-t"),
     "size": _RECIPE(int, "Side of the pictures, or the longer one, in pixels.", min=1),
     "seed": _RECIPE(int, "Of the noise."),
     "prompt": _RECIPE(str, "Text for all pictures; goes through the recipe's template."),
+    "allow_code": _RECIPE(bool, "Import and run functions that the recipe names (module:function).", is_flag=True),
     "device": _COMPUTING(str, "cpu, cuda, cuda:1, mps …; the first accelerator if there is one."),
     "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
@@ -91,10 +90,11 @@ def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recip
         DiffeatError: No such recipe, changes that do not fit, or that no recipe has a field for.
     """
     from diffeat.extraction import Recipe, join_recipes
+    from diffeat.techniques.named import code_allowed
 
     asked = given(ctx)
-    recipes = [Recipe.load(name) for name in _names(ctx)]
-    with _one_line():
+    with code_allowed("allow_code" in asked):
+        recipes = [Recipe.load(name) for name in _names(ctx)]
         return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
 
 
@@ -108,15 +108,15 @@ def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:
         InvalidValueError: Several recipes, or one of another kind.
     """
     from diffeat.extraction import Reading
+    from diffeat.techniques.named import code_allowed
 
     names = _names(ctx) if base is None else [base.name]
     if len(names) > 1:
         raise InvalidValueError(f"This command takes one recipe, got {len(names)}: {', '.join(names)}.")
     refuse(ctx, ["weight"], "there is one recipe")
     asked = given(ctx)
-    reading = base or Reading.load(names[0])
-    with _one_line():
-        reading = Reading.load(_changed(reading, asked))
+    with code_allowed("allow_code" in asked):
+        reading = Reading.load(_changed(base or Reading.load(names[0]), asked))
     return reading.replace(prompt=reading.text_for(asked["prompt"])) if "prompt" in asked else reading
 
 
@@ -135,29 +135,14 @@ def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
 def load(ctx: typer.Context, recipe: Recipe) -> Any:
     """Load the models, telling on standard error what is being loaded."""
     from rich.console import Console
+    from rich.text import Text
 
     asked = given(ctx)
-    with Console(stderr=True).status(f"Loading {getattr(recipe, 'model', recipe.name)} …"):
+    with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        dtype = parse_dtype(asked.get("dtype"))
-        return load_source(recipe, device=asked.get("device"), dtype=dtype, batch_size=asked.get("batch_size"))
-
-
-def parse_dtype(name: str | None) -> torch.dtype | None:
-    """The torch dtype of a name.
-
-    Raises:
-        InvalidValueError: For any other name.
-    """
-    import torch
-
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name is None:
-        return None
-    if name not in dtypes:
-        raise InvalidValueError(f"No dtype {name!r}. {did_you_mean(name, dtypes)}")
-    return dtypes[name]
+        used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
+        return load_source(recipe, **used)
 
 
 def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[str] = ()) -> Recipe:
@@ -167,7 +152,7 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     changes = dict(_changes(asked))
     used = {flag(name) for name in used_elsewhere}
     changed = _replaced(recipe, changes, used)
-    kinds = {type(part) for part in _single(recipe)}
+    kinds = {type(part) for part in recipe.single()}
     unused = [change for change in changes if change not in used]
     if Reading not in kinds:
         unused += [flag(name) for name in ("prompt", "batch_size") if name in asked]
@@ -176,13 +161,15 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     for change in unused:
         if change.startswith("--"):
             raise InvalidValueError(f"{change} would be ignored: {recipe.name!r} has no use for it.")
-        next(_single(recipe)).replace(**{change: changes[change]})  # raises, and tells the nearest field
+        place = change.split(".")[0]
+        parts = sorted(recipe.single(), key=lambda part: not get_close_matches(place, type(part).model_fields))
+        parts[0].replace(**{change: changes[change]})  # raises, and tells the nearest field
     return changed
 
 
 def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What to change: by the flag of a short form, or by the field of ``--set``."""
-    import yaml
+    from diffeat.extraction.recipe import read_yaml
 
     for name in ("model", "activation", "size", "seed"):
         if name in asked:
@@ -192,22 +179,8 @@ def _changes(asked: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for text in asked.get("set", ()):
         field, equals, value = text.partition("=")
         if not (field and equals):
-            raise InvalidValueError(f"--set takes FIELD=VALUE, such as trajectory.draws=2, not {text!r}.")
-        try:
-            yield field, yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise InvalidValueError(f"The value in --set {text!r} is not valid YAML.") from None
-
-
-def _single(recipe: Recipe) -> Iterator[Recipe]:
-    """The recipes that are joined, or the recipe itself."""
-    from diffeat.extraction import Joined
-
-    if isinstance(recipe, Joined):
-        for part in recipe.parts:
-            yield from _single(part)
-    else:
-        yield recipe
+            raise InvalidValueError(f"--set takes FIELD=VALUE, such as trajectory.draws=2, not {shown(text)}.")
+        yield field, read_yaml(value, f"The value in --set {shown(text)}")
 
 
 def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe:
@@ -222,21 +195,11 @@ def _replaced(recipe: Recipe, changes: dict[str, Any], used: set[str]) -> Recipe
     for change, value in changes.items():
         field = _field(change, recipe)
         if field in values:
-            raise InvalidValueError(f"{field} is given twice.")
+            raise InvalidValueError(f"{clipped(field)} is given twice.")
         if field:
             values[field] = value
             used.add(change)
     return recipe.replace(**values) if values else recipe
-
-
-@contextmanager
-def _one_line() -> Iterator[None]:
-    """Puts the faults of a recipe, which stand below each other, into one line."""
-    try:
-        yield
-    except InvalidValueError as error:
-        first, *faults = (line.strip() for line in str(error).splitlines())
-        raise InvalidValueError(" ".join([first, "; ".join(faults)]).strip()) from None
 
 
 def _field(change: str, recipe: Recipe) -> str:

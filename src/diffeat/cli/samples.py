@@ -8,9 +8,12 @@ from typing import Annotated
 import typer
 from typer import Argument
 
+from diffeat.cli.options import Force
+
 
 def samples(
     folder: Annotated[Path, Argument(help="Folder to write into.")] = Path("photos"),
+    force: Force = False,
 ) -> None:
     """Write a few real photographs to try things with (from scikit-image's data).
 
@@ -19,5 +22,5 @@ def samples(
     """
     from diffeat.datasets.samples import write_samples
 
-    for path in write_samples(folder):
+    for path in write_samples(folder, force=force):
         typer.echo(path)

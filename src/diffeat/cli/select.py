@@ -9,10 +9,11 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import given, refuse
-from diffeat.cli.options import Paths, Root
-from diffeat.cli.recipe_options import load, parse_dtype, reading_of
+from diffeat.cli.options import Force, Paths, Root, pictures_of
+from diffeat.cli.recipe_options import load, reading_of
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
+from diffeat.files import RECIPES, new_file, new_folder
 
 if TYPE_CHECKING:
     from diffeat.backbones import Backbone
@@ -49,6 +50,7 @@ def select(
     most: Annotated[int, Option(min=1, help="Activations at most.")] = 8,
     limit: Annotated[int, Option(min=2, help="Pictures to measure on, spread evenly over those given.")] = 16,
     seed: Annotated[int, Option(help="Of noise, samples and intervals.")] = 0,
+    force: Force = False,
 ) -> None:
     """Choose a small set of activations of a model: measure, filter, rank, choose.
 
@@ -63,29 +65,28 @@ def select(
         diffeat toyworld write toy --pairs 2
         diffeat select toy/JPEGImages -m tiny-unet --size 128 --budget 400 --dataset toyworld --root toy --out mine.yaml
     """
-    from diffeat.geometry import find_images
     from diffeat.progress import bar
-    from diffeat.report.selection import write_selection
+    from diffeat.report.selection import FILES, write_selection
     from diffeat.studies.selection.labels import open_labels
     from diffeat.studies.selection.rules import load_rules
     from diffeat.studies.selection.search import SelectionSettings
     from diffeat.studies.selection.search import select as run
 
+    folder = out.parent / f"{out.stem}-selection"
+    new_file(out, RECIPES, force=force)
+    new_folder(folder, FILES, force=force)
     if rules != "paper":
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded
     if dataset is None:
         refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
-    images = list(find_images(paths))
-    if not images:
-        raise InvalidValueError(f"There are no pictures in {', '.join(map(str, paths))}.")
+    images = pictures_of(paths)
     step = max(1.0, len(images) / limit)
     images = [images[int(i * step)] for i in range(min(limit, len(images)))]
     labels = open_labels(dataset, root, task, categories=category or (), most=samples, seed=seed) if dataset else []
     backbone, base = _model(ctx)
-    folder = out.parent / f"{out.stem}-selection"
     settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
     result = run(backbone, images, settings, folder, labels=labels, base=base, progress=bar)
-    page = write_selection(result, out, folder)
+    page = write_selection(result, out, folder, force=force)
     _print(result)
     typer.echo(f"Recipe: {out}\nReport: {page}", err=True)
 
@@ -100,7 +101,7 @@ def _model(ctx: typer.Context) -> tuple[Backbone, Reading]:
         return load(ctx, recipe).backbone, recipe
     if "model" not in asked:
         raise InvalidValueError("Say which model to choose from: give --model, or --recipe.")
-    backbone = load_backbone(asked["model"], asked.get("device"), parse_dtype(asked.get("dtype")))
+    backbone = load_backbone(asked["model"], asked.get("device"), asked.get("dtype"))
     return backbone, reading_of(ctx, default_recipe(backbone))
 
 

@@ -9,8 +9,10 @@ import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import given, refuse
+from diffeat.cli.options import Force, pictures_of
 from diffeat.cli.recipe_options import load, reading_of, recipe_of
 from diffeat.errors import InvalidValueError
+from diffeat.files import PICTURES, new_file, write_picture
 
 _OF_A_MODEL = "recipe weight set model timestep size seed prompt word device dtype batch_size".split()
 
@@ -22,6 +24,7 @@ def show(
     word: Annotated[list[str] | None, Option("--word", "-w", help="Draw attention for this word; repeatable.")] = None,
     shared: Annotated[bool, Option("--shared", help="Equal colours mean equal content in all pictures.")] = False,
     limit: Annotated[int, Option(min=1, help="At most this many pictures.")] = 8,
+    force: Force = False,
 ) -> None:
     """Draw what features contain: a grid of pictures × activations in PCA colours.
 
@@ -32,20 +35,18 @@ def show(
         diffeat samples photos
         diffeat show photos --limit 2 --out features.png
     """
-    from diffeat.geometry import find_images
     from diffeat.report.feature_pictures import picture_of_features, picture_of_words
     from diffeat.storage import FeatureStore
 
     asked = given(ctx)
+    new_file(out, PICTURES, force=force)
     if len(paths) == 1 and FeatureStore.is_store(paths[0]):
         refuse(ctx, _OF_A_MODEL, f"{paths[0]} is a store, whose features are already there")
         opened = FeatureStore.open(paths[0])
-        features = (opened.load(key, asked.get("activation")) for key in opened.keys()[:limit])
+        features = (opened.load(key, asked.get("activation")) for key in opened.names()[:limit])
         picture = picture_of_features(features, shared)
     else:
-        images = list(find_images(paths).images)[:limit]
-        if not images:
-            raise InvalidValueError(f"There are no pictures in {', '.join(map(str, paths))}.")
+        images = pictures_of(paths)[:limit]
         if word:
             if "prompt" not in asked:
                 raise InvalidValueError("--word needs a --prompt that holds it: --prompt 'a cat on a sofa' --word cat.")
@@ -54,6 +55,4 @@ def show(
             picture = picture_of_words(reading, load(ctx, reading).backbone, images, asked["prompt"], word)
         else:
             picture = picture_of_features(load(ctx, recipe_of(ctx)).stream(images, asked.get("prompt")), shared)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out)
-    typer.echo(out)
+    typer.echo(write_picture(picture, out, force=force))

@@ -9,9 +9,10 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import given
-from diffeat.cli.options import Limit, PairsName, Prompts, Protocol, Root, Timesteps
+from diffeat.cli.options import Force, Limit, PairsName, Prompts, Protocol, Root, Timesteps
 from diffeat.cli.ranges import items_of, read_numbers
 from diffeat.cli.recipe_options import load, reading_of
+from diffeat.files import new_folder
 
 
 def sweep(
@@ -27,6 +28,7 @@ def sweep(
     prompts: Prompts = None,
     limit: Limit = None,
     out: Annotated[Path, Option("--out", "-o", help="Folder of cells and report; continued.")] = Path("sweep"),
+    force: Force = False,
 ) -> None:
     """Choose a recipe's timestep and block: score every combination on a dataset, as a heat map.
 
@@ -43,11 +45,12 @@ def sweep(
     from diffeat.evaluation.texts import read_policy
     from diffeat.extraction import Extractor
     from diffeat.progress import bar
-    from diffeat.report.sweep import summary, write_sweep
+    from diffeat.report.sweep import FILES, summary, write_sweep
     from diffeat.studies.sweeps import block_names
     from diffeat.studies.sweeps import sweep as run
     from diffeat.tasks.correspondence.protocol import get_protocol
 
+    new_folder(out, FILES, force=force)
     times = read_numbers(timestep, "--timestep")
     recipe = reading_of(ctx)
     card = get_card(dataset, "pairs")
@@ -67,7 +70,7 @@ def sweep(
         weights=first.fingerprint,
         progress=bar,
     )
-    page = write_sweep(result, out)
+    page = write_sweep(result, out, force=force)
     typer.echo("\n".join(summary(result)))
     typer.echo(f"{result.computed} of {len(result.cells)} cells were scored now. Report: {page}", err=True)
 

@@ -23,9 +23,9 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=None if title is None else Text(title), title_justify="left")
     for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 or column in text else "right", overflow="fold")
+        table.add_column(Text(column), justify="left" if i == 0 or column in text else "right", overflow="fold")
     for row in rows:
         style = "bold" if sums_up and row is rows[-1] else ""
         table.add_row(*(Text(cell) for cell in row), style=style)

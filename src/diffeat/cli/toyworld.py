@@ -9,6 +9,7 @@ import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import Command
+from diffeat.cli.options import Force
 
 toyworld = typer.Typer(no_args_is_help=True, help="The procedural dataset with exact keypoints.")
 
@@ -30,6 +31,7 @@ def write(
         10,
     ),
     only: Annotated[list[str] | None, Option("--class", help="Only this class; repeatable.")] = None,
+    force: Force = False,
 ) -> None:
     """Write the toy world as a correspondence dataset, in the layout of SPair-71k.
 
@@ -41,7 +43,9 @@ def write(
     from diffeat.progress import bar
 
     counts: dict[str, int] = dict(zip(SPLITS, pictures, strict=True))
-    write_toyworld_pairs(folder, seed=seed, size=size, classes=only, images=counts, pairs=pairs, progress=bar)
+    write_toyworld_pairs(
+        folder, seed=seed, size=size, classes=only, images=counts, pairs=pairs, progress=bar, force=force
+    )
     for split in SPLITS:
         listed = (folder / "Layout" / "large" / f"{split}.txt").read_text(encoding="utf-8").split()
         typer.echo(f"{split}: {len(listed)} pairs")

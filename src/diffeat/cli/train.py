@@ -9,9 +9,11 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import refuse
-from diffeat.cli.options import Limit, PairsName, PicturesOf, Prompts, Protocol, Root
+from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
 from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads
+from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
+from diffeat.files import new_folder
 
 if TYPE_CHECKING:
     from diffeat.datasets.pairs import PairDataset
@@ -52,6 +54,7 @@ def hyperfeatures(
     protocol: Protocol = None,
     prompts: Prompts = None,
     images: PicturesOf = None,
+    force: Force = False,
 ) -> None:
     """Train the aggregation network of Diffusion Hyperfeatures on pairs of pictures with common points.
 
@@ -67,8 +70,9 @@ def hyperfeatures(
     from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
+    from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
-    from diffeat.training.hyperfeatures.recipes import network_of
+    from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, network_of
     from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
     from diffeat.training.hyperfeatures.train import TrainSettings
     from diffeat.training.log import read_log
@@ -88,6 +92,7 @@ def hyperfeatures(
     )
     if start:
         refuse(ctx, ["projection", "bottleneck"], "the network that is started from has its own")
+    new_folder(out, [RECIPE_FILE, f"{WEIGHTS}/", REPORT[-1]], force=force)
     recipe = reading_of(ctx)
     card = get_card(dataset, "pairs")
     training = _pairs(dataset, root, split or ("train" if card.splits else None), images, limit)
@@ -108,6 +113,7 @@ def hyperfeatures(
         start=network_of(recipe) if start else None,
         storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)),
         progress=bar,
+        force=force,
         on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
     )
     trained = outcome.trained
@@ -120,7 +126,7 @@ def hyperfeatures(
     if trained.validation is not None:
         facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
     page = write_training_report(
-        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts
+        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts, force=force
     )
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
@@ -141,6 +147,7 @@ def prune(
     protocol: Protocol = None,
     prompts: Prompts = None,
     images: PicturesOf = None,
+    force: Force = False,
 ) -> None:
     """Show what a trained network mixes, and make it cheaper.
 
@@ -155,14 +162,24 @@ def prune(
     from diffeat.datasets.registry import get_card
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
-    from diffeat.report.page import markdown_table
+    from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.prepare import prepare
     from diffeat.training.hyperfeatures.prune import curve
-    from diffeat.training.hyperfeatures.recipes import catalogue_at_size, full_grid, network_of, recipe_of, write_recipe
+    from diffeat.training.hyperfeatures.recipes import (
+        RECIPE_FILE,
+        WEIGHTS,
+        catalogue_at_size,
+        full_grid,
+        network_of,
+        recipe_of,
+        write_recipe,
+    )
 
     if (keep is not None) + one_step + one_layer > 1:
         raise InvalidValueError("Give one of --keep, --one-step and --one-layer.")
+    written = [RECIPE_FILE, f"{WEIGHTS}/"] if keep is not None or one_step or one_layer else []
+    new_folder(out, [*REPORT, *written], force=force)
     recipe = reading_of(ctx)
     network = network_of(recipe)
     chosen = _chosen(network, keep, one_step, one_layer)
@@ -174,11 +191,11 @@ def prune(
     with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
         layers = catalogue_at_size(recipe, extractor.backbone)
         points = curve(network, recipe, layers, pairs, ready.source, scored_by, progress=bar)
-    page = write_pruning_report(out, recipe, network, points, extractor.times)
-    typer.echo(markdown_table(*curve_rows(points)))
+    page = write_pruning_report(out, recipe, network, points, extractor.times, force=force)
+    print_table(*curve_rows(points))
     if chosen is not None:
         grid = full_grid(recipe, layers)
-        path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid)
+        path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid, force=force)
         typer.echo(f"Recipe: {path}")
     typer.echo(f"Report: {page}")
 

@@ -7,13 +7,22 @@ A point counts where it is labelled in both pictures.
 
 from __future__ import annotations
 
-import json
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, need, parsed
+from diffeat.datasets.pairs import (
+    Box,
+    PairDataset,
+    PointPair,
+    as_pixel,
+    checked,
+    inside,
+    need,
+    parsed,
+    read_json,
+)
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
 NAME = "AP-10K (pairs)"
@@ -46,15 +55,13 @@ def read_ap10k(root: str | Path, split: str = "test") -> PairDataset:
 
     @cache
     def image(path: Path) -> dict[str, Any]:
-        return parsed(path, NAME, PAGE, lambda p: json.loads(p.read_bytes()))
+        return parsed(path, NAME, PAGE, read_json)
 
     pairs = []
     for file in files:
-        data = parsed(file, NAME, PAGE, lambda p: json.loads(p.read_bytes()))
-        sides = [_annotation(folder, data, side, file) for side in ("src", "trg")]
+        sides = parsed(file, NAME, PAGE, lambda p: [_annotation(folder, read_json(p), s, p) for s in ("src", "trg")])
         pairs.append(parsed(file, NAME, PAGE, lambda p, s=sides: _pair(p, s[0], s[1], image(s[0]), image(s[1]))))
-    check_pictures(pairs, NAME, PAGE, folder)
-    return PairDataset("ap10k", split, folder, tuple(pairs))
+    return PairDataset("ap10k", split, folder, checked(pairs, NAME, PAGE, folder))
 
 
 def _annotation(folder: Path, data: dict[str, Any], side: str, file: Path) -> Path:
@@ -63,7 +70,7 @@ def _annotation(folder: Path, data: dict[str, Any], side: str, file: Path) -> Pa
     parts = PurePosixPath(str(data.get(key, "")).replace("\\", "/")).parts
     if "ImageAnnotation" not in parts:
         raise DatasetError(f"{NAME}: {file} has no {key!r} below ImageAnnotation. It comes from {PAGE}")
-    return folder.joinpath(*parts[parts.index("ImageAnnotation") :])
+    return inside(folder, "/".join(parts[parts.index("ImageAnnotation") :]))
 
 
 def _pair(file: Path, source: Path, target: Path, one: dict[str, Any], other: dict[str, Any]) -> PointPair:
@@ -78,6 +85,8 @@ def _pair(file: Path, source: Path, target: Path, one: dict[str, Any], other: di
         category=file.stem.rsplit(":", 1)[-1],
         source_box=_box(one),
         target_box=_box(other),
+        source_size=_size(one),
+        target_size=_size(other),
         keypoints=tuple(str(i) for i in both),
     )
 
@@ -89,13 +98,17 @@ def _picture(annotation: Path) -> Path:
 
 
 def _keypoints(data: dict[str, Any]) -> list[tuple[float, float, float]]:
-    flat = [float(v) for v in data["keypoints"]]
+    flat = [as_pixel(v) for v in data["keypoints"]]
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
 
 def _box(data: dict[str, Any]) -> Box:
-    left, top, width, height = (float(v) for v in data["bbox"])
+    left, top, width, height = (as_pixel(v) for v in data["bbox"])
     return left, top, left + width, top + height
+
+
+def _size(data: dict[str, Any]) -> tuple[int, int] | None:
+    return (int(data["width"]), int(data["height"])) if "width" in data and "height" in data else None
 
 
 CARD = DatasetCard("ap10k", "pairs", read_ap10k, ("train", *SPLITS[1:]), protocol="ap10k-intra-species", page=PAGE)

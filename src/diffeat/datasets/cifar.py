@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import numpy as np
 
 from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import ClassDataset, ClassSample
-from diffeat.datasets.pairs import need
-from diffeat.errors import DatasetError, UnknownNameError
+from diffeat.datasets.pairs import need, parsed
+from diffeat.errors import UnknownNameError
+from diffeat.files import read_bytes
 
 NAME, PAGE = "CIFAR-10", "https://www.cs.toronto.edu/~kriz/cifar.html"
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -42,29 +44,30 @@ def read_cifar10(root: str | Path, split: str = "train") -> ClassDataset:
     samples = []
     for name in _FILES[split]:
         path = need(folder / (f"{name}.bin" if binary else name), NAME, PAGE)
-        pixels, labels = _binary(path) if binary else _pickled(path)
-        samples += [ClassSample(image, int(label)) for image, label in zip(pixels, labels, strict=True)]
+        samples += parsed(path, NAME, PAGE, _binary if binary else _pickled)
     return ClassDataset("cifar10", split, tuple(samples), NAMES)
 
 
-def _binary(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    raw = np.frombuffer(path.read_bytes(), np.uint8)
+def _binary(path: Path) -> list[ClassSample]:
+    raw = np.frombuffer(read_bytes(path, "batch", most=1 << 28), np.uint8)
     if len(raw) == 0 or len(raw) % _ROW:
-        raise DatasetError(f"{NAME}: {path} is damaged ({len(raw)} bytes, not a multiple of {_ROW}). It is from {PAGE}")
+        raise ValueError(f"it is damaged: {len(raw)} bytes, not a multiple of {_ROW}")
     rows = raw.reshape(-1, _ROW)
-    return _pictures(rows[:, 1:]), rows[:, 0]
+    return _samples(rows[:, 1:], rows[:, 0])
 
 
-def _pickled(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        data = _Arrays(io.BytesIO(path.read_bytes()), encoding="bytes").load()
-        return _pictures(np.asarray(data[b"data"], np.uint8)), np.asarray(data[b"labels"])
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, TypeError) as error:
-        raise DatasetError(f"{NAME}: {path} cannot be read ({error}). It comes from {PAGE}") from error
+def _pickled(path: Path) -> list[ClassSample]:
+    data = _Arrays(io.BytesIO(read_bytes(path, "batch", most=1 << 28)), encoding="bytes").load()
+    return _samples(np.asarray(data[b"data"], np.uint8), data[b"labels"])
 
 
-def _pictures(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+def _samples(rows: np.ndarray, labels: Iterable[int]) -> list[ClassSample]:
+    pictures = np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    samples = [ClassSample(image, int(label)) for image, label in zip(pictures, labels, strict=True)]
+    for number, sample in enumerate(samples, 1):
+        if not 0 <= sample.label < len(NAMES):
+            raise ValueError(f"picture {number} has label {sample.label}, but there are {len(NAMES)} classes")
+    return samples
 
 
 class _Arrays(pickle.Unpickler):

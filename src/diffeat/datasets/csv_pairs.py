@@ -1,18 +1,22 @@
 """Pairs of your own, in a CSV file: one row per point.
 
 Columns ``source, target, source_x, source_y, target_x, target_y`` and, if wanted, ``category, left, top, right,
-bottom`` (the target object's box). Paths are relative to the file. Rows with the same two pictures are one pair.
+bottom`` (the target object's box), and ``source_width, source_height, target_width, target_height``, which tell whether
+the points are of the stored or of the upright pixels where an EXIF tag turns a picture. Paths are relative to the file,
+and lead to its own folder or below. Rows with the same two pictures are one pair.
 """
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
+from typing import Any
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures
-from diffeat.errors import DatasetError, did_you_mean
+from diffeat.datasets.pairs import PairDataset, PointPair, as_pixel, as_points, checked, inside
+from diffeat.errors import DatasetError, InvalidValueError, shown
+from diffeat.files import read_rows
 
+PAGE = "whoever wrote it"
 COLUMNS = ("source", "target", "source_x", "source_y", "target_x", "target_y")
 BOX = ("left", "top", "right", "bottom")
 
@@ -24,49 +28,53 @@ def read_csv_pairs(file: str | Path) -> PairDataset:
         DatasetError: The file is missing, lacks a column, or a row holds no number; names the line.
     """
     path = Path(file)
-    if not path.is_file():
-        raise DatasetError(f"There is no file {path}. A CSV with the columns {', '.join(COLUMNS)} is wanted.")
     groups: dict[tuple[str, str], list[tuple[int, dict[str, str]]]] = {}
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        columns = reader.fieldnames or []
-        for column in COLUMNS:
-            if column not in columns:
-                raise DatasetError(
-                    f"{path} has no column {column!r}; it has {', '.join(columns) or 'none'}. "
-                    f"{did_you_mean(column, columns)}".rstrip()
-                )
-        for row in reader:
-            groups.setdefault((row["source"], row["target"]), []).append((reader.line_num, row))
+    for line, row in _rows(path):
+        groups.setdefault((row["source"], row["target"]), []).append((line, row))
     if not groups:
         raise DatasetError(f"{path} holds no row: there is no pair to read.")
-    pairs = tuple(_pair(path, names, rows) for names, rows in groups.items())
-    check_pictures(pairs, path.name, f"the author of {path.name}", path.parent)
-    return PairDataset("csv", path.stem, path.parent, pairs)
+    pairs = [_pair(path, names, rows) for names, rows in groups.items()]
+    return PairDataset("csv", path.stem, path.parent, checked(pairs, path.name, PAGE, path.parent))
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    try:
+        return read_rows(path, "list of pairs", COLUMNS)
+    except InvalidValueError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _pair(path: Path, names: tuple[str, str], rows: list[tuple[int, dict[str, str]]]) -> PointPair:
-    def number(line: int, row: dict[str, str], column: str) -> float:
-        try:
-            return float(row[column])
-        except (TypeError, ValueError):
-            raise DatasetError(f"{path}, line {line}: {column} is {row[column]!r}, which is not a number.") from None
+    def numbers(line: int, row: dict[str, str], *columns: str) -> tuple[float, ...]:
+        for column in columns:
+            try:
+                as_pixel(row[column])
+            except ValueError:
+                raise DatasetError(
+                    f"{path}, line {line}: {column} is {shown(row[column])}, which is not a number of pixels."
+                ) from None
+        return tuple(float(row[column]) for column in columns)
 
-    points = [[(number(n, r, f"{s}_x"), number(n, r, f"{s}_y")) for n, r in rows] for s in ("source", "target")]
     line, first = rows[0]
-    box: Box | None = None
-    if all(first.get(c) for c in BOX):
-        left, top, right, bottom = (number(line, first, c) for c in BOX)
-        box = (left, top, right, bottom)
+
+    def optional(*columns: str) -> Any:
+        return numbers(line, first, *columns) if all(first.get(c) for c in columns) else None
+
+    try:
+        source, target = (inside(path.parent, name) for name in names)
+    except ValueError as error:
+        raise DatasetError(f"{path}, line {line}: {error}. Put the list above its pictures.") from None
     return PointPair(
         f"{Path(names[0]).stem}-{Path(names[1]).stem}",
-        path.parent / names[0],
-        path.parent / names[1],
-        tuple(points[0]),
-        tuple(points[1]),
+        source,
+        target,
+        as_points(numbers(n, row, "source_x", "source_y") for n, row in rows),
+        as_points(numbers(n, row, "target_x", "target_y") for n, row in rows),
         first.get("category") or "",
         None,
-        box,
+        optional(*BOX),
+        optional("source_width", "source_height"),
+        optional("target_width", "target_height"),
     )
 
 

@@ -7,14 +7,17 @@ fixed seed; results say so. Parts count where they are visible in both pictures.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, parsed
-from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+from diffeat.datasets.pairs import Box, PairDataset, PointPair, as_pixel, checked, inside, parsed, read_lines
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean, shown
 
+T = TypeVar("T")
 NAME = "CUB-200-2011"
 PAGE = "https://www.vision.caltech.edu/datasets/cub_200_2011/"
 SPLITS = {"train": 1, "test": 0}
@@ -42,21 +45,24 @@ def read_cub(
     if split not in SPLITS:
         raise UnknownNameError(f"{NAME} has no split {split!r}. {did_you_mean(split, SPLITS)}")
 
-    def table(name: str) -> list[list[str]]:
-        return parsed(folder / name, NAME, PAGE, _table)
+    def table(name: str, read: Callable[[list[str]], T]) -> list[T]:
+        return parsed(folder / name, NAME, PAGE, lambda p: read_lines(p, read))
 
-    paths = {row[0]: row[1] for row in table("images.txt")}
-    chosen = [row[0] for row in table("train_test_split.txt") if int(row[1]) == SPLITS[split]]
-    boxes = {row[0]: _box(row[1:5]) for row in table("bounding_boxes.txt")}
+    paths = dict(table("images.txt", lambda row: (row[0], inside(folder / "images", row[1]))))
+    chosen = [k for k, use in table("train_test_split.txt", lambda row: (row[0], int(row[1]))) if use == SPLITS[split]]
+    boxes = dict(table("bounding_boxes.txt", lambda row: (row[0], _box(row[1:5]))))
     parts: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
-    for image, part, x, y, visible, *_ in table("parts/part_locs.txt"):
-        if int(visible):
-            parts[image][part] = (float(x), float(y))
+    for image, part, point, visible in table("parts/part_locs.txt", _part):
+        if visible:
+            parts[image][part] = point
     species: dict[str, list[str]] = defaultdict(list)
     for image in chosen:
         if image not in paths or image not in boxes:
-            raise DatasetError(f"{NAME}: picture {image} of the split is not in images.txt. See {PAGE}")
-        species[Path(paths[image]).parent.name].append(image)
+            raise DatasetError(
+                f"{NAME}: picture {shown(image)} of train_test_split.txt is not in images.txt or bounding_boxes.txt "
+                f"under {folder}. See {PAGE}"
+            )
+        species[paths[image].parent.name].append(image)
 
     pairs = []
     rng = np.random.default_rng(seed)
@@ -72,8 +78,8 @@ def read_cub(
             pairs.append(
                 PointPair(
                     f"{one}-{other}:{category}",
-                    folder / "images" / paths[one],
-                    folder / "images" / paths[other],
+                    paths[one],
+                    paths[other],
                     tuple(parts[one][p] for p in both),
                     tuple(parts[other][p] for p in both),
                     category,
@@ -85,17 +91,16 @@ def read_cub(
             drawn += 1
             if drawn == pairs_per_category:
                 break
-    check_pictures(pairs, NAME, PAGE, folder)
     note = f"pairs drawn here: {pairs_per_category} per species, seed {seed}, at least {least} common parts"
-    return PairDataset("cub", split, folder, tuple(pairs), (note,))
+    return PairDataset("cub", split, folder, checked(pairs, NAME, PAGE, folder), (note,))
 
 
-def _table(path: Path) -> list[list[str]]:
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+def _part(row: list[str]) -> tuple[str, str, tuple[float, float], bool]:
+    return row[0], row[1], (as_pixel(row[2]), as_pixel(row[3])), int(row[4]) != 0
 
 
 def _box(values: list[str]) -> Box:
-    left, top, width, height = (float(v) for v in values)
+    left, top, width, height = (as_pixel(v) for v in values)
     return left, top, left + width, top + height
 
 

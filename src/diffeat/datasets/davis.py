@@ -1,14 +1,16 @@
 """DAVIS: videos with object masks, as they lie on disk, and the toy world written the same way.
 
 Layout (DAVIS 2016 and 2017): ``JPEGImages/480p/<sequence>/00000.jpg``, ``Annotations/480p/<sequence>/00000.png``
-(palette pictures, 0 is background, the others are objects), ``ImageSets/2017/val.txt`` (names of sequences).
+(palette pictures, 0 is background, the others are objects; 0 and 255 alone are DAVIS 2016's background and its one
+object), ``ImageSets/2017/val.txt`` (names of sequences) or, of DAVIS 2016, ``ImageSets/480p/val.txt`` (a picture and
+its annotation in each line).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard, Samples
-from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+from diffeat.datasets.labelled import fitted
+from diffeat.datasets.pairs import inside, parsed, read_lines
+from diffeat.errors import DatasetError, ImageError, UnknownNameError, did_you_mean
+from diffeat.files import new_folder, write_files
+from diffeat.geometry.images import open_stored
 from diffeat.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -40,15 +46,21 @@ class Video:
     masks: tuple[Path | None, ...]
 
     @property
-    def first_mask(self) -> Path:
-        """The annotation that is propagated.
+    def first_mask(self) -> NDArray[np.uint8]:
+        """The object numbers that are propagated; raises as :meth:`mask`, and DatasetError where there are none."""
+        if (numbers := self.mask(0)) is None:
+            raise DatasetError(f"The first frame of {self.name!r} has no mask; there is nothing to propagate.")
+        return numbers
+
+    def mask(self, number: int) -> NDArray[np.uint8] | None:
+        """Object numbers ``(H, W)`` of a frame as it is seen, ``None`` where there are none.
 
         Raises:
-            DatasetError: There is none.
+            DatasetError: As :func:`read_mask`, or they do not fit the frame, as of label maps.
+            ImageError: The frame cannot be read.
         """
-        if self.masks[0] is None:
-            raise DatasetError(f"The first frame of {self.name!r} has no mask; there is nothing to propagate.")
-        return self.masks[0]
+        path = self.masks[number]
+        return None if path is None else fitted(read_mask(path), path, self.frames[number])
 
 
 @dataclass(frozen=True)
@@ -87,19 +99,40 @@ def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolut
         DatasetError: The dataset is missing or incomplete; says what is not there.
     """
     top = Path(root)
-    listing = top / "ImageSets" / year / f"{split}.txt"
-    if not listing.is_file():
+    lists = [top / "ImageSets" / folder / f"{split}.txt" for folder in (year, resolution)]
+    listing = next((path for path in lists if path.is_file()), None)
+    if listing is None:
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
-        raise DatasetError(f"There is no {listing}. {did_you_mean(split, there)} Give --root the folder of DAVIS.")
-    listed = [line.split()[0] for line in listing.read_text(encoding="utf-8").split("\n") if line.strip()]
-    return VideoDataset("davis", split, tuple(_video(top, resolution, name) for name in listed))
+        raise DatasetError(f"There is no {lists[0]}. {did_you_mean(split, there)} Give DAVIS' folder as root (--root).")
+    listed: dict[str, set[str]] = {}
+    for name, frame in parsed(listing, "DAVIS", PAGE, lambda p: read_lines(p, _listed)):
+        listed.setdefault(name, set()).update([frame] if frame else [])
+    if not listed:
+        raise DatasetError(f"{listing} lists no sequence.")
+    pictures = top / "JPEGImages" / resolution
+    places = parsed(listing, "DAVIS", PAGE, lambda _: [inside(pictures, name) for name in listed])
+    return VideoDataset("davis", split, tuple(_video(top, place, listed[place.name]) for place in places))
 
 
-def _video(top: Path, resolution: str, name: str) -> Video:
-    pictures = top / "JPEGImages" / resolution / name
+def _listed(words: list[str]) -> tuple[str, str]:
+    """Sequence and, in the lists of DAVIS 2016, frame of a line."""
+    path = PurePosixPath(words[0])
+    if len(path.parts) == 1:
+        return words[0], ""
+    if "JPEGImages" not in path.parts:
+        raise ValueError("neither the name of a sequence nor a picture below JPEGImages")
+    return path.parent.name, path.name
+
+
+def _video(top: Path, pictures: Path, listed: set[str]) -> Video:
+    name, resolution = pictures.name, pictures.parent.name
     frames = sorted(pictures.glob("*.jpg"))
     if not frames:
         raise DatasetError(f"There are no frames in {pictures}; the dataset is half unpacked or of another resolution.")
+    if missing := sorted(listed - {frame.name for frame in frames}):
+        raise DatasetError(
+            f"{pictures} is half unpacked: {len(missing)} frames are missing, the first is {missing[0]}."
+        )
     folder = top / "Annotations" / resolution / name
     masks = tuple(file if (file := folder / f"{frame.stem}.png").is_file() else None for frame in frames)
     if masks[0] is None:
@@ -108,16 +141,22 @@ def _video(top: Path, resolution: str, name: str) -> Video:
 
 
 def read_mask(path: str | Path) -> NDArray[np.uint8]:
-    """Object numbers ``(H, W)`` of a palette or grey picture.
+    """Object numbers ``(H, W)`` of a palette or grey picture; one that holds nothing but 0 and 255 has one object.
 
     Raises:
-        DatasetError: The picture has colours instead of numbers.
+        DatasetError: The picture has colours instead of numbers, or cannot be read.
     """
-    with Image.open(path) as picture:
-        if picture.mode not in ("P", "L", "1"):
-            raise DatasetError(f"{path} is a picture of mode {picture.mode}; masks are palette or grey pictures.")
-        numbers = np.array(picture)
-    return numbers.astype(np.uint8)
+    try:
+        picture = open_stored(path)
+    except ImageError as error:
+        raise DatasetError(f"A mask cannot be read. {error}") from error
+    numbers = np.array(picture)
+    if picture.mode in ("RGB", "RGBA") and (numbers[..., :3] == numbers[..., :1]).all():
+        numbers = numbers[..., 0]  # grey, as some of DAVIS 2016
+    elif picture.mode not in ("P", "L", "1"):
+        raise DatasetError(f"{path} is a picture of mode {picture.mode}; masks are palette or grey pictures.")
+    numbers = numbers.astype(np.uint8)
+    return numbers // 255 if np.isin(numbers, (0, 255)).all() else numbers
 
 
 def write_mask(path: str | Path, mask: NDArray[np.uint8]) -> None:
@@ -156,13 +195,19 @@ def write_toyworld_videos(
 
     Returns:
         The folder.
+
+    Raises:
+        InvalidValueError: The folder holds other videos.
     """
     root = Path(folder)
     names = [f"toy-{k:02d}" for k in range(videos)]
+    listed, listing = root / "ImageSets" / "2017" / "val.txt", "\n".join(names) + "\n"
+    if not (listed.is_file() and listed.read_text(encoding="utf-8") == listing):
+        new_folder(listed.parent, [listed.name])
     for k, name in enumerate(progress(names, total=videos, desc="videos")):
         _write_video(root, name, frames, size, seed * 1000 + k)
-    (root / "ImageSets" / "2017").mkdir(parents=True, exist_ok=True)
-    (root / "ImageSets" / "2017" / "val.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    if not (listed.is_file() and listed.read_text(encoding="utf-8") == listing):
+        write_files(listed.parent, [listed.name], [listing])
     return root
 
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset, PointPair, check_pictures, need, parsed
+from diffeat.datasets.pairs import PairDataset, PointPair, checked, need, parsed, read_list
 from diffeat.errors import DatasetError
+from diffeat.geometry.images import open_stored, stored_size
 
 HPATCHES = "https://github.com/hpatches/hpatches-dataset"
 OPENCV = "the folder samples/data of OpenCV (Debian's package opencv-doc)"
@@ -53,13 +54,13 @@ def read_opencv_pairs(root: str | Path | None = None, points: int = 500, seed: i
     names = ("graf1.png", "graf3.png", "H1to3p.xml", "aloeL.jpg", "aloeR.jpg", "aloeGT.png")
     graf1, graf3, matrix, left, right, truth = (need(folder / n, name, OPENCV) for n in names)
     homography = parsed(matrix, name, OPENCV, _opencv_matrix)
-    disparity = np.asarray(Image.open(truth), dtype=np.float64)
+    disparity = np.asarray(open_stored(truth), dtype=np.float64)
     disparity = np.where(disparity > 0, disparity, np.inf)
     pairs = (
         planar_pair("graf", graf1, graf3, homography, points, seed),
         stereo_pair("aloe", left, right, disparity, points, seed),
     )
-    return PairDataset("opencv", "all", folder, pairs)
+    return PairDataset("opencv", "all", folder, checked(pairs, name, OPENCV, folder))
 
 
 def read_hpatches(root: str | Path, split: str = "all", points: int = 200, seed: int = 0) -> PairDataset:
@@ -82,19 +83,18 @@ def read_hpatches(root: str | Path, split: str = "all", points: int = 200, seed:
     pairs = []
     for sequence in sequences:
         for k in range(2, 7):
-            truth = parsed(sequence / f"H_1_{k}", "HPatches", HPATCHES, lambda p: np.loadtxt(p).reshape(3, 3))
+            truth = parsed(sequence / f"H_1_{k}", "HPatches", HPATCHES, _matrix)
             one, other = (need(sequence / f"{i}.ppm", "HPatches", HPATCHES) for i in (1, k))
             name = f"{sequence.name}-1-{k}"
             pairs.append(planar_pair(name, one, other, truth, points, seed, category=sequence.name[0]))
-    check_pictures(pairs, "HPatches", HPATCHES, folder)
-    return PairDataset("hpatches", split, folder, tuple(pairs))
+    return PairDataset("hpatches", split, folder, checked(pairs, "HPatches", HPATCHES, folder))
 
 
 def stereo_pair(
     name: str, left: Path, right: Path, disparity: NDArray[np.floating], points: int, seed: int
 ) -> PointPair:
     """A pair with points where the disparity (pixels, not finite where unknown) stays inside the right picture."""
-    width, _ = _size(right)
+    (width, _), _ = stored_size(right)
     y, x = np.nonzero(np.isfinite(disparity))
     d = disparity[y, x].astype(np.float64)
     keep = (x - d >= 0) & (x - d <= width - 1)
@@ -115,8 +115,8 @@ def planar_pair(
     category: str = "planar",
 ) -> PointPair:
     """A pair with points whose image under the homography (of pixel indices) lies inside the other picture."""
-    width, height = _size(one)
-    limit = _size(other)
+    (width, height), _ = stored_size(one)
+    limit, _ = stored_size(other)
     y, x = (v.ravel() for v in np.mgrid[:height, :width])
     mapped = warp(np.stack((x, y), 1), homography)
     inside = np.flatnonzero(np.all((mapped >= 0) & (mapped <= np.array(limit) - 1), axis=1))
@@ -137,13 +137,15 @@ def _draw(count: int, points: int, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).choice(count, min(points, count), replace=False))
 
 
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as image:
-        return image.size
+def _matrix(path: Path) -> NDArray[np.float64]:
+    matrix = np.array([float(v) for v in read_list(path).split()]).reshape(3, 3)
+    if not np.isfinite(matrix).all():
+        raise ValueError("the homography holds NaN or infinity")
+    return matrix
 
 
 def _opencv_matrix(path: Path) -> NDArray[np.float64]:
-    text = path.read_text(encoding="utf-8")
+    text = read_list(path)
     data = re.search(r"<data>(.*?)</data>", text, re.DOTALL)
     if data is None:
         raise ValueError("no <data> in the file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,10 +10,12 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from PIL import Image
 
 from diffeat.datasets.card import Samples
-from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+from diffeat.errors import DatasetError, UnknownNameError, clipped, did_you_mean
+from diffeat.files import open_regular
+from diffeat.geometry.images import open_stored, stored_size
+from diffeat.geometry.orientation import is_stored, upright_array, upright_size
 
 #: The label of pixels that do not count.
 IGNORE = 255
@@ -33,20 +36,13 @@ class MaskSample:
     category: str = ""
 
     def labels(self, classes: int) -> np.ndarray:
-        """The label map (H, W), int64; :data:`IGNORE` does not count.
+        """The label map (H, W) of the upright picture, int64; :data:`IGNORE` does not count.
 
         Raises:
-            DatasetError: The map cannot be read, is of another size than the picture, or holds other labels.
+            DatasetError: The map cannot be read, does not fit the picture (:func:`fitted`), or holds other labels.
+            ImageError: The picture cannot be read.
         """
-        values = _read_map(self.mask)
-        with Image.open(self.image) as picture:
-            width, height = picture.size
-        if values.shape != (height, width):
-            raise DatasetError(
-                f"{self.mask} labels {values.shape[1]}×{values.shape[0]} pixels, but {self.image.name} has "
-                f"{width}×{height}. Labels must be of the picture's own size: resize them with nearest neighbour, or "
-                "take the pictures that were labelled."
-            )
+        values = fitted(_read_map(self.mask), self.mask, self.image)
         wrong = np.unique(values[(values != IGNORE) & ((values < 0) | (values >= classes))])
         if len(wrong):
             raise DatasetError(
@@ -118,17 +114,48 @@ class ClassDataset(Samples[ClassSample]):
         return self._with(tuple(kept), f"only the first {count} pictures of each class ({self.split})")
 
 
+def fitted(values: np.ndarray, file: Path, picture: Path) -> np.ndarray:
+    """A label map (H, W) of a picture, made on its stored or on its upright pixels, for the upright picture.
+
+    Args:
+        file: That the map comes from, for messages.
+
+    Raises:
+        DatasetError: It is of another size than the picture, or an EXIF tag turns the picture and the sizes cannot tell
+            which of the two the map is of.
+        ImageError: The picture cannot be read.
+    """
+    size, orientation = stored_size(picture)
+    height, width = values.shape
+    if is_stored((width, height), size, orientation, f"{file}, the label map of {picture}"):
+        values = upright_array(values, orientation)
+    if values.shape[::-1] != upright_size(size, orientation):
+        raise DatasetError(
+            f"{file} labels {width}×{height} pixels, but {picture} has {size[0]}×{size[1]}. Labels must be of the "
+            "picture's own size: resize them with nearest neighbour, or take the pictures that were labelled."
+        )
+    return np.ascontiguousarray(values)
+
+
 def _read_map(path: Path) -> np.ndarray:
     try:
-        values = np.load(path) if path.suffix == ".npy" else np.asarray(Image.open(path))
-    except FileNotFoundError:
-        raise DatasetError(f"There is no label map {path}.") from None
-    except (ValueError, OSError) as error:
-        raise DatasetError(f"The label map {path} cannot be read ({error}).") from error
+        values = _read_array(path) if path.suffix == ".npy" else np.asarray(open_stored(path))
+    except Exception as error:  # damaged files raise anything
+        if not os.path.exists(path):
+            raise DatasetError(f"There is no label map {path}.") from None
+        raise DatasetError(f"The label map {path} cannot be read ({clipped(str(error), 200)}).") from error
     values = np.squeeze(values)
     if values.ndim != 2 or (values.dtype.kind not in "iub" and not np.array_equal(values, np.round(values))):
         raise DatasetError(
             f"{path} is no label map: whole numbers (rows, columns) are wanted, got {values.dtype} of shape "
             f"{values.shape}."
         )
-    return values.astype(np.int64)
+    return np.clip(values, -1, IGNORE + 2**16).astype(np.int64)
+
+
+def _read_array(path: Path) -> np.ndarray:
+    with open_regular(path) as file:
+        values = np.load(file)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iubf":
+        raise ValueError("no array of numbers")
+    return values

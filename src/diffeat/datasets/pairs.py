@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from diffeat.datasets.card import Samples
-from diffeat.errors import DatasetError
+from diffeat.errors import DatasetError, DiffeatError, ImageError, clipped, shown
+from diffeat.files import read_text
+from diffeat.geometry.images import stored_size
+from diffeat.geometry.orientation import Size, is_stored, upright_point, upright_size
 
 Points = tuple[tuple[float, float], ...]
 Box = tuple[float, float, float, float]
@@ -86,15 +91,21 @@ class PairDataset(Samples[PointPair]):
         return list(dict.fromkeys(path for p in self.pairs for path in (p.source, p.target)))
 
 
-def check_pictures(pairs: Iterable[PointPair], name: str, page: str, root: Path) -> None:
-    """Raise if a picture is missing, naming the first and counting the rest."""
+def checked(pairs: Iterable[PointPair], name: str, page: str, root: Path) -> tuple[PointPair, ...]:
+    """The pairs, their points, boxes and sizes on the upright pictures.
+
+    Raises:
+        DatasetError: A picture is missing (names the first and counts the rest), or one that an EXIF tag turns does not
+            tell whether its points lie on the stored or on the upright pixels.
+    """
+    pairs = tuple(pairs)
     paths = dict.fromkeys(path for p in pairs for path in (p.source, p.target))
-    known: dict[Path, set[str]] = {}
+    folders: dict[Path, set[str]] = {}
 
     def there(path: Path) -> bool:
-        if path.parent not in known:
-            known[path.parent] = set(os.listdir(path.parent)) if path.parent.is_dir() else set()
-        return path.name in known[path.parent]
+        if path.parent not in folders:
+            folders[path.parent] = set(os.listdir(path.parent)) if os.path.isdir(path.parent) else set()
+        return path.name in folders[path.parent]
 
     missing = [p for p in paths if not there(p)]
     if missing:
@@ -102,6 +113,61 @@ def check_pictures(pairs: Iterable[PointPair], name: str, page: str, root: Path)
             f"{name} under {root} is not complete: {len(missing)} of {len(paths)} pictures are missing, the first "
             f"is {missing[0]}. Unpack the whole archive; it comes from {page}"
         )
+    turned: dict[Path, tuple[Size, int]] = {}
+    for path in paths:
+        with suppress(ImageError):  # told when it is to be read
+            size, orientation = stored_size(path)
+            if orientation != 1:
+                turned[path] = size, orientation
+    return tuple(_upright(_upright(pair, "source", turned), "target", turned) for pair in pairs) if turned else pairs
+
+
+def _upright(pair: PointPair, side: str, turned: Mapping[Path, tuple[Size, int]]) -> PointPair:
+    path, annotated = getattr(pair, side), getattr(pair, f"{side}_size")
+    if path not in turned:
+        return pair
+    size, orientation = turned[path]
+    if not is_stored(annotated, size, orientation, f"{path} of pair {pair.name!r}"):
+        return pair
+    changes: dict[str, Any] = {
+        f"{side}_points": tuple(upright_point(p, size, orientation) for p in getattr(pair, f"{side}_points")),
+        f"{side}_size": upright_size(size, orientation),
+    }
+    if (box := getattr(pair, f"{side}_box")) is not None:
+        corners = [upright_point(corner, size, orientation) for corner in (box[:2], box[2:])]
+        changes[f"{side}_box"] = tuple(f(v) for f in (min, max) for v in zip(*corners, strict=True))
+    return replace(pair, **changes)
+
+
+def as_points(rows: Iterable[Sequence[Any]]) -> Points:
+    """Points of numbers or texts.
+
+    Raises:
+        ValueError: One is no pair of pixels.
+    """
+    return tuple((as_pixel(x), as_pixel(y)) for x, y in rows)
+
+
+def as_pixel(value: Any) -> float:
+    """A coordinate. Raises ValueError if it is no number, or none that a picture could have."""
+    number = float(value)
+    if not abs(number) < 1e6:
+        raise ValueError(f"{shown(value)} is no pixel")
+    return number
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A file of a dataset that another of its files names.
+
+    Raises:
+        ValueError: It would lie outside of the folder, or no file can be called so.
+    """
+    if any(len(os.fsencode(part)) > 255 for part in name.split("/")):
+        raise ValueError(f"{shown(name)} is too long for the name of a file")
+    path, root = Path(os.path.normpath(folder / name)), Path(os.path.normpath(folder))
+    if path == root or not path.is_relative_to(root):
+        raise ValueError(f"{shown(name)} does not lie in {folder}")
+    return path
 
 
 def need(path: Path, name: str, page: str, what: str = "") -> Path:
@@ -110,14 +176,17 @@ def need(path: Path, name: str, page: str, what: str = "") -> Path:
     Raises:
         DatasetError: Naming the path, and the page the dataset comes from.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         hint = f" ({what})" if what else ""
         raise DatasetError(f"{name} needs {path}{hint}, which does not exist. {name} comes from {page}")
     return path
 
 
-def parsed(path: Path, name: str, page: str, read: Callable[[Path], T]) -> T:
+def parsed(path: Path, name: str, page: str, read: Callable[[Path], T], row: str = "") -> T:
     """``read(path)``, with a clear error if the file is missing or damaged.
+
+    Args:
+        row: Which part of the file is read, for messages.
 
     Raises:
         DatasetError: Naming the file.
@@ -125,8 +194,38 @@ def parsed(path: Path, name: str, page: str, read: Callable[[Path], T]) -> T:
     need(path, name, page)
     try:
         return read(path)
-    except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+    except DatasetError:
+        raise
+    except Exception as error:  # damaged files raise anything
+        if isinstance(error, DiffeatError):
+            raise DatasetError(f"{name}: {error} The dataset comes from {page}") from error
+        reason = f"{type(error).__name__}: {clipped(str(error), 200)}"
         raise DatasetError(
-            f"{name}: cannot read {path} ({type(error).__name__}: {error}). It may be half unpacked; "
-            f"the dataset comes from {page}"
+            f"{name}: cannot read {path}{row and f', {row}'} ({reason}). It may be half unpacked; the dataset comes "
+            f"from {page}"
         ) from error
+
+
+def read_list(path: Path) -> str:
+    """The text of a list or table of a dataset. Raises InvalidValueError, see :func:`diffeat.files.read_text`."""
+    return read_text(path, "file", most=1 << 30)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of a dataset; errors likewise, and ValueError."""
+    return json.loads(read_list(path))
+
+
+def read_lines(path: Path, read: Callable[[list[str]], T]) -> list[T]:
+    """What ``read`` makes of the words of each line that has any.
+
+    Raises:
+        ValueError: Naming the line.
+    """
+    values = []
+    for number, line in enumerate(read_list(path).splitlines(), 1):
+        try:
+            values += [read(words)] if (words := line.split()) else []
+        except (ValueError, IndexError) as error:
+            raise ValueError(f"line {number}, {shown(line)}: {error}") from None
+    return values

@@ -7,14 +7,15 @@ keypoints and boxes of ``Annotations/<category>/<picture>.mat`` are used: those 
 
 from __future__ import annotations
 
-import csv
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset, PointPair, check_pictures, parsed
+from diffeat.datasets.pairs import PairDataset, PointPair, as_points, checked, inside, parsed
 from diffeat.datasets.spair import as_box
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+from diffeat.files import read_bytes, read_rows
 
 NAME = "PF-Pascal"
 PAGE = "https://www.di.ens.fr/willow/research/proposalflow/"
@@ -45,28 +46,23 @@ def read_pf_pascal(root: str | Path, split: str = "test") -> PairDataset:
     found = [p for base in (folder, folder.parent) for n in names if (p := base / n).is_file()]
     if not found:
         raise DatasetError(f"{NAME} needs {folder / names[0]} (or {names[1]}), which does not exist. See {PAGE}")
-    rows = parsed(found[0], NAME, PAGE, _rows)
-    pairs = tuple(
-        parsed(found[0], NAME, PAGE, lambda _, i=i, row=row: _pair(i, row, folder)) for i, row in enumerate(rows)
-    )
-    check_pictures(pairs, NAME, PAGE, folder)
-    return PairDataset("pf-pascal", split, folder, pairs)
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file))
+    rows = parsed(found[0], NAME, PAGE, lambda p: read_rows(p, "list", ("source_image", "target_image", "class")))
+    pairs = [
+        parsed(found[0], NAME, PAGE, lambda _, i=i, row=row: _pair(i, row, folder), f"line {line}")
+        for i, (line, row) in enumerate(rows)
+    ]
+    return PairDataset("pf-pascal", split, folder, checked(pairs, NAME, PAGE, folder))
 
 
 def _pair(index: int, row: dict[str, str], folder: Path) -> PointPair:
-    category = CATEGORIES[int(row["class"]) - 1]
-    one, other = (folder / "JPEGImages" / Path(row[k]).name for k in ("source_image", "target_image"))
+    number = int(row["class"])
+    if not 1 <= number <= len(CATEGORIES):
+        raise ValueError(f"class {number} is none of 1 to {len(CATEGORIES)}")
+    category = CATEGORIES[number - 1]
+    one, other = (inside(folder / "JPEGImages", Path(row[k]).name) for k in ("source_image", "target_image"))
     boxes: list[Any] = [None, None]
     if row.get("XA"):
-        a, b = (
-            [(float(x), float(y)) for x, y in zip(row[f"X{s}"].split(";"), row[f"Y{s}"].split(";"), strict=True)]
-            for s in "AB"
-        )
+        a, b = (as_points(zip(row[f"X{s}"].split(";"), row[f"Y{s}"].split(";"), strict=True)) for s in "AB")
     else:
         mats = [_annotation(folder, category, path) for path in (one, other)]
         both = [i for i, pq in enumerate(zip(mats[0][0], mats[1][0], strict=True)) if all(p is not None for p in pq)]
@@ -82,10 +78,13 @@ def _annotation(folder: Path, category: str, picture: Path) -> tuple[list[Any], 
     from scipy.io import loadmat
 
     path = folder / "Annotations" / category / f"{picture.stem}.mat"
-    data = parsed(path, NAME, PAGE, lambda p: loadmat(str(p)))
-    points = [None if (xy != xy).any() else (float(xy[0]), float(xy[1])) for xy in data["kps"]]
-    box = as_box(data["bbox"].ravel()[:4]) if "bbox" in data else None
-    return points, box
+
+    def read(file: Path) -> tuple[list[Any], Any]:
+        data = loadmat(BytesIO(read_bytes(file, "annotation")))
+        points = [None if (xy != xy).any() else as_points([xy])[0] for xy in data["kps"]]
+        return points, as_box(data["bbox"].ravel()[:4]) if "bbox" in data else None
+
+    return parsed(path, NAME, PAGE, read)
 
 
 CARD = DatasetCard("pf-pascal", "pairs", read_pf_pascal, ("train", "val", "test"), protocol="pf-pascal", page=PAGE)

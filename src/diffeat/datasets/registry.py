@@ -107,7 +107,7 @@ def open_dataset(
             raise InvalidValueError(f"Dataset {name!r} has no option {option!r}; leave --{option} out.")
     if root is None:
         page = f" It comes from {card.page}" if card.page else ""
-        raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give --root PATH.{page}")
+        raise InvalidValueError(f"Dataset {name!r} needs its folder or file: give it as root (--root PATH).{page}")
     chosen = card.split(split)
     return card.read(Path(root), **given) if chosen is None else card.read(Path(root), chosen, **given)
 

@@ -6,12 +6,23 @@ Diffusion Hyperfeatures distributes (``source_path``, ``source_points`` …), su
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import Box, PairDataset, PointPair, check_pictures, need, parsed
+from diffeat.datasets.pairs import (
+    Box,
+    PairDataset,
+    PointPair,
+    as_pixel,
+    as_points,
+    checked,
+    inside,
+    need,
+    parsed,
+    read_json,
+    read_list,
+)
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
 NAME = "SPair-71k"
@@ -38,16 +49,13 @@ def read_spair(root: str | Path, split: str = "test", layout: str = "large") -> 
         raise UnknownNameError(f"{NAME} has no split {split!r}. {did_you_mean(split, SPLITS)}")
     part = SPLITS[split]
     listing = need(folder / "Layout" / layout / f"{part}.txt", NAME, PAGE, f"the list of {part} pairs")
-    names = listing.read_text(encoding="utf-8").split()
+    names = parsed(listing, NAME, PAGE, lambda p: read_list(p).split())
     if not names:
         raise DatasetError(f"{NAME}: {listing} lists no pair. It may be half unpacked; it comes from {PAGE}")
     annotations = folder / "PairAnnotation" / part
-    pairs = tuple(
-        parsed(annotations / f"{name}.json", NAME, PAGE, lambda p: _pair(json.loads(p.read_bytes()), folder))
-        for name in names
-    )
-    check_pictures(pairs, NAME, PAGE, folder)
-    return PairDataset("spair", split, folder, pairs)
+    files = parsed(listing, NAME, PAGE, lambda _: [inside(annotations, f"{name}.json") for name in names])
+    pairs = [parsed(file, NAME, PAGE, lambda p: _pair(read_json(p), folder)) for file in files]
+    return PairDataset("spair", split, folder, checked(pairs, NAME, PAGE, folder))
 
 
 def read_pair_list(file: str | Path, images: str | Path | None = None, name: str = "spair-json") -> PairDataset:
@@ -63,15 +71,16 @@ def read_pair_list(file: str | Path, images: str | Path | None = None, name: str
     """
     path = Path(file)
     folder = Path(images) if images is not None else path.parent
-    rows = parsed(path, "The pair list", LIST_PAGE, lambda p: json.loads(p.read_bytes()))
+    rows = parsed(path, "The pair list", LIST_PAGE, read_json)
     if not isinstance(rows, list):
         raise DatasetError(f"{path} must hold a list of pairs, not {type(rows).__name__}.")
-    pairs = tuple(
-        parsed(path, "The pair list", LIST_PAGE, lambda _, i=i, row=row: _listed(i, row, folder))
+    if not rows:
+        raise DatasetError(f"{path} holds no pair.")
+    pairs = [
+        parsed(path, "The pair list", LIST_PAGE, lambda _, i=i, row=row: _listed(i, row, folder), f"pair {i + 1}")
         for i, row in enumerate(rows)
-    )
-    check_pictures(pairs, "The pair list's dataset", PAGE, folder)
-    return PairDataset(name, path.stem, folder, pairs)
+    ]
+    return PairDataset(name, path.stem, folder, checked(pairs, "The pair list's dataset", PAGE, folder))
 
 
 def _root(root: Path) -> Path:
@@ -86,13 +95,13 @@ def _root(root: Path) -> Path:
 
 
 def _pair(data: dict[str, Any], folder: Path) -> PointPair:
-    images = folder / "JPEGImages" / data["category"]
+    images = inside(folder / "JPEGImages", data["category"])
     return PointPair(
         name=data["filename"].removesuffix(".json"),
-        source=images / data["src_imname"],
-        target=images / data["trg_imname"],
-        source_points=tuple((float(x), float(y)) for x, y in data["src_kps"]),
-        target_points=tuple((float(x), float(y)) for x, y in data["trg_kps"]),
+        source=inside(images, data["src_imname"]),
+        target=inside(images, data["trg_imname"]),
+        source_points=as_points(data["src_kps"]),
+        target_points=as_points(data["trg_kps"]),
         category=data["category"],
         source_box=as_box(data["src_bndbox"]),
         target_box=as_box(data["trg_bndbox"]),
@@ -109,10 +118,10 @@ def _listed(index: int, row: dict[str, Any], folder: Path) -> PointPair:
 
     return PointPair(
         name=f"{index:06d}-{stem(row['source_path'])}-{stem(row['target_path'])}:{row.get('category', '')}",
-        source=folder / row["source_path"],
-        target=folder / row["target_path"],
-        source_points=tuple((float(x), float(y)) for x, y in row["source_points"]),
-        target_points=tuple((float(x), float(y)) for x, y in row["target_points"]),
+        source=inside(folder, row["source_path"]),
+        target=inside(folder, row["target_path"]),
+        source_points=as_points(row["source_points"]),
+        target_points=as_points(row["target_points"]),
         category=row.get("category", ""),
         source_box=as_box(row.get("source_bounding_box")),
         target_box=as_box(row.get("target_bounding_box")),
@@ -128,7 +137,7 @@ def as_box(values: Any) -> Box | None:
     """(left, top, right, bottom) as floats, or ``None`` where there is none."""
     if values is None:
         return None
-    left, top, right, bottom = (float(v) for v in values)
+    left, top, right, bottom = (as_pixel(v) for v in values)
     return left, top, right, bottom
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
-from diffeat.datasets.pairs import need
+from diffeat.datasets.pairs import inside, need, parsed, read_json
 from diffeat.datasets.toyworld.figure import PARTS
 from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
@@ -43,11 +42,10 @@ def _pictures(root: str | Path, split: str) -> list[tuple[str, Path]]:
         raise UnknownNameError(f"The toy world has no split {split!r}. {did_you_mean(split, SPLITS)}".rstrip())
     folder = Path(root)
     stamp = need(folder / "toyworld.json", "toyworld", PAGE, "the settings of a written toy world")
-    classes = json.loads(stamp.read_text(encoding="utf-8"))["classes"]
+    images = folder / "JPEGImages"
+    classes = parsed(stamp, "toyworld", PAGE, lambda p: [inside(images, name) for name in read_json(p)["classes"]])
     found = [
-        (name, image)
-        for name in classes
-        for image in sorted((folder / "JPEGImages" / name).glob(f"{SPLITS[split]}_*.jpg"))
+        (pictures.name, image) for pictures in classes for image in sorted(pictures.glob(f"{SPLITS[split]}_*.jpg"))
     ]
     if not found:
         raise DatasetError(f"The toy world {folder} has no pictures of split {split!r}. Write it with {PAGE}.")

@@ -17,15 +17,17 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset
+from diffeat.datasets.pairs import PairDataset, parsed, read_json
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
+from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 
 SPLITS: tuple[str, ...] = ("trn", "val", "test")
 #: Sample indices of a split start here, so that splits share nothing.
 _FIRST = {"trn": 0, "val": 1_000_000, "test": 2_000_000}
+_FOLDERS = ("ImageAnnotation/", "JPEGImages/", "Layout/", "PairAnnotation/", "Segmentation/")
 _TURNS = ("right", "back", "left", "front")
 _LEAST = 3
 
@@ -39,6 +41,7 @@ def write_toyworld_pairs(
     images: dict[str, int] | None = None,
     pairs: int = 30,
     progress: Progress = silent,
+    force: bool = False,
 ) -> Path:
     """Write the dataset; an existing one of the same settings is left alone.
 
@@ -49,24 +52,30 @@ def write_toyworld_pairs(
         classes: Which classes; all by default.
         images: Pictures per class for each split, by default 8 (trn), 4 (val) and 10 (test).
         pairs: Ordered pairs drawn per class and split, fewer where there are no more.
+        force: Write over files of other datasets.
 
     Returns:
         The folder.
 
     Raises:
-        InvalidValueError: The folder holds a dataset of other settings.
+        InvalidValueError: The folder holds another dataset.
     """
     root = Path(folder)
     counts = images or {"trn": 8, "val": 4, "test": 10}
     world = Toyworld(seed, size, classes)
     settings = {"seed": seed, "size": size, "classes": list(world.classes), "images": counts, "pairs": pairs}
-    stamp = root / "toyworld.json"
-    if stamp.is_file():
-        if json.loads(stamp.read_text(encoding="utf-8")) == settings:
-            return root
+    stamp, unfinished = root / "toyworld.json", root / "toyworld.part.json"
+    if stamp.is_file() and parsed(stamp, "toyworld", CARD.page, read_json) == settings:
+        return root
+    if stamp.is_file() and not force:
         raise InvalidValueError(
-            f"{root} holds a toy world of other settings ({stamp}). Choose another folder or remove it."
+            f"{root} holds a toy world of other settings ({stamp}). Choose another folder, or give --force "
+            "(force=True in Python)."
         )
+    ours = unfinished.is_file() and parsed(unfinished, "toyworld", CARD.page, read_json) == settings
+    new_folder(root, () if ours else _FOLDERS, force=force)
+    root.mkdir(parents=True, exist_ok=True)
+    _write(unfinished, settings)
     for kind in ("large", "small"):
         (root / "Layout" / kind).mkdir(parents=True, exist_ok=True)
     number = 0
@@ -82,7 +91,7 @@ def write_toyworld_pairs(
                 _write(root / "PairAnnotation" / split / f"{data['filename']}.json", data)
         for kind in ("large", "small"):
             (root / "Layout" / kind / f"{split}.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
-    _write(stamp, settings)
+    os.replace(unfinished, stamp)
     return root
 
 

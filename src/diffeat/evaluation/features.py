@@ -31,11 +31,7 @@ class Loads(Protocol):
 
 
 class Kept(OrderedDict[K, V]):
-    """The last few values that were made.
-
-    Args:
-        most: How many are kept.
-    """
+    """The last few values that were made."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -53,18 +49,12 @@ class Features:
     """Features of pictures by path, from a store, with the last few kept ready.
 
     Args:
-        store: Holds them.
         summary: What was extracted and what was there.
         mirrored: Pictures of which there is a copy with left and right exchanged, to the copies.
-        keep: Pictures kept in memory.
     """
 
     def __init__(
-        self,
-        store: Loads,
-        summary: Summary | None = None,
-        mirrored: Mapping[Path, Path] | None = None,
-        keep: int = 24,
+        self, store: Loads, summary: Summary | None = None, mirrored: Mapping[Path, Path] | None = None, keep: int = 24
     ) -> None:
         self.summary = summary or Summary()
         self.mirrored = dict(mirrored or {})
@@ -95,8 +85,6 @@ def features_of(
         texts: Pictures, and the text for each (``None`` is the recipe's own).
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
         mirror: Pictures that are also needed with left and right exchanged; the copies are written beside the store.
-        dtype: Of a store that is made.
-        keep: Pictures kept in memory.
 
     Raises:
         DatasetError: A picture cannot be extracted: numbers over the rest would not be comparable.
@@ -109,7 +97,14 @@ def features_of(
             store = stack.enter_context(FeatureStore.of(store, source, dtype))
         copies = mirrored_pictures(mirror, store.path.parent / "mirrored") if mirror else {}
         texts = {**texts, **{copy: texts[path] for path, copy in copies.items()}}
-        yield Features(store, extract_pictures(source, texts, store, progress), copies, keep)
+        summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
+        if summary.failed:
+            name, reason = next(iter(summary.failed.items()))
+            raise DatasetError(
+                f"{len(summary.failed)} of {len(texts)} pictures cannot be used, so there is no comparable number. "
+                f"The first is {name}: {reason}"
+            )
+        yield Features(store, summary, copies, keep)
 
 
 def each_feature(
@@ -136,20 +131,6 @@ def each_feature(
 def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path:
     """Where the features of a source rest inside a folder of results."""
     return Path(folder) / f"features-{source.recipe.hash[:12]}"
-
-
-def extract_pictures(
-    source: Source[FeatureMap], texts: Mapping[Path, str | None], store: FeatureStore, progress: Progress = silent
-) -> Summary:
-    """Extract the pictures that an open store does not hold yet; raises as :func:`features_of`."""
-    summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
-    if summary.failed:
-        name, reason = next(iter(summary.failed.items()))
-        raise DatasetError(
-            f"{len(summary.failed)} of {len(texts)} pictures cannot be used, so there is no comparable number. "
-            f"The first is {name}: {reason}"
-        )
-    return summary
 
 
 def mirrored_pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.intervals import Interval
@@ -49,7 +49,7 @@ class Result(Protocol):
         ...
 
 
-def check_alike(one: Any, other: Any, *names: str) -> None:
+def check_alike(one: object, other: object, *names: str) -> None:
     """Refuse to merge results that differ in more than the part of the dataset.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,7 @@ from diffeat.datasets.registry import get_card, open_dataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.result import Result
 from diffeat.evaluation.texts import PromptPolicy, read_policy
+from diffeat.explain import InvalidFieldsError
 
 
 class TaskOptions(BaseModel):
@@ -39,13 +40,11 @@ class TaskOptions(BaseModel):
         "any other text. By default the recipe's own.",
     )
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            problems = ((".".join(map(str, p["loc"])), p["msg"], p["input"]) for p in error.errors())
-            text = "; ".join(f"{name}: {message}, got {value!r}" for name, message, value in problems)
-            raise InvalidValueError(f"{type(self).__name__}: {text}.") from None
+            raise InvalidFieldsError(type(self).__name__, error, type(self)) from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,6 @@ class Task:
     """A task by name.
 
     Attributes:
-        name: Of the task.
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.
@@ -66,7 +64,7 @@ class Task:
     evaluate: Callable[..., Result]
     learns: bool = False
 
-    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: Any) -> Any:
+    def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: object) -> object:
         """The data that :attr:`evaluate` takes.
 
         Args:

@@ -7,16 +7,13 @@ that runs out of memory is repeated with half the rows.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
 
 from diffeat.backbones import Backbone
-from diffeat.errors import ModelError
-
-log = logging.getLogger("diffeat")
+from diffeat.memory import Parts
 
 T = TypeVar("T")
 
@@ -36,32 +33,30 @@ class RowBudget:
     def __init__(self, backbone: Backbone, rows: int | None) -> None:
         self._backbone = backbone
         self._fixed = rows
-        self._limit: dict[tuple[int, int], int] = {}
+        self._parts: dict[tuple[int, int], Parts] = {}
         self._measured: set[tuple[int, int]] = set()
 
     def rows(self, size: tuple[int, int]) -> int:
         """Rows that a call at ``size`` (width, height) may take, as far as known."""
-        if size not in self._limit:
-            self._limit[size] = self._fixed or self._guess(size)
-        return self._limit[size]
+        return self._of(size).rows
 
-    def run(self, jobs: list[T], size: tuple[int, int], work: Callable[[list[T]], None]) -> None:
+    def run(self, jobs: Sequence[T], size: tuple[int, int], work: Callable[[Sequence[T]], None]) -> None:
         """Call ``work`` on consecutive parts of ``jobs``; a part that runs out of memory is repeated in halves.
 
         Raises:
-            ModelError: If a single row does not fit.
+            TooLargeError: If a single row does not fit.
         """
-        start = 0
-        while start < len(jobs):
-            part = jobs[start : start + self.rows(size)]
-            try:
-                self._call(part, size, work)
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                self._shrink(len(part), size)
-            else:
-                start += len(part)
+        parts = self._of(size)
+        parts.run(jobs, lambda part: self._call(part, size, parts, work))
+
+    def _of(self, size: tuple[int, int]) -> Parts:
+        if size not in self._parts:
+            self._parts[size] = Parts(
+                self._fixed or self._guess(size),
+                f"One picture at {size[0]}×{size[1]} pixels does not fit into the memory of {self._backbone.device}. "
+                "Use a smaller frame size, bfloat16, or diffusers' offloading (pipeline.enable_model_cpu_offload).",
+            )
+        return self._parts[size]
 
     def _guess(self, size: tuple[int, int]) -> int:
         if self._backbone.device.type == "cuda":
@@ -69,7 +64,9 @@ class RowBudget:
         stride = self._backbone.latent_stride
         return max(1, min(_MOST, _CPU_CELLS * stride * stride // (size[0] * size[1])))
 
-    def _call(self, part: list[T], size: tuple[int, int], work: Callable[[list[T]], None]) -> None:
+    def _call(
+        self, part: Sequence[T], size: tuple[int, int], parts: Parts, work: Callable[[Sequence[T]], None]
+    ) -> None:
         device = self._backbone.device
         if self._fixed or device.type != "cuda" or size in self._measured:
             work(part)
@@ -79,23 +76,5 @@ class RowBudget:
         work(part)
         per_row = max(1, (torch.cuda.max_memory_allocated(device) - before) // len(part))
         free = torch.cuda.mem_get_info(device)[0]
-        self._limit[size] = max(1, min(_MOST, int(_MARGIN * free / per_row)))
+        parts.rows = max(1, min(_MOST, int(_MARGIN * free / per_row)))
         self._measured.add(size)
-
-    def _shrink(self, rows: int, size: tuple[int, int]) -> None:
-        if rows == 1:
-            raise ModelError(
-                f"One picture at {size[0]}×{size[1]} pixels does not fit into the memory of {self._backbone.device}. "
-                "Use a smaller frame size, bfloat16, or diffusers' offloading (pipeline.enable_model_cpu_offload)."
-            ) from None
-        self._limit[size] = rows // 2
-        if self._backbone.device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.warning("Out of memory with %d rows per call; going on with %d.", rows, rows // 2)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "out of memory" in text or "can't allocate memory" in text
-    )

@@ -18,7 +18,7 @@ from diffeat.extraction.plan import Plan
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.reduce import Channels, Place, reducers_of
 from diffeat.features import ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, find_massive
+from diffeat.refinement.massive import Detection, Rule, detect_massive
 from diffeat.refinement.stats import ChannelStatistics
 
 #: Pictures that ``channels: detected`` looks at.
@@ -26,6 +26,7 @@ PICTURES = 6
 _SEED = 2305
 _SIDE = 256
 _REMEMBERED: dict[tuple[str, str], Channels] = {}
+_MOST_REMEMBERED = 64
 
 
 @cache
@@ -83,7 +84,7 @@ def detect(
         rule = Rule(ratio=recipe.refine.ratio) if recipe.refine is not None else Rule()
     pictures = calibration_pictures() if pictures is None else pictures
     statistics = raw_statistics(recipe, backbone, names, pictures)
-    return {place: find_massive(s, rule) for place, s in statistics.items()}
+    return {place: detect_massive(s, rule) for place, s in statistics.items()}
 
 
 def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:
@@ -94,5 +95,7 @@ def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:
     key = (recipe.hash, backbone.fingerprint)
     if key not in _REMEMBERED:
         names = [reducer.name for reducer in reducers_of(recipe, backbone)]
+        while len(_REMEMBERED) >= _MOST_REMEMBERED:
+            del _REMEMBERED[next(iter(_REMEMBERED))]
         _REMEMBERED[key] = {place: d.channels for place, d in detect(recipe, backbone, names).items()}
     return _REMEMBERED[key]

@@ -95,15 +95,14 @@ class Engine:
     def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
         """What is read of pictures of one group: for each picture, for each recipe of the plan."""
         frames = [self.frame(picture) for picture in pictures]
-        with torch.no_grad():
+        sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
+        with self._backbone.ready(), self.session(), nullcontext() if self._grad else torch.no_grad():
             pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
             posterior = self._backbone.encode_images(pixels)
-        sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
-        with self.session(), nullcontext() if self._grad else torch.no_grad():
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
                 self._run(cluster, pictures, pixels, posterior, sums)
-        return [[Read(means.text, means.maps()) for means in of_picture] for of_picture in sums]
+            return [[Read(means.text, means.maps()) for means in of_picture] for of_picture in sums]
 
     def _run(
         self,
@@ -124,7 +123,7 @@ class Engine:
         taps = self._taps[cluster]
         with self._use(cluster.combination) as steered:
 
-            def call(part: list[Job]) -> None:
+            def call(part: Sequence[Job]) -> None:
                 def noisy_at(at: Sequence[int], timesteps: Sequence[float]) -> Tensor:
                     jobs = [(part[k], t) for k, t in zip(at, timesteps, strict=True)]
                     return torch.cat([self._noisy(job, t, pictures, posterior) for job, t in jobs])
@@ -134,8 +133,9 @@ class Engine:
                 noisy = steered.arrive(times, noisy_at, of_part)
                 tensors = taps.run(noisy, torch.tensor(times), steered, of_part)
                 for k, job in enumerate(part):
-                    for number in readers[job]:
-                        sums[job[0]][number].add(job[2], tensors, k)
+                    while numbers := readers[job]:  # struck off, so that a call that is repeated adds nothing twice
+                        sums[job[0]][numbers[-1]].add(job[2], tensors, k)
+                        numbers.pop()
 
             width, height = pixels.shape[-1], pixels.shape[-2]
             self._budget.run(list(readers), (width, height), call)
@@ -191,11 +191,11 @@ class _Reading:
         if self._taps is None:
             output = self._backbone.denoiser(**inputs)
             return {CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
-        with self._taps:
+        with self._taps.another() as taps:
             if not self._predicts:
-                return self._taps.run(**inputs)
+                return taps.run(**inputs)
             output = self._backbone.denoiser(**inputs)
-            tensors = self._taps.collect()
+            tensors = taps.collect()
         return {**tensors, CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
 
     def _clean(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
@@ -220,11 +220,13 @@ class _Means:
     def add(self, row: Row, tensors: Mapping[str, Tensor], k: int) -> None:
         """Row ``k`` of what a call brought."""
         sums = self._sums.setdefault(row.timestep, {})
+        added: dict[str, Tensor] = {}
         for name in self._wants:
             values = tensors[name][k]
             self._dtypes[name] = values.dtype
             share = values.float() / self._draws
-            sums[name] = sums[name] + share if name in sums else share
+            added[name] = sums[name] + share if name in sums else share
+        sums.update(added)
 
     def maps(self) -> Maps:
         """The recipe's maps, timesteps outermost; forgets what was added."""

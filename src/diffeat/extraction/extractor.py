@@ -10,8 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.placement import placed
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe
@@ -43,6 +45,7 @@ class Extractor(Streams[FeatureMap]):
         ModelError: Trained weights that the recipe names cannot be had or do not fit.
     """
 
+    @neutral()
     def __init__(
         self,
         recipe: Reading,
@@ -62,13 +65,14 @@ class Extractor(Streams[FeatureMap]):
         self._mixture = None if recipe.views is None else MixedViews.of(recipe, backbone, self.names)
 
     @classmethod
+    @neutral()
     def from_recipe(
         cls,
         recipe: str | Path | Recipe,
         model: str | Path | None = None,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
         batch_size: int | None = None,
         grad: bool = False,
         noise: NoiseSource | Tensor | None = None,
@@ -130,24 +134,18 @@ class Extractor(Streams[FeatureMap]):
 
 
 def load_backbone(
-    recipe: Reading, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    recipe: Reading, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
 ) -> Backbone:
     """The model that a recipe names, with its denoiser's other weights if it names some.
 
     Raises:
+        InvalidValueError: No such device or precision.
         ModelError: It cannot be loaded.
     """
-    device = torch.device(device) if device is not None else best_device()
-    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    device, dtype = placed(device, dtype)
     backbone = Backbone.from_pretrained(recipe.model, device=device, dtype=dtype)
     if recipe.denoiser is not None:
         from diffeat.backbones.weights import load_denoiser_weights
 
         load_denoiser_weights(backbone, **recipe.denoiser.model_dump())
     return backbone
-
-
-def best_device() -> torch.device:
-    """The first accelerator if there is one, else the CPU."""
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return device or torch.device("cpu")

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe
+from diffeat.files import read_text
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,9 @@ def recipe_from_gdf(
 def is_layer_file(path: Path) -> bool:
     """Whether a JSON file is one of theirs: names to true or false, and nothing else."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return bool(_read(path))
+    except InvalidValueError:
         return False
-    return isinstance(data, dict) and bool(data) and all(isinstance(v, bool) for v in data.values())
 
 
 def _trajectory(t: float, inversion: bool) -> dict[str, Any]:
@@ -126,15 +126,15 @@ def _read(layer: str | Path | Mapping[str, bool]) -> tuple[dict[str, bool], str]
     if isinstance(layer, Mapping):
         return dict(layer), "the layers given"
     path = Path(layer)
-    if not path.is_file():
-        raise InvalidValueError(f"There is no layer file {str(path)!r}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InvalidValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(data, dict) or not all(isinstance(v, bool) for v in data.values()):
+        data = json.loads(read_text(path, "layer file"))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, InvalidValueError):
+            raise
+        raise InvalidValueError(f"{path} is not JSON: {clipped(str(error))}.") from None
+    if not isinstance(data, dict) or not data or not all(isinstance(v, bool) for v in data.values()):
         raise InvalidValueError(f"{path} is no layer file: it must map activation ids to true or false.")
-    return {id: bool(on) for id, on in data.items()}, path.name
+    return data, path.name
 
 
 def _version_of(name: str, ids: Sequence[str]) -> str:
@@ -147,7 +147,8 @@ def _version_of(name: str, ids: Sequence[str]) -> str:
     if re.search(r"vit-block[1-9]", text) and "level" in text:
         return "xl"
     raise InvalidValueError(
-        f"{name} does not tell its model. Give version, one of: {', '.join(VERSIONS)} (their option --version)."
+        f"{name} does not tell its model. End its name in _15.json, _xl.json or _pg.json, or give version= to "
+        f"recipe_from_gdf, one of: {', '.join(VERSIONS)} (their option --version)."
     )
 
 

@@ -24,6 +24,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
 from diffeat.features import Picture
+from diffeat.files import write_picture
 from diffeat.geometry import to_image
 from diffeat.trajectories import Guidance, NoiseSource, keyed_normal, ode_steps, unconditional_rows, walk
 
@@ -119,7 +120,6 @@ def generation_twin(recipe: Reading) -> Reading:
     return recipe.replace(**{"trajectory.kind": "generation", "trajectory.latent": "sample"})
 
 
-@torch.no_grad()
 def generate(
     recipe: Reading, backbone: Backbone, prompts: Sequence[str | None], count: int = 1
 ) -> Iterator[tuple[Image.Image, Origin]]:
@@ -146,17 +146,21 @@ def generate(
             guidance = Guidance(path.guidance, other)
         for number in range(count):
             origin = Origin(text, number, settings_of(recipe, size))
-            start = start_noise(backbone, origin, recipe.seed, size).to(backbone.device)
             steps = ode_steps("generation", path.steps or 1, backbone)
-            end = walk(backbone, start, steps, conditioning, guidance=guidance).end
-            image = to_image(backbone.decode(end)[0])
+            with backbone.ready(), torch.no_grad():
+                start = start_noise(backbone, origin, recipe.seed, size).to(backbone.device)
+                end = walk(backbone, start, steps, conditioning, guidance=guidance).end
+                image = to_image(backbone.decode(end)[0])
             image.info[NOTE] = json.dumps(asdict(origin))
             yield image, origin
 
 
-def save_generated(image: Image.Image, path: Path) -> None:
-    """Write a generated picture as a PNG that keeps its note."""
+def save_generated(image: Image.Image, path: Path, *, force: bool = False) -> None:
+    """Write a generated picture as a PNG that keeps its note.
+
+    Raises:
+        InvalidValueError: The file is there already, and may not be replaced (``force``).
+    """
     note = PngInfo()
     note.add_text(NOTE, image.info[NOTE])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, format="PNG", pnginfo=note)
+    write_picture(image, path, force=force, pnginfo=note)

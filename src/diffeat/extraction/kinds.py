@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
-from diffeat.extraction.explain import faults
-from diffeat.extraction.reading import Reading
-from diffeat.extraction.recipe import Recipe, known_kind
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
+from diffeat.explain import faults
+from diffeat.extraction.reading import MOST_PIXELS, Reading
+from diffeat.extraction.recipe import MOST_PARTS, Recipe, known_kind
 
 _BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride": 3}}
 _PLUS = " + "
@@ -24,10 +25,13 @@ class Vision(Recipe, frozen=True):
     kind: Literal["vision"] = "vision"
     model: str = Field(description="hub id or local folder of a transformers vision model with a patch grid")
     layer: int = Field(
-        default=-1, description="hidden state: -1 the last layer's, before the final norm; 0 the embeddings"
+        default=-1,
+        ge=-1000,
+        le=1000,
+        description="hidden state: -1 the last layer's, before the final norm; 0 the embeddings",
     )
     size: int | None = Field(
-        default=None, ge=1, description="side of the square model image, a multiple of the patch size"
+        default=None, ge=1, le=MOST_PIXELS, description="side of the square model image, a multiple of the patch size"
     )
     mode: Literal["squash", "pad"] = "squash"
 
@@ -46,9 +50,11 @@ class Baseline(Recipe, frozen=True):
 
     kind: Literal["baseline"] = "baseline"
     name: Literal["RGB patches", "DAISY"] = "RGB patches"
-    longer: int | None = Field(default=None, ge=1, description="longer side of the picture; its own size if none")
-    stride: int = Field(default=4, ge=1, description="pixels per cell")
-    radius: int = Field(default=12, ge=1, description="of DAISY: pixels around a cell that it looks at")
+    longer: int | None = Field(
+        default=None, ge=1, le=MOST_PIXELS, description="longer side of the picture; its own size if none"
+    )
+    stride: int = Field(default=4, ge=1, le=MOST_PIXELS, description="pixels per cell")
+    radius: int = Field(default=12, ge=1, le=1000, description="of DAISY: pixels around a cell that it looks at")
 
     def content(self) -> dict[str, Any]:
         """The settings; the name tells the features."""
@@ -86,13 +92,17 @@ class Joined(Recipe, frozen=True):
         description="recipes; in a file also names of presets and paths of files"
     )
     join: Literal["concat", "weighted"] = "concat"
-    weights: tuple[float, ...] | None = Field(default=None, description="of 'weighted': how much each part counts")
+    weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
+        default=None, description="of 'weighted': how much each part counts"
+    )
 
     @field_validator("parts")
     @classmethod
     def _joinable(cls, parts: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
         if len(parts) < 2:
             raise ValueError(f"a joined recipe has two parts or more, got {len(parts)}")
+        if sum(1 for part in parts for _ in part.single()) > MOST_PARTS:
+            raise ValueError(f"a joined recipe has {MOST_PARTS} parts at most")
         return tuple(
             p.replace(fuse={"kind": "concat"}) if isinstance(p, Reading) and p.fuse is None else p for p in parts
         )
@@ -112,9 +122,14 @@ class Joined(Recipe, frozen=True):
             return self
         if self.join != "weighted":
             raise ValueError("weights belong to join 'weighted'")
-        if len(self.weights) != len(self.parts) or not all(w > 0 for w in self.weights):
-            raise ValueError(f"{len(self.parts)} parts take as many positive weights, got {list(self.weights)}")
+        if len(self.weights) != len(self.parts):
+            raise ValueError(f"{len(self.parts)} parts take as many weights, got {len(self.weights)}")
         return self
+
+    def single(self) -> Iterator[Recipe]:
+        """Those of all parts."""
+        for part in self.parts:
+            yield from part.single()
 
     @property
     def shares(self) -> list[float]:
@@ -139,7 +154,7 @@ def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None
             raise InvalidValueError("Weights belong to several recipes that are joined; leave them out.")
         return parts[0]
     fields = {
-        "name": _PLUS.join(p.name for p in parts),
+        "name": _PLUS.join(p.name for p in parts)[:200],
         "parts": tuple(parts),
         "join": "weighted",
         "weights": None if weights is None else tuple(weights),
@@ -150,13 +165,16 @@ def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None
 def _written(name: str) -> Recipe | None:
     """``vision:MODEL``, ``baseline:NAME`` and ``a + b``."""
     kind, _, rest = name.partition(":")
-    if _PLUS in name and not Path(name).is_file():
-        return join_recipes([Recipe.load(part.strip()) for part in name.split(_PLUS)])
+    if _PLUS in name and not os.path.exists(name):
+        names = name.split(_PLUS)
+        if len(names) > MOST_PARTS:
+            raise InvalidValueError(f"{len(names)} recipes are joined; {MOST_PARTS} is the most.")
+        return join_recipes([Recipe.load(part.strip()) for part in names])
     if kind == "vision" and rest:
         return Vision(model=rest)
     if kind == "baseline" and rest:
         if rest not in _BASELINES:
-            raise UnknownNameError(f"There is no baseline {rest!r}. {did_you_mean(rest, _BASELINES)}")
+            raise UnknownNameError(f"There is no baseline {shown(rest)}. {did_you_mean(rest, _BASELINES)}")
         return Baseline.from_dict(_BASELINES[rest])
     return None
 

@@ -8,6 +8,7 @@ latents the denoiser sees (``trajectory``), which activations are read, and how 
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,11 +17,20 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_serialize
 from pydantic_core import PydanticCustomError
 
 from diffeat.activations import MapRequest
-from diffeat.errors import did_you_mean
+from diffeat.errors import did_you_mean, shown
 from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
 from diffeat.techniques.union import Techniques
+
+#: Pixels of a side that a recipe can ask for.
+MOST_PIXELS = 2**14
+#: Rows, a timestep and draw each, that a picture can take; calls of a walk.
+_MOST_ROWS, _MOST_CALLS = 10_000, 1000
+
+Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
 class Trajectory(Part, frozen=True):
@@ -30,17 +40,21 @@ class Trajectory(Part, frozen=True):
         default="noise",
         description="noised to t; clean and only told t; on the way of an inversion; while a picture is generated",
     )
-    timesteps: tuple[float, ...] = Field(default=(), description="0…1000 of the training schedule (noise, clean)")
-    draws: int = Field(default=1, ge=1, description="independent noise draws, averaged (noise, clean)")
+    timesteps: tuple[float, ...] = Field(
+        default=(), description="0…999 of the training schedule, to 1000 of flow models (noise, clean)"
+    )
+    draws: int = Field(default=1, ge=1, le=1000, description="independent noise draws, averaged (noise, clean)")
     latent: Literal["mean", "sample"] = Field(
         default="sample", description="mean or a draw of the autoencoder's posterior"
     )
-    steps: int | None = Field(default=None, ge=1, description="denoiser calls of the whole inversion or generation")
+    steps: int | None = Field(
+        default=None, ge=1, le=_MOST_CALLS, description="denoiser calls of the whole inversion or generation"
+    )
     save: tuple[int, ...] | None = Field(
         default=None,
         description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all",
     )
-    guidance: float | None = Field(
+    guidance: Finite | None = Field(
         default=None, description="scale of classifier-free guidance (inversion, generation)"
     )
     negative_prompt: str | None = Field(default=None, description="text of the other half of guidance")
@@ -70,11 +84,15 @@ class Trajectory(Part, frozen=True):
         if not self.timesteps:
             raise ValueError("give at least one timestep")
         if len(set(self.timesteps)) != len(self.timesteps):
-            raise ValueError(f"timesteps repeat: {list(self.timesteps)}")
+            raise ValueError("timesteps repeat; each is read once")
+        if len(self.timesteps) * self.draws > _MOST_ROWS:
+            raise ValueError(f"{len(self.timesteps)} timesteps × {self.draws} draws are more than {_MOST_ROWS} rows")
         low = -1 if self.kind == "clean" else 0
         for t in self.timesteps:
             if not low <= t <= 1000:
-                raise ValueError(f"timestep {t:g} is outside {low}…1000 (0 is clean, 1000 pure noise)")
+                raise ValueError(
+                    f"timestep {t:g} is outside {low}…1000 (0 is clean; noise is pure at 999, or 1000 of flow models)"
+                )
         if self.kind == "clean" and self.latent == "mean" and self.draws > 1:
             raise ValueError("a clean trajectory from the posterior mean has no randomness: draws must be 1")
         return self
@@ -86,12 +104,12 @@ class Trajectory(Part, frozen=True):
             raise ValueError(f"kind {self.kind!r} takes steps and save in place of timesteps and draws")
         if self.save is not None:
             if not self.save or len(set(self.save)) != len(self.save):
-                raise ValueError(f"save must name at least one step, and each once (got {list(self.save)})")
+                raise ValueError(f"save must name at least one step, and each once (got {shown(list(self.save))})")
             outside = [s for s in self.save if not 0 <= s < self.steps]
             if outside:
                 raise ValueError(
-                    f"save steps {outside} are outside the trajectory: with {self.steps} steps they run from 0 (next "
-                    f"to noise) to {self.steps - 1} (next to the clean picture)"
+                    f"save steps {shown(outside)} are outside the trajectory: with {self.steps} steps they run from 0 "
+                    f"(next to noise) to {self.steps - 1} (next to the clean picture)"
                 )
         if self.negative_prompt is not None and self.guidance is None:
             raise ValueError("negative_prompt belongs to guidance: give its scale as well")
@@ -103,7 +121,9 @@ class MapActivation(Part, frozen=True):
 
     id: str
     heads: Literal["mean", "all"] = "mean"
-    tokens: tuple[int, ...] | None = Field(default=None, description="which key tokens; none takes all")
+    tokens: tuple[Annotated[int, Field(ge=0, lt=2**31)], ...] | None = Field(
+        default=None, description="which key tokens; none takes all"
+    )
 
     @property
     def request(self) -> MapRequest:
@@ -156,7 +176,7 @@ class Refine(Part, frozen=True):
         default="detected",
         description="which to discard: 'detected' in this model, or numbers, or numbers by activation",
     )
-    ratio: float = Field(
+    ratio: Finite = Field(
         default=30.0,
         gt=1,
         description="of the detector: how many times the median channel a massive one is; 5 for tiny models",
@@ -165,7 +185,7 @@ class Refine(Part, frozen=True):
     @model_validator(mode="after")
     def _consistent(self) -> Refine:
         if isinstance(self.channels, str) and self.channels != "detected":
-            raise ValueError(f"channels must be 'detected' or numbers (got {self.channels!r})")
+            raise ValueError(f"channels must be 'detected' or numbers (got {shown(self.channels)})")
         if self.discard == "none" and self.channels != "detected":
             raise ValueError("channels are given, but discard is 'none': choose 'pre', 'post' or 'drop'")
         return self
@@ -189,7 +209,7 @@ class Fuse(Part, frozen=True):
     """How the maps of one picture become one."""
 
     kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
-    grid: tuple[int, int] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
+    grid: tuple[Side, Side] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
     normalise: bool = Field(default=False, description="unit length per map and position before joining")
     weights: TrainedWeights | None = Field(default=None, description="of kinds 'hyperfeatures' and 'amalgamation'")
 
@@ -201,7 +221,7 @@ class ViewSpec(Part, frozen=True):
     techniques: Techniques | None = Field(default=None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
-    seed: int | None = None
+    seed: Seed | None = None
     activations: tuple[Wanted, ...] | None = None
     append: bool = Field(
         default=False, description="put beside the mixture of the others as it is, e.g. attention features"
@@ -215,7 +235,18 @@ def _frame(value: Any) -> Any:
     unknown = [(str(k), f"unknown field. {did_you_mean(str(k)[:40], names)}".rstrip()) for k in value if k not in names]
     if unknown:
         raise PydanticCustomError("part", "not valid", {"faults": unknown})
-    return FrameSpec.from_dict(value)
+    try:
+        frame = FrameSpec.from_dict(value)
+    except TypeError:
+        raise ValueError("a value is of a wrong type") from None
+    sides = (frame.longer, frame.shorter, frame.multiple, *_sides(frame.size), *_sides(frame.load))
+    if any(side is not None and side > MOST_PIXELS for side in sides):
+        raise ValueError(f"a side has {MOST_PIXELS} pixels at most")
+    return frame
+
+
+def _sides(size: tuple[int, int] | int | None) -> tuple[int | None, ...]:
+    return size if isinstance(size, tuple) else (size,)
 
 
 def _one_or_many(value: Any) -> Any:
@@ -229,7 +260,7 @@ class Reading(Recipe, frozen=True):
     model: str = Field(description="alias, hub id or local path of a diffusers pipeline")
     denoiser: Weights | None = Field(default=None, description="other weights for the model's denoiser")
     frame: Annotated[FrameSpec, BeforeValidator(_frame)] = FrameSpec()
-    conditioning: dict[str, float | int | str | bool] = Field(
+    conditioning: dict[str, Finite | int | str | bool] = Field(
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
     )
     trajectory: Trajectory
@@ -239,16 +270,20 @@ class Reading(Recipe, frozen=True):
     )
     views: tuple[ViewSpec, ...] | None = Field(
         default=None,
+        max_length=64,
         description="several readings of a picture, by other techniques, text, timesteps or seed, joined by fuse",
     )
     refine: Refine | None = Field(
         default=None, description="AdaLN features from the mean of raw draws; channel discard"
     )
     shrink: int | None = Field(
-        default=None, ge=2, description="average every map over areas, this many times fewer cells a side"
+        default=None,
+        ge=2,
+        le=MOST_PIXELS,
+        description="average every map over areas, this many times fewer cells a side",
     )
     fuse: Fuse | None = None
-    seed: int = 0
+    seed: Seed = 0
 
     @field_serializer("frame")
     def _plain_frame(self, frame: FrameSpec) -> dict[str, Any]:
@@ -290,13 +325,12 @@ class Reading(Recipe, frozen=True):
     def beside(self, folder: Path) -> Reading:
         """Trained weights that lie beside the recipe's file, found and told by their digest."""
         weights = None if self.fuse is None else self.fuse.weights
-        if weights is None or not (folder / weights.source).exists():
+        if weights is None or not os.path.exists(file := folder / weights.source):
             return self
-        file = folder / weights.source
+        changes: dict[str, Any] = {"fuse.weights.source": str(file.resolve())}
         if file.is_dir():
             file = file / (weights.file or "model.safetensors")
-        changes: dict[str, Any] = {"fuse.weights.source": str((folder / weights.source).resolve())}
-        if weights.sha256 is None and file.is_file():
+        if weights.sha256 is None and os.path.isfile(file):
             changes["fuse.weights.sha256"] = file_digest(file)
         return self.replace(**changes)
 

@@ -4,13 +4,18 @@ There are several kinds of recipes, told apart by their field ``kind``: ``readin
 none is said), ``vision`` (a vision transformer), ``baseline`` (no model) and ``joined`` (several of these). All are
 frozen and validated; unknown fields are errors. A recipe's hash covers everything that changes the numbers and nothing
 else, so it can key stored features.
+
+A recipe file may come from anyone. It is data: no larger than it needs to be, and it runs no code unless that is
+allowed (see :mod:`diffeat.techniques.named`).
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,13 +31,20 @@ from pydantic import (
     model_validator,
 )
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
-from diffeat.extraction.explain import explain, shown
+from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
+from diffeat.explain import InvalidFieldsError
+from diffeat.files import read_text, write_files
+from diffeat.geometry import FrameSpec
+from diffeat.techniques.named import code_allowed
 
 #: Counts changes in what a field means; part of every hash.
 VERSION = 2
 #: Joined recipes whose parts are being read.
 _OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
+#: What a recipe may hold: bytes of its file, values, and how deep they are nested (YAML aliases count each time).
+_BYTES, _VALUES, _DEPTH = 2**17, 20_000, 32
+#: Recipes that one can join, those of joined parts included.
+MOST_PARTS = 64
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -51,7 +63,7 @@ class Recipe(Part, frozen=True):
     FORMS: ClassVar[list[Callable[[str], Recipe | None]]] = []
 
     kind: str
-    name: str = "unnamed"
+    name: str = Field(default="unnamed", max_length=200)
     description: str = ""
     source: str = Field(default="", description="paper and section the numbers come from")
     prompt: str = Field(default="", description="text used where the caller gives none")
@@ -68,20 +80,22 @@ class Recipe(Part, frozen=True):
         return self
 
     @classmethod
-    def load(cls, name: str | Path | Recipe) -> Self:
+    def load(cls, name: str | Path | Recipe, *, allow_code: bool = False) -> Self:
         """A recipe by what a user writes for it.
 
         Args:
             name: A preset, the path of a YAML file or of a layer file of Generic Diffusion Feature, ``vision:MODEL``,
                 ``baseline:rgb``, ``baseline:daisy``, several of these joined by `` + `` (with equal weights), or a
                 recipe as it is.
+            allow_code: Import functions that the file names (``module:function``); their modules are run.
 
         Raises:
             UnknownNameError: If it is none of these; names the nearest presets.
             InvalidValueError: If the file is not a valid recipe (names the field and what it takes), or of another kind
                 than the class that it is loaded by.
         """
-        recipe = name if isinstance(name, Recipe) else _load(str(name))
+        with code_allowed(allow_code):
+            recipe = name if isinstance(name, Recipe) else _load(str(name))
         if not isinstance(recipe, cls):
             raise InvalidValueError(
                 f"{recipe.name!r} is a {recipe.kind} recipe; this takes a {cls.model_fields['kind'].default} recipe of "
@@ -90,28 +104,34 @@ class Recipe(Part, frozen=True):
         return recipe
 
     @classmethod
-    def from_yaml(cls, text: str, origin: str = "recipe") -> Self:
+    def from_yaml(cls, text: str, origin: str = "recipe", *, allow_code: bool = False) -> Self:
         """Parse and validate YAML text.
 
         Raises:
             InvalidValueError: If the text is not YAML or not a valid recipe.
         """
-        return cls.from_dict(_parse(text, origin), origin)
+        return cls.from_dict(read_yaml(text, f"The {origin}"), origin, allow_code=allow_code)
 
     @classmethod
-    def from_dict(cls, data: Any, origin: str = "recipe") -> Self:
+    def from_dict(cls, data: Any, origin: str = "recipe", *, allow_code: bool = False) -> Self:
         """Validate a mapping; on :class:`Recipe` itself, of whatever kind it is.
+
+        Args:
+            origin: Where it comes from, for messages.
+            allow_code: As in :meth:`load`.
 
         Raises:
             InvalidValueError: Naming each wrong field, what it got and the nearest valid field.
         """
         if not isinstance(data, dict):
             raise InvalidValueError(f"The {origin} must be a mapping of fields, got {type(data).__name__}.")
+        _check_extent(data, origin)
         kind = known_kind(data, origin) if cls is Recipe else cls
         try:
-            return kind.model_validate(data)  # pyright: ignore[reportReturnType]
+            with code_allowed(allow_code):
+                return kind.model_validate(data)  # pyright: ignore[reportReturnType]
         except ValidationError as error:
-            raise InvalidValueError(f"The {origin} is not valid:\n" + "\n".join(explain(error, kind))) from None
+            raise InvalidFieldsError(f"The {origin}", error, kind) from None
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values, validated anew. Nested fields go by dots: ``**{"trajectory.draws": 4}``.
@@ -119,15 +139,16 @@ class Recipe(Part, frozen=True):
         Raises:
             InvalidValueError: A field that there is not, or a value that it does not take.
         """
-        data = self.model_dump()
+        data = dict(self)
         for key, value in changes.items():
             *parents, leaf = key.split(".")
             place = data
             for parent in parents:
                 inner = place.get(parent)
-                if inner is not None and not isinstance(inner, dict):
-                    raise InvalidValueError(f"{key!r} cannot be changed: {parent!r} has no fields.")
-                place[parent] = dict(inner or {})
+                plain = inner.to_dict() if isinstance(inner, FrameSpec) else inner
+                if plain is not None and not isinstance(plain, (dict, Part)):
+                    raise InvalidValueError(f"{shown(key)} cannot be changed: {shown(parent)} has no fields.")
+                place[parent] = dict(plain or {})
                 place = place[parent]
             place[leaf] = value
         return type(self).from_dict(data, origin=f"changed recipe {self.name!r}")
@@ -144,9 +165,16 @@ class Recipe(Part, frozen=True):
         data = self.model_dump(mode="json", exclude_defaults=True)
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
-    def save(self, path: str | Path) -> None:
-        """Write the recipe as a YAML file."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+    def save(self, path: str | Path, *, force: bool = False) -> None:
+        """Write the recipe as a YAML file.
+
+        Args:
+            force: Whether a file of that name may be replaced.
+
+        Raises:
+            InvalidValueError: The file is there already, or cannot be written.
+        """
+        write_files(Path(path).parent, [Path(path).name], [self.to_yaml()], force=force)
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers, as plain JSON data."""
@@ -158,6 +186,10 @@ class Recipe(Part, frozen=True):
         """SHA-256 (hex) of :meth:`content`: equal for recipes that give equal features."""
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def single(self) -> Iterator[Recipe]:
+        """The recipes that it joins, or itself."""
+        yield self
 
     def text_for(self, prompt: str | None) -> str:
         """The text that the model reads for a caller's (``None`` or empty: the recipe's own)."""
@@ -174,11 +206,13 @@ def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
     Raises:
         InvalidValueError: It names another.
     """
-    name = data.get("kind", "joined" if "parts" in data else "reading")
+    names = [str(key)[:40] for key in data]
+    joined = "parts" in names or ("model" not in names and difflib.get_close_matches("parts", names, cutoff=0.7))
+    name = data.get("kind", "joined" if joined else "reading")
     if isinstance(name, str) and name in Recipe.KINDS:
         return Recipe.KINDS[name]
     raise InvalidValueError(
-        f"The {origin} is of no known kind: {shown(name)}. {did_you_mean(str(name)[:40], Recipe.KINDS)}".rstrip()
+        f"The {origin} is of no known kind: {shown(name)}. {did_you_mean(clipped(str(name)), Recipe.KINDS)}".rstrip()
     )
 
 
@@ -193,24 +227,26 @@ def _load(name: str) -> Recipe:
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)
     if recipe is not None:
         return recipe
-    if path.is_file():
-        return _read(path, f"preset {name!r}" if preset else f"recipe file {name!r}")
+    if preset or os.path.exists(path):
+        return _read(path, f"preset {name!r}" if preset else f"recipe file {shown(name)}")
     what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
+    prefix, colon, _ = name.partition(":")
     hint = did_you_mean(name, preset_names()) or "List the presets with: diffeat recipes."
-    raise UnknownNameError(f"There is no {what} {name!r}. {hint} A path to a YAML file works too.")
+    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline"), 1)):
+        hint = f"Did you mean '{near[0]}:…'?"
+    raise UnknownNameError(f"There is no {what} {shown(name)}. {hint} A path to a YAML file works too.")
 
 
 def _read(path: Path, origin: str) -> Recipe:
-    try:
-        data = _parse(path.read_text(encoding="utf-8"), origin)
-    except UnicodeDecodeError as error:
-        raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
-    if isinstance(data, dict) and isinstance(data.get("parts"), list):
+    data = read_yaml(read_text(path, "recipe file", _BYTES), f"The {origin}")
+    if isinstance(data, dict) and isinstance(parts := data.get("parts"), list):
         if path.resolve() in (outer := _OUTER.get()):
             raise InvalidValueError(f"The {origin} is a part of itself; recipes are joined without circles.")
+        if len(outer) >= _DEPTH or len(parts) > MOST_PARTS:
+            raise InvalidValueError(f"The {origin} joins more recipes than {MOST_PARTS}, or through too many files.")
         token = _OUTER.set((*outer, path.resolve()))
         try:
-            data = {"name": path.stem, **data, "parts": [_part(part, path.parent) for part in data["parts"]]}
+            data = {"name": path.stem[:200], **data, "parts": [_part(part, path.parent) for part in parts]}
         finally:
             _OUTER.reset(token)
     return Recipe.from_dict(data, origin).beside(path.parent)
@@ -220,11 +256,36 @@ def _part(part: Any, folder: Path) -> Any:
     """A part that is named: a file beside the joined recipe's, or what :meth:`Recipe.load` takes."""
     if not isinstance(part, str):
         return part
-    return Recipe.load(folder / part if (folder / part).is_file() else part)
+    return Recipe.load(folder / part if os.path.isfile(folder / part) else part)
 
 
-def _parse(text: str, origin: str) -> Any:
+def read_yaml(text: str, what: str) -> Any:
+    """Plain data from YAML text.
+
+    Raises:
+        InvalidValueError: It is no YAML, or has tags of its own.
+    """
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none, deep nesting
-        raise InvalidValueError(f"The {origin} is not valid YAML: {error}") from None
+    except Exception as error:  # PyYAML raises whatever it runs into: dates and numbers that are none, deep nesting
+        reason = f"{type(error).__name__}: {error}" if not isinstance(error, yaml.YAMLError) else str(error)
+        raise InvalidValueError(f"{what} is not valid YAML: {clipped(reason, 200)}") from None
+
+
+def _check_extent(data: Any, origin: str) -> None:
+    """
+    Raises:
+        InvalidValueError: More values, or deeper ones, than a recipe needs.
+    """
+    layer, count = [data], 0
+    for _ in range(_DEPTH):
+        inner: list[Any] = []
+        for value in layer:
+            if isinstance(value, (dict, list, tuple)):
+                inner += value.values() if isinstance(value, dict) else value
+                if count + len(inner) > _VALUES:
+                    raise InvalidValueError(f"The {origin} holds more than {_VALUES:,} values.")
+        if not inner:
+            return
+        layer, count = inner, count + len(inner)
+    raise InvalidValueError(f"The {origin} is nested deeper than {_DEPTH} levels.")

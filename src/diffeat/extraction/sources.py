@@ -6,6 +6,8 @@ from pathlib import Path
 
 import torch
 
+from diffeat.ambient import neutral
+from diffeat.backbones.placement import placed
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.joined import JoinedSource
@@ -15,11 +17,12 @@ from diffeat.extraction.vision import VisionExtractor
 from diffeat.features import FeatureMap, Source
 
 
+@neutral()
 def load_source(
     recipe: str | Path | Recipe,
     *,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
 ) -> Source[FeatureMap]:
     """Load a recipe and the models it names.
@@ -32,15 +35,16 @@ def load_source(
 
     Raises:
         UnknownNameError: Unknown recipe or activation.
-        InvalidValueError: The recipe is not valid.
+        InvalidValueError: The recipe is not valid, or there is no such device or precision.
         ModelError: A model cannot be loaded.
     """
     recipe = Recipe.load(recipe)
+    device, precision = placed(device, dtype)
     if isinstance(recipe, Joined):
         parts = [load_source(part, device=device, dtype=dtype, batch_size=batch_size) for part in recipe.parts]
         return JoinedSource(recipe, parts)
     if isinstance(recipe, Vision):
-        return VisionExtractor.from_pretrained(recipe, device=device, dtype=dtype)
+        return VisionExtractor.from_pretrained(recipe, device=device, dtype=precision)
     if isinstance(recipe, Baseline):
         return BASELINES[recipe.name](recipe)
-    return Extractor.from_recipe(recipe, device=device, dtype=dtype, batch_size=batch_size)
+    return Extractor.from_recipe(recipe, device=device, dtype=precision, batch_size=batch_size)

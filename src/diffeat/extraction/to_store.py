@@ -1,23 +1,22 @@
-"""Extract files into a feature store: sharded, resumable, with the failures listed.
+"""Extract pictures into a feature store: sharded, resumable, repairing, with the failures listed.
 
-The list of files is cut into shards by position, and a shard's name is a hash of the pictures it should hold. A run
-that was stopped anywhere therefore finds the same shards again, skips the complete ones and ends with the same bytes
-as a run that was never stopped. A picture that fails leaves its place in the shard empty and is tried again next time.
-A file that changed since, or that comes with another text, is extracted anew together with its shard.
+The list of pictures is cut into shards by position. A run that was stopped anywhere therefore goes on with the same
+shards and ends with the same bytes as a run that was never stopped. A picture that fails leaves its place in the shard
+empty and is tried again next time. A picture counts as present if it is stored with the same content and the same text,
+in a shard that is whole; pictures of a damaged shard are extracted again.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
-from diffeat.errors import DiffeatError, ImageError, InvalidValueError
+from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
 from diffeat.features import FeatureMap, Picture, Source
-from diffeat.geometry import file_digest, open_image
+from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.storage.store import Identity
 
 
 @dataclass
@@ -31,42 +30,29 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """A picture to extract; ``key`` identifies its content and its text."""
+    """A picture to extract, and what it is stored as."""
 
-    path: Path
-    key: str
-    text: str | None
-
-    @property
-    def entry(self) -> tuple[str, str]:
-        return self.path.as_posix(), self.key
-
-    def picture(self) -> Picture:
-        return Picture(self.path.as_posix(), lambda: self.path, text=self.text, digest=self.key)
-
-
-@dataclass(frozen=True)
-class _Shard:
-    name: str
-    position: int
-    jobs: tuple[_Job, ...]
+    picture: Picture
+    identity: Identity
 
 
 def extract_to_store(
     source: Source[FeatureMap],
-    paths: Sequence[Path],
+    pictures: Sequence[ImageLike],
     store: FeatureStore,
     prompts: str | Sequence[str | None] | None = None,
     *,
+    replace: bool = False,
     shard_size: int = 16,
     progress: Progress = silent,
 ) -> Summary:
-    """Extract ``paths`` into ``store``, going on where an earlier run stopped.
+    """Extract pictures into ``store``, going on where an earlier run stopped.
 
     Args:
         source: Runs the recipe that the store was made for.
-        paths: Picture files; the store names them by their paths as given.
-        prompts: One text for all, or one per path.
+        pictures: Paths, named as they are given, or :class:`~diffeat.features.Picture` objects.
+        prompts: One text for all, or one per picture; goes through the recipe's template.
+        replace: Extract pictures anew that are stored with another content or text; these are refused otherwise.
         shard_size: Pictures per shard; a shard is the unit of resuming.
         progress: How to show the pictures go by.
 
@@ -74,86 +60,108 @@ def extract_to_store(
         What was done. Pictures that failed are listed, not raised.
 
     Raises:
-        StoreError: The store cannot be written; complete shards stay.
+        StoreError: A picture is stored with another content or text (nothing is extracted then), or the store cannot be
+            written (complete shards stay).
+        InvalidValueError: Two of the pictures have one name, or there are not as many prompts as pictures.
         NonFiniteError: Features do not fit the store's dtype.
     """
     summary = Summary()
-    jobs = _jobs(source, paths, prompts)
-    _drop_changed(store, jobs)
-    todo = list(_missing(store, _cut(jobs, shard_size), summary))
-    with_bar = iter(progress(range(sum(len(s.jobs) for s in todo)), total=None, desc="extract"))
+    jobs = _jobs(source, pictures, prompts, summary)
+    todo = _shards(store, jobs, shard_size, summary, replace=replace)
+    with_bar = iter(progress(range(sum(map(len, todo.values()))), total=None, desc="extract"))
     with source.session():
-        for shard in todo:
-            _run(source, store, shard, summary, lambda: next(with_bar, None))
+        for position, shard in todo.items():
+            _run(source, store, position, shard, summary, lambda: next(with_bar, None))
     next(with_bar, None)
     return summary
 
 
-def _jobs(source: Source[FeatureMap], paths: Sequence[Path], prompts: str | Sequence[str | None] | None) -> list[_Job]:
+def _jobs(
+    source: Source[FeatureMap],
+    pictures: Sequence[ImageLike],
+    prompts: str | Sequence[str | None] | None,
+    summary: Summary,
+) -> list[_Job | None]:
+    """What to extract, by position; ``None`` for what cannot be read and what stands twice in the list."""
     if prompts is None or isinstance(prompts, str):
-        prompts = [prompts] * len(paths)
-    if len(prompts) != len(paths):
-        raise InvalidValueError(f"There are {len(paths)} images and {len(prompts)} prompts: give one per image.")
-    jobs = []
-    for path, prompt in zip(paths, prompts, strict=True):
-        text = source.recipe.text_for(prompt) if prompt else None
+        prompts = [prompts] * len(pictures)
+    if len(prompts) != len(pictures):
+        raise InvalidValueError(f"There are {len(pictures)} images and {len(prompts)} prompts: give one per image.")
+    jobs: list[_Job | None] = []
+    by_name: dict[str, Identity] = {}
+    for given, prompt in zip(pictures, prompts, strict=True):
+        name = given.name if isinstance(given, Picture) else legible(str(given))
         try:
-            key = file_digest(path)
-        except (ImageError, OSError):
-            key = "unreadable"
-        if text is not None and text != source.recipe.prompt:
-            key = hashlib.sha256(f"{key}|{text}".encode()).hexdigest()
-        jobs.append(_Job(path, key, text))
+            picture = Picture.of(given, source.recipe.text_for(prompt) if prompt else None)
+            text = source.recipe.prompt if picture.text is None else picture.text
+            identity = Identity(picture.digest, text)
+            vars(picture).pop("image", None)  # opened again when its turn comes
+        except (DiffeatError, OSError) as error:
+            summary.failed[name] = str(error)
+            jobs.append(None)
+            continue
+        first = by_name.setdefault(picture.name, identity)
+        if first != identity:
+            what = "texts" if first.digest == identity.digest else "contents"
+            raise InvalidValueError(f"Two pictures with different {what} are named {picture.name}: a store holds one.")
+        jobs.append(_Job(picture, identity) if first is identity else None)
     return jobs
 
 
-def _cut(jobs: list[_Job], shard_size: int) -> list[_Shard]:
-    shards = []
-    for position, start in enumerate(range(0, len(jobs), shard_size)):
-        part = tuple(jobs[start : start + shard_size])
-        name = hashlib.sha256("\n".join("|".join(job.entry) for job in part).encode()).hexdigest()[:16]
-        shards.append(_Shard(name, position, part))
+def _shards(
+    store: FeatureStore, jobs: Sequence[_Job | None], shard_size: int, summary: Summary, *, replace: bool
+) -> dict[int, list[_Job]]:
+    """What is left to do of every shard, by its position."""
+    stored = store.identities(partial=True)
+    changed = [job for job in jobs if job and stored.get(job.picture.name, job.identity) != job.identity]
+    if changed and not replace:
+        raise StoreError(_refusal(store, changed, stored))
+    same = store.whole(job.picture.name for job in jobs if job and stored.get(job.picture.name) == job.identity)
+    shards: dict[int, list[_Job]] = {}
+    for number, job in enumerate(jobs):
+        if job is None:
+            continue
+        if job.picture.name in same:
+            summary.present.append(job.picture.name)
+        else:
+            shards.setdefault(number // shard_size, []).append(job)
     return shards
 
 
-def _drop_changed(store: FeatureStore, jobs: list[_Job]) -> None:
-    keys = dict(job.entry for job in jobs)
-    changed = {shard for shard, name, key in store.entries() if keys.get(name, key) != key}
-    for shard in sorted(changed):
-        store.remove_shard(shard)
+def _refusal(store: FeatureStore, changed: Sequence[_Job], stored: dict[str, Identity]) -> str:
+    def difference(job: _Job) -> str:
+        name, there = job.picture.name, stored[job.picture.name]
+        if there.digest != job.identity.digest:
+            return f"{name} (the file has changed)"
+        return f"{name} (text {shown(there.text)} there, {shown(job.identity.text)} here)"
 
-
-def _missing(store: FeatureStore, shards: list[_Shard], summary: Summary) -> Iterator[_Shard]:
-    """Shards with work left; pictures that another shard holds are taken out of them."""
-    homes = {(name, key): shard for shard, name, key in store.entries()}
-    for shard in shards:
-        own = [job for job in shard.jobs if homes.get(job.entry, shard.name) == shard.name]
-        absent = [job for job in own if job.entry not in homes]
-        if absent and store.has_shard(shard.name):
-            # These failed before. The shard is made again only if one of them can be read by now.
-            for job in list(absent):
-                try:
-                    open_image(job.path)
-                except DiffeatError as error:
-                    summary.failed[job.entry[0]] = str(error)
-                    absent.remove(job)
-        waiting = own if absent else []
-        summary.present += [j.entry[0] for j in shard.jobs if j.entry in homes and j not in waiting]
-        if waiting:
-            yield replace(shard, jobs=tuple(waiting))
+    more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+    return (
+        f"The store {store.path} holds {len(changed)} of these pictures with another content or text: "
+        f"{', '.join(map(difference, changed[:3]))}{more}. Nothing was extracted. Take --replace (replace=True in "
+        "Python) to replace them and leave all others as they are, or write to another folder."
+    )
 
 
 def _run(
-    source: Source[FeatureMap], store: FeatureStore, shard: _Shard, summary: Summary, tick: Callable[[], object]
+    source: Source[FeatureMap],
+    store: FeatureStore,
+    position: int,
+    jobs: Iterable[_Job],
+    summary: Summary,
+    tick: Callable[[], object],
 ) -> None:
     def failed(name: str, error: DiffeatError) -> None:
         summary.failed[name] = str(error)
         tick()
 
-    features = []
-    for feature in source.stream((job.picture() for job in shard.jobs), on_error=failed):
-        features.append(replace(feature, activations={k: v.cpu() for k, v in feature.activations.items()}))
+    by_name = {job.picture.name: job for job in jobs}
+    features: list[FeatureMap] = []
+    for feature in source.stream((job.picture for job in by_name.values()), on_error=failed):
+        maps = {name: values.cpu() for name, values in feature.activations.items()}
+        features.append(replace(feature, activations=maps, digest=by_name[feature.image].identity.digest))
         tick()
     if features:
-        store.write_shard(shard.name, features, position=shard.position)
+        texts = [by_name[feature.image].identity.text for feature in features]
+        store.write_shard(features, texts, position=position)
         summary.extracted += [feature.image for feature in features]

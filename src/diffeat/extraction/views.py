@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from diffeat.__about__ import __version__
+from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError, NonFiniteError
@@ -46,6 +47,7 @@ class Views(Streams[list[FeatureMap]]):
         InvalidValueError: The recipes cannot be run together.
     """
 
+    @neutral()
     def __init__(
         self,
         recipes: Sequence[Reading],
@@ -63,7 +65,7 @@ class Views(Streams[list[FeatureMap]]):
         self.plan = Plan.of(recipes, backbone, self._massive)
         self.recipe = base or recipes[0]
         self.backbone = backbone
-        self._own_noise = noise
+        self._own_noise, self._grad = noise, grad
         path = recipes[0].trajectory
         if isinstance(noise, Tensor) and path.kind in ("clean", "inversion"):
             raise InvalidValueError(f"A trajectory of kind {path.kind!r} adds no noise: leave the tensor of noise out.")
@@ -105,7 +107,8 @@ class Views(Streams[list[FeatureMap]]):
         self._resolve()
         for picture, reads in zip(pictures, self._reads(pictures), strict=True):
             try:
-                result = [self._joined(picture, number, read) for number, read in enumerate(reads)]
+                with nullcontext() if self._grad else torch.no_grad():
+                    result = [self._joined(picture, number, read) for number, read in enumerate(reads)]
             except NonFiniteError as error:
                 result = Failed(error)
             yield result

@@ -6,7 +6,6 @@ evaluation, and joined with a diffusion model's features.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
+from diffeat.backbones.files import is_path, read_object, said
 from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.folder import check_folder
+from diffeat.backbones.placement import device_of, dtype_of
+from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.kinds import Vision
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -51,7 +55,7 @@ class VisionExtractor(Streams[FeatureMap]):
         if not -layers - 1 <= recipe.layer <= layers:
             raise InvalidValueError(f"{recipe.name} has hidden states 0 to {layers}, got layer {recipe.layer}.")
         self.recipe = recipe
-        self.model = model.eval()
+        self.model = model
         self.patch = patch
         self._skip = 1 + int(getattr(config, "num_register_tokens", 0))
         image_size = getattr(config, "image_size", 224)
@@ -62,44 +66,47 @@ class VisionExtractor(Streams[FeatureMap]):
             raise InvalidValueError(
                 f"The size must be a multiple of the patch size {patch}, got {recipe.size}. The nearest is {near}."
             )
-        self._mean = torch.tensor(mean).view(3, 1, 1)
-        self._std = torch.tensor(std).view(3, 1, 1)
+        self._mean = torch.tensor(mean, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        self._std = torch.tensor(std, dtype=torch.float32, device="cpu").view(3, 1, 1)
 
     @classmethod
+    @neutral()
     def from_pretrained(
         cls,
         recipe: str | Path | Vision,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: torch.dtype | str | None = None,
     ) -> VisionExtractor:
         """Load a model, e.g. ``facebook/dinov2-base``, or the one that a recipe names.
 
         Raises:
             ModelError: The model cannot be loaded; says why.
+            InvalidValueError: No such device or precision.
         """
         from transformers import AutoModel
 
+        where, precision = device_of(device or "cpu"), dtype_of(dtype) or torch.float32
         recipe = recipe if isinstance(recipe, Vision) else Vision(model=str(recipe))
         model = recipe.model
-
+        if is_path(model):
+            check_folder(Path(model))
         try:
-            loaded = AutoModel.from_pretrained(model, dtype=dtype or torch.float32)
-        except (OSError, ValueError) as error:
+            loaded = AutoModel.from_pretrained(model, dtype=precision, trust_remote_code=False)
+        except Exception as error:  # anything a damaged or foreign folder provokes inside the loaders
             raise ModelError(
-                f"The vision model {model!r} cannot be loaded: {error}. Give a hub id such as "
+                f"The vision model {model!r} cannot be loaded ({said(error)}). Give a hub id such as "
                 "'facebook/dinov2-base' or a local folder with config.json and model.safetensors."
             ) from error
         stats = _statistics(Path(model)) if Path(model).is_dir() else _statistics_of(model)
         extractor = cls(recipe, loaded, **stats)
-        if device is not None:
-            extractor.model.to(device)
+        extractor.model.to(where)
         return extractor
 
     @property
     def fingerprint(self) -> str:
-        """Tells the weights from others."""
-        return fingerprint(self.model)
+        """Tells the model, and how pictures are given to it, from others."""
+        return fingerprint(self.model, self._mean, self._std)
 
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""
@@ -110,13 +117,13 @@ class VisionExtractor(Streams[FeatureMap]):
         width, height = self.frame(picture).model
         return Group((width, height), max(1, _PIXELS // (width * height)))
 
-    @torch.no_grad()
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
         pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
-        hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
+        with ready(self.model), torch.no_grad():
+            hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
             if torch.isfinite(tensor).all():
@@ -151,10 +158,12 @@ class VisionExtractor(Streams[FeatureMap]):
 def _statistics(folder: Path) -> dict[str, Sequence[float]]:
     """Pixel statistics from a local ``preprocessor_config.json``, where there is one."""
     file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        return {}
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return {k: data[f"image_{k}"] for k in ("mean", "std") if f"image_{k}" in data}
+    data = read_object(file) if file.exists() else {}
+    statistics = {k: data[f"image_{k}"] for k in ("mean", "std") if f"image_{k}" in data}
+    for name, values in statistics.items():
+        if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)):
+            raise ModelError(f"{file}: image_{name} must be three numbers, not {str(values)[:80]}.")
+    return statistics
 
 
 def _statistics_of(model: str) -> dict[str, Sequence[float]]:

@@ -110,7 +110,7 @@ class Walker:
         """What is read of pictures of one size, steps in the recipe's order: a list of one for each picture."""
         maps: list[Maps] = [{} for _ in pictures]
 
-        def part(at: list[int]) -> None:
+        def part(at: Sequence[int]) -> None:
             def keep(position: int, tensors: dict[str, Tensor]) -> None:
                 step = float(self._save[position])
                 for reducer in self._reader.reducers:
@@ -130,7 +130,7 @@ class Walker:
         """For each picture, what the model was told and what a running sum makes of its maps ``(c, h, w)``."""
         totals: list[Tensor] = [torch.empty(0)] * len(pictures)
 
-        def part(at: list[int]) -> None:
+        def part(at: Sequence[int]) -> None:
             running = start()
             self.walk([pictures[i] for i in at], running.add)
             for i, row in zip(at, running.total, strict=True):
@@ -141,16 +141,16 @@ class Walker:
 
     def walk(self, pictures: Sequence[Picture], sink: Sink) -> None:
         """One walk of pictures of one size, together."""
-        with torch.no_grad():
-            start, conditioning, guidance = self._start(pictures)
-        with nullcontext() if self._grad else torch.no_grad():
+        with self._backbone.ready(), nullcontext() if self._grad else torch.no_grad():
+            with torch.no_grad():
+                start, conditioning, guidance = self._start(pictures)
             walk(
                 self._backbone,
                 start,
                 self._steps,
                 conditioning,
                 guidance=guidance,
-                taps=self._taps,
+                taps=self._taps.another(),
                 save=self._save,
                 on_features=lambda save, tensors: sink(self._save.index(save), tensors),
                 finish=False,

@@ -6,6 +6,7 @@
 """
 
 from diffeat.features.feature_map import FeatureMap
+from diffeat.features.listing import Listing, list_pictures
 from diffeat.features.picture import ImageLike, Picture
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec
 from diffeat.features.streaming import Streams, raise_error, stream
@@ -16,12 +17,14 @@ __all__ = [
     "Group",
     "ImageLike",
     "Images",
+    "Listing",
     "OnError",
     "Picture",
     "Prompts",
     "Source",
     "Spec",
     "Streams",
+    "list_pictures",
     "raise_error",
     "stream",
 ]

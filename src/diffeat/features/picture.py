@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
@@ -15,22 +16,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import DiffeatError, ImageError
+from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printable
 from diffeat.geometry import file_digest, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
 _GLOB = ("*", "?", "[")
+_NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
 
 class Picture:
     """A picture by name; its pixels are read when first asked for, and kept.
 
     Args:
-        name: What results call it.
+        name: What results call it; bytes that are not UTF-8 are written with a backslash (:func:`legible`).
         open: Gives the picture, in any mode, e.g. from a member of a tar file or a row of a table. A stream calls it
             anew and forgets the pixels, so that a list of many pictures stays small.
         text: What the model reads for it; ``None`` leaves the text to the recipe.
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
+
+    Raises:
+        InvalidValueError: The text is not UTF-8.
     """
 
     def __init__(
@@ -41,17 +46,19 @@ class Picture:
         text: str | None = None,
         digest: Callable[[], str] | str | None = None,
     ) -> None:
-        self.name = name
+        self.name = legible(name)
+        if text is not None and _NOT_UNICODE.search(text):
+            raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
         self._open = open
         self._digest = digest
 
     @classmethod
-    def of(cls, source: ImageLike, text: str | None = None) -> Picture:
+    def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
         """The picture that a path, an array, a tensor, a PIL image or an open file stands for.
 
-        Paths are named as given and opened later. Other pictures are opened now and named by their pixels. A
-        :class:`Picture` is returned as it is, with its own text if it has one.
+        Paths are opened later; they are called ``name``, or as given. Other pictures are opened now and called by their
+        pixels. A :class:`Picture` is returned as it is, with its own text if it has one.
 
         Raises:
             ImageError: An array, a tensor or an open file that is no picture.
@@ -60,7 +67,7 @@ class Picture:
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
             path = Path(source)
-            return cls(path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path))
+            return cls(name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path))
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", lambda: image, text=text)
         picture.name = f"image-{picture.key[:12]}"
@@ -95,6 +102,16 @@ class Picture:
         other = Picture(self.name, self._open, text=text, digest=self._digest)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
+
+
+def legible(name: str) -> str:
+    """A name as stores and reports can hold it: bytes that are not UTF-8 as ``\\xe9``.
+
+    Example:
+        >>> print(legible("caf\\udce9.png"))
+        caf\\xe9.png
+    """
+    return _NOT_UNICODE.sub(lambda match: printable(match[0]), name)
 
 
 #: A path, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Generic, TypeVar
 
-from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError, UnknownNameError
+from diffeat.ambient import neutral
+from diffeat.errors import (
+    DiffeatError,
+    ImageError,
+    InvalidValueError,
+    NonFiniteError,
+    TooLargeError,
+    UnknownNameError,
+)
 from diffeat.features.picture import Picture, count, several
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source
+from diffeat.memory import out_of_memory
 
 T = TypeVar("T")
 
 #: Faults that lie in a picture or its text, not in the model.
-_OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, UnknownNameError)
+_OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, TooLargeError, UnknownNameError)
 
 
 def raise_error(_name: str, error: DiffeatError) -> None:
@@ -45,11 +54,14 @@ def stream(
         raise InvalidValueError(_uneven(expected, len(texts)))
     waiting: list[Picture] = []
     group = Group(None)
-    with source.session():
+    with ExitStack() as stack:
+        with neutral():
+            stack.enter_context(source.session())
         for picture in _pictures(source, images, texts, on_error):
             try:
                 _ = picture.image
-                here = source.group(picture)
+                with neutral():
+                    here = source.group(picture)
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
@@ -126,19 +138,31 @@ def _uneven(pictures: int | str, prompts: int) -> str:
 
 
 def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> Iterator[T]:
-    """Features of a group; where it fails as a whole, picture by picture, so that one costs no other."""
-    try:
-        results = list(source.read(pictures))
-    except DiffeatError as error:
-        if len(pictures) == 1 and not isinstance(error, _OF_A_PICTURE):
-            raise
-        results = None if len(pictures) > 1 else [Failed(error)]
+    """Features of a group; where it fails as a whole, in halves, so that one picture costs no other."""
+    results = _results(source, pictures)
     if results is None:
-        for picture in pictures:
-            yield from _read(source, [picture], on_error)
+        half = len(pictures) // 2
+        yield from _read(source, pictures[:half], on_error)
+        yield from _read(source, pictures[half:], on_error)
         return
     for picture, result in zip(pictures, results, strict=True):
         if isinstance(result, Failed):
             on_error(picture.name, result.error)
         else:
             yield result
+
+
+def _results(source: Source[T], pictures: Sequence[Picture]) -> list[T | Failed] | None:
+    """``None`` where several pictures fail together."""
+    try:
+        with neutral():
+            return list(source.read(pictures))
+    except DiffeatError as error:
+        if len(pictures) == 1 and not isinstance(error, _OF_A_PICTURE):
+            raise
+        failed = error
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        failed = TooLargeError(f"{pictures[0].name} does not fit into memory. Use a smaller frame size.")
+    return None if len(pictures) > 1 else [Failed(failed)]

@@ -9,6 +9,8 @@ import struct
 from PIL import Image
 
 from diffeat.errors import ImageError
+from diffeat.files import open_regular
+from diffeat.geometry.images import strips
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -18,7 +20,7 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         ImageError: The file cannot be read.
     """
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"{os.fspath(path)}: cannot read the file ({error.strerror or error}).") from error
@@ -32,5 +34,6 @@ def pixel_digest(image: Image.Image) -> str:
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     digest = hashlib.sha256(struct.pack("<II", *rgb.size))
-    digest.update(rgb.tobytes())
+    for _, strip in strips(rgb):
+        digest.update(strip.tobytes())
     return digest.hexdigest()

@@ -2,14 +2,14 @@
 
 from diffeat.refinement.adaln import modulate
 from diffeat.refinement.maps import concatenate, mean_of_maps, normalise_channels, resize_map, shrink_map
-from diffeat.refinement.massive import Rule, find_massive
+from diffeat.refinement.massive import Rule, detect_massive
 from diffeat.refinement.stats import ChannelStatistics
 
 __all__ = [
     "ChannelStatistics",
     "Rule",
     "concatenate",
-    "find_massive",
+    "detect_massive",
     "mean_of_maps",
     "modulate",
     "normalise_channels",

@@ -62,7 +62,7 @@ class MassiveChannel:
 
 @dataclass(frozen=True)
 class Detection:
-    """What :func:`find_massive` found.
+    """What :func:`detect_massive` found.
 
     Attributes:
         found: Massive channels, by number.
@@ -86,7 +86,7 @@ class Detection:
         return [m.channel for m in self.found]
 
 
-def find_massive(statistics: ChannelStatistics, rule: Rule = Rule()) -> Detection:
+def detect_massive(statistics: ChannelStatistics, rule: Rule = Rule()) -> Detection:
     """The massive channels of an activation.
 
     Args:
@@ -102,7 +102,7 @@ def find_massive(statistics: ChannelStatistics, rule: Rule = Rule()) -> Detectio
         ...     tokens = torch.randn(256, 64, generator=torch.Generator().manual_seed(seed))
         ...     tokens[:, 7] = 200  # one channel, in every token and picture
         ...     statistics.update(tokens)
-        >>> find_massive(statistics).channels
+        >>> detect_massive(statistics).channels
         [7]
     """
     if statistics.images < 2 and rule.presence > 0:
@@ -140,7 +140,7 @@ def high_norm_tokens(
 
     Args:
         tokens: Of one image.
-        massive: Channels to leave out, as :func:`find_massive` found them.
+        massive: Channels to leave out, as :func:`detect_massive` found them.
         factor: How far out.
     """
     kept = torch.ones(tokens.shape[1], dtype=torch.bool, device=tokens.device)

@@ -13,32 +13,29 @@ import torch
 from PIL import Image
 
 from diffeat.__about__ import __version__
+from diffeat.files import write_files
 from diffeat.geometry import open_image
 from diffeat.report.match_picture import errors_picture
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table
 from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction
 from diffeat.tasks.correspondence.keypoints import PckResult, curve
 
 _CURVE = tuple(round(0.01 * i, 2) for i in range(1, 31))
 
 
-def write_report(evaluation: Evaluation, folder: str | Path, examples: int = 3) -> Path:
+def write_report(evaluation: Evaluation, folder: str | Path, examples: int = 3, *, force: bool = False) -> Path:
     """Write the report of an evaluation.
 
     Args:
-        folder: Made if missing; files of an earlier report are replaced.
+        folder: Made if missing.
         examples: Pairs shown of the best, the median and the worst.
+        force: Whether files of an earlier report may be replaced.
 
     Returns:
         Path of the HTML page.
     """
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "report.json").write_text(json.dumps(to_dict(evaluation), indent=1, ensure_ascii=False), encoding="utf-8")
-    (root / "report.md").write_text(to_markdown(evaluation), encoding="utf-8")
-    page = root / "report.html"
-    page.write_text(to_html(evaluation, examples), encoding="utf-8")
-    return page
+    data = json.dumps(to_dict(evaluation), indent=1, ensure_ascii=False)
+    return write_files(folder, REPORT, [data, to_markdown(evaluation), to_html(evaluation, examples)], force=force)
 
 
 def to_dict(evaluation: Evaluation) -> dict[str, Any]:
@@ -78,13 +75,11 @@ def interval_text(result: PckResult, alpha: float) -> str:
 def to_markdown(evaluation: Evaluation) -> str:
     """A page of text and tables."""
     result = evaluation.result
-    lines = [f"# {evaluation.dataset} · {evaluation.recipe}", "", f"Protocol: {result.protocol}", ""]
-    lines += [markdown_table(*_headline(result)), ""]
+    parts = [f"Protocol: {markdown(str(result.protocol))}", markdown_table(*_headline(result))]
     if len(result.categories) > 1:
-        header, rows = result.table()
-        lines += [markdown_table(header, [*rows[:-1], [f"**{rows[-1][0]}**", *rows[-1][1:]]]), ""]
-    lines += [f"- {note}" for note in (*result.notes, *_costs(evaluation))]
-    return "\n".join(lines) + "\n"
+        parts.append(markdown_table(*result.table()))
+    title = f"{evaluation.dataset} · {evaluation.recipe}"
+    return markdown_report(title, parts, [*result.notes, *_costs(evaluation)])
 
 
 def to_html(evaluation: Evaluation, examples: int = 3) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 from PIL import Image
 
 from diffeat.__about__ import __version__
+from diffeat.files import write_files
 from diffeat.report.gate_pictures import example_picture
-from diffeat.report.page import Page
+from diffeat.report.page import Page, literal
 from diffeat.studies.content_shift.examples import Example
 from diffeat.studies.content_shift.gating import GateResult
 from diffeat.studies.content_shift.halving import SearchResult
@@ -28,7 +29,14 @@ _STAGES: dict[Stage, str] = {
 }
 
 
-def write_gate_report(result: GateResult, folder: str | Path, examples: Sequence[Example] = ()) -> Path:
+#: What is written of a gate, and of a search.
+FILES = ("gate.json", "gate.csv", "gate.html")
+SEARCH_FILES = ("recipe.yaml", "search.html")
+
+
+def write_gate_report(
+    result: GateResult, folder: str | Path, examples: Sequence[Example] = (), *, force: bool = False
+) -> Path:
     """Write the report.
 
     Args:
@@ -38,14 +46,9 @@ def write_gate_report(result: GateResult, folder: str | Path, examples: Sequence
     Returns:
         Path of the HTML page.
     """
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "gate.json").write_text(json.dumps(to_dict(result), indent=1, ensure_ascii=False), encoding="utf-8")
-    _write_shifts(result, root / "gate.csv")
-    page = root / "gate.html"
     grids = [(example.name, example_picture(example)) for example in examples]
-    page.write_text(to_html(result, grids), encoding="utf-8")
-    return page
+    data = json.dumps(to_dict(result), indent=1, ensure_ascii=False)
+    return write_files(folder, FILES, [data, _shifts(result), to_html(result, grids)], force=force)
 
 
 def to_dict(result: GateResult) -> dict[str, Any]:
@@ -113,7 +116,7 @@ def forest_svg(result: GateResult, stage: Stage) -> str:
             [100 * x.low, 100 * x.high], [y, y], color=colour, lw=1.4 if control else 2.6, alpha=0.6 if control else 1
         )
         axes.plot(100 * x.gain, y, "o", color=colour, ms=4 if control else 7, mfc="white" if control else colour)
-    axes.set_yticks(range(len(shown)), [v.title for v, _ in shown], fontsize=8)
+    axes.set_yticks(range(len(shown)), [literal(v.title) for v, _ in shown], fontsize=8)
     for label, (variant, _) in zip(axes.get_yticklabels(), shown, strict=True):
         label.set_color("#20242a" if variant.role == "technique" else "#8a919c")
     axes.invert_yaxis()
@@ -158,29 +161,28 @@ def _notes(result: GateResult) -> list[str]:
     ]
 
 
-def _write_shifts(result: GateResult, file: Path) -> None:
-    with file.open("w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["variant", "stage", "measure", "picture", "seed", "shift"])
-        for variant, shifts in result.shifts.items():
-            for (stage, measure), values in shifts.items():
-                for i, row in enumerate(values):
-                    for seed, value in enumerate(row):
-                        writer.writerow([variant, stage, measure, result.pictures[i], seed, f"{value:.6g}"])
+def _shifts(result: GateResult) -> str:
+    """The shift of every picture and seed, as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["variant", "stage", "measure", "picture", "seed", "shift"])
+    for variant, shifts in result.shifts.items():
+        for (stage, measure), values in shifts.items():
+            for i, row in enumerate(values):
+                for seed, value in enumerate(row):
+                    writer.writerow([variant, stage, measure, result.pictures[i], seed, f"{value:.6g}"])
+    return buffer.getvalue()
 
 
-def write_search_report(ended: SearchResult, folder: str | Path) -> Path:
+def write_search_report(ended: SearchResult, folder: str | Path, *, force: bool = False) -> Path:
     """Write the recipe a search ended in, and a page of how it came to it; returns the page."""
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
     page = Page("GATE search", f"{ended.spent:.0f} denoiser rows, diffeat {__version__}")
     page.text(ended.chosen.label, "big")
     page.text(ended.reason)
     page.table(*ended.table())
+    contents = []
     if ended.recipe is not None:
-        ended.recipe.save(root / "recipe.yaml")
+        contents.append(ended.recipe.to_yaml())
         page.heading("Recipe")
-        page.code(ended.recipe.to_yaml())
-    file = root / "search.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+        page.code(contents[0])
+    return write_files(folder, SEARCH_FILES[-1 - len(contents) :], [*contents, page.html()], force=force)

@@ -13,8 +13,9 @@ import numpy as np
 from diffeat.__about__ import __version__
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
+from diffeat.files import write_files
 from diffeat.report.correspondence import interval_text
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table
 from diffeat.training.hyperfeatures.prune import CurvePoint, ranked
 
 _BLUE, _RED, _GREY = "#1f5fbf", "#c2452d", "#8899aa"
@@ -196,13 +197,14 @@ def write_pruning_report(
     network: AggregationNetwork,
     points: Sequence[CurvePoint],
     times: Sequence[float],
+    *,
+    force: bool = False,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``report.json``: the mixing weights, and accuracy against cost.
 
     Returns:
         Path of the page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     page = Page(f"What {recipe.name} mixes", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
     page.heading("Mixing weights")
     page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
@@ -212,10 +214,8 @@ def write_pruning_report(
     page.drawing(curve_svg(points), "Blue: the strongest pairs by number. Red: one step, one layer.")
     page.table(*curve_rows(points))
     page.bullets(list(points[0].result.notes))
-    (folder / "report.md").write_text(
-        f"# What {recipe.name} mixes\n\n{points[0].result.protocol}\n\n{markdown_table(*curve_rows(points))}\n",
-        encoding="utf-8",
-    )
+    parts = [markdown(str(points[0].result.protocol)), markdown_table(*curve_rows(points))]
+    text = markdown_report(f"What {recipe.name} mixes", parts)
     data: dict[str, Any] = {
         "diffeat": __version__,
         "recipe": recipe.name,
@@ -235,9 +235,7 @@ def write_pruning_report(
             for p in points
         ],
     }
-    (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
-    (folder / "report.html").write_text(page.html(), encoding="utf-8")
-    return folder / "report.html"
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
 
 
 def strongest_words(network: AggregationNetwork, times: Sequence[float], count: int = 5) -> list[str]:
@@ -256,6 +254,8 @@ def write_training_report(
     rows: Sequence[Mapping[str, str]],
     times: Sequence[float],
     facts: Sequence[str],
+    *,
+    force: bool = False,
 ) -> Path:
     """Write ``report.html`` of a training: loss, validation, mixing weights.
 
@@ -272,8 +272,7 @@ def write_training_report(
     page.drawing(training_svg(rows), "Loss of each step and its moving mean (blue); validation in red.")
     page.heading("Mixing weights")
     page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
-    (folder / "report.html").write_text(page.html(), encoding="utf-8")
-    return folder / "report.html"
+    return write_files(folder, REPORT[-1:], [page.html()], force=force)
 
 
 def _svg(figure: Any) -> str:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from diffeat.datasets.labelled import IGNORE
 from diffeat.evaluation.result import Result
+from diffeat.files import write_files
 from diffeat.geometry import open_image
-from diffeat.report.page import Page
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.segmentation.evaluate import Example, Segmentation
 from diffeat.viz import heat_overlay
@@ -21,8 +22,8 @@ from diffeat.viz import heat_overlay
 _HEIGHT, _GAP = 150, 8
 
 
-def write_segmentation(result: Segmentation, folder: str | Path) -> Path:
-    """Write ``report.json`` and ``report.html``; returns the page."""
+def write_segmentation(result: Segmentation, folder: str | Path, *, force: bool = False) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html``; returns the page."""
     data = _head(result) | {
         "classifier": result.options.classifier,
         "miou": result.value,
@@ -43,18 +44,18 @@ def write_segmentation(result: Segmentation, folder: str | Path) -> Path:
     }
     spread = f" ± {result.std:.1f}" if len(result.splits) > 1 else ""
     pictures = [(example_picture(e), e.sample.image.name) for e in result.examples]
-    return _write(Path(folder), data, result, f"mIoU {result.value:.1f}{spread}", pictures)
+    return _write(folder, data, result, f"mIoU {result.value:.1f}{spread}", pictures, force=force)
 
 
-def write_classification(result: Classification, folder: str | Path) -> Path:
-    """Write ``report.json`` and ``report.html``; returns the page."""
+def write_classification(result: Classification, folder: str | Path, *, force: bool = False) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html``; returns the page."""
     data = _head(result) | {
         "accuracy": result.value,
         "per_class": result.per_class,
         "strength": result.strength,
         "trained_on": result.trained_on,
     }
-    return _write(Path(folder), data, result, f"accuracy {result.value:.1f} {result.interval()}")
+    return _write(folder, data, result, f"accuracy {result.value:.1f} {result.interval()}", force=force)
 
 
 def example_picture(example: Example) -> Image.Image:
@@ -94,9 +95,16 @@ def _head(result: Result) -> dict[str, Any]:
 
 
 def _write(
-    folder: Path, data: dict[str, Any], result: Result, number: str, pictures: Sequence[tuple[Image.Image, str]] = ()
+    folder: str | Path,
+    data: dict[str, Any],
+    result: Result,
+    number: str,
+    pictures: Sequence[tuple[Image.Image, str]] = (),
+    *,
+    force: bool,
 ) -> Path:
-    page = Page(f"{result.dataset} · {result.recipe}", f"recipe {result.recipe_hash[:12]}")
+    title = f"{result.dataset} · {result.recipe}"
+    page = Page(title, f"recipe {result.recipe_hash[:12]}")
     page.text(number, "big")
     page.text(str(result), "soft")
     if result.notes:
@@ -105,8 +113,5 @@ def _write(
         page.picture(picture, caption)
     page.heading("Classes")
     page.table(*result.table())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
-    file = folder / "report.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+    text = markdown_report(title, [markdown_table(*result.table())], [number, str(result), *result.notes])
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)

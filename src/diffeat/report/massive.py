@@ -11,32 +11,33 @@ from PIL import Image
 
 from diffeat.__about__ import __version__
 from diffeat.extraction.reduce import Place
+from diffeat.files import write_files
 from diffeat.refinement.massive import measured_channel
 from diffeat.report import massive_figures as figures
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import Page, markdown, markdown_report, markdown_table
 from diffeat.studies.massive import Survey
 
 #: Channels whose origin is told in a sentence.
 _NAMED = 6
 
 
-def write_massive(survey: Survey, pictures: Sequence[Image.Image], folder: str | Path) -> Path:
+#: What is written.
+FILES = ("massive.json", "massive.md", "massive.html")
+
+
+def write_massive(survey: Survey, pictures: Sequence[Image.Image], folder: str | Path, *, force: bool = False) -> Path:
     """Write the report of a survey.
 
     Args:
         pictures: The pictures of the survey's examples, in their order.
-        folder: Made if missing; files of an earlier report are replaced.
+        folder: Made if missing.
+        force: Whether files of an earlier report may be replaced.
 
     Returns:
         Path of the HTML page.
     """
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "massive.json").write_text(json.dumps(to_dict(survey), indent=1), encoding="utf-8")
-    (root / "massive.md").write_text(to_markdown(survey), encoding="utf-8")
-    page = root / "massive.html"
-    page.write_text(to_html(survey, pictures), encoding="utf-8")
-    return page
+    contents = json.dumps(to_dict(survey), indent=1), to_markdown(survey), to_html(survey, pictures)
+    return write_files(folder, FILES, contents, force=force)
 
 
 def to_dict(survey: Survey) -> dict[str, Any]:
@@ -132,11 +133,11 @@ def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
 def to_markdown(survey: Survey) -> str:
     """A page of text and tables."""
     block, time = survey.place
-    lines = [f"# Massive activations · {survey.model}", "", *(f"- {line}" for line in summary(survey)), ""]
+    parts = ["\n".join(f"- {markdown(line)}" for line in summary(survey))]
     header, rows = channel_rows(survey)
     if rows:
-        lines += [f"At `{block}`, t = {time:g}:", "", markdown_table(header, rows), ""]
-    return "\n".join([*lines, markdown_table(*survey.table())]) + "\n"
+        parts += [f"At `{block}`, t = {time:g}:", markdown_table(header, rows)]
+    return markdown_report(f"Massive activations · {survey.model}", [*parts, markdown_table(*survey.table())])
 
 
 def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
+
+#: Files of most reports.
+REPORT = ("report.json", "report.md", "report.html")
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #20242a; --soft: #667; --line: #dde; --paper: #fff; --box: #f5f6f8; }
@@ -128,8 +132,24 @@ def _cell(content: str | Image.Image) -> str:
     return f'<img alt="" src="data:image/png;base64,{data}">'
 
 
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line; brackets around numbers need no escape."""
+    text = re.sub(r"&(?=[#\w])|<", lambda m: "&amp;" if m[0] == "&" else "&lt;", " ".join(text.split()))
+    return re.sub(r"[\\`*|~$]|\[(?![-+\d., ]+\])|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
+
+
+def literal(text: str) -> str:
+    """Text that a figure shows as it is: a dollar sign starts no formula."""
+    return text.replace("$", "\\$")
+
+
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column is text, the others numbers."""
-    lines = ["| " + " | ".join(header) + " |", "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|"]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    return "\n".join(lines)
+    first, *lines = ("| " + " | ".join(map(markdown, row)) + " |" for row in (header, *rows))
+    return "\n".join([first, "|" + "|".join([":--", *["--:"] * (len(header) - 1)]) + "|", *lines])
+
+
+def markdown_report(title: str, parts: Sequence[str], bullets: Sequence[str] = ()) -> str:
+    """A page in Markdown: its title, tables and the like, and a list."""
+    listed = "\n".join(f"- {markdown(line)}" for line in bullets)
+    return "\n\n".join(filter(None, [f"# {markdown(title)}", *parts, listed])) + "\n"

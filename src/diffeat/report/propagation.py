@@ -9,22 +9,18 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.davis import Video, object_colours, read_mask
+from diffeat.files import write_files
 from diffeat.geometry import open_image
-from diffeat.report.page import Page, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
 from diffeat.tasks.propagation.evaluate import Propagation
 
 
-def write_propagation(result: Propagation, folder: str | Path) -> Path:
+def write_propagation(result: Propagation, folder: str | Path, *, force: bool = False) -> Path:
     """Write the report; returns the HTML page. Frames are shown where the predicted masks were written."""
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
     header, rows = result.table()
     title, settings = f"{result.dataset} · {result.recipe}: label propagation", str(result.options)
     objects = [{"video": s.video, "object": s.number, "J": s.j, "F": s.f} for s in result.scores]
     data = {"settings": settings, "interval": list(result.interval()), "objects": objects, "notes": list(result.notes)}
-    (root / "report.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
-    text = f"# {title}\n\n{markdown_table(header, rows)}\n\n- {settings}\n"
-    (root / "report.md").write_text(text, encoding="utf-8")
     page = Page(title, settings)
     page.text(f"J&F {result.value:.1f} {result.interval()}", "big")
     page.table(header, rows)
@@ -32,9 +28,8 @@ def write_propagation(result: Propagation, folder: str | Path) -> Path:
         page.heading(video.name)
         masks = Path(result.options.masks or "") / video.name
         page.picture(strip(video, masks), "Above predicted, below annotated; the first frame was given.")
-    file = root / "report.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+    text = markdown_report(title, [markdown_table(header, rows)], [settings])
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
 
 
 def strip(video: Video, masks: Path, count: int = 6, height: int = 150) -> Image.Image:

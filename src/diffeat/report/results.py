@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from diffeat.evaluation.result import Result
 from diffeat.report.correspondence import write_report
@@ -15,7 +14,7 @@ from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.propagation import Propagation
 from diffeat.tasks.segmentation import Segmentation
 
-WRITERS: dict[type, Callable[[Any, str | Path], Path]] = {
+WRITERS: dict[type, Callable[..., Path]] = {
     Evaluation: write_report,
     Segmentation: write_segmentation,
     Classification: write_classification,
@@ -23,6 +22,10 @@ WRITERS: dict[type, Callable[[Any, str | Path], Path]] = {
 }
 
 
-def write_result(result: Result, folder: str | Path) -> Path:
-    """Write the report of a result into a folder, which is made if missing; returns the page."""
-    return WRITERS[type(result)](result, folder)
+def write_result(result: Result, folder: str | Path, *, force: bool = False) -> Path:
+    """Write the report of a result into a folder, which is made if missing; returns the page.
+
+    Raises:
+        InvalidValueError: There is one already, and it may not be replaced (``force``).
+    """
+    return WRITERS[type(result)](result, folder, force=force)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from diffeat.files import new_folder, write_files
 from diffeat.report.page import Page
 from diffeat.studies.selection.observations import observations
 from diffeat.studies.selection.score import Score
@@ -30,15 +31,16 @@ _NUMBERS = (
 _THUMBNAIL = 72
 
 
-def write_selection(selection: Selection, recipe_file: Path, folder: Path) -> Path:
+#: What is written beside the recipe.
+FILES = ("selection.json", "selection.html")
+
+
+def write_selection(selection: Selection, recipe_file: Path, folder: Path, *, force: bool = False) -> Path:
     """Write the recipe, ``selection.json`` and ``selection.html``; returns the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    recipe_file.parent.mkdir(parents=True, exist_ok=True)
-    selection.recipe.save(recipe_file)
-    (folder / "selection.json").write_text(json.dumps(to_json(selection), indent=1), encoding="utf-8")
-    page = folder / "selection.html"
-    page.write_text(to_html(selection), encoding="utf-8")
-    return page
+    new_folder(folder, FILES, force=force)
+    selection.recipe.save(recipe_file, force=force)
+    contents = json.dumps(to_json(selection), indent=1), to_html(selection)
+    return write_files(folder, FILES, contents, force=force)
 
 
 def to_json(selection: Selection) -> dict[str, Any]:

@@ -9,14 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from diffeat.report.page import Page, markdown_table
+from diffeat.files import write_files
+from diffeat.report.page import Page, literal, markdown_report, markdown_table
 from diffeat.studies.sweeps import Sweep
 
+#: What is written.
+FILES = ("sweep.json", "sweep.md", "best.yaml", "sweep.html")
 
-def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
+
+def write_sweep(sweep: Sweep, folder: str | Path, *, force: bool = False) -> Path:
     """Write the report; returns the HTML page."""
-    root = Path(folder)
-    root.mkdir(parents=True, exist_ok=True)
     data = {
         "recipe": sweep.base.content(),
         "dataset": sweep.dataset,
@@ -24,19 +26,16 @@ def write_sweep(sweep: Sweep, folder: str | Path) -> Path:
         "best": asdict(sweep.best),
         "cells": [asdict(c) for c in sweep.cells.values()],
     }
-    (root / "sweep.json").write_text(json.dumps(data, indent=1), encoding="utf-8")
-    table = markdown_table(*sweep.table())
-    text = f"# Sweep of {sweep.base.name} on {sweep.dataset}\n\n{table}\n\n"
-    (root / "sweep.md").write_text(text + "".join(f"- {line}\n" for line in summary(sweep)), encoding="utf-8")
-    sweep.recipe.save(root / "best.yaml")
-    page = Page(f"Sweep of {sweep.base.name} on {sweep.dataset}", str(sweep.protocol))
+    title = f"Sweep of {sweep.base.name} on {sweep.dataset}"
+    page = Page(title, str(sweep.protocol))
     page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}: {sweep.best.value:.1f} %", "big")
     page.drawing(heat_map(sweep), "Score in percent; the best cell is framed.")
     page.bullets(summary(sweep))
     page.table(*sweep.table())
-    file = root / "sweep.html"
-    file.write_text(page.html(), encoding="utf-8")
-    return file
+    text = markdown_report(title, [markdown_table(*sweep.table())], summary(sweep))
+    return write_files(
+        folder, FILES, [json.dumps(data, indent=1), text, sweep.recipe.to_yaml(), page.html()], force=force
+    )
 
 
 def summary(sweep: Sweep) -> list[str]:
@@ -70,7 +69,7 @@ def heat_map(sweep: Sweep) -> str:
     axes.add_patch(frame)
     axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
-    axes.set(xlabel="timestep", ylabel="block", title=f"{sweep.base.name} on {sweep.dataset}")
+    axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
     figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.name} score (%)")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")

@@ -2,5 +2,6 @@
 
 from diffeat.storage.report import VerifyReport
 from diffeat.storage.store import FeatureStore
+from diffeat.storage.upkeep import Compacted, compact, merge
 
-__all__ = ["FeatureStore", "VerifyReport"]
+__all__ = ["Compacted", "FeatureStore", "VerifyReport", "compact", "merge"]

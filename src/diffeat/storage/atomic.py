@@ -1,26 +1,37 @@
-"""Files that are complete or absent, one writer at a time, and disk errors in plain words."""
+"""Files that are complete or absent, one writer at a time, and the disk's errors in plain words."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import re
+import secrets
+import socket
+import stat
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from diffeat.errors import StoreError
+from diffeat.files import open_regular
 
-TEMPORARY = ".tmp-"
+_HOST = re.sub(r"\W", "", socket.gethostname())[:32] or "host"
+_TEMPORARY = re.compile(r"\.tmp-.+-\w+-\d+-[0-9a-f]{8}")
+
+
+class DamagedError(StoreError):
+    """A file of a store that no longer holds what was written."""
 
 
 class StagedFile:
-    """Bytes on disk under a temporary name, flushed, waiting to take their final name."""
+    """Bytes on disk under a temporary name of their own, flushed, waiting to take their final name."""
 
     def __init__(self, target: Path, data: bytes) -> None:
         self.target = target
-        self._temporary = target.with_name(f"{TEMPORARY}{target.name}")
+        self._temporary = target.with_name(f".tmp-{target.name[:100]}-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            with open(self._temporary, "wb") as file:
+            with open(self._temporary, "xb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -37,6 +48,36 @@ class StagedFile:
         """Remove the temporary file."""
         with contextlib.suppress(OSError):
             self._temporary.unlink()
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file bears a name that only :class:`StagedFile` gives."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file: no link, folder, pipe or device."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A regular file to read.
+
+    Raises:
+        DamagedError: There is none.
+        StoreError: It is of another kind, or may not be read.
+    """
+    try:
+        with open_regular(path) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise DamagedError(f"{path} is missing.") from error
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -75,11 +116,12 @@ class WriterLock:
     """The right to write to a folder; the system takes it back when the process ends, however it ends.
 
     The folder itself is locked, so that no lock file stays behind. Where the file system knows no locks
-    (some network drives), nothing keeps two writers apart.
+    (some network drives), nothing keeps two writers apart. A forked child does not have its parent's right.
     """
 
     def __init__(self, folder: Path) -> None:
         self._descriptor: int | None = None
+        self._owner = os.getpid()
         try:
             import fcntl
         except ImportError:  # Windows
@@ -88,18 +130,30 @@ class WriterLock:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.release()
+            os.close(self._descriptor)
+            self._descriptor = None
             raise StoreError(
                 f"Another run is writing to the store {folder}. Wait for it, or choose another folder."
             ) from error
         except OSError:
             self.release()
 
+    @property
+    def held(self) -> bool:
+        """Whether this process is the one that took the lock."""
+        return self._owner == os.getpid()
+
     def release(self) -> None:
-        """Let others write."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        """Let others write, also where forked children still have the folder open."""
+        if self._descriptor is None:
+            return
+        if self.held:
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        os.close(self._descriptor)
+        self._descriptor = None
 
     def __del__(self) -> None:
         self.release()

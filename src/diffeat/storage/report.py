@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,64 +9,94 @@ from pathlib import Path
 
 import torch
 
-from diffeat.errors import DiffeatError
-from diffeat.storage.index import Part, Row
+from diffeat.errors import DiffeatError, StoreError
+from diffeat.storage.head import Head
+from diffeat.storage.index import Index, Row
+from diffeat.storage.layout import check, index_names, leftovers, shard_file
 from diffeat.storage.shard import ShardReader
 
 
 @dataclass
 class VerifyReport:
-    """The outcome of :meth:`FeatureStore.verify`; ``problems`` is empty when all is well."""
+    """The outcome of :meth:`FeatureStore.verify`; ``problems`` is empty when all is well.
+
+    Attributes:
+        problems: What is wrong, a line each.
+        replaced: Shards that hold replaced pictures only; nobody reads them.
+    """
 
     pictures: int = 0
     maps: int = 0
     shards: int = 0
     size: int = 0
+    replaced: int = 0
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = f"{self.pictures} pictures, {self.maps} maps, {self.shards} shards, {readable(self.size)}"
+        if self.replaced:
+            counts += (
+                f"; {self.replaced} more shards hold replaced pictures only, which `diffeat store compact` removes"
+            )
         if not self.problems:
             return f"Everything is whole: {counts}."
         found = "\n".join(f"  - {problem}" for problem in self.problems)
-        return f"{len(self.problems)} problems ({counts} looked at):\n{found}"
+        return (
+            f"{len(self.problems)} problems ({counts} looked at):\n{found}\n"
+            "Running the same extraction again repairs shards and the index; `diffeat store compact` removes what "
+            "interrupted runs left."
+        )
 
 
-def check_shard(path: Path, part: Part, recipe_hash: str, report: VerifyReport) -> None:
-    """Read a whole shard, compare it with its part of the index, and add what was found to the report."""
+def verify(folder: Path) -> VerifyReport:
+    """Read a whole store: the index, hashes, shapes, ranges, finite values, leftovers."""
+    report = VerifyReport()
+    try:
+        head = Head.read(folder)
+        index = Index.read(folder, head)
+    except StoreError as error:
+        report.problems.append(str(error))
+        return report
+    for name in index_names(folder):
+        try:
+            if name.epoch == head.epoch:
+                check(name.within(folder), name.sha256)
+        except StoreError as error:
+            report.problems.append(str(error))
+    by_shard: dict[str, list[list[Row]]] = {}
+    for name in index.pictures:
+        rows = index.rows(name)
+        by_shard.setdefault(rows[0].shard, []).append(rows)
+    for shard, pictures in by_shard.items():
+        _check_shard(shard_file(folder, shard), pictures, report)
+    report.replaced = len(index.shards.keys() - by_shard)
+    report.problems += [
+        f"{file.name}: not in the index; left by an interrupted run, or its part of the index is lost"
+        for file in leftovers(folder, head.epoch, index.shards)
+    ]
+    return report
+
+
+def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyReport) -> None:
+    """Read a whole shard, compare it with its rows of the index, and add what was found to the report."""
     report.shards += 1
-    report.maps += len(part.rows)
-    report.pictures += len({row.row for row in part.rows})
-    if part.recipe_hash != recipe_hash:
-        report.problems.append(f"{path.name}: made by another recipe ({part.recipe_hash[:12]})")
+    report.pictures += len(pictures)
+    report.maps += sum(map(len, pictures))
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = file.tell()
-    except OSError as error:
-        report.problems.append(f"{path.name}: cannot be read ({error.strerror})")
-        return
-    report.size += size
-    if size != part.size:
-        report.problems.append(f"{path.name}: {size} bytes, the index says {part.size}")
-        return
-    if digest != part.sha256:
-        report.problems.append(f"{path.name}: the contents have changed since they were written")
-        return
-    try:
+        report.size += check(path, pictures[0][0].shard, pictures[0][0].size)
         reader = ShardReader(path)
-        for row in part.rows:
+        for row in (row for rows in pictures for row in rows):
             problem = _check_map(reader, row)
             if problem:
                 report.problems.append(f"{path.name}: {row.image} {row.activation}: {problem}")
     except DiffeatError as error:
-        report.problems.append(str(error))
+        names = ", ".join(rows[0].image for rows in pictures[:3]) + (", …" if len(pictures) > 3 else "")
+        report.problems.append(f"{error} It holds {len(pictures)} pictures: {names}")
 
 
 def _check_map(reader: ShardReader, row: Row) -> str:
     values = reader.read(row)
-    if tuple(values.shape) != (row.channels, row.height, row.width):
-        return f"shape {tuple(values.shape)}, the index says {(row.channels, row.height, row.width)}"
+    row.origin()
     if not torch.isfinite(values).all():
         return "NaN or infinite values"
     if values.numel() and (values.min().item(), values.max().item()) != (row.minimum, row.maximum):
@@ -75,19 +104,18 @@ def _check_map(reader: ShardReader, row: Row) -> str:
     return ""
 
 
-def listing(path: Path, recipe_hash: str, dtype: str, parts: Sequence[Part], most: int = 20) -> str:
+def listing(path: Path, head: Head, pictures: Sequence[Sequence[Row]], most: int = 20) -> str:
     """A table of the activations and one of the pictures."""
-    rows = [row for part in parts for row in part.rows]
+    rows = [row for maps in pictures for row in maps]
     by_name: dict[str, list[Row]] = {}
-    by_picture: dict[tuple[str, int], list[Row]] = {}
     for row in rows:
         by_name.setdefault(row.activation, []).append(row)
-        by_picture.setdefault((row.shard, row.row), []).append(row)
-    total = readable(sum(part.size for part in parts))
+    shards = {row.shard: row.size for row in rows}
+    total = readable(sum(shards.values()))
     lines = [
         f"{path}",
-        f"{len(by_picture)} pictures · {len(rows)} maps · {len(parts)} shards · {total} · {dtype}",
-        f"recipe {recipe_hash[:12]}",
+        f"{len(pictures)} pictures · {len(rows)} maps · {len(shards)} shards · {total} · {head.dtype}",
+        f"recipe {head.recipe_hash[:12]}",
     ]
     if rows:
         activations = [
@@ -95,11 +123,11 @@ def listing(path: Path, recipe_hash: str, dtype: str, parts: Sequence[Part], mos
             for name, found in by_name.items()
         ]
         lines += ["", *_table(("activation", "channels", "grid h×w", "values", "size"), activations, "lrllr")]
-        pictures = [
-            (found[0].image, found[0].key[:12], _grids(found), found[0].shard, readable(_bytes(found)))
-            for found in by_picture.values()
+        listed = [
+            (maps[0].image, maps[0].digest[:12], _grids(maps), maps[0].shard[:12], readable(_bytes(maps)))
+            for maps in pictures[:most]
         ]
-        lines += ["", *_table(("picture", "key", "grid h×w", "shard", "size"), pictures[:most], "llllr")]
+        lines += ["", *_table(("picture", "digest", "grid h×w", "shard", "size"), listed, "llllr")]
         if len(pictures) > most:
             lines.append(f"… and {len(pictures) - most} more pictures")
     return "\n".join(lines)

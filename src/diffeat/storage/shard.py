@@ -7,90 +7,179 @@ metadata are one JSON text.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features.feature_map import FeatureMap
-from diffeat.storage.formats import FORMATS, encode
+from diffeat.storage.atomic import DamagedError, opened
+from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
 
 Window = tuple[int, int, int, int]
+#: The maps of a picture: their rows, with the tensors on disk of each.
+Maps = Sequence[tuple[Row, Mapping[str, Tensor]]]
 
 
-def pack(features: Sequence[FeatureMap], dtype: str, shard: str, position: int) -> tuple[bytes, list[Row]]:
-    """The bytes of a shard and its rows of the index."""
+@dataclass(frozen=True)
+class Sealed:
+    """A shard ready to be written: its name, which is the SHA-256 of its bytes, and its rows."""
+
+    shard: str
+    data: bytes
+    rows: tuple[Row, ...]
+
+
+def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps:
+    """The maps of a picture as they lie on disk; their place is left open.
+
+    Raises:
+        InvalidValueError: There are none, or other than float maps, or a name or text that is not Unicode.
+        NonFiniteError: Values that are not finite, or not in the dtype.
+    """
+    picture = feature.image or feature.digest
+    if not feature.activations:
+        raise InvalidValueError(f"{picture} has no maps to store.")
+    storable(feature.image, text)
+    maps = []
+    for name, values in feature.activations.items():
+        where = f"{picture}: {name}"
+        if values.ndim != 3 or not values.is_floating_point():
+            raise InvalidValueError(f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}.")
+        stored = encode(values, FORMATS[dtype], where)
+        kept = FORMATS[dtype].decode(stored)
+        low, high = (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
+        row = Row(
+            image=feature.image,
+            digest=feature.digest,
+            text=text,
+            generation=generation,
+            shard="",
+            position=0,
+            size=0,
+            row=0,
+            activation=name,
+            channels=values.shape[0],
+            height=values.shape[1],
+            width=values.shape[2],
+            dtype=dtype,
+            minimum=low,
+            maximum=high,
+            abs_max=max(abs(low), abs(high)),
+            crc=_crc(stored),
+            frame=_json(feature.frame.to_dict()),
+            provenance=_json(feature.provenance),
+        )
+        maps.append((row, stored))
+    return maps
+
+
+def storable(*texts: str) -> None:
+    """Raise InvalidValueError for a name or text that is not Unicode: an index could not hold it."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise InvalidValueError(f"{text!r} is not Unicode, so a store cannot hold it. Rename it.") from None
+
+
+def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
+    """A shard of pictures.
+
+    Args:
+        position: The place of the shard in the order of the shards.
+    """
     tensors: dict[str, Tensor] = {}
-    rows: list[Row] = []
-    for number, feature in enumerate(features):
-        if not feature.activations:
-            raise InvalidValueError(f"{feature.image or feature.digest} has no maps to store.")
-        for name, values in feature.activations.items():
-            where = f"{feature.image or feature.digest}: {name}"
-            if values.ndim != 3 or not values.is_floating_point():
-                raise InvalidValueError(
-                    f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}."
-                )
-            stored = encode(values, FORMATS[dtype], where)
-            tensors |= {_tensor_name(number, name, part): tensor for part, tensor in stored.items()}
-            kept = FORMATS[dtype].decode(stored)
-            low, high = (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
-            rows.append(
-                Row(
-                    shard=shard,
-                    position=position,
-                    row=number,
-                    key=feature.digest,
-                    image=feature.image,
-                    activation=name,
-                    channels=values.shape[0],
-                    height=values.shape[1],
-                    width=values.shape[2],
-                    dtype=dtype,
-                    minimum=low,
-                    maximum=high,
-                    abs_max=max(abs(low), abs(high)),
-                    frame=_json(feature.frame.to_dict()),
-                    provenance=_json(feature.provenance),
-                )
-            )
-    metadata = {"diffeat": _json({"dtype": dtype, "shard": shard, "keys": [f.digest for f in features]})}
-    return safetensors.torch.save(tensors, metadata), rows
+    storages: set[int] = set()
+    for number, maps in enumerate(pictures):
+        for row, stored in maps:
+            for part, tensor in stored.items():
+                storage = tensor.untyped_storage().data_ptr()  # safetensors takes no two tensors of one memory
+                tensors[_tensor_name(number, row.activation, part)] = tensor.clone() if storage in storages else tensor
+                storages.add(storage)
+    identities = [[row.image, row.digest, row.text] for row in (maps[0][0] for maps in pictures)]
+    data = safetensors.torch.save(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
+    shard = hashlib.sha256(data).hexdigest()
+    rows = (
+        replace(row, shard=shard, position=position, size=len(data), row=number)
+        for number, maps in enumerate(pictures)
+        for row, _ in maps
+    )
+    return Sealed(shard, data, tuple(rows))
 
 
 class ShardReader:
     """An open shard; the file is mapped, only what is asked for is read.
 
     Raises:
-        StoreError: The file is missing, truncated or damaged.
+        StoreError: The file is missing, truncated or damaged, or no regular file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: Any = safetensors.safe_open(str(path), framework="pt")
-        except (OSError, safetensors.SafetensorError) as error:
-            raise _damaged(path, error) from error
+            with opened(path):
+                self._file: Any = safetensors.safe_open(str(path), framework="pt")
+        except (OSError, DamagedError, safetensors.SafetensorError) as error:
+            raise self._damaged(str(error)) from error
+
+    def stored(self, row: Row) -> dict[str, Tensor]:
+        """The tensors on disk of a map, which are checked.
+
+        Raises:
+            DamagedError: They are not those that were written.
+        """
+        try:
+            parts = ("", *self._format(row).extras)
+            tensors = {part: self._file.get_tensor(_tensor_name(row.row, row.activation, part)) for part in parts}
+        except safetensors.SafetensorError as error:
+            raise self._damaged(str(error)) from error
+        if _crc(tensors) != row.crc or tuple(tensors[""].shape) != (row.channels, row.height, row.width):
+            raise self._damaged(f"{row.image}: {row.activation} has changed since it was written")
+        return tensors
 
     def read(self, row: Row, window: Window | None = None) -> Tensor:
-        """One map ``(C, h, w)``, or the cells (top, left, height, width) of it."""
-        format, name = FORMATS[row.dtype], _tensor_name(row.row, row.activation, "")
+        """One map ``(C, h, w)``, checked, or the cells (top, left, height, width) of it, unchecked."""
+        if window is None:
+            return self._format(row).decode(self.stored(row))
+        format, name = self._format(row), _tensor_name(row.row, row.activation, "")
+        top, left, height, width = _check_window(window, row)
         try:
-            if window is None:
-                stored = self._file.get_tensor(name)
-            else:
-                top, left, height, width = _check_window(window, row)
-                stored = self._file.get_slice(name)[:, top : top + height, left : left + width]
+            cells = self._file.get_slice(name)[:, top : top + height, left : left + width]
             extras = {p: self._file.get_tensor(_tensor_name(row.row, row.activation, p)) for p in format.extras}
         except safetensors.SafetensorError as error:
-            raise _damaged(self.path, error) from error
-        return format.decode({"": stored, **extras})
+            raise self._damaged(str(error)) from error
+        return format.decode({"": cells, **extras})
+
+    def _format(self, row: Row) -> Format:
+        if row.dtype not in FORMATS:
+            raise StoreError(f"The index tells an unknown dtype of {row.image}: {row.dtype!r}.")
+        return FORMATS[row.dtype]
+
+    def _damaged(self, reason: str) -> DamagedError:
+        return DamagedError(
+            f"{self.path} is missing, truncated or damaged ({reason}). Run the same extraction again: only what is "
+            "lost is computed anew."
+        )
+
+
+def _crc(stored: Mapping[str, Tensor]) -> int:
+    crc = 0
+    for part in sorted(stored):
+        tensor = stored[part]
+        if tensor.numel():
+            crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc
 
 
 def _tensor_name(row: int, activation: str, part: str) -> str:
@@ -107,12 +196,5 @@ def _check_window(window: Window, row: Row) -> Window:
     return window
 
 
-def _damaged(path: Path, error: Exception) -> StoreError:
-    return StoreError(
-        f"{path} is missing, truncated or damaged ({error}). Delete it and run the extraction again: "
-        "only this shard is computed anew."
-    )
-
-
 def _json(data: Any) -> str:
-    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))

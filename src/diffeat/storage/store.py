@@ -1,38 +1,40 @@
-"""The feature store: a folder that is right at every moment.
+"""The feature store: a folder that is right at every moment (its files: :mod:`diffeat.storage.layout`).
 
-::
-
-    store.json                what made the features: recipe, its hash, dtype, format version
-    shards/<id>.safetensors   the maps of some pictures
-    index/<id>.parquet        their rows; the shard is complete when this file is there
-
-Every file is written under a temporary name, flushed, and renamed; first the shard, then its part of the
-index. A run that dies leaves complete shards and leftovers; the next writer removes the leftovers. The same
-features give the same bytes, so an interrupted and resumed store equals one that was never interrupted.
+A picture is its name, the digest of its content, and the text that the model read. A name stands for one picture:
+writing it once more replaces what readers see, and touches no other picture. Every file is written under a temporary
+name, flushed, and renamed; first the shard, then its part of the index. Nothing that is complete is ever changed or
+removed, except by :func:`~diffeat.storage.upkeep.compact`. A run that dies leaves complete shards, and at most files
+that do not count. The same features give the same bytes, so an interrupted and resumed store equals one that was never
+interrupted.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, Self
 
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean
 from diffeat.features import FeatureMap, Source
-from diffeat.geometry import Frame
-from diffeat.storage.atomic import TEMPORARY, StagedFile, WriterLock, disk_errors, sync_folder
+from diffeat.storage.atomic import DamagedError, WriterLock, disk_errors, sync_folder
 from diffeat.storage.formats import get_format
-from diffeat.storage.head import HEAD_FILE, Head
-from diffeat.storage.index import Part, Row, in_order, read_part
-from diffeat.storage.report import VerifyReport, check_shard, listing
-from diffeat.storage.shard import ShardReader, Window, pack
+from diffeat.storage.head import Head, check_vacant
+from diffeat.storage.index import Index, table_of, to_parquet
+from diffeat.storage.layout import HEAD_FILE, IndexName, check, place, shard_file, temporaries
+from diffeat.storage.report import VerifyReport, listing, verify
+from diffeat.storage.shard import Sealed, ShardReader, Window, encoded, seal
 
 _OPEN_SHARDS = 32  # mapped at once by one reader
+
+
+class Identity(NamedTuple):
+    """What a stored picture is of: the digest of its content, and the text that the model read."""
+
+    digest: str
+    text: str
 
 
 class FeatureStore:
@@ -40,36 +42,43 @@ class FeatureStore:
 
     Make one with :meth:`create`, :meth:`open` or :meth:`open_or_create`. A store opened by ``create`` or
     ``open_or_create`` is its folder's only writer until :meth:`close`, the end of a ``with`` block, or the end of
-    the process. Any number of readers may look on.
+    the process. Any number of readers may look on. Pickled, it is a reader.
 
     Attributes:
         path: The folder.
-        recipe: The recipe's content, plain data.
-        recipe_hash: The recipe's hash.
-        dtype: ``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"`` (see
-            :mod:`diffeat.storage.formats`).
+        head: The recipe, its hash, the dtype (see :mod:`diffeat.storage.formats`) and the model's fingerprint.
     """
 
-    def __init__(self, path: Path, head: Head, lock: WriterLock | None) -> None:
+    def __init__(self, path: Path, head: Head, lock: WriterLock | None = None, *, unmade: bool = False) -> None:
         self.path = path
-        self.recipe = head.recipe
-        self.recipe_hash = head.recipe_hash
-        self.dtype = head.dtype
+        self.head = head
         self._lock = lock
+        self._unmade = unmade  # to be made by the first write
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
-        if lock is not None:
-            with disk_errors(path):
-                self._tidy()
-        self._parts = {part.shard: part for part in map(read_part, _parts_of(path))}
-        self._entries: list[list[Row]] | None = None
-        self._lookup: dict[str, list[Row]] = {}
+        self._index: Index | None = None
+        self._by_digest: dict[str, str] | None = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe's content, plain data."""
+        return self.head.recipe
+
+    @property
+    def recipe_hash(self) -> str:
+        """The recipe's hash."""
+        return self.head.recipe_hash
+
+    @property
+    def dtype(self) -> str:
+        """``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``."""
+        return self.head.dtype
 
     # --- opening ---------------------------------------------------------------------------------
 
     @staticmethod
     def is_store(path: str | os.PathLike[str]) -> bool:
         """Whether a folder is a feature store."""
-        return Path(path, HEAD_FILE).is_file()
+        return os.path.isfile(Path(path, HEAD_FILE))
 
     @classmethod
     def create(
@@ -79,45 +88,29 @@ class FeatureStore:
         recipe_hash: str,
         dtype: str = "float32",
         weights: str = "",
-    ) -> FeatureStore:
+    ) -> Self:
         """Make a new store in a folder that is new or empty.
 
         Raises:
             StoreError: The folder holds something, or cannot be written.
         """
         get_format(dtype)
-        folder = Path(path)
-        with disk_errors(folder):
-            if folder.exists() and not folder.is_dir():
-                raise StoreError(f"{folder} is a file. Choose another name for the store.")
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = WriterLock(folder)
-            if cls.is_store(folder):
-                raise StoreError(f"{folder} is a feature store already. Use open or open_or_create.")
-            strangers = [p.name for p in folder.iterdir() if not p.name.startswith(TEMPORARY)]
-            if set(strangers) - {"shards", "index"}:
-                raise StoreError(
-                    f"{folder} is not a feature store and not empty (it holds {sorted(strangers)[0]!r}). "
-                    "Choose a new or empty folder."
-                )
-            (folder / "shards").mkdir(exist_ok=True)
-            (folder / "index").mkdir(exist_ok=True)
-            head = Head(recipe, recipe_hash, dtype, weights)
-            head.write(folder)
-        return cls(folder, head, lock)
+        store = cls(Path(path), Head(recipe, recipe_hash, dtype, weights), unmade=True)
+        store._make()
+        return store
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> FeatureStore:
+    def open(cls, path: str | os.PathLike[str]) -> Self:
         """Open a store to read.
 
         Raises:
-            StoreError: Not a store, damaged, or of a newer format.
+            StoreError: Not a store, damaged, or of another format.
         """
         folder = Path(path)
-        return cls(folder, Head.read(folder), None)
+        return cls(folder, Head.read(folder))
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], source: Source[FeatureMap], dtype: str = "float32") -> FeatureStore:
+    def of(cls, path: str | os.PathLike[str], source: Source[FeatureMap], dtype: str = "float32") -> Self:
         """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
         recipe = source.recipe
         return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint)
@@ -130,24 +123,36 @@ class FeatureStore:
         recipe_hash: str,
         dtype: str = "float32",
         weights: str = "",
-    ) -> FeatureStore:
-        """Open a store to go on writing, or make it.
+    ) -> Self:
+        """Open a store to go on writing; where there is none, the first write makes it.
 
-        ``weights`` is the fingerprint of the weights (``Extractor.fingerprint``), so that features of two models under
+        ``weights`` is the fingerprint of the model (``Extractor.fingerprint``), so that features of two models under
         one name never mix; empty where it is not known.
 
         Raises:
-            StoreError: The store was made by another recipe, other weights or with another dtype (the differences are
-                named), another process is writing to it, or it cannot be written.
+            StoreError: The store was made by another recipe, another model or with another dtype (the differences are
+                named), another process is writing to it, it cannot be written, or the folder holds something else.
         """
         get_format(dtype)
+        folder, head = Path(path), Head(recipe, recipe_hash, dtype, weights)
+        if cls.is_store(folder):
+            return cls.open_to_write(folder, head)
+        check_vacant(folder)
+        return cls(folder, head, unmade=True)
+
+    @classmethod
+    def open_to_write(cls, path: str | os.PathLike[str], wanted: Head | None = None) -> Self:
+        """Open a store that is there to go on writing; raises as :meth:`open_or_create`."""
         folder = Path(path)
-        if not cls.is_store(folder):
-            return cls.create(folder, recipe, recipe_hash, dtype, weights)
-        head = Head.read(folder)
-        head.require(Head(recipe, recipe_hash, dtype, weights), folder)
-        with disk_errors(folder):
+        Head.read(folder)
+        with disk_errors(folder), ExitStack() as undo:
             lock = WriterLock(folder)
+            undo.callback(lock.release)
+            head = Head.read(folder)  # again: another run may have compacted it before the lock was had
+            if wanted is not None:
+                head.require(wanted, folder)
+            _tidy(folder)
+            undo.pop_all()
         return cls(folder, head, lock)
 
     def close(self) -> None:
@@ -157,212 +162,231 @@ class FeatureStore:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> FeatureStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "head": self.head}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"], state["head"])
+
     # --- writing ---------------------------------------------------------------------------------
 
-    def has_shard(self, shard_id: str) -> bool:
-        """Whether a shard is complete."""
-        return shard_id in self._parts
-
-    def write_shard(self, shard_id: str, features: Sequence[FeatureMap], position: int = 0) -> None:
+    def write_shard(
+        self, features: Sequence[FeatureMap], texts: Sequence[str] | None = None, *, position: int = 0
+    ) -> None:
         """Store some pictures; when this returns they are on disk, and before that nothing of them is.
 
+        A picture whose name is stored already replaces that one.
+
         Args:
-            shard_id: Name of the shard: letters, digits, ``.``, ``_``, ``-``. A shard of that name is
-                replaced.
             features: The pictures.
-            position: Place of the shard in the order of iteration (equal places: by name).
+            texts: What the model read for each; empty if not given.
+            position: Place of the shard in the order of iteration.
 
         Raises:
             StoreError: The store is open to read only, or the disk is full or not writable. Complete shards
                 stay.
             NonFiniteError: Values that are not finite, or not in the store's dtype (the activation is named).
+            InvalidValueError: There is nothing to store.
         """
-        self._must_write()
-        if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", shard_id):
-            raise InvalidValueError(f"A shard's name has letters, digits, '.', '_' and '-' only, got {shard_id!r}.")
-        data, rows = pack(features, self.dtype, shard_id, position)
-        sha256 = hashlib.sha256(data).hexdigest()
-        part = Part(shard_id, position, len(data), sha256, self.recipe_hash, tuple(rows))
-        staged: list[StagedFile] = []
-        with disk_errors(self.path):
-            try:
-                staged.append(StagedFile(self._shard_file(shard_id), data))
-                staged.append(StagedFile(self._part_file(shard_id), part.to_bytes()))
-                if self._part_file(shard_id).exists():  # never an old index beside a new shard
-                    self._part_file(shard_id).unlink()
-                    sync_folder(self.path / "index")
-                for file in staged:
-                    file.commit()
-            except BaseException:
-                for file in staged:
-                    file.discard()
-                raise
-        self._readers.pop(shard_id, None)
-        self._parts[shard_id] = part
-        self._entries = None
+        self._check_writable()
+        if not features:
+            raise InvalidValueError("A shard without pictures is not written.")
+        pictures = self._read_index().pictures
+        maps = [
+            encoded(f, text, 1 + pictures[f.image].generation if f.image in pictures else 0, self.dtype)
+            for f, text in zip(features, texts or [""] * len(features), strict=True)
+        ]
+        self.write_sealed(seal(maps, self.dtype, position))
 
-    def remove_shard(self, shard_id: str) -> None:
-        """Forget a shard and its pictures.
+    def write_sealed(self, shard: Sealed) -> None:
+        """Store a shard that is ready; raises as :meth:`write_shard`."""
+        self._check_writable()
+        if self._unmade:
+            self._make()
+        index, table = self._read_index(), table_of(shard.rows)
+        names = {row.image for row in shard.rows}
+        if all(name in index.pictures and index.rows(name)[0].shard == shard.shard for name in names):
+            place(self.path, (shard_file(self.path, shard.shard), shard.data))  # a damaged one is mended
+            return
+        part = to_parquet(table, self.recipe_hash)
+        place(
+            self.path,
+            (shard_file(self.path, shard.shard), shard.data),
+            (IndexName.of(self.head.epoch, "new", part).within(self.path), part),
+        )
+        self._readers.pop(shard.shard, None)
+        self._by_digest = None
+        if index.damaged:  # perhaps one less
+            self._index = None
+        else:
+            index.add(table)
+
+    def whole(self, names: Iterable[str]) -> set[str]:
+        """Those of the pictures whose shards are what they were when they were written; reads all of these.
 
         Raises:
-            StoreError: The store is open to read only, or the disk is not writable.
-            UnknownNameError: No such shard.
+            StoreError: A shard cannot be read for another reason than damage.
         """
-        self._must_write()
-        if shard_id not in self._parts:
-            raise UnknownNameError(f"The store {self.path} has no shard {shard_id!r}.")
-        with disk_errors(self.path):
-            self._part_file(shard_id).unlink()  # first the index: without it the shard does not count
-            sync_folder(self.path / "index")
-            self._shard_file(shard_id).unlink()
-        self._readers.pop(shard_id, None)
-        del self._parts[shard_id]
-        self._entries = None
+        wanted, index, by_shard = set(names), self._read_index(), dict[tuple[str, int], set[str]]()
+        for name, shard, size in zip(index.pictures, index.column("shard"), index.column("size"), strict=True):
+            if name in wanted:
+                by_shard.setdefault((shard, size), set()).add(name)
+        sound: set[str] = set()
+        for (shard, size), pictures in by_shard.items():
+            with suppress(DamagedError):
+                check(shard_file(self.path, shard), shard, size)
+                sound |= pictures
+        return sound
 
-    def _must_write(self) -> None:
-        if self._lock is None:
+    def _make(self) -> None:
+        """Make the folder and the head."""
+        with disk_errors(self.path), ExitStack() as undo:
+            check_vacant(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = WriterLock(self.path)
+            undo.callback(self.close)
+            check_vacant(self.path)  # nobody came before the lock was had
+            _tidy(self.path)
+            self.head.write(self.path)
+            sync_folder(self.path.parent)
+            self._unmade = False
+            undo.pop_all()
+
+    def _check_writable(self) -> None:
+        if not self._unmade and (self._lock is None or not self._lock.held):
             raise StoreError(f"The store {self.path} is open to read only. Use open_or_create to write.")
-
-    def _tidy(self) -> None:
-        """Remove what an interrupted run left: temporary files, and shards and parts without each other."""
-        for folder in (self.path, self.path / "shards", self.path / "index"):
-            folder.mkdir(exist_ok=True)
-            for file in folder.glob(f"{TEMPORARY}*"):
-                file.unlink()
-        for file in _parts_of(self.path):
-            shard = self._shard_file(file.stem)
-            try:
-                complete = shard.stat().st_size == read_part(file).size
-            except (FileNotFoundError, StoreError):
-                complete = False
-            if not complete:
-                file.unlink()
-        for file in (self.path / "shards").glob("*.safetensors"):
-            if not self._part_file(file.stem).exists():
-                file.unlink()
 
     # --- reading ---------------------------------------------------------------------------------
 
-    def keys(self) -> list[str]:
-        """Digests of the pictures, in the order they were given in; a picture stored twice counts once."""
-        return list(dict.fromkeys(rows[0].key for rows in self._all()))
+    def index(self) -> Index:
+        """The rows, read once.
+
+        Raises:
+            StoreError: Rows are lost, so that pictures may be missing, or replaced ones come back.
+        """
+        index = self._read_index()
+        if index.damaged:
+            more = f" (and {len(index.damaged) - 1} more)" if len(index.damaged) > 1 else ""
+            raise StoreError(
+                f"{index.damaged[0]}{more} Run the same extraction again. If it is damaged still, delete the file: its "
+                "pictures then count as never extracted."
+            )
+        return index
+
+    def _read_index(self) -> Index:
+        if self._index is None:
+            self._index = Index.read(self.path, self.head)
+        return self._index
 
     def names(self) -> list[str]:
         """Names of the pictures, in the order they were given in."""
-        return list(dict.fromkeys(rows[0].image for rows in self._all()))
+        return list(self.index().pictures)
 
-    def entries(self) -> list[tuple[str, str, str]]:
-        """Shard, name and digest of every picture, in the order they were given in."""
-        return [(rows[0].shard, rows[0].image, rows[0].key) for rows in self._all()]
+    def keys(self) -> list[str]:
+        """Digests of the pictures, likewise; a content stored under two names counts once."""
+        return list(dict.fromkeys(self.index().column("digest")))
+
+    def identities(self, *, partial: bool = False) -> dict[str, Identity]:
+        """What every stored picture is of, by name.
+
+        Args:
+            partial: Do without what stood in damaged files of the index.
+        """
+        index = self._read_index() if partial else self.index()
+        return dict(zip(index.pictures, map(Identity, index.column("digest"), index.column("text")), strict=True))
+
+    def name_of(self, path: str | os.PathLike[str]) -> str | None:
+        """The name under which a file is stored: its path as given, or the longest tail of it that is one."""
+        pictures = self._read_index().pictures
+        parts = Path(os.path.abspath(path)).parts
+        tails = (PurePath(*parts[start:]).as_posix() for start in range(len(parts)))
+        return next((name for name in (Path(path).as_posix(), *tails) if name in pictures), None)
 
     def activations(self) -> list[str]:
         """Names of all activations."""
-        return list(dict.fromkeys(row.activation for rows in self._all() for row in rows))
+        return self.index().activations()
 
     def __len__(self) -> int:
-        return len(self._all())
+        return len(self.index().pictures)
 
     def __contains__(self, key: object) -> bool:
-        self._all()
-        return key in self._lookup
+        return isinstance(key, str) and self._name(key) is not None
 
     def __iter__(self) -> Iterator[FeatureMap]:
-        for rows in list(self._all()):
-            yield self._read(rows, None, None)
+        for name in self.names():
+            yield self._load(name, None, None)
 
     def load(self, key: str, activations: Sequence[str] | None = None, window: Window | None = None) -> FeatureMap:
         """Read one picture; only what is asked for is read from disk.
 
         Args:
-            key: Digest or name.
+            key: Name or digest.
             activations: Names of the wanted maps; all if not given.
             window: (top, left, height, width) in cells of the wanted maps. The frame stays that of the whole
                 picture; ``provenance["window"]`` tells the cells.
 
         Returns:
-            Maps in the store's dtype; float32 for int8.
+            Maps in the store's dtype; float32 for int8. Whole maps are checked, windows of them are not.
 
         Raises:
             UnknownNameError: No such picture or activation.
             InvalidValueError: The window is not inside a map.
             StoreError: The shard is damaged.
         """
-        self._all()
-        if key not in self._lookup:
+        name = self._name(key)
+        if name is None:
             near = did_you_mean(key, self.names()[:5000])
             raise UnknownNameError(f"The store {self.path} has no picture {key!r}. {near}")
-        return self._read(self._lookup[key], activations, window)
+        return self._load(name, activations, window)
 
     def verify(self) -> VerifyReport:
-        """Read everything again: sizes, hashes, shapes, ranges, finite values, leftovers."""
-        report = VerifyReport()
-        for part in in_order(list(self._parts.values())):
-            check_shard(self._shard_file(part.shard), part, self.recipe_hash, report)
-        for folder in (self.path, self.path / "shards", self.path / "index"):
-            report.problems += [f"{f.name}: left by an interrupted run" for f in folder.glob(f"{TEMPORARY}*")]
-        for file in sorted((self.path / "shards").glob("[!.]*.safetensors")):
-            if file.stem not in self._parts:
-                report.problems.append(f"{file.name}: not in the index, left by an interrupted run")
-        return report
+        """Read everything again: the index, hashes, shapes, ranges, finite values, leftovers."""
+        return verify(self.path)
 
     def listing(self) -> str:
         """Tables of the activations and the pictures, with sizes."""
-        return listing(self.path, self.recipe_hash, self.dtype, in_order(list(self._parts.values())))
+        index = self.index()
+        return listing(self.path, self.head, [index.rows(name) for name in index.pictures])
 
-    def _read(self, rows: list[Row], wanted: Sequence[str] | None, window: Window | None) -> FeatureMap:
-        by_name = {row.activation: row for row in rows}
-        for name in wanted or ():
-            if name not in by_name:
-                near = did_you_mean(name, by_name)
-                raise UnknownNameError(f"{rows[0].image} has no activation {name!r}. {near}")
-        reader = self._reader(rows[0].shard)
-        maps = {name: reader.read(by_name[name], window) for name in (wanted or by_name)}
-        provenance = json.loads(rows[0].provenance)
+    def _name(self, key: str) -> str | None:
+        """The picture of a name or a digest; names go first."""
+        index = self.index()
+        if key in index.pictures:
+            return key
+        if self._by_digest is None:
+            self._by_digest = dict(zip(index.column("digest")[::-1], list(index.pictures)[::-1], strict=True))
+        return self._by_digest.get(key)
+
+    def _load(self, name: str, wanted: Sequence[str] | None, window: Window | None) -> FeatureMap:
+        by_name = {row.activation: row for row in self.index().rows(name)}
+        for activation in wanted or ():
+            if activation not in by_name:
+                near = did_you_mean(activation, by_name)
+                raise UnknownNameError(f"{name} has no activation {activation!r}. {near}")
+        first = next(iter(by_name.values()))
+        reader = self._reader(first.shard)
+        maps = {activation: reader.read(by_name[activation], window) for activation in (wanted or by_name)}
+        frame, provenance = first.origin()
         if window is not None:
             provenance["window"] = list(window)
-        return FeatureMap(
-            activations=maps,
-            frame=Frame.from_dict(json.loads(rows[0].frame)),
-            image=rows[0].image,
-            digest=rows[0].key,
-            provenance=provenance,
-        )
+        return FeatureMap(maps, frame, first.image, first.digest, provenance)
 
     def _reader(self, shard: str) -> ShardReader:
         if shard not in self._readers:
-            self._readers[shard] = ShardReader(self._shard_file(shard))
+            self._readers[shard] = ShardReader(shard_file(self.path, shard))
             if len(self._readers) > _OPEN_SHARDS:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(shard)
         return self._readers[shard]
 
-    def _all(self) -> list[list[Row]]:
-        """The rows of every picture, in order; also fills the lookup by name and by digest (names go first)."""
-        if self._entries is None:
-            self._entries = self._gather()
-            backwards = self._entries[::-1]
-            self._lookup = {rows[0].key: rows for rows in backwards} | {rows[0].image: rows for rows in backwards}
-        return self._entries
 
-    def _gather(self) -> list[list[Row]]:
-        entries: dict[tuple[str, int], list[Row]] = {}
-        for part in in_order(list(self._parts.values())):
-            for row in part.rows:
-                entries.setdefault((row.shard, row.row), []).append(row)
-        return list(entries.values())
-
-    def _shard_file(self, shard: str) -> Path:
-        return self.path / "shards" / f"{shard}.safetensors"
-
-    def _part_file(self, shard: str) -> Path:
-        return self.path / "index" / f"{shard}.parquet"
-
-
-def _parts_of(folder: Path) -> list[Path]:
-    return sorted((folder / "index").glob("[!.]*.parquet"))
+def _tidy(folder: Path) -> None:
+    """Remove what writes left that were never finished; only for who has the lock."""
+    for file in temporaries(folder):
+        file.unlink()

@@ -6,6 +6,7 @@ activations. The modulation parameters depend on timestep and text alone and are
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,7 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap, ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, high_norm_tokens
-from diffeat.refinement.massive import find_massive as detect
+from diffeat.refinement.massive import Detection, Rule, detect_massive, high_norm_tokens
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 
@@ -29,7 +29,6 @@ class Birth:
     """Where a massive channel comes from.
 
     Attributes:
-        channel: Its number.
         first: Position, among the surveyed blocks, of the first whose input has it.
         born_in: Name of the block before, which wrote it; ``None`` if it is there from the first one on.
         gate_rank: Rank (1 is the largest) of that block's \\|gate\\| at the channel, among all channels.
@@ -48,10 +47,8 @@ class Survey:
     Attributes:
         recipe: The recipe that was given, taking out the channels that are massive at its place.
         base: How the model was run; its activation and first timestep are the place that is looked at closely.
-        model: Name of the model.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
-        pictures: How many.
         statistics: Of the raw stream, by timestep and block.
         detections: Massive channels, by timestep and block.
         modulation: shift, scale and gate ``(C,)`` by timestep and block.
@@ -80,10 +77,7 @@ class Survey:
     def channels(self) -> list[int]:
         """Massive channels at any block, at the recipe's timestep, those of most blocks first."""
         time = self.place.step
-        counts: dict[int, int] = {}
-        for block in self.blocks:
-            for channel in self.detections[Place(block, time)].channels:
-                counts[channel] = counts.get(channel, 0) + 1
+        counts = Counter(c for block in self.blocks for c in self.detections[Place(block, time)].channels)
         return sorted(counts, key=lambda c: (-counts[c], c))
 
     def birth(self, channel: int) -> Birth:
@@ -140,8 +134,6 @@ def find_massive(
 
     Args:
         recipe: Its first activation must be an ``adaln`` one.
-        backbone: The model.
-        pictures: Two or more.
         timesteps: Further timesteps to measure at.
         blocks: ``adaln`` ids, aliases or patterns; all attention sites of all blocks if none.
         rule: Of the detector; by default with the recipe's ratio.
@@ -157,14 +149,13 @@ def find_massive(
         )
     if rule is None:
         rule = Rule(ratio=recipe.refine.ratio) if recipe.refine is not None else Rule()
-    names = _blocks(backbone, blocks, str(recipe.activations[0]))
+    names, place = _blocks(backbone, blocks, str(recipe.activations[0]))
     times = tuple(sorted({*recipe.trajectory.timesteps[:1], *timesteps}))
     wide = recipe.replace(
         activations=list(names), refine=None, fuse=None, **{"trajectory.timesteps": times, "trajectory.draws": 1}
     )
     statistics = raw_statistics(wide, backbone, names, pictures)
-    detections = {place: detect(s, rule) for place, s in statistics.items()}
-    place = names[_position(backbone, names, str(recipe.activations[0]))]
+    detections = {place: detect_massive(s, rule) for place, s in statistics.items()}
     close = recipe.replace(activations=[place], **{"trajectory.timesteps": recipe.trajectory.timesteps[:1]})
     channels = detections[Place(place, close.trajectory.timesteps[0])].channels
     kept = _examples(close, backbone, pictures[:examples], place, channels)
@@ -184,7 +175,8 @@ def find_massive(
     )
 
 
-def _blocks(backbone: Backbone, wanted: Sequence[str], place: str) -> tuple[str, ...]:
+def _blocks(backbone: Backbone, wanted: Sequence[str], place: str) -> tuple[tuple[str, ...], str]:
+    """The blocks to survey, and the id of the one that is looked at closely."""
     catalogue = Catalogue.of(backbone)
     if wanted:
         names = [a.id for a in catalogue.find([*wanted, place])]
@@ -193,13 +185,8 @@ def _blocks(backbone: Backbone, wanted: Sequence[str], place: str) -> tuple[str,
     if not names:
         raise InvalidValueError(f"{backbone.name} has no AdaLN; massive activations are surveyed in transformers.")
     modulated_sites(backbone, [*names, place])
-    if catalogue[place].id not in names:
-        names.append(catalogue[place].id)
-    return tuple(names)
-
-
-def _position(backbone: Backbone, names: Sequence[str], place: str) -> int:
-    return names.index(Catalogue.of(backbone)[place].id)
+    id = catalogue[place].id
+    return (*names, id) if id not in names else tuple(names), id
 
 
 def _examples(

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.progress import Progress, silent
+from diffeat.storage.atomic import StagedFile
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.protocol import Protocol
 
@@ -32,10 +32,7 @@ class Cell:
 
     Attributes:
         timestep: 0…1000.
-        block: Name of the activation.
         value: Score by the protocol's headline, in percent.
-        low: Lower end of its interval.
-        high: Upper end.
     """
 
     timestep: float
@@ -52,10 +49,6 @@ class Sweep:
     Attributes:
         base: What was swept.
         dataset: Name and split.
-        protocol: How cells are scored.
-        timesteps: Columns.
-        blocks: Rows.
-        cells: By timestep and block.
         computed: How many cells this run scored; the others were there.
     """
 
@@ -110,9 +103,7 @@ def sweep(
         extractor: Makes an extractor of a recipe; called once for each timestep with missing cells.
         dataset: A validation split, with care.
         folder: Keeps the cells; features are removed once a timestep is done.
-        timesteps: To try.
         blocks: Activations to try (see :func:`block_names`).
-        prompts: Text for the pictures.
         weights: Fingerprint of the model (:attr:`Extractor.fingerprint`), so that other weights are other cells.
 
     Raises:
@@ -125,14 +116,16 @@ def sweep(
     times, names = tuple(dict.fromkeys(map(float, timesteps))), tuple(dict.fromkeys(blocks))
     cells: dict[tuple[float, str], Cell] = {}
     computed = 0
-    told = _identity(dataset, protocol, prompts) + weights
+    facts = (dataset.name, dataset.split, str(dataset.root), [p.name for p in dataset], str(protocol), _plain(prompts))
+    told = repr(facts) + weights
     for t in progress(times, total=len(times), desc="timesteps"):
         wide = recipe.replace(activations=list(names), fuse=None, **{"trajectory.timesteps": [t]})
         reader: Extractor | None = None
         store = root / f"features-{wide.hash[:12]}"
         for name in names:
             single = wide.replace(activations=[name])
-            file = root / "cells" / f"{_key(single, told)}.json"
+            key = hashlib.sha256(f"{single.hash}|{told}".encode()).hexdigest()[:24]
+            file = root / "cells" / f"{key}.json"
             if file.is_file():
                 cells[t, name] = Cell(**json.loads(file.read_text(encoding="utf-8")))
                 continue
@@ -142,7 +135,7 @@ def sweep(
             ).result
             low, high = found.intervals.get(protocol.alpha, (found.value, found.value))
             cells[t, name] = Cell(t, name, found.value, low, high)
-            _write(file, json.dumps(asdict(cells[t, name])))
+            StagedFile(file, json.dumps(asdict(cells[t, name])).encode()).commit()
             computed += 1
         shutil.rmtree(store, ignore_errors=True)
     name = f"{dataset.name} {dataset.split}".strip()
@@ -174,16 +167,5 @@ def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | in
     return list(dict.fromkeys(names))
 
 
-def _identity(dataset: PairDataset, protocol: Protocol, prompts: PromptPolicy) -> str:
-    text = prompts if prompts is None or isinstance(prompts, str) else sorted(prompts.items())
-    return repr((dataset.name, dataset.split, str(dataset.root), [p.name for p in dataset], str(protocol), text))
-
-
-def _key(recipe: Reading, told: str) -> str:
-    return hashlib.sha256(f"{recipe.hash}|{told}".encode()).hexdigest()[:24]
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+def _plain(prompts: PromptPolicy) -> object:
+    return sorted(prompts.items()) if isinstance(prompts, Mapping) else prompts

@@ -3,8 +3,7 @@
 """
 
 from diffeat.tasks.classification import Classification, evaluate_classification
-from diffeat.tasks.correspondence.evaluate import Evaluation
-from diffeat.tasks.correspondence.task import CorrespondenceOptions, evaluate_pairs
+from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
 from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
 from diffeat.tasks.registry import TASKS, task_of
 from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffeat.datasets.card import Kind
 from diffeat.evaluation.task import Task
 from diffeat.tasks.classification import evaluate as classification
-from diffeat.tasks.correspondence import task as correspondence
+from diffeat.tasks.correspondence import evaluate as correspondence
 from diffeat.tasks.propagation import evaluate as propagation
 from diffeat.tasks.segmentation import evaluate as segmentation
 

@@ -9,18 +9,15 @@ and the class with the highest score wins. Only :math:`Z^TZ` is kept (C², float
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 
 class RidgeSums:
-    """Sums over samples that the solution follows from.
-
-    Args:
-        channels: Of the features.
-        classes: Number of classes.
-    """
+    """Sums over samples that the solution follows from."""
 
     def __init__(self, channels: int, classes: int) -> None:
         self._gram = torch.zeros(channels, channels, dtype=torch.float64)
@@ -29,7 +26,6 @@ class RidgeSums:
         self.counts = torch.zeros(classes, dtype=torch.float64)
 
     def add(self, features: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> None:
-        """Take in samples."""
         self._gram += (features.T @ features).double()
         self._cross.index_add_(0, labels, features.double())
         self._total += features.double().sum(0)
@@ -59,11 +55,22 @@ class RidgeSums:
         return weight.float(), torch.where(self.counts == 0, -torch.inf, bias).float()
 
 
-def balanced_accuracy(
-    scores: Float[Tensor, "n k"], labels: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """Right answers and samples of every class; their ratio averages classes alike."""
-    classes = scores.shape[1]
-    right = (scores.argmax(1) == labels).float()
-    hits = torch.zeros(classes).index_add_(0, labels, right)
-    return hits, torch.bincount(labels, minlength=classes).float()
+def best_strength(
+    sums: RidgeSums, strengths: Sequence[float], held_out: Callable[[], Iterable[tuple[Tensor, Tensor]]]
+) -> float:
+    """The strength that does best on samples that are not in the sums, each class counting alike.
+
+    Args:
+        held_out: Batches of their features (n, c) and labels (n,).
+    """
+
+    def accuracy(strength: float) -> float:
+        weight, bias = sums.solve(strength)
+        hits, counts = torch.zeros(len(bias)), torch.zeros(len(bias))
+        for features, labels in held_out():
+            right = ((features @ weight.T + bias).argmax(1) == labels).float()
+            hits.index_add_(0, labels, right)
+            counts += torch.bincount(labels, minlength=len(bias))
+        return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+    return max(strengths, key=accuracy)

@@ -6,7 +6,7 @@ What applies them loads on first use, so that the command line can name the tech
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffeat.techniques.base import Custom, Technique
 from diffeat.techniques.combination import Combination
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in _HOMES:
         return getattr(import_module(f"diffeat.techniques.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'diffeat.techniques' has no attribute {name!r}")

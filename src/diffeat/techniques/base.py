@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, Self, runt
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from diffeat.errors import InvalidValueError
+from diffeat.explain import InvalidFieldsError
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from diffeat.backbones import Conditioning
     from diffeat.techniques.scene import Desk, Scene
 
+#: Arguments of a denoiser call: tensors, and whatever else the class of the denoiser takes.
+Call = dict[str, Any]
 #: As the stock pipelines take it: any finite number, negative ones too.
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -55,15 +59,14 @@ class Technique(BaseModel, frozen=True):
 
     kind: str
 
-    def __init__(self, **values: Any) -> None:
+    def __init__(self, **values: object) -> None:
         try:
             super().__init__(**values)
         except ValidationError as error:
-            lines = (f"{'.'.join(str(p) for p in e['loc']) or 'value'}: {_said(e)}" for e in error.errors())
-            raise InvalidValueError(f"{type(self).__name__} is not valid: {'; '.join(lines)}.") from None
+            raise InvalidFieldsError(type(self).__name__, error, type(self)) from None
 
     @model_serializer(mode="wrap")
-    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         return {"kind": self.kind, **plain(self)}
 
     # ---- what it is
@@ -109,8 +112,8 @@ class Technique(BaseModel, frozen=True):
 
     # ---- what it does, in this order
 
-    @staticmethod
-    def change_layers(pipeline: Any, techniques: Sequence[Any]) -> bool:
+    @classmethod
+    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Any]) -> bool:
         """Change layers for all techniques of the class together (the session puts the pipeline back).
 
         Returns:
@@ -131,7 +134,7 @@ class Technique(BaseModel, frozen=True):
     def tell(self, desk: Desk, scenes: Sequence[Scene]) -> Tensor | None:
         """What :meth:`steer` is given about pictures of one size, a row for each."""
 
-    def steer(self, desk: Desk, inputs: dict[str, Any], told: Tensor) -> dict[str, Any]:
+    def steer(self, desk: Desk, inputs: Call, told: Tensor) -> Call:
         """The arguments of a denoiser call, with what it adds; only asked where something was told."""
         return inputs
 
@@ -151,7 +154,7 @@ class Technique(BaseModel, frozen=True):
         """Whether it makes them: see :meth:`against` and :meth:`guide`."""
         return False
 
-    def against(self, desk: Desk, conditioning: Conditioning, **options: Any) -> Conditioning:
+    def against(self, desk: Desk, conditioning: Conditioning, **options: object) -> Conditioning:
         """The other text for rows of these conditions; ``options`` are those of the family's conditioning."""
         return conditioning
 
@@ -173,10 +176,5 @@ class Custom(Protocol):
 
     label: str
 
-    def apply(self, pipeline: Any) -> None: ...
+    def apply(self, pipeline: DiffusionPipeline) -> None: ...
     def null(self) -> Custom | Technique: ...
-
-
-def _said(error: Any) -> str:
-    text = error["msg"].removeprefix("Value error, ")
-    return text if isinstance(error.get("input"), dict) else f"{text} (got {error.get('input')!r})"

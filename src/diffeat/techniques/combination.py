@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from diffeat.errors import InvalidValueError
 from diffeat.techniques.base import Custom, Technique
@@ -23,7 +23,7 @@ class Combination:
     """
 
     def __init__(self, techniques: Iterable[Technique | Custom] = ()) -> None:
-        self.techniques: tuple[Any, ...] = tuple(techniques)
+        self.techniques = tuple(techniques)
         for item in self.techniques:
             if not isinstance(item, (Technique, Custom)):
                 raise InvalidValueError(
@@ -37,7 +37,7 @@ class Combination:
                 )
 
     @classmethod
-    def of(cls, value: Combination | Technique | Custom | Iterable[Technique | Custom] | None) -> Combination:
+    def of(cls, value: Combinable) -> Combination:
         """A combination of whatever stands for one."""
         if isinstance(value, Combination):
             return value
@@ -45,14 +45,11 @@ class Combination:
             return cls()
         return cls([value]) if isinstance(value, (Technique, Custom)) else cls(value)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Technique | Custom]:
         return iter(self.techniques)
 
     def __len__(self) -> int:
         return len(self.techniques)
-
-    def __and__(self, other: Any) -> Combination:
-        return Combination([*self, *Combination.of(other)])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Combination) and self.key == other.key
@@ -110,6 +107,17 @@ class Combination:
         steps = sum(t.before for t in techniques) * (2 if self.guide else 1)
         return (steps + 1) * (1 + sum(t.passes for t in techniques))
 
+    def content(self) -> list[dict[str, object]]:
+        """As a recipe holds them.
+
+        Raises:
+            InvalidValueError: If one is of your own making, which a recipe cannot name.
+        """
+        techniques = self.all(Technique)
+        if len(techniques) < len(self):
+            raise InvalidValueError(f"A recipe cannot hold a technique of your own making ({self.label}).")
+        return [t.model_dump() for t in techniques]
+
     def check_reading(self) -> None:
         """
         Raises:
@@ -122,6 +130,10 @@ class Combination:
             )
 
 
-def technique_key(technique: Any) -> str:
+#: Whatever stands for a combination; nothing is the base.
+Combinable = Combination | Technique | Custom | Iterable[Technique | Custom] | None
+
+
+def technique_key(technique: Technique | Custom) -> str:
     """Equal for techniques that do the same."""
     return technique.key if isinstance(technique, Technique) else f"{type(technique).__qualname__}:{id(technique)}"

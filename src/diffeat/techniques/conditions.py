@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError, ModelError, did_you_mean
+from diffeat.errors import InvalidValueError, ModelError, did_you_mean, shown
 from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
 from diffeat.techniques.named import load_function
@@ -50,7 +49,7 @@ def find_condition(name: str | Condition) -> Condition:
     if ":" in name:
         return load_function(name)
     hint = did_you_mean(name, [*CONDITIONS, _DEPTH])
-    raise InvalidValueError(f"There is no condition {name!r}. {hint} A 'module:function' works too.")
+    raise InvalidValueError(f"There is no condition {shown(name)}. {hint} A 'module:function' works too.")
 
 
 def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
@@ -80,8 +79,9 @@ def _depth(model: str) -> Condition:
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
     try:
-        processor: Any = AutoImageProcessor.from_pretrained(model)
-        network: Any = AutoModelForDepthEstimation.from_pretrained(model).eval()
+        processor = AutoImageProcessor.from_pretrained(model)
+        with torch.random.fork_rng(devices=[]):
+            network = AutoModelForDepthEstimation.from_pretrained(model).eval()
     except (OSError, ValueError) as error:
         raise ModelError(
             f"The depth model {model!r} cannot be loaded ({error}). Give another one as 'depth:MODEL', or your own "

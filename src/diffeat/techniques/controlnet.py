@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_serializer
 
-from diffeat.techniques.base import Scale, Technique
-from diffeat.techniques.named import function_name
+from diffeat.techniques.base import Call, Scale, Technique
+from diffeat.techniques.named import function_name, load_function
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +41,18 @@ class ControlNet(Technique, frozen=True):
     scale: Scale = 1.0
     mode: int | None = Field(None, ge=0)
 
+    @field_validator("condition")
+    @classmethod
+    def _function(cls, value: str | Callable[..., Any]) -> str | Callable[..., Any]:
+        code = isinstance(value, str) and ":" in value and not value.startswith("depth:")
+        return load_function(value) if code else value
+
     @field_serializer("condition")
-    def _plain(self, value: str | Callable[..., Any]) -> str:
+    def _plain(self, value: str | Callable[..., object]) -> str:
         return function_name(value)
 
     @model_serializer(mode="wrap")
-    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _with_kind(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         values = {"kind": self.kind, **plain(self)}
         if self.mode is None:  # recipes without one keep their hash
             values.pop("mode", None)
@@ -71,13 +77,13 @@ class ControlNet(Technique, frozen=True):
 
         return torch.stack([self._show(desk, scene.seen) for scene in scenes])
 
-    def steer(self, desk: Desk, inputs: dict[str, Any], told: Tensor) -> dict[str, Any]:
+    def steer(self, desk: Desk, inputs: Call, told: Tensor) -> Call:
         from diffeat.techniques.controls import add_residuals
 
         return add_residuals(inputs, self._control(desk).residuals(inputs, told, self.scale, self.mode))
 
     def _control(self, desk: Desk) -> Control:
-        from diffeat.techniques.load_controlnet import load_controlnet
+        from diffeat.techniques.controls import load_controlnet
 
         control = desk.keep(("controlnet", self.model), lambda: load_controlnet(self.model, desk.backbone))
         control.check_mode(self.mode)

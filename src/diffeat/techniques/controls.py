@@ -12,27 +12,29 @@ one for each of its blocks, so that ControlNets of different depth add up block 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, ModelError
+from diffeat.techniques.base import Call
 
+if TYPE_CHECKING:
+    from diffusers.models.modeling_utils import ModelMixin
+
+Residuals = Tensor | Sequence["Residuals"] | None
 Form = Literal["picture", "pixels", "latent", "latent without shift"]
 
 
-class Control(ABC):
+class Control:
     """A loaded ControlNet on a backbone. Subclasses say what is special about a diffusers class.
 
     Attributes:
-        net_class: Name of the diffusers class.
-        denoiser_class: The class of denoisers it is for.
         same: Entries that both configurations must share.
         takes: Arguments of the denoiser call that it takes too.
         form: What it is shown: the condition in [0, 1] or [-1, 1], or its latent.
@@ -46,8 +48,8 @@ class Control(ABC):
     form: Form = "latent"
     modes: int = 0
 
-    def __init__(self, net: Any, backbone: Backbone) -> None:
-        self.net: Any = net
+    def __init__(self, net: ModelMixin, backbone: Backbone) -> None:
+        self.net = net
         self.backbone = backbone
         self.denoiser: Any = backbone.denoiser
 
@@ -87,11 +89,12 @@ class Control(ABC):
         vae = self.backbone.pipeline.vae.config
         return latent + (vae.get("shift_factor") or 0.0) * vae.scaling_factor
 
-    @abstractmethod
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         """What it adds to the denoiser call ``inputs``, as arguments of that call."""
+        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
+        return {"controlnet_block_samples": list(samples)}
 
-    def _given(self, inputs: dict[str, Any], shown: Any, scale: float) -> dict[str, Any]:
+    def _given(self, inputs: Call, shown: Tensor | list[Tensor], scale: float) -> Call:
         given = {name: inputs[name] for name in self.takes if inputs.get(name) is not None}
         return {**given, "controlnet_cond": shown, "conditioning_scale": scale, "return_dict": False}
 
@@ -105,11 +108,11 @@ class UNetControl(Control):
     takes = ("sample", "timestep", "encoder_hidden_states", "added_cond_kwargs", "class_labels")
     form = "picture"
 
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         down, mid = self._call(inputs, shown.to(inputs["sample"]), scale, mode)
         return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": mid}
 
-    def _call(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> Any:
+    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
         return self.net(**self._given(inputs, shown, scale))
 
 
@@ -118,11 +121,11 @@ class UNetUnionControl(UNetControl):
 
     net_class = "ControlNetUnionModel"
 
-    def __init__(self, net: Any, backbone: Backbone) -> None:
+    def __init__(self, net: ModelMixin, backbone: Backbone) -> None:
         super().__init__(net, backbone)
         self.modes = net.config.num_control_type
 
-    def _call(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> Any:
+    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
         kind = shown.new_zeros(len(shown), self.modes)
         kind[:, mode] = 1
         return self.net(**self._given(inputs, [shown], float(scale)), control_type=kind, control_type_idx=[mode])
@@ -139,7 +142,7 @@ class SD3Control(Control):
     denoiser_class = "SD3Transformer2DModel"
     takes = ("hidden_states", "timestep", "encoder_hidden_states", "pooled_projections")
 
-    def __init__(self, net: Any, backbone: Backbone) -> None:
+    def __init__(self, net: ModelMixin, backbone: Backbone) -> None:
         super().__init__(net, backbone)
         self.same = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "pooled_projection_dim")
         self._text = net.config.joint_attention_dim is not None
@@ -151,7 +154,7 @@ class SD3Control(Control):
     def unfit(self) -> str:
         return super().unfit() or _needs_mask(self.net.config.extra_conditioning_channels)
 
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         given = self._given(inputs, shown.to(inputs["hidden_states"]), scale)
         if self.net.config.force_zeros_for_pooled_projection:
             given["pooled_projections"] = torch.zeros_like(given["pooled_projections"])
@@ -179,7 +182,7 @@ class FluxControl(Control):
         "hidden_states", "timestep", "encoder_hidden_states", "pooled_projections", "img_ids", "txt_ids", "guidance"
     )  # fmt: skip
 
-    def __init__(self, net: Any, backbone: Backbone) -> None:
+    def __init__(self, net: ModelMixin, backbone: Backbone) -> None:
         super().__init__(net, backbone)
         self.modes = net.config.num_mode or 0
         if net.input_hint_block is not None:
@@ -190,7 +193,7 @@ class FluxControl(Control):
             return "was made for another base model: it has guidance_embeds True instead of False"
         return super().unfit()
 
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         hint = self.form == "pixels"
         shown = shown.to(inputs["hidden_states"])
         given = self._given(inputs, shown if hint else self.backbone.family.pack(shown), scale)
@@ -217,7 +220,7 @@ class QwenImageControl(Control):
     def unfit(self) -> str:
         return super().unfit() or _needs_mask(self.net.config.extra_condition_channels)
 
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
+    def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         packed = self.backbone.family.pack(shown.to(inputs["hidden_states"]))
         samples = self.net(**self._given(inputs, packed, scale))
         blocks = len(self.denoiser.transformer_blocks)
@@ -242,10 +245,6 @@ class HunyuanDiTControl(Control):
             return f"was made for another base model: it has transformer_num_layers {mine} instead of {theirs}"
         return super().unfit()
 
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
-        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
-        return {"controlnet_block_samples": list(samples)}
-
 
 class SanaControl(Control):
     """Sana: residuals go to the second and the following blocks."""
@@ -255,10 +254,6 @@ class SanaControl(Control):
     same = ("in_channels", "patch_size", "num_attention_heads", "attention_head_dim", "num_cross_attention_heads",
             "cross_attention_dim", "caption_channels")  # fmt: skip
     takes = ("hidden_states", "timestep", "encoder_hidden_states", "encoder_attention_mask")
-
-    def residuals(self, inputs: dict[str, Any], shown: Tensor, scale: float, mode: int | None) -> dict[str, Any]:
-        (samples,) = self.net(**self._given(inputs, shown.to(inputs["hidden_states"]), scale))
-        return {"controlnet_block_samples": list(samples)}
 
 
 CONTROLS: tuple[type[Control], ...] = (
@@ -272,15 +267,60 @@ CONTROLS: tuple[type[Control], ...] = (
 )
 
 
-def add_residuals(inputs: dict[str, Any], residuals: dict[str, Any]) -> dict[str, Any]:
+def load_controlnet(path: str, backbone: Backbone) -> Control:
+    """Load a ControlNet for a model.
+
+    Raises:
+        ModelError: If there are none for this kind of model, it cannot be loaded, or it belongs to another base model.
+    """
+    import diffusers
+
+    ours = type(backbone.denoiser).__name__
+    kinds = {kind.net_class: kind for kind in CONTROLS if kind.denoiser_class == ours}
+    if not kinds:
+        raise ModelError(f"ControlNets are supported for {_supported()}; this model has a {ours}.")
+    any_net: Any = diffusers.ControlNetModel
+    try:
+        name = any_net.load_config(path).get("_class_name") or next(iter(kinds))
+        net = None
+        if name in kinds:
+            net = getattr(diffusers, name).from_pretrained(path, torch_dtype=backbone.dtype)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"The ControlNet {path!r} cannot be loaded: {error}") from None
+    if net is None:
+        raise ModelError(_misplaced(path, name, ours))
+    control = kinds[name](net.to(backbone.device).eval().requires_grad_(False), backbone)
+    unfit = control.unfit()
+    if unfit:
+        raise ModelError(f"The ControlNet {path!r} {unfit}.")
+    return control
+
+
+def _misplaced(path: str, name: str, ours: str) -> str:
+    theirs = next((kind.denoiser_class for kind in CONTROLS if kind.net_class == name), None)
+    if theirs is None:
+        return f"The ControlNet {path!r} is a {name}, which is not supported. Supported are those for {_supported()}."
+    return (
+        f"The ControlNet {path!r} was made for another base model: it is a {name} for a {theirs}, but this model has a "
+        f"{ours}."
+    )
+
+
+def _supported() -> str:
+    denoisers = dict.fromkeys(kind.denoiser_class for kind in CONTROLS)
+    of = {d: ", ".join(kind.net_class for kind in CONTROLS if kind.denoiser_class == d) for d in denoisers}
+    return "; ".join(f"{denoiser} ({nets})" for denoiser, nets in of.items())
+
+
+def add_residuals(inputs: Call, residuals: Call) -> Call:
     """The arguments of a denoiser call with a ControlNet's residuals, added to those of another one if it has some."""
     return {**inputs, **{name: _sum(inputs.get(name), added) for name, added in residuals.items()}}
 
 
-def _sum(one: Any, two: Any) -> Any:
+def _sum(one: Residuals, two: Residuals) -> Residuals:
     if one is None or two is None:
         return two if one is None else one
-    if isinstance(one, Tensor):
+    if isinstance(one, Tensor) and isinstance(two, Tensor):
         return one + two
     return [_sum(a, b) for a, b in zip_longest(one, two)]
 
@@ -298,7 +338,7 @@ def _in_runs(blocks: int) -> Callable[[int, int], int]:
     return lambda block, count: block // math.ceil(blocks / count)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     return tuple(value) if isinstance(value, (list, tuple)) else value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from diffeat.techniques.base import Scale, Technique
 
@@ -21,7 +21,6 @@ class Guidance(Technique, frozen=True):
 
     Attributes:
         scale: Any finite number; 1 is none.
-        negative: The other text.
     """
 
     words = {"guidance": "scale"}
@@ -42,7 +41,7 @@ class Guidance(Technique, frozen=True):
     def guides(self) -> bool:
         return self.scale != 1
 
-    def against(self, desk: Desk, conditioning: Conditioning, **options: Any) -> Conditioning:
+    def against(self, desk: Desk, conditioning: Conditioning, **options: object) -> Conditioning:
         from diffeat.trajectories import unconditional_rows
 
         return unconditional_rows(desk.backbone, self.negative, conditioning, **options)

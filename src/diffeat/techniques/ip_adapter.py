@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from diffeat.errors import ModelError
-from diffeat.techniques.base import Scale, Technique
+from diffeat.techniques.base import Call, Scale, Technique
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from diffeat.techniques.scene import Desk, Scene
@@ -47,8 +48,8 @@ class IPAdapter(Technique, frozen=True):
     def files(self) -> Sequence[str]:
         return (str(Path(self.path) / self.subfolder / self.file),)
 
-    @staticmethod
-    def change_layers(pipeline: Any, techniques: Sequence[IPAdapter]) -> bool:
+    @classmethod
+    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Self]) -> bool:
         """
         Raises:
             ModelError: If the pipeline takes none, or it cannot be loaded or does not fit.
@@ -87,7 +88,7 @@ class IPAdapter(Technique, frozen=True):
 
         return torch.cat([of(scene.seen) for scene in scenes])
 
-    def steer(self, desk: Desk, inputs: dict[str, Any], told: Tensor) -> dict[str, Any]:
+    def steer(self, desk: Desk, inputs: Call, told: Tensor) -> Call:
         added = {**(inputs.get("added_cond_kwargs") or {}), "image_embeds": [told]}
         return {**inputs, "added_cond_kwargs": added}
 

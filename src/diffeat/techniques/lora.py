@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from diffeat.errors import ModelError
 from diffeat.techniques.base import Scale, Technique
 
 if TYPE_CHECKING:
-    from torch import nn
+    from diffusers import DiffusionPipeline
+    from torch import Tensor, nn
 
 _PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _DOWN = ".lora_A.weight"
@@ -43,8 +44,8 @@ class LoRA(Technique, frozen=True):
     def files(self) -> Sequence[str]:
         return (str(Path(self.path) / self.file) if self.file else self.path,)
 
-    @staticmethod
-    def change_layers(pipeline: Any, techniques: Sequence[LoRA]) -> bool:
+    @classmethod
+    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Self]) -> bool:
         """
         Raises:
             ModelError: If a file cannot be read, or was made for another architecture; names the layers.
@@ -73,11 +74,11 @@ class LoRA(Technique, frozen=True):
         return text
 
 
-def _file(lora: LoRA) -> dict[str, Any]:
+def _file(lora: LoRA) -> dict[str, str]:
     return {"weight_name": lora.file} if lora.file else {}
 
 
-def _read(pipeline: Any, lora: LoRA) -> dict[str, Any]:
+def _read(pipeline: DiffusionPipeline, lora: LoRA) -> Mapping[str, Tensor]:
     if lora.path.endswith((".safetensors", ".bin", ".pt")) and not Path(lora.path).is_file():
         raise ModelError(f"The LoRA {lora.path!r} cannot be read: there is no such file.")
     options = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
@@ -88,7 +89,7 @@ def _read(pipeline: Any, lora: LoRA) -> dict[str, Any]:
     return state[0] if isinstance(state, tuple) else state
 
 
-def _check(pipeline: Any, lora: LoRA, state: dict[str, Any]) -> None:
+def _check(pipeline: DiffusionPipeline, lora: LoRA, state: Mapping[str, Tensor]) -> None:
     """Diffusers drops layers that do not fit with a warning at most; a LoRA that does half of its work is an error."""
     found, wrong = 0, []
     try:
@@ -112,7 +113,7 @@ def _check(pipeline: Any, lora: LoRA, state: dict[str, Any]) -> None:
         )
 
 
-def _layers(state: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
+def _layers(state: Mapping[str, Tensor]) -> Iterator[tuple[str, str, int]]:
     """Network, path and input width of every adapted layer, whatever way the file names them."""
     from diffusers.utils.state_dict_utils import (
         convert_state_dict_to_diffusers,
@@ -132,8 +133,8 @@ def _layers(state: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
                 yield name, key.removesuffix(_DOWN), weight.shape[1]
 
 
-def _layer(part: Any, path: str) -> nn.Module | None:
+def _layer(part: nn.Module | None, path: str) -> nn.Module | None:
     try:
-        return part.get_submodule(path)
+        return None if part is None else part.get_submodule(path)
     except AttributeError:
         return None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.techniques import TECHNIQUES, Combination, Technique
+from diffeat.techniques.named import code_allowed
 
 _KINDS = {word: kind for kind in TECHNIQUES for word in kind.words}
 
@@ -15,14 +14,18 @@ def usage() -> str:
     return ", ".join(form for kind in TECHNIQUES for form in kind.usage)
 
 
-def parse_combination(text: str) -> Combination:
+def parse_combination(text: str, *, allow_code: bool = False) -> Combination:
     """A combination from its text.
+
+    Args:
+        allow_code: Import functions that it names; their modules are run.
 
     Raises:
         UnknownNameError: If there is no such kind or option.
         InvalidValueError: If a value is missing or outside its range.
     """
-    return Combination(_technique(part.strip()) for part in text.split(" + "))
+    with code_allowed(allow_code):
+        return Combination(_technique(part.strip()) for part in text.split(" + "))
 
 
 def _technique(text: str) -> Technique:
@@ -37,7 +40,7 @@ def _technique(text: str) -> Technique:
         if not rest:
             raise InvalidValueError(f"{word} needs a value: {word}:… ")
         return kind(**{main: rest})
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     for i, part in enumerate(rest.split(",") if rest else []):
         name, equals, value = part.partition("=")
         if i == 0 and not equals:

@@ -6,11 +6,12 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import field_serializer, model_validator
+from pydantic import field_serializer, field_validator, model_validator
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, clipped
+from diffeat.files import read_text
 from diffeat.techniques.base import Technique
 from diffeat.techniques.named import function_name, load_function
 
@@ -27,7 +28,8 @@ class Prompt(Technique, frozen=True):
         text: One fixed text.
         captions: A CSV file with columns ``image`` and ``prompt``, a JSON file ``{image: text}``, or such a mapping;
             images by file name, with or without folder and ending.
-        captioner: A function from a PIL image to its text, or its ``"module:function"`` name.
+        captioner: A function from a PIL image to its text, or its ``"module:function"`` name (see
+            :func:`~diffeat.techniques.named.code_allowed`).
     """
 
     words = {"prompt": "text", "captions": "captions", "captioner": "captioner"}
@@ -46,12 +48,17 @@ class Prompt(Technique, frozen=True):
             raise ValueError(f"give one of text, captions and captioner, not {' and '.join(given)}")
         return self
 
+    @field_validator("captioner")
+    @classmethod
+    def _function(cls, value: str | Callable[..., str] | None) -> Callable[..., str] | None:
+        return value if value is None else load_function(value)
+
     @field_serializer("captioner")
     def _plain(self, value: str | Callable[..., str] | None) -> str | None:
         return value if value is None else function_name(value)
 
     @field_serializer("captions")
-    def _path(self, value: Any) -> Any:
+    def _path(self, value: object) -> object:
         return str(value) if isinstance(value, Path) else value
 
     @property
@@ -72,8 +79,8 @@ class Prompt(Technique, frozen=True):
         Raises:
             InvalidValueError: The captions cannot be read, or name no such picture.
         """
-        if self.captioner is not None:
-            return str(load_function(self.captioner)(scene.seen.image()))
+        if callable(self.captioner):
+            return str(self.captioner(scene.seen.image()))
         source = self.captions
         if source is None:
             return self.text
@@ -91,23 +98,20 @@ class Prompt(Technique, frozen=True):
 def _read(source: str | Path | dict[str, str]) -> dict[str, str]:
     if isinstance(source, dict):
         return source
-    path = Path(source)
-    if not path.is_file():
-        raise InvalidValueError(
-            f"There is no caption file {str(source)!r} (a CSV with image,prompt or a JSON mapping)."
-        )
-    text = path.read_text(encoding="utf-8-sig")
+    path, text = Path(source), read_text(source, "caption file", most=2**28)
     if path.suffix == ".json":
         try:
-            found = json.loads(text)
-        except ValueError as error:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise InvalidValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(found, dict) or not all(isinstance(v, str) for v in found.values()):
+        if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
             raise InvalidValueError(f"{path} must map each image to its text.")
-        return found
-    rows = csv.DictReader(text.splitlines())
-    if not {"image", "prompt"} <= set(rows.fieldnames or ()):
-        raise InvalidValueError(
-            f"{path} needs the columns image and prompt; it has {', '.join(rows.fieldnames or ()) or 'none'}."
-        )
-    return {row["image"]: row["prompt"] for row in rows}
+        return data
+    try:
+        rows = csv.DictReader(text.splitlines())
+        if not {"image", "prompt"} <= set(rows.fieldnames or ()):
+            columns = clipped(", ".join(rows.fieldnames or ()))
+            raise InvalidValueError(f"{path} needs the columns image and prompt; it has {columns or 'none'}.")
+        return {row["image"]: row["prompt"] or "" for row in rows}
+    except csv.Error as error:
+        raise InvalidValueError(f"{path} is not CSV: {error}.") from None

@@ -12,20 +12,21 @@ pictures are computed once for all combinations.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone, Conditioning
+from diffeat.backbones.sharing import alone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.techniques.base import Custom, Technique
-from diffeat.techniques.combination import Combination, technique_key
+from diffeat.techniques.base import Call, Custom, Technique
+from diffeat.techniques.combination import Combinable, Combination, technique_key
 from diffeat.techniques.scene import Desk, Scene
 from diffeat.techniques.snapshot import Snapshot
 
@@ -35,7 +36,6 @@ class Rows:
     """What a combination tells the denoiser about each of several pictures.
 
     Attributes:
-        conditioning: Of their texts.
         other: Of the other text of guided predictions.
         told: What each technique says, a row for each picture.
     """
@@ -72,6 +72,10 @@ def _joined(parts: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(rows, tuple(t for p in parts for t in p.prompts), parts[0].size, parts[0].shared)
 
 
+#: Held while the users of a session are counted.
+_COUNT = threading.RLock()
+
+
 class Session:
     """A backbone on loan to techniques. Use it in a ``with`` block.
 
@@ -89,58 +93,72 @@ class Session:
         self._careful = False
 
     def __enter__(self) -> Session:
-        if self._base is None:
-            self._base = Snapshot(self.backbone.pipeline)
-        self._users += 1
+        with _COUNT:
+            self._users += 1
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._users -= 1
-        base = self._base
-        if self._users or base is None:  # streams side by side share their adapters; the last one takes them off
+        with _COUNT:
+            self._users -= 1
+            if self._users:  # streams side by side share their adapters; the last one forgets them
+                return
+            base, repaired = self._base, self._careful
+            self._base, self._states, self._careful = None, {}, False
+        if base is None:
             return
-        self._base, self._states, self._current = None, {}, ""
-        self.backbone.text_state = ""
-        changed, repaired, self._careful = base.restore(), self._careful, False
+        with alone(*self.backbone.networks):
+            changed = base.restore_weights()
         if changed and isinstance(error, Exception):  # what is on its way comes first
             error.add_note(_wrote(changed, repaired))
         elif changed:
             raise ModelError(_wrote(changed, repaired))
 
     @contextmanager
-    def use(self, techniques: Any = None) -> Iterator[Steered]:
-        """The backbone with these techniques; afterwards it is the base again.
+    def use(self, techniques: Combinable = None) -> Iterator[Steered]:
+        """The backbone with these techniques; afterwards it is what it was.
+
+        While techniques change layers, other threads wait to use the model.
 
         Raises:
             ModelError: If a technique does not fit the model; the backbone is then what it was.
         """
-        if self._base is None:
+        if not self._users:
             raise ModelError("Use a session in a with block: with Session(backbone) as session: …")
         combination = Combination.of(techniques)
-        try:
-            self._switch(combination, self._base)
+        changes = bool(combination.layers or self._current)
+        with self.backbone.ready(), self._layers(combination) if changes else nullcontext():
             yield Steered(self._desk, combination)
-        finally:
-            if self._current and self._base is not None:
-                self._put(self._base, "", "")
 
-    def _switch(self, combination: Combination, base: Snapshot) -> None:
+    @contextmanager
+    def _layers(self, combination: Combination) -> Iterator[None]:
+        """The layers as a combination has them."""
+        backbone = self.backbone
+        with alone(*backbone.networks):
+            before = Snapshot(backbone.pipeline, watch_weights=False), backbone.texts.state, self._current
+            try:
+                self._switch(combination)
+                yield
+            finally:
+                self._put(*before)
+
+    def _switch(self, combination: Combination) -> None:
         key = "\n".join(technique_key(t) for t in combination.layers)
-        if key == self._current:
-            return
+        base = self._base = self._base or Snapshot(self.backbone.pipeline)
         if self._current:
             self._put(base, "", "")
-        if key not in self._states:
+        if key and key not in self._states:
             customs = [t for t in combination.layers if not isinstance(t, Technique)]
             if customs and not self._careful:
                 self._base = base = Snapshot(self.backbone.pipeline, copy_weights=True)
                 self._careful = True
             try:
-                self._states[key] = self._changed(combination, customs, base, key)
+                with torch.random.fork_rng(devices=[]):
+                    self._states[key] = self._changed(combination, customs, base, key)
             except BaseException:
                 base.restore()
                 raise
-        self._put(*self._states[key], key)
+        if key:
+            self._put(*self._states[key], key)
 
     def _changed(
         self, combination: Combination, customs: Sequence[Custom], base: Snapshot, key: str
@@ -156,12 +174,14 @@ class Session:
         written = base.changed()
         if written:
             raise ModelError(_wrote(written, self._careful))
+        for network in self.backbone.networks:
+            network.eval()
         return Snapshot(pipeline, watch_weights=False), key if text else ""
 
     def _put(self, state: Snapshot, text_state: str, key: str) -> None:
         state.restore_structure()
         self._current = key
-        self.backbone.text_state = text_state
+        self.backbone.texts.state = text_state
 
     def forget_pictures(self) -> None:
         """Drop what was computed for pictures, e.g. between batches of a long stream."""
@@ -176,10 +196,12 @@ class Steered:
         self.combination = combination
         self.backbone = desk.backbone
         self._techniques = combination.all(Technique)
-        for technique in self._techniques:
-            technique.load(desk)
+        if self._techniques:
+            with torch.random.fork_rng(devices=[]):  # whoever makes layers draws their first weights
+                for technique in self._techniques:
+                    technique.load(desk)
 
-    def prepare(self, scenes: Sequence[Scene], **options: Any) -> Rows:
+    def prepare(self, scenes: Sequence[Scene], **options: object) -> Rows:
         """One row for each picture (of one size).
 
         Args:
@@ -195,7 +217,7 @@ class Steered:
         told = {t: t.tell(self._desk, scenes) for t in self._techniques}
         return Rows(conditioning, other, {t: said for t, said in told.items() if said is not None})
 
-    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> dict[str, Any]:
+    def inputs(self, noisy: Float[Tensor, "b c h w"], t: float | Tensor, rows: Rows) -> Call:
         """Arguments of the denoiser call in which features are read."""
         inputs = self.backbone.denoiser_inputs(noisy, t, rows.conditioning)
         for technique in self._techniques:

@@ -9,11 +9,14 @@ are noticed by torch's version counter, and repaired where a copy of the weights
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _SAMPLE = 64
 
@@ -22,12 +25,10 @@ class Snapshot:
     """The state of a pipeline.
 
     Args:
-        pipeline: A diffusers pipeline.
-        watch_weights: Notice changes inside weights.
         copy_weights: Keep a copy of all weights too, for techniques that may write into them.
     """
 
-    def __init__(self, pipeline: Any, watch_weights: bool = True, copy_weights: bool = False) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, watch_weights: bool = True, copy_weights: bool = False) -> None:
         self._pipeline = pipeline
         self._pipeline_dict = dict(pipeline.__dict__)
         roots = [v for v in pipeline.components.values() if isinstance(v, nn.Module)]
@@ -44,15 +45,17 @@ class Snapshot:
             Names of weights that had been written into; with ``copy_weights`` they are repaired.
         """
         self.restore_structure()
+        return self.restore_weights()
+
+    def restore_weights(self) -> list[str]:
+        """Put weights and their ``requires_grad`` back; see :meth:`restore`."""
         return [w.name for w in self._weights if w.restore()]
 
     def restore_structure(self) -> None:
         """Put modules, hooks, attributes and configurations back, without a look into the weights."""
         for module, before in self._modules:
             _put_back(module.__dict__, before)
-        pipeline = self._pipeline.__dict__
-        pipeline.clear()
-        pipeline.update(self._pipeline_dict)
+        _refill(self._pipeline.__dict__, self._pipeline_dict)
         for config, items, attributes in self._configs:
             _refill(config, items)
             _refill(vars(config), attributes)
@@ -65,14 +68,14 @@ class Snapshot:
 class _Weight:
     def __init__(self, name: str, tensor: Tensor, copy: bool) -> None:
         self.name, self._tensor, self._grad = name, tensor, tensor.requires_grad
-        self._version, self._place = tensor._version, tensor.data_ptr()
+        self._version, self._place = _version(tensor), tensor.data_ptr()
         self._data = tensor.data
         self._sample = _sampled(tensor)
         self._copy = tensor.detach().clone() if copy else None
 
     def changed(self) -> bool:
         """Whether the weight was exchanged as a whole (.data = …, .to(…)) or written into."""
-        return self._moved() or self._tensor._version != self._version or self._differs()
+        return self._moved() or _version(self._tensor) != self._version or self._differs()
 
     def restore(self) -> bool:
         """Put the weight back; whether it had been changed."""
@@ -84,7 +87,7 @@ class _Weight:
         if changed and self._copy is not None:
             with torch.no_grad():
                 tensor.copy_(self._copy)
-            self._version = tensor._version
+            self._version = _version(tensor)
         return changed
 
     def _moved(self) -> bool:
@@ -92,6 +95,10 @@ class _Weight:
 
     def _differs(self) -> bool:
         return not torch.equal(_sampled(self._tensor), self._sample)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def _sampled(tensor: Tensor) -> Tensor:
@@ -105,27 +112,31 @@ def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from root.named_buffers()
 
 
-def _copy(attributes: dict[str, Any]) -> dict[str, tuple[Any, dict[Any, Any] | None]]:
+def _copy(attributes: dict[str, object]) -> dict[str, tuple[object, dict | None]]:
     """Attributes; those that are dictionaries (modules, parameters, hooks) each beside a copy."""
     return {k: (v, dict(v) if isinstance(v, dict) else None) for k, v in attributes.items()}
 
 
-def _put_back(attributes: dict[str, Any], before: dict[str, tuple[Any, dict[Any, Any] | None]]) -> None:
-    attributes.clear()
-    for name, (value, items) in before.items():
-        if items is not None:  # in place: handles of hooks point at these very dictionaries
+def _put_back(attributes: dict[str, object], before: dict[str, tuple[object, dict | None]]) -> None:
+    _refill(attributes, {name: value for name, (value, _) in before.items()})
+    for value, items in before.values():
+        if isinstance(value, dict) and items is not None:  # in place: handles of hooks point at these very dictionaries
             _refill(value, items)
-        attributes[name] = value
 
 
-def _refill(target: dict[Any, Any], items: dict[Any, Any]) -> None:
-    """Past the write protection of diffusers' configurations."""
+def _refill(target: dict, items: dict) -> None:
+    """Past the write protection of diffusers' configurations; only what differs is touched, others may be looking."""
     kind: Any = OrderedDict if isinstance(target, OrderedDict) else dict
-    kind.clear(target)
+    for name in [name for name in target if name not in items]:
+        kind.__delitem__(target, name)
+    ordered = list(target) == list(items)
     for name, value in items.items():
-        kind.__setitem__(target, name, value)
+        if not ordered:
+            kind.pop(target, name, None)
+        if not ordered or target[name] is not value:
+            kind.__setitem__(target, name, value)
 
 
-def _configs(owners: list[Any]) -> list[Any]:
+def _configs(owners: Iterable[object]) -> list[dict]:
     found = (vars(owner).get("_internal_dict") for owner in owners)
     return list({id(c): c for c in found if isinstance(c, dict)}.values())

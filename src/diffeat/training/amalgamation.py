@@ -57,10 +57,6 @@ class AmalgamateSettings:
         diversity: γ₂ of Eq. 5.
         released: Follow the released code where it differs from the paper.
         shared: Source and target of a pair are mixed with the same weights.
-        steps: Of AdamW.
-        rate: Its learning rate.
-        decay: Its weight decay.
-        seed: Of everything random.
     """
 
     kind: Kind = "channel"
@@ -85,7 +81,6 @@ class Amalgamated:
         losses: Per step, without the terms of Eq. 5.
         weights: Mean weight of each view, per assigner.
         entropy: Of the weights, 1 is uniform, per assigner.
-        names: Of the views.
     """
 
     network: Amalgamation
@@ -296,9 +291,7 @@ def _stacks(
     found: dict[Path, _Stack] = {}
     paths = list(texts)
     for path, maps in zip(
-        paths,
-        progress(reader.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"),
-        strict=True,
+        paths, progress(reader.stream(paths, [texts[p] for p in paths]), total=len(paths), desc="views"), strict=True
     ):
         views, extra = mixture.stacks([list(m.activations.values()) for m in maps])
         found[path] = _Stack(views, extra, maps[0].frame)

@@ -25,10 +25,10 @@ class Stateful(Protocol):
 
     def state_dict(self) -> Mapping[str, Tensor]: ...
 
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> Any: ...
+    def load_state_dict(self, state: Mapping[str, Tensor], /) -> object: ...
 
 
-def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     """Write a checkpoint.
 
     Raises:

@@ -13,7 +13,6 @@ class Log:
     Args:
         file: The CSV file; rows after ``step`` of an earlier run are dropped.
         columns: Names; the first is ``step``.
-        step: How many steps are done already.
     """
 
     def __init__(self, file: Path, columns: Sequence[str], step: int) -> None:

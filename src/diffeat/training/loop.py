@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,7 +57,6 @@ class Loop:
 
     Args:
         folder: Gets ``state.safetensors`` and ``log.csv``; None keeps nothing.
-        schedule: How long and how.
         optimisers: By name; all step together.
         parts: What else belongs to the state, by name: networks, averages, random streams.
         identity: What must be the same to go on, as plain values; the number of steps may grow if it is not in it.
@@ -66,8 +64,6 @@ class Loop:
         prefix: Of the names of both files, for several trainings in one folder.
 
     Attributes:
-        step: How many steps are done.
-        losses: Of all of them.
         best: Step and value of the best validation.
         seconds: Per step of this run, without checkpoints.
 
@@ -82,13 +78,13 @@ class Loop:
         schedule: Schedule,
         optimisers: Mapping[str, torch.optim.Optimizer],
         parts: Mapping[str, Stateful],
-        identity: Mapping[str, Any] | None = None,
+        identity: Mapping[str, object] | None = None,
         columns: Sequence[str] = ("loss",),
         prefix: str = "",
     ) -> None:
         self.schedule, self._optimisers = schedule, optimisers
         self._parts = {**parts, **{key: Momenta(optimiser) for key, optimiser in optimisers.items()}}
-        self._identity: dict[str, Any] = json.loads(json.dumps(identity or {}))
+        self._identity: dict[str, object] = json.loads(json.dumps(identity or {}))
         self.step, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self.best: tuple[int, float] | None = None

@@ -54,7 +54,8 @@ def keyed_normal(
     """
     key = f"{seed}|{image}|{stream}|{float(timestep):.6f}|{draw}".encode()
     state = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 1
-    return torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(state))
+    own = torch.Generator("cpu").manual_seed(state)
+    return torch.randn(tuple(shape), generator=own, dtype=torch.float32, device="cpu")
 
 
 def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], draws: int) -> NoiseSource | None:

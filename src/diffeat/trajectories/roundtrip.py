@@ -35,6 +35,7 @@ def round_trip(
     backbone: Backbone, latents: Float[Tensor, "b c h w"], conditioning: Conditioning, steps: int
 ) -> RoundTrip:
     """Invert clean latents in ``steps`` steps and generate from where that ends, in as many, without guidance."""
-    there = walk(backbone, latents, ode_steps("inversion", steps, backbone), conditioning, keep=True)
-    back = walk(backbone, there.end, ode_steps("generation", steps, backbone), conditioning, keep=True)
+    with backbone.ready():
+        there = walk(backbone, latents, ode_steps("inversion", steps, backbone), conditioning, keep=True)
+        back = walk(backbone, there.end, ode_steps("generation", steps, backbone), conditioning, keep=True)
     return RoundTrip(there, back)

@@ -19,12 +19,7 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.
 
 
 def feature_grid(
-    rows: Sequence[Row],
-    shared_basis: bool = False,
-    *,
-    cell: int = 256,
-    smooth: bool = True,
-    caption: str = "",
+    rows: Sequence[Row], shared_basis: bool = False, *, cell: int = 256, smooth: bool = True, caption: str = ""
 ) -> Image.Image:
     """A grid of pictures × activations in PCA colours.
 
@@ -72,7 +67,8 @@ def heat_grid(rows: Sequence[Row], *, cell: int = 256, caption: str = "") -> Ima
     for i, (title, photo, maps) in enumerate(rows):
         if photo is None:
             raise InvalidValueError(f"{title}: the picture is needed to lay attention over it.")
-        small = _fitted(photo, cell, Image.Resampling.LANCZOS)
+        size = (cell, max(1, round(cell * photo.height / photo.width)))
+        small = photo.resize(size, Image.Resampling.LANCZOS)
         overlaid |= {(i, word): heat_overlay(small, values) for word, values in maps.items()}
     shown = {name: f"“{name}”" for name in names}
     return _draw(rows, names, overlaid, {}, cell, Image.Resampling.BICUBIC, caption, shown)
@@ -97,7 +93,7 @@ def _draw(
 ) -> Image.Image:
     margin, gap = max(cell // 10, 12), max(cell // 32, 4)
     label, small = _font(max(cell // 17, 11)), _font(max(cell // 21, 10))
-    line = _height(label)
+    line = round(sum(label.getmetrics()) * 1.15)
     photos = any(row[1] is not None for row in rows)
     columns = len(names) + photos
     heads = {name: _wrapped((shown or {}).get(name, name), label, cell) for name in names}
@@ -142,20 +138,13 @@ def _row_height(row: Row, cells: list[Image.Image], cell: int) -> int:
 
 
 def _paste(
-    canvas: Image.Image,
-    picture: Image.Image | None,
-    box: tuple[int, int, int, int],
-    resampling: Image.Resampling,
+    canvas: Image.Image, picture: Image.Image | None, box: tuple[int, int, int, int], resampling: Image.Resampling
 ) -> None:
     x, y, width, height = box
     if picture is None:
         ImageDraw.Draw(canvas).rectangle((x, y, x + width - 1, y + height - 1), fill=_EMPTY)
     else:
         canvas.paste(picture.convert("RGB").resize((width, height), resampling), (x, y))
-
-
-def _fitted(picture: Image.Image, width: int, resampling: Image.Resampling) -> Image.Image:
-    return picture.resize((width, max(1, round(width * picture.height / picture.width))), resampling)
 
 
 def _shapes(maps: Sequence[Tensor]) -> str:
@@ -168,10 +157,6 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)
-
-
-def _height(font: ImageFont.FreeTypeFont) -> int:
-    return round(sum(font.getmetrics()) * 1.15)
 
 
 def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int, most: int = 4) -> list[str]:

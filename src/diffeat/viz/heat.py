@@ -11,16 +11,11 @@ from diffeat.errors import InvalidValueError
 
 
 def heat_overlay(
-    image: Image.Image,
-    values: Tensor,
-    low: float | None = None,
-    high: float | None = None,
-    strength: float = 0.85,
+    image: Image.Image, values: Tensor, low: float | None = None, high: float | None = None, strength: float = 0.85
 ) -> Image.Image:
     """Lay a map over a picture.
 
     Args:
-        image: The picture, RGB.
         values: A map ``(h, w)`` over the whole picture, any grid; cells that are not finite count as ``low``.
         low: The value that leaves the picture bare; the map's 1st percentile if not given.
         high: The value of full heat; the map's 99.5th percentile if not given.

@@ -47,14 +47,15 @@ def pca_colours(maps: Sequence[Float[Tensor, "c h w"]], shared: bool = False) ->
 
 
 def _colours(maps: list[Tensor]) -> list[np.ndarray]:
-    cells = [_cells(values) for values in maps]
+    cells = [values.detach().cpu().to(torch.float64).flatten(1).T for values in maps]
     finite = [torch.isfinite(c).all(1) for c in cells]
     usable = [c[keep] for c, keep in zip(cells, finite, strict=True)]
     mean, basis = _basis(usable)
     scores = [(c - mean) @ basis for c in usable]
     together = torch.cat(scores)
     if len(together):
-        low, high = (torch.quantile(_thinned(together), p, dim=0) for p in _PERCENTILES)
+        thinned = together[:: -(-len(together) // 1_000_000)]
+        low, high = (torch.quantile(thinned, p, dim=0) for p in _PERCENTILES)
     else:
         low, high = together.new_zeros(3), together.new_ones(3)
     pictures = []
@@ -67,10 +68,6 @@ def _colours(maps: list[Tensor]) -> list[np.ndarray]:
         h, w = values.shape[-2:]
         pictures.append((picture * 255).round().to(torch.uint8).reshape(h, w, 3).numpy())
     return pictures
-
-
-def _cells(values: Tensor) -> Tensor:
-    return values.detach().cpu().to(torch.float64).flatten(1).T
 
 
 def _basis(cells: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -93,7 +90,3 @@ def _basis(cells: list[Tensor]) -> tuple[Tensor, Tensor]:
     basis = torch.zeros(channels, 3, dtype=torch.float64)
     basis[:, : vectors.shape[1]] = vectors
     return mean, basis
-
-
-def _thinned(scores: Tensor, most: int = 1_000_000) -> Tensor:
-    return scores[:: -(-len(scores) // most)]

@@ -7,7 +7,7 @@ norm before itself. Which norm that is and where its parameters come from is tol
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from diffeat.activations.anatomy import Modulated, Node, class_name, is_unet
 from diffeat.activations.norms import plain_norm, stored
-from diffeat.activations.sites.probe import InputProbe, Pass, Probe, Removable
+from diffeat.activations.sites.probe import InputProbe, Pass, Probe, See
 from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.backbones.sharing import Hooks
 from diffeat.errors import TapError
 
 Parameter = Literal["shift", "scale", "gate"]
@@ -94,13 +95,13 @@ class ModulationProbe(Probe):
     tanh: bool
     anchor: str | None = None
 
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
         name = self.argument
         if name is None:
-            return [module.register_forward_hook(lambda _, __, output: see(output))]
-        signature = inspect.signature(module.forward)
-        hook = lambda _, args, kwargs: see(signature.bind_partial(*args, **kwargs).arguments.get(name))  # noqa: E731
-        return [module.register_forward_pre_hook(hook, with_kwargs=True)]
+            hooks.after(module, lambda _, __, output: see(output))
+            return
+        bind = inspect.signature(module.forward).bind_partial
+        hooks.before(module, lambda args, kwargs: see(bind(*args, **kwargs).arguments.get(name)))
 
     def value(self, name: str, seen: Any, run: Pass, last: bool) -> Tensor:
         if not isinstance(seen, Tensor):

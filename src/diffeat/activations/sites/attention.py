@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from diffeat.activations.anatomy import Node, class_name, has, is_attention, is_cross_attention
 from diffeat.activations.attention import AttentionCall, AttentionWatch, MapRequest, probabilities
 from diffeat.activations.grids import image_spans, text_spans
-from diffeat.activations.sites.probe import OutputProbe, Pass, Probe, Removable, Stream
+from diffeat.activations.sites.probe import OutputProbe, Pass, Probe, See, Stream
 from diffeat.activations.sites.site import NoSuchSite, Site
 from diffeat.backbones import TokenLayout
+from diffeat.backbones.sharing import Hooks
 from diffeat.errors import InvalidValueError, TapError
 
 Part = Literal["map", "self_map", "cross_map"]
@@ -93,8 +95,8 @@ class MapProbe(Probe):
     def reduced(self, request: MapRequest) -> MapProbe:
         return replace(self, heads=request.heads, tokens=request.tokens, queries=request.queries)
 
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
-        return [_Watching(module, see, wanted)]
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
+        hooks.around(module, lambda: AttentionWatch(see) if wanted() else nullcontext())
 
     def value(self, name: str, seen: AttentionCall, run: Pass, last: bool) -> Tensor:
         batch, _, n, m = seen.shape
@@ -131,33 +133,6 @@ class MapProbe(Probe):
             "for sliced, xformers or eager attention first call "
             "`denoiser.set_attn_processor(diffusers.models.attention_processor.AttnProcessor2_0())`."
         )
-
-
-class _Watching:
-    """Hooks that watch for the attention call while the module runs."""
-
-    def __init__(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> None:
-        self._see, self._wanted = see, wanted
-        self._active: list[AttentionWatch] = []
-        self._handles = [
-            module.register_forward_pre_hook(self._enter),
-            module.register_forward_hook(self._leave, always_call=True),
-        ]
-
-    def _enter(self, *_: object) -> None:
-        if self._wanted():
-            watch = AttentionWatch(self._see)
-            watch.__enter__()
-            self._active.append(watch)
-
-    def _leave(self, *_: object) -> None:
-        while self._active:
-            self._active.pop().leave()
-
-    def remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._leave()
 
 
 def _choose(

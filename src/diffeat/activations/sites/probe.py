@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -11,13 +11,11 @@ from torch import Tensor, nn
 
 from diffeat.activations.grids import fits, on_grid
 from diffeat.backbones import TokenLayout
+from diffeat.backbones.sharing import Hooks
 from diffeat.errors import TapError
 
 Stream = Literal["image", "text", "any"]
-
-
-class Removable(Protocol):
-    def remove(self) -> None: ...
+See = Callable[[Any], None]
 
 
 class Pass(Protocol):
@@ -48,7 +46,7 @@ class Probe(ABC):
     anchor: str | None
 
     @abstractmethod
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
         """Hook the module: ``see`` is called with whatever it is when it is there, if it is ``wanted`` at all."""
 
     @abstractmethod
@@ -106,8 +104,8 @@ class StreamProbe(Probe):
 class OutputProbe(StreamProbe):
     """A module's output."""
 
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
-        return [module.register_forward_hook(lambda _, __, output: see(output))]
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
+        hooks.after(module, lambda _, __, output: see(output))
 
     def _tensor(self, name: str, seen: Any) -> Tensor:
         return _stream_of(name, seen, self.item)
@@ -126,9 +124,8 @@ class OutputProbe(StreamProbe):
 class InputProbe(StreamProbe):
     """A module's first input."""
 
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
-        hook = lambda _, args, kwargs: see(first_tensor(args, kwargs))  # noqa: E731
-        return [module.register_forward_pre_hook(hook, with_kwargs=True)]
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
+        hooks.before(module, lambda args, kwargs: see(first_tensor(args, kwargs)))
 
     def _tensor(self, name: str, seen: Any) -> Tensor:
         if seen is None:
@@ -140,9 +137,8 @@ class InputProbe(StreamProbe):
 class IncrementProbe(StreamProbe):
     """A module's output minus its first input."""
 
-    def attach(self, module: nn.Module, see: Callable[[Any], None], wanted: Callable[[], bool]) -> Sequence[Removable]:
-        hook = lambda _, args, kwargs, output: see((first_tensor(args, kwargs), output))  # noqa: E731
-        return [module.register_forward_hook(hook, with_kwargs=True)]
+    def attach(self, hooks: Hooks, module: nn.Module, see: See, wanted: Callable[[], bool]) -> None:
+        hooks.after(module, lambda args, kwargs, output: see((first_tensor(args, kwargs), output)))
 
     def _tensor(self, name: str, seen: Any) -> Tensor:
         before, output = seen

@@ -14,6 +14,7 @@ from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family, Size
 from diffeat.backbones.layout import TokenLayout
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import UnknownNameError, did_you_mean
 
 
@@ -44,7 +45,7 @@ def family_of(denoiser: nn.Module) -> Family:
 
 def structure_of(denoiser: nn.Module) -> Family:
     """The family whose denoiser is built alike: that of the class, though the configuration may ask for other calls."""
-    inner = _stock(denoiser)
+    inner = unwrapped(denoiser)
     for cls in type(inner).__mro__:
         families = [family() for family in FAMILIES.values() if family.denoiser_class == cls.__name__]
         if families:
@@ -54,7 +55,7 @@ def structure_of(denoiser: nn.Module) -> Family:
 
 def config_of(denoiser: nn.Module) -> Mapping[str, Any]:
     """The configuration of a denoiser; empty where it has none."""
-    config = getattr(_stock(denoiser), "config", None)
+    config = getattr(unwrapped(denoiser), "config", None)
     return config if isinstance(config, Mapping) else {}
 
 
@@ -106,15 +107,6 @@ def _block_rules() -> dict[str, tuple[BlockRule, ...]]:
         for rule in family.blocks:
             rules[rule.name] = (*rules.get(rule.name, ()), rule)
     return rules
-
-
-def _stock(denoiser: nn.Module) -> nn.Module:
-    """The stock network: wrappers (compilation, sharding) keep it in a ``_orig_mod`` or ``module``."""
-    for attribute in ("_orig_mod", "module"):
-        inner = getattr(denoiser, attribute, None)
-        if isinstance(inner, nn.Module) and not hasattr(type(denoiser), "load_config"):
-            return _stock(inner)
-    return denoiser
 
 
 def family_named(name: str) -> Family:

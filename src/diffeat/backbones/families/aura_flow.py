@@ -19,6 +19,7 @@ class AuraFlow(Family):
     name = "aura-flow"
     denoiser_class = "AuraFlowTransformer2DModel"
     flow = True
+    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
     options: ClassVar = {"guidance_scale": 1.0}
     time = "t/1000"
     blocks = (

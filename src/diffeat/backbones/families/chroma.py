@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import packed_image, text_tokens
@@ -19,6 +19,7 @@ class Chroma(Generic):
     name = "chroma"
     denoiser_class = "ChromaTransformer2DModel"
     flow = True
+    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
     time = "t/1000"
     blocks = (
         BlockRule("ChromaTransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),

@@ -7,7 +7,7 @@ timestep t is more than t / 1000.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.generic import Generic
@@ -22,6 +22,7 @@ class CogView4(Generic):
     name = "cogview4"
     denoiser_class = "CogView4Transformer2DModel"
     flow = True
+    text_widths: ClassVar = {"text_embed_dim": ("text_encoder.hidden_size",)}
     blocks = (
         BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
     )

@@ -18,6 +18,10 @@ class Flux(Family):
     name = "flux"
     denoiser_class = "FluxTransformer2DModel"
     flow = True
+    text_widths: ClassVar = {
+        "joint_attention_dim": ("text_encoder_2.hidden_size",),
+        "pooled_projection_dim": ("text_encoder.hidden_size",),
+    }
     options: ClassVar = {"guidance_scale": 3.5}
     shared = frozenset({"img_ids", "txt_ids"})
     time = "t/1000"
@@ -32,6 +36,9 @@ class Flux(Family):
             inner="act_mlp",
         ),
     )
+
+    def latent_channels(self, config: Mapping[str, Any]) -> int:
+        return config["in_channels"] // 4
 
     def patch(self, config: Mapping[str, Any]) -> int:
         return 2

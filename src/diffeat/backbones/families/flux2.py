@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Flux2(Family):
     name = "flux2"
     denoiser_class = "Flux2Transformer2DModel"
     flow = True
+    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",) * 3}  # of three layers
     time = "t/1000"
     latent_stride = 16  # the pipelines fold 2×2 patches before they noise them
     blocks = (
@@ -30,6 +31,9 @@ class Flux2(Family):
             "Flux2SingleTransformerBlock", "attn", {"attn": _SINGLE}, item=1, joint=True, inner="attn.mlp_act_fn"
         ),
     )
+
+    def latent_channels(self, config: Mapping[str, Any]) -> int:
+        return config["in_channels"] // 4
 
     def call_arguments(
         self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]

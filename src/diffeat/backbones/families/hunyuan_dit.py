@@ -15,6 +15,10 @@ from diffeat.backbones.family import Family, Size, TokenisedText, empty
 class HunyuanDiT(Family):
     name = "hunyuan-dit"
     denoiser_class = "HunyuanDiT2DModel"
+    text_widths: ClassVar = {
+        "cross_attention_dim": ("text_encoder.hidden_size",),
+        "cross_attention_dim_t5": ("text_encoder_2.hidden_size",),
+    }
     options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
     shared = frozenset({"image_rotary_emb"})
     blocks = (BlockRule("HunyuanDiTBlock", "attn1", {"attn1": ModulationRule("norm1", scale=None, gate=None)}),)

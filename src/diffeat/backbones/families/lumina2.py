@@ -19,6 +19,7 @@ class Lumina2(Family):
     name = "lumina2"
     denoiser_class = "Lumina2Transformer2DModel"
     flow = True
+    text_widths: ClassVar = {"cap_feat_dim": ("text_encoder.hidden_size",)}
     options: ClassVar = {"guidance_scale": 1.0}
     time = "1-t/1000"
     blocks = (

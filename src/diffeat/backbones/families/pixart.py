@@ -12,6 +12,7 @@ from diffeat.backbones.family import Family, Size, TokenisedText, empty
 class PixArt(Family):
     name = "pixart"
     denoiser_class = "PixArtTransformer2DModel"
+    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
     options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
     blocks = (BlockRule("BasicTransformerBlock", "attn1", SINGLE_BOTH, norm_type="ada_norm_single"),)
     text_modules = frozenset({"caption_projection"})

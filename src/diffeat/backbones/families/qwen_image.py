@@ -18,6 +18,7 @@ class QwenImage(Flux):
     denoiser_class = "QwenImageTransformer2DModel"
     options: ClassVar = {"true_cfg_scale": 1.0}
     shared = frozenset()
+    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
     blocks = (
         BlockRule("QwenImageTransformerBlock", "attn", {"attn": _NORM, "img_mlp": _NORM.later("img_norm2")}, item=1),
     )

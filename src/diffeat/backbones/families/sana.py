@@ -17,6 +17,7 @@ class Sana(Family):
     name = "sana"
     denoiser_class = "SanaTransformer2DModel"
     flow = True
+    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
     options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
     latent_stride = 32
     blocks = (BlockRule("SanaTransformerBlock", "attn1", SINGLE_BOTH),)

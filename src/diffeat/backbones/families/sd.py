@@ -17,6 +17,7 @@ class StableDiffusion(Family):
     options: ClassVar = {"guidance_scale": 1.0}
     latent_argument = "sample"
     pipeline_multiple = 8
+    text_widths: ClassVar = {"cross_attention_dim": ("text_encoder.hidden_size",)}
     blocks = (BlockRule("BasicTransformerBlock", "attn1", modulation={}),)
     text_modules = frozenset({"encoder_hid_proj"})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from diffeat.backbones.families.sd import StableDiffusion
 from diffeat.backbones.family import Size, empty
@@ -11,6 +11,7 @@ from diffeat.backbones.family import Size, empty
 
 class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
+    text_widths: ClassVar = {"cross_attention_dim": ("text_encoder.hidden_size", "text_encoder_2.hidden_size")}
 
     def accepts(self, config: Mapping[str, Any]) -> bool:
         return config.get("addition_embed_type") == "text_time"

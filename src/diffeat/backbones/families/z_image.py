@@ -21,6 +21,7 @@ class ZImage(Family):
     name = "z-image"
     denoiser_class = "ZImageTransformer2DModel"
     flow = True
+    text_widths: ClassVar = {"cap_feat_dim": ("text_encoder.hidden_size",)}
     options: ClassVar = {"guidance_scale": 0.0}
     latent_argument = "x"
     timestep_argument = "t"

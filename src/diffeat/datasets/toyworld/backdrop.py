@@ -78,11 +78,7 @@ def _sky(x: Array, y: Array, row: float, rng: np.random.Generator) -> Array:
     scale = np.float32(rng.uniform(0.2, 0.6))
     cloud = look_up("cloud", x * scale + du, y * scale * 2 + dv)
     cover = np.clip((cloud - np.float32(rng.uniform(0.3, 1.0))) * 3, 0, 1) * np.float32(rng.uniform(0.2, 0.9))
-    return _two_picture(cover, picture, np.array([0.97, 0.97, 0.98], np.float32))
-
-
-def _two_picture(mix: Array, picture: Array, tone: Array) -> Array:
-    return picture + mix[..., None] * (tone - picture)
+    return _two(cover, picture, np.array([0.97, 0.97, 0.98], np.float32))
 
 
 def _far_trees(picture: Array, x: Array, y: Array, row: float, rng: np.random.Generator) -> Array:
@@ -159,7 +155,7 @@ def _wall(x: Array, y: Array, rng: np.random.Generator) -> Array:
     elif kind == "paper":
         n = np.float32(rng.uniform(5, 20))
         wave = sin(2 * np.pi * u * n) * (sin(2 * np.pi * v * n) if rng.random() < 0.5 else 1)
-        rgb = _two_picture(np.clip(wave * 2, 0, 1) * np.float32(rng.uniform(0.2, 0.8)), rgb, any_colour(rng))
+        rgb = _two(np.clip(wave * 2, 0, 1) * np.float32(rng.uniform(0.2, 0.8)), rgb, any_colour(rng))
     elif kind == "window":
         cx, cy = rng.uniform(-0.4, 0.4, 2)
         inside = (np.abs(x - np.float32(cx)) < rng.uniform(0.08, 0.3)) & (
@@ -184,7 +180,7 @@ def _foliage(x: Array, y: Array, rng: np.random.Generator) -> Array:
         bark = colour("brown", rng) * (0.4 + 0.8 * look_up("fur", y + du, x * 3 + dv))[..., None]
         rgb = np.where(stem[..., None], bark, rgb)
     bright = np.clip((look_up("blobs", x * 0.9 + dv, y * 0.9 + du) - 0.85) * 6, 0, 1) * np.float32(rng.uniform(0, 0.9))
-    return _two_picture(bright, rgb, np.array([0.9, 0.95, 0.9], np.float32))
+    return _two(bright, rgb, np.array([0.9, 0.95, 0.9], np.float32))
 
 
 def _clutter(x: Array, y: Array, rng: np.random.Generator) -> Array:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
-from diffeat.datasets.toyworld.figure import Figure, Pen, turn
-
-SIDES = ((1, "right"), (-1, "left"))
+from diffeat.datasets.toyworld.figure import SIDES, Pen, turn
 
 
 def _eyes(pen: Pen, places: list[tuple[str, np.ndarray, np.ndarray]], radius: float, material: str = "iris") -> None:
@@ -19,12 +17,10 @@ def _eyes(pen: Pen, places: list[tuple[str, np.ndarray, np.ndarray]], radius: fl
         pen.keypoint(f"{word}_eye", place + outward * radius * 0.9, "eye")
 
 
-def bird(rng: np.random.Generator) -> Figure:
+def bird(pen: Pen, rng: np.random.Generator) -> None:
     """A perching or flying bird; long-necked and short-necked builds."""
-    figure = Figure()
-    pen = figure.pen()
     flying = rng.random() < 0.35
-    figure.attributes["pose"] = "flying" if flying else "standing"
+    pen.figure.pose = "flying" if flying else "standing"
     leg = float(rng.uniform(0.15, 0.6))
     plump = float(rng.uniform(0.2, 0.32))
     pitch = float(rng.uniform(-5, 15)) if flying else float(rng.uniform(10, 48))
@@ -79,14 +75,12 @@ def bird(rng: np.random.Generator) -> Figure:
         for toe in (-0.6, 0, 0.6):
             pen.limb("foot", foot, foot + [0.12 * cos(toe), 0, 0.12 * sin(toe)], 0.022, 0.014, "beak")
         pen.keypoint(f"{word}_foot", foot, "foot", "leg")
-    return figure
 
 
-def fish(rng: np.random.Generator) -> Figure:
+def fish(pen: Pen, rng: np.random.Generator) -> None:
     """A fish with a bendable tail."""
-    figure = Figure()
-    figure.attributes["pose"] = "swimming"
-    pen = figure.pen().at((0, 0.6, 0), turn(pitch=normal(rng, 0, 10)))
+    pen.figure.pose = "swimming"
+    pen = pen.at((0, 0.6, 0), turn(pitch=normal(rng, 0, 10)))
     high, wide = float(rng.uniform(0.14, 0.36)), float(rng.uniform(0.08, 0.15))
     pen.ellipsoid("torso", (0, 0, 0), (0.5, high, wide))
     pen.ellipsoid("head", (0.24, -0.01, 0), (0.29, high * 0.86, wide * 1.02), material="second")
@@ -113,14 +107,10 @@ def fish(rng: np.random.Generator) -> Figure:
     _eyes(pen, places, float(rng.uniform(0.04, 0.065)), "white" if rng.random() < 0.5 else "iris")
     pen.ellipsoid("mouth", (0.51, -high * 0.12, 0), (0.04, 0.028, wide * 0.4), material="skin")
     pen.keypoint("mouth", (0.53, -high * 0.12, 0), "mouth", "head")
-    return figure
 
 
-def beetle(rng: np.random.Generator) -> Figure:
+def beetle(pen: Pen, rng: np.random.Generator) -> None:
     """A six-legged insect: beetle, ant or fly by the size of its segments and wings."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     slim, up = float(rng.uniform(0.14, 0.32)), float(rng.uniform(0.2, 0.34))
     pen.ellipsoid("torso", (-0.3, up, 0), (0.4, slim * 0.9, slim))
     pen.ellipsoid("neck", (0.14, up, 0), (0.18, slim * 0.65, slim * 0.72), material="second")
@@ -152,14 +142,10 @@ def beetle(rng: np.random.Generator) -> Figure:
             pen.chain("leg", [(place[1], up, s * slim * 0.4), knee, foot], [thick, thick, thick * 0.5], "dark")
             if k != 1:
                 pen.keypoint(f"{place[0]}_{word}_foot", foot, "leg")
-    return figure
 
 
-def spider(rng: np.random.Generator) -> Figure:
+def spider(pen: Pen, rng: np.random.Generator) -> None:
     """Eight legs around two balls."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     up, fat = float(rng.uniform(0.22, 0.4)), float(rng.uniform(0.2, 0.34))
     pen.ellipsoid("torso", (-0.3, up + 0.05, 0), (fat * 1.25, fat, fat))
     pen.ellipsoid("head", (0.12, up, 0), (0.2, 0.14, 0.17), material="second")
@@ -184,15 +170,12 @@ def spider(rng: np.random.Generator) -> Figure:
             pen.chain("leg", [hip, knee, foot], [thick * 1.2, thick, thick * 0.4], "main")
             if k in (0, 3):
                 pen.keypoint(f"{'front' if k == 0 else 'back'}_{word}_foot", foot, "leg")
-    return figure
 
 
-def person(rng: np.random.Generator) -> Figure:
+def person(pen: Pen, rng: np.random.Generator) -> None:
     """A clothed person: standing, walking, waving or sitting on the ground."""
-    figure = Figure()
     pose = str(rng.choice(["standing", "walking", "waving", "sitting"], p=[0.3, 0.3, 0.25, 0.15]))
-    figure.attributes["pose"] = pose
-    pen = figure.pen()
+    pen.figure.pose = pose
     leg = float(rng.uniform(0.8, 0.95))
     hip_height = 0.14 if pose == "sitting" else leg
     build = float(rng.uniform(0.85, 1.25))
@@ -236,7 +219,6 @@ def person(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"{word}_hand", hand, "hand")
     top = trunk.at((0.03, 0.77, 0), turn(yaw=normal(rng, 0, 25), pitch=normal(rng, 0, 8), roll=normal(rng, 0, 6)))
     _face(top, rng)
-    return figure
 
 
 def _face(pen: Pen, rng: np.random.Generator) -> None:

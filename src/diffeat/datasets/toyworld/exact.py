@@ -18,8 +18,9 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
-A = TypeVar("A", NDArray[np.float64], NDArray[np.floating[Any]])
+Array = NDArray[np.floating]
+A = TypeVar("A", NDArray[np.float64], NDArray[np.floating])
+S = TypeVar("S", float, NDArray[np.float64], NDArray[np.floating])
 
 _NEAREST = 1.5 * 2.0**52  # added and taken away again, it leaves the nearest whole number
 _PI = (2 * 1.57079632673412561417, 2 * 6.07710050650619224932e-11)  # the first has 33 bits: n times it is exact
@@ -49,20 +50,12 @@ def _like(x: float | Array, value: Any) -> Any:
     return value.astype(x.dtype) if isinstance(x, np.ndarray) else value
 
 
-@overload
-def sin(x: float) -> float: ...
-@overload
-def sin(x: A) -> A: ...
-def sin(x: float | Array) -> float | Array:
+def sin(x: S) -> S:
     r, sign = _half_turns(x.astype(float) if isinstance(x, np.ndarray) else float(x))
     return _like(x, sign * r * _series(r * r, _SIN))
 
 
-@overload
-def cos(x: float) -> float: ...
-@overload
-def cos(x: A) -> A: ...
-def cos(x: float | Array) -> float | Array:
+def cos(x: S) -> S:
     r, sign = _half_turns(x.astype(float) if isinstance(x, np.ndarray) else float(x))
     return _like(x, sign * _series(r * r, _COS))
 
@@ -93,7 +86,7 @@ def dot(a: A, b: A) -> A:
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]
 
 
-def norm(v: Array) -> NDArray[Any]:
+def norm(v: Array) -> Array:
     """Lengths of three-vectors ``(..., 3)``."""
     return np.sqrt(dot(v, v))
 

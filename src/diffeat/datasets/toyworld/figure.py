@@ -25,6 +25,7 @@ PARTS = (
 PART_ID = {name: number for number, name in enumerate(PARTS)}
 
 ELLIPSOID, BOX, FRUSTUM = 0, 1, 2
+SIDES = ((1, "right"), (-1, "left"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +45,11 @@ class Solid:
 
 @dataclass(slots=True)
 class Figure:
-    """A posed body: solids, keypoints ``name -> (position, parts that may show it)``, and what to zoom in on."""
+    """A posed body: solids, and keypoints ``name -> (position, parts that may show it)``."""
 
     solids: list[Solid] = field(default_factory=list)
     keypoints: dict[str, tuple[Vector, tuple[str, ...]]] = field(default_factory=dict)
-    attributes: dict[str, str] = field(default_factory=dict)
+    pose: str = "standing"
 
     def pen(self) -> Pen:
         return Pen(self, np.zeros(3), np.eye(3))

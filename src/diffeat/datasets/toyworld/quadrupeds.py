@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from diffeat.datasets.toyworld.exact import cos, norm, normal, power, product, sin
-from diffeat.datasets.toyworld.figure import Figure, Pen, turn
+from diffeat.datasets.toyworld.figure import SIDES, Pen, turn
 
 Range = tuple[float, float]
 Draw = Callable[[Range], float]
@@ -65,17 +65,15 @@ SPECIES = {
 }  # fmt: skip
 
 
-def quadruped(name: str, rng: np.random.Generator) -> Figure:
+def quadruped(name: str, pen: Pen, rng: np.random.Generator) -> None:
     """An animal of a species in a drawn pose (standing, walking, grazing, sitting)."""
     species = SPECIES[name]
 
     def draw(bounds: Range) -> float:
         return float(rng.uniform(*bounds))
 
-    figure = Figure()
-    pen = figure.pen()
     pose = str(rng.choice(["standing", "walking", "grazing", "sitting"], p=[0.35, 0.35, 0.15, 0.15]))
-    figure.attributes["pose"] = pose
+    pen.figure.pose = pose
     girth, leg, thick = draw(species.girth), draw(species.leg), draw(species.leg_radius)
     pitch = float(rng.uniform(28, 45)) if pose == "sitting" else normal(rng, 0, 3)
     trunk = pen.at((0, leg + girth * 0.6, 0), turn(pitch=pitch))
@@ -90,8 +88,8 @@ def quadruped(name: str, rng: np.random.Generator) -> Figure:
             spot = normal(rng, 0, 1, 3)
             spot *= np.array([0.42, girth * 0.85, width * 0.85]) / norm(spot)
             trunk.ellipsoid("torso", spot, float(rng.uniform(0.1, 0.17)))
-    figure.keypoints["withers"] = (trunk.point((0.36, girth * 0.85, 0)), ("torso", "neck", "hair"))
-    figure.keypoints["tail_base"] = (trunk.point((-0.53, girth * 0.35, 0)), ("torso", "tail"))
+    trunk.keypoint("withers", (0.36, girth * 0.85, 0), "torso", "neck", "hair")
+    trunk.keypoint("tail_base", (-0.53, girth * 0.35, 0), "torso", "tail")
     _legs(pen, trunk, species, pose, girth, width, leg, thick, rng)
     _tail(trunk, species, girth, draw, rng)
     neck_angle = draw(species.neck_angle)
@@ -108,7 +106,6 @@ def quadruped(name: str, rng: np.random.Generator) -> Figure:
             base.ellipsoid("hair", (x, girth * (0.55 - 0.08 * k), 0), (neck * 0.17, 0.1, 0.035), material="hair")
     level = turn(yaw=normal(rng, 0, 22), pitch=-neck_angle * 0.85 + normal(rng, -12, 12))
     head(base.at((neck + head_size * 0.35, 0.02, 0), level), species, head_size, draw, rng)
-    return figure
 
 
 def _legs(
@@ -202,7 +199,7 @@ def head(pen: Pen, species: Species, size: float, draw: Draw, rng: np.random.Gen
             snout_radius * np.array([0.5, 0.1, 0.62]), material="dark",
         )  # fmt: skip
     angle = {"horse": 62, "cow": 60, "sheep": 58}.get(_name_of(species), 42)
-    for side, word in ((1, "right"), (-1, "left")):
+    for side, word in SIDES:
         _eye(pen, size, wide, side, word, angle, rng)
         _ear(pen, size, wide, side, word, draw(species.ear), str(rng.choice(species.ears)), rng)
     if "horns" in species.extras and rng.random() < 0.8:

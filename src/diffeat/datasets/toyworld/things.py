@@ -5,16 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
-from diffeat.datasets.toyworld.figure import Figure, slope, turn
-
-SIDES = ((1, "right"), (-1, "left"))
+from diffeat.datasets.toyworld.figure import SIDES, Pen, slope, turn
 
 
-def chair(rng: np.random.Generator) -> Figure:
+def chair(pen: Pen, rng: np.random.Generator) -> None:
     """A chair with straight legs and a solid or slatted back; its front is +x."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     deep, wide = float(rng.uniform(0.24, 0.3)), float(rng.uniform(0.24, 0.3))
     seat, back = float(rng.uniform(0.45, 0.6)), float(rng.uniform(0.45, 0.8))
     thick, leg = float(rng.uniform(0.025, 0.07)), float(rng.uniform(0.02, 0.04))
@@ -36,24 +31,19 @@ def chair(rng: np.random.Generator) -> Figure:
         rest.box("backrest", (0, back * 0.93, 0), (0.025, back * 0.1, wide))
         for k in range(int(rng.integers(1, 5))):
             rest.box("backrest", (0, back * 0.5, wide * (-0.6 + 0.4 * k)), (0.015, back * 0.5, 0.03))
+    arms = False
     for s, word in SIDES:
         rest.keypoint(f"back_top_{word}", (0.0, back * 0.95, s * wide * 0.93), "backrest")
         pen.keypoint(f"seat_front_{word}", (deep * 0.95, seat, s * wide * 0.93), "seat", "leg")
-        if len(figure.attributes) == 1 and s == 1 and rng.random() < 0.3:
-            figure.attributes["arms"] = "yes"
-        if "arms" in figure.attributes:
+        arms = arms or (s == 1 and rng.random() < 0.3)
+        if arms:
             high = seat + 0.22
             pen.limb("arm", (-deep * 0.9, high, s * wide), (deep * 0.8, high, s * wide), leg, leg)
             pen.limb("arm", (deep * 0.75, high, s * wide), (deep * 0.75, seat, s * wide), leg, leg)
-    figure.attributes.pop("arms", None)
-    return figure
 
 
-def house(rng: np.random.Generator) -> Figure:
+def house(pen: Pen, rng: np.random.Generator) -> None:
     """Walls, a gabled roof of two slabs, a door in front (+x), windows and a chimney."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     deep, wide, high = float(rng.uniform(0.4, 0.6)), float(rng.uniform(0.45, 0.85)), float(rng.uniform(0.25, 0.55))
     pen.box("wall", (0, high, 0), (deep, high, wide))
     rise, over = float(rng.uniform(0.25, 0.6)), 1.12
@@ -86,14 +76,10 @@ def house(rng: np.random.Generator) -> Figure:
         top = 2 * high + rise + 0.12
         pen.box("chimney", (x, top - 0.25, z), (0.07, 0.25, 0.07), material="brick")
         pen.keypoint("chimney_top", (x, top - 0.01, z), "chimney")
-    return figure
 
 
-def tree(rng: np.random.Generator) -> Figure:
+def tree(pen: Pen, rng: np.random.Generator) -> None:
     """A broad-leaved tree, a fir or a palm."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     kind = str(rng.choice(["broad", "fir", "palm"], p=[0.5, 0.3, 0.2]))
     tall, thick = float(rng.uniform(0.5, 1.0)), float(rng.uniform(0.05, 0.11))
     lean = normal(rng, 0, 0.08)
@@ -143,14 +129,10 @@ def tree(rng: np.random.Generator) -> Figure:
             "palm": top + [x * 0.45, 0.1, 0],
         }[kind]
         pen.keypoint(f"crown_{word}", side, "foliage")
-    return figure
 
 
-def flower(rng: np.random.Generator) -> Figure:
+def flower(pen: Pen, rng: np.random.Generator) -> None:
     """A stem with leaves and a blossom of petals that looks up and forward."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     tall = float(rng.uniform(0.4, 1.0))
     sway = normal(rng, 0, 0.1)
     top = np.array([sway, tall, normal(rng, 0, 0.08)])
@@ -175,16 +157,13 @@ def flower(rng: np.random.Generator) -> Figure:
         bloom.at((0, 0, 0), product(nearest, turn(pitch=-cup))).keypoint(
             f"petal_{word}", (0.02, core * 0.7 + long * 0.55, 0), "flower"
         )
-    return figure
 
 
-def bottle(rng: np.random.Generator) -> Figure:
+def bottle(pen: Pen, rng: np.random.Generator) -> None:
     """A bottle with a neck, a cap and a label facing +x."""
-    figure = Figure()
     lying = rng.random() < 0.2
-    figure.attributes["pose"] = "lying" if lying else "standing"
+    pen.figure.pose = "lying" if lying else "standing"
     radius, tall = float(rng.uniform(0.14, 0.26)), float(rng.uniform(0.45, 0.8))
-    pen = figure.pen()
     pen = pen.at((0, radius, 0), turn(pitch=90)) if lying else pen
     neck, thin = float(rng.uniform(0.14, 0.4)), float(rng.uniform(0.3, 0.5)) * radius
     shoulder = float(rng.uniform(0.08, 0.22))
@@ -205,14 +184,10 @@ def bottle(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"base_{word}", (0, 0.02, s * radius * 0.97), "body")
     pen.keypoint("neck_base", (thin, tall + shoulder, 0), "neck", "body")
     pen.keypoint("neck_top", (thin, end - 0.01, 0), "neck", "cap")
-    return figure
 
 
-def cup(rng: np.random.Generator) -> Figure:
+def cup(pen: Pen, rng: np.random.Generator) -> None:
     """A cup or mug with a handle at +x, perhaps on a saucer; the drink shows from above."""
-    figure = Figure()
-    figure.attributes["pose"] = "standing"
-    pen = figure.pen()
     radius, tall = float(rng.uniform(0.28, 0.42)), float(rng.uniform(0.4, 0.8))
     foot = radius * float(rng.uniform(0.55, 1.0))
     pen.frustum("body", (0, 0.03, 0), (0, tall, 0), foot, radius)
@@ -236,4 +211,3 @@ def cup(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"base_{word}", (0, 0.05, s * foot * 0.97), "body")
     if rng.random() < 0.5:
         pen.frustum("foot", (0, 0, 0), (0, 0.045, 0), foot * 1.2, foot * float(rng.uniform(1.6, 2.0)), "third")
-    return figure

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from diffeat.datasets.toyworld.exact import cos, norm, normal, product, sin
-from diffeat.datasets.toyworld.figure import Figure, Pen, slope, turn
-
-SIDES = ((1, "right"), (-1, "left"))
+from diffeat.datasets.toyworld.figure import SIDES, Pen, slope, turn
 
 
 def _wheel(pen: Pen, centre: np.ndarray, radius: float, width: float) -> None:
@@ -17,12 +15,10 @@ def _wheel(pen: Pen, centre: np.ndarray, radius: float, width: float) -> None:
     pen.frustum("rim", centre - across * 1.15, centre + across * 1.15, radius * 0.17, radius * 0.17, "dark")
 
 
-def car(rng: np.random.Generator) -> Figure:
+def car(pen: Pen, rng: np.random.Generator) -> None:
     """A saloon, van or pick-up."""
-    figure = Figure()
-    pen = figure.pen()
     build = str(rng.choice(["saloon", "hatchback", "van", "pickup"], p=[0.4, 0.25, 0.2, 0.15]))
-    figure.attributes["pose"] = "parked"
+    pen.figure.pose = "parked"
     half, wide = float(rng.uniform(0.9, 1.15)), float(rng.uniform(0.38, 0.46))
     wheel = float(rng.uniform(0.17, 0.23))
     belt = wheel + float(rng.uniform(0.28, 0.36))
@@ -72,14 +68,11 @@ def car(rng: np.random.Generator) -> Figure:
         pen.keypoint(f"{word}_roof_back", roof_back, "roof", "body", "window")
     pen.box("body", (half * 1.08, floor + 0.07, 0), (0.03, 0.05, wide * 0.9), material="dark")
     pen.box("light", (half * 1.09, belt - 0.16, 0), (0.02, 0.05, wide * 0.4), material="metal")
-    return figure
 
 
-def bicycle(rng: np.random.Generator) -> Figure:
+def bicycle(pen: Pen, rng: np.random.Generator) -> None:
     """Two wheels of segments, a frame of tubes, a saddle and a handlebar."""
-    figure = Figure()
-    figure.attributes["pose"] = "parked"
-    pen = figure.pen()
+    pen.figure.pose = "parked"
     radius, base = float(rng.uniform(0.32, 0.4)), float(rng.uniform(0.48, 0.58))
     tube = float(rng.uniform(0.022, 0.035))
     hubs = {"front": np.array([base, radius, 0.0]), "back": np.array([-base, radius, 0.0])}
@@ -119,15 +112,13 @@ def bicycle(rng: np.random.Generator) -> Figure:
     pen.ellipsoid("seat", seat + [0.03, 0.03, 0], (0.15, 0.04, 0.07), material="dark")
     pen.keypoint("saddle", seat + [0.03, 0.05, 0], "seat")
     pen.keypoint("head_tube", head, "frame", "handlebar")
-    return figure
 
 
-def airplane(rng: np.random.Generator) -> Figure:
+def airplane(pen: Pen, rng: np.random.Generator) -> None:
     """A propeller or jet plane."""
-    figure = Figure()
-    figure.attributes["pose"] = "flying" if rng.random() < 0.6 else "parked"
-    bank = normal(rng, 0, 14) if figure.attributes["pose"] == "flying" else 0.0
-    pen = figure.pen().at((0, 0.7, 0), turn(pitch=normal(rng, 4, 6), roll=bank))
+    pen.figure.pose = "flying" if rng.random() < 0.6 else "parked"
+    bank = normal(rng, 0, 14) if pen.figure.pose == "flying" else 0.0
+    pen = pen.at((0, 0.7, 0), turn(pitch=normal(rng, 4, 6), roll=bank))
     fat, half = float(rng.uniform(0.1, 0.17)), float(rng.uniform(0.85, 1.1))
     pen.ellipsoid("body", (0, 0, 0), (half, fat, fat))
     pen.frustum("body", (-half * 0.5, 0, 0), (half * 0.6, 0, 0), fat * 0.97, fat * 0.97)
@@ -162,14 +153,12 @@ def airplane(rng: np.random.Generator) -> Figure:
         pen.ellipsoid("engine", (half, 0, 0), (0.06, 0.05, 0.05), material="metal")
         spin = float(rng.uniform(0, 180))
         pen.ellipsoid("engine", (half * 1.02, 0, 0), (0.012, 0.26, 0.03), turn(roll=spin), "dark")
-    return figure
 
 
-def boat(rng: np.random.Generator) -> Figure:
+def boat(pen: Pen, rng: np.random.Generator) -> None:
     """A sailing boat or a motor boat."""
-    figure = Figure()
-    figure.attributes["pose"] = "floating"
-    pen = figure.pen().at((0, 0.1, 0), turn(pitch=normal(rng, 0, 4), roll=normal(rng, 0, 6)))
+    pen.figure.pose = "floating"
+    pen = pen.at((0, 0.1, 0), turn(pitch=normal(rng, 0, 4), roll=normal(rng, 0, 6)))
     half, wide, deep = float(rng.uniform(0.8, 1.0)), float(rng.uniform(0.24, 0.34)), float(rng.uniform(0.2, 0.3))
     pen.box("hull", (-half * 0.2, 0.02, 0), (half * 0.72, deep * 0.6, wide))
     pen.ellipsoid("hull", (half * 0.35, deep * 0.1, 0), (half * 0.62, deep * 0.78, wide * 0.98))
@@ -216,4 +205,3 @@ def boat(rng: np.random.Generator) -> Figure:
             "chimney", (-half * 0.35, deep + high * 2, 0), (-half * 0.35, deep + high * 2.8, 0), 0.07, 0.07, "third"
         )
         pen.keypoint("chimney_top", (-half * 0.35, deep + high * 2.78, 0), "chimney")
-    return figure

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from diffeat.datasets.toyworld.backdrop import GROUNDS, PLACES, WALLS, backdrop
 from diffeat.datasets.toyworld.captions import caption
-from diffeat.datasets.toyworld.classes import BUILDERS, CLASSES, FURRY, PORTRAITS
+from diffeat.datasets.toyworld.classes import CLASSES, FURRY, PORTRAITS, build
 from diffeat.datasets.toyworld.exact import mean, normal
-from diffeat.datasets.toyworld.figure import PARTS, Figure
+from diffeat.datasets.toyworld.figure import PARTS, Figure, Solid
 from diffeat.datasets.toyworld.lens import blur, develop
 from diffeat.datasets.toyworld.materials import Light, Look, Material, any_colour, light, look
 from diffeat.datasets.toyworld.raster import Camera, Hits, cast
@@ -42,9 +42,7 @@ class ToySample:
         visible: ``(K,)`` bool: inside the picture and not behind the figure itself or an occluder.
         parts: ``(H, W)`` uint8, values index :data:`PARTS`; 0 is background and occluders.
         label: position of the class in :data:`CLASSES`.
-        name: the class.
         box: (left, top, right, bottom) of the visible figure in pixel-index coordinates.
-        caption: a sentence.
         attributes: colour, pattern, pose, view, size, light, place, framing.
         truncated: whether the figure goes beyond the picture.
         occluded: whether an occluder hides a part of it.
@@ -69,33 +67,14 @@ class ToySample:
         rows = zip(self.names, self.points, self.visible, strict=True)
         return {name: (float(p[0]), float(p[1]), bool(v)) for name, p, v in rows}
 
-    @property
-    def part_names(self) -> tuple[str, ...]:
-        """The meaning of the values in :attr:`parts`."""
-        return PARTS
-
 
 @dataclass(frozen=True, slots=True)
 class ToyPair:
-    """Two pictures of one class, for matching keypoints, with difficulty flags in the manner of SPair-71k.
-
-    Attributes:
-        source: first picture.
-        target: second picture.
-        names: keypoints visible in both.
-        viewpoint: 0 same side, 1 neighbouring side, 2 opposite side.
-        scale: 0, 1 or 2 by the ratio of box areas (below 2, below 4, above).
-        truncation: 0 none, 1 source, 2 target, 3 both.
-        occlusion: 0 none, 1 source, 2 target, 3 both.
-    """
+    """Two pictures of one class, for matching the keypoints that are visible in both."""
 
     source: ToySample
     target: ToySample
     names: tuple[str, ...]
-    viewpoint: int
-    scale: int
-    truncation: int
-    occlusion: int
 
     def matches(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Source and target points ``(n, 2)`` of the shared keypoints, in the order of :attr:`names`."""
@@ -123,7 +102,7 @@ class Toyworld:
         self.seed, self.size = int(seed), int(size)
         self.classes = tuple(CLASSES if classes is None else classes)
         for name in self.classes:
-            if name not in BUILDERS:
+            if name not in CLASSES:
                 raise UnknownNameError(f"No toy-world class {name!r}. {did_you_mean(name, CLASSES)}")
         if self.size < 32:
             raise InvalidValueError(f"A toy-world picture has a side of at least 32 pixels, got {size}.")
@@ -161,19 +140,19 @@ class Toyworld:
             one, two = source.keypoints, target.keypoints
             names = tuple(n for n in source.names if n in two and one[n][2] and two[n][2])
             if len(names) >= 3:
-                return _pair(source, target, names)
+                return ToyPair(source, target, names)
 
     def _draw(self, rng: np.random.Generator, fixed: dict[str, str]) -> ToySample:
         traits = _traits(self.classes, fixed, rng)
         name, calm = traits["name"], traits.pop("calm") == "yes"
-        figure = BUILDERS[name](rng)
-        traits["pose"] = figure.attributes["pose"]
+        figure = build(name, rng)
+        traits["pose"] = figure.pose
         painted = look(name in FURRY, {s.material for s in figure.solids}, rng)
         traits["colour"], traits["pattern"] = painted.colour, painted.pattern
         scale = _scale(traits, rng)
         camera = aim(figure, name, traits["view"], traits["framing"], scale, self.size, rng)
         sun = light(rng, traits["light"])
-        others, front = ([], 0) if calm else _company(camera, self.size, traits, rng)
+        others, front = ([], 0) if calm else _company(camera, self.size, rng)
         return _take(figure, others, front, camera, painted, sun, traits, calm, self.size, rng)
 
 
@@ -212,7 +191,7 @@ def _scale(traits: dict[str, str], rng: np.random.Generator) -> float:
     return scale
 
 
-def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.Generator):
+def _company(camera: Camera, size: int, rng: np.random.Generator) -> tuple[list[Solid], int]:
     """Clutter behind (always beyond the figure) and, at times, occluders in front; how many are in front."""
     depth = float(camera.shift[2])
     whole = (0.0, 0.0, float(size), float(size))
@@ -225,7 +204,7 @@ def _company(camera: Camera, size: int, traits: dict[str, str], rng: np.random.G
 
 
 def _take(
-    figure: Figure, others: list, front: int, camera: Camera, painted: Look, sun: Light, traits: dict[str, str],
+    figure: Figure, others: list[Solid], front: int, camera: Camera, painted: Look, sun: Light, traits: dict[str, str],
     calm: bool, size: int, rng: np.random.Generator,
 ) -> ToySample:  # fmt: skip
     solids = figure.solids + others
@@ -261,7 +240,7 @@ def _take(
     )  # fmt: skip
 
 
-def _surface(solids: list, hits: Hits, materials: dict[str, Material], sun: Light) -> Array:
+def _surface(solids: list[Solid], hits: Hits, materials: dict[str, Material], sun: Light) -> Array:
     albedo = np.empty((len(hits.solid), 3), np.float32)
     gloss = np.empty(len(hits.solid), np.float32)
     named = [s.material for s in solids]
@@ -335,14 +314,3 @@ def _occluded(hits: Hits, count: int, front: int, parts: NDArray[np.uint8]) -> b
     for _ in range(2):  # grown by a pixel to all four sides
         near = near | np.roll(near, 1, 0) | np.roll(near, -1, 0) | np.roll(near, 1, 1) | np.roll(near, -1, 1)
     return bool((near[2:-2, 2:-2] & (parts > 0)).any())
-
-
-def _pair(source: ToySample, target: ToySample, names: tuple[str, ...]) -> ToyPair:
-    turns = ("right", "back", "left", "front")
-    apart = abs(turns.index(source.attributes["view"]) - turns.index(target.attributes["view"]))
-    areas = sorted((s.box[2] - s.box[0] + 1) * (s.box[3] - s.box[1] + 1) for s in (source, target))
-    ratio = areas[1] / areas[0]
-    return ToyPair(
-        source, target, names, min(apart, 4 - apart), 0 if ratio < 2 else 1 if ratio < 4 else 2,
-        int(source.truncated) + 2 * int(target.truncated), int(source.occluded) + 2 * int(target.occluded),
-    )  # fmt: skip

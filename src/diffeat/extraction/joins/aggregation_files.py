@@ -9,7 +9,6 @@ what describes the network is used (model, widths, steps), never the rest of the
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffeat.backbones.files import PICKLED, read_object, read_plain, read_tensors
 from diffeat.backbones.weights import find_weights
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
@@ -70,20 +70,13 @@ def load_aggregation(source: str | Path, file: str | None = None, revision: str 
             network.
     """
     path = weights_file(source, file, revision)
-    if path.suffix in {".pt", ".pth", ".bin"}:
+    if path.suffix in PICKLED:
         return read_published(path)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     config_path = path.parent / CONFIG_FILE
     if not config_path.is_file() and not Path(source).exists():
         config_path = find_weights(str(source), str(Path(file or WEIGHTS_FILE).with_name(CONFIG_FILE)), revision)
     config = _read_config(config_path)
-    try:
-        state = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"The aggregation weights {path} cannot be read: {error}") from None
-    return _filled(config, state, path)
+    return _filled(config, read_tensors(path), path)
 
 
 def read_published(path: Path) -> AggregationNetwork:
@@ -92,14 +85,7 @@ def read_published(path: Path) -> AggregationNetwork:
     Raises:
         ModelError: As :func:`load_aggregation`.
     """
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, AttributeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(
-            f"{path} is not a plain state dict: {reason}. Only tensors and plain values are read from a pickle, since "
-            "anything else could run code. Save it again as tensors, or as safetensors."
-        ) from None
+    data = read_plain(path)
     state = data.get("aggregation_network", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
         held = ", ".join(sorted(map(str, data))[:5]) if isinstance(data, Mapping) else type(data).__name__
@@ -159,11 +145,11 @@ def _differences(what: str, weights: tuple, recipe: tuple) -> str:
 
 def _read_config(path: Path) -> AggregationConfig:
     try:
-        data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        data = read_object(path)
         if data.pop("kind", None) != _KIND:
             raise ModelError(f"{path} does not describe an aggregation network.")
         return AggregationConfig(**data)
-    except (OSError, ValueError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise ModelError(f"The description {path} of the aggregation network cannot be read: {error}") from None
 
 
@@ -199,7 +185,8 @@ def _published_config(state: Mapping[str, Tensor], settings: Mapping[str, Any], 
 
 
 def _filled(config: AggregationConfig, state: Mapping[str, Tensor], path: Path) -> AggregationNetwork:
-    network = AggregationNetwork(config)
+    with torch.random.fork_rng(devices=[]):
+        network = AggregationNetwork(config)
     state = {name: value for name, value in state.items() if name not in _UNUSED}
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())

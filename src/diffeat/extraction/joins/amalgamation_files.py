@@ -35,6 +35,7 @@ def load_amalgamation(file: Path) -> Amalgamation:
     Raises:
         ModelError: If it is missing or no amalgamation.
     """
+    import torch
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file
 
@@ -46,6 +47,7 @@ def load_amalgamation(file: Path) -> Amalgamation:
         raise ModelError(f"The amalgamation {str(file)!r} cannot be read: {error}") from None
     if config is None:
         raise ModelError(f"{file} holds no amalgamation of diffeat.")
-    network = Amalgamation(AmalgamationConfig(**json.loads(config)))
+    with torch.random.fork_rng(devices=[]):
+        network = Amalgamation(AmalgamationConfig(**json.loads(config)))
     network.load_state_dict(state)
     return network.eval()

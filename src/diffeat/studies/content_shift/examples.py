@@ -24,13 +24,10 @@ class Example:
     """One picture under several variants.
 
     Attributes:
-        name: Of the picture.
         variants: Names, in the order of the lists below.
-        timesteps: As in :class:`GateResult`.
         pixels: The picture as the model sees it, in [-1, 1].
         img2img: What Img2Img makes of it.
         estimates: Of the clean picture, at the operating timestep.
-        activation: Whose features are shown, if any.
         features: Of the clean picture by the base, then of each variant.
     """
 
@@ -47,7 +44,8 @@ class Example:
 def examples_of(result: GateResult, backbone: Backbone, images: Sequence[ImageLike], count: int = 3) -> list[Example]:
     """Run the model again on ``count`` of the measured pictures."""
     shown = [v for v in result.variants if v.role in ("base", "technique", "shuffled")][:_MOST]
-    order = _by_gain(result)
+    best, at = result.ranking()[0], ("img2img", result.settings.measures[0])
+    order = np.argsort(result.shifts[best][at].mean(1) - result.shifts[BASE][at].mean(1)).tolist()
     places = [round(k * (len(order) - 1) / max(count - 1, 1)) for k in range(min(count, len(order)))]
     chosen = [order[place] for place in dict.fromkeys(places)]
     doubled = [images[i] for i in chosen] * (2 if len(chosen) == 1 else 1)  # a meter takes two at least
@@ -69,9 +67,3 @@ def _example(meter: ShiftMeter, k: int, shown: Sequence[Variant], name: str) -> 
             features.append(maps[activation][0])
     names = tuple(v.name for v in shown)
     return Example(Path(name).name, names, meter.timesteps, meter.pixels(k), img2img, estimates, activation, features)
-
-
-def _by_gain(result: GateResult) -> list[int]:
-    best, at = result.ranking()[0], ("img2img", result.settings.measures[0])
-    gain = result.shifts[BASE][at].mean(1) - result.shifts[best][at].mean(1)
-    return [int(i) for i in np.argsort(-gain)]

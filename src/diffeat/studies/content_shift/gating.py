@@ -13,8 +13,8 @@ the picture, the *shuffled* twin that is shown another picture (must not help).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from diffeat.progress import Progress, silent
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Shifts, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
 from diffeat.techniques import Combination
+from diffeat.techniques.combination import Combinable
 
 BASE = "base"
 
@@ -51,7 +52,6 @@ class GateResult:
 
     Attributes:
         base: The recipe that was measured.
-        shifts: By variant.
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
@@ -66,16 +66,20 @@ class GateResult:
     ceiling: dict[str, float]
     timesteps: dict[str, float]
     calls: float = 0
-    warnings: tuple[str, ...] = field(default_factory=tuple)
+    warnings: tuple[str, ...] = ()
 
     def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
         """The verdict by the first measure of a stage."""
         return self.verdicts.get(variant, {}).get((stage, self.settings.deciding(stage)))
 
-    def ranking(self, stage: Stage = "img2img") -> list[str]:
-        """Techniques from the largest gain to the smallest."""
-        names = [v.name for v in self.variants if v.role == "technique"]
-        return sorted(names, key=lambda n: -(self.deciding(n, stage) or _nothing()).gain)
+    def ranking(self) -> list[str]:
+        """Techniques from the largest gain at img2img to the smallest."""
+
+        def gain(name: str) -> float:
+            verdict = self.deciding(name)
+            return float("-inf") if verdict is None else verdict.gain
+
+        return sorted((v.name for v in self.variants if v.role == "technique"), key=gain, reverse=True)
 
     @property
     def recipe(self) -> Reading:
@@ -85,7 +89,7 @@ class GateResult:
         if verdict is None or verdict.call != "helps":
             return self.base
         combination = next(v.combination for v in self.variants if v.name == best)
-        return self.base.replace(techniques=[t.model_dump() for t in combination], name=f"{self.base.name}-gate")
+        return self.base.replace(techniques=combination.content(), name=f"{self.base.name}-gate")
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: of every technique and control its verdicts by the deciding measures, and its cost."""
@@ -103,14 +107,10 @@ class GateResult:
         return ["technique", *heads, "wins", "passes"], rows
 
 
-def _nothing() -> Verdict:
-    return Verdict("cannot tell", float("-inf"), 0, 0, 0, 0, 0)
-
-
 def gate(
     backbone: Backbone,
     images: Sequence[ImageLike],
-    techniques: Mapping[str, Any] | Sequence[Any],
+    techniques: Mapping[str, Combinable] | Sequence[Combinable],
     recipe: Reading,
     settings: GateSettings | None = None,
     progress: Progress = silent,
@@ -118,11 +118,8 @@ def gate(
     """Score techniques.
 
     Args:
-        backbone: The model.
         images: Pictures, best 30 or more, none of which a LoRA was trained on.
-        techniques: Techniques or combinations, by name or not.
         recipe: Frame, text, conditioning options, activations, and (its first timestep) the operating point.
-        settings: What is measured.
 
     Raises:
         DatasetError: Fewer than two pictures.
@@ -159,7 +156,9 @@ def gate(
     )
 
 
-def variants_of(techniques: Mapping[str, Any] | Sequence[Any], controls: bool, several: bool = True) -> list[Variant]:
+def variants_of(
+    techniques: Mapping[str, Combinable] | Sequence[Combinable], controls: bool, several: bool = True
+) -> list[Variant]:
     """The base, every technique, and its controls.
 
     Raises:
@@ -185,7 +184,10 @@ def variants_of(techniques: Mapping[str, Any] | Sequence[Any], controls: bool, s
 
 
 def _warnings(
-    variants: Sequence[Variant], shifts: Mapping[str, Shifts], verdicts: Mapping[str, Any], settings: GateSettings
+    variants: Sequence[Variant],
+    shifts: Mapping[str, Shifts],
+    verdicts: Mapping[str, Mapping[tuple[str, str], Verdict]],
+    settings: GateSettings,
 ) -> list[str]:
     found = []
     for v in variants:

@@ -9,9 +9,9 @@ helps, the base wins.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations as subsets
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from diffeat.extraction import Reading
 from diffeat.features import ImageLike
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
-from diffeat.techniques import Combination, Technique
+from diffeat.techniques import Combination, Custom, Technique
+from diffeat.techniques.combination import Combinable
 
 BASE = Combination()
 
@@ -53,12 +54,8 @@ class SearchResult:
     """Where a search ended.
 
     Attributes:
-        chosen: The combination.
         verdict: Of it against the base; none if the base was chosen.
-        rounds: How it came to it.
-        spent: Denoiser rows.
         recipe: The recipe with the combination.
-        reason: Why this one.
     """
 
     chosen: Combination
@@ -83,7 +80,7 @@ class SearchResult:
 
 
 def candidates_of(
-    techniques: Mapping[str, Any] | Sequence[Any], strengths: Sequence[float] = (0.5, 1.0)
+    techniques: Mapping[str, Combinable] | Sequence[Combinable], strengths: Sequence[float] = (0.5, 1.0)
 ) -> list[Combination]:
     """Every technique as it is given, and at other strengths where it has one (as shares of the given one)."""
     given = techniques.values() if isinstance(techniques, Mapping) else techniques
@@ -96,7 +93,7 @@ def candidates_of(
     return list(found.values())
 
 
-def _scaled(technique: Any, share: float) -> Any:
+def _scaled(technique: Technique | Custom, share: float) -> Technique | Custom:
     if not isinstance(technique, Technique) or technique.strength is None:
         return technique
     return technique.at(share * getattr(technique, technique.strength))
@@ -108,38 +105,28 @@ def run_search(
     """The search itself.
 
     Args:
-        candidates: Single techniques or combinations.
         budget: Denoiser rows that may be spent; at least one round is run.
-        start: Pictures of the first round.
-        margin: Relative gain that is too small to matter.
 
     Raises:
         InvalidValueError: If there is nothing to choose from.
     """
     if not candidates:
         raise InvalidValueError("There are no techniques to search.")
-    seen: dict[str, list[NDArray[np.float64]]] = {}
+    seen: dict[str, NDArray[np.float64]] = {}
     names = {c.key: c for c in (BASE, *candidates)}
     alive = [c.key for c in candidates]
     rounds: list[Round] = []
     count, done, combined = min(start, scorer.pictures), 0, False
     while True:
         for key in (BASE.key, *alive):
-            parts = seen.setdefault(key, [])
-            have = sum(len(p) for p in parts)
+            have = len(seen.get(key, ()))
             if have < count:
-                parts.append(scorer.shifts(names[key], range(have, count)))
-        table = {key: np.concatenate(seen[key])[:count] for key in (BASE.key, *alive)}
-        verdicts = {key: judge(table[BASE.key], table[key], margin=margin) for key in alive}
+                shifts = scorer.shifts(names[key], range(have, count))
+                seen[key] = np.concatenate([seen[key], shifts]) if have else shifts
+        verdicts = {key: judge(seen[BASE.key][:count], seen[key][:count], margin=margin) for key in alive}
         alive = _survivors(alive, verdicts)
-        rounds.append(
-            Round(
-                count,
-                {names[k].label: v for k, v in verdicts.items()},
-                tuple(names[k].label for k in alive),
-                scorer.spent,
-            )
-        )
+        labelled = {names[k].label: v for k, v in verdicts.items()}
+        rounds.append(Round(count, labelled, tuple(names[k].label for k in alive), scorer.spent))
         done = count
         if not alive:
             return SearchResult(BASE, None, tuple(rounds), scorer.spent, "No technique helps on these pictures.")
@@ -152,12 +139,11 @@ def run_search(
         elif count == scorer.pictures:
             break
         count = min(2 * count, scorer.pictures)
-        if scorer.spent + _price(scorer, [names[k] for k in (BASE.key, *alive)], seen, count) > budget:
+        missing = {k: max(0, count - len(seen.get(k, ()))) for k in (BASE.key, *alive)}
+        if scorer.spent + sum(scorer.cost(names[k]) * pictures for k, pictures in missing.items()) > budget:
             break
-    measured = [k for k in alive if sum(len(p) for p in seen.get(k, [])) >= done]
-    return _choose(
-        scorer, measured, names, {k: np.concatenate(seen[k])[:done] for k in (BASE.key, *measured)}, rounds, margin
-    )
+    measured = [k for k in alive if len(seen.get(k, ())) >= done]
+    return _choose(scorer, measured, names, {k: seen[k][:done] for k in (BASE.key, *measured)}, rounds, margin)
 
 
 def _survivors(alive: list[str], verdicts: Mapping[str, Verdict]) -> list[str]:
@@ -175,7 +161,7 @@ def _combined(singles: Sequence[Combination]) -> list[Combination]:
     for size in range(2, len(singles) + 1):
         for chosen in subsets(singles, size):
             techniques = [t for c in chosen for t in c]
-            plain = {t.null().key for t in techniques if hasattr(t, "kind")}
+            plain = {t.null().key for t in techniques if isinstance(t, Technique)}
             if len(plain) < len(techniques):
                 continue  # the same technique twice
             try:
@@ -183,10 +169,6 @@ def _combined(singles: Sequence[Combination]) -> list[Combination]:
             except InvalidValueError:
                 continue
     return found
-
-
-def _price(scorer: Scorer, combinations: Sequence[Combination], seen: Mapping[str, Any], count: int) -> float:
-    return sum(scorer.cost(c) * max(0, count - sum(len(p) for p in seen.get(c.key, []))) for c in combinations)
 
 
 def _choose(
@@ -235,7 +217,7 @@ class _MeterScorer:
 def search(
     backbone: Backbone,
     images: Sequence[ImageLike],
-    techniques: Mapping[str, Any] | Sequence[Any],
+    techniques: Mapping[str, Combinable] | Sequence[Combinable],
     recipe: Reading,
     *,
     budget: float,
@@ -267,12 +249,11 @@ def search(
     with ShiftMeter(backbone, images, recipe, settings) as meter:
         scorer = _MeterScorer(meter, (stage, settings.deciding(stage)))
         found = run_search(scorer, candidates, budget, margin=settings.margin)
-    chosen = recipe.replace(techniques=[t.model_dump() for t in found.chosen] or None, name=f"{recipe.name}-gate")
+    chosen = recipe.replace(techniques=found.chosen.content() or None, name=f"{recipe.name}-gate")
     if timesteps and len(found.chosen):
-        chosen = chosen.replace(
-            **{"trajectory.timesteps": [_best_timestep(backbone, images, chosen, settings, timesteps)]}
-        )
-    return SearchResult(found.chosen, found.verdict, found.rounds, found.spent, found.reason, chosen)
+        best = _best_timestep(backbone, images, chosen, settings, timesteps)
+        chosen = chosen.replace(**{"trajectory.timesteps": [best]})
+    return replace(found, recipe=chosen)
 
 
 def _best_timestep(

@@ -7,7 +7,8 @@ Pictures ``(3, h, w)`` in [-1, 1]:
 * ``pixel``: root mean square difference (of values in [0, 1]);
 * ``ssim``: 1 − SSIM (Wang et al. 2004; Gaussian window of σ = 1.5, grey);
 * ``edges``: 1 − F₁ of edges (Canny on the grey picture, one pixel of tolerance);
-* ``dino``, ``lpips``: distances by weights, see :mod:`diffeat.studies.content_shift.perceptual`.
+* ``dino:MODEL``: 1 − mean cosine between patch tokens of a vision transformer, e.g. ``dino:facebook/dinov2-base``;
+* ``lpips``: LPIPS (Zhang et al. 2018) by the ``lpips`` package, where it is installed with its weights.
 
 Features ``(c, h, w)``:
 
@@ -20,7 +21,6 @@ Features ``(c, h, w)``:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+from diffeat.geometry import to_image
 
 Picture = Float[Tensor, "3 h w"]
 Feature = Float[Tensor, "c h w"]
@@ -46,7 +47,7 @@ def ssim_shift(found: Picture, true: Picture) -> float:
 
     _check(found, true)
     one, two = _grey(found), _grey(true)
-    found_score: Any = structural_similarity(
+    score = structural_similarity(
         one,
         two,
         data_range=1.0,
@@ -55,21 +56,20 @@ def ssim_shift(found: Picture, true: Picture) -> float:
         use_sample_covariance=False,
         win_size=None if min(one.shape) >= 11 else 3,
     )
-    return 1 - float(found_score)
+    return 1 - float(np.asarray(score))
 
 
-def edge_shift(found: Picture, true: Picture, sigma: float = 1.0, tolerance: int = 1) -> float:
+def edge_shift(found: Picture, true: Picture) -> float:
     """1 − F₁ between the edges of both pictures; 0 where neither has any."""
     from scipy.ndimage import maximum_filter
     from skimage.feature import canny
 
     _check(found, true)
-    one, two = (canny(_grey(x), sigma=sigma, low_threshold=0.1, high_threshold=0.2) for x in (found, true))
+    one, two = (canny(_grey(x), sigma=1.0, low_threshold=0.1, high_threshold=0.2) for x in (found, true))
     if not one.any() and not two.any():
         return 0.0
-    side = 2 * tolerance + 1
-    hit_one = (one & maximum_filter(two, side)).sum() / max(one.sum(), 1)
-    hit_two = (two & maximum_filter(one, side)).sum() / max(two.sum(), 1)
+    hit_one = (one & maximum_filter(two, 3)).sum() / max(one.sum(), 1)
+    hit_two = (two & maximum_filter(one, 3)).sum() / max(two.sum(), 1)
     return 1 - float(2 * hit_one * hit_two / max(hit_one + hit_two, 1e-12))
 
 
@@ -92,16 +92,15 @@ def cka_shift(found: Feature, clean: Feature) -> float:
     return 1 - float(cross / own) if own > 0 else 1.0
 
 
-def self_match_shift(found: Feature, clean: Feature, most: int = 4096) -> float:
+def self_match_shift(found: Feature, clean: Feature) -> float:
     """Mean distance between each cell and its nearest neighbour (cosine) among the clean cells, over the diagonal.
 
-    Args:
-        most: Queries; more cells are thinned evenly.
+    Of more than 4096 cells some are taken, evenly.
     """
     _check(found, clean)
     h, w = found.shape[-2:]
     queries, keys = (F.normalize(x.float().flatten(1), dim=0).T for x in (found, clean))
-    at = torch.arange(h * w)[:: -(-h * w // most)]
+    at = torch.arange(h * w)[:: -(-h * w // 4096)]
     nearest = (queries[at] @ keys.T).argmax(1)
     dy, dx = at.to(nearest) // w - nearest // w, at.to(nearest) % w - nearest % w
     return float((dy.double().square() + dx.double().square()).sqrt().mean()) / float(np.hypot(h - 1, w - 1) or 1)
@@ -112,15 +111,64 @@ PICTURE_MEASURES: dict[str, Measure] = {"pixel": pixel_shift, "ssim": ssim_shift
 FEATURE_MEASURES: dict[str, Measure] = {"cosine": cosine_shift, "cka": cka_shift, "self-match": self_match_shift}
 
 
-def find_measure(name: str, known: dict[str, Measure]) -> Measure:
-    """A measure by name.
+def picture_measure(name: str) -> Measure:
+    """A measure of pictures by name.
+
+    Raises:
+        UnknownNameError: If there is none of this name.
+        ModelError: If its weights, or the package that reads them, are not there.
+    """
+    kind, _, model = name.partition(":")
+    if kind == "dino" and model:
+        return _dino(model)
+    if kind == "lpips":
+        return _lpips(model or "alex")
+    return _named(name, PICTURE_MEASURES, " By weights: use 'dino:MODEL' or 'lpips'.")
+
+
+def feature_measure(name: str) -> Measure:
+    """A measure of features by name.
 
     Raises:
         UnknownNameError: If there is none of this name.
     """
-    if name not in known:
-        raise UnknownNameError(f"No measure {name!r}. {did_you_mean(name, known)}")
-    return known[name]
+    return _named(name, FEATURE_MEASURES)
+
+
+def _named(name: str, measures: dict[str, Measure], more: str = "") -> Measure:
+    if name not in measures:
+        raise UnknownNameError(f"No measure {name!r}. {did_you_mean(name, measures)}{more}")
+    return measures[name]
+
+
+def _dino(model: str) -> Measure:
+    from diffeat.extraction.vision import VisionExtractor
+
+    extractor = VisionExtractor.from_pretrained(model)
+
+    def measure(found: Tensor, true: Tensor) -> float:
+        one, two = (f.tensor.double() for f in extractor.stream([to_image(found), to_image(true)]))
+        return 1 - float(F.cosine_similarity(one, two, dim=0).mean())
+
+    return measure
+
+
+def _lpips(network: str) -> Measure:
+    try:
+        import lpips  # type: ignore[import-not-found]
+
+        distance = lpips.LPIPS(net=network, verbose=False).eval()
+    except Exception as error:  # a missing package, torchvision or download
+        raise ModelError(
+            f"LPIPS needs the package lpips with its weights ({type(error).__name__}: {error}). Leave the measure out, "
+            "or use 'dino:MODEL'."
+        ) from None
+
+    @torch.no_grad()
+    def measure(found: Tensor, true: Tensor) -> float:
+        return float(distance(found.float()[None].cpu(), true.float()[None].cpu()))
+
+    return measure
 
 
 def _grey(picture: Tensor) -> np.ndarray:

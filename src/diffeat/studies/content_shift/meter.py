@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,9 @@ from diffeat.extraction import Reading
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.plan import Plan
 from diffeat.features import ImageLike, Picture
-from diffeat.geometry import Frame
-from diffeat.studies.content_shift.measures import FEATURE_MEASURES, PICTURE_MEASURES, Measure, find_measure
-from diffeat.studies.content_shift.perceptual import weighted_measure
+from diffeat.studies.content_shift.measures import feature_measure, picture_measure
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
+from diffeat.techniques.combination import Combinable
 from diffeat.trajectories import Row, noisy_latents
 
 Stage = Literal["img2img", "operating", "features"]
@@ -42,9 +41,7 @@ class GateSettings:
         measures: Picture measures, the first decides: pixel, ssim, edges, ``dino:MODEL``, ``lpips``.
         feature_measures: Of the recipe's activations, the first decides: cosine, cka, self-match.
         reference: Clean features of the base model, or of the technique's own run.
-        confidence: Of the intervals.
         margin: Relative gain that is too small to matter.
-        controls: Run null and shuffled twins.
     """
 
     strength: float = 0.7
@@ -72,7 +69,6 @@ class ShiftMeter:
     """Measures shifts of one variant after the other on the same pictures; use it in a ``with`` block.
 
     Attributes:
-        pictures: The pictures.
         timesteps: The noise level of ``img2img`` and of ``operating``.
         calls: Rows of denoiser calls so far, ControlNets counted by their share.
     """
@@ -84,9 +80,9 @@ class ShiftMeter:
             raise DatasetError(f"GATE compares over pictures and needs at least two, got {len(images)}.")
         self.backbone, self.recipe, self.settings = backbone, recipe, settings
         self.pictures = [Picture.of(image, recipe.prompt) for image in images]
-        self._frames = [self._frame(p) for p in self.pictures]
-        self._measures = {n: _picture_measure(n) for n in settings.measures}
-        self._feature_measures = {n: find_measure(n, FEATURE_MEASURES) for n in settings.feature_measures}
+        self._frames = [backbone.frame(recipe.frame, p.image.size, p.name) for p in self.pictures]
+        self._measures = {n: picture_measure(n) for n in settings.measures}
+        self._feature_measures = {n: feature_measure(n) for n in settings.feature_measures}
         self._session = Session(backbone)
         self._latents: dict[int, LatentPosterior] = {}
         self._clean: dict[int, dict[str, Tensor]] = {}
@@ -108,16 +104,15 @@ class ShiftMeter:
         self._session.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._session.__exit__(*error)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._session.__exit__(kind, error, trace)
 
     @torch.no_grad()
-    def measure(self, combination: Any, shuffled: bool = False, pictures: Sequence[int] | None = None) -> Shifts:
+    def measure(self, combination: Combinable, shuffled: bool = False, pictures: Sequence[int] | None = None) -> Shifts:
         """Shifts of pictures and seeds.
 
         Args:
             shuffled: Tell the technique about the next picture instead.
-            pictures: Which; all by default.
 
         Raises:
             NonFiniteError: The model gives NaN or infinity.
@@ -133,7 +128,7 @@ class ShiftMeter:
 
     @torch.no_grad()
     def reconstruct(
-        self, combination: Any, picture: int, stage: Literal["img2img", "operating"], shuffled: bool = False
+        self, combination: Combinable, picture: int, stage: Literal["img2img", "operating"], shuffled: bool = False
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """For pictures in a report: the reconstruction ``(seeds, 3, h, w)``, and at ``operating`` the features."""
         with self._session.use(combination) as steered:
@@ -217,38 +212,34 @@ class ShiftMeter:
             self._latents[i] = self.backbone.encode_images(self.pixels(i)[None])
         return self._latents[i]
 
-    def _noisy(self, part: Sequence[int], jobs: Sequence[tuple[int, Row]]) -> Tensor:
-        found = [
-            noisy_latents(
-                self.backbone,
-                self._posterior(part[n]),
-                [row],
-                image=self.pictures[part[n]].key,
-                seed=self.recipe.seed,
-                sample_posterior=self.recipe.trajectory.latent == "sample",
+    def _noisy(
+        self, part: Sequence[int], rows: Iterable[int], timesteps: Iterable[float], noisy: bool = True
+    ) -> Tensor:
+        """Latents of some rows, each at its timestep."""
+        latents = []
+        for k, t in zip(rows, timesteps, strict=True):
+            place, draw = divmod(k, self.settings.seeds)
+            latents.append(
+                noisy_latents(
+                    self.backbone,
+                    self._posterior(part[place]),
+                    [Row(t, draw, noisy)],
+                    image=self.pictures[part[place]].key,
+                    seed=self.recipe.seed,
+                    sample_posterior=self.recipe.trajectory.latent == "sample",
+                )
             )
-            for n, row in jobs
-        ]
-        return torch.cat(found)
-
-    def _jobs(self, part: Sequence[int], t: float, noisy: bool = True) -> list[tuple[int, Row]]:
-        return [(n, Row(t, s, noisy)) for n in range(len(part)) for s in range(self.settings.seeds)]
+        return torch.cat(latents)
 
     def _img2img(self, steered: Steered, part: Sequence[int], rows: Rows) -> Tensor:
         start = self.timesteps["img2img"]
         times = sdedit_timesteps(start, self.settings.steps, self._end)
         self.calls += len(rows) * (len(times) - 1) * steered.combination.calls()
-        return steered.descend(self._noisy(part, self._jobs(part, start)), times, rows)
+        return steered.descend(self._noisy(part, range(len(rows)), [start] * len(rows)), times, rows)
 
     def _operating(self, steered: Steered, part: Sequence[int], rows: Rows) -> tuple[Tensor, dict[str, Tensor]]:
         t = self.timesteps["operating"]
-        jobs = self._jobs(part, t)
-
-        def noisy_at(at: Sequence[int], timesteps: Sequence[float]) -> Tensor:
-            rows = [Row(s, jobs[k][1].draw, True) for k, s in zip(at, timesteps, strict=True)]
-            return self._noisy(part, [(jobs[k][0], row) for k, row in zip(at, rows, strict=True)])
-
-        noisy = steered.arrive([t] * len(jobs), noisy_at, rows)
+        noisy = steered.arrive([t] * len(rows), lambda at, timesteps: self._noisy(part, at, timesteps), rows)
         self.calls += len(rows) * steered.combination.calls()
         features: dict[str, Tensor] = {}
         if self._along is None:
@@ -267,7 +258,7 @@ class ShiftMeter:
         found: list[dict[str, Tensor]] = []
         if missing and self._alone is not None:
             rows = self._rows(steered, missing, False) if rows is None else rows
-            latents = self._noisy(missing, self._jobs(missing, 0.0, noisy=False))
+            latents = self._noisy(missing, range(len(rows)), [0.0] * len(rows), noisy=False)
             with self._alone:
                 maps = self._alone.run(**steered.inputs(latents, 0.0, rows))
             split = {n: m.float().split(self.settings.seeds) for n, m in maps.items()}
@@ -276,9 +267,6 @@ class ShiftMeter:
             self._clean.update(zip(missing, found, strict=True))
             found = [self._clean[i] for i in part]
         return {n: torch.cat([f[n] for f in found]) for n in found[0]}
-
-    def _frame(self, picture: Picture) -> Frame:
-        return self.backbone.frame(self.recipe.frame, picture.image.size, picture.name)
 
 
 def sdedit_timesteps(start: float, steps: int, end: float = -1.0) -> list[float]:
@@ -291,10 +279,3 @@ def sdedit_timesteps(start: float, steps: int, end: float = -1.0) -> list[float]
     if len(set(found)) < len(found) or found[-1] <= end:
         raise InvalidValueError(f"There are no {steps} timesteps below {start:g}.")
     return [*found, end]
-
-
-def _picture_measure(name: str) -> Callable[[Tensor, Tensor], float]:
-    measure: Measure = (
-        weighted_measure(name) if name.startswith(("dino:", "lpips")) else find_measure(name, PICTURE_MEASURES)
-    )
-    return measure

@@ -42,12 +42,8 @@ class Verdict:
     """What can be said about a technique.
 
     Attributes:
-        call: The verdict.
         gain: Relative reduction of the shift.
-        low: Lower end of its interval.
-        high: Upper end.
         wins: Share of pictures on which it has less shift than the base (ties count half).
-        pictures: How many.
         needed: Pictures that would probably settle it (``cannot tell`` only; none where no reasonable number would).
         base: Mean shift of the base.
     """
@@ -72,17 +68,12 @@ class Verdict:
         return f"{self.call} {self.gain:+.1%} [{self.low:+.1%}, {self.high:+.1%}]{more}"
 
 
-def judge(
-    base: ArrayLike, technique: ArrayLike, *, confidence: float = 0.95, margin: float = 0.02, seed: int = 0
-) -> Verdict:
+def judge(base: ArrayLike, technique: ArrayLike, *, confidence: float = 0.95, margin: float = 0.02) -> Verdict:
     """Compare paired shifts.
 
     Args:
         base: Shifts of the base, (pictures, seeds) or (pictures,).
         technique: Of the technique, at the same places.
-        confidence: Of the interval.
-        margin: Gain that is too small to matter.
-        seed: Of the bootstrap.
 
     Raises:
         InvalidValueError: If the shapes differ, there are fewer than two pictures, or the base has no shift at all.
@@ -93,7 +84,7 @@ def judge(
             f"Confidence is 0.5 to below 1 and the margin not negative, got {confidence}, {margin}."
         )
     gain = 1 - x.sum() / b.sum()
-    low, high = _interval(b, x, confidence, seed)
+    low, high = _interval(b, x, confidence)
     call = _call(low, high, margin)
     needed = _needed(gain, low, high, margin, len(b)) if call == "cannot tell" else None
     wins = float(np.mean((x < b) + 0.5 * (x == b)))
@@ -115,7 +106,7 @@ def _paired(base: ArrayLike, technique: ArrayLike) -> tuple[NDArray[np.float64],
     return b, x
 
 
-def _interval(b: NDArray, x: NDArray, confidence: float, seed: int) -> tuple[float, float]:
+def _interval(b: NDArray, x: NDArray, confidence: float) -> tuple[float, float]:
     from scipy.stats import norm, t
 
     n = len(b)
@@ -126,7 +117,6 @@ def _interval(b: NDArray, x: NDArray, confidence: float, seed: int) -> tuple[flo
         lambda sums: 1 - sums[:, 1] / np.maximum(sums[:, 0], 1e-300),
         replicates=_RESAMPLES,
         confidence=1 - 2 * tail,
-        seed=seed,
     )
 
 

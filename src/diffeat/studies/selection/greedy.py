@@ -19,11 +19,7 @@ class Step:
     """One activation joined.
 
     Attributes:
-        added: Its id.
-        ids: The set by then.
-        channels: Of the set.
         depth: Share of the denoiser's work that the set needs.
-        scores: By probe.
         combined: Mean over probes of the score over the best single score.
         alike: CKA with the chosen activation most like it; 0 for the first.
         rivals: Candidates that scored within one standard error of the best, this one included.
@@ -70,12 +66,7 @@ def forward_selection(
     one least like what is chosen already is taken, so that a step does not go to a copy by luck.
 
     Args:
-        candidates: What to choose from.
-        probes: What to score with; all count alike.
-        alike: Redundancy of two activations.
-        budget: The most channels of the set.
         singles: Scores of the candidates alone, where they are known.
-        most: Activations at most.
 
     Raises:
         InvalidValueError: No candidates, or the smallest does not fit the budget.
@@ -128,10 +119,10 @@ def _combined(scores: dict[str, Score], references: dict[str, float]) -> float:
 
 
 def _rivals(
-    tried: dict[str, dict[str, Score]], values: dict[str, float], best: str, references: dict[str, float], look: int = 6
+    tried: dict[str, dict[str, Score]], values: dict[str, float], best: str, references: dict[str, float]
 ) -> list[str]:
-    """The best candidate and those it does not surely beat, of the first few."""
-    order = sorted(values, key=values.__getitem__, reverse=True)[:look]
+    """The best candidate and those it does not surely beat, of the first six."""
+    order = sorted(values, key=values.__getitem__, reverse=True)[:6]
     draws = {
         id: np.mean([score.resampled() / references[name] for name, score in tried[id].items()], axis=0) for id in order
     }

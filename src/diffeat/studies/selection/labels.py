@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from diffeat.datasets.card import Kind
-from diffeat.datasets.labelled import ClassSample, MaskSample
+from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.datasets.registry import get_card, open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
 
 #: Tasks to rank by, and the kind of dataset that each needs.
 TASKS: dict[str, Kind] = {"correspondence": "pairs", "segmentation": "label maps", "classification": "classes"}
+Sample = PointPair | MaskSample | ClassSample
+S = TypeVar("S", PointPair, MaskSample, ClassSample)
+T = TypeVar("T")
 _TOYWORLD = {"correspondence": "toyworld", "segmentation": "toyworld-parts", "classification": "toyworld-classes"}
 
 
@@ -25,25 +28,29 @@ class Labels:
     """Labelled pictures of one task.
 
     Attributes:
-        task: One of :data:`TASKS`.
-        dataset: Name of the dataset.
         train: Pictures or pairs to learn from; empty for correspondence.
         check: Pictures or pairs to score on.
-        classes: Names of the labels.
     """
 
     task: str
     dataset: str
-    train: tuple[Any, ...]
-    check: tuple[Any, ...]
+    train: tuple[Sample, ...]
+    check: tuple[Sample, ...]
     classes: tuple[str, ...] = ()
 
     def images(self) -> list[Path]:
         """Every picture file once."""
-        pairs = [p for p in self.check if isinstance(p, PointPair)]
-        samples = [s for s in (*self.train, *self.check) if isinstance(s, (MaskSample, ClassSample))]
-        paths = [path for p in pairs for path in (p.source, p.target)] + [s.image for s in samples]
-        return list(dict.fromkeys(p for p in paths if isinstance(p, Path)))
+        images = (
+            image
+            for s in (*self.train, *self.check)
+            for image in ((s.source, s.target) if isinstance(s, PointPair) else (s.image,))
+        )
+        return list(dict.fromkeys(image for image in images if isinstance(image, Path)))
+
+    def parts(self, kind: type[S]) -> tuple[list[S], list[S]]:
+        """What to learn from and what to score on, of one kind."""
+        train, check = ([s for s in part if isinstance(s, kind)] for part in (self.train, self.check))
+        return train, check
 
 
 def open_labels(
@@ -61,11 +68,9 @@ def open_labels(
 
     Args:
         dataset: A dataset of ``diffeat eval``; ``toyworld`` serves all three tasks.
-        root: Its folder.
         tasks: Which of them; by default what the dataset is for.
         categories: Of label maps, pictures of these categories only.
         most: Pairs, or pictures to score on, drawn at most; half as many label maps are learned from, to keep to few.
-        seed: Of that draw.
 
     Raises:
         UnknownNameError: No such dataset or task.
@@ -91,7 +96,7 @@ def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence
         pairs = open_dataset(dataset, root, card.split_to_choose_on("val", "train"), kind="pairs")
         return Labels(task, dataset, (), tuple(_some(pairs, most, seed)))
 
-    def read(split: str) -> Any:
+    def read(split: str) -> MaskDataset | ClassDataset:
         part = open_dataset(dataset, root, split)
         return part.only(categories) if categories and task == "segmentation" else part
 
@@ -113,6 +118,6 @@ def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence
     )
 
 
-def _some(items: Sequence[Any], count: int, seed: int) -> list[Any]:
+def _some(items: Sequence[T], count: int, seed: int) -> list[T]:
     order = np.random.default_rng(seed).permutation(len(items))[:count]
     return [items[i] for i in order]

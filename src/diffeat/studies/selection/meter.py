@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +72,7 @@ class Measured:
 
 
 class Meter:
-    """Accumulates one activation.
-
-    Args:
-        channels: Of the activation.
-        grid: (h, w).
-    """
+    """Accumulates one activation of ``channels`` on a grid (h, w)."""
 
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
         h, w = grid
@@ -136,6 +130,7 @@ class Meter:
         rings = torch.arange(len(noise), dtype=torch.float64)
         resolution = self._resolution(own)
         rest = own[1:].sum().clamp(min=0)
+        dead, massive, largest = self._facts.channels()
         return Measured(
             noise=_share(noise, own),
             noise_low=_share(noise[rings <= BANDS["low"]], own[rings <= BANDS["low"]]),
@@ -147,7 +142,9 @@ class Meter:
             position=_share(place[1:], noise[1:] + own[1:]),
             concentration=sum(self._concentration) / n,
             kurtosis=self._facts.kurtosis(),
-            **self._facts.channels(),
+            dead=dead,
+            massive=massive,
+            largest=largest,
         )
 
     def _resolution(self, own: Tensor) -> float:
@@ -222,17 +219,14 @@ class _Facts:
         alive = central > 1e-12 * central.max().clamp(min=1e-30)
         return float((fourth[alive] / central[alive] ** 2 - 3).mean()) if alive.any() else 0.0
 
-    def channels(self) -> dict[str, Any]:
+    def channels(self) -> tuple[float, int, float]:
         """Dead and massive channels among all, and the largest over the median root mean square."""
         mean, square = self._mean / self._batches, self._square / self._batches
         variance = (square - mean.square()).clamp(min=0)
         rms = square.sqrt()
         middle = rms.median().clamp(min=1e-30)
-        return {
-            "dead": float((variance <= _DEAD * variance.median().clamp(min=1e-30)).double().mean()),
-            "massive": int((rms > _MASSIVE * middle).sum()),
-            "largest": float(rms.max() / middle),
-        }
+        dead = (variance <= _DEAD * variance.median().clamp(min=1e-30)).double().mean()
+        return float(dead), int((rms > _MASSIVE * middle).sum()), float(rms.max() / middle)
 
 
 def concentration(values: Float[Tensor, "c h w"]) -> float:

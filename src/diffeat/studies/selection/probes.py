@@ -29,15 +29,17 @@ from diffeat.features import FeatureMap
 from diffeat.refinement import normalise_channels, resize_map
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.classification import pooled_features
-from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
 #: Gives the features of a picture file (or array) with all candidates.
-Load = Callable[[object], FeatureMap]
+Load = Callable[..., FeatureMap]
 ALPHA = 0.1
 #: Strengths of a ridge to choose from, in units of the mean squared length of a sample.
 _STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
+#: Training pixels in all, and pixels of a picture that is scored.
+_PIXELS, _CHECKED = 900, 200
 
 
 class Probe(Protocol):
@@ -49,14 +51,7 @@ class Probe(Protocol):
 
 
 class CorrespondenceProbe:
-    """Matching of annotated points.
-
-    Args:
-        pairs: Pairs with points; boxes where there are any.
-        ids: Candidates.
-        load: Features of a picture.
-        grid: Cells (h, w) that are compared.
-    """
+    """Matching of annotated points, on a grid of cells (h, w)."""
 
     name = "correspondence"
 
@@ -73,11 +68,9 @@ class CorrespondenceProbe:
             for id in ids:
                 one, other = (normalise_channels(resize_map(f[id].float(), grid)) for f in (source, target))
                 self._products[id].append((sample_descriptors(one, places) @ other.flatten(1)).half())
-            y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
-            centres = target.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), grid)
             box = pair.target_box
             length = max(box[2] - box[0], box[3] - box[1]) if box else max(target.frame.original)
-            self._errors.append(torch.cdist(truth, centres) / max(length, 1e-6))
+            self._errors.append(torch.cdist(truth, cell_centres(target.frame, grid)) / max(length, 1e-6))
 
     def score(self, ids: Sequence[str]) -> Score:
         units = []
@@ -92,8 +85,6 @@ class _Ridge:
     """Ridge classification in dual form; products of standardised features, kept by activation.
 
     Args:
-        labels: Of the training samples.
-        classes: How many there are.
         held_out: Training samples that the strength is chosen on.
     """
 
@@ -113,8 +104,7 @@ class _Ridge:
     def predict(self, ids: Sequence[str]) -> Tensor:
         inner = torch.stack([self._inner[id] for id in ids]).sum(0).double()
         outer = torch.stack([self._outer[id] for id in ids]).sum(0).double()
-        strength = self._strength(inner)
-        return self._guess(inner, outer, self._targets, strength)
+        return self._guess(inner, outer, self._targets, self._strength(inner))
 
     def _strength(self, inner: Tensor) -> float:
         out, kept = self._held_out, ~self._held_out
@@ -138,17 +128,7 @@ class _Ridge:
 
 
 class SegmentationProbe:
-    """Labels of pixels from a few labelled pictures.
-
-    Args:
-        train: Labelled pictures to learn from.
-        test: Labelled pictures to score on.
-        classes: Number of labels.
-        ids: Candidates.
-        load: Features of a picture.
-        samples: Training pixels in all.
-        seed: Of the pixels drawn.
-    """
+    """Labels of pixels of ``test``, learned from ``train``."""
 
     name = "segmentation"
 
@@ -159,12 +139,11 @@ class SegmentationProbe:
         classes: int,
         ids: Sequence[str],
         load: Load,
-        samples: int = 900,
         seed: int = 0,
     ) -> None:
         self._classes = classes
-        learn = _pixels(train, classes, load, ids, max(8, samples // max(1, len(train))), 20, seed)
-        check = _pixels(test, classes, load, ids, 200, 0, seed + 1)
+        learn = _pixels(train, classes, load, ids, max(8, _PIXELS // max(1, len(train))), 20, seed)
+        check = _pixels(test, classes, load, ids, _CHECKED, 0, seed + 1)
         self._truth, self._picture = check.labels.numpy(), check.pictures.numpy()
         self._ridge = _Ridge(learn.labels, classes, learn.pictures % 4 == 0)
         one, other = (p.features(torch.arange(len(p))) for p in (learn, check))
@@ -181,7 +160,7 @@ class SegmentationProbe:
 
 
 class ClassificationProbe:
-    """Classes of pictures from averaged maps; arguments as :class:`SegmentationProbe`."""
+    """Classes of pictures from averaged maps."""
 
     name = "classification"
 

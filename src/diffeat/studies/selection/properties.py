@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -42,7 +42,7 @@ class Property:
     measured: Measured
     aliases: tuple[str, ...] = ()
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> dict[str, str | float | None]:
         """All numbers and names in one flat mapping, as rules see them."""
         return {
             "id": self.id,
@@ -56,6 +56,17 @@ class Property:
         }
 
 
+class MeasuredOn(TypedDict, total=False):
+    """What a measurement was made of."""
+
+    model: str
+    pictures: int
+    timestep: float
+    draws: int
+    size: list[int]
+    seed: int
+
+
 @dataclass(frozen=True)
 class Measurement:
     """The outcome of :func:`measure`.
@@ -66,7 +77,6 @@ class Measurement:
         skipped: Activations that are no map of features, with the reason.
         thumbnails: PCA colours (h, w, 3) uint8 of each on the first picture.
         picture: The first picture as the model saw it.
-        settings: What was measured on.
     """
 
     properties: tuple[Property, ...]
@@ -74,7 +84,7 @@ class Measurement:
     skipped: dict[str, str]
     thumbnails: dict[str, np.ndarray]
     picture: Image.Image
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: MeasuredOn = field(default_factory=MeasuredOn)
 
     def __getitem__(self, id: str) -> Property:
         return next(p for p in self.properties if p.id == id)
@@ -117,13 +127,11 @@ def measure(
     """Measure the properties of activations.
 
     Args:
-        backbone: The model.
         images: Two different pictures at least; eight or more give steady numbers.
         timestep: At which they are read (0…1000).
         draws: Noise draws per picture, two at least.
         size: Size of the pictures for the model (squashed); its own by default.
         prompts: A text for all, or one per picture.
-        seed: Of the noise.
         activations: Ids or patterns; all by default.
 
     Raises:
@@ -218,7 +226,7 @@ def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] |
     return pictures
 
 
-def _recipe(backbone: Backbone, timestep: float, draws: int, size: Any, seed: int) -> Reading:
+def _recipe(backbone: Backbone, timestep: float, draws: int, size: int | tuple[int, int] | None, seed: int) -> Reading:
     """The settings as a recipe, which checks them."""
     frame = FrameSpec(mode="squash", size=size or backbone.default_size)
     trajectory = {"timesteps": [timestep], "draws": draws, "latent": "mean"}

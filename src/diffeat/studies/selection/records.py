@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from diffeat.storage.atomic import StagedFile
 from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.properties import Measurement, Property
 
@@ -32,9 +31,8 @@ def save_measurement(measurement: Measurement, folder: Path, key: str) -> None:
         "skipped": measurement.skipped,
         "properties": [asdict(p) for p in measurement.properties],
     }
-    part = folder / f"{_NUMBERS}.part"
-    part.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    os.replace(part, folder / _NUMBERS)  # last: its presence says that all is there
+    # last: its presence says that all is there
+    StagedFile(folder / _NUMBERS, json.dumps(data, indent=1).encode()).commit()
 
 
 def load_measurement(folder: Path, key: str) -> Measurement | None:
@@ -42,24 +40,25 @@ def load_measurement(folder: Path, key: str) -> Measurement | None:
     path = folder / _NUMBERS
     if not path.is_file():
         return None
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    data = json.loads(path.read_text(encoding="utf-8"))
     if data["key"] != key:
         return None
     tensors = load_file(folder / _TENSORS)
     return Measurement(
-        properties=tuple(_property(item) for item in data["properties"]),
+        properties=tuple(
+            Property(
+                **item
+                | {
+                    "measured": Measured(**item["measured"]),
+                    "grid": tuple(item["grid"]),
+                    "aliases": tuple(item["aliases"]),
+                }
+            )
+            for item in data["properties"]
+        ),
         redundancy=tensors["redundancy"],
         skipped=data["skipped"],
         thumbnails={n.removeprefix("thumbnail/"): t.numpy() for n, t in tensors.items() if n.startswith("thumbnail/")},
         picture=Image.fromarray(tensors["picture"].numpy()),
         settings=data["settings"],
     )
-
-
-def _property(item: dict[str, Any]) -> Property:
-    fields = item | {
-        "measured": Measured(**item["measured"]),
-        "grid": tuple(item["grid"]),
-        "aliases": tuple(item["aliases"]),
-    }
-    return Property(**fields)

@@ -12,22 +12,26 @@ cells, increments for noise, self-attention queries and keys for locality except
 from __future__ import annotations
 
 import operator
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
+from diffeat.explain import InvalidFieldsError
+from diffeat.extraction.recipe import read_yaml
+from diffeat.files import read_text
+from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.properties import Measurement, Property
 from diffeat.studies.selection.verdict import Verdict
 
-_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+_COMPARE: dict[str, Callable[..., bool]] = {
     ">=": operator.ge,
     "<=": operator.le,
     "==": operator.eq,
@@ -39,9 +43,8 @@ _CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
 _SAME = 0.9999
 _MEASURED = Path(__file__).parent / "measured.yaml"
 FIELDS = (
-    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise", "noise_low", "noise_mid", "noise_high"),
-    *("noise_ratio", "resolution", "granularity", "halving", "position", "concentration", "kurtosis", "dead"),
-    *("massive", "largest"),
+    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise_ratio"),
+    *(field.name for field in fields(Measured)),
 )
 
 
@@ -61,11 +64,11 @@ class Rule(BaseModel):
             _parsed(text)
         return value
 
-    def rejects(self, values: dict[str, Any]) -> bool:
+    def rejects(self, values: Mapping[str, str | float | None]) -> bool:
         """Whether all conditions hold; a value that was not measured holds none."""
         return all(_holds(text, values) for text in self.when)
 
-    def explained(self, values: dict[str, Any]) -> str:
+    def explained(self, values: Mapping[str, str | float | None]) -> str:
         """The reason with the values in it."""
         return self.reason.format_map(values)
 
@@ -82,7 +85,7 @@ def _parsed(text: str) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def _holds(text: str, values: dict[str, Any]) -> bool:
+def _holds(text: str, values: Mapping[str, str | float | None]) -> bool:
     field, comparison, wanted = _parsed(text)
     value = values.get(field)
     if value is None:
@@ -107,11 +110,11 @@ def load_rules(name_or_path: str | Path) -> list[Rule]:
         InvalidValueError: The file is not a list of rules; says which rule is wrong.
     """
     path = _MEASURED if str(name_or_path) == "measured" else Path(name_or_path)
-    if not path.is_file():
+    if not os.path.exists(path):
         raise UnknownNameError(
-            f"There is no rule set {str(name_or_path)!r}. Use measured, paper, or the path of a YAML file."
+            f"There is no rule set {shown(str(name_or_path))}. Use measured, paper, or the path of a YAML file."
         )
-    data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    data = read_yaml(read_text(path, "rule file", 2**17), str(path))
     if not isinstance(data, list):
         raise InvalidValueError(f"{path} must hold a list of rules, got {type(data).__name__}.")
     rules = []
@@ -119,10 +122,7 @@ def load_rules(name_or_path: str | Path) -> list[Rule]:
         try:
             rules.append(Rule.model_validate(item))
         except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(map(str, first["loc"]))
-            message = first["msg"].removeprefix("Value error, ")
-            raise InvalidValueError(f"{path.name}, rule {number}, {place}: {message}.") from None
+            raise InvalidFieldsError(f"{path.name}, rule {number},", error, Rule) from None
     return rules
 
 
@@ -130,7 +130,6 @@ def judge(measurement: Measurement, rules: str | Path | Sequence[Rule] = "measur
     """Keep or reject every measured activation.
 
     Args:
-        measurement: What was measured.
         rules: ``"measured"``, ``"paper"``, the path of a rule file, or rules.
 
     Returns:

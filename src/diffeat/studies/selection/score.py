@@ -32,13 +32,13 @@ class Score:
         low, high = self.interval()
         return f"{self.value:.1f} [{low:.1f}, {high:.1f}]"
 
-    def resampled(self, samples: int = _SAMPLES, seed: int = 0) -> np.ndarray:
-        """Values with units drawn anew; scores over the same units and seed are drawn alike, and can be compared."""
-        return np.array([self.reduce(row) for row in resampled(self.units, replicates=samples, seed=seed)])
+    def resampled(self) -> np.ndarray:
+        """Values with units drawn anew; scores over the same units are drawn alike, and can be compared."""
+        return np.array([self.reduce(row) for row in resampled(self.units, replicates=_SAMPLES)])
 
-    def interval(self, confidence: float = 0.95) -> Interval:
+    def interval(self) -> Interval:
         """Bootstrap interval."""
-        return interval_of(self.resampled(), confidence)
+        return interval_of(self.resampled())
 
     def against(self, other: Score) -> Interval:
         """Interval of what this is above another score of the same units."""

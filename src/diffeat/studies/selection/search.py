@@ -12,18 +12,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from diffeat.backbones import Backbone
+from diffeat.backbones.placement import placed
+from diffeat.datasets.labelled import ClassSample, MaskSample
+from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Reading, extract_to_store
-from diffeat.extraction.extractor import best_device
-from diffeat.features import FeatureMap
+from diffeat.evaluation.features import feature_folder, features_of
+from diffeat.extraction import Extractor, Reading
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
 from diffeat.studies.selection.probes import (
@@ -51,9 +49,7 @@ class SelectionSettings:
         budget: The most channels of the set.
         rules: ``"measured"``, ``"paper"`` or a rule file.
         noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
-        draws: Noise draws of that measurement.
         most: Activations at most.
-        seed: Of draws, samples and intervals.
     """
 
     budget: int
@@ -69,13 +65,7 @@ class Selection:
     """The outcome of :func:`select`.
 
     Attributes:
-        recipe: Reads the chosen set.
-        measurement: Properties of all activations.
-        verdicts: Of all activations, by id.
         singles: Scores of every candidate alone, by id and probe.
-        steps: How the set grew.
-        settings: What was asked.
-        tasks: What was scored.
     """
 
     recipe: Reading
@@ -124,9 +114,7 @@ def select(
     """Choose a set of activations.
 
     Args:
-        backbone: The model.
         images: Pictures to measure properties on, two different ones at least.
-        settings: How.
         folder: Where features and properties rest.
         labels: Labelled pictures to rank with (:func:`~diffeat.studies.selection.labels.open_labels`); without any,
             properties decide alone.
@@ -160,16 +148,14 @@ def select(
     return Selection(recipe, measurement, verdicts, singles, tuple(steps), settings, tuple(p.name for p in probes))
 
 
-def load_backbone(model: str, device: str | None = None, dtype: torch.dtype | None = None) -> Backbone:
+def load_backbone(model: str, device: str | None = None, dtype: str | None = None) -> Backbone:
     """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
 
     Raises:
         ModelError: The model cannot be loaded.
     """
-    where = torch.device(device) if device is not None else best_device()
-    return Backbone.from_pretrained(
-        model, device=where, dtype=dtype or (torch.float32 if where.type == "cpu" else torch.bfloat16)
-    )
+    device_used, precision = placed(device, dtype)
+    return Backbone.from_pretrained(model, device=device_used, dtype=precision)
 
 
 def default_recipe(backbone: Backbone) -> Reading:
@@ -230,30 +216,22 @@ def _probes(
     ids = [p.id for p in candidates]
     recipe = base.replace(activations=ids, fuse=None)
     extractor = Extractor(recipe, backbone)
-    images = list(dict.fromkeys(path for part in labels for path in part.images()))
-    where = folder / f"features-{recipe.hash[:12]}"
+    texts = dict.fromkeys(path for part in labels for path in part.images())
+    where = feature_folder(folder, extractor)
     probes: list[Probe] = []
-    with FeatureStore.of(where, extractor, "float16") as store:
-        summary = extract_to_store(extractor, images, store, progress=progress)
-        if summary.failed:
-            name, reason = next(iter(summary.failed.items()))
-            raise InvalidValueError(
-                f"{len(summary.failed)} labelled pictures cannot be used; the first is {name}: {reason}"
-            )
-
-        def load(image: Any) -> FeatureMap:
-            return store.load(Path(image).as_posix())
-
+    with features_of(extractor, texts, where, dtype="float16", keep=0, progress=progress) as features:
         for part in progress(labels, total=len(labels), desc="probes"):
             if part.task == "correspondence":
                 grid = max((p.grid for p in candidates), key=lambda g: g[0] * g[1])
                 scale = min(1.0, _MOST_CELLS / max(grid))
                 cells = (max(1, round(grid[0] * scale)), max(1, round(grid[1] * scale)))
-                probes.append(CorrespondenceProbe(part.check, ids, load, cells))
+                probes.append(CorrespondenceProbe(part.parts(PointPair)[1], ids, features.load, cells))
             elif part.task == "segmentation":
-                probes.append(SegmentationProbe(part.train, part.check, len(part.classes), ids, load, seed=seed))
+                train, check = part.parts(MaskSample)
+                probes.append(SegmentationProbe(train, check, len(part.classes), ids, features.load, seed))
             else:
-                probes.append(ClassificationProbe(part.train, part.check, len(part.classes), ids, load))
+                learn, score = part.parts(ClassSample)
+                probes.append(ClassificationProbe(learn, score, len(part.classes), ids, features.load))
     return probes
 
 

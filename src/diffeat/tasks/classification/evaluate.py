@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
@@ -19,8 +20,7 @@ from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import one_text
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
-from diffeat.tasks.classification.pooled import pooled_features
-from diffeat.tasks.ridge import RidgeSums, balanced_accuracy
+from diffeat.tasks.ridge import RidgeSums, best_strength
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _HOLD_OUT = 4
@@ -34,8 +34,6 @@ class Classification:
         truth: (n,) classes of the test pictures.
         predicted: (n,) predictions.
         strength: Of the regularisation, as chosen.
-        trained_on: Number of training pictures.
-        options: Of the evaluation.
     """
 
     dataset: str
@@ -89,13 +87,12 @@ class Classification:
         )
 
 
+@neutral()
 def evaluate_classification(
     data: tuple[ClassDataset, ClassDataset],
     source: Source[FeatureMap],
     options: TaskOptions | None = None,
     *,
-    activations: Sequence[str] | None = None,
-    strengths: Sequence[float] = STRENGTHS,
     store: Store = None,
     progress: Progress = silent,
 ) -> Classification:
@@ -103,10 +100,7 @@ def evaluate_classification(
 
     Args:
         data: Pictures to train on, and pictures to score on, of the same classes.
-        source: Where features come from.
         options: Their prompts must be one text for all pictures, which does not tell the class.
-        activations: Which maps of the recipe; all if not given.
-        strengths: Of the regularisation, chosen on every fourth training picture.
         store: Where features rest, for pictures that are files; without one they are read off and forgotten.
 
     Raises:
@@ -130,10 +124,10 @@ def evaluate_classification(
         if not len(part):
             raise InvalidValueError(f"{part.name} has no pictures in its split {part.split!r}.")
         features = each_feature(source, [s.image for s in part], text, store, progress)
-        rows = [pooled_features(f, activations) for f in progress(features, total=len(part), desc=part.split)]
+        rows = [pooled_features(f) for f in progress(features, total=len(part), desc=part.split)]
         return torch.stack(rows), torch.tensor([s.label for s in part])
 
-    weight, bias, strength = fit_linear(*pooled(train), len(train.classes), strengths)
+    weight, bias, strength = fit_linear(*pooled(train), len(train.classes))
     tested, truth = pooled(test)
     return Classification(
         dataset=test.name,
@@ -153,21 +147,24 @@ def fit_linear(
     features: Float[Tensor, "n c"], labels: Tensor, classes: int, strengths: Sequence[float] = STRENGTHS
 ) -> tuple[Tensor, Tensor, float]:
     """Weights, biases and the strength that did best on every fourth sample of a class."""
-    everything = RidgeSums(features.shape[1], classes)
+    everything, held = RidgeSums(features.shape[1], classes), RidgeSums(features.shape[1], classes)
     everything.add(features, labels)
     out = _every_fourth(labels)
-    chosen = strengths[0]
+    strength = strengths[0]
     if out.any() and len(strengths) > 1:
-        held = RidgeSums(features.shape[1], classes)
         held.add(features[out], labels[out])
-        rest = everything - held
-        scores = []
-        for strength in strengths:
-            weight, bias = rest.solve(strength)
-            hits, counts = balanced_accuracy(features[out] @ weight.T + bias, labels[out])
-            scores.append(float((hits[counts > 0] / counts[counts > 0]).mean()))
-        chosen = strengths[max(range(len(scores)), key=scores.__getitem__)]
-    return *everything.solve(chosen), chosen
+        strength = best_strength(everything - held, strengths, lambda: [(features[out], labels[out])])
+    return *everything.solve(strength), strength
+
+
+def pooled_features(features: FeatureMap, activations: Sequence[str] | None = None) -> Float[Tensor, " c"]:
+    """Mean over cells of every map of a picture (or of some), side by side; padding does not count."""
+    parts = []
+    for name in activations if activations is not None else features.activations:
+        values = features[name].float().cpu()
+        top, left, height, width = features.frame.content_cells((values.shape[1], values.shape[2]))
+        parts.append(values[:, top : top + height, left : left + width].mean((1, 2)))
+    return torch.cat(parts)
 
 
 def _every_fourth(labels: Tensor) -> Tensor:

@@ -1,9 +1,16 @@
 """Semantic correspondence: matching points, and scoring matches."""
 
-from diffeat.tasks.correspondence.dense import mutual_matches
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, curve, pck, record_pair
 from diffeat.tasks.correspondence.lattice import Lattice
-from diffeat.tasks.correspondence.matching import Matches, Matching, Target, heat_map, match
+from diffeat.tasks.correspondence.matching import (
+    Matches,
+    Matching,
+    Target,
+    heat_map,
+    match,
+    mutual_matches,
+    strongest_matches,
+)
 from diffeat.tasks.correspondence.protocol import PROTOCOLS, Protocol, get_protocol
 
 __all__ = [
@@ -22,4 +29,5 @@ __all__ = [
     "mutual_matches",
     "pck",
     "record_pair",
+    "strongest_matches",
 ]

@@ -1,11 +1,14 @@
-"""Linear interpolation along one axis, as indices and weights instead of a resized tensor."""
+"""Linear interpolation along an axis, as indices and weights instead of a resized tensor, and at points."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+from diffeat.geometry import Frame
 
 
 @dataclass(frozen=True)
@@ -36,12 +39,6 @@ class Axis:
         index = low.long()
         return cls(index, (index + 1).clamp(max=cells - 1), weight, cells)
 
-    @classmethod
-    def resized(cls, cells: int, length: int) -> Axis:
-        """``cells`` resized to ``length`` as ``align_corners=False``: ``src = (dst + ½)·cells/length − ½``."""
-        places = torch.arange(length, dtype=torch.float64)
-        return cls.at((places + 0.5) * (cells / length) - 0.5, cells)
-
     def to(self, device: torch.device) -> Axis:
         """The same on another device; weights become float32 where the device has no float64."""
         weight = self.weight.float() if device.type == "mps" else self.weight
@@ -57,3 +54,24 @@ class Axis:
         shape[dim] = len(self)
         weight = self.weight.to(values.dtype).reshape(shape)
         return torch.lerp(values.index_select(dim, self.low), values.index_select(dim, self.high), weight)
+
+
+def sample_descriptors(features: Float[Tensor, "c h w"], cells: Float[Tensor, "n 2"]) -> Float[Tensor, "n c"]:
+    """Bilinear samples at points (x, y) in cells; beyond the border cells' centres the border repeats.
+
+    At the pixel centres of a picture this equals reading the map resized to that picture
+    (``align_corners=False``). Half precisions are sampled in float32.
+    """
+    wide = features if features.dtype in (torch.float32, torch.float64) else features.float()
+    columns = Axis.at(cells[:, 0].cpu(), features.shape[2]).to(features.device)
+    rows = Axis.at(cells[:, 1].cpu(), features.shape[1]).to(features.device)
+    e, f = columns.weight.to(wide.dtype), rows.weight.to(wide.dtype)
+    above = torch.lerp(wide[:, rows.low, columns.low], wide[:, rows.low, columns.high], e)
+    below = torch.lerp(wide[:, rows.high, columns.low], wide[:, rows.high, columns.high], e)
+    return torch.lerp(above, below, f).T
+
+
+def cell_centres(frame: Frame, grid: tuple[int, int]) -> Float[Tensor, "n 2"]:
+    """The centres of the cells of a grid, in reading order, in original pixels (x, y)."""
+    y, x = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    return frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2), grid)

@@ -13,24 +13,61 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import Field, field_validator
 
+from diffeat.ambient import neutral
 from diffeat.datasets.pairs import Box, PairDataset, PointPair
+from diffeat.datasets.registry import DATASETS
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.evaluation.features import Store, features_of
+from diffeat.evaluation.features import Kept, Loads, Store, features_of
 from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import PromptPolicy, category_text, names_category, picture_texts
-from diffeat.features import FeatureMap, Source
+from diffeat.features import FeatureMap, Source, Spec
 from diffeat.progress import Progress, silent
-from diffeat.tasks.correspondence.features import PictureFeatures
 from diffeat.tasks.correspondence.flip import find_pose_aligned
 from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
-from diffeat.tasks.correspondence.matching import Matches, outside_picture
-from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.tasks.correspondence.matching import Matches, Target, outside_picture
+from diffeat.tasks.correspondence.protocol import AVERAGES, PROTOCOLS, Protocol, get_protocol
+
+
+class CorrespondenceOptions(TaskOptions):
+    """How pairs are matched and scored."""
+
+    protocol: str | None = Field(
+        default=None,
+        description=f"How pairs are matched and scored: {', '.join(PROTOCOLS)}. The dataset's usual one if not given.",
+    )
+    threshold: tuple[float, ...] = Field(default=(), description="Replaces the protocol's thresholds α; repeatable.")
+    average: str | None = Field(default=None, description=f"Replaces the protocol's average: {', '.join(AVERAGES)}.")
+    flip: bool = Field(default=False, description="Also match from the mirrored source, and take the better.")
+    joint_pca: int | None = Field(
+        default=None, ge=1, description="Project each pair's features on so many joint principal components."
+    )
+
+    @field_validator("protocol")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        return name if name is None else get_protocol(name).name
+
+    def model_post_init(self, _: object) -> None:
+        self.protocol_for("spair")  # refuses thresholds and averages before anything is read
+        _check_together(self.flip, self.joint_pca)
+
+    def protocol_for(self, usual: str) -> Protocol:
+        """The protocol, with what replaces parts of it.
+
+        Args:
+            usual: Name of the dataset's own.
+        """
+        protocol = get_protocol(self.protocol or usual)
+        if self.threshold:
+            protocol = protocol.replace(alphas=self.threshold)
+        return protocol.replace(average=self.average) if self.average else protocol
 
 
 @dataclass(frozen=True)
@@ -48,7 +85,6 @@ class Tally:
 
     Attributes:
         left_out: Pairs that could not be scored, with the reason.
-        moved: Source points outside their picture.
         mirrored: Pairs that the mirrored source was used for, ``None`` where it was not tried.
     """
 
@@ -77,11 +113,7 @@ class Evaluation:
 
     Attributes:
         dataset: Name and split.
-        recipe: Name of the recipe.
-        recipe_hash: Identifies its numbers.
-        protocol: Of the numbers.
         predictions: Every scored pair, in the dataset's order.
-        tally: What was left out or moved.
         remarks: What else a reader of the numbers must know.
         seconds: Time of extraction and of matching.
         pictures: How many were extracted by this run and how many were there.
@@ -97,8 +129,7 @@ class Evaluation:
     remarks: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
+    settings: dict[str, object] = field(default_factory=dict)
 
     @property
     def records(self) -> list[PairRecord]:
@@ -117,7 +148,7 @@ class Evaluation:
     @cached_property
     def result(self) -> PckResult:
         """Scores, with their protocol and notes."""
-        return pck(self.records, self.protocol, seed=self.seed, notes=self.notes)
+        return pck(self.records, self.protocol, notes=self.notes)
 
     @property
     def value(self) -> float:
@@ -131,7 +162,7 @@ class Evaluation:
 
     def merge(self, other: Evaluation) -> Evaluation:
         """Both parts' pairs, scored again together."""
-        check_alike(self, other, "protocol", "seed", "settings")
+        check_alike(self, other, "protocol", "settings")
         return replace(
             self,
             predictions=(*self.predictions, *other.predictions),
@@ -154,43 +185,36 @@ def evaluate(
     activation: str | None = None,
     flip: bool = False,
     joint_pca: int | None = None,
-    seed: int = 0,
     store: Store = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score a recipe on a dataset by a protocol.
 
     Args:
-        source: An :class:`diffeat.Extractor` or another source of features.
         prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`).
-        activation: Which map, for recipes that give several.
         flip: Match from the source or its mirrored copy, whichever is more like the target.
         joint_pca: Project the features of each pair on so many joint principal components first.
-        seed: Of the bootstrap.
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
 
     Raises:
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
         InvalidValueError: The prompts do not fit the dataset, or flip and joint_pca are both asked for.
     """
-    if flip and joint_pca:
-        raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
+    _check_together(flip, joint_pca)
     recipe = source.recipe
-    template = getattr(recipe, "template", "{}")
-    texts = picture_texts(data, prompts, template)
+    texts = picture_texts(data, prompts, recipe.template)
     mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
     start = time.perf_counter()
     with features_of(source, texts, store, mirror=mirror, progress=progress) as features:
         extracted = time.perf_counter()
-        pictures = PictureFeatures(features, protocol.matching, activation)
-        scorer = Scorer(pictures, protocol, features.mirrored, joint_pca)
+        scorer = Scorer(features, protocol, features.mirrored, activation, joint_pca)
         predictions = scorer.run(data, progress)
         matched = time.perf_counter()
     example = scorer.example
     if not predictions or example is None:
         reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.tally.left_out.items())[:3])
         raise DatasetError(f"No pair of {data.name} can be scored ({reasons}).")
-    remarks = [*_text_notes(prompts, recipe, template), *_frame_notes(protocol, example)]
+    remarks = [*_text_notes(prompts, recipe), *_frame_notes(protocol, example)]
     if joint_pca:
         remarks.append(f"features of each pair were projected on {joint_pca} joint principal components")
     return Evaluation(
@@ -209,7 +233,30 @@ def evaluate(
             "flip": flip,
             **({"joint_pca": joint_pca} if joint_pca else {}),
         },
-        seed=seed,
+    )
+
+
+@neutral()
+def evaluate_pairs(
+    data: PairDataset,
+    source: Source[FeatureMap],
+    options: CorrespondenceOptions | None = None,
+    *,
+    store: Store = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """:func:`evaluate` with options in place of a protocol."""
+    options = options or CorrespondenceOptions()
+    usual = DATASETS[data.name].protocol if data.name in DATASETS else "spair"
+    return evaluate(
+        data,
+        source,
+        options.protocol_for(usual),
+        prompts=options.prompts,
+        flip=options.flip,
+        joint_pca=options.joint_pca,
+        store=store,
+        progress=progress,
     )
 
 
@@ -217,19 +264,23 @@ class Scorer:
     """Predictions of all pairs.
 
     Args:
-        pictures: Their features.
-        protocol: How to predict and what cannot be scored.
         copies: Mirrored copies of the sources, where mirroring is tried.
+        activation: Which map is matched, where there are several.
         joint_pca: Components that each pair is projected on.
     """
 
     def __init__(
-        self, pictures: PictureFeatures, protocol: Protocol, copies: dict[Path, Path], joint_pca: int | None = None
+        self,
+        features: Loads,
+        protocol: Protocol,
+        copies: Mapping[Path, Path],
+        activation: str | None = None,
+        joint_pca: int | None = None,
+        keep: int = 24,
     ) -> None:
-        self._pictures = pictures
-        self._protocol = protocol
-        self._copies = copies
-        self._joint_pca = joint_pca
+        self._features, self._protocol, self._copies = features, protocol, copies
+        self._activation, self._joint_pca = activation, joint_pca
+        self._targets: Kept[Path, Target] = Kept(keep)
         self.tally = Tally(mirrored=0 if copies else None)
         self.example: FeatureMap | None = None
 
@@ -260,11 +311,13 @@ class Scorer:
         return ""
 
     def _predict(self, pair: PointPair) -> PairPrediction:
-        source = self._pictures.features(pair.source)
+        source, matching = self._load(pair.source), self._protocol.matching
         if self._joint_pca:
-            source, target = joint_pca_pair(source, self._pictures, pair.target, self._joint_pca)
+            source, projected = joint_pca_pair(source, self._load(pair.target), self._joint_pca, self._activation)
+            target = Target(projected, matching)
         else:
-            target = self._pictures.target(pair.target)
+            make = lambda: Target(self._load(pair.target), matching, self._activation)  # noqa: E731
+            target = self._targets.get_or_make(pair.target, make)
         self.example = self.example or source
         for feature, size in ((source, pair.source_size), (target.feature_map, pair.target_size)):
             if size is not None and size != feature.frame.original:
@@ -274,7 +327,7 @@ class Scorer:
                 )
         points = self._inside(pair.source_points, source.frame.original)
         if self._copies:
-            mirrored = self._pictures.features(self._copies[pair.source])
+            mirrored = self._load(self._copies[pair.source])
             matches, used = find_pose_aligned(source, mirrored, target, points, box=pair.source_box)
             self.tally.mirrored = (self.tally.mirrored or 0) + used
         else:
@@ -290,6 +343,9 @@ class Scorer:
         )
         return PairPrediction(pair, matches, record)
 
+    def _load(self, path: Path) -> FeatureMap:
+        return self._features.load(path.as_posix(), None if self._activation is None else [self._activation])
+
     def _inside(self, points: Sequence[tuple[float, float]], size: tuple[int, int]) -> torch.Tensor:
         asked = torch.tensor(points, dtype=torch.float64)
         outside = outside_picture(asked, size)
@@ -298,15 +354,20 @@ class Scorer:
         return torch.where(outside[:, None], torch.minimum(asked.clamp(min=0), limit), asked)
 
 
+def _check_together(flip: bool, joint_pca: int | None) -> None:
+    if flip and joint_pca:
+        raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
+
+
 def _has_area(box: Box | None) -> bool:
     return box is not None and box[2] > box[0] and box[3] > box[1]
 
 
-def _text_notes(prompts: PromptPolicy, recipe: Any, template: str) -> list[str]:
+def _text_notes(prompts: PromptPolicy, recipe: Spec) -> list[str]:
     if isinstance(prompts, Mapping):
         return ["the true category of every picture was given to the model as a text for each category"]
     if names_category(prompts):
-        text = recipe.text_for(category_text("{category}", prompts, template))
+        text = recipe.text_for(category_text("{category}", prompts, recipe.template))
         return [f"the true category of every picture was given to the model as text: {text!r}"]
     text = recipe.text_for(prompts)
     return [f"text for every picture: {text!r}"] if text or prompts is not None else []
@@ -318,3 +379,6 @@ def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
     return [
         f"pictures were resized with the {example.frame.filter} filter; the published procedure uses {protocol.resize}"
     ]
+
+
+TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
+from diffeat.tasks.correspondence.axis import cell_centres
 from diffeat.tasks.correspondence.matching import Matches, Target, check_features, check_points, pick
 
 if TYPE_CHECKING:
@@ -33,9 +35,7 @@ def partner_similarity(
     a, b = (pick(f, activation) for f in (source, target))
     for features, whose in ((a, "source"), (b, "target")):
         check_features(features, whose)
-    h, w = a.shape[1:]
-    y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-    centres = source.frame.points_from_grid(torch.stack((x, y), -1).reshape(-1, 2).double(), (h, w))
+    centres = cell_centres(source.frame, (a.shape[1], a.shape[2]))
     left, top, right, bottom = box or (-0.5, -0.5, *(n - 0.5 for n in source.frame.original))
     low, high = centres.new_tensor([left, top]), centres.new_tensor([right, bottom])
     inside = ((centres >= low) & (centres <= high)).all(1)
@@ -51,11 +51,12 @@ def mirrored_points(points: Tensor, width: int) -> Tensor:
     return torch.stack((width - 1 - points[:, 0], points[:, 1]), dim=1)
 
 
+@neutral()
 def find_pose_aligned(
     source: FeatureMap,
     mirrored: FeatureMap,
     target: Target,
-    points: Tensor | Sequence,
+    points: Tensor | Sequence[Sequence[float]],
     *,
     box: Sequence[float] | None = None,
     swap: Sequence[int] | None = None,
@@ -63,9 +64,7 @@ def find_pose_aligned(
     """Match from the source or its mirrored copy.
 
     Args:
-        source: Features of the source.
-        mirrored: Features of its copy with left and right exchanged.
-        target: The picture to search.
+        mirrored: Features of the source's copy with left and right exchanged.
         points: (n, 2) in original source pixels.
         box: Of the source's object, for the decision.
         swap: For each point, the index of the point that plays its part in the mirrored picture (left ear for right

@@ -8,21 +8,20 @@ constant massive channel, no longer counts. With as many components as there is 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
-from diffeat.tasks.correspondence.features import PictureFeatures
-from diffeat.tasks.correspondence.matching import Target
+from diffeat.tasks.correspondence.matching import pick
 
 #: Dimensions of the paper's "†" rows.
 DIMENSIONS = 1280
 
 
+@neutral()
 def joint_pca(
     one: Float[Tensor, "c h w"], other: Float[Tensor, "c2 h2 w2"], dimensions: int = DIMENSIONS
 ) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h2 w2"]]:
@@ -51,13 +50,12 @@ def joint_pca(
 
 
 def joint_pca_pair(
-    source: FeatureMap, pictures: PictureFeatures, target: Path, dimensions: int = DIMENSIONS
-) -> tuple[FeatureMap, Target]:
-    """A source and the target prepared to be searched, projected jointly."""
-    found = pictures.features(target)
-    projected = joint_pca(pictures.map_of(source), pictures.map_of(found), dimensions)
+    source: FeatureMap, target: FeatureMap, dimensions: int = DIMENSIONS, activation: str | None = None
+) -> tuple[FeatureMap, FeatureMap]:
+    """The features of two pictures, projected jointly."""
+    projected = joint_pca(pick(source, activation), pick(target, activation), dimensions)
     one, other = (
         FeatureMap({"joint": tensor}, f.frame, f.image, f.digest, f.provenance)
-        for tensor, f in zip(projected, (source, found), strict=True)
+        for tensor, f in zip(projected, (source, target), strict=True)
     )
-    return one, Target(other, pictures.matching)
+    return one, other

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,7 +27,6 @@ class PairRecord:
     """The errors of one image pair.
 
     Attributes:
-        name: The pair's.
         category: Its category, ``""`` where there are none.
         images: Names of the source and the target picture: the units of resampling.
         distances: Pixels between prediction and truth, in the original target picture, one per keypoint.
@@ -49,8 +47,6 @@ class Score:
 
     Attributes:
         values: Per alpha and average: ``values[alpha]["image" | "point"]``.
-        pairs: Number of pairs.
-        points: Number of keypoints.
     """
 
     values: dict[float, dict[str, float]]
@@ -63,11 +59,8 @@ class PckResult:
     """Numbers and the protocol they belong to; printing it prints both.
 
     Attributes:
-        protocol: How predictions were scored.
         overall: All pairs; ``values`` has the macro averages, too.
-        categories: Per category.
         intervals: Per alpha, the (low, high) confidence interval of the protocol's average, in percent.
-        confidence: Of the intervals.
         notes: What a reader of the numbers must know.
     """
 
@@ -116,15 +109,11 @@ class PckResult:
         total = ["all", str(self.overall.pairs), str(self.overall.points), *(f"{self[a]:.2f}" for a in alphas)]
         return ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)], [*rows, total]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
 
-        def plain(score: Score) -> dict[str, Any]:
-            return {
-                "pairs": score.pairs,
-                "points": score.points,
-                "pck": {f"{a:g}": v for a, v in score.values.items()},
-            }
+        def plain(score: Score) -> dict[str, object]:
+            return {"pairs": score.pairs, "points": score.points, "pck": {f"{a:g}": v for a, v in score.values.items()}}
 
         return {
             "protocol": self.protocol.to_dict(),
@@ -171,25 +160,16 @@ def record_pair(
         raise InvalidValueError(f"A predicted or true point of {label} is not a number.")
     lengths = {"image": float(max(target_size)), "pixels": 1.0}
     if target_box is not None:
-        lengths["bbox"] = box_length(target_box, label)
+        left, top, right, bottom = (float(v) for v in target_box)
+        if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
+            raise InvalidValueError(
+                f"The target box {list(target_box)} of {label} has no area; it must be [left, top, right, bottom]."
+            )
+        lengths["bbox"] = max(right - left, bottom - top)
     distances = np.sqrt(((p - t) ** 2).sum(1))
     return PairRecord(
         name, category, images or (f"{name}:source", f"{name}:target"), tuple(distances.tolist()), lengths
     )
-
-
-def box_length(box: Sequence[float], label: str = "the pair") -> float:
-    """The longer side of (left, top, right, bottom).
-
-    Raises:
-        InvalidValueError: The box has no area or is not finite.
-    """
-    left, top, right, bottom = (float(v) for v in box)
-    if not (np.isfinite([left, top, right, bottom]).all() and right > left and bottom > top):
-        raise InvalidValueError(
-            f"The target box {list(box)} of {label} has no area; it must be [left, top, right, bottom]."
-        )
-    return max(right - left, bottom - top)
 
 
 def pck(
@@ -204,11 +184,8 @@ def pck(
     """PCK of records by a protocol.
 
     Args:
-        records: Of :func:`record_pair`.
         replicates: Of the bootstrap; 0 makes no intervals.
-        confidence: Share of replicates inside an interval.
         seed: Of the bootstrap: equal records give equal intervals.
-        notes: Carried along and printed.
 
     Raises:
         InvalidValueError: There is no record, or a record lacks the protocol's reference length.

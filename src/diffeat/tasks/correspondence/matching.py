@@ -1,4 +1,4 @@
-"""Points of one picture found in another, by the features of both."""
+"""Points of one picture found in another, by the features of both; pairs of cells that choose each other."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, did_you_mean
-from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.readout import window_soft_argmax
 from diffeat.tasks.correspondence.target import PreparedTarget, check_features
@@ -28,10 +29,8 @@ class Matching:
     """How a point is found. The default is exact matching at the target's own resolution.
 
     Attributes:
-        lattice: Where predictions may lie.
         readout: ``"argmax"``, or ``"window"``: soft-argmax in a window, on the cells only.
         radius: Of the window, in cells.
-        temperature: Of the window's softmax.
     """
 
     lattice: Lattice = field(default_factory=Lattice)
@@ -81,11 +80,10 @@ class Target:
     """A picture to search in; holds what is the same for all searches.
 
     Args:
-        features: The picture's features.
         activation: Which of its maps, where there are several.
-        matching: How to match.
     """
 
+    @neutral()
     def __init__(self, features: FeatureMap, matching: Matching | None = None, activation: str | None = None) -> None:
         self.matching = matching or Matching()
         self.feature_map = features
@@ -95,32 +93,32 @@ class Target:
         self.frame: Frame = features.frame
         self.prepared = PreparedTarget(tensor, *self.matching.lattice.axes(self.frame, self.grid))
 
+    @neutral()
     def find(self, source: FeatureMap, points: Tensor | Sequence, memory: int | None = None) -> Matches:
         """Find ``points`` of ``source`` here. See :func:`match`."""
-        tensor = pick(source, self.activation)
-        check_same_recipe(source, self.feature_map)
-        check_features(tensor, "source")
         asked = check_points(points, source.frame)
-        lattice = self.matching.lattice
-        cells = lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
-        descriptors = sample_descriptors(tensor, cells).to(self.prepared.features.device)
+        descriptors = self._descriptors(source, asked)
         if self.matching.readout == "window":
             similarity = self.prepared.similarity(descriptors)
             places = window_soft_argmax(similarity, self.matching.radius, self.matching.temperature)
             best = similarity.flatten(1).amax(1)
         else:
             places, best = self.prepared.nearest(descriptors, memory)
-        found = lattice.to_original(places.cpu(), self.frame, self.grid)
+        found = self.matching.lattice.to_original(places.cpu(), self.frame, self.grid)
         return Matches(asked, found, best.float().cpu())
 
+    @neutral()
     def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
         """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
+        points = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
+        return self.prepared.similarity(self._descriptors(source, points))[0]
+
+    def _descriptors(self, source: FeatureMap, points: Tensor) -> Tensor:
         tensor = pick(source, self.activation)
         check_same_recipe(source, self.feature_map)
         check_features(tensor, "source")
-        asked = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
-        cells = self.matching.lattice.source_cells(asked, source.frame, (tensor.shape[1], tensor.shape[2]))
-        return self.prepared.similarity(sample_descriptors(tensor, cells).to(self.prepared.features.device))[0]
+        cells = self.matching.lattice.source_cells(points, source.frame, (tensor.shape[1], tensor.shape[2]))
+        return sample_descriptors(tensor, cells).to(self.prepared.features.device)
 
 
 def match(
@@ -161,6 +159,64 @@ def heat_map(
 ) -> Tensor:
     """Cosine similarity of one source point (x, y) with every original target pixel, (H₀, W₀) in [-1, 1]."""
     return Target(target, None, activation).heat(source, point)
+
+
+@neutral()
+def mutual_matches(
+    source: FeatureMap, target: FeatureMap, *, activation: str | None = None, memory: int = 64 << 20
+) -> Matches:
+    """Pairs of feature cells that are each other's nearest neighbour by cosine similarity.
+
+    Cells whose centre lies in padding are left out.
+
+    Returns:
+        Cell centres in original pixels, in reading order of the source; may be empty.
+    """
+    check_same_recipe(source, target)
+    (a, at), (b, bt) = (_cells(f, activation, name) for f, name in ((source, "source"), (target, "target")))
+    if a.shape[1] != b.shape[1]:
+        raise InvalidValueError(
+            f"Source features have {a.shape[1]} channels, target features {b.shape[1]}. Extract both by one recipe."
+        )
+    score = a.new_full((len(a),), -torch.inf)
+    forward = torch.zeros(len(a), dtype=torch.long, device=a.device)
+    back_score = a.new_full((len(b),), -torch.inf)
+    back = torch.zeros(len(b), dtype=torch.long, device=a.device)
+    rows = max(1, memory // (4 * max(1, len(b))))
+    for start in range(0, len(a), rows):
+        part = a[start : start + rows] @ b.T
+        score[start : start + rows], forward[start : start + rows] = part.max(1)
+        best, index = part.max(0)
+        better = best > back_score
+        back_score = torch.where(better, best, back_score)
+        back = torch.where(better, index + start, back)
+    mutual = (back[forward] == torch.arange(len(a), device=a.device)).nonzero()[:, 0]
+    return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
+
+
+def strongest_matches(source: FeatureMap, target: FeatureMap, count: int) -> Matches:
+    """The most similar of the places that choose each other, kept apart by a tenth of the source picture.
+
+    Returns:
+        ``count`` matches or fewer, the most similar first.
+    """
+    mutual, apart = mutual_matches(source, target), 0.1 * max(source.frame.original)
+    chosen: list[Tensor] = []
+    for i in mutual.similarity.argsort(descending=True).tolist():
+        if len(chosen) < count and all(torch.dist(mutual.source[i], point) >= apart for point in chosen):
+            chosen.append(mutual.source[i])
+    return match(source, target, torch.stack(chosen) if chosen else torch.zeros(0, 2))
+
+
+def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Tensor, Tensor]:
+    """Unit descriptors (n, c) of the cells on the picture, and their centres in original pixels (n, 2)."""
+    tensor = pick(features, activation)
+    check_features(tensor, name)
+    centres = cell_centres(features.frame, (tensor.shape[1], tensor.shape[2]))
+    limit = centres.new_tensor(features.frame.original) - 0.5
+    inside = ((centres >= -0.5) & (centres <= limit)).all(-1)
+    vectors = torch.nn.functional.normalize(tensor.float().flatten(1).T, dim=1, eps=1e-12)
+    return vectors[inside.to(vectors.device)], centres[inside]
 
 
 def pick(features: FeatureMap, activation: str | None) -> Tensor:

@@ -25,11 +25,7 @@ from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import Matching
 
 Reference = Literal["bbox", "image", "pixels"]
-_LENGTHS = {
-    "bbox": "α·max(w, h) of the target box",
-    "image": "α·max(w, h) of the target picture",
-    "pixels": "α pixels",
-}
+_LENGTHS = {"bbox": "α·max(w, h) of the target box", "image": "α·max(w, h) of the target picture", "pixels": "α pixels"}
 Average = Literal["image", "point", "category-image", "category-point"]
 AVERAGES: dict[str, str] = {
     "image": "mean over image pairs",
@@ -44,17 +40,14 @@ class Protocol:
     """How predictions are made and scored.
 
     Attributes:
-        name: Of the preset, or of your own.
         alphas: Thresholds as shares of the reference length; the one that headlines is ``alphas[headline]``.
         reference: ``"bbox"`` or ``"image"``: the longer side of the target's; ``"pixels"``: alphas are pixels.
         average: ``"image"``, ``"point"``, ``"category-image"`` or ``"category-point"``.
         inclusive: ``<=`` if true, ``<`` if false.
-        matching: How points are predicted.
         resize: Filter with which the published procedure resizes pictures; a result tells if another was
             used.
         category_prompts: Whether the published procedure tells the model the true category of each picture.
         headline: Position in ``alphas`` of the number that is quoted.
-        source: Where the procedure is published.
     """
 
     name: str
@@ -101,7 +94,7 @@ class Protocol:
             f"{self.matching}; scored in original pixels"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         lattice = self.matching.lattice
         window = self.matching.readout == "window"
@@ -125,82 +118,52 @@ class Protocol:
 _CELLS = Lattice("cells", convention="edge", snap=True)
 _ZERO_SHOT = Matching(_CELLS, "window", radius=5, temperature=0.02)
 _TRAINED = Matching(_CELLS, "window", radius=7, temperature=0.02)
+_DIFT = Protocol("dift", resize="bicubic", category_prompts=True, source="DIFT, arXiv:2306.03881, per image")
+_HYPERFEATURES = Protocol(
+    "hyperfeatures",
+    average="point",
+    matching=Matching(Lattice((224, 224), convention="index", snap=True)),
+    resize="bilinear",
+    source="Diffusion Hyperfeatures, arXiv:2305.14334, box threshold",
+)
+_GEOAWARE = Protocol(
+    "geoaware",
+    inclusive=False,
+    matching=_ZERO_SHOT,
+    resize="lanczos",
+    source="GeoAware-SC, arXiv:2311.17034, zero-shot, per image",
+)
+_PF_PASCAL = "PF-Pascal, picture threshold, mean over pairs"
+_GEOMETRY = "rigid scenes with known geometry, thresholds in pixels"
 
 _PRESETS = (
     Protocol("spair", source="SPair-71k, arXiv:1908.10543: mean over pairs, target box"),
     Protocol("spair-point", average="point", source="as spair, pooled over points"),
-    Protocol(
-        "dift", average="image", resize="bicubic", category_prompts=True, source="DIFT, arXiv:2306.03881, per image"
-    ),
-    Protocol(
-        "dift-point",
-        average="point",
-        resize="bicubic",
-        category_prompts=True,
-        source="DIFT, arXiv:2306.03881, per point",
-    ),
-    Protocol(
-        "hyperfeatures",
-        average="point",
-        matching=Matching(Lattice((224, 224), convention="index", snap=True)),
-        resize="bilinear",
-        source="Diffusion Hyperfeatures, arXiv:2305.14334, box threshold",
-    ),
-    Protocol(
-        "hyperfeatures-image",
-        average="point",
+    _DIFT,
+    _DIFT.replace(name="dift-point", average="point", source="DIFT, arXiv:2306.03881, per point"),
+    _HYPERFEATURES,
+    _HYPERFEATURES.replace(
+        name="hyperfeatures-image",
         reference="image",
-        matching=Matching(Lattice((224, 224), convention="index", snap=True)),
-        resize="bilinear",
         source="Diffusion Hyperfeatures, arXiv:2305.14334, picture threshold",
     ),
-    Protocol(
-        "geoaware",
-        inclusive=False,
-        matching=_ZERO_SHOT,
-        resize="lanczos",
-        source="GeoAware-SC, arXiv:2311.17034, zero-shot, per image",
+    _GEOAWARE,
+    _GEOAWARE.replace(
+        name="geoaware-point", average="point", source="GeoAware-SC, arXiv:2311.17034, zero-shot, per keypoint"
     ),
-    Protocol(
-        "geoaware-point",
-        inclusive=False,
-        average="point",
-        matching=_ZERO_SHOT,
-        resize="lanczos",
-        source="GeoAware-SC, arXiv:2311.17034, zero-shot, per keypoint",
-    ),
-    Protocol(
-        "geoaware-trained",
-        inclusive=False,
-        matching=_TRAINED,
-        resize="lanczos",
-        source="GeoAware-SC, arXiv:2311.17034, trained, per image",
+    _GEOAWARE.replace(
+        name="geoaware-trained", matching=_TRAINED, source="GeoAware-SC, arXiv:2311.17034, trained, per image"
     ),
     Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
     *(
-        Protocol(
-            f"ap10k-{kind}",
-            inclusive=False,
-            matching=_ZERO_SHOT,
-            resize="lanczos",
+        _GEOAWARE.replace(
+            name=f"ap10k-{kind}",
             source=f"AP-10K correspondence of GeoAware-SC, arXiv:2311.17034, {kind.replace('-', ' ')}",
         )
         for kind in ("intra-species", "cross-species", "cross-family")
     ),
-    Protocol(
-        "pf-pascal",
-        alphas=(0.05, 0.1, 0.15),
-        reference="image",
-        headline=1,
-        source="PF-Pascal, picture threshold, mean over pairs",
-    ),
-    Protocol(
-        "geometry",
-        alphas=(1, 2, 4, 8, 16),
-        reference="pixels",
-        average="point",
-        source="rigid scenes with known geometry, thresholds in pixels",
-    ),
+    Protocol("pf-pascal", alphas=(0.05, 0.1, 0.15), reference="image", headline=1, source=_PF_PASCAL),
+    Protocol("geometry", alphas=(1, 2, 4, 8, 16), reference="pixels", average="point", source=_GEOMETRY),
 )
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _PRESETS}
 

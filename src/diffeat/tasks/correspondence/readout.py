@@ -25,7 +25,6 @@ def window_soft_argmax(
     """Expected position (x, y), in cells, of every similarity map.
 
     Args:
-        similarity: Cosine similarities.
         radius: k, so that the window has 2k+1 cells a side.
         temperature: β > 0.
     """

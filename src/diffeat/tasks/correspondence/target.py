@@ -48,22 +48,12 @@ class PreparedTarget:
         self.features = features if features.dtype in (torch.float32, torch.float64) else features.float()
         self._rows = rows.to(features.device)
         self._columns = columns.to(features.device)
-        self._inverse_norm = self._norms().clamp(min=_EPS).reciprocal().to(self.features.dtype)
-
-    @classmethod
-    def resized(cls, features: Float[Tensor, "c h w"], size: tuple[int, int]) -> PreparedTarget:
-        """Features compared at ``size`` (width, height) pixels, as by ``F.interpolate(mode="bilinear")``."""
-        _, h, w = features.shape
-        return cls(features, Axis.resized(h, size[1]), Axis.resized(w, size[0]))
+        self._inverse_norm = self.norms().clamp(min=_EPS).reciprocal().to(self.features.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
         """(rows, columns) of the result."""
         return len(self._rows), len(self._columns)
-
-    def norms(self) -> Float[Tensor, "rows columns"]:
-        """Length of the interpolated feature vector at every position."""
-        return self._inverse_norm.reciprocal()
 
     def similarity(self, descriptors: Float[Tensor, "n c"]) -> Float[Tensor, "n rows columns"]:
         """Cosine similarity of every descriptor with every position, in [-1, 1]."""
@@ -113,7 +103,8 @@ class PreparedTarget:
     def _scores(self, dots: Tensor, start: int, stop: int) -> Tensor:
         return self._rows.part(start, stop).apply(dots, 1).mul_(self._inverse_norm[start:stop])
 
-    def _norms(self) -> Tensor:
+    def norms(self) -> Float[Tensor, "rows columns"]:
+        """Length of the interpolated feature vector at every position, in float64 where the device has it."""
         wide = torch.float32 if self.features.device.type == "mps" else torch.float64
         _, h, w = self.features.shape
         own, right, down, cross = self.features.new_zeros((4, h, w), dtype=wide)

@@ -1,13 +1,12 @@
 """Labels of a video's first frame carried through it by features, and the J&F score."""
 
-from diffeat.tasks.propagation.evaluate import Propagation, PropagationOptions, VideoScore, evaluate_videos
+from diffeat.tasks.propagation.evaluate import Propagation, VideoScore, evaluate_videos
 from diffeat.tasks.propagation.metric import boundary_score, region_score
-from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_labels, propagate_video
+from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_labels, propagate_video
 
 __all__ = [
     "Propagation",
     "PropagationOptions",
-    "PropagationSettings",
     "VideoScore",
     "boundary_score",
     "evaluate_videos",

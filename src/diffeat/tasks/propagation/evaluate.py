@@ -4,47 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import Field
 
-from diffeat.datasets.davis import Video, VideoDataset, read_mask, write_mask
+from diffeat.ambient import neutral
+from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.task import Task
 from diffeat.evaluation.texts import one_text
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
-from diffeat.tasks.propagation.propagate import PropagationSettings, propagate_video
-
-
-class PropagationOptions(TaskOptions):
-    """How labels are carried; see :class:`PropagationSettings`."""
-
-    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens.")
-    topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
-    temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
-    last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
-    video: tuple[str, ...] = Field(default=(), description="Only this sequence; repeatable.")
-    masks: Path | None = Field(
-        default=None, description="Folder for the predicted masks, as DAVIS' own evaluation reads them."
-    )
-
-    @property
-    def settings(self) -> PropagationSettings:
-        """Of the propagation."""
-        return PropagationSettings(self.radius, self.topk, self.temperature, self.last_frames)
-
-    def __str__(self) -> str:
-        return (
-            f"radius {self.radius}, top {self.topk}, temperature {self.temperature:g}, first and last "
-            f"{self.last_frames} frames"
-        )
+from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_video
 
 
 @dataclass(frozen=True)
@@ -52,8 +27,6 @@ class VideoScore:
     """Scores of one object.
 
     Attributes:
-        video: Name of the sequence.
-        number: Of the object.
         j: Mean, recall and decay of the region score, 0…1.
         f: Of the boundary score.
     """
@@ -71,13 +44,7 @@ class VideoScore:
 
 @dataclass(frozen=True)
 class Propagation:
-    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
-
-    Attributes:
-        scores: Of every object.
-        videos: That were propagated through.
-        options: Of the propagation.
-    """
+    """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str
     recipe: str
@@ -132,6 +99,7 @@ class Propagation:
         )
 
 
+@neutral()
 def evaluate_videos(
     data: VideoDataset,
     source: Source[FeatureMap],
@@ -158,10 +126,10 @@ def evaluate_videos(
     data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
     for video in progress(data, total=len(data), desc="videos"):
-        first = read_mask(video.first_mask)
+        first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
-        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.settings):
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
             masks.append(mask.numpy().astype(np.uint8))
         if options.masks is not None:
             folder = options.masks / video.name
@@ -185,15 +153,9 @@ def evaluate_videos(
 
 def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
     inner = range(1, len(found) - 1)
-    truth = {k: read_mask(path) for k in inner if (path := video.masks[k]) is not None}
+    truth = {k: mask for k in inner if (mask := video.mask(k)) is not None}
     if not truth:
         return []
-    for k, mask in truth.items():
-        if mask.shape != found[k].shape:
-            raise DatasetError(
-                f"The mask of frame {k} of {video.name!r} is {mask.shape[1]}×{mask.shape[0]} pixels, its picture "
-                f"{found[k].shape[1]}×{found[k].shape[0]}; pictures and annotations are of different resolutions."
-            )
     scores = []
     for number in np.unique(found[0]):
         if number in (0, 255):  # background, and what DAVIS leaves out

@@ -16,76 +16,71 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from pydantic import Field
 from torch import Tensor
 
+from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.task import TaskOptions
 from diffeat.features import FeatureMap
 
 
-@dataclass(frozen=True)
-class PropagationSettings:
-    """The numbers of the module's formula.
+class PropagationOptions(TaskOptions):
+    """How labels are carried: the numbers of the module's formula, what is scored, and where the masks go."""
 
-    Attributes:
-        radius: Of the window, in tokens; ``None`` looks everywhere.
-        topk: Context tokens that a token's labels come from.
-        temperature: τ.
-        last_frames: Frames of context besides the first.
-    """
+    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens.")
+    topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
+    temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
+    last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
+    video: tuple[str, ...] = Field(default=(), description="Only this sequence; repeatable.")
+    masks: Path | None = Field(
+        default=None, description="Folder for the predicted masks, as DAVIS' own evaluation reads them."
+    )
 
-    radius: int | None = 12
-    topk: int = 5
-    temperature: float = 0.1
-    last_frames: int = 7
-
-    def __post_init__(self) -> None:
-        wrong = self.topk < 1 or self.temperature <= 0 or self.last_frames < 0
-        if wrong or (self.radius is not None and self.radius < 0):
-            raise InvalidValueError(
-                "Propagation takes radius >= 0, topk >= 1, temperature > 0 and last_frames >= 0, got "
-                f"{self.radius}, {self.topk}, {self.temperature:g}, {self.last_frames}."
-            )
+    def __str__(self) -> str:
+        return (
+            f"radius {self.radius}, top {self.topk}, temperature {self.temperature:g}, first and last "
+            f"{self.last_frames} frames"
+        )
 
 
 #: Tokens along a tile's side; more is faster and takes more memory.
 TILE = 8
 
 
+@neutral()
 def propagate_labels(
     target: Float[Tensor, "c h w"],
     context: Sequence[Float[Tensor, "c h w"]],
     labels: Sequence[Float[Tensor, "k h w"]],
-    settings: PropagationSettings = PropagationSettings(),
+    options: PropagationOptions | None = None,
 ) -> Float[Tensor, "k h w"]:
     """Soft labels of a frame from those of other frames of the same video.
 
     Args:
-        target: Features of the frame.
         context: Features of the other frames, same grid.
-        labels: Their soft labels.
 
     Raises:
         InvalidValueError: If the grids or the counts differ.
     """
     if not context or len(context) != len(labels):
         raise InvalidValueError(f"As many labels as context frames are wanted, got {len(labels)} and {len(context)}.")
-    grid = target.shape[1:]
+    options, grid = options or PropagationOptions(), target.shape[1:]
     if any(f.shape != target.shape for f in context) or any(m.shape[1:] != grid for m in labels):
         raise InvalidValueError("Frames and labels of a video must share one grid and one number of channels.")
     queries = F.normalize(target.float(), dim=0)
     keys = [F.normalize(f.float(), dim=0) for f in context]
     h, w = grid
-    reach = max(h, w) if settings.radius is None else settings.radius
     result = labels[0].new_zeros(labels[0].shape[0], h, w, dtype=torch.float32)
     for top in range(0, h, TILE):
         for left in range(0, w, TILE):
             tile = (slice(top, min(top + TILE, h)), slice(left, min(left + TILE, w)))
-            result[(slice(None), *tile)] = _tile(queries, keys, labels, tile, reach, settings)
+            result[(slice(None), *tile)] = _tile(queries, keys, labels, tile, options)
     return result
 
 
@@ -94,11 +89,10 @@ def _tile(
     keys: Sequence[Tensor],
     labels: Sequence[Tensor],
     tile: tuple[slice, slice],
-    reach: int,
-    settings: PropagationSettings,
+    options: PropagationOptions,
 ) -> Tensor:
     h, w = queries.shape[1:]
-    rows, columns = tile
+    (rows, columns), reach = tile, options.radius
     window = (
         slice(max(rows.start - reach, 0), min(rows.stop + reach, h)),
         slice(max(columns.start - reach, 0), min(columns.stop + reach, w)),
@@ -110,13 +104,12 @@ def _tile(
     for key, label in zip(keys, labels, strict=True):
         near = asked @ key[:, window[0], window[1]].flatten(1)
         near.masked_fill_(far, -torch.inf)
-        count = min(settings.topk, near.shape[1])
-        value, index = near.topk(count, dim=1)
+        value, index = near.topk(min(options.topk, near.shape[1]), dim=1)
         taken = label[:, window[0], window[1]].flatten(1).float().T[index]
         value, taken = torch.cat([best, value], 1), torch.cat([found, taken], 1)
-        best, order = value.topk(min(settings.topk, value.shape[1]), dim=1)
+        best, order = value.topk(min(options.topk, value.shape[1]), dim=1)
         found = taken.gather(1, order[..., None].expand(-1, -1, taken.shape[2]))
-    weights = torch.softmax(best / settings.temperature, 1)
+    weights = torch.softmax(best / options.temperature, 1)
     mixed = (weights[..., None] * found).sum(1)
     return mixed.T.unflatten(1, (rows.stop - rows.start, columns.stop - columns.start))
 
@@ -132,10 +125,9 @@ def _far(tile: tuple[slice, slice], window: tuple[slice, slice], reach: int, dev
     return (rows[:, None, :, None] | columns[None, :, None, :]).flatten(0, 1).flatten(1)
 
 
+@neutral()
 def propagate_video(
-    features: Iterable[FeatureMap],
-    first_mask: Int[Tensor, "height width"],
-    settings: PropagationSettings = PropagationSettings(),
+    features: Iterable[FeatureMap], first_mask: Int[Tensor, "height width"], options: PropagationOptions | None = None
 ) -> Iterator[Int[Tensor, "height width"]]:
     """Object numbers of every frame of a video after the first, in original pixels.
 
@@ -143,9 +135,10 @@ def propagate_video(
         features: One map for each frame, the first frame's first.
         first_mask: Object numbers of the first frame, 0 is background.
     """
+    options = options or PropagationOptions()
     objects = torch.unique(first_mask)
     first: tuple[Tensor, Tensor] | None = None
-    recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=settings.last_frames)
+    recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.last_frames)
     for feature in features:
         tensor = feature.tensor
         if first is None:
@@ -154,7 +147,7 @@ def propagate_video(
             first = tensor, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
             continue
         context = [first, *recent]
-        soft = propagate_labels(tensor, [f for f, _ in context], [m for _, m in context], settings)
+        soft = propagate_labels(tensor, [f for f, _ in context], [m for _, m in context], options)
         recent.append((tensor, soft))
         large = _stretched(feature.frame.map_to_original(soft.cpu()))
         yield objects[large.argmax(0)]

@@ -11,7 +11,6 @@ class Confusion:
     """Counts of (true, predicted) labels.
 
     Args:
-        classes: Number of labels.
         counts: (classes, classes), rows are the truth.
     """
 

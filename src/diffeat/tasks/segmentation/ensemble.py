@@ -60,12 +60,7 @@ class Labelling:
 
 
 class PixelEnsemble:
-    """Members that are trained together and asked together.
-
-    Args:
-        classes: Number of labels.
-        settings: How they are trained.
-    """
+    """Members that are trained together and asked together."""
 
     def __init__(self, classes: int, settings: EnsembleSettings | None = None) -> None:
         self.classes = classes

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
+from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.features import Features, Store, features_of
+from diffeat.evaluation.features import Store, features_of
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
@@ -44,13 +45,6 @@ class SegmentationOptions(TaskOptions):
     seed: int = Field(default=0, description="Of splits and training.")
 
 
-class Classifier(Protocol):
-    """What is trained on pixels and labels pictures."""
-
-    def fit(self, pixels: TrainingPixels) -> Any: ...
-    def predict(self, picture: PictureMaps) -> Labelling: ...
-
-
 @dataclass(frozen=True)
 class Example:
     """A labelled test picture, to be shown."""
@@ -65,8 +59,6 @@ class Split:
     """One random split.
 
     Attributes:
-        train: Pictures trained on.
-        test: Pictures scored on.
         confusions: Of every test picture.
         doubts: Uncertainty of every test picture, where the classifier has one.
         absent: Classes of the test pictures that no training picture shows; their IoU is 0.
@@ -181,11 +173,6 @@ class Segmentation:
         )
 
 
-def make_classifier(name: str, classes: int, settings: EnsembleSettings | None, seed: int) -> Classifier:
-    """The classifier of :attr:`SegmentationOptions.classifier`."""
-    return LinearProbe(classes) if name == "linear" else PixelEnsemble(classes, settings or EnsembleSettings(seed=seed))
-
-
 def random_splits(
     train: Sequence[MaskSample], test: Sequence[MaskSample], count: int, labelled: int | None, seed: int
 ) -> list[tuple[list[MaskSample], list[MaskSample]]]:
@@ -215,13 +202,12 @@ def random_splits(
     return found
 
 
+@neutral()
 def evaluate_segmentation(
     data: tuple[MaskDataset, MaskDataset],
     source: Source[FeatureMap],
     options: SegmentationOptions | None = None,
     *,
-    activations: Sequence[str] | None = None,
-    settings: EnsembleSettings | None = None,
     store: Store = None,
     progress: Progress = silent,
 ) -> Segmentation:
@@ -231,10 +217,6 @@ def evaluate_segmentation(
 
     Args:
         data: Pictures to train on, and pictures to score on.
-        source: Where features come from (:class:`diffeat.Extractor` …).
-        options: How few labels are learned from.
-        activations: Which maps of the recipe; all if not given.
-        settings: Of the ensemble.
         store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:
@@ -250,26 +232,26 @@ def evaluate_segmentation(
     used = list(dict.fromkeys(s for part in chosen for side in part for s in side))
     for sample in used:
         sample.labels(classes)  # refused before anything is extracted
-    template = getattr(source.recipe, "template", "{}")
-    texts = {s.image: category_text(s.category, options.prompts, template) for s in used}
+    texts = {s.image: category_text(s.category, options.prompts, source.recipe.template) for s in used}
     splits: list[Split] = []
     examples: list[Example] = []
     with features_of(source, texts, store, keep=0, progress=progress) as features:
         for k, (learn, score) in enumerate(chosen):
             training = TrainingPixels(
-                [_maps(features, s, activations) for s in learn],
+                [PictureMaps.of(features.load(s.image)) for s in learn],
                 (s.labels(classes) for s in learn),
                 rare=options.rare,
                 most=options.pixels,
                 seed=options.seed + k,
             )
-            model = make_classifier(options.classifier, classes, settings, options.seed)
+            linear = options.classifier == "linear"
+            model = LinearProbe(classes) if linear else PixelEnsemble(classes, EnsembleSettings(seed=options.seed))
             model.fit(training)
             known, shown = set(training.labels.unique().tolist()), set[int]()
             confusions, doubts = [], []
             for sample in progress(score, total=len(score), desc=f"split {k + 1}"):
                 truth = sample.labels(classes)
-                labelling = model.predict(_maps(features, sample, activations))
+                labelling = model.predict(PictureMaps.of(features.load(sample.image)))
                 confusions.append(Confusion(classes))
                 confusions[-1].add(truth, labelling.labels.numpy())
                 if labelling.unsure is not None:
@@ -289,10 +271,6 @@ def evaluate_segmentation(
         remarks=joined(train.notes, test.notes),
         examples=tuple(examples),
     )
-
-
-def _maps(features: Features, sample: MaskSample, activations: Sequence[str] | None) -> PictureMaps:
-    return PictureMaps.of(features.load(sample.image), activations)
 
 
 TASK = Task("segmentation", "label maps", SegmentationOptions, evaluate_segmentation, learns=True)

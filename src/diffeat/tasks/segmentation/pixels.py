@@ -23,6 +23,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
 from diffeat.tasks.correspondence.axis import Axis
+from diffeat.tasks.correspondence.lattice import Lattice
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,7 @@ class PictureMaps:
 
     def axes(self, grid: tuple[int, int]) -> tuple[Axis, Axis]:
         """Where the rows and columns of the picture read a grid over the model image."""
-        height, width = self.size
-        y = torch.stack([torch.zeros(height, dtype=torch.float64), torch.arange(height, dtype=torch.float64)], -1)
-        x = torch.stack([torch.arange(width, dtype=torch.float64), torch.zeros(width, dtype=torch.float64)], -1)
-        rows = self.frame.points_to_grid(y, grid)[:, 1]
-        columns = self.frame.points_to_grid(x, grid)[:, 0]
-        return Axis.at(rows, grid[0]), Axis.at(columns, grid[1])
+        return Lattice("original").axes(self.frame, grid)
 
     def project(self, weight: Float[Tensor, "k c"]) -> PictureMaps:
         """A linear map of the channels, on the native grids."""
@@ -82,12 +78,10 @@ class TrainingPixels:
     """The labelled pixels of some pictures, to draw batches of features from.
 
     Args:
-        pictures: Their maps.
         labels: Their label maps (H, W), one at a time.
         rare: A label with fewer pixels than this in a picture is ignored there.
         most: Pixels per picture, drawn once; all if ``None``.
         balanced: Draw as many of every label of a picture, as far as there are, instead of any pixels.
-        seed: Of that draw.
 
     Raises:
         InvalidValueError: No labelled pixel, or one label only: there is nothing to tell apart.
@@ -113,7 +107,7 @@ class TrainingPixels:
                 y, x = y[some], x[some]
             places.append(np.stack([np.full(len(y), k), y, x, truth[y, x]]))
         table = torch.from_numpy(np.concatenate(places, axis=1)) if places else torch.zeros(4, 0, dtype=torch.long)
-        self._picture, self._y, self._x, self.labels = table
+        self.pictures, self._y, self._x, self.labels = table
         present = self.labels.unique()
         if len(present) < 2:
             raise InvalidValueError(
@@ -121,7 +115,6 @@ class TrainingPixels:
                 "at least are needed to tell them apart. Label more pictures, or check the ignored label."
             )
         self._tables = [_Table(pictures, i) for i in range(len(pictures[0].maps))]
-        self.pictures = self._picture
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -132,7 +125,7 @@ class TrainingPixels:
 
     def features(self, which: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
         """Features of some of the pixels."""
-        picture, y, x = self._picture[which], self._y[which], self._x[which]
+        picture, y, x = self.pictures[which], self._y[which], self._x[which]
         return torch.cat([table.read(picture, y, x) for table in self._tables], dim=1)
 
 

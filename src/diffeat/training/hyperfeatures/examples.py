@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.errors import DatasetError
 from diffeat.geometry import Frame
+from diffeat.tasks.correspondence.flip import mirrored_points
 from diffeat.tasks.correspondence.lattice import Convention, Lattice
 from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
 
@@ -23,8 +23,6 @@ class Example:
     """One pair to learn from.
 
     Attributes:
-        name: Of the pair.
-        maps: Of the source and of the target.
         points: (n, 2) points (x, y) in original pixels of the source and of the target.
     """
 
@@ -37,8 +35,6 @@ class Examples:
     """Examples by number: a pure function of the seed, so that a resumed run sees what it would have seen.
 
     Args:
-        pairs: The training set.
-        source: Gives the maps.
         seed: Of the order; each pass over the pairs has its own. The first is that of the reference for its seed 0.
         flip: Share of examples in which both pictures are mirrored.
         mirrored: Path of the mirrored copy of each picture, for ``flip``.
@@ -68,11 +64,10 @@ class Examples:
         flip = self._flip > 0 and bool(np.random.default_rng((self._seed, number)).random() < self._flip)
         paths = [self._mirrored[p] if flip else p for p in (pair.source, pair.target)]
         maps = (self._source.maps(paths[0]), self._source.maps(paths[1]))
-        points = tuple(
-            _mirrored_points(p, m.frame) if flip else torch.tensor(p, dtype=torch.float64)
-            for p, m in zip((pair.source_points, pair.target_points), maps, strict=True)
-        )
-        return Example(pair.name + (" mirrored" if flip else ""), maps, (points[0], points[1]))
+        one, other = (torch.tensor(p, dtype=torch.float64) for p in (pair.source_points, pair.target_points))
+        if flip:
+            one, other = (mirrored_points(p, m.frame.original[0]) for p, m in zip((one, other), maps, strict=True))
+        return Example(pair.name + (" mirrored" if flip else ""), maps, (one, other))
 
 
 def usable_pairs(pairs: PairDataset) -> list[PointPair]:
@@ -81,7 +76,9 @@ def usable_pairs(pairs: PairDataset) -> list[PointPair]:
     Raises:
         DatasetError: There is none.
     """
-    usable = [pair for pair in pairs if _usable(pair)]
+    usable = [
+        pair for pair in pairs if pair.source_points and np.isfinite([*pair.source_points, *pair.target_points]).all()
+    ]
     if not usable:
         raise DatasetError(
             f"The training set is empty: {pairs.name} {pairs.split} has {len(pairs)} pairs, none of them with points "
@@ -93,14 +90,3 @@ def usable_pairs(pairs: PairDataset) -> list[PointPair]:
 def points_in_cells(points: Tensor, frame: Frame, grid: tuple[int, int], convention: Convention) -> Tensor:
     """Points (x, y) of the original picture in cells of a grid over the model's image."""
     return Lattice("cells", convention=convention).source_cells(points, frame, grid)
-
-
-def _mirrored_points(points: tuple[tuple[float, float], ...], frame: Frame) -> Tensor:
-    values = torch.tensor(points, dtype=torch.float64)
-    values[:, 0] = frame.original[0] - 1 - values[:, 0]
-    return values
-
-
-def _usable(pair: PointPair) -> bool:
-    values = [v for p in (*pair.source_points, *pair.target_points) for v in p]
-    return bool(values) and all(math.isfinite(v) for v in values)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffeat.tasks.correspondence.descriptors import sample_descriptors
+from diffeat.tasks.correspondence.axis import sample_descriptors
 from diffeat.tasks.correspondence.readout import window_soft_argmax
 
 TEMPERATURE = 0.07

@@ -11,13 +11,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffeat.evaluation.features import Loads
 from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.extraction.joins.hyperfeatures import fuse_maps
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
-from diffeat.storage import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,10 @@ class StoredMaps:
 
     Args:
         store: Written by an extractor without fusion.
-        names: Of :func:`map_names`.
         keep: Bytes kept in memory.
     """
 
-    def __init__(self, store: FeatureStore, names: Sequence[Sequence[str]], keep: int = 2 << 30) -> None:
+    def __init__(self, store: Loads, names: Sequence[Sequence[str]], keep: int = 2 << 30) -> None:
         self._store, self._names, self._keep = store, names, keep
         self._kept: OrderedDict[Path, PictureMaps] = OrderedDict()
         self._bytes = 0

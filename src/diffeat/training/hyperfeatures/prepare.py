@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
-from diffeat.evaluation.features import extract_pictures, mirrored_pictures
+from diffeat.evaluation.features import feature_folder, features_of, mirrored_pictures
 from diffeat.evaluation.texts import PromptPolicy, picture_texts
 from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationConfig
@@ -22,13 +22,11 @@ _SHARE_OF_DISK = 0.8
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Prepared:
-    """Maps of the pictures of some datasets; close it (or use ``with``) to let go of the store.
+    """Maps of the pictures of some datasets.
 
     Attributes:
-        source: Gives the maps by path.
-        channels: Of each layer.
         pictures: How many, mirrored copies included.
         mirrored: Mirrored copy of each training picture, where they were asked for.
         stored: Whether the maps rest in a store; otherwise they are extracted whenever they are asked for.
@@ -43,19 +41,9 @@ class Prepared:
     stored: bool
     extracted: int
     bytes: int
-    _open: ExitStack = field(default_factory=ExitStack, repr=False)
-
-    def close(self) -> None:
-        """Let other processes write to the store."""
-        self._open.close()
-
-    def __enter__(self) -> Prepared:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
+@contextmanager
 def prepare(
     extractor: Extractor,
     datasets: Sequence[PairDataset],
@@ -66,15 +54,13 @@ def prepare(
     dtype: str = "float32",
     limit: int | None = None,
     progress: Progress = silent,
-) -> Prepared:
+) -> Iterator[Prepared]:
     """Extract all pictures of ``datasets`` into a store, or make ready to extract them again and again.
 
     Args:
         extractor: Of a recipe without fusion.
         folder: Where the store and mirrored copies go. An earlier store there is gone on with.
-        prompts: Text for the pictures (see :data:`diffeat.evaluation.texts.PromptPolicy`).
         mirror: A dataset whose pictures are needed mirrored as well.
-        dtype: Of the store.
         limit: The most bytes the store may take; by default most of the free disk.
 
     Raises:
@@ -83,28 +69,21 @@ def prepare(
     """
     template = extractor.recipe.template
     texts = {path: text for pairs in datasets for path, text in picture_texts(pairs, prompts, template).items()}
-    mirrored: dict[Path, Path] = {}
-    if mirror is not None:
-        mirrored = mirrored_pictures(mirror.images(), folder / "mirrored")
-        texts |= {copy: texts[path] for path, copy in mirrored.items()}
-    fresh = FreshMaps(extractor, texts)
-    example = fresh.maps(next(iter(texts)))
+    flipped = [] if mirror is None else mirror.images()
+    example = FreshMaps(extractor, texts).maps(next(iter(texts)))
     channels = tuple(layer.shape[1] for layer in example.layers)
-    values = sum(layer.numel() for layer in example.layers)
+    values, count = sum(layer.numel() for layer in example.layers), len(texts) + len(flipped)
     folder.mkdir(parents=True, exist_ok=True)
     room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) if limit is None else limit
-    where = folder / f"features-{extractor.recipe.hash[:12]}"
-    if not FeatureStore.is_store(where) and values * _BYTES[dtype] * len(texts) > room:
-        return Prepared(fresh, channels, len(texts), mirrored, False, 0, example.bytes)
-    opened = ExitStack()
-    store = opened.enter_context(FeatureStore.of(where, extractor, dtype))
-    try:
-        summary = extract_pictures(extractor, texts, store, progress)
-    except BaseException:
-        opened.close()
-        raise
-    source = StoredMaps(store, map_names(extractor))
-    return Prepared(source, channels, len(texts), mirrored, True, len(summary.extracted), example.bytes, opened)
+    store = feature_folder(folder, extractor)
+    if not FeatureStore.is_store(store) and values * _BYTES[dtype] * count > room:
+        copies = mirrored_pictures(flipped, folder / "mirrored") if flipped else {}
+        texts |= {copy: texts[path] for path, copy in copies.items()}
+        yield Prepared(FreshMaps(extractor, texts), channels, count, copies, False, 0, example.bytes)
+        return
+    with features_of(extractor, texts, store, mirror=flipped, dtype=dtype, keep=0, progress=progress) as features:
+        source, extracted = StoredMaps(features, map_names(extractor)), len(features.summary.extracted)
+        yield Prepared(source, channels, count, features.mirrored, True, extracted, example.bytes)
 
 
 def explicit(extractor: Extractor) -> Extractor:
@@ -121,10 +100,7 @@ def explicit(extractor: Extractor) -> Extractor:
 
 
 def network_config(
-    extractor: Extractor,
-    channels: Sequence[int],
-    projection: int = 384,
-    bottleneck: int | None = None,
+    extractor: Extractor, channels: Sequence[int], projection: int = 384, bottleneck: int | None = None
 ) -> AggregationConfig:
     """The network for what an :func:`explicit` extractor reads."""
     path = extractor.recipe.trajectory

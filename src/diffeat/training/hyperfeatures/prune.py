@@ -33,8 +33,6 @@ class Pruned:
     """A cheaper network.
 
     Attributes:
-        label: What was kept, in words.
-        network: The network of what was kept.
         kept: The pairs kept, as positions in the network it came from.
         share: Of the mixing weights that were kept.
     """
@@ -134,9 +132,7 @@ def curve(
     """Accuracy against cost of the network and of what is left of it.
 
     Args:
-        recipe: What the network reads.
         known: Of the model; tells how far into a pass each layer lies.
-        source: Maps for the whole network.
         counts: How many pairs to keep; by default 1, 2, 4, … and all.
 
     Returns:

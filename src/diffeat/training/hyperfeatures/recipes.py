@@ -10,6 +10,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import WEIGHTS_FILE, load_aggregation, save_aggregation
+from diffeat.files import new_folder
 from diffeat.geometry import file_digest
 
 RECIPE_FILE = "recipe.yaml"
@@ -30,16 +31,19 @@ def write_recipe(
     name: str,
     description: str = "",
     grid: tuple[int, int] | None = None,
+    *,
+    force: bool = False,
 ) -> Path:
     """Write a network and the recipe that uses it; the folder can be moved as a whole.
 
     Args:
         base: The recipe the network was trained with, with or without fusion.
-        folder: Gets ``recipe.yaml`` and ``weights/``.
+        force: Whether those that are there may be replaced.
 
     Returns:
         Path of the recipe.
     """
+    new_folder(folder, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     save_aggregation(network, folder / WEIGHTS)
     digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
     fuse: dict = {"kind": "hyperfeatures", "weights": {"source": WEIGHTS, "sha256": digest}}
@@ -48,7 +52,7 @@ def write_recipe(
     recipe = recipe_of(base, network.config).replace(
         name=name, description=description or base.description, source=base.source, fuse=fuse
     )
-    recipe.save(folder / RECIPE_FILE)
+    recipe.save(folder / RECIPE_FILE, force=force)
     return folder / RECIPE_FILE
 
 

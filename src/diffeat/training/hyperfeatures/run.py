@@ -11,14 +11,15 @@ from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
+from diffeat.files import new_folder
 from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
-from diffeat.training.hyperfeatures.recipes import write_recipe
+from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, write_recipe
 from diffeat.training.hyperfeatures.score import score_network
-from diffeat.training.hyperfeatures.train import HeadTrainer, Trained, TrainSettings, new_network
+from diffeat.training.hyperfeatures.train import Trained, TrainSettings, new_network, train_network
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,8 @@ class Outcome:
 
     Attributes:
         recipe: File of the recipe; every command takes it.
-        trained: The network and how well it did.
         pictures: In training and validation, mirrored copies included.
         extracted: Of them, extracted by this run.
-        stored: Whether their maps rest in a store.
     """
 
     recipe: Path
@@ -45,10 +44,7 @@ class TrainingData:
     """Pairs with common points.
 
     Attributes:
-        pairs: To learn from.
         validation: To choose the best weights with; needs ``protocol``.
-        protocol: How validation scores.
-        prompts: Text for the pictures.
     """
 
     pairs: PairDataset
@@ -63,7 +59,6 @@ class Storage:
 
     Attributes:
         folder: To be shared by several trainings; that of the training if not given.
-        dtype: Of stored features.
         limit: The most bytes they may take; beyond, pictures are extracted again in every step.
     """
 
@@ -82,15 +77,16 @@ def train_hyperfeatures(
     storage: Storage | None = None,
     progress: Progress = silent,
     on_validation: Callable[[int, float], None] | None = None,
+    force: bool = False,
 ) -> Outcome:
     """Train an aggregation network on pairs with common points; an earlier run in ``out`` is gone on with.
 
     Args:
         extractor: Of a recipe without fusion.
-        data: What to learn from, and what chooses the best weights.
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
         storage: Where features rest; float32 in ``out`` by default.
+        force: Whether the recipe and weights of a training that ended there may be replaced.
 
     Raises:
         DatasetError: The training set is empty, or a picture cannot be used.
@@ -98,6 +94,7 @@ def train_hyperfeatures(
             fit the recipe.
         NonFiniteError: The loss became NaN.
     """
+    new_folder(out, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     usable_pairs(data.pairs)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
@@ -118,10 +115,12 @@ def train_hyperfeatures(
         validate = None
         if held_out is not None and protocol is not None:
             validate = lambda n: score_network(held_out, n, ready.source, protocol, settings.grid).value  # noqa: E731
-        trained = HeadTrainer(network, examples, settings, out, validate).run(progress, on_validation)
+        trained = train_network(network, examples, settings, out, validate, progress, on_validation)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
-    path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid)
+    path = write_recipe(
+        base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=force
+    )
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
 
 

@@ -10,7 +10,6 @@ from diffeat.evaluation.features import Features, Loads
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.progress import silent
 from diffeat.tasks.correspondence.evaluate import Scorer
-from diffeat.tasks.correspondence.features import PictureFeatures
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.maps import Described, MapSource
@@ -34,7 +33,7 @@ def records(
     Raises:
         DatasetError: No pair can be scored.
     """
-    scorer = Scorer(PictureFeatures(Features(features, keep=keep), protocol.matching, keep=keep), protocol, {})
+    scorer = Scorer(Features(features, keep=keep), protocol, {}, keep=keep)
     predictions = scorer.run(pairs, silent)
     if not predictions:
         raise DatasetError(f"No pair of {pairs.name} can be scored ({', '.join(set(scorer.tally.left_out.values()))}).")

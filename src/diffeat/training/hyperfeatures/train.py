@@ -34,10 +34,6 @@ class TrainSettings:
     """How a network is trained. The defaults are the paper's.
 
     Attributes:
-        steps: Of the optimiser.
-        lr: Learning rate.
-        weight_decay: Of AdamW.
-        pairs: Pairs per step.
         seed: Of the first weights, the order of the pairs and the mirroring.
         flip: Share of pairs in which both pictures are mirrored.
         dense: Weight of the position loss.
@@ -81,8 +77,6 @@ class Trained:
     Attributes:
         network: The best network by validation; the last where there was none.
         folder: Its weights (:func:`~diffeat.extraction.joins.aggregation_files.load_aggregation`).
-        step: When it was best.
-        validation: Its PCK, if validated.
         seconds: Of this run, per step, without validation.
     """
 
@@ -117,85 +111,72 @@ def pair_loss(
     return parts["keypoint"] + settings.dense * parts["dense"], parts
 
 
-class HeadTrainer:
-    """Trains a network, or goes on where an earlier run of the same settings stopped.
+def train_network(
+    network: AggregationNetwork,
+    examples: Examples,
+    settings: TrainSettings,
+    folder: Path,
+    validate: Validate | None = None,
+    progress: Progress = silent,
+    on_validation: Callable[[int, float], None] | None = None,
+) -> Trained:
+    """Train a network, or go on where an earlier run of the same settings stopped.
 
     Args:
-        network: The network, on the device to train on.
-        examples: What to learn from.
-        settings: How.
+        network: On the device to train on.
         folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
 
     Raises:
         InvalidValueError: The folder holds a training of other settings (says which).
-        StoreError: The state of the earlier run cannot be read.
+        NonFiniteError: The loss is NaN or infinite; the state before is on disk.
+        StoreError: The state of the earlier run cannot be read, or the folder not be written.
     """
+    weights, count = folder / WEIGHTS, settings.pairs
+    how = {name: value for name, value in asdict(settings).items() if name != "steps"}
+    loop = Loop(
+        folder,
+        Schedule(settings.steps, settings.validate_every),
+        {"optimiser": torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)},
+        {"network": network},
+        {**how, "training pairs": len(examples.pairs), "network": network.config.to_dict()},
+        ("pair", "loss", "keypoint", "dense"),
+    )
 
-    def __init__(
-        self,
-        network: AggregationNetwork,
-        examples: Examples,
-        settings: TrainSettings,
-        folder: Path,
-        validate: Validate | None = None,
-    ) -> None:
-        self.network, self.examples, self.settings, self.folder = network, examples, settings, folder
-        self._validate = validate
-        how = {name: value for name, value in asdict(settings).items() if name != "steps"}
-        self._loop = Loop(
-            folder,
-            Schedule(settings.steps, settings.validate_every),
-            {"optimiser": torch.optim.AdamW(network.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)},
-            {"network": network},
-            {**how, "training pairs": len(examples.pairs), "network": network.config.to_dict()},
-            ("pair", "loss", "keypoint", "dense"),
-        )
-
-    def run(self, progress: Progress = silent, on_validation: Callable[[int, float], None] | None = None) -> Trained:
-        """Train to the end.
-
-        Raises:
-            NonFiniteError: The loss is NaN or infinite; the state before is on disk.
-            StoreError: The folder cannot be written.
-        """
-        measure, weights = self._validate, self.folder / WEIGHTS
-        self.network.train()
-        self._loop.run(
-            self._gradients,
-            keep=lambda: save_aggregation(self.network, weights),
-            validate=None if measure is None else lambda: measure(self.network),
-            on_validation=on_validation,
-            progress=progress,
-        )
-        step, value = self._loop.best or (self._loop.step, None)
-        return Trained(load_aggregation(weights), weights, step, value, self._loop.seconds)
-
-    def _gradients(self, number: int) -> dict[str, float | str]:
+    def gradients(number: int) -> dict[str, float | str]:
         """The gradients of one step's pairs; the loss and its parts."""
-        count = self.settings.pairs
         sums: dict[str, float] = {}
         names = []
-        for example in (self.examples[k] for k in range(number * count, (number + 1) * count)):
-            loss, parts = pair_loss(self.network, example, self.settings)
+        for example in (examples[k] for k in range(number * count, (number + 1) * count)):
+            loss, parts = pair_loss(network, example, settings)
             if not torch.isfinite(loss):
-                raise NonFiniteError(self._why_not_finite(number + 1, example, float(loss.detach())))
+                cause = _why_not_finite(example, settings.lr)
+                last = f" The weights of step {loop.best[0]} stay in {weights}." if loop.best else ""
+                raise NonFiniteError(
+                    f"The loss became {float(loss.detach())} at step {number + 1} (pair {example.name}); {cause}.{last}"
+                )
             (loss / count).backward()
             for name, part in {"loss": loss, **parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(part.detach()) / count
             names.append(example.name)
         return {"pair": " ".join(names), **sums}
 
-    def _why_not_finite(self, step: int, example: Example, value: float) -> str:
-        bad = any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers)
-        cause = (
-            "its features hold NaN or infinity: extract them in float32 or bfloat16"
-            if bad
-            else f"the training diverged: use a learning rate below {self.settings.lr:g}, or more pairs per step"
-        )
-        best = self._loop.best
-        last = f"The weights of step {best[0]} stay in {self.folder / WEIGHTS}." if best else ""
-        return f"The loss became {value} at step {step} (pair {example.name}); {cause}. {last}".rstrip()
+    network.train()
+    loop.run(
+        gradients,
+        keep=lambda: save_aggregation(network, weights),
+        validate=None if validate is None else lambda: validate(network),
+        on_validation=on_validation,
+        progress=progress,
+    )
+    step, value = loop.best or (loop.step, None)
+    return Trained(load_aggregation(weights), weights, step, value, loop.seconds)
+
+
+def _why_not_finite(example: Example, rate: float) -> str:
+    if any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers):
+        return "its features hold NaN or infinity: extract them in float32 or bfloat16"
+    return f"the training diverged: use a learning rate below {rate:g}, or more pairs per step"
 
 
 def _descriptors(network: AggregationNetwork, example: Example, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in the words of its fields."""
+"""What is wrong with values that a user wrote, in the words of their fields."""
 
 from __future__ import annotations
 
@@ -9,19 +9,30 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from diffeat.errors import did_you_mean
+from diffeat.errors import InvalidValueError, clipped, did_you_mean, shown
 
-_LONGEST, _MOST = 80, 20
+_LONGEST, _MOST = 320, 8
 #: Where a fault is, and what it is.
 Fault = tuple[str, str]
 
 
-def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
-    """One line for each fault: its place, what is wrong, the nearest valid field."""
-    lines = list(
-        dict.fromkeys(f"  {_clipped(place) or 'recipe'}: {message}" for place, message in faults(error, model))
-    )
-    return lines if len(lines) <= _MOST else [*lines[:_MOST], f"  … and {len(lines) - _MOST} more"]
+class InvalidFieldsError(InvalidValueError):
+    """Fields that do not take their values.
+
+    Args:
+        what: They belong to.
+        error: Of the validation.
+        model: The fields are of.
+    """
+
+    def __init__(self, what: str, error: ValidationError, model: type[BaseModel]) -> None:
+        self.faults = list(faults(error, model))
+        lines = list(
+            dict.fromkeys(f"{clipped(place)}: {message}" if place else message for place, message in self.faults)
+        )
+        more = [f"and {len(lines) - _MOST} more"] if len(lines) > _MOST else []
+        text = "; ".join([*(line.rstrip(".") for line in lines[:_MOST]), *more])
+        super().__init__(f"{what} is not valid: {text}{'' if text.endswith('?') else '.'}")
 
 
 def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
@@ -30,34 +41,26 @@ def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
         location, kind, value = item["loc"], item["type"], item.get("input")
         place, owner = _walk(location, model)
         context = item.get("ctx", {})
-        if kind == "part":
-            yield from ((f"{place}.{inner}" if inner else place, message) for inner, message in context["faults"])
+        inside = context.get("faults") or getattr(context.get("error"), "faults", None)
+        if inside:
+            yield from ((".".join(filter(None, (place, inner))), message) for inner, message in inside)
         elif kind == "extra_forbidden":
             yield place, f"unknown field. {_nearest(str(location[-1]), owner, model)}".rstrip()
         elif kind == "union_tag_invalid":
             tag, kinds = str(context.get("tag")), str(context.get("expected_tags")).replace("'", "").split(", ")
-            yield place, f"there is no kind {shown(tag)}. {did_you_mean(tag[:_LONGEST], kinds)}".rstrip()
+            yield place, f"there is no kind {shown(tag)}. {did_you_mean(tag, kinds)}".rstrip()
         elif kind == "union_tag_not_found" and isinstance(value, dict):
             yield from _without_kind(place, value)
         elif kind == "missing":
             yield place, "this field is required"
         else:
-            got = "" if (value is None and "input" not in item) or isinstance(value, dict) else f" (got {shown(value)})"
-            yield place, _clipped(item["msg"].removeprefix("Value error, "), 4 * _LONGEST) + got
-
-
-def shown(value: object) -> str:
-    """A value as a message has it: on one line, and not too long."""
-    return _clipped(repr(value))
-
-
-def _clipped(text: str, longest: int = _LONGEST) -> str:
-    text = " ".join(text.splitlines())
-    return text if len(text) <= longest else text[:longest] + "…"
+            plain = isinstance(value, (str, int, float)) or (isinstance(value, (list, tuple)) and kind != "value_error")
+            got = f" (got {shown(value)})" if plain else ""
+            yield place, clipped(item["msg"].removeprefix("Value error, "), _LONGEST) + got
 
 
 def _without_kind(place: str, value: dict[Any, Any]) -> Iterator[Fault]:
-    near = difflib.get_close_matches("kind", [str(key)[:_LONGEST] for key in value], 1)
+    near = difflib.get_close_matches("kind", [str(key)[:40] for key in value], 1)
     yield (
         (f"{place}.{near[0]}", "unknown field. Did you mean 'kind'?")
         if near
@@ -101,7 +104,7 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
 
 def _nearest(name: str, owner: type[BaseModel], model: type[BaseModel]) -> str:
     """The field that was meant: of almost that name here, of that name elsewhere, or of a like name here."""
-    name = name[:_LONGEST]
+    name = name[:40]
     if not difflib.get_close_matches(name, owner.model_fields, cutoff=0.8):
         elsewhere = [path for path in _paths(model, ()) if path[-1] == name]
         if elsewhere:

@@ -1,0 +1,64 @@
+"""Running out of memory: a call is repeated with half of its rows, until one alone does not fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from diffeat.errors import TooLargeError
+
+log = logging.getLogger("diffeat")
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_SAID = ("out of memory", "can't allocate memory", "not enough memory", "alloc_failed")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on whatever device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError, TooLargeError)):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error).lower() for said in _SAID)
+
+
+class Parts:
+    """Runs jobs in calls that fit the memory, and remembers how large these are.
+
+    Args:
+        rows: Jobs of one call at first.
+        too_large: What to say if one job alone does not fit.
+    """
+
+    def __init__(self, rows: int, too_large: str) -> None:
+        self.rows = rows
+        self._too_large = too_large
+
+    def run(self, jobs: Sequence[T], work: Callable[[Sequence[T]], R]) -> list[R]:
+        """What ``work`` gives for consecutive parts of ``jobs``.
+
+        Raises:
+            TooLargeError: If a single job does not fit.
+        """
+        results: list[R] = []
+        start = 0
+        while start < len(jobs):
+            part = jobs[start : start + self.rows]
+            try:
+                results.append(work(part))
+            except Exception as error:
+                if not out_of_memory(error):
+                    raise
+            else:
+                start += len(part)
+                continue
+            if len(part) == 1:  # what the call had made is free by now
+                raise TooLargeError(self._too_large)
+            self.rows = len(part) // 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            log.warning("Out of memory with %d rows per call; going on with %d.", len(part), self.rows)
+        return results
