@@ -33,7 +33,11 @@ def main() -> None:
 
     from hostile.workers import get_part, run, table
 
-    os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "DIFFEAT_FUZZ_SEEDS": str((args.seeds or Path()).resolve())}
+    os.environ |= {
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "DIFFEAT_FUZZ_SEEDS": str((args.seeds or Path()).resolve()),
+    }
     if not args.seeds:
         del os.environ["DIFFEAT_FUZZ_SEEDS"]
     records = []

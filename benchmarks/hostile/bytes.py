@@ -24,7 +24,9 @@ def cut(random: Random, data: bytes) -> bytes:
     """End early, lose a piece, or go on with zeros."""
     at = random.randrange(len(data) + 1)
     lost = random.choice((1, 2, 7, 100))
-    return random.choice((data[:at], data[: at // 20], data[:at] + data[at + lost :], data[:at] + bytes(len(data) - at)))
+    return random.choice(
+        (data[:at], data[: at // 20], data[:at] + data[at + lost :], data[:at] + bytes(len(data) - at))
+    )
 
 
 def repeat(random: Random, data: bytes) -> bytes:
@@ -69,8 +71,33 @@ def png(random: Random, data: bytes) -> bytes:
     elif what == 2:
         del chunks[at]
     elif what == 3:
-        names = (b"IHDR", b"tRNS", b"PLTE", b"iCCP", b"zTXt", b"iTXt", b"tEXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"gAMA", b"cHRM", b"pHYs", b"IEND", b"\xff\0ab")
-        body = random.choice((b"", bytes(1), bytes(3), random.randbytes(random.choice((1, 4, 13, 26, 300))), b"a\0\0" + zlib.compress(b"b" * 10**6)))
+        names = (
+            b"IHDR",
+            b"tRNS",
+            b"PLTE",
+            b"iCCP",
+            b"zTXt",
+            b"iTXt",
+            b"tEXt",
+            b"eXIf",
+            b"acTL",
+            b"fcTL",
+            b"fdAT",
+            b"gAMA",
+            b"cHRM",
+            b"pHYs",
+            b"IEND",
+            b"\xff\0ab",
+        )
+        body = random.choice(
+            (
+                b"",
+                bytes(1),
+                bytes(3),
+                random.randbytes(random.choice((1, 4, 13, 26, 300))),
+                b"a\0\0" + zlib.compress(b"b" * 10**6),
+            )
+        )
         chunks.insert(random.randrange(len(chunks)), (random.choice(names), body))
     elif what == 4:
         head = bytearray(chunks[0][1].ljust(13, b"\0"))
@@ -169,5 +196,15 @@ def segments(random: Random, data: bytes) -> bytes:
 
 
 #: What knows a format, by the ending of its samples.
-FORMED = {"png": png, "tif": tiff, "webp": riff, "avif": boxes, "jp2": boxes, "jpg": segments, "pnm": digits, "eps": digits, "text": digits}
+FORMED = {
+    "png": png,
+    "tif": tiff,
+    "webp": riff,
+    "avif": boxes,
+    "jp2": boxes,
+    "jpg": segments,
+    "pnm": digits,
+    "eps": digits,
+    "text": digits,
+}
 ANYWHERE = {"flip": flip, "cut": cut, "repeat": repeat, "extreme": extreme}

@@ -18,9 +18,25 @@ from .recipes import Payload
 from .trial import Case, Wrong, command
 from .values import change, spoil
 
-_FAMILIES = {"sd15": "up_blocks.1", "sdxl": "up_blocks.1", "pixart_sigma": "transformer_blocks.1", "sd3": "transformer_blocks.1", "flux": "transformer_blocks.1"}
+_FAMILIES = {
+    "sd15": "up_blocks.1",
+    "sdxl": "up_blocks.1",
+    "pixart_sigma": "transformer_blocks.1",
+    "sd3": "transformer_blocks.1",
+    "flux": "transformer_blocks.1",
+}
 _MODEL = Path("model")
-_CLASSES = ("StableDiffusionInpaintPipeline", "StableDiffusionXLImg2ImgPipeline", "FluxKontextPipeline", "WanPipeline", "NoPipeline", "os.system", "", "DiffusionPipeline", "AutoencoderKL")
+_CLASSES = (
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "FluxKontextPipeline",
+    "WanPipeline",
+    "NoPipeline",
+    "os.system",
+    "",
+    "DiffusionPipeline",
+    "AutoencoderKL",
+)
 
 
 class Models:
@@ -51,7 +67,12 @@ class Models:
         family = random.choice(self._families)
         shutil.copytree(seeds / family, _MODEL)
         Image.new("RGB", (8, 6), (200, 100, 0)).save("good.png")
-        recipe = {"model": "./model", "activations": [_FAMILIES[family]], "frame": {"mode": "squash", "size": 64}, "trajectory": {"timesteps": [100]}}
+        recipe = {
+            "model": "./model",
+            "activations": [_FAMILIES[family]],
+            "frame": {"mode": "squash", "size": 64},
+            "trajectory": {"timesteps": [100]},
+        }
         Path("recipe.yaml").write_text(json.dumps(recipe))
         kind, other = _damage(random, seeds, family)
         doors: dict[str, Callable[[], object]] = {
@@ -75,19 +96,34 @@ def _damage(random: Random, seeds: Path, family: str) -> tuple[str, bool]:
     elif role == "weights":
         files = [f for f in files if f.suffix == ".safetensors"]
     else:
-        files = [f for f in files if f.suffix == ".json" and (f.parent == _MODEL) == (role == "index") and "token" not in f.parent.name]
+        files = [
+            f
+            for f in files
+            if f.suffix == ".json" and (f.parent == _MODEL) == (role == "index") and "token" not in f.parent.name
+        ]
     if not files:
         return _folder(random, seeds, family)
     file = random.choice(files)
     data = file.read_bytes()
     ways: dict[str, Callable[[], bytes | None]] = {
-        "flip": lambda: flip(random, data), "cut": lambda: cut(random, data), "repeat": lambda: repeat(random, data),
-        "extreme": lambda: extreme(random, data), "empty": lambda: b"", "gone": lambda: file.unlink(),
+        "flip": lambda: flip(random, data),
+        "cut": lambda: cut(random, data),
+        "repeat": lambda: repeat(random, data),
+        "extreme": lambda: extreme(random, data),
+        "empty": lambda: b"",
+        "gone": lambda: file.unlink(),
         **{what: lambda what=what: _replace(file, what) for what in ("fifo", "endless", "folder", "dangling", "huge")},
     }
     if file.suffix == ".json":
-        ways |= {name: lambda: json.dumps(change(random, json.loads(data)), default=str, skipkeys=True).encode() for name in ("json", "field", "value", "type")}
-        ways |= {"text": lambda: spoil(random, data.decode()), "number": lambda: _number(random, data), "class": lambda: _class(random, data)}
+        ways |= {
+            name: lambda: json.dumps(change(random, json.loads(data)), default=str, skipkeys=True).encode()
+            for name in ("json", "field", "value", "type")
+        }
+        ways |= {
+            "text": lambda: spoil(random, data.decode()),
+            "number": lambda: _number(random, data),
+            "class": lambda: _class(random, data),
+        }
     if role == "weights":
         ways |= {
             "exchanged": lambda: random.choice(files).read_bytes(),
@@ -123,7 +159,9 @@ def _number(random: Random, data: bytes) -> bytes:
     config = json.loads(data)
     numbers = [k for k, v in config.items() if isinstance(v, (int, float, list))]
     if numbers:
-        config[random.choice(numbers)] = random.choice((0, -1, 1, 3, 7, 10**6, 10**9, 0.5, None, [], [8, 8], float("nan"), True))
+        config[random.choice(numbers)] = random.choice(
+            (0, -1, 1, 3, 7, 10**6, 10**9, 0.5, None, [], [8, 8], float("nan"), True)
+        )
     return json.dumps(config).encode()
 
 
@@ -132,7 +170,18 @@ def _class(random: Random, data: bytes) -> bytes:
     config = json.loads(data)
     components = [k for k, v in config.items() if isinstance(v, list) and len(v) == 2]
     if components and random.random() < 0.7:
-        config[random.choice(components)] = random.choice(([None, None], ["diffusers", "NoClass"], ["os", "system"], ["transformers"], [1, 2], ["diffusers", "AutoencoderKL"], ["nowhere", "X"], [None, "x"]))
+        config[random.choice(components)] = random.choice(
+            (
+                [None, None],
+                ["diffusers", "NoClass"],
+                ["os", "system"],
+                ["transformers"],
+                [1, 2],
+                ["diffusers", "AutoencoderKL"],
+                ["nowhere", "X"],
+                [None, "x"],
+            )
+        )
     else:
         config["_class_name"] = random.choice((*_CLASSES, None, 3, ["a", "b"]))
     return json.dumps(config).encode()
@@ -167,7 +216,9 @@ def _folder(random: Random, seeds: Path, family: str) -> tuple[str, bool]:
     """Components missing, from another model, or links; and folders that are no pipeline."""
     parts = sorted(p for p in _MODEL.iterdir() if p.is_dir())
     part = random.choice(parts)
-    what = random.choice(("missing", "foreign", "file", "empty", "loop", "single", "unet only", "checkpoint", "weights alone", "nothing"))
+    what = random.choice(
+        ("missing", "foreign", "file", "empty", "loop", "single", "unet only", "checkpoint", "weights alone", "nothing")
+    )
     if what == "foreign":
         shutil.rmtree(part)
         donors = [d / part.name for d in sorted(seeds.iterdir()) if d.name != family and (d / part.name).is_dir()]
@@ -201,7 +252,19 @@ def _code(random: Random) -> str:
     """Pickles in place of weights, and modules that configurations name."""
     parts = sorted(p for p in _MODEL.iterdir() if list(p.glob("*.safetensors")) if p.is_dir())
     part = random.choice(parts)
-    what = random.choice(("pickle", "pickle", "pickle beside", "zip pickle", "component module", "pipeline module", "auto map", "tokenizer map", "library"))
+    what = random.choice(
+        (
+            "pickle",
+            "pickle",
+            "pickle beside",
+            "zip pickle",
+            "component module",
+            "pipeline module",
+            "auto map",
+            "tokenizer map",
+            "library",
+        )
+    )
     index = json.loads((_MODEL / "model_index.json").read_text())
     weights = next(part.glob("*.safetensors"))
     module = "import diffeat_canary\nclass Canary:\n    pass\n"

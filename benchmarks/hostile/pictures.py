@@ -14,7 +14,16 @@ from .bytes import ANYWHERE, FORMED
 from .trial import Case, Door, Wrong, command
 
 _ENDINGS = ("png", "jpg", "tif", "gif", "webp", "ppm", "bmp", "eps", "ps", "svg", "txt", "jp2", "avif", "PNG", "")
-_NAMES = ("[red]x[/x].png", "a\nb.png", "-x.png", "*.png", "a" * 251 + ".png", "\x1b[31mred.png", "übel 😀.png", "%s{}.png")
+_NAMES = (
+    "[red]x[/x].png",
+    "a\nb.png",
+    "-x.png",
+    "*.png",
+    "a" * 251 + ".png",
+    "\x1b[31mred.png",
+    "übel 😀.png",
+    "%s{}.png",
+)
 
 
 class Pictures:
@@ -48,10 +57,22 @@ class Pictures:
         else:
             kind, name = _damaged(random, _small(seeds))
         where = os.fsdecode(name)
-        names = (where[:20], os.fsencode(where).decode("utf-8", "backslashreplace"), repr(where)[1:-1])
+        names = (where, where[:20], os.fsencode(where).decode("utf-8", "backslashreplace"), repr(where)[1:-1])
         doors: dict[str, Door] = {"open_image": lambda: _open(where), "stream": lambda: _stream(where)}
         if draw < 0.025:
-            doors["extract"] = lambda: command("extract", "--recipe", "baseline:rgb", "--out", "out", "good.png", "--", where, good=(0, 1))
+            doors["extract"] = lambda: command(
+                "extract",
+                "--recipe",
+                "baseline:rgb",
+                "--size",
+                "64",
+                "--out",
+                "out",
+                "good.png",
+                "--",
+                where,
+                good=(0, 1),
+            )
         return Case(kind, names, doors)
 
 
@@ -90,9 +111,34 @@ def _large(random: Random, seeds: Path) -> tuple[str, str]:
 def _special(random: Random) -> tuple[str, str | bytes]:
     """Not a regular file, or one with a name or a size out of the ordinary."""
     name: str | bytes = "special.png"
-    kinds = ("fifo", "socket", "zero", "random", "stdin", "folder", "dangling", "loop", "empty", "sparse", "tty", "missing", "mem", "bytes-name", "long-path", *_NAMES)
+    kinds = (
+        "fifo",
+        "socket",
+        "zero",
+        "random",
+        "stdin",
+        "folder",
+        "dangling",
+        "loop",
+        "empty",
+        "sparse",
+        "tty",
+        "missing",
+        "mem",
+        "bytes-name",
+        "long-path",
+        *_NAMES,
+    )
     kind = random.choice(kinds)
-    links = {"zero": "/dev/zero", "random": "/dev/urandom", "stdin": "/dev/stdin", "dangling": "nowhere.png", "loop": "special.png", "tty": "/dev/tty", "mem": "/proc/self/mem"}
+    links = {
+        "zero": "/dev/zero",
+        "random": "/dev/urandom",
+        "stdin": "/dev/stdin",
+        "dangling": "nowhere.png",
+        "loop": "special.png",
+        "tty": "/dev/tty",
+        "mem": "/proc/self/mem",
+    }
     if kind == "fifo":
         os.mkfifo(name)
     elif kind == "socket":
@@ -135,8 +181,14 @@ def _stream(name: str) -> None:
     from diffeat.errors import DiffeatError
 
     refused: list[DiffeatError] = []
-    features = list(_source().stream([Path("good.png"), Path(name), Path("good.png")], on_error=lambda _, e: refused.append(e)))
-    if [n for n, _ in features].count("good.png") != 2 or features[0] != features[-1] or len(features) + len(refused) != 3:
+    features = list(
+        _source().stream([Path("good.png"), Path(name), Path("good.png")], on_error=lambda _, e: refused.append(e))
+    )
+    if (
+        [n for n, _ in features].count("good.png") != 2
+        or features[0] != features[-1]
+        or len(features) + len(refused) != 3
+    ):
         raise Wrong(f"read: {features}, refused: {[str(e) for e in refused]}")
     if len(refused) == 1:
         raise refused[0]

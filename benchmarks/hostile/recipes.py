@@ -13,13 +13,25 @@ from .values import change, places, spoil
 
 _BOUND = 10**6
 _CHEAP = ("tiny-dift", "tiny-unet", "ditf-tiny")
-_TAGS = ("!!python/object/apply:os.system ['touch ../canary/tag-was-run']", "!!python/name:os.system", "!!python/module:diffeat_canary")
+_TAGS = (
+    "!!python/object/apply:os.system ['touch ../canary/tag-was-run']",
+    "!!python/name:os.system",
+    "!!python/module:diffeat_canary",
+)
 
 
 class Recipes:
+    """
+    Args:
+        extracts: Extract a picture by those that are valid, which loads models.
+    """
+
     name = "recipes"
     count = 500
     recipes = ("tiny-dift", "baseline:rgb")
+
+    def __init__(self, extracts: bool = True) -> None:
+        self._extracts = extracts
 
     def prepare(self, folder: Path) -> None:
         """The presets, as text."""
@@ -29,7 +41,9 @@ class Recipes:
             (folder / f"{name}.yaml").write_text(Recipe.load(name).to_yaml(), encoding="utf-8")
         joined = {"parts": ["baseline:rgb", "tiny-dift"], "join": "weighted", "weights": [1, 2]}
         (folder / "joined.yaml").write_text(json.dumps(joined))
-        (folder / "vision.yaml").write_text(json.dumps({"kind": "vision", "model": "facebook/dinov2-small", "size": 224}))
+        (folder / "vision.yaml").write_text(
+            json.dumps({"kind": "vision", "model": "facebook/dinov2-small", "size": 224})
+        )
         (folder / "baseline.yaml").write_text(Recipe.load("baseline:rgb").to_yaml())
         (folder / "gdf_15.json").write_text(json.dumps({"up-level1-repeat1-vit-block0-cross-q": True, "mid": False}))
 
@@ -61,9 +75,11 @@ class Recipes:
         else:
             label, target = _special(random)
         doors: dict[str, Door] = {"load": lambda: _load(target), "recipes": lambda: command("recipes", target)}
-        if kind == "code" or file.stem in (*_CHEAP, "baseline", "joined"):
+        if self._extracts and (kind == "code" or file.stem in (*_CHEAP, "baseline", "joined")):
             doors["extract"] = lambda: _run(target)
-        names = ("",) if kind == "code" else (target, target[:40])  # its faults lie in what it names
+        names = (
+            ("",) if kind == "code" or label == "plus" else (target, target[:40], "No activation")
+        )  # its faults lie in what it names
         return Case(f"{kind} {label}" if label != kind else kind, names, doors)
 
 
@@ -79,7 +95,8 @@ def _endless() -> dict[str, str]:
     short = "model: tiny-unet\nactivations: [up_blocks.1]\n"
     return {
         "aliases": f"a0: &a0 [x]\n{laughs}\nactivations: *a11\n",
-        "merges": "x: &x {name: a}\n" + "".join(f"y{k}: &y{k} {{<<: [{', '.join(['*x'] * 500)}]}}\n" for k in range(300)),
+        "merges": "x: &x {name: a}\n"
+        + "".join(f"y{k}: &y{k} {{<<: [{', '.join(['*x'] * 500)}]}}\n" for k in range(300)),
         "lists": "activations: " + "[" * 20_000 + "]" * 20_000,
         "open lists": "[" * 300_000,
         "mappings": "".join(" " * k + "a:\n" for k in range(3000)),
@@ -123,29 +140,70 @@ def _code(random: Random, target: str) -> str:
     """A recipe that names functions, or files that hold code."""
     import pickle
 
-    function = random.choice(("diffeat_canary:run", "os:getcwd", "diffeat_canary:", "diffeat_canary", ":", "os:path.x", "..:x", "x" * 9999 + ":y"))
+    function = random.choice(
+        (
+            "diffeat_canary:run",
+            "os:getcwd",
+            "diffeat_canary:",
+            "diffeat_canary",
+            ":",
+            "os:path.x",
+            "..:x",
+            "x" * 9999 + ":y",
+        )
+    )
     for name in ("lora.bin", "lora.pt", "weights.pt", "weights.safetensors", "weights.ckpt"):
         Path(name).write_bytes(pickle.dumps(Payload()))
     folder = Path("custom")
     folder.mkdir()
-    config = {"model_type": "canary", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoImageProcessor"), "modeling.Canary")}
+    config = {
+        "model_type": "canary",
+        "auto_map": dict.fromkeys(("AutoConfig", "AutoModel", "AutoImageProcessor"), "modeling.Canary"),
+    }
     for name in ("config.json", "preprocessor_config.json"):
         (folder / name).write_text(json.dumps(config))
     (folder / "modeling.py").write_text("import diffeat_canary\nclass Canary: ...\n")
     base: dict[str, Any] = {"model": "tiny-unet", "activations": ["up_blocks.1"], "trajectory": {"timesteps": [100]}}
     choices: dict[str, dict[str, Any]] = {
         "captioner": {"techniques": [{"kind": "prompt", "captioner": function}]},
-        "captions": {"techniques": [{"kind": "prompt", "captions": random.choice(("fifo", "/dev/zero", "folder", "lora.bin", "none.csv"))}]},
+        "captions": {
+            "techniques": [
+                {"kind": "prompt", "captions": random.choice(("fifo", "/dev/zero", "folder", "lora.bin", "none.csv"))}
+            ]
+        },
         "condition": {"techniques": [{"kind": "controlnet", "model": "custom", "condition": function}]},
         "depth": {"techniques": [{"kind": "controlnet", "model": "custom", "condition": "depth:custom"}]},
-        "lora": {"techniques": [{"kind": "lora", "path": random.choice(("lora.bin", "lora.pt", "fifo", "folder", "/dev/zero", "none"))}]},
+        "lora": {
+            "techniques": [
+                {"kind": "lora", "path": random.choice(("lora.bin", "lora.pt", "fifo", "folder", "/dev/zero", "none"))}
+            ]
+        },
         "ip-adapter": {"techniques": [{"kind": "ip-adapter", "model": random.choice(("custom", "lora.bin", "fifo"))}]},
         "custom": {"techniques": [{"kind": "custom", "function": function, "load": function}]},
-        "weights": {"fuse": {"kind": "hyperfeatures", "grid": [8, 8], "weights": {"source": random.choice(("weights.pt", "weights.safetensors", "weights.ckpt", "fifo", "/dev/zero", "folder"))}}},
-        "mixing": {"fuse": {"kind": "amalgamation", "grid": [8, 8], "weights": {"source": random.choice(("weights.pt", "weights.safetensors", "fifo"))}}},
+        "weights": {
+            "fuse": {
+                "kind": "hyperfeatures",
+                "grid": [8, 8],
+                "weights": {
+                    "source": random.choice(
+                        ("weights.pt", "weights.safetensors", "weights.ckpt", "fifo", "/dev/zero", "folder")
+                    )
+                },
+            }
+        },
+        "mixing": {
+            "fuse": {
+                "kind": "amalgamation",
+                "grid": [8, 8],
+                "weights": {"source": random.choice(("weights.pt", "weights.safetensors", "fifo"))},
+            }
+        },
         "model": {"model": random.choice(("custom", "fifo", "/dev/zero", "./folder"))},
         "vision": {"kind": "vision", "model": random.choice(("custom", "./custom", "fifo", "folder")), "size": 56},
-        "view": {"views": [{"name": "a", "techniques": [{"kind": "prompt", "captioner": function}]}, {"name": "b"}], "fuse": {"kind": "mean", "grid": [8, 8]}},
+        "view": {
+            "views": [{"name": "a", "techniques": [{"kind": "prompt", "captioner": function}]}, {"name": "b"}],
+            "fuse": {"kind": "mean", "grid": [8, 8]},
+        },
     }
     label = random.choice(sorted(choices))
     data = choices[label] if label == "vision" else base | choices[label]
@@ -156,8 +214,18 @@ def _code(random: Random, target: str) -> str:
 def _special(random: Random) -> tuple[str, str]:
     """A recipe's path that is no plain file, or no path."""
     links = {"zero": "/dev/zero", "dangling": "none.yaml", "loop": "hostile.yaml"}
-    kind = random.choice(("fifo", "folder", "missing", "huge", "bytes", "empty name", "long", "plus", "vision:", "baseline:", *links))
-    names = {"empty name": "", "plus": " + ", "vision:": "vision:", "baseline:": "baseline:x", "long": "x" * 5000, "fifo": "fifo", "folder": "folder"}
+    kind = random.choice(
+        ("fifo", "folder", "missing", "huge", "bytes", "empty name", "long", "plus", "vision:", "baseline:", *links)
+    )
+    names = {
+        "empty name": "",
+        "plus": " + ",
+        "vision:": "vision:",
+        "baseline:": "baseline:x",
+        "long": "x" * 5000,
+        "fifo": "fifo",
+        "folder": "folder",
+    }
     target = names.get(kind, "hostile.yaml")
     if kind in links:
         os.symlink(links[kind], target)

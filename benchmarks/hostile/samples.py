@@ -15,12 +15,20 @@ from PIL import Image, PngImagePlugin
 
 def _pixels(mode: str, width: int = 40, height: int = 30) -> Image.Image:
     rng = np.random.default_rng(0)
-    smooth = np.add.outer(np.arange(height) * 4, np.arange(width) * 3)[..., None] + rng.integers(0, 40, (height, width, 4))
+    smooth = np.add.outer(np.arange(height) * 4, np.arange(width) * 3)[..., None] + rng.integers(
+        0, 40, (height, width, 4)
+    )
     picture = Image.fromarray(np.clip(smooth, 0, 255).astype(np.uint8), "RGBA")
     if mode in ("I;16", "I", "F"):
         grey = np.asarray(picture.convert("L"))
-        return Image.fromarray({"I;16": grey * np.uint16(257), "I": grey * np.int32(9999), "F": grey / np.float32(255)}[mode])
-    return picture.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr", "LAB", "HSV", "P", "1") else picture.convert(mode)
+        return Image.fromarray(
+            {"I;16": grey * np.uint16(257), "I": grey * np.int32(9999), "F": grey / np.float32(255)}[mode]
+        )
+    return (
+        picture.convert("RGB").convert(mode)
+        if mode in ("CMYK", "YCbCr", "LAB", "HSV", "P", "1")
+        else picture.convert(mode)
+    )
 
 
 def _saved(mode: str, format: str, size: tuple[int, int] = (40, 30), **options: Any) -> bytes:
@@ -80,10 +88,18 @@ def samples() -> dict[str, bytes]:
         "grey-4": png(17, 9, 4, 0),
         "apng": _saved("RGB", "PNG", **frames),
     }
-    tiff = {f"{mode}-{c}": _saved(mode, "TIFF", compression=c) for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits") for mode in ("RGB", "L", "1")}
+    tiff = {
+        f"{mode}-{c}": _saved(mode, "TIFF", compression=c)
+        for c in ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
+        for mode in ("RGB", "L", "1")
+    }
     tiff |= {f"1-{c}": _saved("1", "TIFF", compression=c) for c in ("group3", "group4")}
     tiff |= {mode.lower(): _saved(mode, "TIFF") for mode in ("RGBA", "CMYK", "I;16", "I", "F", "P", "LAB", "YCbCr")}
-    tiff |= {"jpeg": _saved("RGB", "TIFF", compression="jpeg"), "pages": _saved("RGB", "TIFF", **frames), "turned": _saved("RGB", "TIFF", exif=_exif(5))}
+    tiff |= {
+        "jpeg": _saved("RGB", "TIFF", compression="jpeg"),
+        "pages": _saved("RGB", "TIFF", **frames),
+        "turned": _saved("RGB", "TIFF", exif=_exif(5)),
+    }
     groups = {
         "jpg": jpeg,
         "png": pngs,
@@ -93,30 +109,56 @@ def samples() -> dict[str, bytes]:
             "lossless": _saved("RGBA", "WEBP", lossless=True, exif=_exif(3)),
             "frames": _saved("RGB", "WEBP", **frames),
         },
-        "avif": {"rgb": _saved("RGB", "AVIF"), "rgba": _saved("RGBA", "AVIF", exif=_exif(6)), "frames": _saved("RGB", "AVIF", **frames)},
-        "jp2": {m: _saved(m, "JPEG2000") for m in ("RGB", "L", "RGBA")} | {"raw": _saved("RGB", "JPEG2000", no_jp2=True)},
+        "avif": {
+            "rgb": _saved("RGB", "AVIF"),
+            "rgba": _saved("RGBA", "AVIF", exif=_exif(6)),
+            "frames": _saved("RGB", "AVIF", **frames),
+        },
+        "jp2": {m: _saved(m, "JPEG2000") for m in ("RGB", "L", "RGBA")}
+        | {"raw": _saved("RGB", "JPEG2000", no_jp2=True)},
         "gif": {m: _saved(m, "GIF") for m in ("L", "P")} | {"frames": _saved("P", "GIF", **frames)},
         "bmp": {m: _saved(m, "BMP") for m in ("1", "L", "P", "RGB", "RGBA")},
-        "pnm": {m: _saved(m, "PPM") for m in ("1", "L", "RGB", "I;16", "F")} | {
+        "pnm": {m: _saved(m, "PPM") for m in ("1", "L", "RGB", "I;16", "F")}
+        | {
             "plain": b"P3\n4 2\n255\n" + b"1 2 3 " * 8,
             "plain-grey": b"P2 # note\n4 2 15\n" + b"7 " * 8,
             "plain-bits": b"P1\n4 2\n" + b"10" * 4,
             "pam": b"P7\nWIDTH 4\nHEIGHT 2\nDEPTH 4\nMAXVAL 255\nTUPLTYPE RGB_ALPHA\nENDHDR\n" + bytes(range(32)),
         },
-        "tga": {m: _saved(m, "TGA") for m in ("L", "P", "RGB", "RGBA")} | {"rle": _saved("RGB", "TGA", compression="tga_rle")},
+        "tga": {m: _saved(m, "TGA") for m in ("L", "P", "RGB", "RGBA")}
+        | {"rle": _saved("RGB", "TGA", compression="tga_rle")},
         "eps": {"rgb": _saved("RGB", "EPS"), "program": POSTSCRIPT},
-        "text": {"csv": b"image,prompt\na.png,a cat\n" * 9, "html": b"<!DOCTYPE html><html><svg/></html>\n" * 9, "xbm": _saved("1", "XBM"), "xpm": XPM},
+        "text": {
+            "csv": b"image,prompt\na.png,a cat\n" * 9,
+            "html": b"<!DOCTYPE html><html><svg/></html>\n" * 9,
+            "xbm": _saved("1", "XBM"),
+            "xpm": XPM,
+        },
         "other": {
             **{f: _saved("RGB", f) for f in ("ICO", "ICNS", "IM", "PCX", "SGI", "DDS", "QOI", "PDF", "MPO")},
-            "msp": _saved("1", "MSP"), "spider": _saved("F", "SPIDER"), "blp": _saved("P", "BLP"), "psd": PSD,
-            "fits": FITS, "sun": struct.pack(">8I", 0x59A66A95, 4, 2, 24, 24, 1, 0, 0) + bytes(24), "wmf": WMF,
-            "fli": struct.pack("<IHHHHHHI", 200, 0xAF12, 1, 40, 30, 8, 3, 70) + bytes(180), "dcx": struct.pack("<III", 0x3ADE68B1, 12, 0),
-            "gbr": struct.pack(">5I4s2I", 31, 2, 4, 2, 1, b"GIMP", 10, 0) + b"abc" + bytes(8), "iptc": b"\x1c\x03\x14\x00\x01\x01" * 8,
-            "mcidas": struct.pack(">64I", *([0, 4] + [1] * 62)) + bytes(99), "pcd": bytes(2048) + b"PCD_" + bytes(3000),
-            "hdf": b"\x89HDF\r\n\x1a\n" + bytes(90), "grib": b"GRIB" + bytes(3) + b"\1" + bytes(90), "bufr": b"BUFR" + bytes(90),
+            "msp": _saved("1", "MSP"),
+            "spider": _saved("F", "SPIDER"),
+            "blp": _saved("P", "BLP"),
+            "psd": PSD,
+            "fits": FITS,
+            "sun": struct.pack(">8I", 0x59A66A95, 4, 2, 24, 24, 1, 0, 0) + bytes(24),
+            "wmf": WMF,
+            "fli": struct.pack("<IHHHHHHI", 200, 0xAF12, 1, 40, 30, 8, 3, 70) + bytes(180),
+            "dcx": struct.pack("<III", 0x3ADE68B1, 12, 0),
+            "gbr": struct.pack(">5I4s2I", 31, 2, 4, 2, 1, b"GIMP", 10, 0) + b"abc" + bytes(8),
+            "iptc": b"\x1c\x03\x14\x00\x01\x01" * 8,
+            "mcidas": struct.pack(">64I", *([0, 4] + [1] * 62)) + bytes(99),
+            "pcd": bytes(2048) + b"PCD_" + bytes(3000),
+            "hdf": b"\x89HDF\r\n\x1a\n" + bytes(90),
+            "grib": b"GRIB" + bytes(3) + b"\1" + bytes(90),
+            "bufr": b"BUFR" + bytes(90),
         },
     }
-    return {f"{name.lower().replace(';', '')}.{ending}": data for ending, files in groups.items() for name, data in files.items()}
+    return {
+        f"{name.lower().replace(';', '')}.{ending}": data
+        for ending, files in groups.items()
+        for name, data in files.items()
+    }
 
 
 #: Would write a file, were it run.
@@ -137,7 +179,17 @@ static char *x[] = {
 };
 """
 PSD = b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 2, 4, 8, 3) + struct.pack(">III", 0, 0, 0) + b"\0\0" + bytes(24)
-FITS = b"".join(card.ljust(80) for card in (b"SIMPLE  =                    T", b"BITPIX  =                    8", b"NAXIS   =                    2", b"NAXIS1  =                    4", b"NAXIS2  =                    2", b"END")).ljust(2880) + bytes(2880)
+FITS = b"".join(
+    card.ljust(80)
+    for card in (
+        b"SIMPLE  =                    T",
+        b"BITPIX  =                    8",
+        b"NAXIS   =                    2",
+        b"NAXIS1  =                    4",
+        b"NAXIS2  =                    2",
+        b"END",
+    )
+).ljust(2880) + bytes(2880)
 WMF = struct.pack("<IHhhhhHIH", 0x9AC6CDD7, 0, 0, 0, 40, 30, 72, 0, 0) + b"\x01\x00\x09\x00" + bytes(60)
 
 

@@ -74,25 +74,48 @@ def _files(role: str) -> list[Path]:
 def _damage(random: Random, seeds: Path) -> str:
     """Damage one file of a store, or put something beside it; tells what was done."""
     role = random.choice(("head", "index", "index", "shard", "shard", "folder"))
-    files = [] if role == "folder" else [f for f in _files(role) if f.is_file() and not f.is_symlink()]
+    files = (
+        []
+        if role == "folder"
+        else [f for f in _files(role) if f.is_file() and not f.is_symlink() and f.stat().st_size < 1e6]
+    )
     if not files:
         return "folder " + _beside(random, seeds)
     file, data = (choice := random.choice(files)), choice.read_bytes()
     ways: dict[str, Callable[[], bytes | None]] = {
-        "flip": lambda: flip(random, data), "bit": lambda: _bit(random, data), "cut": lambda: cut(random, data),
-        "repeat": lambda: repeat(random, data), "extreme": lambda: extreme(random, data), "empty": lambda: b"",
-        "zeros": lambda: bytes(len(data)), "noise": lambda: random.randbytes(len(data)), "gone": lambda: file.unlink(),
+        "flip": lambda: flip(random, data),
+        "bit": lambda: _bit(random, data),
+        "cut": lambda: cut(random, data),
+        "repeat": lambda: repeat(random, data),
+        "extreme": lambda: extreme(random, data),
+        "empty": lambda: b"",
+        "zeros": lambda: bytes(len(data)),
+        "noise": lambda: random.randbytes(len(data)),
+        "gone": lambda: file.unlink(),
         "exchanged": lambda: _exchange(file, random.choice(files)),
         "copied": lambda: file.with_name(f"copy-{file.name}").write_bytes(data) and None,
         "of another store": lambda: _other(random, file, seeds),
-        **{what: lambda what=what: _replace(file, what) for what in ("fifo", "link", "folder", "endless", "dangling", "huge")},
+        **{
+            what: lambda what=what: _replace(file, what)
+            for what in ("fifo", "link", "folder", "endless", "dangling", "huge")
+        },
         "mode": lambda: file.chmod(0),
     }
     if role == "head":
-        ways |= {name: lambda: json.dumps(change(random, json.loads(data)), default=str, skipkeys=True).encode() for name in ("json", "json twice", "field")}
-        ways |= {"text": lambda: spoil(random, data.decode()), "newer": lambda: data.replace(b'"version": ', b'"version": 9')}
+        ways |= {
+            name: lambda: json.dumps(change(random, json.loads(data)), default=str, skipkeys=True).encode()
+            for name in ("json", "json twice", "field")
+        }
+        ways |= {
+            "text": lambda: spoil(random, data.decode()),
+            "newer": lambda: data.replace(b'"version": ', b'"version": 9'),
+        }
     if role == "index" and file.suffix == ".parquet":
-        ways |= {"rows": lambda: _rows(random, file), "values": lambda: _rows(random, file), "newer": lambda: _newer(file)}
+        ways |= {
+            "rows": lambda: _rows(random, file),
+            "values": lambda: _rows(random, file),
+            "newer": lambda: _newer(file),
+        }
     way = random.choice(sorted(ways))
     changed = ways[way]()
     if changed is not None:
@@ -175,7 +198,9 @@ def _newer(file: Path) -> bytes:
 
 def _beside(random: Random, seeds: Path) -> str:
     """Files of others in the store's folders, and folders that are none."""
-    what = random.choice((_FOREIGN, "links", "index is a link", "shards is a file", "index gone", "shards gone", "temporaries"))
+    what = random.choice(
+        (_FOREIGN, "links", "index is a link", "shards is a file", "index gone", "shards gone", "temporaries")
+    )
     index, shards = _STORE / "index", _STORE / "shards"
     if what == _FOREIGN:
         for folder in (_STORE, index, shards):
@@ -225,7 +250,10 @@ def _maps(seeds: Path) -> dict[str, Any]:
     """The features that are in the store, by the pictures' file names."""
     from diffeat.storage import FeatureStore
 
-    return {Path(feature.image).name: next(iter(feature.activations.values())) for feature in FeatureStore.open(seeds / "store")}
+    return {
+        Path(feature.image).name: next(iter(feature.activations.values()))
+        for feature in FeatureStore.open(seeds / "store")
+    }
 
 
 def _right(seeds: Path) -> set[str]:
@@ -281,7 +309,11 @@ def _verify(kind: str, original: dict[str, str], seeds: Path) -> None:
         same = json.loads(head.read_bytes()) == json.loads((seeds / "store" / "store.json").read_bytes())
         changed = [] if same else changed
     both_gone = {Path(name).stem for name in changed if name not in now}
-    changed = [name for name in changed if Path(name).stem not in both_gone or name in now or sum(Path(n).stem == Path(name).stem for n in changed) == 1]
+    changed = [
+        name
+        for name in changed
+        if Path(name).stem not in both_gone or name in now or sum(Path(n).stem == Path(name).stem for n in changed) == 1
+    ]
     if changed and not problems:
         raise Wrong(f"not noticed by verify: {changed}")
 
@@ -295,12 +327,18 @@ def _again(seeds: Path) -> None:
     """Extracting again repairs the store, or refuses and changes nothing; what others own stays."""
     before = _tree(_STORE)
     original = _tree(seeds / "store")
-    foreign = {k: v for k, v in before.items() if k not in original and ("mine" in k or "notes" in k or "hidden" in k or "link" in k)}
+    foreign = {
+        k: v
+        for k, v in before.items()
+        if k not in original and ("mine" in k or "notes" in k or "hidden" in k or "link" in k)
+    }
     try:
         _extract(str(_STORE))
     except Refused:
         if _tree(_STORE) != before:
-            raise Wrong(f"refused, and changed the store: {sorted(set(_tree(_STORE).items()) ^ set(before.items()))}") from None
+            raise Wrong(
+                f"refused, and changed the store: {sorted(set(_tree(_STORE).items()) ^ set(before.items()))}"
+            ) from None
         raise
     now = _tree(_STORE)
     if lost := [k for k, v in foreign.items() if now.get(k) != v]:

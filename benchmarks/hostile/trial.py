@@ -260,7 +260,8 @@ def manners(message: str, names: tuple[str, ...]) -> str:
     """What is wrong with a refusal's form; empty when nothing is."""
     if any(c in message.strip() for c in "\n\r\x1b\0"):
         return "several lines, or control characters"
-    if len(message) > _LENGTH:
+    name = max((name for name in names if name in message), key=len, default="")
+    if len(message) - len(name) > _LENGTH:
         return f"{len(message)} characters"
     if not any(name in message for name in names):
         return f"names none of {', '.join(names)}"

@@ -11,8 +11,38 @@ from .bytes import cut, flip, repeat
 #: Values of the wrong type, out of every range, or hard to print.
 POOL: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 0.5, 1000, 1001, 10**6, 10**9, 2**63, 10**30, -(10**30), 1e308, -0.0),
-    *(float("nan"), float("inf"), float("-inf"), "", " ", "x", "0", "nan", "1e400", "🐈", "a\nb", "\x1b[31m", "[/x]", "{}", "{}{}"),
-    *("../..", "/dev/zero", "/etc/passwd", "fifo", "folder", "x" * 100_000, "%s", [], {}, [[]], [None], [1, 2], {"a": 1}),
+    *(
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "",
+        " ",
+        "x",
+        "0",
+        "nan",
+        "1e400",
+        "🐈",
+        "a\nb",
+        "\x1b[31m",
+        "[/x]",
+        "{}",
+        "{}{}",
+    ),
+    *(
+        "../..",
+        "/dev/zero",
+        "/etc/passwd",
+        "fifo",
+        "folder",
+        "x" * 100_000,
+        "%s",
+        [],
+        {},
+        [[]],
+        [None],
+        [1, 2],
+        {"a": 1},
+    ),
     *({"kind": "x"}, {"kind": None}, {1: 2}, [1] * 50_000, list(range(50_000)), {"x" * 5000: 1}, [0.1, "a", None]),
 )
 _NAMES = ("kind", "modle", "name", "x" * 1000, "", "parts", "techniques", "__class__", "prompt", "ö", "captioner")
@@ -52,7 +82,11 @@ def change(random: Random, data: Any) -> Any:
         elif what == 3:
             put(data, path, copy.deepcopy(get(data, random.choice(paths))))
         elif what == 4:
-            put(data, path, random.choice(([get(data, path)], {"a": get(data, path)}, str(get(data, path)), nest(random))))
+            put(
+                data,
+                path,
+                random.choice(([get(data, path)], {"a": get(data, path)}, str(get(data, path)), nest(random))),
+            )
         else:
             holder = get(data, path[:-1])
             if what == 5:
@@ -71,7 +105,7 @@ def change(random: Random, data: Any) -> Any:
 def nest(random: Random) -> Any:
     """Lists or mappings in each other, deep."""
     inner: Any = 1
-    for _ in range(random.choice((20, 200, 900))):
+    for _ in range(random.choice((10, 50, 120))):
         inner = [inner] if random.random() < 0.5 else {"a": inner}
     return inner
 
@@ -84,7 +118,12 @@ def spoil(random: Random, text: str) -> bytes:
     lines = text.split("\n")
     at = random.randrange(len(lines))
     if what == 3:
-        lines[at] = random.choice(("", "\t", "  ", "    - ", "\x00", "\ufeff", "%", "&a *a", "!!binary x", "<<: *a", "? ", "- - -")) + lines[at]
+        lines[at] = (
+            random.choice(
+                ("", "\t", "  ", "    - ", "\x00", "\ufeff", "%", "&a *a", "!!binary x", "<<: *a", "? ", "- - -")
+            )
+            + lines[at]
+        )
     elif what == 4:
         lines.insert(at, random.choice(lines))
     else:
