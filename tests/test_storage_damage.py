@@ -134,11 +134,11 @@ def test_pictures_of_a_damaged_shard_that_are_not_asked_for_stay_listed(where: P
 
 def test_lost_shards_and_parts_are_made_again(where: Path, photos: list[Path]) -> None:
     whole = content(where)
-    files(where, "shards")[0].unlink()
-    files(where, "index")[2].unlink()
-    assert len(FeatureStore.open(where).verify().problems) >= 2
-    extract(photos, where)
-    assert content(where) == whole
+    for folder in ("shards", "index"):
+        files(where, folder)[2].unlink()
+        assert len(FeatureStore.open(where).verify().problems) == 1
+        extract(photos, where)
+        assert content(where) == whole
 
 
 def test_what_a_damaged_part_had_replaced_does_not_come_back(where: Path, photos: list[Path]) -> None:
