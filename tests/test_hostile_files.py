@@ -17,10 +17,10 @@ from benchmarks.hostile.workers import findings, table
 from diffeat.errors import ImageError
 
 SAMPLES: list[tuple[Part, range]] = [
-    (Pictures(large=False), range(100, 220)),
+    (Pictures(large=False), range(100, 200)),
     (Recipes(extracts=False), range(24)),
     (Stores(), range(10)),
-    (Models(families=("sd15",)), range(3)),
+    (Models(families=("sd15",)), range(2)),
 ]
 
 

@@ -78,7 +78,7 @@ class Recipes:
         if self._extracts and (kind == "code" or file.stem in (*_CHEAP, "baseline", "joined")):
             doors["extract"] = lambda: _run(target)
         names = (
-            ("",) if kind == "code" or label == "plus" else (target, target[:40], "No activation")
+            ("",) if kind == "code" or label in ("plus", "baseline:") else (target, target[:40], "No activation")
         )  # its faults lie in what it names
         return Case(f"{kind} {label}" if label != kind else kind, names, doors)
 
