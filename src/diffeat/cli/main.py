@@ -61,7 +61,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Dense features for computer vision from the inside of pretrained diffusion models.",
     epilog="Try it offline:  diffeat samples photos  →  diffeat extract photos --out features  →  "
-    "diffeat show features",
+    "diffeat show features --root photos",
 )
 
 

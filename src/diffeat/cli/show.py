@@ -23,6 +23,7 @@ def show(
     out: Annotated[Path, Option("--out", "-o", help="Picture file to write.")] = Path("features.png"),
     word: Annotated[list[str] | None, Option("--word", "-w", help="Draw attention for this word; repeatable.")] = None,
     shared: Annotated[bool, Option("--shared", help="Equal colours mean equal content in all pictures.")] = False,
+    root: Annotated[Path | None, Option(help="Where a store's photos lie: the folder that was extracted.")] = None,
     limit: Annotated[int, Option(min=1, help="At most this many pictures.")] = 8,
     force: Force = False,
 ) -> None:
@@ -34,6 +35,8 @@ def show(
     Example:
         diffeat samples photos
         diffeat show photos --limit 2 --out features.png
+        diffeat extract photos --out features
+        diffeat show features --root photos --out stored.png
     """
     from diffeat.report.feature_pictures import picture_of_features, picture_of_words
     from diffeat.storage import FeatureStore
@@ -44,8 +47,9 @@ def show(
         refuse(ctx, _OF_A_MODEL, f"{paths[0]} is a store, whose features are already there")
         opened = FeatureStore.open(paths[0])
         features = (opened.load(key, asked.get("activation")) for key in opened.names()[:limit])
-        picture = picture_of_features(features, shared)
+        picture = picture_of_features(features, shared, root or Path())
     else:
+        refuse(ctx, ["root"], "pictures are found where they are")
         images = pictures_of(paths)[:limit]
         if word:
             if "prompt" not in asked:

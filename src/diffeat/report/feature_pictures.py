@@ -22,17 +22,20 @@ if TYPE_CHECKING:
     from diffeat.backbones import Backbone
 
 
-def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = False) -> Image.Image:
+def picture_of_features(
+    features: Iterable[FeatureMap], shared_basis: bool = False, root: Path = Path()
+) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:
-        features: Features whose ``image`` is the path of the photo; the photo is left out where it is gone.
+        features: Features whose ``image`` is the path of the photo; the photo is left out where it is not.
         shared_basis: One PCA basis for all pictures, so that equal colours mean equal content.
+        root: Folder that the paths are relative to.
     """
     rows = []
     for feature in features:
         try:
-            photo = open_image(feature.image)
+            photo = open_image(root / feature.image)
         except ImageError:
             photo = None
         rows.append(
