@@ -157,7 +157,6 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "option"),
     [
-        ("extract PHOTO -o OUT --prompts texts.csv --prompt cat", "--prompt"),
         ("show STORE -r tiny-dift", "--recipe"),
         ("show STORE --word cat --prompt cat", "--prompt, --word"),
         ("show STORE -t 5 --device cpu", "--timestep, --device"),

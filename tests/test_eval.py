@@ -252,5 +252,5 @@ def test_models_without_patches_and_missing_models_are_named(tmp_path: Path) -> 
 
     with pytest.raises(ModelError, match="no patch grid"):
         VisionExtractor(Vision(model="resnet"), SimpleNamespace(config=SimpleNamespace()))
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="is not there"):
         VisionExtractor.from_pretrained(tmp_path)

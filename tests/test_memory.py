@@ -142,8 +142,8 @@ def test_one_large_picture_costs_no_other() -> None:
 
 
 def test_texts_that_do_not_fit_are_one_line() -> None:
-    model("sd15")._rows.clear()
-    model("sd15")._texts.clear()
+    model("sd15").texts._rows.clear()
+    model("sd15").texts._texts.clear()
     with small(model("sd15").pipeline.text_encoder, 0), pytest.raises(ModelError, match="text encoders .* memory"):
         CASES["unet"].make(None, None).extract(PICTURES[0])
 

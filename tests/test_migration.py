@@ -58,7 +58,7 @@ class Desk:
         return Extractor(recipe or self.recipe(), self.backbone, **options).extract(self.image, *arguments)[0]
 
     def file(self, recipe: Recipe) -> str:
-        recipe.save(self.folder / "recipe.yaml")
+        recipe.save(self.folder / "recipe.yaml", force=True)
         return str(self.folder / "recipe.yaml")
 
     def run(self, *arguments: Any) -> str:

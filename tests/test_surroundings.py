@@ -30,8 +30,8 @@ def _networks() -> list[nn.Module]:
 
 def _forget() -> None:
     for known in (model("sd15"), model("flux")):
-        known._rows.clear()
-        known._texts.clear()
+        known.texts._rows.clear()
+        known.texts._texts.clear()
 
 
 @contextmanager

@@ -105,10 +105,12 @@ def shown(value: object) -> str:
     """A value as a message has it: on one line, and not too long."""
     if isinstance(value, int) and value.bit_length() > 4 * _LONGEST:
         return f"a number of {value.bit_length()} bits"
-    return clipped(repr(value[: _LONGEST + 1] if isinstance(value, (str, bytes)) else value))
+    if isinstance(value, str) and len(value) > _LONGEST:
+        value = f"{value[: _LONGEST // 2]}…{value[-_LONGEST // 2 :]}"
+    return clipped(repr(value[:_LONGEST] if isinstance(value, bytes) else value), _LONGEST + 8)
 
 
 def clipped(text: str, longest: int = _LONGEST) -> str:
-    """Text on one line, cut where it is long."""
+    """Text on one line, without its middle where it is long: a path is told by its end."""
     text = " ".join(text.split())
-    return text if len(text) <= longest else text[:longest] + "…"
+    return text if len(text) <= longest else f"{text[: longest // 2]}…{text[-longest // 2 :]}"

@@ -12,10 +12,10 @@ from typer import Option
 from diffeat.cli.command import given
 from diffeat.cli.options import Paths
 from diffeat.cli.recipe_options import load, recipe_of
-from diffeat.errors import printable
+from diffeat.errors import StoreError, printable
 
 if TYPE_CHECKING:
-    from diffeat.extraction import Summary
+    from diffeat.extraction import Recipe, Summary
 
 
 def extract(
@@ -49,7 +49,11 @@ def extract(
     recipe = recipe_of(ctx)
     listing = list_pictures(paths, root=root, prompts=prompts, default=given(ctx).get("prompt"))
     # before the model is loaded: what cannot be written to is refused at once
-    FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+    try:
+        FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+    except StoreError:
+        _check_names(recipe)  # one that is misspelt is the cause, not another recipe
+        raise
     source = load(ctx, recipe)
     with FeatureStore.of(out, source, store_dtype) as store:
         pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
@@ -60,6 +64,14 @@ def extract(
     _report(summary, listing.skipped, out)
     if summary.failed:
         raise typer.Exit(1)
+
+
+def _check_names(recipe: Recipe) -> None:
+    from diffeat.activations import Catalogue
+    from diffeat.extraction import Reading
+
+    if isinstance(recipe, Reading) and isinstance(recipe.activations, tuple):
+        Catalogue.from_model(recipe.model).find([a for a in recipe.activations if isinstance(a, str)])
 
 
 def _report(summary: Summary, skipped: Sequence[tuple[Path, str]], out: Path) -> None:

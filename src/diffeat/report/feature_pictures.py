@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     from diffeat.backbones import Backbone
 
 
-def picture_of_features(
-    features: Iterable[FeatureMap], shared_basis: bool = False, root: Path = Path()
-) -> Image.Image:
+def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = False, root: Path = Path()) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:

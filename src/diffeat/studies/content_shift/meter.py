@@ -160,7 +160,7 @@ class ShiftMeter:
     # ---- pictures of one size, all seeds in one call: rows go picture by picture
 
     def _of_pictures(
-        self, combination: Combination, part: list[int], shuffled: bool
+        self, combination: Combination, part: Sequence[int], shuffled: bool
     ) -> dict[int, dict[tuple[str, str], list[float]]]:
         found: dict[int, dict[tuple[str, str], list[float]]] = {i: {} for i in part}
         reference: dict[str, Tensor] = {}
