@@ -100,7 +100,6 @@ def test_messages_name_the_row(tmp_path: Path) -> None:
     head = "source,target,source_x,source_y,target_x,target_y\n"
     for row, message in (
         ("a.png,b.png,1,nan,3,4", r"line 3: source_y is 'nan', which is not a number of pixels"),
-        ("a.png,../b.png,1,1,3,4", r"line 3: '\.\./b\.png' does not lie in"),
         ("a.png,b.png,1,1,3", "line 3, has 5 cells"),
     ):
         file.write_text(f"{head}a.png,a.png,1,1,1,1\n{row}\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset, PointPair, as_pixel, as_points, checked, inside
+from diffeat.datasets.pairs import PairDataset, PointPair, as_pixel, as_points, beside, checked
 from diffeat.errors import DatasetError, InvalidValueError, shown
 from diffeat.files import read_rows
 
@@ -61,9 +61,9 @@ def _pair(path: Path, names: tuple[str, str], rows: list[tuple[int, dict[str, st
         return numbers(line, first, *columns) if all(first.get(c) for c in columns) else None
 
     try:
-        source, target = (inside(path.parent, name) for name in names)
+        source, target = (beside(path.parent, name) for name in names)
     except ValueError as error:
-        raise DatasetError(f"{path}, line {line}: {error}. Put the list above its pictures.") from None
+        raise DatasetError(f"{path}, line {line}: {error}.") from None
     return PointPair(
         f"{Path(names[0]).stem}-{Path(names[1]).stem}",
         source,

@@ -156,15 +156,24 @@ def as_pixel(value: Any) -> float:
     return number
 
 
+def beside(folder: Path, name: str) -> Path:
+    """A file that a user's own list in a folder names: relative to that, or wherever it is.
+
+    Raises:
+        ValueError: No file can be called so.
+    """
+    if any(len(os.fsencode(part)) > 255 for part in name.split("/")):
+        raise ValueError(f"{shown(name)} is too long for the name of a file")
+    return Path(os.path.normpath(folder / name))
+
+
 def inside(folder: Path, name: str) -> Path:
     """A file of a dataset that another of its files names.
 
     Raises:
         ValueError: It would lie outside of the folder, or no file can be called so.
     """
-    if any(len(os.fsencode(part)) > 255 for part in name.split("/")):
-        raise ValueError(f"{shown(name)} is too long for the name of a file")
-    path, root = Path(os.path.normpath(folder / name)), Path(os.path.normpath(folder))
+    path, root = beside(folder, name), Path(os.path.normpath(folder))
     if path == root or not path.is_relative_to(root):
         raise ValueError(f"{shown(name)} does not lie in {folder}")
     return path

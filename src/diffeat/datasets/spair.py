@@ -16,6 +16,7 @@ from diffeat.datasets.pairs import (
     PointPair,
     as_pixel,
     as_points,
+    beside,
     checked,
     inside,
     need,
@@ -118,8 +119,8 @@ def _listed(index: int, row: dict[str, Any], folder: Path) -> PointPair:
 
     return PointPair(
         name=f"{index:06d}-{stem(row['source_path'])}-{stem(row['target_path'])}:{row.get('category', '')}",
-        source=inside(folder, row["source_path"]),
-        target=inside(folder, row["target_path"]),
+        source=beside(folder, row["source_path"]),
+        target=beside(folder, row["target_path"]),
         source_points=as_points(row["source_points"]),
         target_points=as_points(row["target_points"]),
         category=row.get("category", ""),
