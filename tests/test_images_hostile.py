@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from diffeat.errors import ImageError, InvalidValueError, printable
+from diffeat.features import Picture
 from diffeat.files import open_regular, read_bytes
 from diffeat.geometry import file_digest, images, open_image
 from diffeat.geometry.files import FORMATS
@@ -307,3 +308,10 @@ def test_annotations_are_stored_or_seen_where_the_sizes_tell() -> None:
     for size, orientation in (((36, 24), 3), ((24, 24), 6), (None, 8)):
         with pytest.raises(Exception, match=r"a\.jpg: an EXIF tag turns the picture.*without the tag"):
             is_stored(size, size or (36, 24), orientation, "a.jpg")
+
+
+def test_a_file_without_end_is_not_read_to_be_named(tmp_path: Path) -> None:
+    with open(tmp_path / "sparse.png", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ImageError, match="1099"):
+        _ = Picture.of(tmp_path / "sparse.png").digest

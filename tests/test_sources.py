@@ -248,6 +248,7 @@ def test_parts_read_the_text_of_the_first_that_reads_any(files: Any) -> None:
 # ---- what pictures may be
 
 
+@pytest.mark.parametrize("case", ["unet", "transformer", "vision", "rgb", "daisy"], indirect=True)
 def test_forms_of_pictures(case: Case, pictures: list[Path], files: Any) -> None:
     source = case.make(files, None)
     path, image = pictures[0], Image.open(pictures[0])
@@ -371,7 +372,11 @@ def _no_hooks_left() -> Iterator[None]:
     dino()._forward_pre_hooks.clear()
 
 
-@pytest.mark.parametrize("first", ["unreadable", "NaN"])
+@pytest.mark.parametrize(
+    ("case", "first"),
+    [(case, "NaN") for case in CASES] + [(case, "unreadable") for case in ("unet", "joined", "vision", "rgb")],
+    indirect=["case"],
+)
 def test_pictures_that_fail_cost_no_other(
     case: Case, first: str, pictures: list[Path], files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

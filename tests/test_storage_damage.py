@@ -315,3 +315,16 @@ def test_hostile_rows_are_one_line(where: Path, change: dict[str, object]) -> No
     with pytest.raises(DiffeatError) as error:
         seen_all(where)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["index", "shards"])
+def test_a_store_is_not_written_through_a_link(tmp_path: Path, name: str) -> None:
+    photos, where = write_photos(tmp_path / "photos", 2), tmp_path / "store"
+    with FeatureStore.of(where, FakeSource()) as store:
+        extract_to_store(FakeSource(), photos[:1], store)
+    shutil.move(where / name, tmp_path / "elsewhere")
+    (where / name).symlink_to(tmp_path / "elsewhere")
+    before = content(tmp_path / "elsewhere")
+    with pytest.raises(StoreError, match="is a link"), FeatureStore.of(where, FakeSource()) as store:
+        extract_to_store(FakeSource(), photos, store)
+    assert content(tmp_path / "elsewhere") == before

@@ -20,6 +20,8 @@ from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printabl
 from diffeat.geometry import file_digest, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
+#: Bytes of a picture's file; one that is larger would never be decoded, and is not read to be named either.
+LARGEST_FILE = 16e9
 _GLOB = ("*", "?", "[")
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
@@ -67,7 +69,7 @@ class Picture:
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
             path = Path(source)
-            return cls(name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path))
+            return cls(name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path, LARGEST_FILE))
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", lambda: image, text=text)
         picture.name = f"image-{picture.key[:12]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import struct
 
@@ -13,14 +14,19 @@ from diffeat.files import open_regular
 from diffeat.geometry.images import strips
 
 
-def file_digest(path: str | os.PathLike[str]) -> str:
+def file_digest(path: str | os.PathLike[str], most: float = math.inf) -> str:
     """SHA-256 of a file's bytes, 64 hexadecimal digits.
 
+    Args:
+        most: Bytes that it may have.
+
     Raises:
-        ImageError: The file cannot be read.
+        ImageError: The file cannot be read, or is larger.
     """
     try:
         with open_regular(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > most:
+                raise ImageError(f"{os.fspath(path)}: a file of {size / 1e9:.1f} GB is not read as a picture.")
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ImageError(f"{os.fspath(path)}: cannot read the file ({error.strerror or error}).") from error

@@ -177,7 +177,7 @@ def _bytes_to_decode(image: Image.Image, file: IO[bytes], size: int) -> float:
             sample = max(bits if isinstance(bits, tuple) else (bits,)) / 8 * int(tags.get(277) or 1)
             turned = 4 if orientation_of(image) != 1 else 0
             return pixels * (4 + turned) + max(pixels, tile) * max(sample, 4)
-    return pixels * 5
+    return pixels * (4 if image.mode == "RGB" else 4 + _BYTES.get(image.mode, 4))
 
 
 def _one_scan(image: Image.Image, file: IO[bytes]) -> bool:

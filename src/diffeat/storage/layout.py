@@ -155,6 +155,8 @@ def place(folder: Path, *files: tuple[Path, bytes]) -> None:
     with disk_errors(folder):
         try:
             for file, data in files:
+                if file.parent.is_symlink():
+                    raise StoreError(f"{file.parent} is a link; nothing is written through it. Put a folder there.")
                 if not file.parent.is_dir():
                     file.parent.mkdir()
                     sync_folder(folder)
