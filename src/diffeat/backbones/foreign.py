@@ -11,18 +11,19 @@ from diffeat.errors import ModelError
 DENOISERS = ("unet", "transformer")
 
 
-def explain(path: Path) -> ModelError:
+def explain(place: str) -> ModelError:
     """The error for a path that was given as a model and is no folder of a pipeline."""
+    path = Path(place)
     try:
         if not path.exists():
             return ModelError(
-                f"The model {path} is not there. Give a name of diffeat, a hub id or a pipeline's folder."
+                f"The model {place} is not there. Give a name of diffeat, a hub id or a pipeline's folder."
             )
         return ModelError(f"{path} {_of_folder(path) if path.is_dir() else _of_file(path)}")
     except ModelError as error:
         return error
     except (OSError, ValueError) as error:  # no permission, a loop of links, a name that is none
-        return ModelError(f"The model {str(path)[:200]} cannot be read ({getattr(error, 'strerror', None) or error}).")
+        return ModelError(f"The model {place[:200]} cannot be read ({getattr(error, 'strerror', None) or error}).")
 
 
 def _of_folder(folder: Path) -> str:

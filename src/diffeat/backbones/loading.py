@@ -83,7 +83,7 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
         pinned = revision or _revision(id_or_path, place)
         if is_path(place):
             index, folder = {}, Path(place)
-            _check_directory(folder)
+            _check_directory(place)
             classes = read_index(folder)[1]
         else:
             index = _config(diffusers.DiffusionPipeline, place, pinned)
@@ -177,7 +177,7 @@ def _config(loader: Any, place: str, revision: str | None, subfolder: str | None
 
 def _directory(place: str, revision: str | None, variant: str | None) -> Path:
     if is_path(place):
-        _check_directory(Path(place))
+        _check_directory(place)
         return Path(place)
     from diffusers import DiffusionPipeline
 
@@ -197,9 +197,9 @@ def _is_pipeline(path: Path) -> bool:
         return False
 
 
-def _check_directory(path: Path) -> None:
-    if not _is_pipeline(path):
-        raise explain(path)
+def _check_directory(place: str) -> None:
+    if not _is_pipeline(Path(place)):
+        raise explain(place)
 
 
 def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> Any:

@@ -138,8 +138,8 @@ def _refusal(store: FeatureStore, changed: Sequence[_Job], stored: dict[str, Ide
     more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
     return (
         f"The store {store.path} holds {len(changed)} of these pictures with another content or text: "
-        f"{', '.join(map(difference, changed[:3]))}{more}. Nothing was extracted. Take --replace (replace=True in "
-        "Python) to replace them and leave all others as they are, or write to another folder."
+        f"{', '.join(map(difference, changed[:3]))}{more}. Nothing was extracted. Write to another folder, or let "
+        "`extract --replace` (replace=True in Python) replace them; all others stay as they are."
     )
 
 
