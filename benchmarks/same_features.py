@@ -70,7 +70,8 @@ def main() -> int:
     """Exit code 1 where a preset differs."""
     mode, folder = sys.argv[1], Path(sys.argv[2]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    photos = [p.relative_to(folder) for p in map(Path, write_samples(folder / "photos"))]
+    again = {"force": True} if (folder / "photos").is_dir() else {}  # an older release has no such argument
+    photos = [p.relative_to(folder) for p in map(Path, write_samples(folder / "photos", **again))]
     if not (folder / "gate-toyworld").exists():
         random_adapters(folder / "gate-toyworld")
     os.chdir(folder)
