@@ -22,13 +22,13 @@ class Widths:
 
     fingerprint = ""
 
-    def __init__(self, mode: str = "keep") -> None:
-        content = lambda: {"frame": {"mode": mode}}  # noqa: E731
-        self.recipe: Any = SimpleNamespace(prompt="", text_for=str, content=content)
+    def __init__(self, follows: bool = True) -> None:
+        self.follows = follows
+        self.recipe: Any = SimpleNamespace(prompt="", text_for=str)
         self.calls: list[int] = []
 
     def group(self, picture: Picture) -> Group:
-        return Group(None, most=100)
+        return Group(None, most=100, follows=self.follows)
 
     def read(self, pictures: Sequence[Picture]) -> list[int]:
         table = torch.arange(100)
@@ -52,7 +52,7 @@ def test_a_picture_beyond_the_tables_of_a_model_is_a_picture_that_failed() -> No
     assert "cannot take a picture of 300×10 pixels (IndexError: index 300" in str(failed[0])
     assert isinstance(failed[0].__cause__, IndexError)
     with pytest.raises(IndexError):  # of a fixed size: all would fail, and it is not the picture's fault
-        list(stream(Widths("squash"), images, on_error=lambda *_: None))  # pyright: ignore
+        list(stream(Widths(follows=False), images, on_error=lambda *_: None))  # pyright: ignore
 
 
 def test_any_bad_picture_ends_nothing(tmp_path, monkeypatch) -> None:

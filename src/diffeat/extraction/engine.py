@@ -90,7 +90,8 @@ class Engine:
         are then switched once for all of them)."""
         size = self.frame(picture).model
         rows = self._budget.rows(size)
-        return Group(size, rows if self.plan.steers else -(-rows // self.plan.rows))
+        follows = self.plan.readers[0].recipe.frame.mode == "keep"
+        return Group(size, rows if self.plan.steers else -(-rows // self.plan.rows), follows)
 
     def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
         """What is read of pictures of one group: for each picture, for each recipe of the plan."""

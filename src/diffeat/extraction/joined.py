@@ -51,7 +51,8 @@ class JoinedSource(Streams[FeatureMap]):
     def group(self, picture: Picture) -> Group:
         """Pictures that all parts can read together, as many as the part with the smallest calls takes."""
         groups = [source.group(picture) for source in self.sources]
-        return Group(tuple(g.key for g in groups), min(g.most for g in groups))
+        follows = any(g.follows for g in groups)
+        return Group(tuple(g.key for g in groups), min(g.most for g in groups), follows)
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Joined features of pictures of one group."""

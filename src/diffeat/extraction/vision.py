@@ -115,7 +115,7 @@ class VisionExtractor(Streams[FeatureMap]):
     def group(self, picture: Picture) -> Group:
         """Pictures of one model size share calls."""
         width, height = self.frame(picture).model
-        return Group((width, height), max(1, _PIXELS // (width * height)))
+        return Group((width, height), max(1, _PIXELS // (width * height)), self._spec.mode == "keep")
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""

@@ -94,7 +94,7 @@ class Walker:
                     f"{frame.model[0]}×{frame.model[1]}. Use the recipe that diffeat generate wrote."
                 )
         rows = 1 if self._recipe.trajectory.guidance is None else 2
-        return Group(frame.model, -(-self._budget.rows(frame.model) // rows))
+        return Group(frame.model, -(-self._budget.rows(frame.model) // rows), self._recipe.frame.mode == "keep")
 
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""

@@ -42,10 +42,13 @@ class Group:
     Attributes:
         key: Equal for pictures that can be read together.
         most: How many of them to read at once.
+        follows: Whether the model's image is as large as the picture asks: a model's tables may end before it does,
+            and what the model then raises is that picture's failure.
     """
 
     key: Hashable
     most: int = field(default=1, compare=False)
+    follows: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

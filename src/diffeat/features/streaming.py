@@ -70,12 +70,12 @@ def stream(
                 continue
             held = sum(3 * p.image.width * p.image.height for p in waiting)
             if waiting and (here != group or len(waiting) >= group.most or held > _HELD):
-                yield from _read(source, waiting, on_error)
+                yield from _read(source, waiting, group, on_error)
                 waiting = []
             group = here
             waiting.append(picture)
         if waiting:
-            yield from _read(source, waiting, on_error)
+            yield from _read(source, waiting, group, on_error)
 
 
 class Streams(Generic[T]):
@@ -141,13 +141,13 @@ def _uneven(pictures: int | str, prompts: int) -> str:
     return f"There are {pictures} images and {prompts} prompts: give one per image, or one for all."
 
 
-def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> Iterator[T]:
+def _read(source: Source[T], pictures: Sequence[Picture], group: Group, on_error: OnError) -> Iterator[T]:
     """Features of a group; where it fails as a whole, in halves, so that one picture costs no other."""
-    results = _results(source, pictures)
+    results = _results(source, pictures, group)
     if results is None:
         half = len(pictures) // 2
-        yield from _read(source, pictures[:half], on_error)
-        yield from _read(source, pictures[half:], on_error)
+        yield from _read(source, pictures[:half], group, on_error)
+        yield from _read(source, pictures[half:], group, on_error)
         return
     for picture, result in zip(pictures, results, strict=True):
         if isinstance(result, Failed):
@@ -156,12 +156,7 @@ def _read(source: Source[T], pictures: Sequence[Picture], on_error: OnError) -> 
             yield result
 
 
-def _follows_the_picture(source: Source[T]) -> bool:
-    """Whether the model's image is as large as the picture asks, so that a model's tables may end before it does."""
-    return "'mode': 'keep'" in str(source.recipe.content())
-
-
-def _results(source: Source[T], pictures: Sequence[Picture]) -> list[T | Failed] | None:
+def _results(source: Source[T], pictures: Sequence[Picture], group: Group) -> list[T | Failed] | None:
     """``None`` where several pictures fail together."""
     try:
         with neutral():
@@ -173,7 +168,7 @@ def _results(source: Source[T], pictures: Sequence[Picture]) -> list[T | Failed]
     except Exception as error:
         if out_of_memory(error):
             failed = TooLargeError(f"{pictures[0].name} does not fit into memory. Use a smaller frame size.")
-        elif isinstance(error, (IndexError, ValueError, RuntimeError)) and _follows_the_picture(source):
+        elif group.follows and isinstance(error, (IndexError, ValueError, RuntimeError)):
             size = "×".join(map(str, pictures[0].image.size))
             failed = ImageError(
                 f"{pictures[0].name}: the model cannot take a picture of {size} pixels ({type(error).__name__}: "
