@@ -80,7 +80,7 @@ def check_safetensors(path: Path) -> list[str]:
     try:
         with safe_open(check_regular(path), framework="pt") as file:
             return list(file.keys())
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, MemoryError) as error:  # a sparse file may be larger than what can be mapped
         raise ModelError(f"The weights file {path} is damaged ({first_line(error)}). Download it again.") from None
 
 

@@ -9,6 +9,7 @@ import errno
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -114,6 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     for library in ("DIFFUSERS", "TRANSFORMERS", "HF_HUB"):
         os.environ.setdefault(f"{library}_VERBOSITY", "error")  # their warnings are not for our users
+    for module in (r"PIL\..*", r"torch\._weights_only_unpickler"):  # a damaged file is told by our own line
+        warnings.filterwarnings("ignore", category=UserWarning, module=module)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):

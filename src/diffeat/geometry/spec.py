@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.geometry.frame import FILTERS, Filter, Frame
 
 Mode = Literal["squash", "pad", "keep"]
@@ -161,9 +161,9 @@ def _check_length(name: str, value: object, optional: bool = False) -> None:
     if value is None and optional:
         return
     if not (isinstance(value, int) and _is_int(value) and value >= 1):
-        raise InvalidValueError(f"{name} is a whole number of pixels from 1, got {value!r}.")
+        raise InvalidValueError(f"{name} is a whole number of pixels from 1, got {shown(value)}.")
 
 
 def _check_size(name: str, size: Sequence[Any]) -> None:
     if len(size) != 2 or not all(_is_int(side) and side >= 1 for side in size):
-        raise InvalidValueError(f"{name} must be (width, height) in whole pixels from 1, got {tuple(size)!r}.")
+        raise InvalidValueError(f"{name} must be (width, height) in whole pixels from 1, got {shown(tuple(size))}.")
