@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -397,7 +399,15 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "xs").mkdir()
     (tmp_path / "xs" / "config.json").write_text('{"_class_name": "ControlNetXSAdapter"}')
     refused(sd3, ControlNet(model=str(tmp_path / "xs")), ModelError, r"not supported.*\(FluxControlNetModel\)")
-    refused(sd3, ControlNet(model=str(tmp_path / "none")), ModelError, "cannot be loaded")
+    refused(sd3, ControlNet(model=str(tmp_path / "none")), ModelError, "is not there")
+    for spoil in (
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        lambda file: (file.unlink(), os.mkfifo(file)),
+    ):
+        spoilt = Path(save(CASES["sd3"], sd3, tmp_path / "spoilt"))
+        spoil(next(spoilt.glob("*.safetensors")))
+        refused(sd3, ControlNet(model=str(spoilt)), ModelError, "is damaged|is not a regular file")
+        shutil.rmtree(spoilt)
     pixart = Backbone.from_pipeline(build("pixart_sigma"))
     refused(pixart, ControlNet(model=of_flux), ModelError, "Sana.* this model has a PixArtTransformer2DModel")
     union = save(CASES["flux-union"], flux, tmp_path / "union")

@@ -495,3 +495,75 @@ def test_an_error_has_a_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
     end_lines()
     assert screen.getvalue().endswith("\n")
     assert new_folder(".") == Path()
+
+
+# --- any list, any place --------------------------------------------------------------------------------------
+
+PROMPTS = b"image,prompt\nphoto.png,a cat\n"
+PAIRS = b"source,target,source_x,source_y,target_x,target_y\nphoto.png,photo.png,1,2,3,4\nphoto.png,photo.png,5,6,7,8\n"
+PIECES = (
+    b"",
+    b",",
+    b"\n",
+    b'"',
+    b"\0",
+    b"\xff",
+    b"nan",
+    b"-1",
+    b"1e999",
+    b"../x",
+    b"[/x]",
+    b"image",
+    b"x" * 5000,
+    b"\r",
+    b"\xef\xbb\xbf",
+)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_list_is_taken_or_refused_in_one_line(run: Run, photo: Path, tmp_path: Path, seed: int) -> None:
+    numbers = random.Random(seed)
+    for data, command in (
+        (PROMPTS, ("extract", photo, "-m", "tiny-unet", "--out", tmp_path / "store", "--prompts")),
+        (PAIRS, ("eval", "csv", "--out", tmp_path / "report", "--root")),
+    ):
+        for _ in range(numbers.randrange(1, 4)):
+            at = numbers.randrange(len(data) + 1)
+            data = data[:at] + numbers.choice(PIECES) + data[at + numbers.choice((0, 1, 9)) :]
+        listed = tmp_path / "list.csv"
+        listed.write_bytes(data)
+        answer = run(*command, listed)
+        assert answer[0] == 0 or refused(answer), data
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_place_is_taken_or_refused_in_one_line(
+    run: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    os.symlink("loop", "loop")
+    numbers, before = random.Random(seed), photo.read_bytes()
+    parts = (
+        "photo.png",
+        "pipe.png",
+        "loop",
+        ".",
+        "..",
+        "new",
+        "a\nb",
+        "[/x]",
+        "x" * 300,
+        "\udcff",
+        "é🦙",
+        "x.png",
+        "x.",
+        ".yaml",
+        " ",
+    )
+    place = "/".join(numbers.choices(parts, k=numbers.randrange(1, 4))).removesuffix("..") or "new"
+    for command in (("show", photo), ("gate", photo), ("select", photo), ("extract", photo)):
+        answer = run(*command, "-m", "tiny-unet", "--out", place)
+        assert answer[0] == 0 or refused(answer), place
+    assert photo.read_bytes() == before

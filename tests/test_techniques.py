@@ -175,7 +175,7 @@ def test_refusals_name_the_reason_and_leave_the_backbone_alone(backbone: Backbon
         (ModelError, "another architecture: .* layers do not fit", LoRA(path=str(files / "wide.safetensors"))),
         (ModelError, "cannot be read", LoRA(path=str(tmp_path / "none.safetensors"))),
         (ModelError, "another base model: it has cross_attention_dim 16", ControlNet(model=str(files / "other"))),
-        (ModelError, "cannot be loaded", ControlNet(model=str(tmp_path / "none"))),
+        (ModelError, "is not there", ControlNet(model=str(tmp_path / "none"))),
         (InvalidValueError, "no condition 'cany'. Did you mean 'canny'",
          ControlNet(model=str(files / "control"), condition="cany")),
         (InvalidValueError, "has shape", ControlNet(model=str(files / "control"), condition=broken)),

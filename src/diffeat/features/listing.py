@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from posixpath import basename, normpath
 from typing import overload
 
-from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.features.picture import Picture, legible
 from diffeat.files import read_rows
 from diffeat.geometry import find_images
@@ -111,11 +111,11 @@ def read_prompts(file: AnyPath, names: Mapping[str, Path], *, complete: bool = T
         fits = [image] if image in names else [n for n, whole in alike if f"/{whole}".endswith(f"/{image}")]
         if len(fits) > 1:
             raise InvalidValueError(
-                f"{file}, line {line}: {row['image']!r} may be {fits[0]!r} or {fits[1]!r}. Write one of these names."
+                f"{file}, line {line}: {shown(row['image'])} may be {fits[0]!r} or {fits[1]!r}. Write one of these."
             )
         if not fits:
             near = did_you_mean(row["image"], islice(names, 1000)) or f"The first one is called {next(iter(names))!r}."
-            raise InvalidValueError(f"{file}, line {line}: none of the pictures is {row['image']!r}. {near}")
+            raise InvalidValueError(f"{file}, line {line}: none of the pictures is {shown(row['image'])}. {near}")
         if fits[0] in lines:
             raise InvalidValueError(
                 f"{file}, line {line}: {fits[0]!r} has a text already, in line {lines[fits[0]]}. Keep one of them."

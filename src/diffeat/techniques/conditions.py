@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from diffeat.backbones.files import is_path, said
+from diffeat.backbones.folder import check_folder
 from diffeat.errors import InvalidValueError, ModelError, did_you_mean, shown
 from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
@@ -78,14 +81,16 @@ def _depth(model: str) -> Condition:
     """Near is white, as published depth ControlNets expect it."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+    if is_path(model):
+        check_folder(Path(model))
     try:
-        processor = AutoImageProcessor.from_pretrained(model)
+        processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):
-            network = AutoModelForDepthEstimation.from_pretrained(model).eval()
-    except (OSError, ValueError) as error:
+            network = AutoModelForDepthEstimation.from_pretrained(model, trust_remote_code=False).eval()
+    except Exception as error:  # anything a damaged or foreign folder provokes inside the loaders
         raise ModelError(
-            f"The depth model {model!r} cannot be loaded ({error}). Give another one as 'depth:MODEL', or your own "
-            "function as the condition."
+            f"The depth model {model!r} cannot be loaded ({said(error)}). Give another one as 'depth:MODEL', or a "
+            "function of your own as the condition."
         ) from None
 
     def depth(picture: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -21,6 +22,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
+from diffeat.backbones.files import is_path, said
+from diffeat.backbones.folder import check_folder
+from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.techniques.base import Call
 
@@ -275,18 +279,20 @@ def load_controlnet(path: str, backbone: Backbone) -> Control:
     """
     import diffusers
 
-    ours = type(backbone.denoiser).__name__
+    ours = type(unwrapped(backbone.denoiser)).__name__
     kinds = {kind.net_class: kind for kind in CONTROLS if kind.denoiser_class == ours}
     if not kinds:
         raise ModelError(f"ControlNets are supported for {_supported()}; this model has a {ours}.")
     any_net: Any = diffusers.ControlNetModel
+    if is_path(path):
+        check_folder(Path(path))
     try:
         name = any_net.load_config(path).get("_class_name") or next(iter(kinds))
         net = None
         if name in kinds:
             net = getattr(diffusers, name).from_pretrained(path, torch_dtype=backbone.dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"The ControlNet {path!r} cannot be loaded: {error}") from None
+    except Exception as error:  # anything a damaged or foreign folder provokes inside the loaders
+        raise ModelError(f"The ControlNet {path!r} cannot be loaded ({said(error)}).") from error
     if net is None:
         raise ModelError(_misplaced(path, name, ours))
     control = kinds[name](net.to(backbone.device).eval().requires_grad_(False), backbone)
