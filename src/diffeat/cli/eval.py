@@ -12,7 +12,7 @@ from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Root
 from diffeat.cli.recipe_options import load, recipe_of
 from diffeat.cli.tables import print_table
-from diffeat.cli.task_options import refuse_others
+from diffeat.cli.task_options import options_of, refuse_others
 from diffeat.files import new_folder
 
 
@@ -51,10 +51,11 @@ def evaluate(
     task = task_of(card.kind)
     asked, fields = given(ctx), task.options.model_fields
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
-    options = task.options(**{name: value for name, value in asked.items() if name in fields})
+    recipe = recipe_of(ctx, used_elsewhere=fields)
+    options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
-    source = load(ctx, recipe_of(ctx, used_elsewhere=fields))
+    source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)

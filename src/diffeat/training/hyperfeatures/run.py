@@ -12,7 +12,6 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
 from diffeat.files import new_folder
-from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
@@ -129,7 +128,7 @@ def training_recipe(recipe: Reading, size: int | None = None) -> Reading:
         return recipe
     frame = recipe.frame
     if frame.mode == "keep":
-        return recipe.replace(frame=FrameSpec("keep", longer=size, multiple=frame.multiple, filter=frame.filter))
+        return recipe.replace(frame=replace(frame, shorter=None, longer=size))
     return recipe.replace(frame=replace(frame, size=(size, size)))
 
 
