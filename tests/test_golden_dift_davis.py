@@ -8,11 +8,14 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from conftest import golden_roots
+from diffeat.errors import UnknownNameError
+from diffeat.extraction import Reading
 from diffeat.features import FeatureMap
-from diffeat.geometry import Frame
+from diffeat.geometry import Frame, open_image
 from diffeat.tasks.propagation import (
     PropagationOptions,
     mask_on_grid,
@@ -20,6 +23,7 @@ from diffeat.tasks.propagation import (
     propagate_video,
     strongest_label,
 )
+from diffeat.tasks.registry import TASKS, options_for
 
 FOLDERS = [root / "dift_davis" for root in golden_roots() if (root / "dift_davis").is_dir()]
 CASES = [
@@ -62,3 +66,41 @@ def test_soft_labels_and_masks(folder, name: str, case: dict) -> None:
         allowed = case["mask_pixels_with_margin_below_1e-4"][k - 1] + int(off.sum()) * cell
         assert (strongest_label(soft, frame).numpy() != expected).sum() <= allowed
         assert (results[k - 1].numpy() != expected).sum() <= allowed
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_size_and_pixels_of_the_models_image(folder) -> None:
+    stored, expected = load_file(folder / "tensors.safetensors"), json.loads((folder / "expected.json").read_text())
+    spec = Reading.load("dift-sd21-davis").frame
+    for size in expected["sizes"]:
+        frame = spec.frame((size["width"], size["height"]), multiple=8)
+        assert frame.model == (size["model_width"], size["model_height"])
+        for factor in (8, 16, 32):
+            assert [side // factor for side in frame.model] == size[f"seg_lattice_{factor}"]
+    picture = open_image(folder / expected["frame"]["file"])
+    pixels = spec.frame(picture.size).pixels(picture)
+    channel, y, x = stored["frame.index_cyx"].T.long()
+    assert (pixels[channel, y, x] - stored["frame.value"]).abs().max() <= expected["frame"]["one_grey_step"] + 1e-6
+
+
+@pytest.mark.parametrize("size", [(832, 480), (160, 96)])
+def test_pixels_are_opencvs_where_they_shrink_too(size) -> None:
+    cv2 = pytest.importorskip("cv2")
+    pixels = np.random.default_rng(0).integers(0, 256, (480, 854, 3), dtype=np.uint8)
+    frame = Frame((854, 480), size, (0, 0, *size), "opencv-bilinear")
+    result = (frame.pixels(Image.fromarray(pixels)).permute(1, 2, 0) + 1) * 127.5
+    reference = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    assert np.abs(result.numpy() - reference).max() <= 1.001
+
+
+def test_the_presets_settings() -> None:
+    recipe = Reading.load("dift-sd21-davis")
+    options = options_for(TASKS["propagation"], recipe, topk=3)
+    assert options == PropagationOptions(
+        temperature=0.2, topk=3, radius=15, last_frames=28, frames_of=("shooting=10",)
+    )
+    assert options.of_video("shooting").last_frames == 10
+    assert options.of_video("dance").last_frames == 28
+    assert recipe.hash == recipe.replace(tasks={}).hash  # they change no feature
+    with pytest.raises(UnknownNameError, match="propagation"):
+        options_for(TASKS["propagation"], recipe.replace(tasks={"propogation": {}}))
