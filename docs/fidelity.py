@@ -3,7 +3,8 @@
 python docs/fidelity.py
 
 ``docs/fidelity.yaml`` holds what was published, and where; what is ours is read from the recipes. A number of ours that
-is not the original's is named in the recipe's own file, in a comment: ``# ours: timestep, draws``.
+is not the original's is named in the recipe's own file, in a comment: ``# ours: timestep, draws``. A preset on a data
+set (``gdf-sd15-spair``) is the one that it is made of, with the data set's facts and the marks of its section.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ import yaml
 
 import diffeat
 from diffeat.backbones.card import cards
-from diffeat.extraction import Joined, Reading, Recipe
-from diffeat.extraction.reading import Fuse, Trajectory, ViewSpec
+from diffeat.extraction import Joined, Reading, Recipe, preset_names
+from diffeat.extraction.reading import Fuse, Refine, Trajectory, ViewSpec
 from diffeat.geometry import FrameSpec
-from diffeat.tasks.correspondence import get_protocol
+from diffeat.tasks.correspondence import PROTOCOLS
+from diffeat.tasks.registry import TASKS, options_for
 
 HERE = Path(__file__).parent
-PRESETS = {path.stem: path for path in sorted((Path(diffeat.__file__).parent / "recipes").glob("*.yaml"))}
+RECIPES = Path(diffeat.__file__).parent / "recipes"
 #: Each number of a preset, and what it is.
 NUMBERS = {
     "model": "the pipeline, and other weights of its denoiser",
@@ -61,6 +63,11 @@ class Fact:
     def state(self) -> str:
         return "equal" if self.equal else "differs" if self.original is not None else "ours"
 
+    @property
+    def absent(self) -> bool:
+        """Neither has anything of the kind."""
+        return self.original in (None, NONE) and self.ours == NONE
+
 
 def _trajectory(t: Trajectory) -> dict[str, str]:
     kinds = {"noise": "{}", "clean": "clean latent, told {}"}
@@ -78,10 +85,11 @@ def _frame(frame: FrameSpec) -> dict[str, str]:
         return "the model's own" if size is None else f"{size[0]}×{size[1]}"
 
     asked = f"longer side {frame.longer}" if frame.longer else f"shorter side {frame.shorter}"
-    size = f"{asked}, sides to multiples of {frame.multiple}" if frame.multiple > 1 else asked
+    size = f"{asked}, sides to multiples of {frame.multiple} ({frame.round})" if frame.multiple > 1 else asked
     if frame.mode != "keep":
         load = f"{sides(frame.load)}, then " if frame.load else ""
-        size = f"{load}{sides(frame.size)}, {frame.mode}ed".replace("squashed", "aspect lost").replace("paded", "padded")
+        how = {"squash": "aspect lost", "pad": f"padded with {frame.fill}"}[frame.mode]
+        size = f"{load}{sides(frame.size)}, {how}"
     return {"size": size, "filter": frame.filter}
 
 
@@ -95,20 +103,29 @@ def _activations(recipe: Reading | ViewSpec) -> str:
 
 
 def _view(view: ViewSpec) -> str:
-    techniques = [t.label for t in view.techniques or ()]
-    said = {"t": view.timesteps and f"{view.timesteps[0]:g}", "seed": view.seed, "reads": _activations(view) or None}
-    parts = [_text(view)] if view.prompt is not None else []
-    parts += [*techniques, *(f"{name} {value}" for name, value in said.items() if value is not None)]
-    return f"{view.name}: {', '.join(parts) or 'as the recipe'}" + (" (appended)" if view.append else "")
+    words = [_text(view)] if view.prompt is not None else []
+    weights = view.denoiser.file or view.denoiser.source if view.denoiser else view.model
+    words += [f"weights {weights}"] if weights else []
+    words += [re.sub(" ×[0-9.]+$", "", technique.label) for technique in view.techniques or ()]
+    words += [f"t {view.timesteps[0]:g}"] if view.timesteps else []
+    words += [f"seed {view.seed}"] if view.seed is not None else []
+    words += [f"reads {_activations(view)}"] if view.activations else []
+    return (", ".join(words) or "as it is") + (" (appended)" if view.append else "")
 
 
 def _scales(recipe: Reading) -> str:
-    views = [t for view in recipe.views or () for t in view.techniques or ()]
-    scales = [f"{t.kind} {t.scale:g}" for t in (*(recipe.techniques or ()), *views) if hasattr(t, "scale")]
+    techniques = [t for each in (recipe, *(recipe.views or ())) for t in each.techniques or ()]
+    scales = [f"{t.kind} {t.scale:g}" for t in techniques if hasattr(t, "scale")]
     scales += [f"{name.replace('_', ' ')} {value}" for name, value in recipe.conditioning.items()]
+    scales += [f"shrink {recipe.shrink}"] if recipe.shrink else []
     if recipe.trajectory.guidance is not None:
         scales.append(f"guidance {recipe.trajectory.guidance:g}, against “{recipe.trajectory.negative_prompt or ''}”")
     return ", ".join(dict.fromkeys(scales)) or NONE
+
+
+def _refine(refine: Refine) -> str:
+    detected = f" at {refine.ratio:g} times the median" if refine.channels == "detected" else ""
+    return f"discard {refine.discard}, channels {refine.channels}{detected}"
 
 
 def _fuse(fuse: Fuse | None) -> dict[str, str]:
@@ -134,7 +151,7 @@ def ours(recipe: Recipe) -> dict[str, str]:
         "prompt": _text(recipe),
         "activations": _activations(recipe),
         "views": "<br>".join(map(_view, recipe.views or ())) or NONE,
-        "refine": f"{recipe.refine.discard}, channels {recipe.refine.channels}" if recipe.refine else NONE,
+        "refine": _refine(recipe.refine) if recipe.refine else NONE,
         **_fuse(recipe.fuse),
         "scales": _scales(recipe),
     }
@@ -145,23 +162,43 @@ def published() -> dict[str, Any]:
     return yaml.safe_load((HERE / "fidelity.yaml").read_text(encoding="utf-8"))
 
 
+def parts_of(preset: str) -> tuple[str, str]:
+    """The preset that has a file, and the data set that is added to it, or nothing."""
+    if (RECIPES / f"{preset}.yaml").exists():
+        return preset, ""
+    base, _, dataset = preset.rpartition("-")
+    return base, dataset
+
+
+def _place(preset: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The system and the group that it stands in; a data set of the system is a group too."""
+    base, dataset = parts_of(preset)
+    system, group = next((s, g) for s in published()["systems"] for g in s["groups"] if base in g["presets"])
+    return system, system["datasets"][dataset] if dataset else group
+
+
 def facts(preset: str) -> dict[str, Fact]:
     """Every number of a preset. Facts of a preset stand before those of its group, and these before its system's."""
-    system, group = next((s, g) for s in published()["systems"] for g in s["groups"] if preset in g["presets"])
-    said = {**system.get("facts", {}), **group.get("facts", {}), **(group["presets"][preset] or {})}
+    base, dataset = parts_of(preset)
+    system, group = _place(base)
+    said = {**system.get("facts", {}), **group.get("facts", {}), **(group["presets"][base] or {})}
     recipe = Recipe.load(preset)
-    mine = ours(recipe) | {"protocol": _protocol(said.get("protocol", {}).get("ours"))}
     if isinstance(recipe, Joined):
         parts = [facts(part.name) for part in recipe.parts]
         said = {number: _of_parts([part[number] for part in parts]) for number in NUMBERS} | said
+    said |= _place(preset)[1]["facts"] if dataset else {}
+    mine = ours(recipe) | {"protocol": _protocol(recipe, (said.get("protocol") or {}).get("ours"))}
     return {number: _fact(said.get(number), mine[number]) for number in NUMBERS}
 
 
-def _protocol(name: str | None) -> str:
-    if name is None:
-        return NONE
-    protocol = get_protocol(name)
-    return f"{str(protocol).split(': ', 1)[1]}; α {protocol.alpha:g}"
+def _protocol(recipe: Recipe, name: str | None) -> str:
+    """What the recipe says about a task, or else what the protocol or task of that name does."""
+    task = next(iter(recipe.tasks), name)
+    options = options_for(TASKS[task], recipe) if task in TASKS else None
+    name = getattr(options, "protocol", None) or name
+    if name in PROTOCOLS:
+        return f"{str(PROTOCOLS[name]).split(': ', 1)[1]}; α {PROTOCOLS[name].alpha:g}"
+    return str(options) if options else name or NONE
 
 
 def _of_parts(parts: list[Fact]) -> dict[str, Any] | None:
@@ -170,16 +207,21 @@ def _of_parts(parts: list[Fact]) -> dict[str, Any] | None:
     if None in texts:
         return None
     mine = " + ".join(dict.fromkeys(part.ours for part in parts))
-    return {"is": " + ".join(dict.fromkeys(filter(None, texts))), "why": " ".join(dict.fromkeys(p.why for p in parts)),
-            "from": "; ".join(dict.fromkeys(p.source for p in parts)), "as": mine if all(p.equal for p in parts) else None}
+    said = {"is": " + ".join(dict.fromkeys(filter(None, texts))), "as": mine if all(p.equal for p in parts) else None}
+    places = dict.fromkeys(place for part in parts for place in part.source.split("; "))
+    return {**said, "why": " ".join(dict.fromkeys(part.why for part in parts)), "from": "; ".join(places)}
 
 
 def _fact(said: dict[str, Any] | None, value: str) -> Fact:
     if said is None:  # nothing was published, because there is nothing like it
         return Fact(None, value, equal=value == NONE)
-    original = None if (text := said.get("is")) is None else "<br>".join(text) if isinstance(text, list) else str(text)
-    equal = original is not None and (value in (original, said.get("as")) or _same_model(original, value))
+    original, alike = (None if (text := said.get(key)) is None else _lines(text) for key in ("is", "as"))
+    equal = value in (original or NONE, alike) or original is not None and _same_model(original, value)
     return Fact(original, value, said.get("why", ""), said.get("from", ""), equal)
+
+
+def _lines(value: Any) -> str:
+    return "<br>".join(value) if isinstance(value, list) else str(value)
 
 
 def _same_model(original: str, value: str) -> bool:
@@ -190,9 +232,19 @@ def _same_model(original: str, value: str) -> bool:
 
 def marked(preset: str) -> set[str]:
     """The numbers that the recipe's own file names as ours."""
-    marks = re.findall(r"# ours: ([a-z, ]+)", PRESETS[preset].read_text(encoding="utf-8"))
-    names = {name.strip() for mark in marks for name in mark.split(",")}
-    return {n for n, fact in facts(preset).items() if not fact.equal} if names == {"all"} else names
+    base, dataset = parts_of(preset)
+    names = _marks((RECIPES / f"{base}.yaml").read_text(encoding="utf-8"))
+    if names == {"all"}:
+        return {number for number, fact in facts(preset).items() if not fact.equal}
+    if dataset:
+        texts = (path.read_text(encoding="utf-8") for path in RECIPES.glob("datasets/*.yaml"))
+        section = next(m for text in texts if (m := re.search(rf"^{dataset}:\n(?:[ #].*\n|\n)*", text, re.M)))
+        names = names - set(_place(preset)[1]["facts"]) | _marks(section.group())
+    return names
+
+
+def _marks(text: str) -> set[str]:
+    return {name.strip() for mark in re.findall(r"# ours: ([a-z, ]+)", text) for name in mark.split(",")}
 
 
 def _source(text: str) -> str:
@@ -201,8 +253,7 @@ def _source(text: str) -> str:
     def link(part: str) -> str:
         key, _, place = part.strip().partition(" ")
         title, url = published()["sources"][key]["title"], published()["sources"][key]["url"]
-        file = re.match(r"[\w./-]+\.\w+", place)
-        return f"[{title}{f', {place}' if place else ''}]({url}{'/' + file.group() if file and 'blob' in url else ''})"
+        return f"[{place}]({url}/{place})" if "/blob/" in url else f"[{title}, {place}]({url})"
 
     return "; ".join(map(link, text.split(";"))) if text else ""
 
@@ -213,12 +264,12 @@ def _cell(text: str | None) -> str:
 
 def _rows(presets: dict[str, dict[str, Fact]]) -> Iterator[str]:
     """A line for every number and every set of presets that share it."""
-    for number in NUMBERS:
+    for number in next(iter(presets.values())):
         shared: dict[Fact, list[str]] = {}
         for name, numbers in presets.items():
             shared.setdefault(numbers[number], []).append(name)
         for fact, names in shared.items():
-            if fact.original in (None, NONE) and fact.ours == NONE:
+            if fact.absent:
                 continue
             who = "" if len(shared) == 1 else f"<br>{', '.join(f'`{name}`' for name in names)}"
             mine = "same" if fact.equal else f"**{_cell(fact.ours)}**"
@@ -228,33 +279,29 @@ def _rows(presets: dict[str, dict[str, Fact]]) -> Iterator[str]:
 
 def page() -> str:
     """The whole page as Markdown."""
-    every = {name: facts(name) for name in PRESETS}
-    counts = {name: Counter(f.state for f in numbers.values() if f.ours != NONE or f.original not in (None, NONE))
-              for name, numbers in every.items()}
+    every = {name: facts(name) for name in preset_names()}
+    counts = {name: Counter(f.state for f in numbers.values() if not f.absent) for name, numbers in every.items()}
     total = sum(counts.values(), Counter())
     lines = [
         published()["head"].format(presets=len(every), numbers=total.total(), **total),
         "| number | what it is |\n|---|---|",
         *(f"| {name} | {what} |" for name, what in NUMBERS.items()),
         "\n| preset | equal | differs | ours |\n|---|--:|--:|--:|",
-        *(f"| [`{name}`](#{_anchor(name)}) | {c['equal']} | {c['differs']} | {c['ours']} |" for name, c in counts.items()),
+        *(f"| [`{n}`](#{_anchor(n)}) | {c['equal']} | {c['differs']} | {c['ours']} |" for n, c in counts.items()),
     ]
     for system in published()["systems"]:
         lines += [f"\n## {system['title']}\n", system["about"].strip()]
-        for group in system["groups"]:
-            presets = {name: every[name] for name in group["presets"]}
-            lines += [f"\n### {_title(group)}\n", " ".join(f"`{name}`" for name in presets), ""]
-            lines += ["| number | original | ours | why, source |\n|---|---|---|---|", *_rows(presets)]
+        for group in (*system["groups"], *system.get("datasets", {}).values()):
+            presets = [name for name in every if _place(name)[1] is group]
+            only = () if "presets" in group else group["facts"]
+            tables = {name: {k: v for k, v in every[name].items() if not only or k in only} for name in presets}
+            lines += [f"\n### {group['title']}\n", ", ".join(f"`{name}`" for name in presets), group.get("about", "")]
+            lines += ["\n| number | original | ours | why, source |\n|---|---|---|---|", *_rows(tables)]
     return "\n".join(lines) + "\n"
 
 
-def _title(group: dict[str, Any]) -> str:
-    return group.get("title") or ", ".join(group["presets"])
-
-
 def _anchor(preset: str) -> str:
-    group = next(g for s in published()["systems"] for g in s["groups"] if preset in g["presets"])
-    return re.sub(r"[^\w -]", "", _title(group).lower()).replace(" ", "-")
+    return re.sub(r"[^\w -]", "", _place(preset)[1]["title"].lower()).replace(" ", "-")
 
 
 if __name__ == "__main__":
