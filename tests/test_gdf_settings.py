@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -71,9 +73,52 @@ def test_a_recipe_in_json_is_still_a_recipe(tmp_path: Path) -> None:
     assert Recipe.load(tmp_path / "r.json") == Recipe.load("gdf-sd15")
 
 
-def test_the_timestep_is_what_their_schedule_takes() -> None:
-    took = {v: recipe_from_gdf(PRACTICAL, v, t=50).trajectory.timesteps[0] for v in ("1-5", "2-1", "xl", "pgv2")}
-    assert took == {"1-5": 51, "2-1": 49, "xl": 50, "pgv2": 50}
+def scheduler_of(version: str) -> Any:
+    """The stock scheduler of a version, as its published configuration makes it."""
+    import diffusers as D
+
+    scaled = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    offset = {"steps_offset": 1, "timestep_spacing": "leading"}
+    if version == "1-5":
+        return D.PNDMScheduler(**scaled, skip_prk_steps=True, steps_offset=1)
+    if version == "2-1":
+        return D.EulerDiscreteScheduler(**scaled)
+    if version in ("xl", "pgv2"):
+        return D.EulerDiscreteScheduler(**scaled, **offset)
+    if version == "hunyuan":
+        return D.DDPMScheduler(**{**scaled, "beta_end": 0.03}, **offset)
+    if version == "flux":
+        return D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return D.DPMSolverMultistepScheduler(timestep_spacing="linspace")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_timestep_is_what_their_schedule_takes(version: str) -> None:
+    """Against stock schedulers, and the selection of steps of the image-to-image pipelines."""
+    schedule, steps = scheduler_of(version), {"flux": 28, "hunyuan": 50}.get(version, 1000)
+    if version == "flux":
+        schedule.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=1.15)
+    else:
+        schedule.set_timesteps(steps)
+    for t in (*range(1, 1001, 7), 20, 50, 100, 261, 998, 999, 1000):
+        strength = t / 1000
+        start = int(max(steps - min(steps * strength, steps), 0))
+        if version != "flux":
+            start = max(steps - min(int(steps * strength), steps), 0)
+        if start == steps:
+            with pytest.raises(InvalidValueError, match="no step left"):
+                VERSIONS[version].took(t)
+        else:
+            assert VERSIONS[version].took(t) == pytest.approx(float(schedule.timesteps[start]), abs=1e-3), t
+    with pytest.raises(InvalidValueError, match="no step left"):
+        recipe_from_gdf(PRACTICAL, version, t=0)
+
+
+def test_a_recipe_has_the_timestep_that_t_50_really_is() -> None:
+    took = {v: round(recipe_from_gdf(PRACTICAL, v).trajectory.timesteps[0], 1) for v in VERSIONS}
+    assert took == {
+        "1-5": 51, "2-1": 49, "xl": 50, "pgv2": 50, "pixart-sigma": 50, "pixart-alpha": 50, "flux": 195.5, "hunyuan": 21
+    }  # fmt: skip
 
 
 def test_options_become_fields() -> None:

@@ -51,14 +51,14 @@ class Concat:
         return cls(recipe.fuse or Fuse())
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise), {}
+        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise, self.fuse.resize), {}
 
 
 class Mean(Concat):
     """The mean of maps with the same channels, at one grid."""
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return mean_of_maps(list(views[0]), self.fuse.grid), {}
+        return mean_of_maps(list(views[0]), self.fuse.grid, self.fuse.resize), {}
 
 
 #: By the name in ``fuse.kind``.

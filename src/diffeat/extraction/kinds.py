@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -125,6 +125,10 @@ class Joined(Recipe, frozen=True):
         if len(self.weights) != len(self.parts):
             raise ValueError(f"{len(self.parts)} parts take as many weights, got {len(self.weights)}")
         return self
+
+    def varied(self, fields: Mapping[str, Any]) -> Joined:
+        """The parts, each with the values."""
+        return self.replace(parts=tuple(part.varied(fields) for part in self.parts))
 
     def single(self) -> Iterator[Recipe]:
         """Those of all parts."""

@@ -21,6 +21,7 @@ from diffeat.errors import did_you_mean, shown
 from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
+from diffeat.refinement.maps import Resize
 from diffeat.techniques.other_weights import OtherWeights
 from diffeat.techniques.union import Techniques
 
@@ -211,6 +212,10 @@ class Fuse(Part, frozen=True):
 
     kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
     grid: tuple[Side, Side] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
+    resize: Resize = Field(
+        default="smooth",
+        description="of maps to the grid: bilinear, averaging areas where they shrink; plain bilinear; nearest cell",
+    )
     normalise: bool = Field(default=False, description="unit length per map and position before joining")
     weights: TrainedWeights | None = Field(default=None, description="of kinds 'hyperfeatures' and 'amalgamation'")
 
