@@ -90,7 +90,7 @@ def _frame(frame: FrameSpec) -> dict[str, str]:
         load = f"{sides(frame.load)}, then " if frame.load else ""
         how = {"squash": "aspect lost", "pad": f"padded with {frame.fill}"}[frame.mode]
         size = f"{load}{sides(frame.size)}, {how}"
-    return {"size": size, "filter": frame.filter}
+    return {"size": size, "filter": f"{frame.filter}, then bilinear" if frame.load else frame.filter}
 
 
 def _text(recipe: Recipe | ViewSpec) -> str:
@@ -133,7 +133,8 @@ def _fuse(fuse: Fuse | None) -> dict[str, str]:
         return {"fuse": NONE, "grid": NONE}
     weights = f", weights {fuse.weights.file or fuse.weights.source}" if fuse.weights else ""
     grid = "the largest map's" if fuse.grid is None else f"{fuse.grid[0]}×{fuse.grid[1]}"
-    return {"fuse": f"{fuse.kind}{', unit length each' if fuse.normalise else ''}{weights}", "grid": grid}
+    how = f", {fuse.resize}" if fuse.kind in ("concat", "mean") else ""
+    return {"fuse": f"{fuse.kind}{how}{', unit length each' if fuse.normalise else ''}{weights}", "grid": grid}
 
 
 def ours(recipe: Recipe) -> dict[str, str]:
@@ -141,7 +142,7 @@ def ours(recipe: Recipe) -> dict[str, str]:
     if isinstance(recipe, Joined):
         parts = [ours(part) for part in recipe.parts]
         joined = {name: " + ".join(dict.fromkeys(part[name] for part in parts)) for name in parts[0]}
-        return {**joined, "prompt": _text(recipe), "fuse": recipe.join, "grid": "the largest map's"}
+        return joined | {"prompt": _text(recipe), "fuse": f"{joined['fuse']}, then {recipe.join}"}
     assert isinstance(recipe, Reading)
     denoiser = recipe.denoiser and (recipe.denoiser.file or recipe.denoiser.source)
     return {
@@ -186,19 +187,22 @@ def facts(preset: str) -> dict[str, Fact]:
     if isinstance(recipe, Joined):
         parts = [facts(part.name) for part in recipe.parts]
         said = {number: _of_parts([part[number] for part in parts]) for number in NUMBERS} | said
-    said |= _place(preset)[1]["facts"] if dataset else {}
+    if dataset:
+        said |= system["datasets"][dataset]["facts"] | system["datasets"][dataset].get("presets", {}).get(preset, {})
     mine = ours(recipe) | {"protocol": _protocol(recipe, (said.get("protocol") or {}).get("ours"))}
     return {number: _fact(said.get(number), mine[number]) for number in NUMBERS}
 
 
 def _protocol(recipe: Recipe, name: str | None) -> str:
-    """What the recipe says about a task, or else what the protocol or task of that name does."""
+    """What the recipe says about a task, or else what the task or protocol of that name does, or else that text."""
     task = next(iter(recipe.tasks), name)
     options = options_for(TASKS[task], recipe) if task in TASKS else None
     name = getattr(options, "protocol", None) or name
     if name in PROTOCOLS:
         return f"{str(PROTOCOLS[name]).split(': ', 1)[1]}; α {PROTOCOLS[name].alpha:g}"
-    return str(options) if options else name or NONE
+    if options is None:
+        return name or NONE
+    return str(options) if task == "propagation" else ", ".join(f"{key} {value}" for key, value in options if value)
 
 
 def _of_parts(parts: list[Fact]) -> dict[str, Any] | None:
@@ -216,7 +220,7 @@ def _fact(said: dict[str, Any] | None, value: str) -> Fact:
     if said is None:  # nothing was published, because there is nothing like it
         return Fact(None, value, equal=value == NONE)
     original, alike = (None if (text := said.get(key)) is None else _lines(text) for key in ("is", "as"))
-    equal = value in (original or NONE, alike) or original is not None and _same_model(original, value)
+    equal = value in (original or NONE, alike) or (original is not None and _same_model(original, value))
     return Fact(original, value, said.get("why", ""), said.get("from", ""), equal)
 
 
@@ -230,12 +234,18 @@ def _same_model(original: str, value: str) -> bool:
     return theirs == mine and name in cards() and hub_id in cards()[name].ids
 
 
+def invented(preset: str) -> set[str]:
+    """The numbers in a recipe's file that are not the original's; a protocol is there only where it suggests one."""
+    unsaid = set() if Recipe.load(preset).tasks else {"protocol"}
+    return {number for number, fact in facts(preset).items() if not fact.equal} - unsaid
+
+
 def marked(preset: str) -> set[str]:
     """The numbers that the recipe's own file names as ours."""
     base, dataset = parts_of(preset)
     names = _marks((RECIPES / f"{base}.yaml").read_text(encoding="utf-8"))
     if names == {"all"}:
-        return {number for number, fact in facts(preset).items() if not fact.equal}
+        return invented(preset)
     if dataset:
         texts = (path.read_text(encoding="utf-8") for path in RECIPES.glob("datasets/*.yaml"))
         section = next(m for text in texts if (m := re.search(rf"^{dataset}:\n(?:[ #].*\n|\n)*", text, re.M)))
@@ -293,10 +303,11 @@ def page() -> str:
         lines += [f"\n## {system['title']}\n", system["about"].strip()]
         for group in (*system["groups"], *system.get("datasets", {}).values()):
             presets = [name for name in every if _place(name)[1] is group]
-            only = () if "presets" in group else group["facts"]
+            only = () if group in system["groups"] else group["facts"]
             tables = {name: {k: v for k, v in every[name].items() if not only or k in only} for name in presets}
-            lines += [f"\n### {group['title']}\n", ", ".join(f"`{name}`" for name in presets), group.get("about", "")]
-            lines += ["\n| number | original | ours | why, source |\n|---|---|---|---|", *_rows(tables)]
+            about = f"{', '.join(f'`{name}`' for name in presets)}. {group.get('about', '')}".strip()
+            lines += [f"\n### {group['title']}\n\n{about}\n"]
+            lines += ["| number | original | ours | why, source |\n|---|---|---|---|", *_rows(tables)]
     return "\n".join(lines) + "\n"
 
 
