@@ -1,7 +1,6 @@
 """Settings of the Generic Diffusion Feature code as recipes: its JSON files of layers and its options.
 
-A layer file maps activation ids to true or false. Maps that are joined come in order of execution there and of the file
-here (the two agree in the published files, except in those of SDXL, where block 7 stands before block 5).
+A layer file maps activation ids to true or false. Whatever its order, maps come in the order of execution.
 
 A requested t becomes a position in the schedule of an image-to-image pipeline, and what the denoiser gets is the timestep
 there: of 1000 steps, or of 50 (Hunyuan-DiT) and 28 (FLUX.1, shifted towards noise), where one step spans many t.
@@ -80,6 +79,11 @@ CONTROLNETS = {
     "depth": {"kind": "controlnet", "model": "lllyasviel/sd-controlnet-depth", "condition": "depth"},
 }
 _TOKENS = ("cross-k", "cross-v")
+#: Parts of ids, what is executed first before what comes after it.
+_PARTS = (
+    *("in", "after", "down", "mid", "up", "level", "repeat", "downsampler", "upsampler", "res", "vit", "block"),
+    *("q", "k", "v", "self", "cross", "map", "attn", "norm", "ffn", "increment", "inner", "out"),
+)
 
 
 def recipe_from_gdf(
@@ -115,7 +119,7 @@ def recipe_from_gdf(
         UnknownNameError: No such version or control.
     """
     config, name = _read(layer)
-    wanted = [id for id, on in config.items() if on and not id.endswith(_TOKENS)]
+    wanted = sorted((id for id, on in config.items() if on and not id.endswith(_TOKENS)), key=_executed)
     if not wanted and not attention:
         raise InvalidValueError(f"{name} switches no layer on (cross-k and cross-v are never kept).")
     version = version or _version_of(name, wanted)
@@ -140,6 +144,11 @@ def recipe_from_gdf(
     if control:
         data["techniques"] = [CONTROLNETS[kind] for kind in control]
     return Reading.from_dict(data, origin=f"layer file {name}")
+
+
+def _executed(id: str) -> list[tuple[int, int]]:
+    parts = re.findall(r"([a-z]+)(\d*)", id.removeprefix("unet-").replace("mid-vit", "mid-repeat0-vit"))
+    return [(_PARTS.index(word) if word in _PARTS else len(_PARTS), int(number or 0)) for word, number in parts]
 
 
 def is_layer_file(path: Path) -> bool:
