@@ -174,6 +174,7 @@ _HYPERFEATURES = Protocol(
     load=224,
     source="Diffusion Hyperfeatures, arXiv:2305.14334, box threshold",
 )
+_AT_64 = Matching(Lattice((64, 64), convention="index", snap=True))
 _GEOAWARE = Protocol(
     "geoaware",
     inclusive=False,
@@ -194,6 +195,12 @@ _PRESETS = (
         name="hyperfeatures-image",
         reference="image",
         source="Diffusion Hyperfeatures, arXiv:2305.14334, picture threshold",
+    ),
+    _HYPERFEATURES.replace(
+        name="hyperfeatures-64",
+        matching=_AT_64,
+        load=64,
+        source="Diffusion Hyperfeatures, arXiv:2305.14334, at the size of its training, box threshold",
     ),
     _GEOAWARE,
     _GEOAWARE.replace(
