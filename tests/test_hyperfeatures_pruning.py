@@ -52,7 +52,7 @@ def test_the_curve_costs_less_with_less(head_training, head_extractor, head_worl
     assert labels[0] == "the strongest pair"
     assert "all pairs" in labels
     whole = points[labels.index("all pairs")]
-    assert whole.result.value == pytest.approx(head_training.trained.validation)
+    assert whole.result.value == pytest.approx(head_training.trained.validation.value)
     assert all(p.calls <= whole.calls for p in points)
     # Two of five steps are read, the noisier one is the third call; it ends at the last of the layers.
     assert 2 < denoiser_calls(recipe_of(loaded, made.config), Catalogue.of(head_extractor.backbone)) <= 3

@@ -114,7 +114,7 @@ def hyperfeatures(
         storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)),
         progress=bar,
         force=force,
-        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
     trained = outcome.trained
     facts = [
@@ -123,10 +123,22 @@ def hyperfeatures(
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
         + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
+    facts.append(f"features computed in {extractor.precision}, stored in {store_dtype}")
     if trained.validation is not None:
-        facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
+        facts += [
+            f"best at step {trained.step}: validation {trained.validation.headline}",
+            f"validation pairs: {_named(held_out)}; protocol {scored_by}; 95% bootstrap over pictures",
+            *trained.validation.notes,
+        ]
     page = write_training_report(
-        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts, force=force
+        out,
+        Reading.load(outcome.recipe),
+        trained.network,
+        read_log(out / LOG),
+        extractor.times,
+        facts,
+        scored_by,
+        force=force,
     )
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
@@ -160,8 +172,9 @@ def prune(
         diffeat train prune -r hyperfeatures-tiny --root toy --limit 20 --keep 8 --out pruned
     """
     from diffeat.datasets.registry import get_card
+    from diffeat.evaluation.texts import precision_notes
     from diffeat.progress import bar
-    from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
+    from diffeat.report.hyperfeatures import about_curve, curve_rows, write_pruning_report
     from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.prepare import prepare
@@ -188,11 +201,14 @@ def prune(
     scored_by = get_protocol(protocol or card.protocol)
     extractor = load(ctx, recipe_of(recipe, network.config))
     network.to(extractor.backbone.device)
-    with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
+    texts = scored_by.prompts(_policy(prompts), recipe)
+    with prepare(extractor, [pairs], features or out, prompts=texts, progress=bar) as ready:
         layers = catalogue_at_size(recipe, extractor.backbone)
         points = curve(network, recipe, layers, pairs, ready.source, scored_by, progress=bar)
-    page = write_pruning_report(out, recipe, network, points, extractor.times, force=force)
+    notes = precision_notes(extractor)
+    page = write_pruning_report(out, recipe, network, points, extractor.times, _named(pairs), notes, force=force)
     print_table(*curve_rows(points))
+    typer.echo("\n".join([*about_curve(points, _named(pairs)), *notes]))
     if chosen is not None:
         grid = full_grid(recipe, layers)
         path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid, force=force)
@@ -212,6 +228,10 @@ def _pairs(dataset: str, root: Path | None, split: str | None, images: Path | No
     from diffeat.datasets.registry import open_dataset
 
     return open_dataset(dataset, root, split, kind="pairs", images=images).limited(limit)
+
+
+def _named(pairs: PairDataset | None) -> str:
+    return "" if pairs is None else f"{pairs.name} {pairs.split}".strip()
 
 
 def _policy(text: str | None) -> Any:

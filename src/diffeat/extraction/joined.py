@@ -40,6 +40,11 @@ class JoinedSource(Streams[FeatureMap]):
         """Tells the models from others."""
         return hashlib.sha256("|".join(s.fingerprint for s in self.sources).encode()).hexdigest()
 
+    @property
+    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the parts, each once."""
+        return " + ".join(dict.fromkeys(source.precision for source in self.sources))
+
     @contextmanager
     def session(self) -> Iterator[None]:
         """The sessions of all parts."""

@@ -6,14 +6,16 @@
 
 from diffeat.training.amalgamation import Amalgamated, AmalgamateSettings, train_on_labels, train_on_pairs
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures
-from diffeat.training.hyperfeatures.train import TrainSettings
+from diffeat.training.hyperfeatures.train import DescribedPair, PairLoss, TrainSettings
 from diffeat.training.loop import Loop, Schedule
 
 __all__ = [
     "AmalgamateSettings",
     "Amalgamated",
+    "DescribedPair",
     "Loop",
     "Outcome",
+    "PairLoss",
     "Schedule",
     "Storage",
     "TrainSettings",
