@@ -1,11 +1,11 @@
 """Line drawings of a picture, as ControlNets are shown them: from RGB bytes ``(H, W, 3)`` to ``(H, W)`` in [0, 1].
 
-:func:`canny` is, pixel for pixel, ``cv2.Canny`` (3×3 Sobel, sums of absolute gradients), with whose thresholds 100 and
-200 on unsmoothed pictures the published edge ControlNets were trained. Where the gradient is G = \|Gx\| + \|Gy\|, a pixel
-of G above the low threshold is kept if it is a maximum along the gradient, whose direction is told as horizontal,
-vertical or diagonal by the tangents of 22.5° and 67.5° in fixed point; kept pixels count where they hang together,
-eight neighbours each, with one above the high threshold. :func:`soft_edges` and :func:`scribble` are our own drawings:
-the published nets for such were shown those of trained detectors.
+:func:`canny` is, pixel for pixel, ``cv2.Canny``, with whose thresholds 100 and 200 on unsmoothed pictures the published
+edge ControlNets were trained: where 3×3 Sobel differences sum to G = ``abs(Gx) + abs(Gy)`` above the low threshold, a
+pixel is kept if G is a maximum along the gradient, which is horizontal, vertical or diagonal by the tangents of 22.5°
+and 67.5° in fixed point; kept pixels count where they hang together, eight neighbours each, with one above the high
+threshold. :func:`soft_edges` and :func:`scribble` are drawings of our own: the published nets of these names were shown
+those of trained detectors.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from diffeat.errors import InvalidValueError
 
-_SHIFT = 15
-_TAN_22 = round((2**0.5 - 1) * 2**_SHIFT)
+_ONE = 1 << 15
+_TAN_22 = round((2**0.5 - 1) * _ONE)
 
 
 def canny(picture: np.ndarray, low: float = 100, high: float = 200) -> np.ndarray:
@@ -42,9 +43,9 @@ def canny(picture: np.ndarray, low: float = 100, high: float = 200) -> np.ndarra
         return strength[1 + dy : 1 + dy + gx.shape[0], 1 + dx : 1 + dx + gx.shape[1]]
 
     here = neighbour(0, 0)
-    tangent, rise = abs(gx) * _TAN_22, abs(gy) << _SHIFT
-    flat, steep = rise < tangent, rise > tangent + (abs(gx) << (_SHIFT + 1))
-    falling = (gx ^ gy) < 0
+    tangent, rise = abs(gx) * _TAN_22, abs(gy) * _ONE
+    flat, steep = rise < tangent, rise > tangent + abs(gx) * 2 * _ONE  # tan 67.5° = tan 22.5° + 2
+    falling = (gx < 0) != (gy < 0)
     ridge = np.select(
         [flat, steep, falling],
         [
@@ -55,13 +56,14 @@ def canny(picture: np.ndarray, low: float = 100, high: float = 200) -> np.ndarra
         (here > neighbour(-1, -1)) & (here > neighbour(1, 1)),
     )
     ridge &= here > low
-    lines, count = ndimage.label(ridge, np.ones((3, 3)))
-    begun = np.zeros(count + 1, bool)
+    lines = np.zeros(ridge.shape, np.int32)
+    ndimage.label(ridge, np.ones((3, 3)), output=lines)
+    begun = np.zeros(lines.max() + 1, bool)
     begun[lines[ridge & (here > high)]] = True
     return begun[lines].astype(np.float32)
 
 
-def _steepest(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _steepest(picture: np.ndarray) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Sobel's differences along x and y (int32) in the channel where they are largest, the first of equals."""
     padded = np.pad(picture.astype(np.int32), ((1, 1), (1, 1), (0, 0)), mode="edge")
     across, down = padded[:, 2:] - padded[:, :-2], padded[2:] - padded[:-2]
