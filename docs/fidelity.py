@@ -32,6 +32,7 @@ RECIPES = Path(diffeat.__file__).parent / "recipes"
 #: Each number of a preset, and what it is.
 NUMBERS = {
     "model": "the pipeline, and other weights of its denoiser",
+    "precision": "in which the original computes; ours is told by `--dtype`",
     "timestep": "noise level that the denoiser is told, or calls of a walk that are read",
     "draws": "independent noises whose maps are averaged",
     "latent": "what is taken from the autoencoder's posterior",
@@ -102,11 +103,16 @@ def _activations(recipe: Reading | ViewSpec) -> str:
     return ", ".join(str(a).removeprefix("gdf:") for a in recipe.activations or ())
 
 
+def _labels(recipe: Reading | ViewSpec) -> list[str]:
+    """Its techniques, without their strengths."""
+    return [re.sub(" ×[0-9.]+$", "", technique.label) for technique in recipe.techniques or ()]
+
+
 def _view(view: ViewSpec) -> str:
     words = [_text(view)] if view.prompt is not None else []
     weights = view.denoiser.file or view.denoiser.source if view.denoiser else view.model
     words += [f"weights {weights}"] if weights else []
-    words += [re.sub(" ×[0-9.]+$", "", technique.label) for technique in view.techniques or ()]
+    words += _labels(view)
     words += [f"t {view.timesteps[0]:g}"] if view.timesteps else []
     words += [f"seed {view.seed}"] if view.seed is not None else []
     words += [f"reads {_activations(view)}"] if view.activations else []
@@ -147,11 +153,12 @@ def ours(recipe: Recipe) -> dict[str, str]:
     denoiser = recipe.denoiser and (recipe.denoiser.file or recipe.denoiser.source)
     return {
         "model": f"{recipe.model}, denoiser {denoiser}" if denoiser else recipe.model,
+        "precision": recipe.precision or NONE,
         **_trajectory(recipe.trajectory),
         **_frame(recipe.frame),
         "prompt": _text(recipe),
         "activations": _activations(recipe),
-        "views": "<br>".join(map(_view, recipe.views or ())) or NONE,
+        "views": "<br>".join(map(_view, recipe.views or ())) or ", ".join(_labels(recipe)) or NONE,
         "refine": _refine(recipe.refine) if recipe.refine else NONE,
         **_fuse(recipe.fuse),
         "scales": _scales(recipe),
@@ -194,15 +201,14 @@ def facts(preset: str) -> dict[str, Fact]:
 
 
 def _protocol(recipe: Recipe, name: str | None) -> str:
-    """What the recipe says about a task, or else what the task or protocol of that name does, or else that text."""
+    """What the recipe says about a task, or else what the task or the protocol of correspondence of that name does."""
     task = next(iter(recipe.tasks), name)
-    options = options_for(TASKS[task], recipe) if task in TASKS else None
-    name = getattr(options, "protocol", None) or name
+    options = dict(options_for(TASKS[task], recipe)) if task in TASKS else {}
+    name = options["protocol"] if task == "correspondence" else name
     if name in PROTOCOLS:
         return f"{str(PROTOCOLS[name]).split(': ', 1)[1]}; α {PROTOCOLS[name].alpha:g}"
-    if options is None:
-        return name or NONE
-    return str(options) if task == "propagation" else ", ".join(f"{key} {value}" for key, value in options if value)
+    told = {key: " ".join(map(str, v)) if isinstance(v, tuple) else v for key, v in options.items() if v}
+    return ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in told.items()) or NONE
 
 
 def _of_parts(parts: list[Fact]) -> dict[str, Any] | None:

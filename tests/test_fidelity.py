@@ -49,9 +49,9 @@ def test_every_preset_stands_in_one_group_with_every_number(fidelity: Any) -> No
 @pytest.mark.parametrize(
     ("part", "fields"),
     [
-        (Reading, "model denoiser frame prompt template conditioning trajectory activations techniques views refine "
-         "shrink fuse seed tasks"),
-        (Joined, "prompt template parts join weights tasks"),
+        (Reading, "model precision denoiser frame prompt template conditioning trajectory activations techniques views "
+         "refine shrink fuse seed tasks"),
+        (Joined, "precision prompt template parts join weights tasks"),
         (Trajectory, "timesteps draws latent steps save guidance negative_prompt prediction"),
         (Refine, "discard channels ratio"),
         (Fuse, "grid resize normalise weights"),
@@ -87,6 +87,7 @@ def test_sources_are_known_and_used(fidelity: Any) -> None:
     [
         ("model", {"model": "sd15"}),
         ("model", {"denoiser": {"source": "weights.safetensors"}}),
+        ("precision", {"precision": "float16"}),
         ("timestep", {"trajectory.timesteps": [200]}),
         ("timestep", {"trajectory.kind": "clean"}),
         ("draws", {"trajectory.draws": 4}),
@@ -103,6 +104,7 @@ def test_sources_are_known_and_used(fidelity: Any) -> None:
         ("scales", {"shrink": 2}),
         ("scales", {"conditioning": {"guidance_scale": 2.0}}),
         ("scales", {"techniques": [{"kind": "lora", "path": "a.safetensors", "scale": 0.5}]}),
+        ("views", {"techniques": [{"kind": "lora", "path": "a.safetensors"}]}),
         ("views", {"views": [{"seed": 1}, {"prompt": "a photo"}], "fuse": {"kind": "mean"}}),
     ],
     ids=str,
