@@ -79,11 +79,6 @@ class JoinedSource(Streams[FeatureMap]):
 
 
 def _concat(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
-    """Raises:
-    InvalidValueError: A part's frame pads the picture.
-    """
-    if any(f.frame.padded for f in features):
-        raise InvalidValueError("The parts of a joined recipe must not pad pictures: use frame mode squash or keep.")
     maps = [f.tensor.float().cpu() for f in features]
     return concatenate(maps, largest_grid(maps))
 

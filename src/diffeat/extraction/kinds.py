@@ -65,6 +65,11 @@ class Baseline(Recipe, frozen=True):
         return ""
 
 
+def _pads(recipe: Recipe) -> bool:
+    mode = recipe.frame.mode if isinstance(recipe, Reading) else recipe.mode if isinstance(recipe, Vision) else ""
+    return mode == "pad"
+
+
 def _recipe(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
@@ -118,6 +123,8 @@ class Joined(Recipe, frozen=True):
 
     @model_validator(mode="after")
     def _weighed(self) -> Joined:
+        if self.join == "concat" and (padding := [p.name for p in self.single() if _pads(p)]):
+            raise ValueError(f"join 'concat' takes no part that pads pictures ({padding[0]!r}): use mode squash or keep")
         if self.weights is None:
             return self
         if self.join != "weighted":

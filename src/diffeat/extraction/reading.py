@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -233,6 +234,11 @@ class ViewSpec(Part, frozen=True):
     )
 
 
+def map_names(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
+    """What maps are called that are not joined: by their step where there are several."""
+    return tuple(f"{a}@{step:g}" if len(steps) > 1 else a for a in activations for step in steps)
+
+
 def _frame(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
@@ -318,6 +324,12 @@ class Reading(Recipe, frozen=True):
         if self.refine is not None:
             raise ValueError("views are not refined")
         return self
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        if self.fuse is not None:
+            return ()
+        return map_names(dict.fromkeys(map(str, self.activations)), self.trajectory.read_steps)
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers. Weights of known digest are named by it alone."""

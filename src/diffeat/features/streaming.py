@@ -81,6 +81,11 @@ def stream(
 class Streams(Generic[T]):
     """The two ways in which a user runs a source; every source inherits them."""
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """There is one."""
+        return ()
+
     def extract(
         self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
         images: Images,
