@@ -48,7 +48,7 @@ def check_one_map(recipe: str, maps: Sequence[str]) -> None:
     if len(maps) > 1:
         names = ", ".join(maps[:3]) + (", …" if len(maps) > 3 else "")
         raise InvalidValueError(
-            f"Recipe {clipped(recipe)!r} gives {len(maps)} maps of a picture ({clipped(names, 200)}), and this takes one: "
+            f"Recipe {clipped(recipe)!r} gives {len(maps)} maps of a picture ({clipped(names, 200)}); this takes one: "
             "join them (--set fuse.kind=concat, in a file 'fuse: {kind: concat}'), or read one of them."
         )
 
