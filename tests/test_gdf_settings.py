@@ -57,15 +57,15 @@ def test_published_sets_have_their_channels() -> None:
 
 SETS = ("gdf-sd15", "gdf-sd15-legacy", "gdf-sdxl", "gdf-sdxl-legacy")
 SCENES = {
-    "spair": "a highly realistic photo that may contain an aeroplane, a bicycle, a bird, a boat, a bottle, a bus, a car, "
-    "a cat, a chair, a cow, a dog, a horse, a motorbike, a person, a plant within a pot, a sheep, a train, or a tv "
-    "monitor.",
+    "spair": "a highly realistic photo that may contain an aeroplane, a bicycle, a bird, a boat, a bottle, a bus, a "
+    "car, a cat, a chair, a cow, a dog, a horse, a motorbike, a person, a plant within a pot, a sheep, a train, or a "
+    "tv monitor.",
     "horse21": "a photo of a horse",
     "bedroom28": "a photo of a bedroom",
-    "ade20k": "a highly realistic photo of the real world. It can be an indoor scene, or an outdoor scene, or a photo of "
-    "nature. high quality.",
-    "cityscapes": "An urban street scene with multiple lanes, various buildings, traffic lights, cars in the lanes, and "
-    "pedestrians, highly realistic.",
+    "ade20k": "a highly realistic photo of the real world. It can be an indoor scene, or an outdoor scene, or a photo "
+    "of nature. high quality.",
+    "cityscapes": "An urban street scene with multiple lanes, various buildings, traffic lights, cars in the lanes, "
+    "and pedestrians, highly realistic.",
 }
 
 

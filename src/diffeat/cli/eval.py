@@ -38,6 +38,7 @@ def evaluate(
     """
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -52,6 +53,8 @@ def evaluate(
     asked, fields = given(ctx), task.options.model_fields
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
     recipe = recipe_of(ctx, used_elsewhere=fields)
+    if task.one_map:
+        check_one_map(recipe.name, recipe.maps)
     options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)

@@ -32,6 +32,7 @@ def propagate(
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import get_card
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -42,6 +43,7 @@ def propagate(
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}
     reading = {name: value for name, value in asked.items() if name in card.options}
     recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.maps)
     options = options_of(task, recipe, {"masks": out / "masks", **values})
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()

@@ -2,8 +2,8 @@
 
 A layer file maps activation ids to true or false. Whatever its order, maps come in the order of execution.
 
-A requested t becomes a position in the schedule of an image-to-image pipeline, and what the denoiser gets is the timestep
-there: of 1000 steps, or of 50 (Hunyuan-DiT) and 28 (FLUX.1, shifted towards noise), where one step spans many t.
+A requested t becomes a position in the schedule of an image-to-image pipeline; the denoiser gets the timestep there:
+of 1000 steps, or of 50 (Hunyuan-DiT) and 28 (FLUX.1, shifted towards noise), where one step spans many t.
 """
 
 from __future__ import annotations

@@ -202,6 +202,11 @@ class Recipe(Part, frozen=True):
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps of a picture where they are several, as far as the recipe tells: a glob stands for one."""
+        return ()
+
     def single(self) -> Iterator[Recipe]:
         """The recipes that it joins, or itself."""
         yield self

@@ -78,6 +78,17 @@ def concatenate(
     return torch.cat(resized)
 
 
+def check_same_channels(channels: Sequence[int]) -> None:
+    """
+    Raises:
+        InvalidValueError: They are not all equal.
+    """
+    if len(set(channels)) > 1:
+        raise InvalidValueError(
+            f"A mean needs maps with the same channels, these have {sorted(set(channels))}. Use fuse 'concat' instead."
+        )
+
+
 def mean_of_maps(
     maps: Sequence[Tensor], grid: tuple[int, int] | None = None, resize: Resize = "smooth"
 ) -> Float[Tensor, "c h w"]:
@@ -86,10 +97,6 @@ def mean_of_maps(
     Raises:
         InvalidValueError: If the channel counts differ.
     """
-    channels = sorted({m.shape[0] for m in maps})
-    if len(channels) > 1:
-        raise InvalidValueError(
-            f"A mean needs maps with the same channels, these have {channels}. Use fuse 'concat' instead."
-        )
+    check_same_channels([m.shape[0] for m in maps])
     grid = grid or largest_grid(maps)
     return torch.stack([resize_map(m, grid, resize).float() for m in maps]).mean(0).to(maps[0].dtype)

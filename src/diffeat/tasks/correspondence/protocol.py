@@ -219,7 +219,9 @@ _PRESETS = (
     ),
     _GDF,
     _GDF.replace(
-        name="gdf-bbox", reference="bbox", source="Generic Diffusion Feature, arXiv:2410.03558, box threshold, per point"
+        name="gdf-bbox",
+        reference="bbox",
+        source="Generic Diffusion Feature, arXiv:2410.03558, box threshold, per point",
     ),
     Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
     *(
