@@ -96,9 +96,7 @@ def test_pixels_are_opencvs_where_they_shrink_too(size) -> None:
 def test_the_presets_settings() -> None:
     recipe = Reading.load("dift-sd21-davis")
     options = options_for(TASKS["propagation"], recipe, topk=3)
-    assert options == PropagationOptions(
-        temperature=0.2, topk=3, radius=15, last_frames=28, frames_of=("shooting=10",)
-    )
+    assert options == PropagationOptions(temperature=0.2, topk=3, radius=15, last_frames=28, frames_of=("shooting=10",))
     assert options.of_video("shooting").last_frames == 10
     assert options.of_video("dance").last_frames == 28
     assert recipe.hash == recipe.replace(tasks={}).hash  # they change no feature

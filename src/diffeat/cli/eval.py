@@ -28,7 +28,8 @@ def evaluate(
 ) -> None:
     """Score a recipe on a dataset, with the protocol beside every number.
 
-    The kind of the dataset says how: pairs of pictures by PCK; label maps by the mIoU of a classifier of pixels that
+    The kind of the dataset says how: pairs of pictures by PCK; planes by the corners under
+    homographies; label maps by the mIoU of a classifier of pixels that
     learned from few labels; classes by a linear probe on averaged features; videos by J&F of labels carried from the
     first frame. Options of another kind than the dataset's are refused.
 

@@ -8,11 +8,12 @@ from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.extraction import Recipe
 from diffeat.tasks.classification import evaluate as classification
 from diffeat.tasks.correspondence import evaluate as correspondence
+from diffeat.tasks.homography import evaluate as homography
 from diffeat.tasks.propagation import evaluate as propagation
 from diffeat.tasks.segmentation import evaluate as segmentation
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (correspondence.TASK, segmentation.TASK, classification.TASK, propagation.TASK)
+    part.TASK.name: part.TASK for part in (correspondence, homography, segmentation, classification, propagation)
 }
 
 

@@ -43,9 +43,7 @@ from diffeat.geometry import Frame
 class PropagationOptions(TaskOptions):
     """How labels are carried: the numbers of the module's formula, what is scored, and where the masks go."""
 
-    radius: int = Field(
-        default=12, ge=0, description="Of the window around a token, in tokens; 0 looks everywhere."
-    )
+    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens; 0 looks everywhere.")
     topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
     temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
     last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
@@ -171,9 +169,7 @@ def propagate_video(
         yield objects[strongest_label(soft.cpu(), feature.frame)]
 
 
-def mask_on_grid(
-    mask: Int[Tensor, "height width"], frame: Frame, grid: tuple[int, int]
-) -> Int[Tensor, "rows columns"]:
+def mask_on_grid(mask: Int[Tensor, "height width"], frame: Frame, grid: tuple[int, int]) -> Int[Tensor, "rows columns"]:
     """Object numbers of a picture on a (rows, columns) grid over the model's image."""
     if frame.padded:
         return frame.map_from_original(mask, grid, mode="nearest")
