@@ -22,7 +22,7 @@ import yaml
 import diffeat
 from diffeat.backbones.card import cards
 from diffeat.extraction import Joined, Reading, Recipe, preset_names
-from diffeat.extraction.reading import Fuse, Refine, Trajectory, ViewSpec
+from diffeat.extraction.reading import Fuse, Refine, Trajectory, ViewSpec, Weights
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.correspondence import PROTOCOLS
 from diffeat.tasks.registry import TASKS, options_for
@@ -110,8 +110,8 @@ def _labels(recipe: Reading | ViewSpec) -> list[str]:
 
 def _view(view: ViewSpec) -> str:
     words = [_text(view)] if view.prompt is not None else []
-    weights = view.denoiser.file or view.denoiser.source if view.denoiser else view.model
-    words += [f"weights {weights}"] if weights else []
+    words += [f"model {view.model}"] if view.model else []
+    words += [_weights(view.denoiser)[2:]] if view.denoiser else []
     words += _labels(view)
     words += [f"t {view.timesteps[0]:g}"] if view.timesteps else []
     words += [f"seed {view.seed}"] if view.seed is not None else []
@@ -134,13 +134,19 @@ def _refine(refine: Refine) -> str:
     return f"discard {refine.discard}, channels {refine.channels}{detected}"
 
 
+def _weights(weights: Weights | None) -> str:
+    return f", weights {weights.file or weights.source}" if weights else ""
+
+
 def _fuse(fuse: Fuse | None) -> dict[str, str]:
     if fuse is None:
         return {"fuse": NONE, "grid": NONE}
-    weights = f", weights {fuse.weights.file or fuse.weights.source}" if fuse.weights else ""
     grid = "the largest map's" if fuse.grid is None else f"{fuse.grid[0]}×{fuse.grid[1]}"
     how = f", {fuse.resize}" if fuse.kind in ("concat", "mean") else ""
-    return {"fuse": f"{fuse.kind}{how}{', unit length each' if fuse.normalise else ''}{weights}", "grid": grid}
+    return {
+        "fuse": f"{fuse.kind}{how}{', unit length each' if fuse.normalise else ''}{_weights(fuse.weights)}",
+        "grid": grid,
+    }
 
 
 def ours(recipe: Recipe) -> dict[str, str]:
@@ -148,11 +154,12 @@ def ours(recipe: Recipe) -> dict[str, str]:
     if isinstance(recipe, Joined):
         parts = [ours(part) for part in recipe.parts]
         joined = {name: " + ".join(dict.fromkeys(part[name] for part in parts)) for name in parts[0]}
-        return joined | {"prompt": _text(recipe), "fuse": f"{joined['fuse']}, then {recipe.join}"}
+        fuse = f"{joined['fuse']}, then {recipe.join}{_weights(recipe.network)}"
+        shares = {"scales": " : ".join(f"{w:g}" for w in recipe.shares)} if recipe.join == "weighted" else {}
+        return joined | {"prompt": _text(recipe), "fuse": fuse} | shares
     assert isinstance(recipe, Reading)
-    denoiser = recipe.denoiser and (recipe.denoiser.file or recipe.denoiser.source)
     return {
-        "model": f"{recipe.model}, denoiser {denoiser}" if denoiser else recipe.model,
+        "model": recipe.model + _weights(recipe.denoiser),
         "precision": recipe.precision or NONE,
         **_trajectory(recipe.trajectory),
         **_frame(recipe.frame),
@@ -235,7 +242,7 @@ def _lines(value: Any) -> str:
 
 
 def _same_model(original: str, value: str) -> bool:
-    """Whether one is a hub id of the model that the other names; what follows a comma is the denoiser."""
+    """Whether one is a hub id of the model that the other names; what follows a comma are other weights."""
     (hub_id, _, theirs), (name, _, mine) = original.partition(","), value.partition(",")
     return theirs == mine and name in cards() and hub_id in cards()[name].ids
 
@@ -249,18 +256,20 @@ def invented(preset: str) -> set[str]:
 def marked(preset: str) -> set[str]:
     """The numbers that the recipe's own file names as ours."""
     base, dataset = parts_of(preset)
-    names = _marks((RECIPES / f"{base}.yaml").read_text(encoding="utf-8"))
+    names = _marks((RECIPES / f"{base}.yaml").read_text(encoding="utf-8"), base)
     if names == {"all"}:
         return invented(preset)
     if dataset:
         texts = (path.read_text(encoding="utf-8") for path in RECIPES.glob("datasets/*.yaml"))
         section = next(m for text in texts if (m := re.search(rf"^{dataset}:\n(?:[ #].*\n|\n)*", text, re.M)))
-        names = names - set(_place(preset)[1]["facts"]) | _marks(section.group())
+        names = names - set(_place(preset)[1]["facts"]) | _marks(section.group(), base)
     return names
 
 
-def _marks(text: str) -> set[str]:
-    return {name.strip() for mark in re.findall(r"# ours: ([a-z, ]+)", text) for name in mark.split(",")}
+def _marks(text: str, preset: str) -> set[str]:
+    """Of ``# ours: numbers``, and in a section also of ``# ours of PRESET: numbers``."""
+    marks = re.findall(r"# ours(?: of ([\w-]+))?: ([a-z, ]+)", text)
+    return {name.strip() for of, names in marks if of in ("", preset) for name in names.split(",")}
 
 
 def _source(text: str) -> str:

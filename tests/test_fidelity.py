@@ -51,7 +51,7 @@ def test_every_preset_stands_in_one_group_with_every_number(fidelity: Any) -> No
     [
         (Reading, "model precision denoiser frame prompt template conditioning trajectory activations techniques views "
          "refine shrink fuse seed tasks"),
-        (Joined, "precision prompt template parts join weights tasks"),
+        (Joined, "precision prompt template parts join weights network tasks"),
         (Trajectory, "timesteps draws latent steps save guidance negative_prompt prediction"),
         (Refine, "discard channels ratio"),
         (Fuse, "grid resize normalise weights"),
@@ -115,6 +115,13 @@ def test_a_changed_number_is_seen(fidelity: Any, number: str, changes: dict[str,
     assert before[number] != after[number]
 
 
+def test_a_changed_join_is_seen(fidelity: Any) -> None:
+    before = fidelity.ours(Joined.load("gdf-xl-t"))
+    after = fidelity.ours(Joined.load("gdf-xl-t").replace(join="weighted", weights=(1, 1, 2)))
+    assert {number for number in before if before[number] != after[number]} == {"fuse", "scales"}
+    assert after["scales"] == "0.25 : 0.25 : 0.5"
+
+
 def test_a_fact_is_equal_published_or_ours(fidelity: Any) -> None:
     assert fidelity._fact({"is": 8, "from": "dift README.md"}, "8").state == "equal"
     assert fidelity._fact({"is": 8, "from": "dift README.md"}, "4").state == "differs"
@@ -122,7 +129,7 @@ def test_a_fact_is_equal_published_or_ours(fidelity: Any) -> None:
     assert fidelity._fact(None, "none").absent
     assert fidelity._fact({"is": "stabilityai/stable-diffusion-2-1"}, "sd21").state == "equal"
     assert fidelity._fact({"is": "stabilityai/stable-diffusion-2-1"}, "sd21-base").state == "differs"
-    assert fidelity._fact({"is": "stabilityai/stable-diffusion-2-1"}, "sd21, denoiser a.pt").state == "differs"
+    assert fidelity._fact({"is": "stabilityai/stable-diffusion-2-1"}, "sd21, weights a.pt").state == "differs"
 
 
 def test_tables_are_whole(fidelity: Any) -> None:
