@@ -4,7 +4,8 @@
 :func:`train_on_labels` train amalgamations. A training that was stopped goes on with the same call.
 """
 
-from diffeat.training.amalgamation import Amalgamated, AmalgamateSettings, train_on_labels, train_on_pairs
+from diffeat.training.amalgamated import Amalgamated, AmalgamateSettings
+from diffeat.training.amalgamation import train_on_labels, train_on_pairs
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures
 from diffeat.training.hyperfeatures.train import TrainSettings
 from diffeat.training.loop import Loop, Schedule
