@@ -17,6 +17,7 @@ from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConf
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.storage import FeatureStore
 from diffeat.techniques import LoRA
+from diffeat.training import AmalgamateSettings
 from support.techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
@@ -150,7 +151,7 @@ def synthetic() -> Any:
     code = torch.randn(12, 6, 6, generator=g) + 1  # an assigner can tell it from noise
     return {
         Path(f"{i}.png"): _Stack(
-            torch.stack([torch.randn(12, 6, 6, generator=g), code, torch.randn(12, 6, 6, generator=g)]), None, frame
+            [torch.stack([torch.randn(12, 6, 6, generator=g), code, torch.randn(12, 6, 6, generator=g)])], None, frame
         )
         for i in range(4)
     }
@@ -174,7 +175,7 @@ def test_training_on_pairs_finds_the_view_that_knows(
     pairs = all_pairs(stacks)
     monkeypatch.setattr(amalgamate, "_stacks", lambda *_: stacks)
     base = recipe(views=[{"name": n} for n in "abc"], fuse={"kind": "mean"})
-    settings = amalgamate.AmalgamateSettings(kind=kind, steps=100, rate=3e-3, sparsity=sparsity)
+    settings = AmalgamateSettings(kind=kind, steps=100, rate=3e-3, sparsity=sparsity)
     found = amalgamate.train_on_pairs(base, None, pairs, settings)  # type: ignore[arg-type]
     assert found.weights[0][1] > 0.7, str(found)
     assert sum(found.losses[-20:]) < 0.9 * sum(found.losses[:20])
@@ -182,7 +183,7 @@ def test_training_on_pairs_finds_the_view_that_knows(
     # batch norm of one view at a time, as in the released code, hides the views from the assigner in training
     published = replace(settings, released=True, steps=60)
     hidden = amalgamate.train_on_pairs(base, None, pairs, published)  # type: ignore[arg-type]
-    views = torch.stack([s.views for s in stacks.values()])
+    views = torch.stack([s.levels[0] for s in stacks.values()])
     seen = hidden.network.train().weights(views).mean(dim=(0, 1, 3))
     assert (seen - 1 / 3).abs().max() < 0.05
     assert min(hidden.losses[-20:]) > max(found.losses[-20:])
@@ -198,8 +199,8 @@ def test_a_stopped_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(amalgamation, "_stacks", lambda *_: synthetic())
     base = recipe(views=[{"name": n} for n in "abc"], fuse={"kind": "mean"})
 
-    def train(folder: Path | None, steps: int) -> amalgamation.Amalgamated:
-        settings = amalgamation.AmalgamateSettings(steps=steps, rate=3e-3, released=released, sparsity=0.1)
+    def train(folder: Path | None, steps: int) -> Any:
+        settings = AmalgamateSettings(steps=steps, rate=3e-3, released=released, sparsity=0.1)
         return amalgamation.train_on_pairs(base, None, pairs, settings, folder=folder)  # type: ignore[arg-type]
 
     whole = train(None, 30)
@@ -218,7 +219,7 @@ def test_training_on_labels_and_the_recipe_that_follows(
     from PIL import Image
 
     from diffeat.datasets.labelled import MaskDataset, MaskSample
-    from diffeat.training.amalgamation import AmalgamateSettings, train_on_labels
+    from diffeat.training import train_on_labels
 
     samples = []
     for i in range(2):

@@ -49,7 +49,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Any:
-    """A ControlNet, a LoRA of both networks in kohya's format, an IP-Adapter with its image encoder, another denoiser."""
+    """A ControlNet, a kohya LoRA of both networks, an IP-Adapter with its image encoder, another denoiser."""
     folder = tmp_path_factory.mktemp("techniques")
     torch.manual_seed(0)
     unet = backbone.pipeline.unet

@@ -24,8 +24,8 @@ _States = Mapping[str, Mapping[str, "Tensor"]]
 class OtherWeights(Technique, frozen=True):
     """A denoiser's weights, or those of a whole model, which shares the autoencoder.
 
-    With w the model's weights and w' the others, w + scale (w' - w) is used: exactly w' at 1. Of a model that a LoRA was
-    merged into, another scale is the LoRA at that scale. Weights that are equal to the model's own are shared with it.
+    With w the model's weights and w' the others, w + scale (w' - w) is used: exactly w' at 1. Of a model that a LoRA
+    was merged into, another scale is the LoRA at that scale. Weights that equal the model's own are shared with it.
 
     Attributes:
         source: Of the denoiser: a file (also a single-file checkpoint), a folder that holds one or a whole pipeline, or
@@ -80,7 +80,8 @@ class OtherWeights(Technique, frozen=True):
             for path, value in state.items():
                 owner, _, leaf = path.rpartition(".")
                 module = network.get_submodule(owner)
-                (module._parameters if leaf in module._parameters else module._buffers)[leaf] = value
+                place: dict = module._parameters if leaf in module._parameters else module._buffers
+                place[leaf] = value
         return any(name != _DENOISER for name, state in states.items() if state)
 
     def _states(self, backbone: Backbone) -> _States:
@@ -107,11 +108,12 @@ class OtherWeights(Technique, frozen=True):
         other = Backbone.from_pipeline(pipeline, name=str(self.model))
         if other.prediction_type != backbone.prediction_type:
             raise ModelError(
-                f"{other.name} predicts {other.prediction_type!r} and {backbone.name} {backbone.prediction_type!r}: they "
-                "cannot be views of one recipe. Join two recipes: 'ONE + OTHER'."
+                f"{other.name} predicts {other.prediction_type!r} and {backbone.name} {backbone.prediction_type!r}: "
+                "they cannot be views of one recipe. Join two recipes: 'ONE + OTHER'."
             )
         own, its = (getattr(b.pipeline, "vae", None) for b in (backbone, other))
-        if (own is None) != (its is None) or own is not None and self._differ(own, its):
+        alike = own is its is None if own is None or its is None else self._same(own, its)
+        if not alike:
             raise ModelError(
                 f"{other.name} has another autoencoder than {backbone.name}, so they do not share latents. If its "
                 f"denoiser alone is wanted, name it as denoiser: {{source: {self.model}}}; else join two recipes: "
@@ -119,9 +121,9 @@ class OtherWeights(Technique, frozen=True):
             )
         return other
 
-    def _differ(self, own: nn.Module, other: nn.Module) -> bool:
+    def _same(self, own: nn.Module, other: nn.Module) -> bool:
         state = _fitting(f"autoencoder of {self.model}", own, other)
-        return any(not _equal(value, state[name]) for name, value in own.state_dict().items())
+        return all(_equal(value, state[name]) for name, value in own.state_dict().items())
 
     def _mixed(self, network: nn.Module, others: Mapping[str, Tensor]) -> dict[str, Tensor]:
         import torch
