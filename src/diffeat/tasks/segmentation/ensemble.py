@@ -84,7 +84,7 @@ class PixelEnsemble:
         for state in states:
             own = {".".join(key.split(".")[-2:]): value for key, value in state.items()}
             try:
-                member = _network(own["0.weight"].shape[1], len(own["6.bias"]), torch.Generator())
+                member = pixel_classifier(own["0.weight"].shape[1], len(own["6.bias"]), torch.Generator())
                 member.load_state_dict(own)
             except (KeyError, IndexError, RuntimeError) as error:
                 raise InvalidValueError(f"These weights are of no pixel classifier: {error}") from None
