@@ -38,6 +38,7 @@ def evaluate(
     """
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -54,7 +55,10 @@ def evaluate(
     options = task.options(**{name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
-    source = load(ctx, recipe_of(ctx, used_elsewhere=fields))
+    recipe = recipe_of(ctx, used_elsewhere=fields)
+    if task.one_map:
+        check_one_map(recipe.name, recipe.maps)
+    source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)

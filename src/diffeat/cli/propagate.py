@@ -31,6 +31,7 @@ def propagate(
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import get_card
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -45,6 +46,7 @@ def propagate(
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
     recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.maps)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()

@@ -15,7 +15,7 @@ from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.placement import placed
 from diffeat.extraction.joins.views import MixedViews
-from diffeat.extraction.reading import Reading
+from diffeat.extraction.reading import Reading, map_names
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.views import Views, with_parts
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -99,6 +99,11 @@ class Extractor(Streams[FeatureMap]):
     def times(self) -> tuple[float, ...]:
         """The timesteps (0…1000) at which each of ``names`` is read, in the recipe's order."""
         return self._views.times
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that a picture gets; empty where they are joined."""
+        return () if self.recipe.fuse is not None else map_names(self.names, self.steps)
 
     @property
     def fingerprint(self) -> str:

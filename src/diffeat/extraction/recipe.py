@@ -15,8 +15,9 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -166,6 +167,10 @@ class Recipe(Part, frozen=True):
             plain(self) if self.kind in ("reading", "joined") else {"kind": self.kind, "name": self.name, **plain(self)}
         )
 
+    def varied(self, fields: Mapping[str, Any]) -> Self:
+        """A copy with other values, wherever a recipe that it joins has them."""
+        return self.replace(**fields)
+
     def to_yaml(self) -> str:
         """YAML text that :meth:`from_yaml` reads back to an equal recipe."""
         data = self.model_dump(mode="json", exclude_defaults=True)
@@ -192,6 +197,11 @@ class Recipe(Part, frozen=True):
         """SHA-256 (hex) of :meth:`content`: equal for recipes that give equal features."""
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps of a picture where they are several, as far as the recipe tells: a glob stands for one."""
+        return ()
 
     def single(self) -> Iterator[Recipe]:
         """The recipes that it joins, or itself."""
@@ -226,10 +236,29 @@ def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
 
 def preset_names() -> list[str]:
     """Names of the recipes that come with the package, sorted."""
-    return sorted(p.stem for p in _FOLDER.glob("*.yaml"))
+    return sorted([*(p.stem for p in _FOLDER.glob("*.yaml")), *_variants()])
+
+
+@cache
+def _variants() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Presets that are others on a data set, in files of their own: name of the other, and fields."""
+    variants = {}
+    for file in sorted((_FOLDER / "datasets").glob("*.yaml")):
+        for dataset, fields in read_yaml(file.read_text(encoding="utf-8"), str(file)).items():
+            variants |= {f"{base}-{dataset}": (base, fields) for base in fields.pop("of")}
+    return variants
+
+
+def _variant(name: str) -> Recipe:
+    base, fields = _variants()[name]
+    words = fields["description"]
+    recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
+    return recipe.replace(name=name, description=f"{recipe.description}, {words}")
 
 
 def _load(name: str) -> Recipe:
+    if name in _variants():
+        return _variant(name)
     preset = name in preset_names()
     path = _FOLDER / f"{name}.yaml" if preset else Path(name)
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)

@@ -84,6 +84,11 @@ class Streams(Generic[T]):
     #: See :class:`~diffeat.features.Source`; empty where a source does not tell.
     precision: str = ""
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """There is one."""
+        return ()
+
     def extract(
         self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
         images: Images,

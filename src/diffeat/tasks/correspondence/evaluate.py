@@ -26,7 +26,7 @@ from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.evaluation.texts import PromptPolicy, picture_texts, precision_notes, text_notes
-from diffeat.features import FeatureMap, Source
+from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.flip import find_pose_aligned
 from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
@@ -199,9 +199,12 @@ def evaluate(
 
     Raises:
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
-        InvalidValueError: The prompts do not fit the dataset, or flip and joint_pca are both asked for.
+        InvalidValueError: The prompts do not fit the dataset, flip and joint_pca are both asked for, or the recipe
+            gives several maps and ``activation`` names none of them.
     """
     _check_together(flip, joint_pca)
+    if activation is None:
+        check_one_map(source.recipe.name, source.maps)
     recipe = source.recipe
     prompts = protocol.prompts(prompts, recipe)
     texts = picture_texts(data, prompts, recipe.template)
@@ -385,4 +388,4 @@ def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
     return notes
 
 
-TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs)
+TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs, one_map=True)

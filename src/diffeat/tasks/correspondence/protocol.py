@@ -182,6 +182,14 @@ _GEOAWARE = Protocol(
     resize="lanczos",
     source="GeoAware-SC, arXiv:2311.17034, zero-shot, per image",
 )
+_GDF = Protocol(
+    "gdf",
+    reference="image",
+    average="point",
+    matching=Matching(Lattice((512, 512), convention="index", snap=True)),
+    resize="bicubic",
+    source="Generic Diffusion Feature, arXiv:2410.03558, picture threshold, per point",
+)
 _PF_PASCAL = "PF-Pascal, picture threshold, mean over pairs"
 _GEOMETRY = "rigid scenes with known geometry, thresholds in pixels"
 
@@ -208,6 +216,12 @@ _PRESETS = (
     ),
     _GEOAWARE.replace(
         name="geoaware-trained", matching=_TRAINED, source="GeoAware-SC, arXiv:2311.17034, trained, per image"
+    ),
+    _GDF,
+    _GDF.replace(
+        name="gdf-bbox",
+        reference="bbox",
+        source="Generic Diffusion Feature, arXiv:2410.03558, box threshold, per point",
     ),
     Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
     *(
