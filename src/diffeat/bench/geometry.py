@@ -21,7 +21,6 @@ from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.files import new_folder
 from diffeat.geometry import FrameSpec, open_image
 from diffeat.progress import Progress, silent
-from diffeat.report.correspondence import interval_text
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.protocol import Protocol, get_protocol
 
@@ -94,11 +93,11 @@ def offline_scenes(root: Path, opencv: str | Path | None = None, points: int = 5
 
 def geometry_table(rows: Sequence[GeometryRow]) -> Table:
     """Header and rows."""
-    header = ["features", *(f"≤ {a:g} px" for a in PROTOCOL.alphas), "median error", "mean error"]
+    header = ["features", *PROTOCOL.columns(), "median error", "mean error"]
     return header, [
         [
             row.name,
-            *(interval_text(row.result, a) for a in PROTOCOL.alphas),
+            *(row.result.cell(a) for a in PROTOCOL.alphas),
             f"{row.median_error:.1f} px",
             f"{row.mean_error:.1f} px",
         ]

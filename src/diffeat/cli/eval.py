@@ -39,6 +39,7 @@ def evaluate(
     """
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -56,6 +57,8 @@ def evaluate(
     options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
+    if task.one_map:
+        check_one_map(recipe.name, recipe.maps)
     source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)

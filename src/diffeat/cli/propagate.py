@@ -32,6 +32,7 @@ def propagate(
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import get_card
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -46,6 +47,7 @@ def propagate(
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
+    check_one_map(recipe.name, recipe.maps)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()
