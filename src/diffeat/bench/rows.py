@@ -9,7 +9,7 @@ from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.features import feature_folder
-from diffeat.evaluation.result import Table
+from diffeat.evaluation.result import Table, joined
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
 from diffeat.files import write_files
@@ -81,6 +81,7 @@ def write_rows(
         str(result.protocol),
         f"{result.counts}; intervals are {result.confidence:.0%} bootstraps over pictures",
         *notes,
+        *joined(*(r.evaluation.notes for r in rows)),
     ]
     data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
     write_bench(folder, title, bench_table(rows), about, data, force=force)

@@ -119,7 +119,7 @@ def hyperfeatures(
     if trained.validation is not None:
         facts += [
             f"best at step {trained.step}: validation {trained.validation.headline}",
-            f"validation pairs: {_named(held_out)}; protocol {scored_by}; 95% bootstrap over pictures",
+            f"validation pairs: {_named(data.validation)}; protocol {data.protocol}; 95% bootstrap over pictures",
             *trained.validation.notes,
         ]
     page = write_training_report(
@@ -129,7 +129,7 @@ def hyperfeatures(
         read_log(out / LOG),
         extractor.times,
         facts,
-        scored_by,
+        data.protocol,
         force=force,
     )
     typer.echo("\n".join(facts))
@@ -188,11 +188,13 @@ def convolution(
         storage=Storage(features),
         progress=bar,
         force=force,
-        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
     typer.echo(f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures")
     if outcome.validation is not None:
-        typer.echo(f"best at step {outcome.step}: validation PCK {outcome.validation:.2f} ({data.protocol})")
+        typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
+        typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
+    typer.echo(f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}")
     typer.echo(f"Recipe: {outcome.recipe}")
 
 

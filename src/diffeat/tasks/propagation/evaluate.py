@@ -15,7 +15,7 @@ from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task
-from diffeat.evaluation.texts import one_text
+from diffeat.evaluation.texts import one_text, precision_notes
 from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
@@ -148,7 +148,7 @@ def evaluate_videos(
         scores=tuple(scores),
         videos=data.samples,
         options=options,
-        notes=data.notes,
+        notes=(*data.notes, *precision_notes(source)),
     )
 
 

@@ -11,6 +11,7 @@ from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
+from diffeat.features import Spec
 from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.keypoints import PckResult
@@ -51,6 +52,10 @@ class TrainingData:
     validation: PairDataset | None = None
     protocol: Protocol | None = None
     prompts: PromptPolicy = None
+
+    def texts(self, spec: Spec) -> PromptPolicy:
+        """The texts to give a recipe: those asked for, else what the protocol tells the model."""
+        return self.prompts if self.protocol is None else self.protocol.prompts(self.prompts, spec)
 
 
 @dataclass(frozen=True)
@@ -100,12 +105,11 @@ def train_hyperfeatures(
     usable_pairs(data.pairs, points=loss is None)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
-    prompts = data.prompts if protocol is None else protocol.prompts(data.prompts, extractor.recipe)
     with prepare(
         extractor,
         [pairs] if held_out is None else [pairs, held_out],
         storage.folder or out,
-        prompts=prompts,
+        prompts=data.texts(extractor.recipe),
         mirror=pairs if settings.flip > 0 else None,
         dtype=storage.dtype,
         limit=storage.limit,
