@@ -178,11 +178,11 @@ def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> N
 
 def test_datasets_without_a_val_split_are_not_tuned_on_their_test_split(recipe: str, tmp_path: Path) -> None:
     base = ["-t", "100", "-b", "dift:1", "-r", recipe, "--root", str(tmp_path), "--out", str(tmp_path / "sweep")]
-    for name in ("cub", "hpatches"):
+    for name in ("cub", "hpatches-points"):
         done = CliRunner().invoke(app, ["sweep", name, *base])
         assert "nothing is chosen on the split that is scored" in str(done.exception)
     with pytest.raises(InvalidValueError, match="no val or train split"):
-        open_labels("hpatches", tmp_path)
+        open_labels("hpatches-points", tmp_path)
 
 
 def test_help_names_what_is_registered() -> None:

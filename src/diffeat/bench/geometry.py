@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffeat.bench.rows import FILES, RowSource, score_rows, write_bench
-from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
+from diffeat.datasets.geometric import read_motorcycle, read_opencv_pairs
+from diffeat.datasets.hpatches import read_hpatches_points
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.result import Table
@@ -56,7 +57,7 @@ def run_geometry(
         hpatches: Folder of the HPatches sequences, used instead of the offline scenes.
     """
     root = new_folder(folder, FILES, force=force)
-    dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
+    dataset = read_hpatches_points(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
     sources = [
         RowSource(lambda: RgbPatches(Baseline(longer=256)), {"RGB patches": None}),
         RowSource(lambda: Daisy(Baseline(name="DAISY", stride=3, longer=384)), {"DAISY (scikit-image)": None}),

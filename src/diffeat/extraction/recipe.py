@@ -47,8 +47,8 @@ _OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
 _BYTES, _VALUES, _DEPTH = 2**17, 20_000, 32
 #: Recipes that one can join, those of joined parts included.
 MOST_PARTS = 64
-#: Fields that change no number.
-_TOLD = {"name", "description", "source", "precision"}
+#: Fields that change no feature.
+_TOLD = {"name", "description", "source", "precision", "tasks"}
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -75,6 +75,10 @@ class Recipe(Part, frozen=True):
     )
     prompt: str = Field(default="", description="text used where the caller gives none")
     template: str = Field(default="{}", description="wraps a caller's text, e.g. 'a photo of a {}'")
+    tasks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="options for tasks by the task's name, such as propagation: {radius: 15}; given ones win",
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:

@@ -34,7 +34,7 @@ class FrameSpec:
         longer: Pixels of the longer side (keep).
         multiple: Sides are multiples of this and of what the model itself asks for.
         round: Which multiple (keep): the nearest, the one below or the one above. Never below one multiple.
-        filter: Pillow's resampling filter.
+        filter: Pillow's resampling filter; or ``opencv-bilinear``, OpenCV's, which does not smooth what it shrinks.
         fill: Grey level 0…255 around a padded picture; 0 is black.
         load: Size (width, height), or one number, to which Pillow squashes the picture first; its values are then
             interpolated bilinearly to ``size`` (squash), as published Hyperfeatures do (``load: 224, size: 512``).

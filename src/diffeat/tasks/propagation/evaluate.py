@@ -130,7 +130,7 @@ def evaluate_videos(
         first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
-        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.of_video(video.name)):
             masks.append(mask.numpy().astype(np.uint8))
         if options.masks is not None:
             folder = options.masks / video.name
