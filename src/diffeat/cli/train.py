@@ -304,8 +304,8 @@ def amalgamation(
 ) -> None:
     """Train the weights that mix a recipe's views (GATE's amalgamation), on pairs or on label maps.
 
-    Ends with OUT/recipe.yaml and OUT/weights, which every command takes. The recipe needs views. Stop it when you like: the
-    same command goes on and ends in the same weights.
+    Ends with OUT/recipe.yaml and OUT/weights, which every command takes. The recipe needs views. Stop it when you like:
+    the same command goes on and ends in the same weights.
 
     Example:
         diffeat toyworld write toy --pairs 2

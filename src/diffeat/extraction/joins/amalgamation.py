@@ -13,8 +13,8 @@ favours assigners that disagree. An assigner is a 3×3 convolution to 128 channe
 over the picture and a linear layer; for parts from few labels a network of single pixels (``pixel``: linear to 128,
 ReLU, batch norm, dropout, linear), so that every pixel is mixed in its own way; for segmentation each level of the
 denoiser has its own assigner, on its own grid (:class:`LevelAmalgamation`). In the paper it gives one number per view
-(``scalar``); the released code gives one per view and channel (``channel``), averages lengths over channels, and differs
-further:
+(``scalar``); the released code gives one per view and channel (``channel``), averages lengths over channels, and
+differs further:
 
 * the diversity term is 0 whatever γ₂;
 * the output convolutions of several assigners are one module;
@@ -259,9 +259,9 @@ def regularised(
 
 
 class SparsityWalk:
-    """The released code's way to tune γ₁: at every fifth step the coefficient of the last while is kept if the loss fell
-    since the fifth step before by more than the best fall, or by chance (one in twenty); the best fall is then this one,
-    and fades by a tenth each time. The coefficient goes on from the kept one by −1e-5, 0 or 1e-5, never below 0.
+    """The released code's way to tune γ₁: at every fifth step the coefficient is kept if the loss fell since the fifth
+    step before by more than the best fall, or by chance (one in twenty); the best fall is then this one, and fades by a
+    tenth each time. The coefficient goes on from the kept one by −1e-5, 0 or 1e-5, never below 0.
 
     Attributes:
         value: The coefficient now.
