@@ -45,7 +45,7 @@ NUMBERS = {
     "fuse": "how maps become one",
     "grid": "that they are brought to",
     "scales": "guidance, strengths of techniques, weights",
-    "protocol": "how results are scored",
+    "protocol": "how results are scored: what the recipe suggests to a task, or else what is named",
 }
 NONE = "none"
 
