@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pytest
@@ -18,8 +19,16 @@ from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.studies.selection.greedy import forward_selection, rank_singles
 from diffeat.studies.selection.meter import Measured, Meter
+from diffeat.studies.selection.observations import observations
 from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
-from diffeat.studies.selection.properties import MeasuredOn, Measurement, Property, attention_shifts, measure
+from diffeat.studies.selection.properties import (
+    MeasuredOn,
+    Measurement,
+    Property,
+    attention_shifts,
+    fine_ratios,
+    measure,
+)
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
@@ -28,12 +37,13 @@ from diffeat.studies.selection.search import SelectionSettings, default_recipe, 
 from support.selection import IMAGES, blocks, made
 from tiny.pipelines import build
 
-FINE = Measured(0.1, 0.05, 0.1, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)
+FINE = Measured(0.1, 0.05, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)
 
 
 def prop(id: str, kind: str = "resnet", stage: str = "up 1", channels: int = 8, **values) -> Property:
+    stride = values.pop("stride", 2)
     measured = Measured(**(FINE.__dict__ | values))
-    return Property(id, kind, stage, channels, (16, 16), 2, 0.5, measured)
+    return Property(id, kind, stage, channels, (16, 16), stride, 0.5, measured)
 
 
 def measurement(properties: list[Property], alike: torch.Tensor | None = None) -> Measurement:
@@ -52,7 +62,9 @@ def measurement(properties: list[Property], alike: torch.Tensor | None = None) -
     [
         ({"noise": 0.4}, "noise", "40%"),
         ({"noise_low": 0.3}, "noise", "30%"),
-        ({"kind": "ffn-inner"}, "noise", "increment"),
+        ({"kind": "ffn-inner"}, "kind", "by kind"),
+        ({"id": "calm.ff", "kind": "ffn", "noise_fine": 0.3}, "noise", "30%, 1.50 times"),
+        ({"stride": 8.0}, "granularity", "8 latent cells"),
         ({"stage": "down 1", "noise": 0.2}, "noise", "2.0 times"),
         ({"position": 0.6}, "locality", "60%"),
         ({"id": "a.attn1.k", "kind": "attention-k", "concentration": 0.7}, "locality", "0.70"),
@@ -68,6 +80,28 @@ def test_a_rule_says_what_and_why(change: dict, property: str, words: str) -> No
     assert not odd.kept
     assert property in dict(odd.reasons)
     assert words in str(odd)
+
+
+def test_a_reason_of_the_default_rules_names_what_its_conditions_test() -> None:
+    """Numbers in a reason are those that decided (or the same in other units); what goes by kind says so."""
+    same = {"cells": "stride", "resolution": "granularity", "noise_fine": "fine_ratio"}
+    for rule in load_rules("measured"):
+        tested = {text.split()[0] for text in rule.when}
+        told = {same.get(name, name) for _, name, _, _ in Formatter().parse(rule.reason) if name}
+        numbers = tested - {"kind", "stage", "id"}
+        assert told == numbers, rule.reason
+        assert numbers or "by kind" in rule.reason
+
+
+def test_an_increment_is_said_to_be_noisier_only_where_it_is() -> None:
+    block = prop("b", "block")
+    quiet, loud = (prop(f"b.{n}", "attention-v", noise_fine=v) for n, v in (("v", 0.19), ("ff", 0.21)))
+    lost = prop("b2.v", "attention-v", noise_fine=0.9)  # not inside any stream: nothing to compare with
+    found = measurement([block, quiet, loud, lost])
+    reasons = {id: dict(verdict.reasons) for id, verdict in judge(found).items()}
+    assert [set(reasons[p]) for p in ("b.v", "b.ff", "b2.v")] == [{"kind"}, {"kind", "noise"}, {"kind"}]
+    assert fine_ratios(found) == {"b.v": pytest.approx(0.95), "b.ff": pytest.approx(1.05)}
+    assert any(line.startswith("1 of 2 increments have more fine noise") for line in observations(found))
 
 
 def test_late_self_attention_that_is_not_local_stays() -> None:

@@ -19,6 +19,7 @@ from diffeat.studies.selection.search import Selection
 _NUMBERS = (
     ("noise", "noise", "{:.2f}"),
     ("noise_low", "low-band noise", "{:.2f}"),
+    ("noise_fine", "fine noise", "{:.2f}"),
     ("resolution", "resolution", "{:.1f}"),
     ("granularity", "granularity", "{:.2f}"),
     ("halving", "halving loss", "{:.2f}"),
