@@ -28,10 +28,17 @@ img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
 pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
 .big { font-size: 1.9rem; font-weight: 650 } .wide { overflow-x: auto }
-.sortable th { cursor: pointer } .sortable th[data-up]::after { content: " ↑" } .sortable td { white-space: normal }
-.sortable th[data-up="0"]::after { content: " ↓" }
-.sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere }
-.sortable td:nth-child(3) { min-width: 12rem; text-align: left } .sortable img { display: block }
+.full { width: calc(100vw - 3rem); margin-left: calc(50% - 50vw + 1.5rem); overflow-x: auto }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 }
+.cards figure { width: 11.5rem; margin: 0; padding: .5rem; background: var(--box); border-radius: 8px }
+.cards img { display: block; width: 100% } .cards b { display: block; margin-top: .4rem; overflow-wrap: anywhere }
+.sortable { font-size: .8rem; line-height: 1.3; width: 100% } .sortable img { display: block }
+.sortable th, .sortable td { padding: .25rem .4rem; white-space: normal }
+.sortable th { cursor: pointer; position: sticky; top: 0; background: var(--paper); vertical-align: bottom }
+.sortable th[data-up]::after { content: " ↑" } .sortable th[data-up="0"]::after { content: " ↓" }
+.sortable td:first-child { min-width: 11rem; overflow-wrap: anywhere } .sortable small { color: var(--soft) }
+.sortable td.words { min-width: 8rem; max-width: 16rem; text-align: left } .marked td { background: #e08a0026 }
 """
 _SORT = """
 document.querySelectorAll("table.sortable").forEach(table => table.querySelectorAll("th").forEach((head, k) =>
@@ -89,14 +96,29 @@ class Page:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
-    def rich_table(self, header: Sequence[str], rows: Sequence[Sequence[str | Image.Image]]) -> None:
-        """A table that is sorted by clicking a column; cells are text or small pictures."""
+    def rich_table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str | Image.Image]], *, marked: int = 0
+    ) -> None:
+        """A table as wide as the window, sorted by clicking a column; the first rows may be marked.
+
+        Cells are small pictures, or text whose lines after the first are small.
+        """
         head = "".join(f"<th>{escape(c)}</th>" for c in header)
-        body = "".join("<tr>" + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows)
+        body = "".join(
+            f"<tr{' class=marked' if k < marked else ''}>{''.join(map(_cell, row))}</tr>" for k, row in enumerate(rows)
+        )
         self._parts.append(
-            f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            f'<div class="full"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
             f"</div><script>{_SORT}</script>"
         )
+
+    def cards(self, cards: Sequence[tuple[Image.Image, str, str]]) -> None:
+        """Pictures side by side, each with a title and a caption."""
+        inner = (
+            f"<figure>{_embedded(picture)}<b>{escape(title)}</b><figcaption>{escape(caption)}</figcaption></figure>"
+            for picture, title, caption in cards
+        )
+        self._parts.append(f'<div class="cards">{"".join(inner)}</div>')
 
     def picture(self, picture: Image.Image, caption: str = "") -> None:
         """An embedded picture."""
@@ -105,13 +127,22 @@ class Page:
         data = base64.b64encode(buffer.getvalue()).decode()
         self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">', caption)
 
-    def drawing(self, svg: str, caption: str = "") -> None:
-        """An embedded SVG drawing."""
-        self._figure(svg[svg.index("<svg") :], caption)
+    def drawing(self, svg: str, caption: str = "", *, full: bool = False) -> None:
+        """An embedded SVG drawing, as wide as the window if ``full``."""
+        self._figure(svg[svg.index("<svg") :], caption, "full" if full else "")
 
-    def _figure(self, inner: str, caption: str) -> None:
+    def drawings(self, drawings: Sequence[tuple[str, str]]) -> None:
+        """SVG drawings with their captions, side by side where there is room."""
+        self._parts.append('<div class="pair">')
+        for svg, caption in drawings:
+            self.drawing(svg, caption)
+        self._parts.append("</div>")
+
+    def _figure(self, inner: str, caption: str, style: str = "") -> None:
         under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        self._parts.append(f"<figure>{inner}{under}</figure>")
+        self._parts.append(
+            f'<figure class="{style}">{inner}{under}</figure>' if style else f"<figure>{inner}{under}</figure>"
+        )
 
     def html(self) -> str:
         """The whole page."""
@@ -124,10 +155,16 @@ class Page:
 
 
 def _cell(content: str | Image.Image) -> str:
-    if isinstance(content, str):
-        return escape(content)
+    if not isinstance(content, str):
+        return f"<td>{_embedded(content)}</td>"
+    first, *more = (escape(line) for line in content.split("\n"))
+    small = "".join(f"<br><small>{line}</small>" for line in more)
+    return f"<td{' class=words' if ' ' in first else ''}>{first}{small}</td>"
+
+
+def _embedded(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    content.convert("RGB").save(buffer, format="PNG")
+    picture.convert("RGB").save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{data}">'
 

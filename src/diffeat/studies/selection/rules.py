@@ -42,8 +42,9 @@ _COMPARE: dict[str, Callable[..., bool]] = {
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|>|<|\bin\b|\blike\b)\s*(.+?)\s*")
 _SAME = 0.9999
 _MEASURED = Path(__file__).parent / "measured.yaml"
+_WORDS = ("id", "kind", "stage")
 FIELDS = (
-    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise_ratio", "fine_ratio"),
+    *(*_WORDS, "channels", "cells", "stride", "depth", "noise_ratio", "fine_ratio"),
     *(field.name for field in fields(Measured)),
 )
 
@@ -68,6 +69,11 @@ class Rule(BaseModel):
         """Whether all conditions hold; a value that was not measured holds none."""
         return all(_holds(text, values) for text in self.when)
 
+    def thresholds(self) -> list[tuple[str, float]]:
+        """Fields that are compared with a number, and the number."""
+        parsed = (_parsed(text) for text in self.when)
+        return [(field, float(limit)) for field, sign, limit in parsed if sign in _COMPARE and field not in _WORDS]
+
     def explained(self, values: Mapping[str, str | float | None]) -> str:
         """The reason with the values in it."""
         return self.reason.format_map(values)
@@ -80,7 +86,7 @@ def _parsed(text: str) -> tuple[str, str, str]:
         raise ValueError(f"condition {text!r} is not of the form 'field > 0.5', 'field in a, b' or 'field like glob'")
     if found[1] not in FIELDS:
         raise ValueError(f"there is no field {found[1]!r}. {did_you_mean(found[1], FIELDS)}".rstrip())
-    if found[2] in _COMPARE and found[1] not in ("id", "kind", "stage"):
+    if found[2] in _COMPARE and found[1] not in _WORDS:
         float(found[3])
     return found[1], found[2], found[3]
 
