@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from string import Formatter
@@ -20,6 +21,7 @@ from diffeat.geometry import FrameSpec
 from diffeat.studies.selection.greedy import forward_selection, rank_singles
 from diffeat.studies.selection.meter import Measured, Meter
 from diffeat.studies.selection.observations import observations
+from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
 from diffeat.studies.selection.properties import (
     MeasuredOn,
@@ -415,11 +417,26 @@ def test_selecting_without_labels_and_going_on(backbone: Backbone, tmp_path: Pat
     assert found.recipe.fuse is not None
     again = select(backbone, images, settings, folder, base=base)
     assert again.recipe == found.recipe
+    names = {alias for p in found.measurement.properties for alias in p.aliases if alias.startswith("gdf:")}
+    candidates = sum(v.kept for v in paper_verdicts(names).values())
+    assert observations(found.measurement)[-1].startswith(f"The paper's rules, by names, keep {candidates} activations")
     from diffeat.report.selection import write_selection
+    from diffeat.report.selection_figures import PROPERTIES
 
     page = write_selection(found, tmp_path / "recipe.yaml", tmp_path / "work").read_text()
-    assert "sortable" in page
-    assert page.count("<tr>") > len(found.verdicts)
+    assert page.count("class=marked") == len(found.recipe.activations)
+    chosen, plots = list(found.recipe.activations), page.index("<h2>Properties")
+    names = [
+        re.sub("<wbr>", "", name) for name in re.findall(r"<tr(?: class=marked)?><td class=words>([^ ]+?)<br>", page)
+    ]
+    assert names[: len(chosen)] == chosen, "the set comes first"
+    kept = [id for id, v in found.verdicts.items() if v.kept]
+    assert set(names[: len(kept)]) == set(kept), "then the other candidates"
+    assert sorted(names) == sorted(found.verdicts)
+    headings = re.findall(r"<th[^>]*>([^<]+)", page[page.index('class="sortable"') :])
+    assert headings[: 2 + len(found.tasks)] == ["activation", "picture", *found.tasks], "scores stand at the left"
+    assert {name for _, name, _, _ in PROPERTIES} <= set(headings)
+    assert all(f"<!-- {name} -->" in page[plots:] for _, name, _, _ in PROPERTIES), "every property has a plot"
     assert "data:image/png" in page
     with pytest.raises(InvalidValueError, match="budget of 1"):
         select(backbone, images, replace(settings, budget=1), folder, base=base)

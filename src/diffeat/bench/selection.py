@@ -40,6 +40,7 @@ from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.report.selection import write_selection
 from diffeat.studies.selection.labels import open_labels
+from diffeat.studies.selection.observations import observations
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.studies.selection.search import SelectionSettings, default_recipe, load_backbone, select
 from diffeat.tasks.classification import evaluate_classification
@@ -94,6 +95,7 @@ class _Choice:
 
     data: Path
     sets: dict[str, tuple[str, ...]]
+    observed: list[str]
 
 
 class JoinedSet(Streams[FeatureMap]):
@@ -168,9 +170,9 @@ def run_selection(
         found = select(backbone, seen, settings, where, labels=labels, base=base, progress=progress)
         write_selection(found, data.parent / "selected.yaml", where, force=True)
         sets = {"legacy choice": legacy, "best single": (found.best_single,), "selected set": found.steps[-1].ids}
-        made.append(_Choice(data, sets))
+        made.append(_Choice(data, sets, observations(found.measurement)))
     rows = _rows(made, test, base, backbone, channels, root, progress)
-    _write(root, rows, base, images, pairs)
+    _write(root, rows, [choice.observed for choice in made], base, images, pairs)
     return rows
 
 
@@ -285,7 +287,14 @@ def _span(numbers: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} … {high}"
 
 
-def _write(root: Path, rows: Sequence[SelectionRow], base: Reading, images: tuple[int, int, int], pairs: int) -> None:
+def _write(
+    root: Path,
+    rows: Sequence[SelectionRow],
+    observed: Sequence[Sequence[str]],
+    base: Reading,
+    images: tuple[int, int, int],
+    pairs: int,
+) -> None:
     choices = len(rows[0].sets)
     units = {t: len(rows[0].scores[t].scores[0].units) for t in TASKS}
     notes = [
@@ -300,6 +309,7 @@ def _write(root: Path, rows: Sequence[SelectionRow], base: Reading, images: tupl
         "training pictures",
         "intervals are 95 % bootstraps over test pictures and over choices; differences are paired",
         *(f"{r.name}, choice {k}: {', '.join(ids)}" for r in rows[1:] for k, ids in enumerate(r.sets, 1)),
+        *(f"measured in choice {k}: {line}" for k, lines in enumerate(observed, 1) for line in lines),
     ]
     data = [
         {

@@ -23,7 +23,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } tr:hover td { background: var(--box) }
+th { white-space: normal } tr:hover td { background: var(--box) }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 11rem }
 img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
 pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
@@ -37,8 +38,9 @@ pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-spa
 .sortable th, .sortable td { padding: .25rem .4rem; white-space: normal }
 .sortable th { cursor: pointer; position: sticky; top: 0; background: var(--paper); vertical-align: bottom }
 .sortable th[data-up]::after { content: " ↑" } .sortable th[data-up="0"]::after { content: " ↓" }
-.sortable td:first-child { min-width: 11rem; overflow-wrap: anywhere } .sortable small { color: var(--soft) }
-.sortable td.words { min-width: 8rem; max-width: 16rem; text-align: left } .marked td { background: #e08a0026 }
+.sortable th:not(:first-child, .words) { writing-mode: sideways-lr; text-align: left; white-space: nowrap }
+.sortable .words { text-align: left } .sortable td.words { min-width: 9rem } .sortable small { color: var(--soft) }
+.sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere } .marked td { background: #e08a0026 }
 """
 _SORT = """
 document.querySelectorAll("table.sortable").forEach(table => table.querySelectorAll("th").forEach((head, k) =>
@@ -103,7 +105,8 @@ class Page:
 
         Cells are small pictures, or text whose lines after the first are small.
         """
-        head = "".join(f"<th>{escape(c)}</th>" for c in header)
+        first = rows[0] if rows else header
+        head = "".join(f"<th{_style(cell)}>{escape(name)}</th>" for name, cell in zip(header, first, strict=True))
         body = "".join(
             f"<tr{' class=marked' if k < marked else ''}>{''.join(map(_cell, row))}</tr>" for k, row in enumerate(rows)
         )
@@ -115,7 +118,7 @@ class Page:
     def cards(self, cards: Sequence[tuple[Image.Image, str, str]]) -> None:
         """Pictures side by side, each with a title and a caption."""
         inner = (
-            f"<figure>{_embedded(picture)}<b>{escape(title)}</b><figcaption>{escape(caption)}</figcaption></figure>"
+            f"<figure>{_embedded(picture)}<b>{_breakable(title)}</b><figcaption>{escape(caption)}</figcaption></figure>"
             for picture, title, caption in cards
         )
         self._parts.append(f'<div class="cards">{"".join(inner)}</div>')
@@ -157,9 +160,19 @@ class Page:
 def _cell(content: str | Image.Image) -> str:
     if not isinstance(content, str):
         return f"<td>{_embedded(content)}</td>"
-    first, *more = (escape(line) for line in content.split("\n"))
-    small = "".join(f"<br><small>{line}</small>" for line in more)
-    return f"<td{' class=words' if ' ' in first else ''}>{first}{small}</td>"
+    first, *more = content.split("\n")
+    small = "".join(f"<br><small>{escape(line)}</small>" for line in more)
+    return f"<td{_style(content)}>{_breakable(first)}{small}</td>"
+
+
+def _style(content: str | Image.Image) -> str:
+    """Pictures and words stand left and have horizontal headings, numbers right."""
+    return "" if isinstance(content, str) and not content[:1].isalpha() else " class=words"
+
+
+def _breakable(text: str) -> str:
+    """Long dotted names may break after a dot."""
+    return re.sub(r"(?<=[a-z]|\d)\.(?=[a-z]|\d+\.)", ".<wbr>", escape(text))
 
 
 def _embedded(picture: Image.Image) -> str:

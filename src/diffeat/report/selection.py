@@ -126,7 +126,7 @@ def _cards(selection: Selection) -> list[tuple[Image.Image, str, str]]:
     for k, step in enumerate(selection.steps, 1):
         p = measurement[step.added]
         caption = f"{p.kind}, {p.channels} channels on {p.grid[0]}×{p.grid[1]} · noise {p.measured.noise:.0%}"
-        cards.append((_enlarged(measurement.thumbnails[p.id], _CARD), f"{k}  {p.id}", caption))
+        cards.append((_enlarged(measurement.thumbnails[p.id], _CARD), f"{k}\u00a0{p.id}", caption))
     return cards
 
 

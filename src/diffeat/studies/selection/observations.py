@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from diffeat.studies.selection.properties import Measurement, attention_shifts, fine_ratios
+from diffeat.studies.selection.rules import judge
 
 
 def observations(measurement: Measurement) -> list[str]:
@@ -55,6 +56,12 @@ def observations(measurement: Measurement) -> list[str]:
         lines.append(
             f"{more} of {len(ratios)} increments have more fine noise than the stream they are added to (ratio "
             f"{np.median(ratios):.2f} in the median); the paper sees it in all."
+        )
+    if any(alias.startswith("gdf:up-level") and "-vit-" in alias for p in properties for alias in p.aliases):
+        ours, paper = ({id for id, v in judge(measurement, rules).items() if v.kept} for rules in ("measured", "paper"))
+        lines.append(
+            f"The paper's rules, by names, keep {len(paper)} activations; the default rules keep "
+            f"{len(paper & ours)} of them and {len(ours - paper)} others."
         )
     return lines
 
