@@ -22,7 +22,7 @@ import numpy as np
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.bench.rows import FILES, write_bench
+from diffeat.bench.rows import FILES, pair_score, write_bench
 from diffeat.datasets.labelled import MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
@@ -230,9 +230,7 @@ def _rows(
 
 
 def _matching(pairs: PairDataset, source: JoinedSet, store: Path, progress: Progress) -> Score:
-    records = evaluate(pairs, source, _PROTOCOL, store=store, progress=progress).records
-    hits = [[100 * np.mean(np.array(r.distances) <= 0.1 * r.lengths["bbox"]), 100.0] for r in records]
-    return Score(np.array(hits), ratio, tuple(r.images for r in records))
+    return pair_score(evaluate(pairs, source, _PROTOCOL, store=store, progress=progress).records, _PROTOCOL)
 
 
 def _learned(data: Path, test: Path, source: JoinedSet, store: Path, seed: int, progress: Progress) -> dict[str, Score]:
