@@ -283,7 +283,7 @@ class Scorer:
     ) -> None:
         self._features, self._protocol, self._copies = features, protocol, copies
         self._activation, self._joint_pca = activation, joint_pca
-        self._targets: Kept[Path, Target] = Kept(keep)
+        self._targets: Kept[Path, Target] = Kept(keep, lambda target: target.feature_map.bytes)
         self.tally = Tally(mirrored=0 if copies else None)
         self.example: FeatureMap | None = None
 
