@@ -71,6 +71,19 @@ def test_several_maps_are_refused_before_the_model_is_loaded(
     assert not (tmp_path / "out" / "toyworld").exists()
 
 
+def test_a_sweep_refuses_what_it_cannot_sweep_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    views = {"views": [{"seed": 0}, {"seed": 1}], "fuse": {"kind": "mean"}}
+    for number, changes in enumerate((SEVERAL["walk"], views)):
+        reading(**changes).save(tmp_path / f"{number}.yaml")
+        arguments = ["sweep", "-r", str(tmp_path / f"{number}.yaml"), "-t", "20", "-b", "up_blocks.1"]
+        done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "sweep")])
+        assert isinstance(done.exception, InvalidValueError)
+        assert not (tmp_path / "sweep" / "toyworld").exists()
+
+
 @pytest.mark.parametrize("changes", [*SEVERAL.values(), *GLOBS.values()], ids=[*SEVERAL, *GLOBS])
 def test_several_maps_are_refused_before_a_picture_is_read(
     changes: Any, backbone: Backbone, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
