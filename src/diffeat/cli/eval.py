@@ -57,7 +57,7 @@ def evaluate(
     data = task.open(dataset, root, options, **reading)
     recipe = recipe_of(ctx, used_elsewhere=fields)
     if task.one_map:
-        check_one_map(recipe.name, recipe.maps)
+        check_one_map(recipe.name, recipe.map_names)
     source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)

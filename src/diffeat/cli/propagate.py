@@ -46,7 +46,7 @@ def propagate(
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
     recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.maps)
+    check_one_map(recipe.name, recipe.map_names)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()

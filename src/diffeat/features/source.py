@@ -84,7 +84,7 @@ class Source(Protocol[T_co]):
         recipe: What it reads.
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
-        maps: Names of the maps that a picture gets, where they are several.
+        map_names: Of the maps that a picture gets, where they are several.
     """
 
     @property
@@ -92,7 +92,7 @@ class Source(Protocol[T_co]):
     @property
     def fingerprint(self) -> str: ...
     @property
-    def maps(self) -> tuple[str, ...]: ...
+    def map_names(self) -> tuple[str, ...]: ...
 
     def group(self, picture: Picture) -> Group:
         """Which pictures may be read together with this one. Raises a :class:`DiffeatError` for a picture that cannot

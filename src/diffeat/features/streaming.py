@@ -82,7 +82,7 @@ class Streams(Generic[T]):
     """The two ways in which a user runs a source; every source inherits them."""
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         """There is one."""
         return ()
 

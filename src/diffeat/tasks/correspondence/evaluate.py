@@ -203,7 +203,7 @@ def evaluate(
     """
     _check_together(flip, joint_pca)
     if activation is None:
-        check_one_map(source.recipe.name, source.maps)
+        check_one_map(source.recipe.name, source.map_names)
     recipe = source.recipe
     texts = picture_texts(data, prompts, recipe.template)
     mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
