@@ -401,10 +401,15 @@ def scarce(desk: Desk) -> Path:
 
 @line("`scarce_segmentation/task-pixel.py`")
 def _(desk: Desk) -> None:
-    recipe = desk.file(desk.recipe(["up_blocks.3"]))
-    said = desk.run("eval", "horse21", "--root", scarce(desk), "--recipe", recipe, "--pixels", 60)
-    assert "mIoU" in said
+    apart = desk.recipe(["up_blocks.2", "up_blocks.3"])
+    recipe, out = desk.file(apart.replace(fuse={"kind": "concat"})), desk.folder / "published"
+    said = desk.run(
+        "eval", "horse21", "--root", scarce(desk), "--recipe", recipe, "--pixels", 15, "--protocol", "gdf",
+        "--prompts", "category", "--out", out,
+    )  # fmt: skip
     assert "ensemble" in said
+    assert "protocol gdf" in said
+    assert (out / f"features-{apart.hash[:12]}").is_dir()  # the protocol joins, whatever the recipe does
 
 
 @line("`--shuffle_dataset`")

@@ -12,6 +12,7 @@ from diffeat.cli.command import refuse
 from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
 from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_of
 from diffeat.cli.tables import print_table
+from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from diffeat.training.hyperfeatures.run import TrainingData
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
+train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 
 @train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))
@@ -106,7 +108,7 @@ def hyperfeatures(
         storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)),
         progress=bar,
         force=force,
-        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
     trained = outcome.trained
     facts = [
@@ -115,10 +117,22 @@ def hyperfeatures(
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
         + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
+    facts.append(f"features computed in {extractor.precision}, stored in {store_dtype}")
     if trained.validation is not None:
-        facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({data.protocol})")
+        facts += [
+            f"best at step {trained.step}: validation {trained.validation.headline}",
+            f"validation pairs: {_named(data.validation)}; protocol {data.protocol}; 95% bootstrap over pictures",
+            *trained.validation.notes,
+        ]
     page = write_training_report(
-        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts, force=force
+        out,
+        Reading.load(outcome.recipe),
+        trained.network,
+        read_log(out / LOG),
+        extractor.times,
+        facts,
+        data.protocol,
+        force=force,
     )
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
@@ -176,11 +190,13 @@ def convolution(
         storage=Storage(features),
         progress=bar,
         force=force,
-        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
     typer.echo(f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures")
     if outcome.validation is not None:
-        typer.echo(f"best at step {outcome.step}: validation PCK {outcome.validation:.2f} ({data.protocol})")
+        typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
+        typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
+    typer.echo(f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}")
     typer.echo(f"Recipe: {outcome.recipe}")
 
 
@@ -212,8 +228,9 @@ def prune(
         diffeat train prune -r hyperfeatures-tiny --root toy --limit 20 --keep 8 --out pruned
     """
     from diffeat.datasets.registry import get_card
+    from diffeat.evaluation.texts import precision_notes
     from diffeat.progress import bar
-    from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
+    from diffeat.report.hyperfeatures import about_curve, curve_rows, write_pruning_report
     from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.prepare import prepare
@@ -240,11 +257,14 @@ def prune(
     scored_by = get_protocol(protocol or card.protocol)
     extractor = load(ctx, recipe_of(recipe, network.config))
     network.to(extractor.backbone.device)
-    with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
+    texts = scored_by.prompts(_policy(prompts), recipe)
+    with prepare(extractor, [pairs], features or out, prompts=texts, progress=bar) as ready:
         layers = catalogue_at_size(recipe, extractor.backbone)
         points = curve(network, recipe, layers, pairs, ready.source, scored_by, progress=bar)
-    page = write_pruning_report(out, recipe, network, points, extractor.times, force=force)
+    notes = precision_notes(extractor)
+    page = write_pruning_report(out, recipe, network, points, extractor.times, _named(pairs), notes, force=force)
     print_table(*curve_rows(points))
+    typer.echo("\n".join([*about_curve(points, _named(pairs)), *notes]))
     if chosen is not None:
         grid = full_grid(recipe, layers)
         path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid, force=force)
@@ -290,6 +310,10 @@ def _pairs(dataset: str, root: Path | None, split: str | None, images: Path | No
     from diffeat.datasets.registry import open_dataset
 
     return open_dataset(dataset, root, split, kind="pairs", images=images).limited(limit)
+
+
+def _named(pairs: PairDataset | None) -> str:
+    return "" if pairs is None else f"{pairs.name} {pairs.split}".strip()
 
 
 def _policy(text: str | None) -> Any:

@@ -111,6 +111,12 @@ class Extractor(Streams[FeatureMap]):
         network = None if self._mixture is None else self._mixture.network
         return with_parts(self._views.fingerprint, [] if network is None else [fingerprint(network)])
 
+    @property
+    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """``bfloat16 (published in float32)``."""
+        here, there = str(self.backbone.dtype).removeprefix("torch."), self.recipe.precision
+        return here if there is None else f"{here}, as published" if there == here else f"{here} (published in {there})"
+
     def session(self) -> AbstractContextManager[object]:
         """Adapters are loaded once inside; may be entered again inside itself."""
         return self._views.session()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -34,6 +34,7 @@ from pydantic import (
 
 from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
+from diffeat.features import Whole
 from diffeat.files import read_text, write_files
 from diffeat.geometry import FrameSpec
 from diffeat.techniques.named import code_allowed
@@ -46,6 +47,8 @@ _OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
 _BYTES, _VALUES, _DEPTH = 2**17, 20_000, 32
 #: Recipes that one can join, those of joined parts included.
 MOST_PARTS = 64
+#: Fields that change no feature.
+_TOLD = {"name", "description", "source", "precision", "tasks"}
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -67,8 +70,15 @@ class Recipe(Part, frozen=True):
     name: str = Field(default="unnamed", max_length=200)
     description: str = ""
     source: str = Field(default="", description="paper and section the numbers come from")
+    precision: Literal["float32", "bfloat16", "float16", "mixed float16"] | None = Field(
+        default=None, description="in which the original computes; changes nothing here (--dtype does), reports tell it"
+    )
     prompt: str = Field(default="", description="text used where the caller gives none")
     template: str = Field(default="{}", description="wraps a caller's text, e.g. 'a photo of a {}'")
+    tasks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="options for tasks by the task's name, such as propagation: {radius: 15}; given ones win",
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -183,7 +193,7 @@ class Recipe(Part, frozen=True):
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers, as plain JSON data."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "description", "source"})
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude=_TOLD)
         return {"version": VERSION, "kind": self.kind, **fields}
 
     @property
@@ -203,6 +213,8 @@ class Recipe(Part, frozen=True):
 
     def text_for(self, prompt: str | None) -> str:
         """The text that the model reads for a caller's (``None`` or empty: the recipe's own)."""
+        if isinstance(prompt, Whole):
+            return str(prompt)
         return self.template.replace("{}", prompt) if prompt else self.prompt
 
     def beside(self, folder: Path) -> Self:

@@ -20,6 +20,12 @@ Prompts = str | Sequence[str | None] | None
 OnError = Callable[[str, DiffeatError], None]
 
 
+class Whole(str):
+    """A text that goes to the model as it is, not through a recipe's template."""
+
+    __slots__ = ()
+
+
 class Spec(Protocol):
     """What a source reads, as a value: every recipe is one."""
 
@@ -84,6 +90,7 @@ class Source(Protocol[T_co]):
         recipe: What it reads.
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
+        precision: In which features are computed, and in which they were published where that is known.
         map_names: Of the maps that a picture gets, where they are several.
     """
 
@@ -91,6 +98,8 @@ class Source(Protocol[T_co]):
     def recipe(self) -> Spec: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
     @property
     def map_names(self) -> tuple[str, ...]: ...
 

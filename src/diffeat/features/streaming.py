@@ -81,6 +81,9 @@ def stream(
 class Streams(Generic[T]):
     """The two ways in which a user runs a source; every source inherits them."""
 
+    #: See :class:`~diffeat.features.Source`; empty where a source does not tell.
+    precision: str = ""
+
     @property
     def map_names(self) -> tuple[str, ...]:
         """There is one."""

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Kept
 from diffeat.extraction import Extractor, Joined, Reading, Recipe
@@ -26,6 +27,7 @@ from diffeat.files import new_folder
 from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
 from diffeat.refinement import concatenate
+from diffeat.tasks.correspondence import PckResult, Protocol
 from diffeat.training.hyperfeatures.examples import Examples, points_in_cells, usable_pairs
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
 from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
@@ -59,12 +61,13 @@ class Convolved:
     Attributes:
         recipe: File of the recipe; every command takes it.
         step: Of the weights that were kept: the best by validation, the last without.
+        validation: Of these weights; ``None`` without validation pairs, or where an earlier run measured them.
         pictures: In training and validation.
     """
 
     recipe: Path
     step: int
-    validation: float | None
+    validation: PckResult | None
     losses: tuple[float, ...]
     pictures: int
 
@@ -139,7 +142,7 @@ def train_convolution(
     *,
     storage: Storage | None = None,
     progress: Progress = silent,
-    on_validation: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[int, PckResult], None] | None = None,
     force: bool = False,
 ) -> Convolved:
     """Train a convolution over a recipe's joined maps; an earlier run in ``out`` is gone on with.
@@ -165,7 +168,7 @@ def train_convolution(
         ready = [
             stack.enter_context(
                 prepare(
-                    extractor, datasets, storage.folder or out, prompts=data.prompts, dtype=storage.dtype,
+                    extractor, datasets, storage.folder or out, prompts=data.texts(recipe), dtype=storage.dtype,
                     limit=storage.limit, progress=progress,
                 )
             )
@@ -194,14 +197,20 @@ def train_convolution(
             loss.backward()
             return {"pair": example.name, "loss": float(loss.detach())}
 
+        results: dict[int, PckResult] = {}
+
+        def measured(pairs: PairDataset, protocol: Protocol) -> float:
+            results[loop.step] = score(pairs, _Described(network, joined), protocol)
+            return results[loop.step].value
+
         validate = None
         if (held_out := data.validation) is not None and (protocol := data.protocol) is not None:
-            validate = lambda: score(held_out, _Described(network, joined), protocol).value  # noqa: E731
+            validate = lambda: measured(held_out, protocol)  # noqa: E731
         loop.run(
             gradients,
             keep=lambda: save_convolution(network, out / WEIGHTS_FILE),
             validate=validate,
-            on_validation=on_validation,
+            on_validation=None if on_validation is None else lambda step, _: on_validation(step, results[step]),
             progress=progress,
         )
     weights = {"source": WEIGHTS_FILE, "sha256": file_digest(out / WEIGHTS_FILE)}
@@ -219,8 +228,8 @@ def train_convolution(
         }
     )
     trained.save(out / RECIPE_FILE, force=True)
-    step, value = loop.best or (loop.step, None)
-    return Convolved(out / RECIPE_FILE, step, value, tuple(loop.losses), ready[0].pictures)
+    step = loop.best[0] if loop.best else loop.step
+    return Convolved(out / RECIPE_FILE, step, results.get(step), tuple(loop.losses), ready[0].pictures)
 
 
 def results_in(folder: Path) -> list[str]:

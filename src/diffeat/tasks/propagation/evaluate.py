@@ -15,7 +15,7 @@ from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task
-from diffeat.evaluation.texts import one_text
+from diffeat.evaluation.texts import one_text, precision_notes
 from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
@@ -130,7 +130,7 @@ def evaluate_videos(
         first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
-        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.of_video(video.name)):
             masks.append(mask.numpy().astype(np.uint8))
         if options.masks is not None:
             folder = options.masks / video.name
@@ -148,7 +148,7 @@ def evaluate_videos(
         scores=tuple(scores),
         videos=data.samples,
         options=options,
-        notes=data.notes,
+        notes=(*data.notes, *precision_notes(source)),
     )
 
 
