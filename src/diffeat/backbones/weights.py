@@ -20,6 +20,8 @@ _DENOISERS = ("unet", "transformer", "unet_ema", "transformer_ema")
 #: What trainers and wrappers put before the names of weights.
 _PREFIXES = ("module.", "_orig_mod.", "unet.", "transformer.")
 _SINGLE_FILE = "model.diffusion_model."
+#: The denoiser in a whole CleanDIFT checkpoint, which holds its adapters and the original denoiser too.
+_CLEANDIFT = "unet_feature_extractor_cleandift."
 
 
 def load_denoiser_weights(
@@ -37,9 +39,10 @@ def denoiser_weights(
 
     Args:
         backbone: The model.
-        source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint,
-            whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that ``save_pretrained`` wrote, a
-            training's ``checkpoint-500``, a pipeline), or the hub id of a repository that holds it.
+        source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint or a
+            whole CleanDIFT checkpoint, whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that
+            ``save_pretrained`` wrote, a training's ``checkpoint-500``, a pipeline), or the hub id of a repository that
+            holds it.
         file: Name of the file inside ``source``.
         revision: Revision of the hub repository.
 
@@ -82,6 +85,8 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, Tensor]:
     """Weights under the names of diffusers."""
+    if any(name.startswith(_CLEANDIFT) for name in state):
+        state = {name.removeprefix(_CLEANDIFT): v for name, v in state.items() if name.startswith(_CLEANDIFT)}
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

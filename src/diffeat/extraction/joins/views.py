@@ -72,7 +72,7 @@ class MixedViews:
             InvalidValueError: If views differ in channels.
         """
         grid = self._fuse.grid or largest_grid([m for maps in views for m in maps])
-        joined = [concatenate(list(maps), grid).float() for maps in views]
+        joined = [concatenate(list(maps), grid, resize=self._fuse.resize).float() for maps in views]
         extra = [m for m, appended in zip(joined, self._appended, strict=True) if appended]
         mixed = [
             [m.float() for m in maps] if by_level else [whole]
