@@ -84,7 +84,7 @@ class PixelEnsemble:
         for state in states:
             own = {".".join(key.split(".")[-2:]): value for key, value in state.items()}
             try:
-                member = _network(own["0.weight"].shape[1], len(own["6.bias"]), torch.Generator())
+                member = pixel_classifier(own["0.weight"].shape[1], len(own["6.bias"]), torch.Generator())
                 member.load_state_dict(own)
             except (KeyError, IndexError, RuntimeError) as error:
                 raise InvalidValueError(f"These weights are of no pixel classifier: {error}") from None
@@ -101,7 +101,7 @@ class PixelEnsemble:
         self.members = []
         for k in range(self.settings.members):
             generator = torch.Generator().manual_seed(self.settings.seed * 1000 + k)
-            member = _network(pixels.channels, self.classes, generator)
+            member = pixel_classifier(pixels.channels, self.classes, generator)
             self._train(member, pixels, generator)
             self.members.append(member.eval())
         return self
@@ -155,7 +155,7 @@ def vote(opinions: Float[Tensor, "members n classes"]) -> tuple[Int[Tensor, " n"
     return opinions.argmax(2).mode(0).values, divergence.clamp(min=0)
 
 
-def _network(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
+def pixel_classifier(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
     one, two = (256, 128) if classes >= 30 else (128, 32)
     member = nn.Sequential(
         nn.Linear(channels, one),
