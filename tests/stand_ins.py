@@ -140,7 +140,7 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "cub": _cub,
     **dict.fromkeys(("toyworld", "toyworld-parts", "toyworld-classes"), _toyworld),
     "csv": _csv,
-    "hpatches": _hpatches,
+    **dict.fromkeys(("hpatches", "hpatches-points"), _hpatches),
     **dict.fromkeys(LABELS, _label_scarce),
     "cifar10": _cifar,
     "folders": _folders,

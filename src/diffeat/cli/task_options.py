@@ -6,11 +6,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
 
+import typer
+
 from diffeat.cli.command import Command, flag, option, options
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
+
+    from diffeat.evaluation.task import Task, TaskOptions
+    from diffeat.extraction import Recipe
 
 
 class TaskCommand(Command):
@@ -55,6 +60,18 @@ def refuse_others(names: Iterable[str], used: Iterable[str], what: str) -> None:
             for home, options in by_home.items()
         )
         raise InvalidValueError(f"{told}, but {what}.")
+
+
+def options_of(task: Task, recipe: Recipe, given: Mapping[str, object]) -> TaskOptions:
+    """The options of a task, those of the recipe included; which these are is told on standard error."""
+    from diffeat.tasks.registry import options_for
+
+    options = options_for(task, recipe, **given)
+    taken = {flag(name): value for name, value in recipe.tasks.get(task.name, {}).items() if name not in given}
+    if taken:
+        told = ", ".join(f"{name} {shown(value)}" for name, value in taken.items())
+        typer.echo(f"From recipe {recipe.name}: {told}", err=True)
+    return options
 
 
 def _homes() -> Mapping[str, str]:

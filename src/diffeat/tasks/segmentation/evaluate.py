@@ -27,7 +27,7 @@ from diffeat.evaluation.features import Store, feature_folder, features_of
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import category_text
+from diffeat.evaluation.texts import precision_notes, text_of
 from diffeat.extraction import Extractor, JoinedSource
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
@@ -293,7 +293,7 @@ def evaluate_segmentation(
     used = list(dict.fromkeys(s for part in chosen for side in part for s in side))
     for sample in used:
         sample.labels(classes, size)  # refused before anything is extracted
-    texts = {s.image: category_text(s.category, options.prompts, source.recipe.template) for s in used}
+    texts = {s.image: text_of(s.image, s.category, options.prompts, source.recipe.template) for s in used}
     splits: list[Split] = []
     examples: list[Example] = []
     with _maps_of(source, texts, square, store, progress) as maps:
@@ -329,7 +329,7 @@ def evaluate_segmentation(
         classes=train.classes,
         splits=tuple(splits),
         options=options,
-        remarks=joined(train.notes, test.notes),
+        remarks=joined(train.notes, test.notes, precision_notes(source)),
         examples=tuple(examples),
     )
 
