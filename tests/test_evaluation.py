@@ -239,9 +239,9 @@ def test_label_maps_are_not_held_together(tmp_path: Path, monkeypatch: pytest.Mo
     alive: list[weakref.ref] = []
     most, read = 0, MaskSample.labels
 
-    def counted(sample: MaskSample, classes: int) -> np.ndarray:
+    def counted(sample: MaskSample, classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
         nonlocal most
-        labels = read(sample, classes)
+        labels = read(sample, classes, size)
         alive.append(weakref.ref(labels))
         most = max(most, sum(ref() is not None for ref in alive))
         return labels
