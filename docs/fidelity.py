@@ -135,7 +135,11 @@ def _refine(refine: Refine) -> str:
 
 
 def _weights(weights: Weights | None) -> str:
-    return f", weights {weights.file or weights.source}" if weights else ""
+    """By their name: those that lie beside a recipe's file are told with their folder."""
+    if weights is None:
+        return ""
+    path = Path(weights.file or weights.source)
+    return f", weights {path.name if path.is_absolute() else path.as_posix()}"
 
 
 def _fuse(fuse: Fuse | None) -> dict[str, str]:
