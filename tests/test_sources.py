@@ -38,10 +38,11 @@ from diffeat.extraction import (
 )  # fmt: skip
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.join import JOINS
-from diffeat.extraction.joined import _JOINS
+from diffeat.extraction.joins.convolution import new_convolution, save_convolution
 from diffeat.extraction.kinds import Joined
 from diffeat.extraction.reading import Fuse
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.geometry import file_digest
 from diffeat.storage import FeatureStore
 from diffeat.techniques import ControlNet, LoRA, Prompt
 from diffeat.trajectories import keyed_normal
@@ -120,6 +121,14 @@ def _weighted(files: Any, rows: int | None) -> JoinedSource:
     return joined([_vision(files, rows), unet], join="weighted", weights=(1, 3))
 
 
+def _convolved(files: Any, rows: int | None) -> JoinedSource:
+    unet = Extractor(recipe(fuse={"kind": "mean"}, activations=["up_blocks.1"]), model("sd15"), batch_size=rows)
+    network: Any = model("sd15").denoiser
+    file = files / "convolution.safetensors"
+    save_convolution(new_convolution(network.up_blocks[1].resnets[0].out_channels, 1), file)
+    return joined([unet], join="convolution", network={"source": str(file), "sha256": file_digest(file)})
+
+
 def _vision(files: Any, rows: int | None) -> VisionExtractor:
     return VisionExtractor(Vision(model="tiny-dino"), dino())
 
@@ -137,6 +146,7 @@ CASES = {
     "refined": Case(_extractor("flux", ["ditf:1"], refine={"discard": "pre", "ratio": 5})),
     "joined": Case(_concat),
     "weighted": Case(_weighted),
+    "convolved": Case(_convolved),
     "vision": Case(_vision, reads_text=False),
     "rgb": Case(lambda files, rows: RgbPatches(), reads_text=False, can_fail=False),
     "daisy": Case(lambda files, rows: Daisy(), reads_text=False, can_fail=False),
@@ -510,9 +520,8 @@ def test_every_kind_has_its_case(files: Any) -> None:
     recipes = [c.make(files, None).recipe for c in CASES.values()]
     assert {r.kind for r in recipes} == set(Recipe.KINDS)
     assert {r.name for r in recipes if isinstance(r, Baseline)} == set(BASELINES)
-    assert {r.join for r in recipes if isinstance(r, Joined)} == set(_JOINS)
+    assert {r.join for r in recipes if isinstance(r, Joined)} == set(get_args(Joined.model_fields["join"].annotation))
     assert set(get_args(Fuse.model_fields["kind"].annotation)) == set(JOINS)
-    assert set(get_args(Joined.model_fields["join"].annotation)) == set(_JOINS)
     assert set(get_args(Baseline.model_fields["name"].annotation)) == set(BASELINES)
 
 
