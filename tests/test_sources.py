@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError
 from diffeat.extraction import (
@@ -38,6 +39,7 @@ from diffeat.extraction import (
 )  # fmt: skip
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.join import JOINS
+from diffeat.extraction.joined import _JOINS
 from diffeat.extraction.joins.convolution import new_convolution, save_convolution
 from diffeat.extraction.kinds import Joined
 from diffeat.extraction.reading import Fuse
@@ -121,12 +123,12 @@ def _weighted(files: Any, rows: int | None) -> JoinedSource:
     return joined([_vision(files, rows), unet], join="weighted", weights=(1, 3))
 
 
-def _convolved(files: Any, rows: int | None) -> JoinedSource:
-    unet = Extractor(recipe(fuse={"kind": "mean"}, activations=["up_blocks.1"]), model("sd15"), batch_size=rows)
-    network: Any = model("sd15").denoiser
-    file = files / "convolution.safetensors"
-    save_convolution(new_convolution(network.up_blocks[1].resnets[0].out_channels, 1), file)
-    return joined([unet], join="convolution", network={"source": str(file), "sha256": file_digest(file)})
+def _convolution(files: Any, rows: int | None) -> JoinedSource:
+    known, file = Catalogue.of(model("sd15")), files / "convolution.safetensors"
+    save_convolution(new_convolution(sum(known[name].channels for name in UP), 1), file)
+    weights = {"source": str(file.resolve()), "sha256": file_digest(file)}
+    part = Extractor(reading(UP, fuse={"kind": "concat"}), model("sd15"), batch_size=rows)
+    return joined([part], join="convolution", network=weights)
 
 
 def _vision(files: Any, rows: int | None) -> VisionExtractor:
@@ -146,7 +148,7 @@ CASES = {
     "refined": Case(_extractor("flux", ["ditf:1"], refine={"discard": "pre", "ratio": 5})),
     "joined": Case(_concat),
     "weighted": Case(_weighted),
-    "convolved": Case(_convolved),
+    "convolution": Case(_convolution),
     "vision": Case(_vision, reads_text=False),
     "rgb": Case(lambda files, rows: RgbPatches(), reads_text=False, can_fail=False),
     "daisy": Case(lambda files, rows: Daisy(), reads_text=False, can_fail=False),
@@ -520,8 +522,9 @@ def test_every_kind_has_its_case(files: Any) -> None:
     recipes = [c.make(files, None).recipe for c in CASES.values()]
     assert {r.kind for r in recipes} == set(Recipe.KINDS)
     assert {r.name for r in recipes if isinstance(r, Baseline)} == set(BASELINES)
-    assert {r.join for r in recipes if isinstance(r, Joined)} == set(get_args(Joined.model_fields["join"].annotation))
+    assert {r.join for r in recipes if isinstance(r, Joined)} == set(_JOINS)
     assert set(get_args(Fuse.model_fields["kind"].annotation)) == set(JOINS)
+    assert set(get_args(Joined.model_fields["join"].annotation)) == set(_JOINS)
     assert set(get_args(Baseline.model_fields["name"].annotation)) == set(BASELINES)
 
 
