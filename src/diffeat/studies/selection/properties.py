@@ -65,6 +65,7 @@ class MeasuredOn(TypedDict):
     draws: int
     size: list[int]
     seed: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -192,6 +193,7 @@ def measure(
             "draws": draws,
             "size": list(size_seen),
             "seed": seed,
+            "precision": str(backbone.dtype).removeprefix("torch."),
         },
     )
 
