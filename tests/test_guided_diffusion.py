@@ -9,10 +9,12 @@ import pytest
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from diffeat.activations import read
 from diffeat.activations.aliases import aliases_of
 from diffeat.backbones.guided_diffusion import _architecture, convert_guided_diffusion
+from diffeat.cli.main import app
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction import Extractor, Reading
 from oracles import adm
@@ -30,7 +32,10 @@ def state() -> dict[str, torch.Tensor]:
 def folder(state, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("adm")
     torch.save(state, root / "small_uncond.pt")
-    return convert_guided_diffusion(root / "small_uncond.pt", root / "adm", size=32, head_channels=HEAD)
+    options = ["--size", "32", "--head-channels", str(HEAD)]
+    done = CliRunner().invoke(app, ["convert", str(root / "small_uncond.pt"), "--out", str(root / "adm"), *options])
+    assert done.exit_code == 0, done.output
+    return root / "adm"
 
 
 def test_the_prediction_and_every_output_block(folder: Path, state) -> None:
@@ -73,16 +78,18 @@ def test_it_is_a_model_of_recipes(folder: Path) -> None:
     assert not list(folder.rglob("*.bin"))
     with safe_open(next(folder.rglob("*.safetensors")), framework="pt") as file:
         assert len(list(file.keys())) > 100
-    recipe = Reading.load("dift-adm").replace(**{"model": str(folder), "frame.size": 64, "trajectory.draws": 2})
+    with pytest.raises(ModelError, match=r"256x256_diffusion_uncond\.pt.*diffeat convert"):
+        Extractor.from_recipe("dift-adm")
+    recipe = Reading.load("dift-adm").replace(**{"model": str(folder), "frame.size": 32, "trajectory.draws": 2})
     pixels = torch.rand(40, 48, 3).numpy()
     (features,) = Extractor.from_recipe(recipe).extract([pixels])
-    assert features.tensor.shape == (64, 32, 32)  # block 4 of this small model: the middle level
+    assert features.tensor.shape == (64, 16, 16)  # block 4 of this small model: the middle level
 
 
 def test_what_is_no_such_checkpoint(folder: Path, state, tmp_path: Path) -> None:
     torch.save({**state, "label_emb.weight": torch.zeros(10, 128)}, tmp_path / "classes.pt")
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pt")
-    (tmp_path / "code.pt").write_bytes(pickle.dumps(print))
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(print, 2))
     for name, reason in (("classes", "conditioned on classes"), ("other", "no unconditional"), ("code", "plain")):
         with pytest.raises(ModelError, match=reason):
             convert_guided_diffusion(tmp_path / f"{name}.pt", tmp_path / "out", head_channels=HEAD)

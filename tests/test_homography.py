@@ -27,6 +27,7 @@ from diffeat.tasks.homography import (
     evaluate_homographies,
     find_homography,
     mutual_neighbours,
+    propagate_edit,
 )
 from diffeat.tasks.registry import TASKS, options_for
 from support.stores import FakeSource
@@ -167,3 +168,34 @@ def test_on_the_command_line(scene: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "report.html").is_file()
     refused = CliRunner().invoke(app, [*base, "--radius", "3"])
     assert "--radius belongs to videos, but hpatches holds homographies" in str(refused.exception)
+
+
+def test_an_edit_is_carried_over(scene: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    files = [scene / "v_two" / f"{k}.ppm" for k in (1, 2)]
+    layer = np.zeros((SIZE[1], SIZE[0], 4), np.uint8)
+    layer[15:40, 12:45] = (255, 0, 0, 255)
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    out = tmp_path / "edited.png"
+    command = ["edit", str(files[0]), str(tmp_path / "layer.png"), str(files[1]), "-r", "baseline:rgb"]
+    done = CliRunner().invoke(app, [*command, "--set", "stride=2", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert "agree with the homography" in done.stdout
+    result, plain = (np.asarray(open_image(file)).astype(int) for file in (out, files[1]))
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    back = warp(np.stack((x, y), -1).reshape(-1, 2), np.linalg.inv(TRUTH)).reshape(*x.shape, 2)
+    edge = np.stack((back[..., 0] - 11.5, 44.5 - back[..., 0], back[..., 1] - 14.5, 39.5 - back[..., 1])).min(0)
+    red = (result == [255, 0, 0]).all(-1)
+    assert red[edge > 2.5].all()
+    assert (result == plain).all(-1)[edge < -2.5].all()
+    again = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert "edited.png" in str(again.exception)
+    features = Colours().extract([files[0]])[0]
+    with pytest.raises(InvalidValueError, match="transparent everywhere"):
+        propagate_edit(features, features, Image.new("RGBA", SIZE))
+    with pytest.raises(InvalidValueError, match="40×30 pixels"):
+        propagate_edit(features, features, Image.new("RGBA", (40, 30)))
+    layer[:] = 0
+    layer[20, 20] = 255
+    with pytest.raises(InvalidValueError, match="1 places of the edit.*larger layer"):
+        propagate_edit(features, features, Image.fromarray(layer))

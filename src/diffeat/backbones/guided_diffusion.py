@@ -19,8 +19,6 @@ from diffeat.backbones.files import read_tensors, said
 from diffeat.errors import ModelError
 from diffeat.files import new_folder
 
-#: Where the weights of DIFT's ADM are.
-UNCONDITIONAL_256 = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/256x256_diffusion_uncond.pt"
 _TOP = {
     "time_embed.0": "time_embedding.linear_1",
     "time_embed.2": "time_embedding.linear_2",

@@ -103,9 +103,12 @@ def mutual_neighbours(
 
 
 def find_homography(
-    source: ArrayLike, target: ArrayLike, estimator: Estimator = "lmeds"
+    source: ArrayLike, target: ArrayLike, estimator: Estimator = "lmeds", within: float = 3
 ) -> tuple[Floats | None, NDArray[np.bool_]]:
     """The homography (3, 3) that takes points (n, 2) to others (n, 2), and which of them agree with it.
+
+    Args:
+        within: Of RANSAC: pixels of a point that agrees.
 
     Returns:
         ``None`` in place of the homography of fewer than 4 points, or where OpenCV finds none.
@@ -118,7 +121,7 @@ def find_homography(
     if len(one) < 4:
         return None, np.zeros(len(one), dtype=bool)
     method = cv2.LMEDS if estimator == "lmeds" else cv2.RANSAC
-    matrix, inliers = cv2.findHomography(one, other, method, ransacReprojThreshold=3)
+    matrix, inliers = cv2.findHomography(one, other, method, ransacReprojThreshold=within)
     agree = np.zeros(len(one), dtype=bool) if matrix is None else np.asarray(inliers).ravel() > 0
     return matrix, agree
 

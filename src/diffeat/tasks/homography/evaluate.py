@@ -16,7 +16,7 @@ from diffeat.evaluation.features import Store, features_of
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import one_text, precision_notes
+from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
@@ -175,8 +175,14 @@ def evaluate_homographies(
         recipe_hash=source.recipe.hash,
         options=options,
         scores=tuple(scores),
-        notes=(*data.notes, *detector, *failures, *precision_notes(source)),
+        notes=(
+            *data.notes,
+            *text_notes(options.prompts, texts, source.recipe),
+            *precision_notes(source),
+            *detector,
+            *failures,
+        ),
     )
 
 
-TASK = Task("homography", "homographies", HomographyOptions, evaluate_homographies)
+TASK = Task("homography", "homographies", HomographyOptions, evaluate_homographies, one_map=True)
