@@ -27,10 +27,18 @@ _CLEANDIFT = "unet_feature_extractor_cleandift."
 def load_denoiser_weights(
     backbone: Backbone, source: str, file: str | None = None, revision: str | None = None
 ) -> None:
-    """Replace the denoiser's weights by others of the same architecture.
+    """Replace the denoiser's weights by others of the same architecture; arguments and errors of
+    :func:`denoiser_weights`."""
+    unwrapped(backbone.denoiser).load_state_dict(denoiser_weights(backbone, source, file, revision))
+
+
+def denoiser_weights(
+    backbone: Backbone, source: str, file: str | None = None, revision: str | None = None
+) -> dict[str, Tensor]:
+    """Weights for a denoiser of the same architecture, by the names of the model's own.
 
     Args:
-        backbone: The model; keeps its precision and device.
+        backbone: The model.
         source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint or a
             whole CleanDIFT checkpoint, whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that
             ``save_pretrained`` wrote, a training's ``checkpoint-500``, a pipeline), or the hub id of a repository that
@@ -39,7 +47,7 @@ def load_denoiser_weights(
         revision: Revision of the hub repository.
 
     Raises:
-        ModelError: If the file cannot be had, or its tensors do not fit the denoiser; the model is then unchanged.
+        ModelError: If the file cannot be had, or its tensors do not fit the denoiser.
     """
     network = unwrapped(backbone.denoiser)
     folder = Path(source).expanduser()
@@ -55,7 +63,7 @@ def load_denoiser_weights(
             f"missing, {len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong "
             "to another architecture; use the base model they were trained from."
         )
-    network.load_state_dict(state)
+    return state
 
 
 def _in_folder(folder: Path) -> list[Path]:

@@ -54,11 +54,11 @@ def evaluate(
     asked, fields = given(ctx), task.options.model_fields
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
     recipe = recipe_of(ctx, used_elsewhere=fields)
+    if task.one_map:
+        check_one_map(recipe.name, recipe.maps)
     options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
-    if task.one_map:
-        check_one_map(recipe.name, recipe.maps)
     source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)

@@ -43,11 +43,11 @@ def propagate(
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}
     reading = {name: value for name, value in asked.items() if name in card.options}
     recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.maps)
     options = options_of(task, recipe, {"masks": out / "masks", **values})
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
-    check_one_map(recipe.name, recipe.maps)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()

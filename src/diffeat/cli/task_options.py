@@ -12,6 +12,8 @@ from diffeat.cli.command import Command, flag, option, options
 from diffeat.errors import InvalidValueError, shown
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from diffeat.evaluation.task import Task, TaskOptions
     from diffeat.extraction import Recipe
 
@@ -97,14 +99,23 @@ def _options(only: str | None) -> list[Any]:
     declared: dict[str, Any] = {}
     for task in tasks:
         for name, field in task.options.model_fields.items():
-            panel = "Options" if name in TaskOptions.model_fields else f"{task.kind.capitalize()}: {task.name}"
-            default = "" if field.get_default() in (None, (), False) else f" [default: {field.get_default()}]"
-            declared.setdefault(name, option(_kind(field.annotation), f"{field.description}{default}", panel=panel))
+            users = [t for t in tasks if name in t.options.model_fields]
+            if name in TaskOptions.model_fields:
+                panel, users = "Options", users[:1]
+            else:
+                panel = f"{users[0].kind.capitalize()}: {users[0].name}"
+            help = " ".join(_help(t.options.model_fields[name]) for t in users)
+            declared.setdefault(name, option(_kind(field.annotation), help, panel=panel))
     for card in DATASETS.values():
         if card.kind in {task.kind for task in tasks}:
             for name, text in card.options.items():
                 declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
     return options(declared)
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.get_default()
+    return f"{field.description}{'' if default in (None, (), False) else f' [default: {default}]'}"
 
 
 def _kind(annotation: Any) -> Any:

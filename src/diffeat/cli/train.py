@@ -12,6 +12,7 @@ from diffeat.cli.command import refuse
 from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
 from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_of
 from diffeat.cli.tables import print_table
+from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from diffeat.training.hyperfeatures.run import TrainingData
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
+train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 
 @train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))

@@ -23,6 +23,7 @@ from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
 from diffeat.refinement.maps import Resize
+from diffeat.techniques.other_weights import OtherWeights
 from diffeat.techniques.union import Techniques
 
 #: Pixels of a side that a recipe can ask for.
@@ -238,6 +239,10 @@ class ViewSpec(Part, frozen=True):
     """One of several readings of a picture; what it leaves out is the recipe's own."""
 
     name: str = ""
+    model: str | None = Field(
+        default=None, description="another model of this architecture and autoencoder: its denoiser and text encoders"
+    )
+    denoiser: Weights | None = Field(default=None, description="other weights for the model's denoiser")
     techniques: Techniques | None = Field(default=None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
@@ -246,6 +251,19 @@ class ViewSpec(Part, frozen=True):
     append: bool = Field(
         default=False, description="put beside the mixture of the others as it is, e.g. attention features"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ViewSpec:
+        if self.model is not None and self.denoiser is not None:
+            raise ValueError("give model or denoiser: a model brings its own denoiser")
+        return self
+
+    @property
+    def weights(self) -> OtherWeights | None:
+        """Weights of its own."""
+        if self.model is not None:
+            return OtherWeights(model=self.model)
+        return None if self.denoiser is None else OtherWeights(**self.denoiser.model_dump())
 
 
 def map_names(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
@@ -370,6 +388,8 @@ class Reading(Recipe, frozen=True):
                 for field in ("techniques", "prompt", "seed", "activations")
                 if (value := getattr(view, field)) is not None
             }
+            if view.weights is not None and view.model != self.model:
+                changes["techniques"] = (view.weights, *(changes.get("techniques", self.techniques) or ()))
             if view.timesteps is not None:
                 changes["trajectory.timesteps"] = view.timesteps
             recipes.append(self.replace(**changes))

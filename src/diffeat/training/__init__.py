@@ -5,7 +5,8 @@ convolution of Generic Diffusion Feature; :func:`train_on_pairs` and :func:`trai
 training that was stopped goes on with the same call.
 """
 
-from diffeat.training.amalgamation import Amalgamated, AmalgamateSettings, train_on_labels, train_on_pairs
+from diffeat.training.amalgamated import Amalgamated, AmalgamateSettings
+from diffeat.training.amalgamation import train_on_labels, train_on_pairs
 from diffeat.training.convolution import ConvolutionSettings, Convolved, train_convolution
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures
 from diffeat.training.hyperfeatures.train import DescribedPair, PairLoss, TrainSettings
