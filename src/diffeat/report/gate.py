@@ -58,6 +58,7 @@ def to_dict(result: GateResult) -> dict[str, Any]:
         "recipe": result.base.content(),
         "settings": asdict(result.settings),
         "timesteps": result.timesteps,
+        "precision": result.precision,
         "pictures": list(result.pictures),
         "calls": result.calls,
         "ceiling": result.ceiling,
@@ -157,7 +158,7 @@ def _notes(result: GateResult) -> list[str]:
         "row and measure is a test of its own",
         f"gains within ±{s.margin:.0%} count as harmless",
         "null: the technique at zero strength; shuffled: it is shown another picture",
-        f"{result.calls:.0f} denoiser rows",
+        f"{result.calls:.0f} denoiser rows, computed in {result.precision}",
     ]
 
 

@@ -55,6 +55,7 @@ class GateResult:
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
+        precision: In which the model ran.
     """
 
     settings: GateSettings
@@ -67,6 +68,7 @@ class GateResult:
     timesteps: dict[str, float]
     calls: float = 0
     warnings: tuple[str, ...] = ()
+    precision: str = ""
 
     def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
         """The verdict by the first measure of a stage."""
@@ -153,6 +155,7 @@ def gate(
         meter.timesteps,
         meter.calls,
         tuple(_warnings(variants, shifts, verdicts, settings)),
+        str(backbone.dtype).removeprefix("torch."),
     )
 
 
