@@ -79,9 +79,7 @@ def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_pat
 
 
 def test_toyworld_write(tmp_path: Path) -> None:
-    done = run(
-        "toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--pictures", "2", "2", "3", "--pairs", "4"
-    )
+    done = run("toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--images", "2,2,3", "--pairs", "4")
     assert done.exit_code == 0
     listed = (tmp_path / "toy" / "Layout" / "large" / "test.txt").read_text().split()
     assert f"test: {len(listed)} pairs" in done.stdout
