@@ -113,6 +113,9 @@ def test_a_choice_that_could_have_been_another_widens_the_interval() -> None:
     value, interval = with_choosing(choices, test)
     assert value == pytest.approx(np.mean([test[k].value for k in choices]))
     assert interval.low < test[0].value + 1 < test[1].value - 1 < interval.high
+    gain, spread = with_choosing(choices, test, scored(0.9, 5))
+    assert gain == pytest.approx(scored(0.9, 5).value - value)
+    assert spread.low < scored(0.9, 5).value - test[1].value < gain < spread.high
 
 
 @pytest.mark.parametrize("average", ["image", "point"])
