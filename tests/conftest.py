@@ -13,9 +13,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from pathlib import Path
 
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("diffeat", "shapes.checked")
+import shapes
+
+shapes.enforce("diffeat")
 
 torch.set_num_threads(1)
 

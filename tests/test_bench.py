@@ -55,7 +55,7 @@ def test_rows_share_extractions_and_write_a_table(tmp_path: Path) -> None:
     sources = [RowSource(RgbPatches, {"colours": None}), RowSource(Daisy, {"daisy": None, "again": "DAISY"})]
     rows = score_rows(sources, data, get_protocol("spair").replace(alphas=(0.05, 0.1)), tmp_path)
     header, body = bench_table(rows)
-    assert header == ["features", "PCK@0.05", "PCK@0.1"]
+    assert header == ["features", *(f"PCK@{a} per image (per point)" for a in (0.05, 0.1))]
     assert [r[0] for r in body] == ["colours", "daisy", "again"]
     assert body[1][1:] == body[2][1:]
     assert rows[2].evaluation.pictures["extracted"] == 0
@@ -89,7 +89,7 @@ def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("diffeat.datasets.geometric.OPENCV_FOLDER", tmp_path / "none")
     rows = run_geometry(tmp_path, recipes=(), points=50)
     header, body = geometry_table(rows)
-    assert header[1:5] == [f"≤ {a:g} px" for a in PROTOCOL.alphas]
+    assert header[1:5] == [f"PCK@{a:g} px per point (per image)" for a in PROTOCOL.alphas]
     assert [r[0] for r in body] == ["SIFT, way of the nearest match", "RGB patches", "DAISY (scikit-image)"]
     daisy, colours = rows[2], rows[1]
     assert daisy.result[8] > colours.result[8]

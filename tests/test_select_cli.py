@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from diffeat.bench.selection import TASKS, JoinedSet, Repeated, SelectionRow, difference, selection_table
@@ -18,7 +19,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.evaluation.features import features_of
 from diffeat.evaluation.intervals import interval_of
 from diffeat.extraction import Extractor, Reading, Recipe
-from diffeat.studies.selection.labels import open_labels
+from diffeat.studies.selection.labels import open_labels, open_several
 from diffeat.studies.selection.score import Score, ratio
 
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
@@ -86,6 +87,51 @@ def test_select_with_labels_writes_recipe_and_report_and_goes_on(toy: Path, tmp_
     said(*arguments, "--force")
     assert (tmp_path / "chosen-selection" / "properties.json").stat().st_mtime_ns == properties
     assert Recipe.load(out) == chosen
+
+
+@pytest.fixture
+def simple_and_complex(tmp_path: Path) -> tuple[Path, Path]:
+    """Two sets in the label-scarce layout, one of few and one of more labels; the other's are of half the size."""
+    roots = tmp_path / "horse", tmp_path / "bedroom"
+    for root, labels, scale in zip(roots, (2, 5), (1, 2), strict=True):
+        (root / "real" / "train").mkdir(parents=True)
+        for k in range(6):
+            blocks = np.random.default_rng((k, labels)).integers(0, labels, (4, 4)).repeat(16, 0).repeat(16, 1)
+            file = root / "real" / "train" / f"{k}.png"
+            Image.fromarray((blocks * 50).astype(np.uint8)).convert("RGB").save(file)
+            np.save(file.with_suffix(".npy"), blocks[::scale, ::scale])
+    return roots
+
+
+def test_a_simple_and_a_complex_set_count_alike(simple_and_complex: tuple[Path, Path], tmp_path: Path) -> None:
+    horse, bedroom = simple_and_complex
+    out = tmp_path / "chosen.yaml"
+    printed = said(
+        "select", horse / "real" / "train", "-m", MODEL, "--limit", 2, "--draws", 2, "--size", 64, "--budget", 16,
+        "--dataset", "horse21", "--root", horse, "--dataset", "bedroom28", "--root", bedroom,
+        "--samples", 4, "--rules", "paper", "--out", out,
+    )  # fmt: skip
+    assert "segmentation" in printed
+    data = json.loads((tmp_path / "chosen-selection" / "selection.json").read_text())
+    names = ["segmentation, horse21", "segmentation, bedroom28"]
+    scores = {a["id"]: [a["scores"][n]["value"] for n in names] for a in data["activations"] if a["scores"]}
+    assert all(set(a["scores"]) == set(names) for a in data["activations"] if a["scores"])
+    best = np.max(list(scores.values()), axis=0)
+    first = data["steps"][0]
+    assert first["added"] == max(scores, key=lambda id: np.mean(scores[id] / best))
+    assert first["combined"] == pytest.approx(np.mean(scores[first["added"]] / best))
+
+
+def test_several_sets_take_a_root_each(simple_and_complex: tuple[Path, Path], toy: Path) -> None:
+    horse, bedroom = simple_and_complex
+    parts = open_several(["horse21", "bedroom28"], [horse, bedroom], most=4)
+    assert [(p.dataset, len(p.classes)) for p in parts] == [("horse21", 21), ("bedroom28", 29)]
+    assert len(open_several(["toyworld", "horse21"], [toy, horse], ["segmentation"])) == 2
+    assert len(open_several(["toyworld-parts", "toyworld-classes"], [toy])) == 2
+    with pytest.raises(InvalidValueError, match="take as many roots"):
+        open_several(["horse21", "bedroom28", "cat15"], [horse, bedroom])
+    with pytest.raises(InvalidValueError, match="counts once"):
+        open_several(["toyworld", "toyworld-parts"], [toy])
 
 
 def test_a_selection_never_reads_the_test_split(toy: Path) -> None:

@@ -12,12 +12,11 @@ import numpy as np
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.features import feature_folder
 from diffeat.evaluation.intervals import Interval, interval_of
-from diffeat.evaluation.result import Table
+from diffeat.evaluation.result import Table, joined
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
 from diffeat.files import write_files
 from diffeat.progress import Progress, silent
-from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_report, markdown_table
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
@@ -104,9 +103,9 @@ def with_choosing(choices: np.ndarray, test: Mapping[int, Score], other: Score |
 def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Header and rows, with intervals."""
     protocol = rows[0].evaluation.result.protocol
-    unit = " px" if protocol.reference == "pixels" else ""
-    header = ["features", *(f"PCK@{a:g}{unit}" for a in protocol.alphas)]
-    return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
+    return ["features", *protocol.columns()], [
+        [r.name, *(r.evaluation.result.cell(a) for a in protocol.alphas)] for r in rows
+    ]
 
 
 def write_rows(
@@ -116,9 +115,9 @@ def write_rows(
     result = rows[0].evaluation.result
     about = [
         str(result.protocol),
-        f"{result.overall.pairs} pairs, {result.overall.points} points; intervals are {result.confidence:.0%} "
-        "bootstraps over pictures",
+        f"{result.counts}; intervals are {result.confidence:.0%} bootstraps over pictures",
         *notes,
+        *joined(*(r.evaluation.notes for r in rows)),
     ]
     data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
     write_bench(folder, title, bench_table(rows), about, data, force=force)

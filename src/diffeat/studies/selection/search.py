@@ -234,6 +234,10 @@ def _probes(
             else:
                 learn, score = part.parts(ClassSample)
                 probes.append(ClassificationProbe(learn, score, len(part.classes), ids, features.load))
+    names = Counter(probe.name for probe in probes)
+    for part, probe in zip(labels, probes, strict=True):
+        if names[probe.name] > 1:  # a simple and a complex set of one task
+            probe.name = f"{part.task}, {part.dataset}"
     return probes
 
 
