@@ -96,7 +96,6 @@ def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "motorcycle" in (tmp_path / "bench.md").read_text()
 
 
-@pytest.mark.slow
 def scored(share: float, seed: int, count: int = 400) -> Score:
     hits = (np.random.default_rng(seed).random(count) < share).astype(float)
     return Score(np.stack([hits, np.ones(count)], 1), ratio)
@@ -132,6 +131,7 @@ def test_scores_of_pairs_are_those_of_the_protocol(average: str) -> None:
     assert score.groups == tuple(r.images for r in records)
 
 
+@pytest.mark.slow
 def test_toyworld_table(tmp_path: Path) -> None:
     from diffeat.bench.toyworld import run_toyworld
 
