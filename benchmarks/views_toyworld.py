@@ -103,6 +103,7 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="animals alone, 4 pictures to train, 5 to test, half the grid"
     )
+    parser.add_argument("--task", choices=[*PUBLISHED], nargs="+", default=[*PUBLISHED])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     loras = sorted((given.trained / "train-lora").glob("lora-*.safetensors"))
@@ -140,7 +141,8 @@ def main() -> None:
 
     shown: list[str] = []
     tables: dict[str, list[list[str]]] = {}
-    for task, published in PUBLISHED.items():
+    for task in given.task:
+        published = PUBLISHED[task]
         ways, scores = dict(sets), dict[str, Any]()
         for views in ("4 draws, mean", "4 technique views, mean"):
             for released in (False, True):

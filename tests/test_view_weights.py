@@ -13,7 +13,7 @@ import torch
 from diffeat import Extractor
 from diffeat.backbones import Backbone, weights
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction import Views
+from diffeat.extraction import Reading, Views, preset_names
 from diffeat.techniques import ControlNet, LoRA, OtherWeights, Session
 from support.techniques import backbone, files, fingerprint, picture, recipe, save_kohya  # noqa: F401 (fixtures)
 from tiny.pipelines import build
@@ -174,3 +174,18 @@ def test_refusals(backbone: Backbone, tmp_path: Path) -> None:
         recipe(views=[{"model": "a/b", "denoiser": {"source": "c.ckpt"}}], fuse={"kind": "mean"})
     with pytest.raises(InvalidValueError, match="either source"):
         OtherWeights()
+
+
+@pytest.mark.parametrize("name", [name for name in preset_names() if name.startswith("gate-sd15-")])
+def test_presets_have_the_published_views(name: str) -> None:
+    """ControlNets denoise from 60 (not for segmentation), LoRAs are merged models; released segmentation has none."""
+    preset = Reading.load(name)
+    assert preset.views is not None
+    dense = "ade20k" in name or "cityscapes" in name
+    techniques = [{t.kind for t in view.techniques or ()} for view in preset.view_recipes()]
+    if dense and name.endswith("-released"):
+        assert techniques == [set()] * 3
+        return
+    assert any("weights" in kinds for kinds in techniques)
+    assert all(("denoise-from" in kinds) == ("controlnet" in kinds and not dense) for kinds in techniques)
+    assert all(view.denoiser is None or view.denoiser.source.endswith(".ckpt") for view in preset.views)
