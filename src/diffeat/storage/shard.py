@@ -57,9 +57,7 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps
         where = f"{picture}: {name}"
         if values.ndim != 3 or not values.is_floating_point():
             raise InvalidValueError(f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}.")
-        stored = encode(values, FORMATS[dtype], where)
-        kept = FORMATS[dtype].decode(stored)
-        low, high = (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
+        stored, (low, high) = encode(values, FORMATS[dtype], where)
         row = Row(
             image=feature.image,
             digest=feature.digest,
