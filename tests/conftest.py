@@ -12,10 +12,10 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path
 
+import shapes
 import torch
-from jaxtyping import install_import_hook
 
-install_import_hook("diffeat", "shapes.checked")
+shapes.enforce("diffeat")
 
 torch.set_num_threads(1)
 

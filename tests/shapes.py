@@ -1,18 +1,80 @@
-"""Enforces shape annotations, and only those: a wrong value of another type is the library's own to refuse."""
+"""Enforces shape annotations, and only those: a wrong value of another type is the library's own to refuse.
+
+Functions that are annotated with shapes are decorated while diffeat is imported; all others stay as they are, so that
+the tests are not slowed down.
+"""
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
+import sys
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from typing import Any, get_type_hints
 
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, jaxtyped
 from torch import Tensor
+
+_ARRAYS = ("Bool[", "Float[", "Int[", "Shaped[")
+
+
+def enforce(package: str) -> None:
+    """Check the shapes of a package that is not imported yet."""
+    sys.meta_path.insert(0, _Finder(package))
 
 
 def checked(function: Any) -> Any:
-    """A checker for jaxtyping's import hook: tensors given and returned must fit their annotations."""
+    """Dimensions of one name are equal within a call."""
+    return jaxtyped(function, typechecker=_checker)
+
+
+class _Finder(PathFinder):
+    def __init__(self, package: str) -> None:
+        self._package = package
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:  # pyright: ignore
+        if fullname.split(".")[0] != self._package:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+        return spec
+
+
+class _Loader(SourceFileLoader):
+    def get_code(self, fullname: str) -> Any:  # no bytecode is kept: it would be found by runs without the checks
+        path = self.get_filename(fullname)
+        tree = ast.parse(self.get_data(path), path)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and _has_shapes([*_arguments(node), node.returns]):
+                node.decorator_list.append(_decorator(node))
+            elif isinstance(node, ast.ClassDef) and _has_shapes(
+                n.annotation for n in node.body if isinstance(n, ast.AnnAssign)
+            ):
+                node.decorator_list.insert(0, _decorator(node))
+        return compile(ast.fix_missing_locations(tree), path, "exec", dont_inherit=True)
+
+
+def _arguments(node: ast.FunctionDef) -> list[ast.expr | None]:
+    a = node.args
+    every = [*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))]
+    return [argument.annotation for argument in every]
+
+
+def _has_shapes(annotations: Any) -> bool:
+    texts = [ast.unparse(annotation) for annotation in annotations if annotation is not None]
+    return any(array in text for text in texts for array in _ARRAYS)
+
+
+def _decorator(node: ast.stmt) -> ast.expr:
+    expression = ast.parse("__import__('shapes').checked", mode="eval").body
+    return ast.copy_location(expression, node)
+
+
+def _checker(function: Any) -> Any:
+    """Tensors given and returned must fit their annotations."""
     if not inspect.isfunction(function):
         return function
     signature = inspect.signature(function)
