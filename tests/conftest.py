@@ -12,8 +12,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path
 
-import shapes
 import torch
+
+import shapes
 
 shapes.enforce("diffeat")
 
