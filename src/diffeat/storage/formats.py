@@ -11,29 +11,15 @@ To add a format, write its class and name it in :data:`FORMATS`.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError, did_you_mean
-from diffeat.features.feature_map import value_range
-
-
-class Encoded(NamedTuple):
-    """What is stored of a map.
-
-    Attributes:
-        tensors: The map's own ``(C, h, w)`` under ``""``, and the extras.
-        span: The least and the greatest value that is read back.
-    """
-
-    tensors: dict[str, Tensor]
-    span: tuple[float, float]
+from diffeat.features.feature_map import finite
 
 
 class Format(ABC):
@@ -48,12 +34,11 @@ class Format(ABC):
     extras: tuple[str, ...] = ()
 
     @abstractmethod
-    def encode(self, values: Float[Tensor, "c h w"], span: tuple[float, float], where: str) -> Encoded:
-        """The tensors to store.
+    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
+        """The tensors to store: the map's own ``(C, h, w)`` under ``""``, and the extras.
 
         Args:
             values: Finite features, on the CPU.
-            span: The least and the greatest of them.
             where: Picture and activation, for the message.
 
         Raises:
@@ -72,15 +57,15 @@ class Plain(Format):
         self.name = str(dtype).removeprefix("torch.")
         self._dtype = dtype
 
-    def encode(self, values: Float[Tensor, "c h w"], span: tuple[float, float], where: str) -> Encoded:
-        low, high = torch.tensor(span, dtype=values.dtype).to(self._dtype).tolist()  # rounding keeps the order
-        if not (math.isfinite(low) and math.isfinite(high)):
-            largest, limit = max(map(abs, span)), torch.finfo(self._dtype).max
+    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
+        stored = values.to(self._dtype).contiguous()
+        if not finite(stored):
+            largest, limit = values.abs().max().item(), torch.finfo(self._dtype).max
             raise NonFiniteError(
                 f"{where} reaches {largest:.6g}, more than {self.name} can hold ({limit:.6g}). "
                 "Store it as bfloat16 (same size, range of float32) or float32."
             )
-        return Encoded({"": values.to(self._dtype).contiguous()}, (low, high))
+        return {"": stored}
 
     def decode(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "c h w"]:
         return tensors[""]
@@ -92,13 +77,12 @@ class Int8(Format):
     name = "int8"
     extras = ("scale",)
 
-    def encode(self, values: Float[Tensor, "c h w"], span: tuple[float, float], where: str) -> Encoded:
+    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
         values = values.float()
         scale = values.abs().amax(dim=(1, 2), keepdim=True) / 127 if values.numel() else values.sum((1, 2), True)
         steps = torch.where(scale > 0, scale, 1.0)
         stored = (values / steps).round().clamp(-127, 127).to(torch.int8)
-        tensors = {"": stored.contiguous(), "scale": scale.contiguous()}
-        return Encoded(tensors, value_range(self.decode(tensors)))
+        return {"": stored.contiguous(), "scale": scale.contiguous()}
 
     def decode(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "c h w"]:
         return tensors[""].float() * tensors["scale"]
@@ -121,10 +105,9 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> Encoded:
-    """What to store of features, which must be finite; raises as :meth:`Format.encode`."""
+def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> dict[str, Tensor]:
+    """The tensors to store of features, which must be finite; raises as :meth:`Format.encode`."""
     values = values.detach().cpu()
-    span = value_range(values)
-    if not all(map(math.isfinite, span)):
+    if not finite(values):
         raise NonFiniteError(f"{where} holds NaN or infinite values; they are not stored.")
-    return format.encode(values, span, where)
+    return format.encode(values, where)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
-from diffeat.features.feature_map import FeatureMap
+from diffeat.features.feature_map import FeatureMap, value_range
 from diffeat.storage.atomic import DamagedError, opened
 from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
@@ -57,7 +57,8 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps
         where = f"{picture}: {name}"
         if values.ndim != 3 or not values.is_floating_point():
             raise InvalidValueError(f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}.")
-        stored, (low, high) = encode(values, FORMATS[dtype], where)
+        stored = encode(values, FORMATS[dtype], where)
+        low, high = value_range(FORMATS[dtype].decode(stored))
         row = Row(
             image=feature.image,
             digest=feature.digest,
