@@ -18,6 +18,8 @@ from diffeat.features.picture import Picture
 
 #: Bytes of pixels that may wait for a call to fill.
 HELD = 5e8
+#: Pictures that are opened at once.
+THREADS = min(8, os.cpu_count() or 1)
 
 
 def opened_ahead(
@@ -29,16 +31,15 @@ def opened_ahead(
         prepare: Run on a thread for a picture that is open; what it raises is raised again by who needs it.
         wanted: How many pictures the next call takes.
     """
-    threads = min(8, os.cpu_count() or 1)
     queue: deque[tuple[Picture, Future[None]]] = deque()
-    executor = ThreadPoolExecutor(threads, thread_name_prefix="diffeat-read")
+    executor = ThreadPoolExecutor(THREADS, thread_name_prefix="diffeat-read")
     try:
         for picture in pictures:
             if not picture.is_file:
                 with suppress(DiffeatError):
                     _ = picture.image
             queue.append((picture, executor.submit(_open, picture, prepare)))
-            while len(queue) > wanted() + threads or _bytes(queue) > HELD:
+            while len(queue) > wanted() + THREADS or _bytes(queue) > HELD:
                 yield _first(queue)
         while queue:
             yield _first(queue)
