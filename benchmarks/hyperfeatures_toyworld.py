@@ -32,7 +32,6 @@ from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.progress import bar
-from diffeat.report.correspondence import interval_text
 from diffeat.report.hyperfeatures import (
     curve_rows,
     curve_svg,
@@ -130,16 +129,16 @@ class Demo:
         self.page.heading("Accuracy on pictures that no training saw")
         self.page.text(str(PROTOCOL), "soft")
         alphas = PROTOCOL.alphas
-        rows = [[name, *(interval_text(r, a) for a in alphas)] for name, r in results.items()]
-        self.page.table(["features", *(f"PCK@{a:g}" for a in alphas)], rows)
+        rows = [[name, *(r.cell(a) for a in alphas)] for name, r in results.items()]
+        self.page.table(["features", *PROTOCOL.columns()], rows)
         lines = [self._difference(a, b) for a, b in (("single map", "one step"), ("one step", "all steps"))]
         self.page.bullets(lines)
-        print("\n".join([*(f"{r[0]}: PCK@0.1 {interval_text(results[r[0]], 0.1)}" for r in rows), *lines]))
-        self.numbers["test"] = {n: {f"{a:g}": r[a] for a in alphas} for n, r in results.items()}
-        self.numbers["intervals"] = {n: r.intervals[0.1] for n, r in results.items()}
+        print("\n".join([*(f"{name}: {result.headline}" for name, result in results.items()), *lines]))
+        self.numbers["test"] = {name: result.to_dict()["averages"] for name, result in results.items()}
         for name in ("all", "one-step"):
             rows_of_log = read_log(self.out / name / "log.csv")
-            self.page.drawing(training_svg(rows_of_log), f"Training, {name}: loss (blue), validation (red).")
+            measure = f"{PROTOCOL.measure()}, per point"
+            self.page.drawing(training_svg(rows_of_log, measure), f"Training, {name}: loss (blue), validation (red).")
 
     def _train(self, name: str, extractor: Extractor):
         settings = TrainSettings(
@@ -227,9 +226,7 @@ class Demo:
             for p in points
         ]
         for point in points:
-            print(
-                f"{point.pruned.label}: PCK@0.1 {interval_text(point.result, 0.1)}, {point.calls:.1f} denoiser passes"
-            )
+            print(f"{point.pruned.label}: {point.result.headline}, {point.calls:.1f} denoiser passes")
 
     # ---- transfer
 

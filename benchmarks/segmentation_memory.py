@@ -43,7 +43,7 @@ def pictures(count: int, side: int, channels: int) -> tuple[list[PictureMaps], l
         fine = fine + torch.randn(fine.shape, generator=generator)
         coarse = F.avg_pool2d(torch.einsum("kc,khw->chw", mixing, code), 2)
         coarse = coarse + torch.randn(coarse.shape, generator=generator)
-        maps.append(PictureMaps((fine, coarse), frame))
+        maps.append(PictureMaps.over((fine, coarse), frame))
         labels.append(truth.numpy())
     return maps, labels
 
@@ -55,7 +55,8 @@ def native(train, labels, test) -> list[torch.Tensor]:
 
 def enlarged(train, labels, test) -> list[torch.Tensor]:
     def whole(p: PictureMaps) -> torch.Tensor:
-        return torch.cat([F.interpolate(m[None], size=p.size, mode="bilinear", align_corners=False)[0] for m in p.maps])
+        sized = (F.interpolate(m.values[None], size=p.size, mode="bilinear", align_corners=False)[0] for m in p.maps)
+        return torch.cat(list(sized))
 
     everything = torch.stack([whole(p) for p in train])
     sums = RidgeSums(everything.shape[1], CLASSES)

@@ -3,8 +3,9 @@
     python -m benchmarks.views_toyworld --trained gate-toyworld --out views-toyworld
 
 ``--trained`` is the folder of ``gate_toyworld.py``, which trains the techniques. Plain draws, timesteps and technique
-views are joined by concatenation, mean and trained amalgamation (from training pairs, from training labels) and scored
-on test pictures by PCK and by parts found from few labels. The report is ``report.html``.
+views are joined by concatenation, mean and the three trained amalgamations of GATE (weights of pictures from training
+pairs; of levels and of pixels from training labels), ours and as released, and scored on test pictures by PCK and by
+parts found from few labels. The report is ``report.html``.
 """
 
 from __future__ import annotations
@@ -12,29 +13,45 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.gate_toyworld import PROTOCOL, SIZE, T, base_recipe, draw_benchmark
+from benchmarks.gate_toyworld import BENCHMARK, PROTOCOL, SIZE, T, base_recipe, draw_benchmark
 from diffeat.backbones import Backbone
 from diffeat.bench.ditf import difference
+from diffeat.datasets.labelled import MaskDataset
+from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_parts
+from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Recipe
 from diffeat.progress import bar
 from diffeat.report.page import Page
 from diffeat.studies.selection.score import Score
-from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
+from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.segmentation import Confusion
 from diffeat.tasks.segmentation.evaluate import SegmentationOptions, evaluate_segmentation
 from diffeat.techniques import ControlNet, LoRA
-from diffeat.training.amalgamation import AmalgamateSettings, train_on_labels, train_on_pairs
+from diffeat.training.amalgamated import PUBLISHED
+from diffeat.training.amalgamation import train_on_labels, train_on_pairs
 
 #: What all other ways are compared with.
 BASELINE = "4 draws, mean"
+#: Parts are found by a linear classifier, or by an ensemble on some of the pixels.
+OPTIONS = {
+    "segmentation": SegmentationOptions(classifier="linear"),
+    "label-scarce": SegmentationOptions(classifier="ensemble", pixels=300),
+}
+MEASURES = {
+    "correspondence": f"PCK@{PROTOCOL.alpha:g}",
+    "segmentation": "mIoU, linear classifier",
+    "label-scarce": "mIoU, ensemble of pixel classifiers",
+}
 
 
 def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Recipe]:
@@ -55,9 +72,7 @@ def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Reci
         "one call": single,
         "4 draws, mean": base.replace(views=draws, fuse=mean),
         "4 timesteps, mean": base.replace(views=times, fuse=mean),
-        "4 timesteps, concat": base.replace(views=times, fuse={**mean, "kind": "concat"}),
         "4 technique views, mean": base.replace(views=used, fuse=mean),
-        "4 technique views, concat": base.replace(views=used, fuse={**mean, "kind": "concat"}),
     }
 
 
@@ -67,6 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("views-toyworld"))
     parser.add_argument("--model", default="tiny-unet")
     parser.add_argument("--steps", type=int, default=400, help="training steps of an amalgamation")
+    parser.add_argument("--small", action="store_true", help="animals alone, 4 pictures of each to train and 6 to test")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     loras = sorted((given.trained / "train-lora").glob("lora-*.safetensors"))
@@ -74,64 +90,75 @@ def main() -> None:
         parser.error(f"{given.trained} holds no trained techniques; run benchmarks/gate_toyworld.py first.")
     root: Path = given.out
     root.mkdir(parents=True, exist_ok=True)
-    data, base = draw_benchmark(root / "toyworld", False), base_recipe(given.model)
-    test, train = read_spair(data, "test"), read_spair(data, "trn")
-    parts = tuple(read_toyworld_parts(data, split).only(tuple(SPECIES)) for split in ("train", "test"))
+    if given.small:
+        drawn = write_toyworld_pairs(
+            root / "toyworld", seed=BENCHMARK, size=SIZE, classes=tuple(SPECIES), images={"trn": 4, "val": 2, "test": 6}
+        )
+    else:
+        drawn = draw_benchmark(root / "toyworld", False)
+    base = base_recipe(given.model)
+    test, train = read_spair(drawn, "test"), read_spair(drawn, "trn")
+    learned, scored = (read_toyworld_parts(drawn, split).only(tuple(SPECIES)) for split in ("train", "test"))
+    parts = learned, scored
     backbone = Backbone.from_pretrained(given.model, device=given.device)
     sets = view_sets(base, given.trained / "train-control" / "controlnet", loras[-1])
 
-    pairs_rows, parts_rows, shown = [], [], []
-    for views in ("4 draws, mean", "4 technique views, mean"):
-        for released in (False, True):
-            how = AmalgamateSettings(steps=given.steps, sparsity=0.1, released=released)
-            label = f"{views.removesuffix(', mean')}, amalgamated{' as released' if released else ''}"
-            for task in ("pairs", "parts"):
-                if task == "pairs":
-                    found = train_on_pairs(sets[views], backbone, train, how, progress=bar)
-                else:
-                    found = train_on_labels(sets[views], backbone, parts[0], how, progress=bar)
+    shown: list[str] = []
+    tables: dict[str, list[list[str]]] = {}
+    for task, published in PUBLISHED.items():
+        ways, scores = dict(sets), {}
+        for views in ("4 draws, mean", "4 technique views, mean"):
+            for released in (False, True):
+                how = replace(published, convolve=False, steps=given.steps, sparsity=0 if released else 0.1)
+                how = replace(how, released=released, assigners=min(how.assigners, 4))
+                learn, data = (train_on_pairs, train) if task == "correspondence" else (train_on_labels, parts[0])
+                label = f"{views.removesuffix(', mean')}, amalgamated{' as released' if released else ''}"
+                found = learn(sets[views], backbone, data, how, progress=bar)
                 file = root / "weights" / f"{label}-{task}.safetensors".replace(" ", "-").replace(",", "")
-                sets[f"{label} ({task})"] = found.recipe(sets[views], file)
-                shown.append(f"{label}, on {task}: {found}")
+                ways[label] = found.recipe(sets[views], file)
+                shown.append(f"{task}, {label}: {found}")
                 print(shown[-1], flush=True)
-    paired: dict[str, Evaluation] = {}
-    parted: dict[str, Score] = {}
-    for name in sorted(sets, key=lambda n: n != BASELINE):
-        extractor = Extractor(sets[name].replace(name=name), backbone)
-        if not name.endswith("(parts)"):
-            paired[name] = evaluate(test, extractor, PROTOCOL, progress=bar)
-            score = paired[name].result
-            row = _row(name, score.value, score.intervals[PROTOCOL.alpha])
-            if name != BASELINE:
-                less = difference(name, paired[name], paired[BASELINE])
-                row[-1] = f"{less.value:+.2f} [{less.low:+.2f}, {less.high:+.2f}]"
-            pairs_rows.append(row)
-            print("pairs", *row, flush=True)
-        if not name.endswith("(pairs)"):
-            found = evaluate_segmentation(parts, extractor, SegmentationOptions(classifier="linear"), progress=bar)
-            parted[name] = _by_picture(found.splits[0].confusions, len(parts[0].classes))
-            row = _row(name, parted[name].value, parted[name].interval())
-            if name != BASELINE:
-                one, base = parted[name], parted[BASELINE]
-                low, high = one.against(base)
-                row[-1] = f"{one.value - base.value:+.2f} [{low:+.2f}, {high:+.2f}]"
-            parts_rows.append(row)
-            print("parts", *row, flush=True)
+        rows = tables[task] = []
+        for name in sorted(ways, key=lambda n: n != BASELINE):
+            extractor = Extractor(ways[name].replace(name=name), backbone)
+            rows.append(_scored(task, name, extractor, test, parts, scores, root / "features"))
+            print(task, *rows[-1], flush=True)
 
     page = Page(
         "Four denoiser calls a picture, spent in different ways", f"model {given.model}, t = {T}, {SIZE} pixels"
     )
-    page.heading("Correspondence")
-    page.table(["features", f"PCK@{PROTOCOL.alpha:g}", f"against {BASELINE}"], pairs_rows)
-    page.heading("Parts from few labels")
-    page.table(["features", "mIoU", f"against {BASELINE}"], parts_rows)
+    for task, rows in tables.items():
+        page.heading(task.capitalize())
+        page.table(["features", MEASURES[task], f"against {BASELINE}"], rows)
     page.text("Intervals are 95 % bootstraps over pictures; differences are paired.")
     page.heading("Weights of the views")
     page.code("\n".join(shown))
     (root / "report.html").write_text(page.html(), encoding="utf-8")
-    summary = {"pairs": pairs_rows, "parts": parts_rows, "weights": shown}
-    (root / "report.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    (root / "report.json").write_text(json.dumps({**tables, "weights": shown}, indent=1), encoding="utf-8")
     print(f"Report: {root / 'report.html'}")
+
+
+def _scored(
+    task: str,
+    name: str,
+    extractor: Extractor,
+    test: PairDataset,
+    parts: tuple[MaskDataset, MaskDataset],
+    scores: dict[str, Any],
+    store: Path,
+) -> list[str]:
+    """A row; the baseline comes first, the others are compared with it."""
+    if task == "correspondence":
+        scores[name] = evaluate(test, extractor, PROTOCOL, progress=bar)
+        score = scores[name].result
+        row = _row(name, score.value, score.intervals[PROTOCOL.alpha])
+        less = None if name == BASELINE else difference(name, scores[name], scores[BASELINE])
+        return row if less is None else [*row[:-1], f"{less.value:+.2f} [{less.low:+.2f}, {less.high:+.2f}]"]
+    found = evaluate_segmentation(parts, extractor, OPTIONS[task], store=store / extractor.recipe.hash, progress=bar)
+    one = scores[name] = _by_picture(found.splits[0].confusions, len(parts[0].classes))
+    row, base = _row(name, one.value, one.interval()), scores[BASELINE]
+    low, high = one.against(base)
+    return row if name == BASELINE else [*row[:-1], f"{one.value - base.value:+.2f} [{low:+.2f}, {high:+.2f}]"]
 
 
 def _row(name: str, value: float, interval: tuple[float, float]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.davis import write_toyworld_videos
-from diffeat.datasets.label_scarce import CLASSES
+from diffeat.datasets.label_scarce import LABELS
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 
 GOLDEN = Path(__file__).parent / "golden" / "pck"
@@ -140,8 +140,8 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "cub": _cub,
     **dict.fromkeys(("toyworld", "toyworld-parts", "toyworld-classes"), _toyworld),
     "csv": _csv,
-    "hpatches": _hpatches,
-    **dict.fromkeys(CLASSES, _label_scarce),
+    **dict.fromkeys(("hpatches", "hpatches-points"), _hpatches),
+    **dict.fromkeys(LABELS, _label_scarce),
     "cifar10": _cifar,
     "folders": _folders,
     "davis": _davis,

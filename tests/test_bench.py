@@ -11,11 +11,13 @@ import torch
 from PIL import Image
 
 from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry, sift_matches
-from diffeat.bench.rows import RowSource, bench_table, score_rows, write_rows
+from diffeat.bench.rows import RowSource, bench_table, choosing, pair_score, score_rows, with_choosing, write_rows
 from diffeat.datasets.registry import open_dataset
 from diffeat.extraction import Baseline, Daisy, RgbPatches
 from diffeat.geometry import Frame
+from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.correspondence import get_protocol
+from diffeat.tasks.correspondence.keypoints import pck, record_pair
 
 GOLDEN = Path(__file__).parent / "golden" / "pck"
 
@@ -53,7 +55,7 @@ def test_rows_share_extractions_and_write_a_table(tmp_path: Path) -> None:
     sources = [RowSource(RgbPatches, {"colours": None}), RowSource(Daisy, {"daisy": None, "again": "DAISY"})]
     rows = score_rows(sources, data, get_protocol("spair").replace(alphas=(0.05, 0.1)), tmp_path)
     header, body = bench_table(rows)
-    assert header == ["features", "PCK@0.05", "PCK@0.1"]
+    assert header == ["features", *(f"PCK@{a} per image (per point)" for a in (0.05, 0.1))]
     assert [r[0] for r in body] == ["colours", "daisy", "again"]
     assert body[1][1:] == body[2][1:]
     assert rows[2].evaluation.pictures["extracted"] == 0
@@ -87,7 +89,7 @@ def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("diffeat.datasets.geometric.OPENCV_FOLDER", tmp_path / "none")
     rows = run_geometry(tmp_path, recipes=(), points=50)
     header, body = geometry_table(rows)
-    assert header[1:5] == [f"≤ {a:g} px" for a in PROTOCOL.alphas]
+    assert header[1:5] == [f"PCK@{a:g} px per point (per image)" for a in PROTOCOL.alphas]
     assert [r[0] for r in body] == ["SIFT, way of the nearest match", "RGB patches", "DAISY (scikit-image)"]
     daisy, colours = rows[2], rows[1]
     assert daisy.result[8] > colours.result[8]
@@ -95,6 +97,38 @@ def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.slow
+def scored(share: float, seed: int, count: int = 400) -> Score:
+    hits = (np.random.default_rng(seed).random(count) < share).astype(float)
+    return Score(np.stack([hits, np.ones(count)], 1), ratio)
+
+
+def test_a_choice_that_could_have_been_another_widens_the_interval() -> None:
+    test = {0: scored(0.2, 0), 1: scored(0.4, 1)}
+    surely = with_choosing(choosing([scored(0.3, 2), scored(0.9, 3)]), test)
+    assert surely == (test[1].value, test[1].interval())
+    same = scored(0.5, 4)
+    other = Score(same.units[::-1].copy(), ratio)  # as good, on other pictures
+    choices = choosing([same, other])
+    assert 0.3 < choices.mean() < 0.7
+    value, interval = with_choosing(choices, test)
+    assert value == pytest.approx(np.mean([test[k].value for k in choices]))
+    assert interval.low < test[0].value + 1 < test[1].value - 1 < interval.high
+
+
+@pytest.mark.parametrize("average", ["image", "point"])
+def test_scores_of_pairs_are_those_of_the_protocol(average: str) -> None:
+    rng = np.random.default_rng(0)
+    protocol = get_protocol("spair").replace(average=average)
+    records = [
+        record_pair(rng.uniform(0, 40, (n, 2)), rng.uniform(0, 40, (n, 2)), target_size=(99, 99),
+                    target_box=(0, 0, 90, 30), images=(f"a{n % 3}", f"b{n}"))
+        for n in range(3, 12)
+    ]  # fmt: skip
+    score = pair_score(records, protocol)
+    assert score.value == pytest.approx(pck(records, protocol).value)
+    assert score.groups == tuple(r.images for r in records)
+
+
 def test_toyworld_table(tmp_path: Path) -> None:
     from diffeat.bench.toyworld import run_toyworld
 
@@ -104,4 +138,6 @@ def test_toyworld_table(tmp_path: Path) -> None:
     assert sum("(chosen)" in n for n in names) == 1
     assert "random weights" in names[2]
     assert rows[2].evaluation.result.value != rows[3].evaluation.result.value
-    assert "validation" in (tmp_path / "bench.md").read_text()
+    text = (tmp_path / "bench.md").read_text()
+    assert "were chosen on the validation pairs" in text
+    assert "with validation pictures drawn anew, too (200 times: up" in text

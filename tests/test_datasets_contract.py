@@ -13,6 +13,7 @@ from PIL import Image
 import diffeat.datasets
 from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.davis import VideoDataset
+from diffeat.datasets.hpatches import PlanarDataset, PlanarPair
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.registry import DATASETS, dataset_names, get_card, open_dataset
@@ -20,7 +21,13 @@ from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.tasks.correspondence import PROTOCOLS
 from stand_ins import STAND_INS
 
-TYPES = {"pairs": PairDataset, "label maps": MaskDataset, "classes": ClassDataset, "videos": VideoDataset}
+TYPES = {
+    "pairs": PairDataset,
+    "homographies": PlanarDataset,
+    "label maps": MaskDataset,
+    "classes": ClassDataset,
+    "videos": VideoDataset,
+}
 every_card = pytest.mark.parametrize("card", DATASETS.values(), ids=lambda c: c.name)
 
 
@@ -59,6 +66,8 @@ def _files(sample) -> list:
     """The pictures of a sample, with (width, height) of what is annotated."""
     if hasattr(sample, "frames"):
         return [(f, None) for f in (*sample.frames, *filter(None, sample.masks))]
+    if isinstance(sample, PlanarPair):
+        return [(sample.source, None), (sample.target, None)]
     if hasattr(sample, "target"):
         return [(sample.source, sample.source_size), (sample.target, sample.target_size)]
     return [(sample.image, sample.labels(100).shape[::-1] if hasattr(sample, "mask") else None)]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffeat.datasets.geometric import planar_pair, read_hpatches, read_motorcycle, stereo_pair, warp
+from diffeat.datasets.geometric import planar_pair, read_motorcycle, stereo_pair, warp
+from diffeat.datasets.hpatches import read_hpatches, read_hpatches_points
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -192,10 +193,10 @@ def test_hpatches_layout(tmp_path: Path) -> None:
             picture(tmp_path / name / f"{k}.ppm", seed=k)
             if k > 1:
                 np.savetxt(tmp_path / name / f"H_1_{k}", np.diag([1, 1, 1.0]))
-    found = read_hpatches(tmp_path, points=10)
+    found = read_hpatches_points(tmp_path, points=10)
     assert len(found) == 10
     assert all(p.source_points == p.target_points for p in found)
-    assert len(open_dataset("hpatches", tmp_path, "v")) == 5
+    assert len(open_dataset("hpatches-points", tmp_path, "v")) == len(open_dataset("hpatches", tmp_path, "v")) == 5
     (tmp_path / "v_two" / "H_1_4").unlink()
     with pytest.raises(DatasetError, match=r"v_two/H_1_4.*hpatches-dataset"):
         read_hpatches(tmp_path)

@@ -21,7 +21,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.geometry import open_image
-from diffeat.report.massive import summary, to_markdown, write_massive
+from diffeat.report.massive import captions, summary, to_markdown, write_massive
 from diffeat.report.massive_figures import local_similarity
 from diffeat.report.sweep import write_sweep
 from diffeat.studies.massive import find_massive
@@ -83,7 +83,18 @@ def test_a_sweep_scores_every_cell_as_an_evaluation_would_and_goes_on(flux: Back
 
     page = write_sweep(whole, tmp_path)
     assert "<svg" in page.read_text()
-    assert Recipe.load(tmp_path / "best.yaml").trajectory.timesteps == (whole.best.timestep,)
+    best = Recipe.load(tmp_path / "best.yaml")
+    assert best.trajectory.timesteps == (whole.best.timestep,)
+    assert f"The best of 4 cells of a sweep of tiny on toyworld val: {whole.best.told(protocol)}" in best.source
+    assert "Tried: t = 100, 300; ditf:1, ditf:3" in best.source
+    cell = whole.cells[300, "ditf:3"]
+    assert (cell.other, cell.pairs) == (expected.overall.values[0.1]["point"], len(pairs))
+    assert whole.table()[1][0][1] == f"{whole.cells[100, 'ditf:1'].value:.1f} ({whole.cells[100, 'ditf:1'].other:.1f})"
+    for text in (page.read_text(), (tmp_path / "sweep.md").read_text()):
+        assert "PCK@0.1 of the target box" in text
+        assert "per image (per point)" in text
+        assert "features computed in float32" in text
+        assert f"{cell.pairs} pairs, {cell.points} points" in text
     cells = json.loads((tmp_path / "sweep.json").read_text())["cells"]
     assert len(cells) == 4
 
@@ -132,6 +143,14 @@ def test_the_survey_names_channels_their_birth_and_their_parameters(tmp_path: Pa
     assert page.read_text().count("<svg") == 3
     told = to_markdown(found)
     assert "Channel 3: block transformer_blocks.1.adaln" in told
+    assert "it fails" in told
+    said = captions(found)
+    assert "triangles" in said["depth"]
+    assert "channels 3, 5 were discarded" in said["features"]
+    assert "3, 5 at t = 200" in said["timesteps"]
+    largest = {row[0]: row[3] for row in found.table()[1]}
+    assert "ratio" in largest["transformer_blocks.0.adaln"]
+    assert largest["transformer_blocks.1.adaln"] == "no test"
     assert sorted(b["channel"] for b in json.loads((tmp_path / "massive.json").read_text())["births"]) == [3, 5]
 
 
@@ -144,6 +163,11 @@ def test_a_clean_model_has_none_and_says_how_far_it_is(flux: Backbone) -> None:
     assert (
         f"is {float(size.max() / size.median()):.1f} times the median channel (the rule asks for 30, met in 0%" in told
     )
+    said = captions(found)
+    assert "triangles" not in said["depth"]
+    assert "no channel is massive" in said["depth"]
+    assert "nothing was discarded: the last two are equal" in said["features"]
+    assert "none at any" in said["timesteps"]
     with pytest.raises(InvalidValueError, match="two pictures"):
         find_massive(RECIPE, flux, list(calibration_pictures(1)))
     unet = Backbone.from_pipeline(build("sd15"))

@@ -17,8 +17,9 @@ ROOMS = ["diffeat"] + [
     f"diffeat.{room}"
     for room in (
         "extraction", "features", "activations", "backbones", "techniques", "trajectories", "refinement", "storage",
-        "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.segmentation", "tasks.classification",
-        "tasks.propagation", "studies", "studies.selection", "studies.content_shift", "training", "viz", "geometry",
+        "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.homography", "tasks.segmentation",
+        "tasks.classification", "tasks.propagation", "studies", "studies.selection", "studies.content_shift",
+        "training", "viz", "geometry",
     )
 ]  # fmt: skip
 

@@ -18,8 +18,19 @@ from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.evaluation import picture_texts
-from diffeat.extraction import Baseline, Daisy, Joined, JoinedSource, RgbPatches, Vision, VisionExtractor, join_recipes
-from diffeat.features import FeatureMap, Source, raise_error
+from diffeat.evaluation.texts import read_policy
+from diffeat.extraction import (
+    Baseline,
+    Daisy,
+    Joined,
+    JoinedSource,
+    Recipe,
+    RgbPatches,
+    Vision,
+    VisionExtractor,
+    join_recipes,
+)
+from diffeat.features import FeatureMap, Source, Streams, raise_error
 from diffeat.geometry import FrameSpec
 from diffeat.report.correspondence import to_markdown, write_report
 from diffeat.tasks.correspondence import Target, get_protocol, match
@@ -133,6 +144,91 @@ def test_texts_of_pictures(mini: PairDataset) -> None:
     shared = replace(mini, pairs=(mini.pairs[0], replace(mini.pairs[0], category="dog")))
     with pytest.raises(InvalidValueError, match="two categories"):
         picture_texts(shared, "category")
+
+
+def test_captions_of_pictures_go_to_the_model_whole(mini: PairDataset, tmp_path: Path) -> None:
+    paths = mini.images()
+    categories = {path: pair.category for pair in mini for path in (pair.source, pair.target)}
+    spellings = {
+        "as released": lambda p: categories[p] + p.name,
+        "with folder": lambda p: "/".join(p.parts[-2:]),
+        "whole": lambda p: p.as_posix(),
+        "name": lambda p: p.name,
+        "stem": lambda p: p.stem,
+    }
+    recipe = Recipe.load("dift-sd21")
+    for spelling in spellings.values():
+        captions = {spelling(path): f"caption {i}" for i, path in enumerate(paths)}
+        texts = picture_texts(mini, captions, recipe.template)
+        assert texts == {path: f"caption {i}" for i, path in enumerate(paths)}
+        assert recipe.text_for(texts[paths[0]]) == "caption 0"
+        assert Vision(model="m").text_for(texts[paths[0]]) == ""
+    mixed = {
+        "cat": "big cat",
+        "bus": "bus",
+        "chair": "chair",
+        next(p.name for p in paths if categories[p] == "cat"): "one",
+    }
+    told = {recipe.text_for(text) for path, text in picture_texts(mini, mixed).items() if categories[path] == "cat"}
+    assert told == {"a photo of a big cat", "one"}
+    assert recipe.text_for(picture_texts(mini, "one {category} alone")[paths[0]]) == f"one {categories[paths[0]]} alone"
+    with pytest.raises(UnknownNameError, match=f"nor one for {paths[0].name}"):
+        picture_texts(mini, {paths[1].name: "a"})
+    (tmp_path / "other").mkdir()
+    twin = replace(mini.pairs[0], target=tmp_path / "other" / mini.pairs[0].source.name)
+    with pytest.raises(InvalidValueError, match="stands for two pictures"):
+        picture_texts(replace(mini, pairs=(twin,)), {twin.source.name: "a"})
+
+
+def test_captions_from_files(tmp_path: Path) -> None:
+    file = tmp_path / "captions.csv"
+    file.write_text('picture,text\na.png,"one, two"\nb.png,three\n')
+    assert read_policy(str(file)) == {"a.png": "one, two", "b.png": "three"}
+    file.write_text("picture,text\na.png,x\na.png,y\n")
+    with pytest.raises(InvalidValueError, match="line 3: 'a.png' has two texts"):
+        read_policy(str(file))
+    file.write_text("name,caption\na.png,x\n")
+    with pytest.raises(InvalidValueError, match="needs one column 'picture'"):
+        read_policy(str(file))
+
+
+class Texts(Streams):
+    """A source that reads a template, and remembers the texts that came."""
+
+    fingerprint, precision = "", "bfloat16 (published in float32)"
+
+    def __init__(self, template: str) -> None:
+        self.recipe = Recipe.load("dift-sd21").replace(template=template)
+        self.texts: set[str] = set()
+
+    def stream(self, images, prompts=None, *, on_error=None):
+        for picture in images:
+            self.texts.add(picture.text or "")
+            frame = FrameSpec("squash", 32, filter="bicubic").frame(picture.image.size)
+            yield FeatureMap({"map": frame.pixels(picture.image)}, frame, picture.name, picture.digest, {})
+
+
+@pytest.mark.parametrize(
+    ("protocol", "template", "prompts", "texts", "note"),
+    [
+        ("dift", "a photo of a {}", None, {f"a photo of a {c}" for c in ("bus", "cat", "chair")}, "true category"),
+        ("dift", "a photo of a {}", "", {""}, "published procedure tells the model the true category"),
+        ("dift", "{}", None, {""}, "published procedure tells the model the true category"),
+        ("spair", "a photo of a {}", None, {""}, "the recipe's template 'a photo of a {}' was not used"),
+        ("dift-point", "a photo of a {}", "thing", {"a photo of a thing"}, "published procedure tells"),
+    ],
+)
+def test_texts_that_a_protocol_gives(
+    mini: PairDataset, tmp_path: Path, protocol: str, template: str, prompts: str | None, texts: set[str], note: str
+) -> None:
+    source = Texts(template)
+    result = evaluate(mini, source, get_protocol(protocol), prompts=prompts, store=tmp_path / "store")
+    assert source.texts == texts
+    assert any(note in line for line in result.notes)
+    assert "features computed in bfloat16 (published in float32)" in result.notes
+    text = to_markdown(result)
+    for words in ("bfloat16", "per image", "per point", result.result.counts):
+        assert words in text
 
 
 def test_report_is_whole_and_self_contained(mini: PairDataset, tmp_path: Path) -> None:

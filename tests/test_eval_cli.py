@@ -141,6 +141,28 @@ def test_eval_takes_thresholds_and_averages(recipe: str, tmp_path: Path) -> None
     assert data["pck"]["0.05"] == data["overall"]["pck"]["0.05"]["point"]
 
 
+def test_captions_of_pictures_on_the_command_line(recipe: str, tmp_path: Path) -> None:
+    names = [path.name for path in (GOLDEN / "pck" / "SPair-71k" / "JPEGImages").rglob("*.jpg")]
+    files = {"csv": tmp_path / "captions.csv", "json": tmp_path / "captions.json"}
+    files["csv"].write_text("picture,text\n" + "".join(f'{name},"a picture, {name}"\n' for name in names))
+    files["json"].write_text(json.dumps({name: f"a picture, {name}" for name in names}))
+    scores = []
+    for kind, file in files.items():
+        done = run(
+            *("eval", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "2"),
+            *("--prompts", str(file), "--out", str(tmp_path / kind)),
+        )
+        assert "were given to the model with captions of their own" in " ".join(done.output.split())
+        scores.append(json.loads((tmp_path / kind / "report.json").read_text())["pairs"])
+    assert scores[0] == scores[1]
+    done = run(
+        *("sweep", "spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "1", "-t", "261"),
+        *("-b", "dift:1", "--prompts", str(files["csv"]), "--out", str(tmp_path / "sweep")),
+    )
+    assert "captions of their own" in done.output
+    assert "captions of their own" in (tmp_path / "sweep" / "best.yaml").read_text()
+
+
 def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> None:
     root = write_toyworld_videos(tmp_path / "davis", videos=2, frames=3, size=48)
     options = ["--recipe", recipe, "--video", "toy-01", "--last-frames", "0"]
@@ -156,11 +178,11 @@ def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> N
 
 def test_datasets_without_a_val_split_are_not_tuned_on_their_test_split(recipe: str, tmp_path: Path) -> None:
     base = ["-t", "100", "-b", "dift:1", "-r", recipe, "--root", str(tmp_path), "--out", str(tmp_path / "sweep")]
-    for name in ("cub", "hpatches"):
+    for name in ("cub", "hpatches-points"):
         done = CliRunner().invoke(app, ["sweep", name, *base])
         assert "nothing is chosen on the split that is scored" in str(done.exception)
     with pytest.raises(InvalidValueError, match="no val or train split"):
-        open_labels("hpatches", tmp_path)
+        open_labels("hpatches-points", tmp_path)
 
 
 def test_help_names_what_is_registered() -> None:

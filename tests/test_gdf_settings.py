@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from PIL import Image
 
 from conftest import golden_roots
 from diffeat.activations import Catalogue
@@ -36,18 +39,73 @@ def channels(recipe: Reading, catalogue: Catalogue) -> int:
 def test_published_sets_have_their_channels() -> None:
     """Table of the released configurations: 8154 = 3840 + 2880 + 154 + 1280, 7040 = 4480 + 2560."""
     one, xl = catalogue(sd15), catalogue(sdxl)
+    on_data = ("-spair", "-horse21", "-bedroom28", "-ade20k", "-cityscapes")
+    names = [n for n in preset_names() if n.startswith("gdf-") and not n.endswith(on_data)]
     expected = {
         "gdf-sd15": 3520, "gdf-sd15-legacy": 3520, "gdf-sd15-amalgamation": 3034, "gdf-sd15-amalgamation-small": 1754,
         "gdf-sd15-vpd": 3200 + 2 * 154, "gdf-sdxl": 3840, "gdf-sdxl-legacy": 2240, "gdf-playground-amalgamation": 1280,
         "gdf-sdxl-segmentation": 4480, "gdf-playground-segmentation": 2560,
     }  # fmt: skip
-    joint = {n for n in preset_names() if isinstance(Recipe.load(n), Joined)}
-    assert {n for n in preset_names() if n.startswith("gdf-")} - joint == set(expected)
+    joint = {n for n in names if isinstance(Recipe.load(n), Joined)}
+    assert set(names) - joint == set(expected)
     for name, count in expected.items():
         recipe = Reading.load(name)
         assert channels(recipe, one if recipe.model == "sd15" else xl) == count, name
     sums = {n: sum(expected[p.name] for p in Joined.load(n).parts) for n in joint}
     assert sums == {"gdf-xl-t": 8154, "gdf-xl-t-segmentation": 7040}
+
+
+SETS = ("gdf-sd15", "gdf-sd15-legacy", "gdf-sdxl", "gdf-sdxl-legacy")
+SCENES = {
+    "spair": "a highly realistic photo that may contain an aeroplane, a bicycle, a bird, a boat, a bottle, a bus, a "
+    "car, a cat, a chair, a cow, a dog, a horse, a motorbike, a person, a plant within a pot, a sheep, a train, or a "
+    "tv monitor.",
+    "horse21": "a photo of a horse",
+    "bedroom28": "a photo of a bedroom",
+    "ade20k": "a highly realistic photo of the real world. It can be an indoor scene, or an outdoor scene, or a photo "
+    "of nature. high quality.",
+    "cityscapes": "An urban street scene with multiple lanes, various buildings, traffic lights, cars in the lanes, "
+    "and pedestrians, highly realistic.",
+}
+
+
+@pytest.mark.parametrize("dataset", SCENES)
+def test_presets_of_a_data_set_have_its_text(dataset: str) -> None:
+    whole = "gdf-xl-t-segmentation" if dataset in ("ade20k", "cityscapes") else "gdf-xl-t"
+    for name in (*SETS, whole):
+        recipe, plain = Recipe.load(f"{name}-{dataset}"), Recipe.load(name)
+        assert recipe.text_for(None) == SCENES[dataset]
+        parts = zip(recipe.single(), plain.single(), strict=True)
+        for part, base in parts:
+            assert isinstance(part, Reading)
+            assert isinstance(base, Reading)
+            assert part.text_for(None) == SCENES[dataset]
+            changed = {"prompt": part.prompt, "fuse": part.fuse, "frame": part.frame}
+            assert base.replace(**changed).content() == part.content()
+
+
+def test_presets_join_maps_as_each_task_of_the_original() -> None:
+    def fuse(name: str) -> list[Any]:
+        parts = [part.fuse for part in Recipe.load(name).single() if isinstance(part, Reading)]
+        return [part and (part.kind, part.grid, part.resize) for part in parts]
+
+    lattice = ("concat", (128, 128), "bilinear")
+    for name in SETS:
+        assert fuse(name) == fuse(f"{name}-spair") == [lattice]
+        assert fuse(f"{name}-horse21") == fuse(f"{name}-bedroom28") == [("concat", None, "nearest")]
+        assert fuse(f"{name}-ade20k") == fuse(f"{name}-cityscapes") == [None]
+    assert fuse("gdf-xl-t") == fuse("gdf-xl-t-spair") == [lattice] * 3
+    assert fuse("gdf-xl-t-horse21") == [("concat", None, "nearest")] * 3
+
+
+def test_a_crop_reaches_the_model_as_the_original_resizes_tensors() -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), np.uint8))
+    for name, side, size in (("gdf-sd15-cityscapes", 1024, 512), ("gdf-sdxl-ade20k", 512, 1024)):
+        spec = Reading.load(name).frame
+        crop = image.crop((0, 0, side, side))
+        values = torch.from_numpy(np.array(crop)).permute(2, 0, 1)[None].float() / 127.5 - 1
+        expected = torch.nn.functional.interpolate(values, (size, size), mode="bilinear")[0]
+        assert torch.allclose(spec.frame(crop.size).pixels(crop), expected, atol=1e-6)
 
 
 def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
@@ -57,7 +115,7 @@ def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
     )
     recipe = Reading.load(file)
     assert [str(a) for a in recipe.activations] == [f"gdf:{id}" for id in PRACTICAL]
-    assert recipe.content() == Recipe.load("gdf-sd15").replace(activations=recipe.activations).content()
+    assert recipe.content() == Recipe.load("gdf-sd15").replace(fuse=None).content()
     (tmp_path / "layers.json").write_text(json.dumps({"up-level0-repeat0-res-out": True}))
     with pytest.raises(InvalidValueError, match="does not tell its model"):
         Recipe.load(tmp_path / "layers.json")
@@ -66,14 +124,66 @@ def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
         Recipe.load(tmp_path / "config_15_none.json")
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "pixart", "flux"])
+def test_maps_come_in_the_order_of_execution(family: str) -> None:
+    meta = next(m for root in golden_roots() if (m := root / "gdf" / family / "meta.json").is_file())
+    ids = [id for id in json.loads(meta.read_text())["ids_in_reference_order"] if "map" not in id]
+    shuffled = np.random.default_rng(0).permutation(ids).tolist()
+    recipe = recipe_from_gdf(dict.fromkeys(shuffled, True), "1-5")
+    assert [str(a) for a in recipe.activations] == [f"gdf:{id}" for id in ids]
+
+
 def test_a_recipe_in_json_is_still_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(json.dumps(Recipe.load("gdf-sd15").model_dump(mode="json")))
     assert Recipe.load(tmp_path / "r.json") == Recipe.load("gdf-sd15")
 
 
-def test_the_timestep_is_what_their_schedule_takes() -> None:
-    took = {v: recipe_from_gdf(PRACTICAL, v, t=50).trajectory.timesteps[0] for v in ("1-5", "2-1", "xl", "pgv2")}
-    assert took == {"1-5": 51, "2-1": 49, "xl": 50, "pgv2": 50}
+def scheduler_of(version: str) -> Any:
+    """The stock scheduler of a version, as its published configuration makes it."""
+    import diffusers as D
+
+    scaled = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    offset = {"steps_offset": 1, "timestep_spacing": "leading"}
+    if version == "1-5":
+        return D.PNDMScheduler(**scaled, skip_prk_steps=True, steps_offset=1)
+    if version == "2-1":
+        return D.EulerDiscreteScheduler(**scaled)
+    if version in ("xl", "pgv2"):
+        return D.EulerDiscreteScheduler(**scaled, **offset)
+    if version == "hunyuan":
+        return D.DDPMScheduler(**{**scaled, "beta_end": 0.03}, **offset)
+    if version == "flux":
+        return D.FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return D.DPMSolverMultistepScheduler(timestep_spacing="linspace")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_timestep_is_what_their_schedule_takes(version: str) -> None:
+    """Against stock schedulers, and the selection of steps of the image-to-image pipelines."""
+    schedule, steps = scheduler_of(version), {"flux": 28, "hunyuan": 50}.get(version, 1000)
+    if version == "flux":
+        schedule.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps), mu=1.15)
+    else:
+        schedule.set_timesteps(steps)
+    for t in (*range(1, 1001, 7), 20, 50, 100, 261, 998, 999, 1000):
+        strength = t / 1000
+        start = int(max(steps - min(steps * strength, steps), 0))
+        if version != "flux":
+            start = max(steps - min(int(steps * strength), steps), 0)
+        if start == steps:
+            with pytest.raises(InvalidValueError, match="no step left"):
+                VERSIONS[version].took(t)
+        else:
+            assert VERSIONS[version].took(t) == pytest.approx(float(schedule.timesteps[start]), abs=1e-3), t
+    with pytest.raises(InvalidValueError, match="no step left"):
+        recipe_from_gdf(PRACTICAL, version, t=0)
+
+
+def test_a_recipe_has_the_timestep_that_t_50_really_is() -> None:
+    took = {v: round(recipe_from_gdf(PRACTICAL, v).trajectory.timesteps[0], 1) for v in VERSIONS}
+    assert took == {
+        "1-5": 51, "2-1": 49, "xl": 50, "pgv2": 50, "pixart-sigma": 50, "pixart-alpha": 50, "flux": 195.5, "hunyuan": 21
+    }  # fmt: skip
 
 
 def test_options_become_fields() -> None:

@@ -66,6 +66,14 @@ def test_keep_rounds_each_side_as_ditf_does() -> None:
     assert FrameSpec("keep", shorter=480).frame((854, 480), multiple=32).model == (864, 480)
 
 
+@pytest.mark.parametrize(("how", "width"), [("down", 832), ("nearest", 864), ("up", 864)])
+def test_keep_rounds_down_as_dift_does_or_up(how: str, width: int) -> None:
+    assert FrameSpec("keep", shorter=480, multiple=32, round=how).frame((854, 480)).model == (width, 480)
+    assert FrameSpec("keep", longer=96, round=how).frame((96, 3), multiple=32).model == (96, 32)  # never nothing
+    assert FrameSpec("keep", shorter=960, multiple=32, round="down").frame((854, 480)).model == (1696, 960)
+    assert FrameSpec.from_dict(FrameSpec("keep", round="down").to_dict()).round == "down"
+
+
 def test_keep_with_no_length_is_the_pictures_own_size() -> None:
     assert FrameSpec("keep").frame((160, 96), multiple=8).model == (160, 96)
     assert FrameSpec("keep").frame((3, 3), multiple=8).model == (8, 8)
@@ -101,6 +109,8 @@ def test_a_size_off_the_multiple_names_the_nearest(mode) -> None:
         ({"size": (1, 2, 3)}, "width, height"),
         ({"mode": "keep", "longer": -1}, "longer"),
         ({"multiple": 0}, "multiple"),
+        ({"mode": "keep", "round": "dwon"}, "'down'"),
+        ({"round": "up"}, "round= belongs to mode 'keep'"),
         ({"fill": 300}, "0 to 255"),
     ],
 )

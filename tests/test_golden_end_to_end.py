@@ -50,7 +50,7 @@ def test_generic_diffusion_feature(case: Path, latent: str, monkeypatch: pytest.
     recipe = preset.replace(
         model=str(case.parent / "pipeline"),
         **{"frame.size": meta["img_size"], "trajectory.latent": latent},
-    ).replace(prompt=meta["prompt"])
+    ).replace(prompt=meta["prompt"], fuse=None)
     extractor = Extractor.from_recipe(recipe, device="cpu", dtype=torch.float32)
     for i, image in enumerate(meta["images"]):
         give_noise(monkeypatch, inputs["posterior_eps"][i : i + 1], inputs["noise"][i : i + 1])

@@ -52,7 +52,7 @@ def test_the_curve_costs_less_with_less(head_training, head_extractor, head_worl
     assert labels[0] == "the strongest pair"
     assert "all pairs" in labels
     whole = points[labels.index("all pairs")]
-    assert whole.result.value == pytest.approx(head_training.trained.validation)
+    assert whole.result.value == pytest.approx(head_training.trained.validation.value)
     assert all(p.calls <= whole.calls for p in points)
     # Two of five steps are read, the noisier one is the third call; it ends at the last of the layers.
     assert 2 < denoiser_calls(recipe_of(loaded, made.config), Catalogue.of(head_extractor.backbone)) <= 3
@@ -71,17 +71,29 @@ def run_cli(*arguments: object) -> str:
 def test_from_the_command_line(head_world: Path, head_recipe: Recipe, tmp_path: Path) -> None:
     head_recipe.save(tmp_path / "r.yaml")
     out = tmp_path / "out"
-    run_cli(
+    trained = run_cli(
         "train", "hyperfeatures", "--root", head_world, "--recipe", tmp_path / "r.yaml", "--out", out, "--steps", 4,
         "--projection", 32, "--bottleneck", 32, "--every", 2, "--device", "cpu",
     )  # fmt: skip
     assert {"recipe.yaml", "report.html", "log.csv", STATE, "weights"} <= {p.name for p in out.iterdir()}
-    run_cli("eval", "toyworld", "--root", head_world, "--recipe", out / "recipe.yaml", "--device", "cpu", "--limit", 2)
-    pruned = tmp_path / "pruned"
-    run_cli(
-        *("train", "prune", "-r", out / "recipe.yaml", "--root", head_world, "--features", out),
-        *("--out", pruned, "--keep", 2, "--device", "cpu"),
+    scored = run_cli(
+        *("eval", "toyworld", "--root", head_world, "--recipe", out / "recipe.yaml", "--device", "cpu", "--limit", 2)
     )
+    assert "per point   PCK@0.01" in scored
+    for text in (trained, (out / "report.html").read_text()):
+        for words in ("PCK@0.1 of the target box: ", "per image", "per point", "pairs,", "points", "toyworld val"):
+            assert words in text
+        assert "features computed in float32" in text
+    pruned = tmp_path / "pruned"
+    told = run_cli(
+        *("train", "prune", "-r", out / "recipe.yaml", "--root", head_world, "--features", out),
+        *("--out", pruned, "--keep", 2, "--device", "cpu", "--limit", 5),
+    )
+    for text in (told, (pruned / "report.html").read_text(), (pruned / "report.md").read_text()):
+        for words in ("of toyworld val", "α·max(w, h) of the target box", "only 5 of", "bootstrap over pictures"):
+            assert words in " ".join(text.split())
+        assert "features computed in float32" in text
+    assert "PCK@0.1 per image (per point)" in (pruned / "report.html").read_text()
     assert (pruned / "report.html").read_text().count("<svg") == 2
     one, other = open_dataset("toyworld", head_world, "test").images()[:2]
     run_cli("match", one, other, "--recipe", pruned / "recipe.yaml", "--device", "cpu")

@@ -15,14 +15,22 @@ from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.joins.aggregation import AggregationConfig
+from diffeat.tasks.correspondence import get_protocol
 from diffeat.training.hyperfeatures.examples import Examples
-from diffeat.training.hyperfeatures.loss import keypoint_loss, position_loss
+from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells, position_loss
 from diffeat.training.hyperfeatures.maps import PictureMaps
 from diffeat.training.hyperfeatures.prepare import prepare
-from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
-from diffeat.training.hyperfeatures.train import TrainSettings, new_network, train_network
+from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures, training_recipe
+from diffeat.training.hyperfeatures.train import (
+    DescribedPair,
+    PairLoss,
+    TrainSettings,
+    new_network,
+    pair_loss,
+    train_network,
+)
 from diffeat.training.log import read_log
-from support.hyperfeatures import error, trained_maps
+from support.hyperfeatures import PROTOCOL, error, trained_maps
 
 
 def test_rows_only_equal_the_full_matrix() -> None:
@@ -154,6 +162,60 @@ def test_mirrored_examples_show_the_same_points(head_extractor, head_world: Path
         with Image.open(path) as one, Image.open(copy) as other:
             for (x, y), (x2, y2) in zip(before.round().long().tolist(), after.round().long().tolist(), strict=True):
                 assert one.convert("RGB").getpixel((x, y)) == other.convert("RGB").getpixel((x2, y2))
+
+
+def unlike(pair: DescribedPair) -> torch.Tensor:
+    """Makes the descriptors of both pictures alike on the whole, without any point."""
+    return (pair.source.mean((1, 2)) - pair.target.mean((1, 2))).square().mean()
+
+
+def test_a_loss_of_ones_own_needs_no_points_and_goes_on(head_extractor, head_world: Path, tmp_path: Path) -> None:
+    known = open_dataset("toyworld", head_world, "trn")
+    pairs = replace(known, pairs=tuple(replace(p, source_points=(), target_points=()) for p in known.pairs[:4]))
+    settings = TrainSettings(steps=12, validate_every=6, lr=1e-2, projection=32, bottleneck=32)
+
+    def run(steps: int, loss: PairLoss | None) -> Outcome:
+        return train_hyperfeatures(
+            head_extractor, TrainingData(pairs), tmp_path, replace(settings, steps=steps), loss=loss, force=True
+        )
+
+    run(6, unlike)
+    run(12, unlike)
+    rows = read_log(tmp_path / "log.csv")
+    assert [row["step"] for row in rows] == [str(i + 1) for i in range(12)]
+    losses = [float(row["loss"]) for row in rows]
+    assert np.mean(losses[-4:]) < np.mean(losses[:4])
+    with pytest.raises(DatasetError, match="training set is empty"):
+        run(12, None)
+    with pytest.raises(InvalidValueError, match="loss"):
+        run(12, lambda pair: pair.source.mean())
+
+
+def test_a_loss_of_ones_own_sees_descriptors_and_points_in_cells(head_extractor, head_world, tmp_path: Path) -> None:
+    pairs = open_dataset("toyworld", head_world, "trn")
+    with prepare(head_extractor, [pairs], tmp_path) as ready:
+        config = AggregationConfig(("a",) * 4, ready.channels, (4, 2), 5, projection=32, bottleneck=32)
+        made, example = new_network(config, 0), Examples(pairs, ready.source, 0)[0]
+        settings, seen = TrainSettings(), []
+
+        def published(pair: DescribedPair) -> torch.Tensor:
+            seen.append(pair)
+            cells = [
+                nearest_cells(p, d.shape[1:]) for p, d in zip(pair.points, (pair.source, pair.target), strict=True)
+            ]
+            return keypoint_loss(pair.source, pair.target, *cells)
+
+        own, parts = pair_loss(made, example, settings, published)
+        expected, _ = pair_loss(made, example, settings)
+    assert own.item() == pytest.approx(expected.item())
+    assert parts == {}
+    assert len(seen[0].points[0]) == len(example.points[0])
+
+
+def test_texts_of_a_protocol_are_trained_with(head_extractor: Extractor) -> None:
+    told = head_extractor.recipe.replace(template="a photo of a {}")
+    dift = get_protocol("dift")
+    assert (dift.prompts(None, told), dift.prompts("", told), PROTOCOL.prompts(None, told)) == ("category", "", None)
 
 
 @pytest.mark.parametrize(

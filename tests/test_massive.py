@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from conftest import golden_roots
 from diffeat.errors import InvalidValueError
-from diffeat.refinement.massive import Rule, detect_massive, high_norm_tokens
+from diffeat.refinement.massive import Rule, detect_massive, high_norm_tokens, measured_channel
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 DETECTOR = next((r / "ditf" / "detector" for r in reversed(golden_roots()) if (r / "ditf" / "detector").is_dir()), None)
@@ -71,6 +71,26 @@ def test_statistics_do_not_depend_on_the_order_and_equal_those_of_everything_at_
     torch.testing.assert_close(one.std, together.std(0, correction=0))
     torch.testing.assert_close(one.mean, together.mean(0))
     assert one.median_abs == pytest.approx(together.abs().median().item(), rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("change", "failed"),
+    [
+        (lambda x, _: x + 100, []),
+        (lambda x, _: x + 4, ["ratio"]),
+        (lambda x, _: 300 * x, ["|mean| / std"]),
+        (lambda x, i: x + 200 * (i % 2), ["|mean| / std", "in 50% < 90%"]),
+        (lambda x, _: x, ["ratio", "|mean| / std", "in 0% < 90%"]),
+    ],
+)
+def test_a_channel_tells_which_tests_it_fails(change, failed: list[str]) -> None:
+    images = _images()
+    for i, image in enumerate(images):
+        image[:, 3] = change(image[:, 3], i)
+    statistics, rule = _gather(images), Rule()
+    told = measured_channel(statistics, 3, rule).failed(rule)
+    assert [any(word in line for line in told) for word in failed] == [True] * len(failed)
+    assert (3 in detect_massive(statistics).channels) == (not told)
 
 
 def test_one_image_is_not_enough_to_know() -> None:

@@ -331,11 +331,13 @@ def _(desk: Desk) -> None:
 
 @line("`--aggregate_output`")
 def _(desk: Desk) -> None:
-    recipe = desk.recipe(["up_blocks.1", "up_blocks.2"], fuse={"kind": "concat"})
+    recipe = desk.recipe(["up_blocks.1", "up_blocks.2"], fuse={"kind": "concat", "resize": "nearest"})
     parts = desk.read(desk.recipe(["up_blocks.1", "up_blocks.2"]))
-    joined = desk.read(recipe).tensor
-    assert joined.shape[0] == sum(m.shape[0] for m in parts.activations.values())
-    assert joined.shape[1:] == parts["up_blocks.2"].shape[1:]
+    size = parts["up_blocks.2"].shape[1:]
+    nearest = [torch.nn.functional.interpolate(m[None], size, mode="nearest")[0] for m in parts.activations.values()]
+    assert torch.equal(desk.read(recipe).tensor, torch.cat(nearest))
+    made = recipe_from_gdf({LAYER: True}, "1-5", aggregate_output=True)
+    assert made.fuse == recipe.fuse
 
 
 @line("`--show_all_layers`")
@@ -366,6 +368,14 @@ def _(desk: Desk) -> None:
     assert "cross-q" in desk.run("recipes", "gdf-sd15")
 
 
+@line("the text and the resizing of each data set")
+def _(desk: Desk) -> None:
+    for name in ("spair", "horse21", "bedroom28", "ade20k", "cityscapes"):
+        assert Recipe.load(f"gdf-sd15-{name}").prompt
+    crops = [Reading.load(f"gdf-sd15-{name}").frame.load for name in ("ade20k", "cityscapes")]
+    assert crops == [(512, 512), (1024, 1024)]
+
+
 @line("several `--feature_id` folders of several models")
 def _(desk: Desk) -> None:
     assert [p.model for p in Joined.load("gdf-xl-t").parts] == ["sdxl", "sd15", "playground-v2"]
@@ -391,10 +401,15 @@ def scarce(desk: Desk) -> Path:
 
 @line("`scarce_segmentation/task-pixel.py`")
 def _(desk: Desk) -> None:
-    recipe = desk.file(desk.recipe(["up_blocks.3"]))
-    said = desk.run("eval", "horse21", "--root", scarce(desk), "--recipe", recipe, "--pixels", 60)
-    assert "mIoU" in said
+    apart = desk.recipe(["up_blocks.2", "up_blocks.3"])
+    recipe, out = desk.file(apart.replace(fuse={"kind": "concat"})), desk.folder / "published"
+    said = desk.run(
+        "eval", "horse21", "--root", scarce(desk), "--recipe", recipe, "--pixels", 15, "--protocol", "gdf",
+        "--prompts", "category", "--out", out,
+    )  # fmt: skip
     assert "ensemble" in said
+    assert "protocol gdf" in said
+    assert (out / f"features-{apart.hash[:12]}").is_dir()  # the protocol joins, whatever the recipe does
 
 
 @line("`--shuffle_dataset`")
@@ -409,8 +424,7 @@ def _(desk: Desk) -> None:
     assert "data:image/jpeg" in (desk.folder / "report" / "report.html").read_text()
 
 
-@line("`correspondence/task-corres.py --algorithm nn`")
-def _(desk: Desk) -> None:
+def pair_list(desk: Desk) -> Path:
     from diffeat.datasets.spair import read_spair
 
     pairs = list(read_spair(PAIRS, "test"))[:2]
@@ -424,9 +438,32 @@ def _(desk: Desk) -> None:
     ]  # fmt: skip
     file = desk.folder / "pairs.json"
     file.write_text(json.dumps(listed))
-    recipe = desk.file(desk.recipe(["up_blocks.1", "up_blocks.2"], fuse={"kind": "concat"}))
-    said = desk.run("eval", "spair-json", "--root", file, "--protocol", "hyperfeatures", "--recipe", recipe)
-    assert "PCK" in said
+    return file
+
+
+@line("`correspondence/task-corres.py --algorithm nn`")
+def _(desk: Desk) -> None:
+    model = ["--recipe", "gdf-sd15-spair", "-m", MODEL, "--size", SIZE]
+    assert "PCK" in desk.run("eval", "spair-json", "--root", pair_list(desk), "--protocol", "gdf", *model)
+
+
+@line("`correspondence/task-corres.py --algorithm conv`")
+def _(desk: Desk) -> None:
+    model = [
+        "--recipe",
+        "gdf-sd15-spair",
+        "-m",
+        MODEL,
+        "--size",
+        SIZE,
+        "-a",
+        f"gdf:{LAYER}",
+        "--set",
+        "fuse.grid=[16,16]",
+    ]
+    out = desk.folder / "convolution"
+    desk.run("train", "convolution", "spair-json", "--root", pair_list(desk), *model, "--steps", 2, "--out", out)
+    assert Joined.load(out / "recipe.yaml").join == "convolution"
 
 
 @line("choosing layers by eye")

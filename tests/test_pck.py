@@ -186,6 +186,42 @@ def test_single_pairs_work_and_nothing_prints_without_its_protocol() -> None:
     assert PROTOCOLS["spair"].replace(inclusive=False).name == "spair*"
 
 
+def test_every_number_is_told_by_the_pair_and_by_the_point() -> None:
+    records = [
+        PairRecord("a", "cat", ("1", "2"), (0.0, 0.0, 0.0, 99.0), {"bbox": 10.0, "image": 10.0}),
+        PairRecord("b", "cat", ("2", "1"), (99.0,), {"bbox": 10.0, "image": 10.0}),
+        PairRecord("c", "dog", ("3", "4"), (0.0, 99.0), {"bbox": 10.0, "image": 10.0}),
+    ]
+    image, point = (75 + 0 + 50) / 3, 100 * 4 / 7
+    by_point = pck(records, PROTOCOLS["dift-point"], replicates=200)
+    by_image = pck(records, PROTOCOLS["dift"], replicates=200)
+    for result in (by_point, by_image):
+        lines = str(result).splitlines()[:2]
+        assert sorted(line.split("   ")[0].strip() for line in lines) == ["per image", "per point"]
+        assert f"PCK@0.1 {image:.2f} [" in str(result)
+        assert f"PCK@0.1 {point:.2f} [" in str(result)
+        assert "α·max(w, h) of the target box" in str(result)
+        assert set(result.spreads) == {"image", "point"}
+    assert by_point.spreads == by_image.spreads  # one bootstrap serves both
+    assert str(by_point).startswith("per point")
+    assert by_point.headline.startswith(f"PCK@0.1 of the target box: {point:.1f} [")
+    assert by_point.headline.endswith("per image; 3 pairs, 7 points")
+    assert by_point.cell(0.1).endswith(f"({image:.1f})")
+    header, rows = by_point.table()
+    assert header[-2] == "PCK@0.1 per point (per image)"
+    assert rows[0] == ["cat", "2", "5", *["60.0 (37.5)"] * 4]
+    assert rows[-1][-1] == f"{point:.1f} ({image:.1f})"
+    macro = pck(records, PROTOCOLS["spair"].replace(average="category-image"), replicates=0)
+    assert macro.table()[1][-1][-1] == f"{(37.5 + 50) / 2:.1f} ({(60 + 50) / 2:.1f})"
+    assert macro.table()[1][0][-1] == "37.5 (60.0)"
+    assert "per image, mean of categories" in macro.headline
+    plain = by_image.to_dict()["averages"]
+    assert plain["point"]["0.1"]["pck"] == pytest.approx(point)
+    assert plain["point"]["0.1"]["interval"] == list(by_point.intervals[0.1])
+    assert PROTOCOLS["geometry"].columns()[0] == "PCK@1 px per point (per image)"
+    assert PROTOCOLS["hyperfeatures-image"].measure() == "PCK@0.1 of the target picture"
+
+
 def test_bad_input_is_refused() -> None:
     with pytest.raises(InvalidValueError, match="no keypoint in pair 'p'"):
         record_pair(np.zeros((0, 2)), np.zeros((0, 2)), target_size=(9, 9), name="p")

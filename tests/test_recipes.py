@@ -9,6 +9,7 @@ import pytest
 
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Reading, Recipe, preset_names
+from diffeat.tasks.registry import TASKS, options_for
 
 MINIMAL = {"model": "sd15", "trajectory": {"timesteps": [261]}, "activations": ["up_blocks.1"]}
 
@@ -19,6 +20,8 @@ def test_presets_are_valid_and_carry_their_name_and_source(name: str) -> None:
     assert recipe.name == name
     assert recipe.description
     assert recipe.source
+    for task in TASKS.values():
+        options_for(task, recipe)  # what it says about tasks is valid
 
 
 def test_the_promised_presets_exist() -> None:

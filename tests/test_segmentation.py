@@ -13,8 +13,10 @@ from PIL import Image
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.extraction import Recipe, load_source
 from diffeat.features import FeatureMap, Streams
-from diffeat.geometry import FrameSpec
+from diffeat.geometry import Frame, FrameSpec
+from diffeat.report.labels import example_picture
 from diffeat.tasks.segmentation import (
     Confusion,
     EnsembleSettings,
@@ -30,15 +32,18 @@ SIZE = (36, 28)  # width, height
 GRIDS = ((5, 7, 9), (3, 14, 18))
 
 
+FRAMES = {mode: FrameSpec(mode=mode, size=(36, 32)).frame(SIZE) for mode in ("squash", "pad")}
+SQUARE = FrameSpec(mode="squash", size=32).frame((32, 32))
+
+
 def picture(seed: int, mode: str = "squash") -> PictureMaps:
-    frame = FrameSpec(mode=mode, size=(36, 32)).frame(SIZE)
     generator = torch.Generator().manual_seed(seed)
-    return PictureMaps(tuple(torch.randn(*g, generator=generator) for g in GRIDS), frame)
+    return PictureMaps.over([torch.randn(*g, generator=generator) for g in GRIDS], FRAMES[mode])
 
 
-def enlarged(p: PictureMaps) -> torch.Tensor:
+def enlarged(p: PictureMaps, frame: Frame) -> torch.Tensor:
     """What the streamed form must equal: every map at the picture's size, side by side."""
-    return torch.cat([p.frame.map_to_original(m) for m in p.maps])
+    return torch.cat([frame.map_to_original(m.values) for m in p.maps])
 
 
 @pytest.mark.parametrize("mode", ["squash", "pad"])
@@ -47,7 +52,7 @@ def test_pixels_are_those_of_enlarged_features(mode: str) -> None:
     labels = [np.random.default_rng(i).integers(0, 3, SIZE[::-1]) for i in range(3)]
     pixels = TrainingPixels(pictures, labels, rare=0)
     assert len(pixels) == 3 * SIZE[0] * SIZE[1]
-    expected = torch.cat([enlarged(p).flatten(1).T for p in pictures])
+    expected = torch.cat([enlarged(p, FRAMES[mode]).flatten(1).T for p in pictures])
     got = pixels.features(torch.arange(len(pixels)))
     assert torch.allclose(got, expected, atol=1e-5)
     assert torch.equal(pixels.labels, torch.from_numpy(np.concatenate([x.ravel() for x in labels])))
@@ -57,21 +62,20 @@ def test_pixels_are_those_of_enlarged_features(mode: str) -> None:
 def test_rows_of_a_projection_are_the_projection_of_rows(mode: str) -> None:
     p = picture(0, mode)
     weight = torch.randn(4, 8, generator=torch.Generator().manual_seed(1))
-    expected = torch.einsum("kc,chw->khw", weight, enlarged(p))
+    expected = torch.einsum("kc,chw->khw", weight, enlarged(p, FRAMES[mode]))
     projected = p.project(weight)
     assert torch.allclose(torch.cat([projected.rows(0, 10), projected.rows(10, 28)], 1), expected, atol=1e-5)
 
 
 def easy(count: int) -> tuple[list[PictureMaps], list[np.ndarray]]:
     """Pictures whose first map shows the label."""
-    frame = FrameSpec(mode="squash", size=32).frame((32, 32))
     pictures, labels = [], []
     for i in range(count):
         generator = torch.Generator().manual_seed(i)
         blocks = torch.randint(0, 3, (4, 4), generator=generator)
         code = F.one_hot(blocks, 3).permute(2, 0, 1).float().repeat_interleave(4, 1).repeat_interleave(4, 2)
         noise = 0.1 * torch.randn(2, 8, 8, generator=generator)
-        pictures.append(PictureMaps((code + 0.1 * torch.randn(3, 16, 16, generator=generator), noise), frame))
+        pictures.append(PictureMaps.over([code + 0.1 * torch.randn(3, 16, 16, generator=generator), noise], SQUARE))
         labels.append(blocks.repeat_interleave(8, 0).repeat_interleave(8, 1).numpy())
     return pictures, labels
 
@@ -93,7 +97,7 @@ def test_ensemble_votes_and_is_unsure_as_members_disagree() -> None:
     pictures, labels = easy(3)
     ensemble = PixelEnsemble(3, EnsembleSettings(members=4, epochs=1)).fit(TrainingPixels(pictures, labels, most=100))
     found = ensemble.predict(pictures[0])
-    pixels = enlarged(pictures[0]).flatten(1).T
+    pixels = enlarged(pictures[0], SQUARE).flatten(1).T
     with torch.no_grad():
         opinions = torch.stack([m(pixels).softmax(1) for m in ensemble.members])
     assert torch.equal(found.labels.flatten(), opinions.argmax(2).mode(0).values)
@@ -117,6 +121,30 @@ def test_linear_probe_is_ridge_regression() -> None:
     assert (got == scores).double().mean() > 0.999
 
 
+def test_ensembles_are_read_from_state_dicts() -> None:
+    pictures, labels = easy(2)
+    one = PixelEnsemble(3, EnsembleSettings(members=2, epochs=1)).fit(TrainingPixels(pictures, labels, most=100))
+    states = [{f"module.layers.{key}": value for key, value in m.state_dict().items()} for m in one.members]
+    assert torch.equal(PixelEnsemble.of(states).predict(pictures[0]).labels, one.predict(pictures[0]).labels)
+    assert PixelEnsemble.of(states).classes == 3
+    for broken in ([], [{}], [states[0] | {"module.layers.3.weight": torch.zeros(2, 2)}]):
+        with pytest.raises(InvalidValueError, match=r"no pixel classifier|got none"):
+            PixelEnsemble.of(broken)
+
+
+def test_training_waits_from_the_fifth_epoch_and_takes_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 batches an epoch, the last pixels left out; two that are no better may follow the best, a third ends it."""
+    pictures, labels = easy(1)
+    pixels = TrainingPixels(pictures, labels, most=1003)
+    sizes: list[int] = []
+    features = pixels.features
+    monkeypatch.setattr(pixels, "features", lambda which: (sizes.append(len(which)), features(which))[1])
+    losses = iter([torch.tensor(v, requires_grad=True) for v in [1.0] * 120 + [3.0, 2.0, 2.0, 2.5, 2.0, 1.0]])
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *_: next(losses))
+    PixelEnsemble(3, EnsembleSettings(members=1, batch=33, patience=2)).fit(pixels)
+    assert sizes == [33] * 125
+
+
 def test_confusion_by_hand() -> None:
     confusion = Confusion(4)
     confusion.add(np.array([[0, 0, 1, IGNORE]]), np.array([[0, 1, 1, 2]]))
@@ -124,6 +152,10 @@ def test_confusion_by_hand() -> None:
     assert np.isnan(confusion.iou[2:]).all()
     assert confusion.miou == pytest.approx(0.5)
     assert confusion.accuracy == pytest.approx(2 / 3)
+    published = Confusion.as_gdf(4)
+    published.add(np.array([[0, 0, 1, IGNORE, IGNORE]]), np.array([[0, 1, 1, 2, 1]]))
+    assert (published + published).iou == pytest.approx([1 / 2, 1 / 3, 0, 0])
+    assert published.miou == pytest.approx(5 / 24)
 
 
 def test_rare_labels_are_ignored_in_their_picture() -> None:
@@ -198,13 +230,49 @@ def test_evaluation_over_random_splits(horse: Path, tmp_path: Path) -> None:
         assert not {s.image for s in split.train} & {s.image for s in split.test}
 
 
+def test_the_published_protocol(horse: Path, tmp_path: Path) -> None:
+    """Labels of any size; every model's maps enlarged twice, then side by side; all classes count."""
+    for file in horse.rglob("*.npy"):
+        np.save(file, np.load(file).repeat(3, 0)[:, ::2])
+    test_labels = np.load(horse / "real" / "test" / "0.npy")
+    test_labels[:30] = IGNORE
+    np.save(horse / "real" / "test" / "0.npy", test_labels)
+    parts = [{"kind": "baseline", "name": "RGB patches", "stride": n} for n in (4, 6)]
+    source = load_source(Recipe.from_dict({"parts": parts, "join": "concat"}))
+    train, test = (read_label_scarce(horse, "cat15", split).limited(n) for split, n in (("train", 4), ("test", 2)))
+    options = SegmentationOptions(classifier="linear", protocol="gdf", pixels=200)
+    result = evaluate_segmentation((train, test), source, options, store=tmp_path / "store")
+    assert "256×256" in str(result)
+    assert {p.name for p in tmp_path.glob("features-*")} == {f"features-{s.recipe.hash[:12]}" for s in source.sources}
+
+    def maps(sample: MaskSample) -> PictureMaps:
+        features = [next(iter(s.stream([sample.image]))) for s in source.sources]
+        sized = [F.interpolate(f.tensor[None], size=(f.tensor.shape[2],) * 2) for f in features]
+        whole = [F.interpolate(x, size=(256, 256), mode="bilinear", align_corners=False)[0] for x in sized]
+        return PictureMaps.over([torch.cat(whole)], FrameSpec(mode="squash", size=256).frame((256, 256)))
+
+    truths = [np.load(s.mask)[np.arange(256) * 120 // 256][:, np.arange(256) * 16 // 256] for s in train]
+    probe = LinearProbe(15).fit(TrainingPixels([maps(s) for s in train], truths, most=200))
+    hit, union = np.zeros((2, 15))
+    for sample in test:
+        truth = np.load(sample.mask)[np.arange(256) * 120 // 256][:, np.arange(256) * 16 // 256]
+        labels = probe.predict(maps(sample)).labels.numpy()
+        hit += [((labels == k) & (truth == k)).sum() for k in range(15)]
+        union += [((labels == k) | (truth == k)).sum() for k in range(15)]
+    assert result.value == pytest.approx(100 * np.mean(hit / (union + 1e-8)), abs=0.01)
+    assert np.isfinite(result.iou).all()
+    low, high = result.interval()
+    assert low <= result.value <= high
+    assert example_picture(result.examples[0]).height == 150
+
+
 def test_a_class_absent_from_training_is_told(horse: Path) -> None:
     labels = np.load(horse / "real" / "test" / "0.npy")
     labels[:20] = 5
     np.save(horse / "real" / "test" / "0.npy", labels)
     train, test = (read_label_scarce(horse, "cat15", s) for s in ("train", "test"))
     found = evaluate_segmentation((train, test), Colours(), SegmentationOptions(classifier="linear"))
-    assert any("part 5" in note and "IoU 0" in note for note in found.notes)
+    assert any("paw" in note and "IoU 0" in note for note in found.notes)
     assert found.iou[5] == 0
 
 

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from typer.testing import CliRunner
 
-from diffeat.bench.selection import SelectionRow, difference, selection_table
+from diffeat.bench.selection import TASKS, JoinedSet, Repeated, SelectionRow, difference, selection_table
 from diffeat.cli.main import app
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError, UnknownNameError
-from diffeat.extraction import Recipe
-from diffeat.studies.selection.labels import open_labels
+from diffeat.evaluation.features import features_of
+from diffeat.evaluation.intervals import interval_of
+from diffeat.extraction import Extractor, Reading, Recipe
+from diffeat.studies.selection.labels import open_labels, open_several
 from diffeat.studies.selection.score import Score, ratio
 
 MODEL = Path(__file__).parent / "golden" / "gdf" / "sd15" / "pipeline"
@@ -85,6 +89,51 @@ def test_select_with_labels_writes_recipe_and_report_and_goes_on(toy: Path, tmp_
     assert Recipe.load(out) == chosen
 
 
+@pytest.fixture
+def simple_and_complex(tmp_path: Path) -> tuple[Path, Path]:
+    """Two sets in the label-scarce layout, one of few and one of more labels; the other's are of half the size."""
+    roots = tmp_path / "horse", tmp_path / "bedroom"
+    for root, labels, scale in zip(roots, (2, 5), (1, 2), strict=True):
+        (root / "real" / "train").mkdir(parents=True)
+        for k in range(6):
+            blocks = np.random.default_rng((k, labels)).integers(0, labels, (4, 4)).repeat(16, 0).repeat(16, 1)
+            file = root / "real" / "train" / f"{k}.png"
+            Image.fromarray((blocks * 50).astype(np.uint8)).convert("RGB").save(file)
+            np.save(file.with_suffix(".npy"), blocks[::scale, ::scale])
+    return roots
+
+
+def test_a_simple_and_a_complex_set_count_alike(simple_and_complex: tuple[Path, Path], tmp_path: Path) -> None:
+    horse, bedroom = simple_and_complex
+    out = tmp_path / "chosen.yaml"
+    printed = said(
+        "select", horse / "real" / "train", "-m", MODEL, "--limit", 2, "--draws", 2, "--size", 64, "--budget", 16,
+        "--dataset", "horse21", "--root", horse, "--dataset", "bedroom28", "--root", bedroom,
+        "--samples", 4, "--rules", "paper", "--out", out,
+    )  # fmt: skip
+    assert "segmentation" in printed
+    data = json.loads((tmp_path / "chosen-selection" / "selection.json").read_text())
+    names = ["segmentation, horse21", "segmentation, bedroom28"]
+    scores = {a["id"]: [a["scores"][n]["value"] for n in names] for a in data["activations"] if a["scores"]}
+    assert all(set(a["scores"]) == set(names) for a in data["activations"] if a["scores"])
+    best = np.max(list(scores.values()), axis=0)
+    first = data["steps"][0]
+    assert first["added"] == max(scores, key=lambda id: np.mean(scores[id] / best))
+    assert first["combined"] == pytest.approx(np.mean(scores[first["added"]] / best))
+
+
+def test_several_sets_take_a_root_each(simple_and_complex: tuple[Path, Path], toy: Path) -> None:
+    horse, bedroom = simple_and_complex
+    parts = open_several(["horse21", "bedroom28"], [horse, bedroom], most=4)
+    assert [(p.dataset, len(p.classes)) for p in parts] == [("horse21", 21), ("bedroom28", 29)]
+    assert len(open_several(["toyworld", "horse21"], [toy, horse], ["segmentation"])) == 2
+    assert len(open_several(["toyworld-parts", "toyworld-classes"], [toy])) == 2
+    with pytest.raises(InvalidValueError, match="take as many roots"):
+        open_several(["horse21", "bedroom28", "cat15"], [horse, bedroom])
+    with pytest.raises(InvalidValueError, match="counts once"):
+        open_several(["toyworld", "toyworld-parts"], [toy])
+
+
 def test_a_selection_never_reads_the_test_split(toy: Path) -> None:
     for part in open_labels("toyworld", toy):
         assert part.check
@@ -129,14 +178,46 @@ def test_differences_of_rows_are_paired() -> None:
     hits = (rng.random(300) < 0.5).astype(float)
     better = np.maximum(hits, rng.random(300) < 0.1)
     rows = [
-        SelectionRow(name, ("a",), 4, {t: Score(np.stack([v, np.ones(300)], 1), ratio) for t in
-                                       ("correspondence", "part segmentation", "classification")})
+        SelectionRow(
+            name, (("a",),), (4,), {t: Repeated((Score(np.stack([v, np.ones(300)], 1), ratio),)) for t in TASKS}
+        )
         for name, v in (("legacy choice", hits), ("selected set", better))
-    ]  # fmt: skip
-    value, low, high = difference(rows[1], rows[0], "correspondence")
-    assert value == pytest.approx(100 * (better - hits).mean())
-    assert 0 < low < value < high
-    assert high - low < 8  # unpaired, it would be about 16 wide
+    ]
+    found = difference(rows[1], rows[0], "correspondence")
+    assert found.value == pytest.approx(100 * (better - hits).mean())
+    assert 0 < found.interval.low < found.value < found.interval.high
+    assert found.interval.high - found.interval.low < 8  # unpaired, it would be about 16 wide
     header, body = selection_table(rows)
-    assert header[2:] == ["correspondence", "part segmentation", "classification"]
-    assert body[-1][0] == "selected − legacy choice"
+    assert header[2:] == list(TASKS)
+    assert [row[0] for row in body[-2:]] == ["selected − legacy choice", "… of single choices"]
+
+
+def test_choosing_is_in_the_interval() -> None:
+    """Choices of known spread over units of known spread: the interval is that of their sum, not of units alone."""
+    rng = np.random.default_rng(0)
+    count, units, of_choice, of_unit = 6, 100, 3.0, 10.0
+    widths, expected = [], 2 * 1.96 * np.sqrt(of_choice**2 / count + of_unit**2 / units)
+    for _ in range(12):
+        pictures = 50 + of_unit * rng.standard_normal(units)
+        scores = (Score(np.stack([pictures + shift, np.full(units, 100.0)], 1), ratio)
+                  for shift in of_choice * rng.standard_normal(count))  # fmt: skip
+        repeated = Repeated(tuple(scores))
+        low, high = interval_of(repeated.resampled(200))
+        assert low < repeated.value < high
+        widths.append((high - low) ** 2)
+    assert np.sqrt(np.mean(widths)) == pytest.approx(expected, rel=0.2)  # 2.0 units alone would give 3.9 of 6.2
+
+
+def test_a_set_joined_from_stored_maps_is_what_its_recipe_extracts(toy: Path, recipe: str, tmp_path: Path) -> None:
+    base = Reading.load(recipe)
+    several = Extractor.from_recipe(base)
+    ids = ("up_blocks.3", "up_blocks.2.resnets.0")
+    several = Extractor(base.replace(activations=["up_blocks.2", *ids]), several.backbone)
+    images = sorted((toy / "JPEGImages").rglob("*.jpg"))[:2]
+    joined = base.replace(activations=list(ids), fuse={"kind": "concat", "normalise": True})
+    with features_of(several, dict.fromkeys(images)) as features:
+        found = list(JoinedSet(joined, features, "").stream(images))
+    for one, other in zip(found, Extractor(joined, several.backbone).stream(images), strict=True):
+        torch.testing.assert_close(one.tensor, other.tensor)
+        assert one.digest == other.digest
+        assert one.provenance["recipe_hash"] == other.provenance["recipe_hash"]

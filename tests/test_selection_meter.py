@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffeat.studies.selection.meter import concentration
+from diffeat.studies.selection.meter import Meter, concentration
 from support.selection import CHANNELS, SIDE, below, blocks, made, measured
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
 def test_noise_share_is_measured(share: float) -> None:
     found = measured(made(noise=share))
-    for value in (found.noise, found.noise_low, found.noise_mid):
+    for value in (found.noise, found.noise_low, found.noise_fine):
         assert value == pytest.approx(share, abs=0.04)
 
 
@@ -25,8 +25,18 @@ def test_noise_is_told_apart_by_band() -> None:
     low = torch.hypot(*torch.meshgrid(*[torch.fft.fftfreq(SIDE, 1 / SIDE)] * 2, indexing="ij")).round() <= 4
     share_low = low.float().mean().item()
     assert found.noise_low == pytest.approx(0.5 / (0.5 + 0.5 * share_low), abs=0.04)
-    assert found.noise_mid == pytest.approx(0, abs=0.03)
-    assert found.noise_high is None
+    assert found.noise_fine == pytest.approx(0, abs=0.03)
+
+
+@pytest.mark.parametrize("side", [2, 4, 7, 32])
+def test_fine_noise_is_measured_on_every_grid(side: int) -> None:
+    """Content is constant over each picture, so all that varies within one is noise."""
+    generator = torch.Generator().manual_seed(0)
+    meter = Meter(8, (side, side))
+    for _ in range(4):
+        content = torch.randn(8, 1, 1, generator=generator).expand(8, side, side)
+        meter.add(content + torch.randn(3, 8, side, side, generator=generator))
+    assert meter.result().noise_fine > 0.9
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.75])

@@ -49,6 +49,7 @@ def test_candidates_are_those_of_the_tables(build, pool: int, kept: set[str]) ->
     assert len(verdicts) == pool
     assert {n.removeprefix("gdf:") for n, v in verdicts.items() if v.kept} == kept
     assert len(kept) == (33 if build is sd15 else 63)
+    assert all(why.startswith("by name: ") for v in verdicts.values() if not v.kept for _, why in v.reasons)
     assert all(v.reasons for v in verdicts.values() if not v.kept)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pytest
@@ -18,8 +20,17 @@ from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
 from diffeat.studies.selection.greedy import forward_selection, rank_singles
 from diffeat.studies.selection.meter import Measured, Meter
+from diffeat.studies.selection.observations import observations
+from diffeat.studies.selection.paper import paper_verdicts
 from diffeat.studies.selection.probes import ClassificationProbe, CorrespondenceProbe, CoverageProbe, SegmentationProbe
-from diffeat.studies.selection.properties import MeasuredOn, Measurement, Property, attention_shifts, measure
+from diffeat.studies.selection.properties import (
+    MeasuredOn,
+    Measurement,
+    Property,
+    attention_shifts,
+    fine_ratios,
+    measure,
+)
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
@@ -28,12 +39,13 @@ from diffeat.studies.selection.search import SelectionSettings, default_recipe, 
 from support.selection import IMAGES, blocks, made
 from tiny.pipelines import build
 
-FINE = Measured(0.1, 0.05, 0.1, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)
+FINE = Measured(0.1, 0.05, 0.2, 10, 0.6, 0.3, 0.05, 0.4, 0.5, 0.0, 0, 2.0)
 
 
 def prop(id: str, kind: str = "resnet", stage: str = "up 1", channels: int = 8, **values) -> Property:
+    stride = values.pop("stride", 2)
     measured = Measured(**(FINE.__dict__ | values))
-    return Property(id, kind, stage, channels, (16, 16), 2, 0.5, measured)
+    return Property(id, kind, stage, channels, (16, 16), stride, 0.5, measured)
 
 
 def measurement(properties: list[Property], alike: torch.Tensor | None = None) -> Measurement:
@@ -52,7 +64,9 @@ def measurement(properties: list[Property], alike: torch.Tensor | None = None) -
     [
         ({"noise": 0.4}, "noise", "40%"),
         ({"noise_low": 0.3}, "noise", "30%"),
-        ({"kind": "ffn-inner"}, "noise", "increment"),
+        ({"kind": "ffn-inner"}, "kind", "by kind"),
+        ({"id": "calm.ff", "kind": "ffn", "noise_fine": 0.3}, "noise", "30%, 1.50 times"),
+        ({"stride": 8.0}, "granularity", "8 latent cells"),
         ({"stage": "down 1", "noise": 0.2}, "noise", "2.0 times"),
         ({"position": 0.6}, "locality", "60%"),
         ({"id": "a.attn1.k", "kind": "attention-k", "concentration": 0.7}, "locality", "0.70"),
@@ -68,6 +82,28 @@ def test_a_rule_says_what_and_why(change: dict, property: str, words: str) -> No
     assert not odd.kept
     assert property in dict(odd.reasons)
     assert words in str(odd)
+
+
+def test_a_reason_of_the_default_rules_names_what_its_conditions_test() -> None:
+    """Numbers in a reason are those that decided (or the same in other units); what goes by kind says so."""
+    same = {"cells": "stride", "resolution": "granularity", "noise_fine": "fine_ratio"}
+    for rule in load_rules("measured"):
+        tested = {text.split()[0] for text in rule.when}
+        told = {same.get(name, name) for _, name, _, _ in Formatter().parse(rule.reason) if name}
+        numbers = tested - {"kind", "stage", "id"}
+        assert told == numbers, rule.reason
+        assert numbers or "by kind" in rule.reason
+
+
+def test_an_increment_is_said_to_be_noisier_only_where_it_is() -> None:
+    block = prop("b", "block")
+    quiet, loud = (prop(f"b.{n}", "attention-v", noise_fine=v) for n, v in (("v", 0.19), ("ff", 0.21)))
+    lost = prop("b2.v", "attention-v", noise_fine=0.9)  # not inside any stream: nothing to compare with
+    found = measurement([block, quiet, loud, lost])
+    reasons = {id: dict(verdict.reasons) for id, verdict in judge(found).items()}
+    assert [set(reasons[p]) for p in ("b.v", "b.ff", "b2.v")] == [{"kind"}, {"kind", "noise"}, {"kind"}]
+    assert fine_ratios(found) == {"b.v": pytest.approx(0.95), "b.ff": pytest.approx(1.05)}
+    assert any(line.startswith("1 of 2 increments have more fine noise") for line in observations(found))
 
 
 def test_late_self_attention_that_is_not_local_stays() -> None:
@@ -381,11 +417,26 @@ def test_selecting_without_labels_and_going_on(backbone: Backbone, tmp_path: Pat
     assert found.recipe.fuse is not None
     again = select(backbone, images, settings, folder, base=base)
     assert again.recipe == found.recipe
+    names = {alias for p in found.measurement.properties for alias in p.aliases if alias.startswith("gdf:")}
+    candidates = sum(v.kept for v in paper_verdicts(names).values())
+    assert observations(found.measurement)[-1].startswith(f"The paper's rules, by names, keep {candidates} activations")
     from diffeat.report.selection import write_selection
+    from diffeat.report.selection_figures import PROPERTIES
 
     page = write_selection(found, tmp_path / "recipe.yaml", tmp_path / "work").read_text()
-    assert "sortable" in page
-    assert page.count("<tr>") > len(found.verdicts)
+    assert page.count("class=marked") == len(found.recipe.activations)
+    chosen, plots = list(found.recipe.activations), page.index("<h2>Properties")
+    names = [
+        re.sub("<wbr>", "", name) for name in re.findall(r"<tr(?: class=marked)?><td class=words>([^ ]+?)<br>", page)
+    ]
+    assert names[: len(chosen)] == chosen, "the set comes first"
+    kept = [id for id, v in found.verdicts.items() if v.kept]
+    assert set(names[: len(kept)]) == set(kept), "then the other candidates"
+    assert sorted(names) == sorted(found.verdicts)
+    headings = re.findall(r"<th[^>]*>([^<]+)", page[page.index('class="sortable"') :])
+    assert headings[: 2 + len(found.tasks)] == ["activation", "picture", *found.tasks], "scores stand at the left"
+    assert {name for _, name, _, _ in PROPERTIES} <= set(headings)
+    assert all(f"<!-- {name} -->" in page[plots:] for _, name, _, _ in PROPERTIES), "every property has a plot"
     assert "data:image/png" in page
     with pytest.raises(InvalidValueError, match="budget of 1"):
         select(backbone, images, replace(settings, budget=1), folder, base=base)

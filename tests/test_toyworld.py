@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from diffeat.datasets.toyworld.captions import vocabulary
 from diffeat.datasets.toyworld.classes import build
 from diffeat.datasets.toyworld.figure import PART_ID, Figure, turn
 from diffeat.datasets.toyworld.raster import Camera, cast
+from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.errors import InvalidValueError, UnknownNameError
 
 
@@ -58,11 +60,16 @@ cfb5aae32a248c57 58528b01d4a274ef 4b0ead00d3ff334f 4c3a173381bfea70 36201c334d40
 a113096080110649 6cdc3ab736be1875 4c7fe5ae27b76e38
 """.split()
 
-OTHER_PROCESSOR = {
-    "OPENBLAS_CORETYPE": "Sandybridge",
-    "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3 AVX512F AVX512CD AVX512_SKX AVX512_CLX",
-    "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-FMA,-AVX_Usable,-AVX2_Usable,-FMA_Usable",
-    "JSIMD_FORCENONE": "1",
+#: BLAS kernels of other processors; the first also has numpy, the C library and JPEG take their plainest paths.
+OTHER_PROCESSORS = {
+    "plain": {
+        "OPENBLAS_CORETYPE": "Sandybridge",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V3 X86_V4 AVX512_ICL AVX512_SPR AVX2 FMA3 "
+        "AVX512F AVX512CD AVX512_SKX AVX512_CLX",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX,-AVX2,-FMA,-AVX_Usable,-AVX2_Usable,-FMA_Usable",
+        "JSIMD_FORCENONE": "1",
+    },
+    "Haswell": {"OPENBLAS_CORETYPE": "Haswell"},
 }
 
 
@@ -70,15 +77,25 @@ def test_pictures_and_labels_are_what_they_always_were():
     assert pinned() == DIGESTS
 
 
-def test_another_processor_draws_the_same_bits():
-    """A process whose BLAS, numpy, C library and JPEG take their plainest paths, without AVX and fused operations."""
-    code = "import test_toyworld; print(' '.join(test_toyworld.pinned()))"
+def written(folder: Path) -> str:
+    """A digest of every file of a data set: pictures, masks, annotations, pairs."""
+    root = write_toyworld_pairs(folder, size=33, classes=CLASSES[:2], images={"val": 3, "test": 3}, pairs=2)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in root.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@pytest.mark.parametrize("processor", OTHER_PROCESSORS)
+def test_another_processor_draws_and_writes_the_same_bits(processor: str, tmp_path: Path):
+    code = "import sys, pathlib, test_toyworld as t; print(*t.pinned(), t.written(pathlib.Path(sys.argv[1])))"
     path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code],
-        env={**os.environ, **OTHER_PROCESSOR, "PYTHONPATH": path}, capture_output=True, text=True, check=True,
+        [sys.executable, "-W", "ignore", "-c", code, str(tmp_path / "there")],
+        env={**os.environ, **OTHER_PROCESSORS[processor], "PYTHONPATH": path},
+        capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert run.stdout.split() == DIGESTS
+    assert run.stdout.split() == [*DIGESTS, written(tmp_path / "here")]
 
 
 def test_order_of_reading_does_not_matter():

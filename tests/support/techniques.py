@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from diffeat import Recipe
 from diffeat.backbones import Backbone
-from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, IPAdapter, LoRA, Prompt
+from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, IPAdapter, LoRA, OtherWeights, Prompt
 from tiny.pipelines import build
 
 SIZE = 64
@@ -49,7 +49,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Any:
-    """A ControlNet, a LoRA of both networks in kohya's format, and an IP-Adapter with its image encoder."""
+    """A ControlNet, a kohya LoRA of both networks, an IP-Adapter with its image encoder, another denoiser."""
     folder = tmp_path_factory.mktemp("techniques")
     torch.manual_seed(0)
     unet = backbone.pipeline.unet
@@ -65,6 +65,7 @@ def files(tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Any:
     wide = D.UNet2DConditionModel.from_config({**unet.config, "block_out_channels": (8, 16, 16, 16)})
     save_kohya(folder / "wide.safetensors", wide, None)
     save_ip_adapter(folder, unet)
+    build("sd15", 1).unet.save_pretrained(folder / "tuned")
     return folder
 
 
@@ -130,6 +131,7 @@ def all_of(files: Any) -> list[Any]:
     return [
         Prompt(text="a dog on a chair"),
         ControlNet(model=str(files / "control"), condition="soft-edges"),
+        OtherWeights(source=str(files / "tuned"), scale=0.5),
         LoRA(path=str(files / "lora.safetensors"), scale=0.7),
         DenoiseFrom(start=260, steps=2),
         Guidance(scale=3),

@@ -3,7 +3,8 @@
 * ``gdf:…`` Generic Diffusion Feature, for UNets, PixArt, Hunyuan-DiT and FLUX.1. Levels, repeats and blocks
   count from 0 in execution order. ``gdf:vit-blockB-out`` of a FLUX double block is the block's true image
   stream; the original code returns the feed-forward's input there a second time.
-* ``dift:i`` DIFT: output of ``up_blocks.i``.
+* ``dift:i`` DIFT: output of ``up_blocks.i``; of unconditional UNets (ADM) the output of the i-th decoder block, counted
+  from 0 over all levels, as its ``output_blocks``: with its attention and, at the end of a level, the upsampler.
 * ``dhf:n`` Diffusion Hyperfeatures: the n-th decoder resnet, counted from 1 as in its tables (1 to 12 in
   Stable Diffusion 1 and 2), before its residual sum.
 * ``ditf:k`` DiTF: modulated input of the attention of block k; FLUX counts its single blocks on after the
@@ -93,7 +94,7 @@ def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, s
 def _of_unet(denoiser: nn.Module, ids: list[str], known: set[str]) -> Iterator[tuple[str, str]]:
     yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_unet(id)))
     ups = getattr(denoiser, "up_blocks", ())
-    yield from ((f"dift:{i}", f"up_blocks.{i}") for i in range(len(ups)))
+    yield from ((f"dift:{i}", id) for i, id in enumerate(_dift(denoiser, known)))
     count = 0
     for i, block in enumerate(ups):
         for j in range(len(getattr(block, "resnets", ()))):
@@ -102,6 +103,16 @@ def _of_unet(denoiser: nn.Module, ids: list[str], known: set[str]) -> Iterator[t
                 yield f"dhf:{count}", id
     if all(id in known for id in _CLEANDIFT.values()):
         yield from ((f"cleandift:{name}", id) for name, id in _CLEANDIFT.items())
+
+
+def _dift(denoiser: nn.Module, known: set[str]) -> Iterator[str]:
+    """What DIFT counts, in its order."""
+    for i, block in enumerate(getattr(denoiser, "up_blocks", ())):
+        if class_name(denoiser) == "UNet2DModel":
+            for j in range(len(getattr(block, "resnets", ())) - 1):
+                attention = f"up_blocks.{i}.attentions.{j}"
+                yield attention if attention in known else f"up_blocks.{i}.resnets.{j}"
+        yield f"up_blocks.{i}"
 
 
 def _gdf_unet(id: str) -> str | None:

@@ -25,6 +25,7 @@ class Card(BaseModel):
     Attributes:
         family: Name of its family.
         ids: Hub ids to try in order; those after the first are copies of the same weights.
+        weights: Where weights are that ``diffeat convert`` makes a pipeline of, if the hub has none.
         revision: Revision of the first id; the newest by default.
         licence: As the hub names it.
         gated: Whether it must be accepted on the hub before downloading.
@@ -35,7 +36,8 @@ class Card(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: str
-    ids: tuple[HubId, ...] = Field(min_length=1)
+    ids: tuple[HubId, ...] = ()
+    weights: str | None = None
     revision: str | None = None
     licence: str = Field(min_length=1)
     gated: bool = False
@@ -48,6 +50,8 @@ class Card(BaseModel):
             raise ValueError(f"there is no family {self.family!r}")
         if FAMILIES[self.family].flow != (self.prediction == "flow"):
             raise ValueError(f"the family {self.family!r} does not predict {self.prediction!r}")
+        if bool(self.ids) == bool(self.weights):
+            raise ValueError("it has either ids on the hub or weights that are converted")
         return self
 
 

@@ -133,7 +133,13 @@ def _first(name: str, load: Callable[[str], T]) -> T:
         ModelError: One message for all places that were tried.
     """
     reasons: dict[str, ModelError] = {}
-    for place in resolve_model(name):
+    places = resolve_model(name)
+    if not places:
+        raise ModelError(
+            f"The model {name!r} is not on the hub. Download {cards()[name].weights}, make a pipeline of it with "
+            f"`diffeat convert FILE --out FOLDER`, and give that folder as the model."
+        )
+    for place in places:
         try:
             with _quiet():
                 return load(place)

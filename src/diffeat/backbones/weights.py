@@ -20,23 +20,34 @@ _DENOISERS = ("unet", "transformer", "unet_ema", "transformer_ema")
 #: What trainers and wrappers put before the names of weights.
 _PREFIXES = ("module.", "_orig_mod.", "unet.", "transformer.")
 _SINGLE_FILE = "model.diffusion_model."
+#: The denoiser in a whole CleanDIFT checkpoint, which holds its adapters and the original denoiser too.
+_CLEANDIFT = "unet_feature_extractor_cleandift."
 
 
 def load_denoiser_weights(
     backbone: Backbone, source: str, file: str | None = None, revision: str | None = None
 ) -> None:
-    """Replace the denoiser's weights by others of the same architecture.
+    """Replace the denoiser's weights by others of the same architecture; arguments and errors of
+    :func:`denoiser_weights`."""
+    unwrapped(backbone.denoiser).load_state_dict(denoiser_weights(backbone, source, file, revision))
+
+
+def denoiser_weights(
+    backbone: Backbone, source: str, file: str | None = None, revision: str | None = None
+) -> dict[str, Tensor]:
+    """Weights for a denoiser of the same architecture, by the names of the model's own.
 
     Args:
-        backbone: The model; keeps its precision and device.
-        source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint,
-            whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that ``save_pretrained`` wrote, a
-            training's ``checkpoint-500``, a pipeline), or the hub id of a repository that holds it.
+        backbone: The model.
+        source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint or a
+            whole CleanDIFT checkpoint, whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that
+            ``save_pretrained`` wrote, a training's ``checkpoint-500``, a pipeline), or the hub id of a repository that
+            holds it.
         file: Name of the file inside ``source``.
         revision: Revision of the hub repository.
 
     Raises:
-        ModelError: If the file cannot be had, or its tensors do not fit the denoiser; the model is then unchanged.
+        ModelError: If the file cannot be had, or its tensors do not fit the denoiser.
     """
     network = unwrapped(backbone.denoiser)
     folder = Path(source).expanduser()
@@ -52,7 +63,7 @@ def load_denoiser_weights(
             f"missing, {len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong "
             "to another architecture; use the base model they were trained from."
         )
-    network.load_state_dict(state)
+    return state
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -74,6 +85,8 @@ def _in_folder(folder: Path) -> list[Path]:
 
 def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, Tensor]:
     """Weights under the names of diffusers."""
+    if any(name.startswith(_CLEANDIFT) for name in state):
+        state = {name.removeprefix(_CLEANDIFT): v for name, v in state.items() if name.startswith(_CLEANDIFT)}
     for prefix in _PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from diffeat.bench.rows import FILES, RowSource, score_rows, write_bench
-from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
+from diffeat.datasets.geometric import read_motorcycle, read_opencv_pairs
+from diffeat.datasets.hpatches import read_hpatches_points
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.result import Table
@@ -20,7 +21,6 @@ from diffeat.extraction.baselines import Daisy, RgbPatches
 from diffeat.files import new_folder
 from diffeat.geometry import FrameSpec, open_image
 from diffeat.progress import Progress, silent
-from diffeat.report.correspondence import interval_text
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.protocol import Protocol, get_protocol
 
@@ -57,7 +57,7 @@ def run_geometry(
         hpatches: Folder of the HPatches sequences, used instead of the offline scenes.
     """
     root = new_folder(folder, FILES, force=force)
-    dataset = read_hpatches(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
+    dataset = read_hpatches_points(hpatches, points=points) if hpatches else offline_scenes(root, opencv, points)
     sources = [
         RowSource(lambda: RgbPatches(Baseline(longer=256)), {"RGB patches": None}),
         RowSource(lambda: Daisy(Baseline(name="DAISY", stride=3, longer=384)), {"DAISY (scikit-image)": None}),
@@ -93,11 +93,11 @@ def offline_scenes(root: Path, opencv: str | Path | None = None, points: int = 5
 
 def geometry_table(rows: Sequence[GeometryRow]) -> Table:
     """Header and rows."""
-    header = ["features", *(f"≤ {a:g} px" for a in PROTOCOL.alphas), "median error", "mean error"]
+    header = ["features", *PROTOCOL.columns(), "median error", "mean error"]
     return header, [
         [
             row.name,
-            *(interval_text(row.result, a) for a in PROTOCOL.alphas),
+            *(row.result.cell(a) for a in PROTOCOL.alphas),
             f"{row.median_error:.1f} px",
             f"{row.mean_error:.1f} px",
         ]

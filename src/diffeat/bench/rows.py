@@ -7,16 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.features import feature_folder
-from diffeat.evaluation.result import Table
+from diffeat.evaluation.intervals import Interval, interval_of
+from diffeat.evaluation.result import Table, joined
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.features import FeatureMap, Source
 from diffeat.files import write_files
 from diffeat.progress import Progress, silent
-from diffeat.report.correspondence import interval_text
 from diffeat.report.page import Page, markdown_report, markdown_table
+from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.correspondence.evaluate import Evaluation, evaluate
+from diffeat.tasks.correspondence.keypoints import PairRecord
 from diffeat.tasks.correspondence.protocol import Protocol
 
 #: What is written of a benchmark.
@@ -65,12 +69,39 @@ def score_rows(
     return found
 
 
+def pair_score(records: Sequence[PairRecord], protocol: Protocol) -> Score:
+    """PCK at the protocol's quoted threshold over all pairs, by the pair or by the point; pairs share pictures."""
+    alpha, by_point = protocol.alpha, protocol.average.endswith("point")
+    units = []
+    for record in records:
+        near = np.asarray(record.distances) <= alpha * record.lengths[protocol.reference]
+        units.append([near.sum(), len(near)] if by_point else [near.mean(), 1.0])
+    return Score(np.array(units), ratio, tuple(r.images for r in records))
+
+
+def choosing(validation: Sequence[Score]) -> np.ndarray:
+    """Which of the candidates is best in each replicate of the validation pictures."""
+    return np.stack([score.resampled() for score in validation]).argmax(0)
+
+
+def with_choosing(choices: np.ndarray, test: Mapping[int, Score]) -> tuple[float, Interval]:
+    """The mean test score of what is chosen, and its interval when validation and test pictures are both drawn anew.
+
+    Args:
+        choices: (R,) of :func:`choosing`.
+        test: Scores over the same test pictures of every candidate that was chosen.
+    """
+    drawn = {k: score.resampled(len(choices)) for k, score in test.items()}
+    value = float(np.mean([test[k].value for k in choices]))
+    return value, interval_of([drawn[k][r] for r, k in enumerate(choices)])
+
+
 def bench_table(rows: Sequence[BenchRow]) -> Table:
     """Header and rows, with intervals."""
     protocol = rows[0].evaluation.result.protocol
-    unit = " px" if protocol.reference == "pixels" else ""
-    header = ["features", *(f"PCK@{a:g}{unit}" for a in protocol.alphas)]
-    return header, [[r.name, *(interval_text(r.evaluation.result, a) for a in protocol.alphas)] for r in rows]
+    return ["features", *protocol.columns()], [
+        [r.name, *(r.evaluation.result.cell(a) for a in protocol.alphas)] for r in rows
+    ]
 
 
 def write_rows(
@@ -80,9 +111,9 @@ def write_rows(
     result = rows[0].evaluation.result
     about = [
         str(result.protocol),
-        f"{result.overall.pairs} pairs, {result.overall.points} points; intervals are {result.confidence:.0%} "
-        "bootstraps over pictures",
+        f"{result.counts}; intervals are {result.confidence:.0%} bootstraps over pictures",
         *notes,
+        *joined(*(r.evaluation.notes for r in rows)),
     ]
     data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
     write_bench(folder, title, bench_table(rows), about, data, force=force)

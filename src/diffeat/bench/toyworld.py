@@ -1,20 +1,25 @@
 """The toy world as a correspondence benchmark.
 
 Pictures come from a seed that no embedded model was trained on. Which single activation stands for a model, and at
-which timestep activations are read, is chosen on the validation pairs; numbers are of the test pairs.
+which timestep activations are read, is chosen on the validation pairs; numbers are of the test pairs. Intervals of rows
+are over test pictures. What a choice is worth is told beside them: validation pictures are drawn anew, each time the
+best candidate of those is chosen, and its test score is drawn with test pictures anew.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from diffeat.activations import Catalogue
-from diffeat.bench.rows import FILES, BenchRow, RowSource, score_rows, write_rows
+from diffeat.bench.rows import FILES, BenchRow, RowSource, choosing, pair_score, score_rows, with_choosing, write_rows
+from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Reading
@@ -74,6 +79,7 @@ def run_toyworld(
     candidates = [RowSource(lambda: several, {key: key for key in tried.values()}, "category")]
     validation = score_rows(candidates, read_spair(data, "val"), PROTOCOL, root / "val", progress)
     (best, timestep), _ = max(zip(tried, validation, strict=True), key=lambda pair: pair[1].evaluation.result.value)
+    choices = choosing([pair_score(row.evaluation.records, PROTOCOL) for row in validation])
     single = single.replace(**{"trajectory.timesteps": [timestep]})
     trained = Extractor(single, backbone)
 
@@ -84,12 +90,37 @@ def run_toyworld(
         RowSource(lambda: trained, {f"{MODEL}, {n}{' (chosen)' if n == best else ''}": n for n in names}, "category"),
         *(RowSource(lambda r=r: Extractor.from_recipe(r), {Reading.load(r).name: None}, "category") for r in recipes),
     ]
-    rows = score_rows(sources, read_spair(data, "test"), PROTOCOL, root / "test", progress)
-    notes = [f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs"]
+    test = read_spair(data, "test")
+    rows = score_rows(sources, test, PROTOCOL, root / "test", progress)
+    notes = [
+        f"activations are read at timestep {timestep:g}; it and {best} were chosen on the validation pairs",
+        _worth(list(tried), choices, trained, test, root / "test", progress),
+    ]
     write_rows(
         root, "Toy world: semantic correspondence", rows, [*notes, *rows[-1].evaluation.result.notes], force=True
     )
     return rows
+
+
+def _worth(
+    tried: Sequence[tuple[str, float]], choices: np.ndarray, base: Extractor, test: PairDataset, folder: Path,
+    progress: Progress,
+) -> str:  # fmt: skip
+    """What choosing on other validation pictures comes to."""
+    votes = {tried[k]: count for k, count in Counter(choices.tolist()).most_common()}
+    names, timesteps = (list(dict.fromkeys(column)) for column in zip(*votes, strict=True))
+    extractor = Extractor(base.recipe.replace(activations=names, **{"trajectory.timesteps": timesteps}), base.backbone)
+    keys: dict[str, str | None] = {f"{n}@{t:g}": f"{n}@{t:g}" if len(timesteps) > 1 else n for n, t in votes}
+    rows = score_rows([RowSource(lambda: extractor, keys, "category")], test, PROTOCOL, folder, progress)
+    scores = {
+        tried.index(key): pair_score(row.evaluation.records, PROTOCOL) for key, row in zip(votes, rows, strict=True)
+    }
+    value, interval = with_choosing(choices, scores)
+    shares = ", ".join(f"{key} in {count / len(choices):.0%}" for key, count in zip(keys, votes.values(), strict=True))
+    return (
+        f"what is chosen scores PCK@{PROTOCOL.alpha:g} {value:.1f} {interval} with validation pictures drawn anew, too "
+        f"({len(choices)} times: {shares})"
+    )
 
 
 def worth_showing(backbone: Backbone) -> list[str]:

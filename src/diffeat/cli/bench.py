@@ -116,23 +116,30 @@ def selection(
     model: Annotated[str, Option("--model", "-m", help="A UNet: alias, hub id or folder.")] = "tiny-unet",
     timestep: Annotated[float, Option("--timestep", "-t", help="At which activations are read.")] = 50,
     draws: Annotated[int, Option(min=1, help="Noise draws that are averaged.")] = 2,
-    pictures: Annotated[tuple[int, int, int], Option(help="Pictures per class for training, validation and test.")] = (
-        24,
-        16,
-        24,
-    ),
-    pairs: Pairs = 40,
+    choices: Annotated[int, Option(min=1, help="How often to choose, with other pictures each time.")] = 5,
+    pictures: Annotated[
+        tuple[int, int, int], Option(help="Pictures per class for training and validation of a choice, and for test.")
+    ] = (8, 6, 16),
+    pairs: Annotated[int, Option(min=1, help="Validation and test pairs per class.")] = 20,
 ) -> None:
-    """Toy world: a chosen set of activations against the usual choice and the best single one, on three tasks.
+    """Toy world: chosen sets of activations against the usual choice and the best single one, on three tasks.
 
     Example:
-        diffeat bench selection --pictures 4 4 4 --pairs 4 --out bench-selection
+        diffeat bench selection --choices 2 --pictures 4 4 4 --pairs 4 --out bench-selection
     """
     from diffeat.bench.selection import run_selection, selection_table
     from diffeat.progress import bar
 
     rows = run_selection(
-        out, model=model, timestep=timestep, draws=draws, images=pictures, pairs=pairs, progress=bar, force=force
+        out,
+        model=model,
+        timestep=timestep,
+        draws=draws,
+        choices=choices,
+        images=pictures,
+        pairs=pairs,
+        progress=bar,
+        force=force,
     )
     print_table(*selection_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)

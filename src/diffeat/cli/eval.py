@@ -12,7 +12,7 @@ from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Root
 from diffeat.cli.recipe_options import load, recipe_of
 from diffeat.cli.tables import print_table
-from diffeat.cli.task_options import refuse_others
+from diffeat.cli.task_options import options_of, refuse_others
 from diffeat.files import new_folder
 
 
@@ -28,7 +28,8 @@ def evaluate(
 ) -> None:
     """Score a recipe on a dataset, with the protocol beside every number.
 
-    The kind of the dataset says how: pairs of pictures by PCK; label maps by the mIoU of a classifier of pixels that
+    The kind of the dataset says how: pairs of pictures by PCK; planes by the corners under
+    homographies; label maps by the mIoU of a classifier of pixels that
     learned from few labels; classes by a linear probe on averaged features; videos by J&F of labels carried from the
     first frame. Options of another kind than the dataset's are refused.
 
@@ -38,6 +39,7 @@ def evaluate(
     """
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -51,10 +53,13 @@ def evaluate(
     task = task_of(card.kind)
     asked, fields = given(ctx), task.options.model_fields
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
-    options = task.options(**{name: value for name, value in asked.items() if name in fields})
+    recipe = recipe_of(ctx, used_elsewhere=fields)
+    if task.one_map:
+        check_one_map(recipe.name, recipe.maps)
+    options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
-    source = load(ctx, recipe_of(ctx, used_elsewhere=fields))
+    source = load(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)

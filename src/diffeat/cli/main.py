@@ -20,6 +20,8 @@ from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.bench import bench
 from diffeat.cli.command import Command
+from diffeat.cli.convert import convert
+from diffeat.cli.edit import edit
 from diffeat.cli.eval import evaluate
 from diffeat.cli.extract import extract
 from diffeat.cli.gate import gate
@@ -86,6 +88,7 @@ for panel, name, command, cls in (
     (_LOOK, "extract", extract, reads("tiny-unet")),
     (_LOOK, "show", show, reads("tiny-unet")),
     (_USE, "match", match, reads("tiny-dift")),
+    (_USE, "edit", edit, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
     (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
@@ -94,6 +97,7 @@ for panel, name, command, cls in (
     (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",))),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
+    (_KNOW, "convert", convert, Command),
     (_KNOW, "samples", samples, Command),
     (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
 ):

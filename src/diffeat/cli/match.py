@@ -40,6 +40,7 @@ def match(
         diffeat samples photos
         diffeat match photos/chelsea.png photos/astronaut.png --points "150,120 220,90" --out match.png
     """
+    from diffeat.features import check_one_map
     from diffeat.geometry import FrameSpec, open_image
     from diffeat.tasks.correspondence import heat_map, strongest_matches
     from diffeat.tasks.correspondence import match as find
@@ -56,7 +57,10 @@ def match(
     pictures = open_image(source), open_image(target)
     if asked:
         check_points(asked, FrameSpec("keep").frame(pictures[0].size))
-    features = load(ctx, recipe_of(ctx))
+    recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.maps)
+    features = load(ctx, recipe)
+    check_one_map(recipe.name, features.maps)
     prompt = given(ctx).get("prompt")
     one, other = (next(features.stream([path], prompt)) for path in (source, target))
     matches = find(one, other, asked) if asked else strongest_matches(one, other, count)

@@ -11,6 +11,7 @@ from typer import Argument, Option
 from diffeat.cli.command import given
 from diffeat.cli.options import Force, Root
 from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.task_options import options_of
 from diffeat.files import new_folder
 
 
@@ -31,6 +32,7 @@ def propagate(
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import get_card
+    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
@@ -40,11 +42,12 @@ def propagate(
     card = get_card(dataset, task.kind)
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}
     reading = {name: value for name, value in asked.items() if name in card.options}
-    options = task.options(**{"masks": out / "masks", **values})
+    recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.maps)
+    options = options_of(task, recipe, {"masks": out / "masks", **values})
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
-    recipe = recipe_of(ctx)
     videos = task.open(dataset, root or write_toyworld_videos(out / "toyworld"), options, **reading)
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()

@@ -212,5 +212,5 @@ def _field(change: str, recipe: Recipe) -> str:
         short = {**_FIELDS, "--size": side}
     else:
         short = {Vision: {"--size": "size"}, Baseline: {"--size": "longer"}}.get(type(recipe), {})
-    own = {"join", "weights"} if isinstance(recipe, Joined) else type(recipe).model_fields
+    own = {"join", "weights", "network"} if isinstance(recipe, Joined) else type(recipe).model_fields
     return short.get(change) or (change if change.split(".")[0] in own else "")

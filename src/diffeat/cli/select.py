@@ -9,7 +9,7 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import given, refuse
-from diffeat.cli.options import Force, Paths, Root, pictures_of
+from diffeat.cli.options import Force, Paths, pictures_of
 from diffeat.cli.recipe_options import load, reading_of
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
@@ -34,8 +34,13 @@ def select(
     paths: Paths,
     budget: Annotated[int, Option(min=1, help="The most channels of the set.")],
     out: Annotated[Path, Option("--out", "-o", help="The recipe to write (YAML).")] = Path("recipe.yaml"),
-    dataset: Annotated[str | None, Option(help="To rank with: a name that `diffeat eval` knows.")] = None,
-    root: Root = None,
+    dataset: Annotated[
+        list[str] | None,
+        Option(help="To rank with: a name that `diffeat eval` knows; repeatable, as a simple and a complex set."),
+    ] = None,
+    root: Annotated[
+        list[Path] | None, Option("--root", help="Folder of the dataset; one for each, in their order, or one for all.")
+    ] = None,
     task: Annotated[
         list[str] | None, Option(help="correspondence, segmentation or classification; all there are labels for.")
     ] = None,
@@ -67,7 +72,7 @@ def select(
     """
     from diffeat.progress import bar
     from diffeat.report.selection import FILES, write_selection
-    from diffeat.studies.selection.labels import open_labels
+    from diffeat.studies.selection.labels import open_several
     from diffeat.studies.selection.rules import load_rules
     from diffeat.studies.selection.search import SelectionSettings
     from diffeat.studies.selection.search import select as run
@@ -77,12 +82,13 @@ def select(
     new_folder(folder, FILES, force=force)
     if rules != "paper":
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded
-    if dataset is None:
+    if not dataset:
         refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
     images = pictures_of(paths)
     step = max(1.0, len(images) / limit)
     images = [images[int(i * step)] for i in range(min(limit, len(images)))]
-    labels = open_labels(dataset, root, task, categories=category or (), most=samples, seed=seed) if dataset else []
+    limits = {"categories": category or (), "most": samples, "seed": seed}
+    labels = open_several(dataset, root or [None], task, **limits) if dataset else []
     backbone, base = _model(ctx)
     settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
     result = run(backbone, images, settings, folder, labels=labels, base=base, progress=bar)

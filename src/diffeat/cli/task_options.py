@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
+
+import typer
 
 from diffeat.cli.command import Command, flag, option, options
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from diffeat.evaluation.task import Task, TaskOptions
+    from diffeat.extraction import Recipe
 
 
 class TaskCommand(Command):
@@ -54,6 +62,18 @@ def refuse_others(names: Iterable[str], used: Iterable[str], what: str) -> None:
         raise InvalidValueError(f"{told}, but {what}.")
 
 
+def options_of(task: Task, recipe: Recipe, given: Mapping[str, object]) -> TaskOptions:
+    """The options of a task, those of the recipe included; which these are is told on standard error."""
+    from diffeat.tasks.registry import options_for
+
+    options = options_for(task, recipe, **given)
+    taken = {flag(name): value for name, value in recipe.tasks.get(task.name, {}).items() if name not in given}
+    if taken:
+        told = ", ".join(f"{name} {shown(value)}" for name, value in taken.items())
+        typer.echo(f"From recipe {recipe.name}: {told}", err=True)
+    return options
+
+
 def _homes() -> Mapping[str, str]:
     """What each option belongs to: the kinds of data, or the dataset."""
     from diffeat.datasets.registry import DATASETS
@@ -79,14 +99,23 @@ def _options(only: str | None) -> list[Any]:
     declared: dict[str, Any] = {}
     for task in tasks:
         for name, field in task.options.model_fields.items():
-            panel = "Options" if name in TaskOptions.model_fields else f"{task.kind.capitalize()}: {task.name}"
-            default = "" if field.get_default() in (None, (), False) else f" [default: {field.get_default()}]"
-            declared.setdefault(name, option(_kind(field.annotation), f"{field.description}{default}", panel=panel))
+            users = [t for t in tasks if name in t.options.model_fields]
+            if name in TaskOptions.model_fields:
+                panel, users = "Options", users[:1]
+            else:
+                panel = f"{users[0].kind.capitalize()}: {users[0].name}"
+            help = " ".join(_help(t.options.model_fields[name]) for t in users)
+            declared.setdefault(name, option(_kind(field.annotation), help, panel=panel))
     for card in DATASETS.values():
         if card.kind in {task.kind for task in tasks}:
             for name, text in card.options.items():
                 declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
     return options(declared)
+
+
+def _help(field: FieldInfo) -> str:
+    default = field.get_default()
+    return f"{field.description}{'' if default in (None, (), False) else f' [default: {default}]'}"
 
 
 def _kind(annotation: Any) -> Any:

@@ -10,16 +10,19 @@ from typer import Option
 
 from diffeat.cli.command import refuse
 from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
-from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads
+from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_of
 from diffeat.cli.tables import print_table
+from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
 if TYPE_CHECKING:
     from diffeat.datasets.pairs import PairDataset
     from diffeat.training.hyperfeatures.prune import Pruned
+    from diffeat.training.hyperfeatures.run import TrainingData
 
 train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
+train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 
 @train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))
@@ -66,14 +69,12 @@ def hyperfeatures(
         diffeat train hyperfeatures toyworld --root toy --steps 20 --limit 20 --out run
         diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
-    from diffeat.datasets.registry import get_card
     from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.report.page import REPORT
-    from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.recipes import network_of, results_in
-    from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures, training_recipe
+    from diffeat.training.hyperfeatures.run import Storage, train_hyperfeatures, training_recipe
     from diffeat.training.hyperfeatures.train import TrainSettings
     from diffeat.training.log import read_log
     from diffeat.training.loop import LOG
@@ -94,42 +95,109 @@ def hyperfeatures(
         refuse(ctx, ["projection", "bottleneck"], "the network that is started from has its own")
     new_folder(out, [*results_in(out), REPORT[-1]], force=force)
     recipe = reading_of(ctx)
-    card = get_card(dataset, "pairs")
-    training = _pairs(dataset, root, split or ("train" if card.splits else None), images, limit)
-    if validation is None and "val" in card.splits:
-        validation = "val"
-    held_out = None
-    if validation or validation_root is not None:
-        held_out = _pairs(dataset, validation_root or root, validation or None, images, validation_limit)
-    else:
-        refuse(ctx, ["validation_limit", "protocol"], "there are no validation pairs")
-    scored_by = get_protocol(protocol or card.protocol)
+    data = _data(
+        ctx, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol, prompts
+    )
     extractor = load(ctx, training_recipe(recipe))
     outcome = train_hyperfeatures(
         extractor,
-        TrainingData(training, held_out, scored_by, _policy(prompts)),
+        data,
         out,
         settings,
         start=network_of(recipe) if start else None,
         storage=Storage(features, store_dtype, None if store_limit is None else int(store_limit * 2**30)),
         progress=bar,
         force=force,
-        on_validation=lambda step, value: typer.echo(f"step {step}: validation PCK {value:.2f}", err=True),
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
     trained = outcome.trained
     facts = [
-        f"{len(training)} pairs of {training.name} {training.split}; {outcome.pictures} pictures, "
+        f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures, "
         + ("their maps stored" if outcome.stored else "extracted again in every step: their maps do not fit the limit"),
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
         + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
+    facts.append(f"features computed in {extractor.precision}, stored in {store_dtype}")
     if trained.validation is not None:
-        facts.append(f"best at step {trained.step}: validation PCK {trained.validation:.2f} ({scored_by})")
+        facts += [
+            f"best at step {trained.step}: validation {trained.validation.headline}",
+            f"validation pairs: {_named(data.validation)}; protocol {data.protocol}; 95% bootstrap over pictures",
+            *trained.validation.notes,
+        ]
     page = write_training_report(
-        out, Reading.load(outcome.recipe), trained.network, read_log(out / LOG), extractor.times, facts, force=force
+        out,
+        Reading.load(outcome.recipe),
+        trained.network,
+        read_log(out / LOG),
+        extractor.times,
+        facts,
+        data.protocol,
+        force=force,
     )
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
+
+
+@train.command(cls=reads("gdf-sd15-spair"))
+def convolution(
+    ctx: typer.Context,
+    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    dataset: PairsName = "toyworld",
+    root: Root = None,
+    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
+    validation: Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")] = None,
+    validation_root: Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")] = None,
+    limit: Limit = None,
+    validation_limit: Annotated[int | None, Option(min=1, help="About so many validation pairs.")] = 360,
+    steps: Annotated[int, Option(min=1, help="Of the optimiser, a pair each.")] = 10_000,
+    lr: Annotated[float, Option(help="Learning rate of AdamW.")] = 5e-4,
+    every: Annotated[int, Option(min=1, help="Steps between validations.")] = 500,
+    features: Annotated[Path | None, Option(help="Folder of features, to share between trainings.")] = None,
+    seed: Annotated[int, Option(help="Of the first weights and the order of the pairs.")] = 0,
+    protocol: Protocol = None,
+    prompts: Prompts = None,
+    images: PicturesOf = None,
+    force: Force = False,
+) -> None:
+    """Train a 3×3 convolution over joined maps on pairs of pictures with common points, as Generic Diffusion Feature.
+
+    Takes the joined maps of one diffusion model, or of several (a joined recipe). Ends with OUT/recipe.yaml, which
+    every command takes. Stop it when you like: the same command goes on and ends in the same weights.
+
+    Example:
+        diffeat toyworld write toy --pairs 2
+        diffeat train convolution toyworld --root toy -r tiny-unet --steps 20 --limit 20 --out run
+        diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
+    """
+    from diffeat.progress import bar
+    from diffeat.training.convolution import ConvolutionSettings, parts_of, results_in, train_convolution
+    from diffeat.training.hyperfeatures.run import Storage, training_recipe
+
+    settings = ConvolutionSettings(steps=steps, lr=lr, every=every, seed=seed)
+    new_folder(out, results_in(out), force=force)
+    recipe = recipe_of(ctx)
+    parts = parts_of(recipe)
+    data = _data(
+        ctx, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol, prompts
+    )
+    extractors = [load(ctx, training_recipe(part)) for part in parts]
+    outcome = train_convolution(
+        recipe,
+        extractors,
+        data,
+        out,
+        settings,
+        storage=Storage(features),
+        progress=bar,
+        force=force,
+        on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
+    )
+    typer.echo(f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures")
+    if outcome.validation is not None:
+        typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
+        typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
+    typer.echo(f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}")
+    typer.echo(f"Recipe: {outcome.recipe}")
 
 
 @train.command(cls=reads(several=False, without=CHANGES))
@@ -160,8 +228,9 @@ def prune(
         diffeat train prune -r hyperfeatures-tiny --root toy --limit 20 --keep 8 --out pruned
     """
     from diffeat.datasets.registry import get_card
+    from diffeat.evaluation.texts import precision_notes
     from diffeat.progress import bar
-    from diffeat.report.hyperfeatures import curve_rows, write_pruning_report
+    from diffeat.report.hyperfeatures import about_curve, curve_rows, write_pruning_report
     from diffeat.report.page import REPORT
     from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.prepare import prepare
@@ -188,11 +257,14 @@ def prune(
     scored_by = get_protocol(protocol or card.protocol)
     extractor = load(ctx, recipe_of(recipe, network.config))
     network.to(extractor.backbone.device)
-    with prepare(extractor, [pairs], features or out, prompts=_policy(prompts), progress=bar) as ready:
+    texts = scored_by.prompts(_policy(prompts), recipe)
+    with prepare(extractor, [pairs], features or out, prompts=texts, progress=bar) as ready:
         layers = catalogue_at_size(recipe, extractor.backbone)
         points = curve(network, recipe, layers, pairs, ready.source, scored_by, progress=bar)
-    page = write_pruning_report(out, recipe, network, points, extractor.times, force=force)
+    notes = precision_notes(extractor)
+    page = write_pruning_report(out, recipe, network, points, extractor.times, _named(pairs), notes, force=force)
     print_table(*curve_rows(points))
+    typer.echo("\n".join([*about_curve(points, _named(pairs)), *notes]))
     if chosen is not None:
         grid = full_grid(recipe, layers)
         path = write_recipe(recipe, chosen.network, out, out.name, f"{recipe.name}, {chosen.label}", grid, force=force)
@@ -208,10 +280,40 @@ def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> 
     return keep_step(network) if one_step else keep_layer(network) if one_layer else None
 
 
+def _data(
+    ctx: typer.Context,
+    dataset: str,
+    roots: tuple[Path | None, Path | None],
+    splits: tuple[str | None, str | None],
+    images: Path | None,
+    limits: tuple[int | None, int | None],
+    protocol: str | None,
+    prompts: str | None,
+) -> TrainingData:
+    """Training and validation pairs; roots, splits and limits are of both."""
+    from diffeat.datasets.registry import get_card
+    from diffeat.tasks.correspondence.protocol import get_protocol
+    from diffeat.training.hyperfeatures.run import TrainingData
+
+    card = get_card(dataset, "pairs")
+    training = _pairs(dataset, roots[0], splits[0] or ("train" if card.splits else None), images, limits[0])
+    validation = "val" if splits[1] is None and "val" in card.splits else splits[1]
+    held_out = None
+    if validation or roots[1] is not None:
+        held_out = _pairs(dataset, roots[1] or roots[0], validation or None, images, limits[1])
+    else:
+        refuse(ctx, ["validation_limit", "protocol"], "there are no validation pairs")
+    return TrainingData(training, held_out, get_protocol(protocol or card.protocol), _policy(prompts))
+
+
 def _pairs(dataset: str, root: Path | None, split: str | None, images: Path | None, limit: int | None) -> PairDataset:
     from diffeat.datasets.registry import open_dataset
 
     return open_dataset(dataset, root, split, kind="pairs", images=images).limited(limit)
+
+
+def _named(pairs: PairDataset | None) -> str:
+    return "" if pairs is None else f"{pairs.name} {pairs.split}".strip()
 
 
 def _policy(text: str | None) -> Any:

@@ -10,7 +10,8 @@ from diffeat.datasets.class_folders import read_class_folders
 from diffeat.datasets.csv_pairs import read_csv_pairs
 from diffeat.datasets.cub import read_cub
 from diffeat.datasets.davis import Video, VideoDataset, read_davis, write_toyworld_videos
-from diffeat.datasets.geometric import read_hpatches, read_motorcycle, read_opencv_pairs
+from diffeat.datasets.geometric import read_motorcycle, read_opencv_pairs
+from diffeat.datasets.hpatches import PlanarDataset, PlanarPair, read_hpatches, read_hpatches_points
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.datasets.pairs import PairDataset, PointPair
@@ -29,6 +30,8 @@ __all__ = [
     "MaskDataset",
     "MaskSample",
     "PairDataset",
+    "PlanarDataset",
+    "PlanarPair",
     "PointPair",
     "Video",
     "VideoDataset",
@@ -41,6 +44,7 @@ __all__ = [
     "read_cub",
     "read_davis",
     "read_hpatches",
+    "read_hpatches_points",
     "read_label_scarce",
     "read_motorcycle",
     "read_opencv_pairs",

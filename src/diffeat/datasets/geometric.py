@@ -1,7 +1,7 @@
 """Photographs of rigid scenes, whose true correspondence is known everywhere.
 
 * stereo pairs with a disparity map: a left pixel (x, y) lies at (x − d, y) in the right picture;
-* planar pairs with a homography H, and the layout of HPatches (Balntas et al., arXiv:1704.05939).
+* planar pairs with a homography H; HPatches is in :mod:`diffeat.datasets.hpatches`.
 
 Points are drawn evenly from the pixels whose truth is known and lies inside the target. Two scenes need no download:
 the Middlebury motorcycle inside scikit-image, and ``graf`` and ``aloe`` where Debian's package opencv-doc is
@@ -18,12 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.pairs import PairDataset, PointPair, checked, need, parsed, read_list
 from diffeat.errors import DatasetError
 from diffeat.geometry.images import open_stored, stored_size
 
-HPATCHES = "https://github.com/hpatches/hpatches-dataset"
 OPENCV = "the folder samples/data of OpenCV (Debian's package opencv-doc)"
 OPENCV_FOLDER = Path("/usr/share/doc/opencv-doc/examples/data")
 
@@ -61,33 +59,6 @@ def read_opencv_pairs(root: str | Path | None = None, points: int = 500, seed: i
         stereo_pair("aloe", left, right, disparity, points, seed),
     )
     return PairDataset("opencv", "all", folder, checked(pairs, name, OPENCV, folder))
-
-
-def read_hpatches(root: str | Path, split: str = "all", points: int = 200, seed: int = 0) -> PairDataset:
-    """The sequences of HPatches: folders ``i_*`` (light) and ``v_*`` (viewpoint) with ``1.ppm`` …, ``H_1_2`` ….
-
-    Args:
-        root: The folder ``hpatches-sequences-release``.
-        split: ``all``, ``i`` or ``v``.
-
-    Raises:
-        DatasetError: No sequence, or one that is incomplete; names the file.
-    """
-    folder = need(Path(root), "HPatches", HPATCHES)
-    if split not in ("all", "i", "v"):
-        raise DatasetError(f"HPatches has the splits all, i and v, not {split!r}.")
-    wanted = re.compile(r"[iv]_.+" if split == "all" else f"{split}_.+")
-    sequences = sorted(p for p in folder.iterdir() if p.is_dir() and wanted.fullmatch(p.name))
-    if not sequences:
-        raise DatasetError(f"There is no sequence (folder i_… or v_…) in {folder}. HPatches comes from {HPATCHES}")
-    pairs = []
-    for sequence in sequences:
-        for k in range(2, 7):
-            truth = parsed(sequence / f"H_1_{k}", "HPatches", HPATCHES, _matrix)
-            one, other = (need(sequence / f"{i}.ppm", "HPatches", HPATCHES) for i in (1, k))
-            name = f"{sequence.name}-1-{k}"
-            pairs.append(planar_pair(name, one, other, truth, points, seed, category=sequence.name[0]))
-    return PairDataset("hpatches", split, folder, checked(pairs, "HPatches", HPATCHES, folder))
 
 
 def stereo_pair(
@@ -137,13 +108,6 @@ def _draw(count: int, points: int, seed: int) -> NDArray[np.intp]:
     return np.sort(np.random.default_rng(seed).choice(count, min(points, count), replace=False))
 
 
-def _matrix(path: Path) -> NDArray[np.float64]:
-    matrix = np.array([float(v) for v in read_list(path).split()]).reshape(3, 3)
-    if not np.isfinite(matrix).all():
-        raise ValueError("the homography holds NaN or infinity")
-    return matrix
-
-
 def _opencv_matrix(path: Path) -> NDArray[np.float64]:
     text = read_list(path)
     data = re.search(r"<data>(.*?)</data>", text, re.DOTALL)
@@ -151,8 +115,3 @@ def _opencv_matrix(path: Path) -> NDArray[np.float64]:
         raise ValueError("no <data> in the file")
     numbers: Iterable[str] = data[1].split()
     return np.array([float(v) for v in numbers]).reshape(3, 3)
-
-
-CARD = DatasetCard(
-    "hpatches", "pairs", read_hpatches, ("all", "i", "v"), scored="all", protocol="geometry", page=HPATCHES
-)

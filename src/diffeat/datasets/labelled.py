@@ -15,6 +15,7 @@ from diffeat.datasets.card import Samples
 from diffeat.errors import DatasetError, UnknownNameError, clipped, did_you_mean
 from diffeat.files import open_regular
 from diffeat.geometry.images import open_stored, stored_size
+from diffeat.geometry.nearest import resized_labels
 from diffeat.geometry.orientation import is_stored, upright_array, upright_size
 
 #: The label of pixels that do not count.
@@ -35,21 +36,24 @@ class MaskSample:
     mask: Path
     category: str = ""
 
-    def labels(self, classes: int) -> np.ndarray:
+    def labels(self, classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
         """The label map (H, W) of the upright picture, int64; :data:`IGNORE` does not count.
+
+        Args:
+            size: (width, height) to resize it to by OpenCV's nearest neighbour; it may then be of any size.
 
         Raises:
             DatasetError: The map cannot be read, does not fit the picture (:func:`fitted`), or holds other labels.
             ImageError: The picture cannot be read.
         """
-        values = fitted(_read_map(self.mask), self.mask, self.image)
+        values = fitted(_read_map(self.mask), self.mask, self.image, any_size=size is not None)
         wrong = np.unique(values[(values != IGNORE) & ((values < 0) | (values >= classes))])
         if len(wrong):
             raise DatasetError(
                 f"{self.mask} holds label {wrong[0]}, but there are {classes} classes (0 to {classes - 1}; {IGNORE} is "
                 "ignored)."
             )
-        return values
+        return values if size is None else resized_labels(values, size)
 
 
 @dataclass(frozen=True)
@@ -114,25 +118,27 @@ class ClassDataset(Samples[ClassSample]):
         return self._with(tuple(kept), f"only the first {count} pictures of each class ({self.split})")
 
 
-def fitted(values: np.ndarray, file: Path, picture: Path) -> np.ndarray:
+def fitted(values: np.ndarray, file: Path, picture: Path, *, any_size: bool = False) -> np.ndarray:
     """A label map (H, W) of a picture, made on its stored or on its upright pixels, for the upright picture.
 
     Args:
         file: That the map comes from, for messages.
+        any_size: Whether it may be a smaller or larger drawing of the picture.
 
     Raises:
-        DatasetError: It is of another size than the picture, or an EXIF tag turns the picture and the sizes cannot tell
-            which of the two the map is of.
+        DatasetError: It is of another size than the picture and may not be, or an EXIF tag turns the picture and the
+            sizes cannot tell which of the two the map is of.
         ImageError: The picture cannot be read.
     """
     size, orientation = stored_size(picture)
     height, width = values.shape
     if is_stored((width, height), size, orientation, f"{file}, the label map of {picture}"):
         values = upright_array(values, orientation)
-    if values.shape[::-1] != upright_size(size, orientation):
+    if values.shape[::-1] != upright_size(size, orientation) and (orientation != 1 or not any_size):
         raise DatasetError(
             f"{file} labels {width}×{height} pixels, but {picture} has {size[0]}×{size[1]}. Labels must be of the "
-            "picture's own size: resize them with nearest neighbour, or take the pictures that were labelled."
+            "picture's own size: resize them with nearest neighbour, or take the pictures that were labelled. "
+            "(Segmentation with protocol 'gdf' resizes labels of upright pictures.)"
         )
     return np.ascontiguousarray(values)
 

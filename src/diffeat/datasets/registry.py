@@ -12,7 +12,7 @@ from diffeat.datasets import (
     csv_pairs,
     cub,
     davis,
-    geometric,
+    hpatches,
     label_scarce,
     pf_pascal,
     spair,
@@ -21,6 +21,7 @@ from diffeat.datasets import (
 )
 from diffeat.datasets.card import DatasetCard, Kind
 from diffeat.datasets.davis import VideoDataset
+from diffeat.datasets.hpatches import PlanarDataset
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
@@ -33,7 +34,8 @@ _CARDS: tuple[DatasetCard, ...] = (
     cub.CARD,
     toyworld_spair.CARD,
     csv_pairs.CARD,
-    geometric.CARD,
+    hpatches.POINTS_CARD,
+    hpatches.CARD,
     *label_scarce.CARDS,
     toyworld_labels.PARTS_CARD,
     cifar.CARD,
@@ -67,6 +69,10 @@ def get_card(name: str, kind: Kind | None = None) -> DatasetCard:
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["pairs"], **options: Any
 ) -> PairDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["homographies"], **options: Any
+) -> PlanarDataset: ...
 @overload
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["label maps"], **options: Any

@@ -55,6 +55,7 @@ class Task:
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.
+        one_map: Whether it takes one map of a picture; others take several side by side.
         learns: Whether ``data`` is a pair: the part that is learned from, and the part that is scored.
     """
 
@@ -63,6 +64,7 @@ class Task:
     options: type[TaskOptions]
     evaluate: Callable[..., Result]
     learns: bool = False
+    one_map: bool = False
 
     def open(self, dataset: str, root: str | Path | None, options: TaskOptions, **reading: object) -> object:
         """The data that :attr:`evaluate` takes.

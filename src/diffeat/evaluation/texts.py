@@ -7,11 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
-from diffeat.files import read_text
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
+from diffeat.features import FeatureMap, Source, Spec, Whole
+from diffeat.files import read_rows, read_text
 
 #: ``None``: the recipe's own text. ``"category"``: the picture's category through the recipe's template. Another
-#: string: a template with ``{category}``. A mapping: text per category.
+#: string: a text, also through the template; with ``{category}`` in it a template of its own. A mapping: captions of
+#: pictures, and words for categories.
+#:
+#: A caption is a whole text, past the template. A picture is named by its path or the end of it
+#: (``cat/2008_1.jpg``, ``2008_1.jpg``), by its name without ending, or as released captions of SPair-71k name it,
+#: category and name in one (``cat2008_1.jpg``). Words for a category go where the category would.
 PromptPolicy = str | Mapping[str, str] | None
 
 
@@ -23,13 +29,15 @@ def picture_texts(dataset: PairDataset, policy: PromptPolicy, template: str = "{
         template: The recipe's own; with ``"{}"``, policy ``"category"`` says "a photo of a {category}".
 
     Raises:
-        UnknownNameError: A category has no text.
-        InvalidValueError: Categories are wanted but the dataset has none, or a picture has two texts.
+        UnknownNameError: A picture or its category has no text.
+        InvalidValueError: Categories are wanted but the dataset has none, a picture has two texts, or two pictures have
+            one name.
     """
     texts: dict[Path, str | None] = {}
+    named: dict[str, Path] = {}
     for pair in dataset:
-        text = category_text(pair.category, policy, template)
         for path in (pair.source, pair.target):
+            text = text_of(path, pair.category, policy, template, named)
             if texts.setdefault(path, text) != text:
                 raise InvalidValueError(
                     f"{path} belongs to pairs of two categories and would get two texts ({texts[path]!r} and "
@@ -38,8 +46,38 @@ def picture_texts(dataset: PairDataset, policy: PromptPolicy, template: str = "{
     return texts
 
 
+def text_of(
+    path: Path, category: str, policy: PromptPolicy, template: str = "{}", named: dict[str, Path] | None = None
+) -> str | None:
+    """The text for one picture; ``None`` leaves it to the recipe. Raises as :func:`picture_texts`.
+
+    Args:
+        named: Pictures by the names that captions were given by so far, to refuse a name that means two.
+    """
+    if not isinstance(policy, Mapping):
+        return category_text(category, policy, template)
+    name = next((name for name in _names(path, category) if name in policy), None)
+    if name is None:
+        if category in policy:
+            return policy[category]
+        whose = f"category {category!r}, nor one for {path.name}" if category else path.name
+        raise UnknownNameError(f"There is no text for {whose}. {did_you_mean(category or path.name, policy)}".rstrip())
+    if named is not None and named.setdefault(name, path) != path:
+        raise InvalidValueError(
+            f"{name!r} has one caption, but stands for two pictures, {named[name]} and {path}. Name each by its folder "
+            f"as well, such as {'/'.join(path.parts[-2:])!r}."
+        )
+    return Whole(policy[name])
+
+
+def _names(path: Path, category: str) -> list[str]:
+    """What captions may call a picture, the most exact first."""
+    ends = ["/".join(path.parts[-n:]) for n in range(len(path.parts), 0, -1)]
+    return [path.as_posix(), *ends[:-1], *([category + path.name] if category else []), path.name, path.stem]
+
+
 def category_text(category: str, policy: PromptPolicy, template: str = "{}") -> str | None:
-    """The text for a picture of ``category``; ``None`` leaves it to the recipe. Raises as :func:`picture_texts`."""
+    """The text for any picture of ``category``; ``None`` leaves it to the recipe. Raises as :func:`picture_texts`."""
     if policy is None:
         return None
     if isinstance(policy, Mapping):
@@ -54,12 +92,43 @@ def category_text(category: str, policy: PromptPolicy, template: str = "{}") -> 
         raise InvalidValueError("The dataset has no categories: use prompts that do not ask for one.")
     if policy == "category":
         return category if template != "{}" else f"a photo of a {category}"
-    return policy.replace("{category}", category)
+    return Whole(policy.replace("{category}", category))
 
 
 def names_category(policy: PromptPolicy) -> bool:
     """Whether texts tell the model what a picture shows."""
     return policy is not None and (not isinstance(policy, str) or policy == "category" or "{category}" in policy)
+
+
+def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spec) -> list[str]:
+    """What a reader of numbers must know about the texts.
+
+    Args:
+        texts: As :func:`picture_texts` gives them.
+        spec: The recipe that reads them.
+    """
+    if not spec.text_for("text"):
+        return []  # it reads none
+    if isinstance(policy, Mapping):
+        captions = sum(isinstance(text, Whole) for text in texts.values())
+        notes = [f"{captions} of {len(texts)} pictures were given to the model with captions of their own"]
+        return notes if captions else ["the true category of every picture was told by a text for each category"]
+    if names_category(policy):
+        text = spec.text_for(category_text("{category}", policy, spec.template))
+        return [f"the true category of every picture was given to the model as text: {text!r}"]
+    text = spec.text_for(policy)
+    notes = [f"text for every picture: {text!r}"] if text or policy is not None else []
+    if not policy and spec.template != "{}":
+        notes.append(
+            f"no text was given, so the recipe's template {spec.template!r} was not used and the model read {text!r}; "
+            "prompts='category' (--prompts category) fills it with the true category"
+        )
+    return notes
+
+
+def precision_notes(source: Source[FeatureMap]) -> list[str]:
+    """In which precision a source computes, where it tells."""
+    return [f"features computed in {source.precision}"] if source.precision else []
 
 
 def one_text(policy: PromptPolicy) -> str | None:
@@ -74,17 +143,25 @@ def one_text(policy: PromptPolicy) -> str | None:
 
 
 def read_policy(policy: PromptPolicy) -> PromptPolicy:
-    """A policy as the command line gives it: the name of a JSON file of texts is read, all else is taken as it is.
+    """A policy as the command line gives it: the name of a file of texts is read, all else is taken as it is.
+
+    A JSON file maps pictures or categories to texts; a CSV file has the columns ``picture`` and ``text``.
 
     Raises:
-        InvalidValueError: The file is not a mapping of category to text.
+        InvalidValueError: The file is nothing of this kind, or names a picture twice.
     """
-    if not isinstance(policy, str) or not policy.endswith(".json"):
+    if not isinstance(policy, str) or not policy.endswith((".json", ".csv")):
         return policy
+    if policy.endswith(".csv"):
+        texts: dict[str, str] = {}
+        for line, row in read_rows(policy, "prompt file", ("picture", "text"), most=1 << 26):
+            if texts.setdefault(row["picture"], row["text"]) != row["text"]:
+                raise InvalidValueError(f"{policy}, line {line}: {shown(row['picture'])} has two texts.")
+        return texts
     try:
         texts = json.loads(read_text(policy, "prompt file", most=1 << 26))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InvalidValueError(f"{policy} is not JSON: {error}") from None
     if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise InvalidValueError(f"{policy} must map each category to a text.")
+        raise InvalidValueError(f"{policy} must map each picture, or each category, to a text.")
     return texts

@@ -23,6 +23,7 @@ class BaselineSource(Streams[FeatureMap]):
     """
 
     fingerprint = ""
+    precision = "float32"
 
     def __init__(self, recipe: Baseline) -> None:
         self.recipe = recipe

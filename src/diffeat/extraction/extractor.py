@@ -15,7 +15,7 @@ from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.placement import placed
 from diffeat.extraction.joins.views import MixedViews
-from diffeat.extraction.reading import Reading
+from diffeat.extraction.reading import Reading, map_names
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.views import Views, with_parts
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -101,10 +101,21 @@ class Extractor(Streams[FeatureMap]):
         return self._views.times
 
     @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps that a picture gets; empty where they are joined."""
+        return () if self.recipe.fuse is not None else map_names(self.names, self.steps)
+
+    @property
     def fingerprint(self) -> str:
         """Tells everything that changes the numbers, beside the recipe, from others."""
         network = None if self._mixture is None else self._mixture.network
         return with_parts(self._views.fingerprint, [] if network is None else [fingerprint(network)])
+
+    @property
+    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """``bfloat16 (published in float32)``."""
+        here, there = str(self.backbone.dtype).removeprefix("torch."), self.recipe.precision
+        return here if there is None else f"{here}, as published" if there == here else f"{here} (published in {there})"
 
     def session(self) -> AbstractContextManager[object]:
         """Adapters are loaded once inside; may be entered again inside itself."""

@@ -8,11 +8,13 @@ from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
+from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Fuse, Reading
 from diffeat.refinement import concatenate, mean_of_maps
+from diffeat.refinement.maps import check_same_channels
 
 
 class Join(Protocol):
@@ -51,14 +53,23 @@ class Concat:
         return cls(recipe.fuse or Fuse())
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise), {}
+        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise, self.fuse.resize), {}
 
 
 class Mean(Concat):
     """The mean of maps with the same channels, at one grid."""
 
+    @classmethod
+    def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
+        """Raises:
+        InvalidValueError: Maps have different channels, as far as the model's catalogue tells.
+        """
+        catalogue = Catalogue.of(backbone)
+        check_same_channels([catalogue[name].channels for name in names if name in catalogue])
+        return super().of(recipe, backbone, names)
+
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return mean_of_maps(list(views[0]), self.fuse.grid), {}
+        return mean_of_maps(list(views[0]), self.fuse.grid, self.fuse.resize), {}
 
 
 #: By the name in ``fuse.kind``.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError
+from diffeat.extraction.joins.convolution import convolved, load_convolution
 from diffeat.extraction.kinds import Joined
 from diffeat.features import Failed, FeatureMap, Group, Picture, Source, Streams
 from diffeat.geometry import Frame, sample_grid
@@ -34,11 +36,20 @@ class JoinedSource(Streams[FeatureMap]):
             raise InvalidValueError(f"{recipe.name} has {len(recipe.parts)} parts, {len(sources)} sources are given.")
         self.recipe = recipe
         self.sources = tuple(sources)
+        self.network = None if recipe.network is None else load_convolution(recipe.network)
 
     @property
     def fingerprint(self) -> str:
-        """Tells the models from others."""
-        return hashlib.sha256("|".join(s.fingerprint for s in self.sources).encode()).hexdigest()
+        """Tells the models, and what was trained to join them, from others."""
+        parts = [s.fingerprint for s in self.sources]
+        if self.network is not None:
+            parts.append(fingerprint(self.network))
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+    @property
+    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of the parts, each once."""
+        return " + ".join(dict.fromkeys(source.precision for source in self.sources))
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -65,8 +76,9 @@ class JoinedSource(Streams[FeatureMap]):
 
     def _joined(self, features: list[FeatureMap]) -> FeatureMap:
         first = features[0]
+        fused = _weighted(features, self.recipe) if self.recipe.join == "weighted" else concatenated(features)
         return FeatureMap(
-            activations={"fused": _JOINS[self.recipe.join](features, self.recipe)},
+            activations={"fused": fused if self.network is None else convolved(self.network, fused)},
             frame=first.frame,
             image=first.image,
             digest=first.digest,
@@ -79,12 +91,8 @@ class JoinedSource(Streams[FeatureMap]):
         )
 
 
-def _concat(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
-    """Raises:
-    InvalidValueError: A part's frame pads the picture.
-    """
-    if any(f.frame.padded for f in features):
-        raise InvalidValueError("The parts of a joined recipe must not pad pictures: use frame mode squash or keep.")
+def concatenated(features: Sequence[FeatureMap]) -> Tensor:
+    """Maps side by side at the largest grid among them, on the CPU."""
     maps = [f.tensor.float().cpu() for f in features]
     return concatenate(maps, largest_grid(maps))
 
@@ -97,10 +105,6 @@ def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
         for f, share in zip(features, recipe.shares, strict=True)
     ]
     return torch.cat(parts)
-
-
-#: By the name in a recipe's ``join``.
-_JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], Tensor]] = {"concat": _concat, "weighted": _weighted}
 
 
 def _on_grid(features: FeatureMap, frame: Frame, grid: tuple[int, int]) -> Tensor:

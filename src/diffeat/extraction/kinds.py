@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import faults
-from diffeat.extraction.reading import MOST_PIXELS, Reading
+from diffeat.extraction.reading import MOST_PIXELS, Reading, TrainedWeights
 from diffeat.extraction.recipe import MOST_PARTS, Recipe, known_kind
 
 _BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride": 3}}
@@ -65,6 +65,11 @@ class Baseline(Recipe, frozen=True):
         return ""
 
 
+def _pads(recipe: Recipe) -> bool:
+    mode = recipe.frame.mode if isinstance(recipe, Reading) else recipe.mode if isinstance(recipe, Vision) else ""
+    return mode == "pad"
+
+
 def _recipe(part: Any) -> Any:
     if not isinstance(part, dict):
         return part
@@ -83,6 +88,8 @@ class Joined(Recipe, frozen=True):
     * ``weighted``: each map is brought to the grid of the first, made unit length at every position and scaled by
       :math:`\sqrt{w_i}`. With weights that sum to one the cosine of two joined vectors is the weighted mean of the
       single cosines, :math:`\sum_i w_i \cos_i` (SD+DINO, Zhang et al., arXiv:2305.15347).
+    * ``convolution``: maps are joined as by ``concat``, or those of a single part taken, and a trained 3×3 convolution
+      runs over them (:mod:`diffeat.extraction.joins.convolution`).
 
     All parts read one text: that of the first part that reads any, unless ``prompt`` and ``template`` say otherwise.
     """
@@ -91,16 +98,15 @@ class Joined(Recipe, frozen=True):
     parts: tuple[Annotated[SerializeAsAny[Recipe], BeforeValidator(_recipe)], ...] = Field(
         description="recipes; in a file also names of presets and paths of files"
     )
-    join: Literal["concat", "weighted"] = "concat"
+    join: Literal["concat", "weighted", "convolution"] = "concat"
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
         default=None, description="of 'weighted': how much each part counts"
     )
+    network: TrainedWeights | None = Field(default=None, description="of 'convolution': its trained weights")
 
     @field_validator("parts")
     @classmethod
     def _joinable(cls, parts: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
-        if len(parts) < 2:
-            raise ValueError(f"a joined recipe has two parts or more, got {len(parts)}")
         if sum(1 for part in parts for _ in part.single()) > MOST_PARTS:
             raise ValueError(f"a joined recipe has {MOST_PARTS} parts at most")
         return tuple(
@@ -112,12 +118,22 @@ class Joined(Recipe, frozen=True):
     def _told_as_the_parts(cls, data: Any, validate: Callable[[Any], Joined]) -> Joined:
         """Text and template are those of the first part that reads text, where the recipe names none."""
         joined = validate(data)
+        if not joined.parts:
+            return joined
         first = next((p for p in joined.parts if p.text_for("text")), joined.parts[0])
         unsaid = [n for n in ("prompt", "template") if getattr(joined, n) == cls.model_fields[n].default]
         return joined.model_copy(update={name: getattr(first, name) for name in unsaid})
 
     @model_validator(mode="after")
     def _weighed(self) -> Joined:
+        if len(self.parts) < (1 if self.join == "convolution" else 2):
+            raise ValueError(f"a joined recipe has two parts or more, got {len(self.parts)}")
+        if (self.join == "convolution") != (self.network is not None):
+            raise ValueError("join 'convolution' and its trained weights, 'network', belong together")
+        if self.join != "weighted" and (padding := [p.name for p in self.single() if _pads(p)]):
+            raise ValueError(
+                f"join {self.join!r} takes no part that pads pictures ({padding[0]!r}): use mode squash or keep"
+            )
         if self.weights is None:
             return self
         if self.join != "weighted":
@@ -125,6 +141,10 @@ class Joined(Recipe, frozen=True):
         if len(self.weights) != len(self.parts):
             raise ValueError(f"{len(self.parts)} parts take as many weights, got {len(self.weights)}")
         return self
+
+    def varied(self, fields: Mapping[str, Any]) -> Joined:
+        """The parts, each with the values."""
+        return self.replace(parts=tuple(part.varied(fields) for part in self.parts))
 
     def single(self) -> Iterator[Recipe]:
         """Those of all parts."""
@@ -140,7 +160,17 @@ class Joined(Recipe, frozen=True):
     def content(self) -> dict[str, Any]:
         """The parts' fields that change the numbers, and how they are joined."""
         parts = [part.content() for part in self.parts]
-        return {**super().content(), "parts": parts, **({"weights": self.shares} if self.join == "weighted" else {})}
+        content = {**super().content(), "parts": parts}
+        if self.join == "weighted":
+            content["weights"] = self.shares
+        if self.network is not None:
+            content["network"] = self.network.content()
+        return content
+
+    def beside(self, folder: Path) -> Joined:
+        """With the weights that its parts and itself have there."""
+        network = None if self.network is None else self.network.beside(folder)
+        return self.replace(parts=tuple(part.beside(folder) for part in self.parts), network=network)
 
 
 def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None) -> Recipe:

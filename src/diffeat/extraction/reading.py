@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,8 @@ from diffeat.errors import did_you_mean, shown
 from diffeat.extraction.recipe import Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
+from diffeat.refinement.maps import Resize
+from diffeat.techniques.other_weights import OtherWeights
 from diffeat.techniques.union import Techniques
 
 #: Pixels of a side that a recipe can ask for.
@@ -204,12 +207,30 @@ class TrainedWeights(Weights, frozen=True):
 
     sha256: str | None = Field(default=None, description="digest of the file; another file is then refused")
 
+    def beside(self, folder: Path) -> TrainedWeights:
+        """Those in a folder, where they are there: at their full path, told by their digest."""
+        if not os.path.exists(file := folder / self.source):
+            return self
+        path = file / (self.file or "model.safetensors") if file.is_dir() else file
+        known = self.sha256 is not None or not path.is_file()
+        return self.model_copy(
+            update={"source": str(file.resolve()), "sha256": self.sha256 if known else file_digest(path)}
+        )
+
+    def content(self) -> dict[str, Any]:
+        """What tells them from others: the digest alone, if it is known."""
+        return {"sha256": self.sha256} if self.sha256 else self.model_dump(mode="json", exclude_defaults=True)
+
 
 class Fuse(Part, frozen=True):
     """How the maps of one picture become one."""
 
     kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
     grid: tuple[Side, Side] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
+    resize: Resize = Field(
+        default="smooth",
+        description="of maps to the grid: bilinear, averaging areas where they shrink; plain bilinear; nearest cell",
+    )
     normalise: bool = Field(default=False, description="unit length per map and position before joining")
     weights: TrainedWeights | None = Field(default=None, description="of kinds 'hyperfeatures' and 'amalgamation'")
 
@@ -218,6 +239,10 @@ class ViewSpec(Part, frozen=True):
     """One of several readings of a picture; what it leaves out is the recipe's own."""
 
     name: str = ""
+    model: str | None = Field(
+        default=None, description="another model of this architecture and autoencoder: its denoiser and text encoders"
+    )
+    denoiser: Weights | None = Field(default=None, description="other weights for the model's denoiser")
     techniques: Techniques | None = Field(default=None, description="in place of the recipe's techniques")
     prompt: str | None = None
     timesteps: tuple[float, ...] | None = None
@@ -226,6 +251,24 @@ class ViewSpec(Part, frozen=True):
     append: bool = Field(
         default=False, description="put beside the mixture of the others as it is, e.g. attention features"
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ViewSpec:
+        if self.model is not None and self.denoiser is not None:
+            raise ValueError("give model or denoiser: a model brings its own denoiser")
+        return self
+
+    @property
+    def weights(self) -> OtherWeights | None:
+        """Weights of its own."""
+        if self.model is not None:
+            return OtherWeights(model=self.model)
+        return None if self.denoiser is None else OtherWeights(**self.denoiser.model_dump())
+
+
+def map_names(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
+    """What maps are called that are not joined: by their step where there are several."""
+    return tuple(f"{a}@{step:g}" if len(steps) > 1 else a for a in activations for step in steps)
 
 
 def _frame(value: Any) -> Any:
@@ -314,25 +357,24 @@ class Reading(Recipe, frozen=True):
             raise ValueError("views are not refined")
         return self
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        if self.fuse is not None:
+            return ()
+        return map_names(dict.fromkeys(map(str, self.activations)), self.trajectory.read_steps)
+
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers. Weights of known digest are named by it alone."""
         content = super().content()
-        weights = content.get("fuse", {}).get("weights")
-        if weights and weights.get("sha256"):
-            content["fuse"]["weights"] = {"sha256": weights["sha256"]}
+        if self.fuse is not None and self.fuse.weights is not None:
+            content["fuse"]["weights"] = self.fuse.weights.content()
         return content
 
     def beside(self, folder: Path) -> Reading:
         """Trained weights that lie beside the recipe's file, found and told by their digest."""
-        weights = None if self.fuse is None else self.fuse.weights
-        if weights is None or not os.path.exists(file := folder / weights.source):
+        if self.fuse is None or self.fuse.weights is None:
             return self
-        changes: dict[str, Any] = {"fuse.weights.source": str(file.resolve())}
-        if file.is_dir():
-            file = file / (weights.file or "model.safetensors")
-        if weights.sha256 is None and os.path.isfile(file):
-            changes["fuse.weights.sha256"] = file_digest(file)
-        return self.replace(**changes)
+        return self.replace(**{"fuse.weights": self.fuse.weights.beside(folder)})
 
     def view_recipes(self) -> list[Reading]:
         """A whole recipe for each view, without fusion; the recipe itself where there are no views."""
@@ -346,6 +388,8 @@ class Reading(Recipe, frozen=True):
                 for field in ("techniques", "prompt", "seed", "activations")
                 if (value := getattr(view, field)) is not None
             }
+            if view.weights is not None and view.model != self.model:
+                changes["techniques"] = (view.weights, *(changes.get("techniques", self.techniques) or ()))
             if view.timesteps is not None:
                 changes["trajectory.timesteps"] = view.timesteps
             recipes.append(self.replace(**changes))

@@ -15,10 +15,11 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
@@ -33,6 +34,7 @@ from pydantic import (
 
 from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
+from diffeat.features import Whole
 from diffeat.files import read_text, write_files
 from diffeat.geometry import FrameSpec
 from diffeat.techniques.named import code_allowed
@@ -45,6 +47,8 @@ _OUTER: ContextVar[tuple[Path, ...]] = ContextVar("outer recipes", default=())
 _BYTES, _VALUES, _DEPTH = 2**17, 20_000, 32
 #: Recipes that one can join, those of joined parts included.
 MOST_PARTS = 64
+#: Fields that change no feature.
+_TOLD = {"name", "description", "source", "precision", "tasks"}
 _FOLDER = Path(__file__).parent.parent / "recipes"
 
 
@@ -66,8 +70,15 @@ class Recipe(Part, frozen=True):
     name: str = Field(default="unnamed", max_length=200)
     description: str = ""
     source: str = Field(default="", description="paper and section the numbers come from")
+    precision: Literal["float32", "bfloat16", "float16", "mixed float16"] | None = Field(
+        default=None, description="in which the original computes; changes nothing here (--dtype does), reports tell it"
+    )
     prompt: str = Field(default="", description="text used where the caller gives none")
     template: str = Field(default="{}", description="wraps a caller's text, e.g. 'a photo of a {}'")
+    tasks: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="options for tasks by the task's name, such as propagation: {radius: 15}; given ones win",
+    )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
@@ -160,6 +171,10 @@ class Recipe(Part, frozen=True):
             plain(self) if self.kind in ("reading", "joined") else {"kind": self.kind, "name": self.name, **plain(self)}
         )
 
+    def varied(self, fields: Mapping[str, Any]) -> Self:
+        """A copy with other values, wherever a recipe that it joins has them."""
+        return self.replace(**fields)
+
     def to_yaml(self) -> str:
         """YAML text that :meth:`from_yaml` reads back to an equal recipe."""
         data = self.model_dump(mode="json", exclude_defaults=True)
@@ -178,7 +193,7 @@ class Recipe(Part, frozen=True):
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers, as plain JSON data."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "description", "source"})
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude=_TOLD)
         return {"version": VERSION, "kind": self.kind, **fields}
 
     @property
@@ -187,12 +202,19 @@ class Recipe(Part, frozen=True):
         text = json.dumps(self.content(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Names of the maps of a picture where they are several, as far as the recipe tells: a glob stands for one."""
+        return ()
+
     def single(self) -> Iterator[Recipe]:
         """The recipes that it joins, or itself."""
         yield self
 
     def text_for(self, prompt: str | None) -> str:
         """The text that the model reads for a caller's (``None`` or empty: the recipe's own)."""
+        if isinstance(prompt, Whole):
+            return str(prompt)
         return self.template.replace("{}", prompt) if prompt else self.prompt
 
     def beside(self, folder: Path) -> Self:
@@ -218,10 +240,29 @@ def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
 
 def preset_names() -> list[str]:
     """Names of the recipes that come with the package, sorted."""
-    return sorted(p.stem for p in _FOLDER.glob("*.yaml"))
+    return sorted([*(p.stem for p in _FOLDER.glob("*.yaml")), *_variants()])
+
+
+@cache
+def _variants() -> dict[str, tuple[str, dict[str, Any]]]:
+    """Presets that are others on a data set, in files of their own: name of the other, and fields."""
+    variants = {}
+    for file in sorted((_FOLDER / "datasets").glob("*.yaml")):
+        for dataset, fields in read_yaml(file.read_text(encoding="utf-8"), str(file)).items():
+            variants |= {f"{base}-{dataset}": (base, fields) for base in fields.pop("of")}
+    return variants
+
+
+def _variant(name: str) -> Recipe:
+    base, fields = _variants()[name]
+    words = fields["description"]
+    recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
+    return recipe.replace(name=name, description=f"{recipe.description}, {words}")
 
 
 def _load(name: str) -> Recipe:
+    if name in _variants():
+        return _variant(name)
     preset = name in preset_names()
     path = _FOLDER / f"{name}.yaml" if preset else Path(name)
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)

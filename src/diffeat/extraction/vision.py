@@ -109,6 +109,11 @@ class VisionExtractor(Streams[FeatureMap]):
         """Tells the model, and how pictures are given to it, from others."""
         return fingerprint(self.model, self._mean, self._std)
 
+    @property
+    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The model's."""
+        return str(self.model.dtype).removeprefix("torch.")
+
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""
         return self._spec.frame(picture.image.size, multiple=self.patch)

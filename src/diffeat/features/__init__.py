@@ -8,7 +8,7 @@
 from diffeat.features.feature_map import FeatureMap
 from diffeat.features.listing import Listing, list_pictures
 from diffeat.features.picture import ImageLike, Picture
-from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec
+from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec, Whole, check_one_map
 from diffeat.features.streaming import Streams, raise_error, stream
 
 __all__ = [
@@ -24,6 +24,8 @@ __all__ = [
     "Source",
     "Spec",
     "Streams",
+    "Whole",
+    "check_one_map",
     "list_pictures",
     "raise_error",
     "stream",

@@ -60,7 +60,7 @@ class FeatureMap:
             names = ", ".join(self.activations) or "none"
             raise InvalidValueError(
                 f"{self.image or 'This picture'} has {len(self.activations)} maps, not one ({names}). "
-                "Choose by name: feature[name]."
+                "Choose by name: feature[name], or join them in the recipe (fuse: {kind: concat})."
             )
         return next(iter(self.activations.values()))
 

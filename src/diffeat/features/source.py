@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from diffeat.errors import DiffeatError
+from diffeat.errors import DiffeatError, InvalidValueError, clipped
 from diffeat.features.picture import ImageLike, Picture
 from diffeat.geometry import Frame
 
@@ -19,6 +19,12 @@ Images = ImageLike | Iterable[ImageLike]
 Prompts = str | Sequence[str | None] | None
 #: Called with the name of a picture that failed and why; returning goes on with the next picture.
 OnError = Callable[[str, DiffeatError], None]
+
+
+class Whole(str):
+    """A text that goes to the model as it is, not through a recipe's template."""
+
+    __slots__ = ()
 
 
 class Spec(Protocol):
@@ -34,6 +40,24 @@ class Spec(Protocol):
     def hash(self) -> str: ...
     def content(self) -> dict[str, Any]: ...
     def text_for(self, prompt: str | None) -> str: ...
+
+
+def check_one_map(recipe: str, maps: Sequence[str]) -> None:
+    """For what takes one map of a picture.
+
+    Args:
+        recipe: Its name.
+        maps: Of the recipe, or of the source that runs it.
+
+    Raises:
+        InvalidValueError: They are several.
+    """
+    if len(maps) > 1:
+        names = ", ".join(maps[:3]) + (", …" if len(maps) > 3 else "")
+        raise InvalidValueError(
+            f"Recipe {clipped(recipe)!r} gives {len(maps)} maps of a picture ({clipped(names, 200)}); this takes one: "
+            "join them (--set fuse.kind=concat, in a file 'fuse: {kind: concat}'), or read one of them."
+        )
 
 
 @dataclass(frozen=True)
@@ -69,12 +93,18 @@ class Source(Protocol[T_co]):
         recipe: What it reads.
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
+        precision: In which features are computed, and in which they were published where that is known.
+        maps: Names of the maps that a picture gets, where they are several.
     """
 
     @property
     def recipe(self) -> Spec: ...
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def maps(self) -> tuple[str, ...]: ...
 
     def group(self, picture: Picture) -> Group:
         """Which pictures may be read together with this one. Raises a :class:`DiffeatError` for a picture that cannot

@@ -91,6 +91,14 @@ def stream(
 class Streams(Generic[T]):
     """The two ways in which a user runs a source; every source inherits them."""
 
+    #: See :class:`~diffeat.features.Source`; empty where a source does not tell.
+    precision: str = ""
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """There is one."""
+        return ()
+
     def extract(
         self: Source[T],  # pyright: ignore[reportGeneralTypeIssues]
         images: Images,

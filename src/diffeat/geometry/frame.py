@@ -26,13 +26,15 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, clipped
 
-Filter = Literal["bicubic", "bilinear", "lanczos"]
+Filter = Literal["bicubic", "bilinear", "lanczos", "opencv-bilinear"]
 #: Points (x, y): a tensor, or rows of numbers.
 Points = Shaped[Tensor, "*n 2"] | Sequence[Any]
-FILTERS: dict[str, Image.Resampling] = {
+#: Pillow's, which look at more pixels the smaller the result; OpenCV's (``None``) looks at four, whatever the size.
+FILTERS: dict[str, Image.Resampling | None] = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
+    "opencv-bilinear": None,
 }
 
 
@@ -44,7 +46,7 @@ class Frame:
         original: The picture's (width, height).
         model: The model image's (width, height).
         content: The picture inside the model image: (left, top, width, height); all of it unless padded.
-        filter: Pillow's resampling filter.
+        filter: Pillow's resampling filter, or ``opencv-bilinear``.
         fill: Grey level 0…255 of the padding.
         load: Size (width, height) to which Pillow brings the picture first; from there the values are interpolated
             bilinearly (half-pixel centres, no antialiasing) to the model's size.
@@ -68,7 +70,7 @@ class Frame:
         return self.content != (0, 0, *self.model)
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """The model image: resized by Pillow, then ``v / 127.5 - 1``, float32 in [-1, 1].
+        """The model image: resized to whole grey levels, then ``v / 127.5 - 1``, float32 in [-1, 1].
 
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
@@ -81,7 +83,7 @@ class Frame:
         if image.mode != "RGB":
             raise InvalidValueError(f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image.")
         left, top, width, height = self.content
-        inner = image.resize(self.load or (width, height), FILTERS[self.filter])
+        inner = _resized(image, self.load or (width, height), self.filter)
         if self.padded:
             canvas = Image.new("RGB", self.model, (self.fill,) * 3)
             canvas.paste(inner, (left, top))
@@ -219,6 +221,14 @@ class Frame:
 
     def _grid_scale(self, grid: tuple[int, int]) -> tuple[float, float]:
         return grid[1] / self.model[0], grid[0] / self.model[1]
+
+
+def _resized(image: Image.Image, size: tuple[int, int], filter: Filter) -> Image.Image:
+    if (resampling := FILTERS[filter]) is not None:
+        return image.resize(size, resampling)
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(torch.float32)
+    values = F.interpolate(values, size=size[::-1], mode="bilinear", align_corners=False)[0]
+    return Image.fromarray(values.round().to(torch.uint8).permute(1, 2, 0).numpy())
 
 
 def _affine(points: Points, scale: tuple[float, float], offset: tuple[int, ...]) -> Tensor:

@@ -11,6 +11,8 @@ from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.geometry.frame import FILTERS, Filter, Frame
 
 Mode = Literal["squash", "pad", "keep"]
+Rounding = Literal["down", "nearest", "up"]
+_ROUNDINGS = ("down", "nearest", "up")
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class FrameSpec:
     ======== ================================================== =========================================
      squash   resized to ``size``, the aspect ratio is lost      DIFT (bicubic), Hyperfeatures (bilinear)
      pad      resized to fit in ``size``, centred, rest filled   GeoAware-SC (lanczos)
-     keep     one factor, each side rounded to a multiple        DiTF (``longer=640``)
+     keep     one factor, each side rounded to a multiple        DiTF (``longer=640``), DIFT (``round="down"``)
     ======== ================================================== =========================================
 
     Attributes:
@@ -31,7 +33,8 @@ class FrameSpec:
         shorter: Pixels of the shorter side (keep). With neither this nor ``longer``: the picture's own size.
         longer: Pixels of the longer side (keep).
         multiple: Sides are multiples of this and of what the model itself asks for.
-        filter: Pillow's resampling filter.
+        round: Which multiple (keep): the nearest, the one below or the one above. Never below one multiple.
+        filter: Pillow's resampling filter; or ``opencv-bilinear``, OpenCV's, which does not smooth what it shrinks.
         fill: Grey level 0…255 around a padded picture; 0 is black.
         load: Size (width, height), or one number, to which Pillow squashes the picture first; its values are then
             interpolated bilinearly to ``size`` (squash), as published Hyperfeatures do (``load: 224, size: 512``).
@@ -42,6 +45,7 @@ class FrameSpec:
     shorter: int | None = None
     longer: int | None = None
     multiple: int = 1
+    round: Rounding = "nearest"
     filter: Filter = "bicubic"
     fill: int = 0
     load: tuple[int, int] | int | None = None
@@ -52,6 +56,8 @@ class FrameSpec:
             raise InvalidValueError(f"No frame mode {self.mode!r}. {did_you_mean(str(self.mode), modes)}")
         if self.filter not in FILTERS:
             raise InvalidValueError(f"No resize filter {self.filter!r}. {did_you_mean(str(self.filter), FILTERS)}")
+        if self.round not in _ROUNDINGS:
+            raise InvalidValueError(f"No rounding {shown(self.round)}. {did_you_mean(str(self.round), _ROUNDINGS)}")
         if self.mode == "keep":
             if self.size is not None:
                 raise InvalidValueError(
@@ -59,6 +65,8 @@ class FrameSpec:
                 )
             if self.shorter is not None and self.longer is not None:
                 raise InvalidValueError("Give shorter= or longer=, not both.")
+        elif self.round != "nearest":
+            raise InvalidValueError(f"round= belongs to mode 'keep', not to {self.mode!r}.")
         elif self.shorter is not None or self.longer is not None:
             raise InvalidValueError(
                 f"Mode {self.mode!r} takes size=, not shorter= or longer=; those belong to mode 'keep'."
@@ -96,11 +104,8 @@ class FrameSpec:
         if self.mode == "keep":
             asked = self.longer or self.shorter
             side = max(original) if self.longer else min(original)
-            scale = asked / side if asked else 1.0
-            model = (
-                max(step, round(width * scale / step) * step),
-                max(step, round(height * scale / step) * step),
-            )
+            sides = (_steps(n, asked or side, side, step, self.round) for n in original)
+            model = (next(sides), next(sides))
             return Frame(original, model, (0, 0, *model), self.filter, self.fill)
         model = self.size or default_size
         if model is None:
@@ -136,6 +141,14 @@ class FrameSpec:
             if name not in known:
                 raise InvalidValueError(f"A frame has no field {name!r}. {did_you_mean(str(name), sorted(known))}")
         return cls(**data)
+
+
+def _steps(length: int, asked: int, side: int, step: int, how: Rounding) -> int:
+    """``length · asked / side`` in whole steps, at least one; down and up exactly, nearest as DiTF computes it."""
+    if how == "nearest":
+        return max(step, round(length * (asked / side) / step) * step)
+    count = length * asked // (side * step) if how == "down" else -(-length * asked // (side * step))
+    return max(1, count) * step
 
 
 def _nearest(size: Sequence[int], step: int) -> str:

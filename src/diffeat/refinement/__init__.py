@@ -1,12 +1,14 @@
 """Pure steps on activations."""
 
 from diffeat.refinement.adaln import modulate
+from diffeat.refinement.cleandift import CleanDiftAdapters
 from diffeat.refinement.maps import concatenate, mean_of_maps, normalise_channels, resize_map, shrink_map
 from diffeat.refinement.massive import Rule, detect_massive
 from diffeat.refinement.stats import ChannelStatistics
 
 __all__ = [
     "ChannelStatistics",
+    "CleanDiftAdapters",
     "Rule",
     "concatenate",
     "detect_massive",

@@ -1,12 +1,14 @@
 """Resizing, normalising and joining feature maps of one picture.
 
 Maps have shape ``(C, h, w)``. Resizing is bilinear with the half-pixel convention (``align_corners=False``), the one
-all systems here use.
+all systems here use. They differ in what they do to a map that shrinks, and some copy the nearest cell instead:
+:data:`Resize`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,14 +17,23 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError
 
+#: ``"smooth"``: bilinear, averages areas where a map shrinks; ``"bilinear"``: between the four nearest cells even then;
+#: ``"nearest"``: a copy of one cell, ``floor(i · n / m)``.
+Resize = Literal["smooth", "bilinear", "nearest"]
 
-def resize_map(feature: Float[Tensor, "c h w"], grid: tuple[int, int]) -> Float[Tensor, "c h2 w2"]:
-    """Bilinear resize to ``grid = (h, w)``; averages areas when it shrinks the map."""
+
+def resize_map(
+    feature: Float[Tensor, "c h w"], grid: tuple[int, int], resize: Resize = "smooth"
+) -> Float[Tensor, "c h2 w2"]:
+    """The map at ``grid = (h, w)``."""
     if tuple(feature.shape[-2:]) == tuple(grid):
         return feature
-    shrinks = grid[0] < feature.shape[-2] or grid[1] < feature.shape[-1]
     wide = feature[None].float()
-    return F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=shrinks)[0].to(feature.dtype)
+    if resize == "nearest":
+        return F.interpolate(wide, size=grid, mode="nearest")[0].to(feature.dtype)
+    shrinks = grid[0] < feature.shape[-2] or grid[1] < feature.shape[-1]
+    smooth = shrinks and resize == "smooth"
+    return F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=smooth)[0].to(feature.dtype)
 
 
 def shrink_map(feature: Float[Tensor, "c h w"], factor: int) -> Float[Tensor, "c h2 w2"]:
@@ -44,7 +55,10 @@ def largest_grid(maps: Sequence[Tensor]) -> tuple[int, int]:
 
 
 def concatenate(
-    maps: Sequence[Tensor], grid: tuple[int, int] | None = None, normalise: bool = False
+    maps: Sequence[Tensor],
+    grid: tuple[int, int] | None = None,
+    normalise: bool = False,
+    resize: Resize = "smooth",
 ) -> Float[Tensor, "c h w"]:
     """Join maps on the channel axis at one grid (default: the largest among them).
 
@@ -58,22 +72,31 @@ def concatenate(
         torch.Size([8, 16, 16])
     """
     grid = grid or largest_grid(maps)
-    resized = [resize_map(m, grid) for m in maps]
+    resized = [resize_map(m, grid, resize) for m in maps]
     if normalise:
         resized = [normalise_channels(m) for m in resized]
     return torch.cat(resized)
 
 
-def mean_of_maps(maps: Sequence[Tensor], grid: tuple[int, int] | None = None) -> Float[Tensor, "c h w"]:
+def check_same_channels(channels: Sequence[int]) -> None:
+    """
+    Raises:
+        InvalidValueError: They are not all equal.
+    """
+    if len(set(channels)) > 1:
+        raise InvalidValueError(
+            f"A mean needs maps with the same channels, these have {sorted(set(channels))}. Use fuse 'concat' instead."
+        )
+
+
+def mean_of_maps(
+    maps: Sequence[Tensor], grid: tuple[int, int] | None = None, resize: Resize = "smooth"
+) -> Float[Tensor, "c h w"]:
     """Mean of maps with the same channels, at one grid (default: the largest among them).
 
     Raises:
         InvalidValueError: If the channel counts differ.
     """
-    channels = sorted({m.shape[0] for m in maps})
-    if len(channels) > 1:
-        raise InvalidValueError(
-            f"A mean needs maps with the same channels, these have {channels}. Use fuse 'concat' instead."
-        )
+    check_same_channels([m.shape[0] for m in maps])
     grid = grid or largest_grid(maps)
-    return torch.stack([resize_map(m, grid).float() for m in maps]).mean(0).to(maps[0].dtype)
+    return torch.stack([resize_map(m, grid, resize).float() for m in maps]).mean(0).to(maps[0].dtype)

@@ -43,7 +43,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class MassiveChannel:
-    """One massive channel.
+    """What the rule looks at, of a channel that it calls massive or not.
 
     Attributes:
         channel: Its number.
@@ -58,6 +58,20 @@ class MassiveChannel:
     mean: float
     std: float
     presence: float
+
+    @property
+    def sign(self) -> float:
+        """|mean| / std."""
+        return abs(self.mean) / max(self.std, 1e-30)
+
+    def failed(self, rule: Rule) -> list[str]:
+        """The tests of a rule that it fails, with both numbers; empty for a massive channel."""
+        tests = [
+            (self.ratio < rule.ratio, f"ratio {self.ratio:.1f} < {rule.ratio:g}"),
+            (self.sign < rule.constant_sign, f"|mean| / std {self.sign:.2f} < {rule.constant_sign:g}"),
+            (self.presence < rule.presence, f"in {self.presence:.0%} < {rule.presence:.0%} of the pictures"),
+        ]
+        return [words for fails, words in tests if fails]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from diffeat.report.match_picture import errors_picture
 from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table
 from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction
 from diffeat.tasks.correspondence.keypoints import PckResult, curve
+from diffeat.tasks.correspondence.protocol import AVERAGES, PER
 
 _CURVE = tuple(round(0.01 * i, 2) for i in range(1, 31))
 
@@ -66,16 +67,10 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def interval_text(result: PckResult, alpha: float) -> str:
-    """``48.1 [45.0, 51.2]``."""
-    interval = result.intervals.get(alpha)
-    return f"{result[alpha]:.1f}" + (f" {interval}" if interval else "")
-
-
 def to_markdown(evaluation: Evaluation) -> str:
     """A page of text and tables."""
     result = evaluation.result
-    parts = [f"Protocol: {markdown(str(result.protocol))}", markdown_table(*_headline(result))]
+    parts = [f"Protocol: {markdown(str(result.protocol))}; {result.counts}", markdown_table(*_headline(result))]
     if len(result.categories) > 1:
         parts.append(markdown_table(*result.table(), sums_up=True))
     title = f"{evaluation.dataset} · {evaluation.recipe}"
@@ -89,13 +84,15 @@ def to_html(evaluation: Evaluation, examples: int = 3) -> str:
     page = Page(
         f"{evaluation.dataset} · {evaluation.recipe}", f"recipe {evaluation.recipe_hash[:12]}, diffeat {__version__}"
     )
-    page.text(f"PCK@{alpha:g} {interval_text(result, alpha)}", "big")
-    page.text(str(result.protocol), "soft")
+    quoted, other = result.protocol.averages
+    page.text(f"PCK@{alpha:g} {result.number(alpha, quoted)} {PER[quoted]}", "big")
+    page.text(f"{result.number(alpha, other)} {PER[other]}. {result.protocol}; {result.counts}", "soft")
     page.table(*_headline(result))
     page.bullets([*result.notes, *_costs(evaluation)])
     if result.protocol.reference != "pixels":
         page.heading("PCK over the threshold")
-        page.drawing(curve_svg(evaluation), "All pairs in bold; categories thin.")
+        average = AVERAGES[result.protocol.average]
+        page.drawing(curve_svg(evaluation), f"{average.capitalize()}: all pairs in bold; categories thin.")
     if len(result.categories) > 1:
         page.heading("Categories")
         page.table(*result.table())
@@ -160,7 +157,8 @@ def curve_svg(evaluation: Evaluation, alphas: Sequence[float] = _CURVE) -> str:
         value = result.value
         error = [[max(0, value - interval.low)], [max(0, interval.high - value)]]
         axes.errorbar([result.protocol.alpha], [value], error, color="#1f5fbf", capsize=4, marker="o")
-    axes.set(xlabel="α", ylabel="PCK (%)", xlim=(0, max(alphas)), ylim=(0, 100))
+    unit = result.protocol.measure().partition(" ")[2]
+    axes.set(xlabel=f"α {unit}", ylabel=f"PCK {PER[result.protocol.average]} (%)", xlim=(0, max(alphas)), ylim=(0, 100))
     axes.grid(alpha=0.25)
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -169,8 +167,8 @@ def curve_svg(evaluation: Evaluation, alphas: Sequence[float] = _CURVE) -> str:
 
 def _headline(result: PckResult) -> tuple[list[str], list[list[str]]]:
     alphas = result.protocol.alphas
-    row = [result.protocol.average, *(interval_text(result, a) for a in alphas)]
-    return ["average", *(f"PCK@{a:g}" for a in alphas)], [row]
+    rows = [[PER[average], *(result.number(a, average) for a in alphas)] for average in result.protocol.averages]
+    return ["average", *(f"PCK@{a:g}" for a in alphas)], rows
 
 
 def _costs(evaluation: Evaluation) -> list[str]:

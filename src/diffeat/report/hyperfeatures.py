@@ -14,8 +14,8 @@ from diffeat.__about__ import __version__
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.files import write_files
-from diffeat.report.correspondence import interval_text
-from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.tasks.correspondence.protocol import PER, Protocol
 from diffeat.training.hyperfeatures.prune import CurvePoint, ranked
 
 _BLUE, _RED, _GREY = "#1f5fbf", "#c2452d", "#8899aa"
@@ -126,12 +126,17 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
     left.set_xscale("log", base=2)
     left.set_xticks(counts, [str(n) for n in counts])
     left.minorticks_off()
-    left.set_ylabel(f"PCK@{points[0].result.protocol.alpha:g} (%)")
+    protocol = points[0].result.protocol
+    left.set_ylabel(f"{protocol.measure()},\n{PER[protocol.average]} (%)")
     return _svg(figure)
 
 
-def training_svg(rows: Sequence[Mapping[str, str]]) -> str:
-    """Loss and validation by step, from the rows of a training log, as an SVG drawing."""
+def training_svg(rows: Sequence[Mapping[str, str]], measure: str = "validation") -> str:
+    """Loss and validation by step, from the rows of a training log, as an SVG drawing.
+
+    Args:
+        measure: What the validation measures.
+    """
     from matplotlib.figure import Figure
 
     steps = np.array([int(r["step"]) for r in rows])
@@ -148,7 +153,7 @@ def training_svg(rows: Sequence[Mapping[str, str]]) -> str:
     if measured:
         other = axes.twinx()
         other.plot(*zip(*measured, strict=True), color=_RED, marker="o", linewidth=1.2)
-        other.set_ylabel("validation PCK (%)", color=_RED)
+        other.set_ylabel(f"{measure} (%)", color=_RED)
     return _svg(figure)
 
 
@@ -173,7 +178,9 @@ def round_trip_svg(errors: Mapping[int, Sequence[float]], label: str = "error of
 
 def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of a pruning curve."""
-    header = ["kept", "pairs", "steps", "layers", "weight kept", "denoiser passes", "PCK"]
+    protocol = points[0].result.protocol
+    quoted = protocol.columns()[protocol.headline]
+    header = ["kept", "of step and layer", "steps", "layers", "weight kept", "denoiser passes", quoted]
     rows = []
     for point in points:
         config = point.pruned.network.config
@@ -185,10 +192,17 @@ def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[list[str]]
                 str(len(config.channels)),
                 f"{100 * point.pruned.share:.1f} %",
                 f"{point.calls:.2f}",
-                interval_text(point.result, point.result.protocol.alpha),
+                point.result.cell(point.result.protocol.alpha),
             ]
         )
     return header, rows
+
+
+def about_curve(points: Sequence[CurvePoint], data: str) -> list[str]:
+    """What the numbers of a pruning curve mean, in sentences: threshold, averages, pairs, intervals."""
+    result = points[0].result
+    spread = [f"intervals: {result.confidence:.0%} bootstrap over pictures"] if result.intervals else []
+    return [str(result.protocol), f"{result.counts} of {data}", *spread, *result.notes]
 
 
 def write_pruning_report(
@@ -197,10 +211,16 @@ def write_pruning_report(
     network: AggregationNetwork,
     points: Sequence[CurvePoint],
     times: Sequence[float],
+    data: str,
+    notes: Sequence[str] = (),
     *,
     force: bool = False,
 ) -> Path:
     """Write ``report.html``, ``report.md`` and ``report.json``: the mixing weights, and accuracy against cost.
+
+    Args:
+        data: Name and split of the pairs that were scored.
+        notes: What else a reader of the numbers must know.
 
     Returns:
         Path of the page.
@@ -210,16 +230,16 @@ def write_pruning_report(
     page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
     page.text("The strongest pairs: " + "; ".join(strongest_words(network, times)) + ".")
     page.heading("Accuracy and cost of what is left")
-    page.text(str(points[0].result.protocol), "soft")
+    about = [*about_curve(points, data), *notes]
     page.drawing(curve_svg(points), "Blue: the strongest pairs by number. Red: one step, one layer.")
     page.table(*curve_rows(points))
-    page.bullets(list(points[0].result.notes))
-    parts = [markdown(str(points[0].result.protocol)), markdown_table(*curve_rows(points))]
-    text = markdown_report(f"What {recipe.name} mixes", parts)
-    data: dict[str, Any] = {
+    page.bullets(about)
+    text = markdown_report(f"What {recipe.name} mixes", [markdown_table(*curve_rows(points))], about)
+    plain: dict[str, Any] = {
         "diffeat": __version__,
         "recipe": recipe.name,
         "recipe_hash": recipe.hash,
+        "dataset": data,
         "activations": list(network.config.activations),
         "steps": list(network.config.steps),
         "timesteps": list(times),
@@ -235,7 +255,7 @@ def write_pruning_report(
             for p in points
         ],
     }
-    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+    return write_files(folder, REPORT, [json.dumps(plain, indent=1), text, page.html()], force=force)
 
 
 def strongest_words(network: AggregationNetwork, times: Sequence[float], count: int = 5) -> list[str]:
@@ -254,6 +274,7 @@ def write_training_report(
     rows: Sequence[Mapping[str, str]],
     times: Sequence[float],
     facts: Sequence[str],
+    protocol: Protocol | None = None,
     *,
     force: bool = False,
 ) -> Path:
@@ -262,6 +283,7 @@ def write_training_report(
     Args:
         rows: Of the training log.
         facts: Lines about data and settings.
+        protocol: Of the validation.
 
     Returns:
         Path of the page.
@@ -269,7 +291,11 @@ def write_training_report(
     page = Page(f"Training of {recipe.name}", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
     page.bullets(list(facts))
     page.heading("Loss")
-    page.drawing(training_svg(rows), "Loss of each step and its moving mean (blue); validation in red.")
+    validated = "" if protocol is None else f"{protocol.measure()}, {PER[protocol.average]}"
+    caption = "Loss of each step and its moving mean (blue)" + (
+        f"; validation in red: {validated}." if validated else "."
+    )
+    page.drawing(training_svg(rows, validated), caption)
     page.heading("Mixing weights")
     page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
     return write_files(folder, REPORT[-1:], [page.html()], force=force)

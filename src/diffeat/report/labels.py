@@ -61,10 +61,11 @@ def write_classification(result: Classification, folder: str | Path, *, force: b
 def example_picture(example: Example) -> Image.Image:
     """Picture, truth, prediction and, where there is one, the uncertainty, side by side."""
     photo = open_image(example.sample.image)
+    width = max(1, round(photo.width * _HEIGHT / photo.height))
+    photo = photo.resize(example.truth.shape[::-1])  # of another size where labels were resized
     panels = [photo, _coloured(example.truth, photo), _coloured(example.labelling.labels.numpy(), photo)]
     if example.labelling.uncertainty is not None:
         panels.append(heat_overlay(photo, example.labelling.uncertainty))
-    width = max(1, round(photo.width * _HEIGHT / photo.height))
     canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEIGHT), "white")
     for k, panel in enumerate(panels):
         canvas.paste(panel.resize((width, _HEIGHT), Image.Resampling.BICUBIC), (k * (width + _GAP), 0))

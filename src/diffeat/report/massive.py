@@ -12,7 +12,6 @@ from PIL import Image
 from diffeat.__about__ import __version__
 from diffeat.extraction.reduce import Place
 from diffeat.files import write_files
-from diffeat.refinement.massive import measured_channel
 from diffeat.report import massive_figures as figures
 from diffeat.report.page import Page, markdown, markdown_report, markdown_table
 from diffeat.studies.massive import Survey
@@ -45,6 +44,7 @@ def to_dict(survey: Survey) -> dict[str, Any]:
     places = []
     for (block, time), detection in survey.detections.items():
         statistics = survey.statistics[Place(block, time)]
+        largest = survey.largest(Place(block, time))
         places.append(
             {
                 "timestep": time,
@@ -55,6 +55,7 @@ def to_dict(survey: Survey) -> dict[str, Any]:
                 "gini": detection.gini,
                 "energy_share": detection.energy_share,
                 "massive": [vars(m) for m in detection.found],
+                "largest_channel": {**vars(largest), "failed": largest.failed(survey.rule)},
             }
         )
     return {
@@ -62,7 +63,8 @@ def to_dict(survey: Survey) -> dict[str, Any]:
         "model": survey.model,
         "recipe": survey.base.content(),
         "pictures": survey.pictures,
-        "rule": vars(next(iter(survey.detections.values())).rule),
+        "precision": survey.precision,
+        "rule": vars(survey.rule),
         "stability": survey.stability(),
         "high_norm_tokens": survey.high_norm,
         "births": [vars(survey.birth(c)) for c in survey.channels],
@@ -73,11 +75,17 @@ def to_dict(survey: Survey) -> dict[str, Any]:
 def summary(survey: Survey) -> list[str]:
     """What was found, in sentences."""
     block, time = survey.place
-    detection = survey.detections[survey.place]
-    rule = detection.rule
+    rule, largest = survey.rule, survey.largest(survey.place)
+    here = f"the largest at {block}, channel {largest.channel}"
+    numbers = (
+        f"is {largest.ratio:.1f} times the median channel (the rule asks for {rule.ratio:g}, met in "
+        f"{largest.presence:.0%} of the pictures) with |mean| / std of {largest.sign:.1f}"
+    )
     if survey.channels:
         some = ", ".join(map(str, survey.channels))
         lines = [f"Massive channels at t = {time:g}, at one block or more: {some}."]
+        if not survey.detections[survey.place].channels:
+            lines.append(f"None of them at {block}, which is looked at closely: {here}, {numbers}.")
         for channel in survey.channels[:_NAMED]:
             birth = survey.birth(channel)
             where = (
@@ -86,15 +94,10 @@ def summary(survey: Survey) -> list[str]:
             rank = f", whose gate there ranks {birth.gate_rank} of all channels" if birth.gate_rank else ""
             lines.append(f"Channel {channel}: block {survey.blocks[birth.first]} ({where}{rank}).")
     else:
-        statistics = survey.statistics[survey.place]
-        top = measured_channel(statistics, statistics.top(1)[0], rule)
-        lines = [
-            f"No massive channel at t = {time:g} by this rule. The largest at {block}, channel {top.channel}, is "
-            f"{top.ratio:.1f} times the median channel (the rule asks for {rule.ratio:g}, met in {top.presence:.0%} of "
-            f"the pictures) with |mean| / std of {abs(top.mean) / max(top.std, 1e-30):.1f}."
-        ]
-    stability = ", ".join(f"{k} {v:.2f}" for k, v in survey.stability().items())
-    lines.append(f"Overlap of the five largest channels (Jaccard, 1 is the same): {stability}.")
+        lines = [f"No massive channel at t = {time:g} by this rule. {here[0].upper()}{here[1:]}, {numbers}."]
+    counts = {"pictures": survey.pictures, "timesteps": len(survey.timesteps), "blocks": len(survey.blocks)}
+    stability = ", ".join(f"{counts[k]} {k} {v:.2f}" for k, v in survey.stability().items() if counts[k] > 1)
+    lines.append(f"Overlap of the five largest channels (Jaccard, 1 is the same) over {stability}.")
     most = max(survey.high_norm, key=lambda b: survey.high_norm[b])
     lines.append(
         f"High-norm tokens, massive channels left out: at most {survey.high_norm[most]:.1%} of a picture ({most}). "
@@ -102,7 +105,8 @@ def summary(survey: Survey) -> list[str]:
     )
     lines.append(
         f"Rule: mean |x| ≥ {rule.ratio:g} × the median channel, |mean| / std ≥ {rule.constant_sign:g}, in "
-        f"≥ {rule.presence:.0%} of {survey.pictures} pictures; raw stream entering the block, image tokens, one draw."
+        f"≥ {rule.presence:.0%} of {survey.pictures} pictures; raw stream entering the block, image tokens, one draw; "
+        f"computed in {survey.precision}."
     )
     return lines
 
@@ -144,25 +148,62 @@ def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
     """A self-contained page with figures."""
     block, time = survey.place
     page = Page(f"Massive activations · {survey.model}", f"{block}, t = {time:g}, {survey.pictures} pictures")
-    found = ", ".join(map(str, survey.detections[survey.place].channels))
-    page.text(f"massive channels: {found or 'none'}", "big")
+    here = survey.detections[survey.place].channels
+    page.text(f"massive channels at {block}: {_listed(here)}", "big")
     page.bullets(summary(survey))
     header, rows = channel_rows(survey)
     if rows:
         page.table(header, rows)
+    said = captions(survey)
     page.heading("Magnitudes over tokens and channels")
-    page.picture(figures.magnitudes(survey), "One picture; what enters the norm, and what AdaLN makes of it.")
-    page.heading("Where they are born")
-    page.drawing(figures.depth(survey), "Triangles: the first block whose input has the channel. Below: its gates.")
+    page.picture(figures.magnitudes(survey), said["magnitudes"])
+    page.heading("Where they are born" if survey.channels else "Through the depth")
+    page.drawing(figures.depth(survey), said["depth"])
     page.table(*survey.table())
     if len(survey.timesteps) > 1:
-        page.heading("How they follow the timestep")
-        page.drawing(figures.over_time(survey), f"At {block}.")
-    page.heading("Their modulation")
-    page.drawing(figures.modulation(survey), f"All channels of {block} at t = {time:g}, on a logarithmic scale.")
+        page.heading("Over the timestep")
+        page.drawing(figures.over_time(survey), said["timesteps"])
+    page.heading("Modulation")
+    page.drawing(figures.modulation(survey), said["modulation"])
     page.heading("What features tell apart")
-    page.picture(
-        figures.features(survey, pictures),
-        "Similarity: mean cosine with the neighbours, black 0.5 or less, white 1; all white tells nothing apart.",
-    )
+    page.picture(figures.features(survey, pictures), said["features"])
     return page.html()
+
+
+def captions(survey: Survey) -> dict[str, str]:
+    """What each figure shows of this survey."""
+    block, time = survey.place
+    here = survey.detections[survey.place].channels
+    some = figures.shown(survey)
+    more = f" (of {len(survey.channels)})" if len(survey.channels) > len(some) else ""
+    what = (
+        f"massive channels {_listed(some)}{more}"
+        if survey.channels
+        else f"no channel is massive; drawn is the largest of {block}, {some[0]}"
+    )
+    massive_at = [
+        f"{', '.join(map(str, found))} at t = {t:g}"
+        for t in survey.timesteps
+        if (found := survey.detections[Place(block, t)].channels)
+    ]
+    likeness = {
+        kind: sum(float(figures.local_similarity(row[kind].tensor).mean()) for row in survey.examples)
+        / len(survey.examples)
+        for kind in survey.examples[0]
+    }
+    discarded = f"channels {_listed(here)} were discarded" if here else "nothing was discarded: the last two are equal"
+    return {
+        "magnitudes": f"One picture; what enters the norm, and what AdaLN makes of it; {discarded}.",
+        "depth": f"Above, {what}"
+        + ("; triangles: the first block whose input has the channel" if survey.channels else "")
+        + ". Below, the gates of these channels over the median gate.",
+        "timesteps": f"At {block}: {what}. Massive there: {'; '.join(massive_at) or 'none at any of these timesteps'}.",
+        "modulation": f"All channels of {block} at t = {time:g}, on a logarithmic scale; lines: {what}.",
+        "features": "Similarity: mean cosine with the neighbours, black 0.5 or less, white 1. Mean over the pictures: "
+        + ", ".join(f"{kind} {value:.2f}" for kind, value in likeness.items())
+        + f". Of AdaLN + discard, {discarded}.",
+    }
+
+
+def _listed(channels: Sequence[int]) -> str:
+    return ", ".join(map(str, channels)) or "none"

@@ -68,7 +68,7 @@ def depth(survey: Survey) -> str:
     for rank in (r for r in (1, 2, 9) if r < ranked.shape[1]):
         top.plot(x, ranked[:, rank], color=_SOFT, lw=0.9, ls=":", label=f"{rank + 1}th largest" if rank == 9 else None)
     top.plot(x, [s.mean_abs.median().item() for s in stats], color=_INK, lw=1.4, label="median channel")
-    for colour, channel in zip(_COLOURS, _shown(survey), strict=False):
+    for colour, channel in zip(_COLOURS, shown(survey), strict=False):
         top.plot(x, [s.mean_abs[channel].item() for s in stats], color=colour, lw=2, label=f"channel {channel}")
         shares = [_gate_share(survey.modulation[Place(b, time)].get("gate"), channel) for b in survey.blocks]
         bottom.plot(x, shares, color=colour, lw=1.4, marker="o", ms=3.5)
@@ -92,7 +92,7 @@ def over_time(survey: Survey) -> str:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot(survey.timesteps, [s.mean_abs.median() for s in stats], color=_INK, lw=1.4, label="median channel")
-    for colour, channel in zip(_COLOURS, _shown(survey), strict=False):
+    for colour, channel in zip(_COLOURS, shown(survey), strict=False):
         size = torch.tensor([s.mean_abs[channel] for s in stats])
         left.plot(survey.timesteps, size, color=colour, lw=2, marker="o", ms=4, label=f"channel {channel}")
         ratio = [s.mean_abs[channel] / s.mean_abs.median() for s in stats]
@@ -113,7 +113,7 @@ def modulation(survey: Survey) -> str:
     figure = Figure(figsize=(3.2 * len(parts), 3.1), layout="constrained")
     for axes, (name, values) in zip(figure.subplots(1, len(parts), squeeze=False)[0], parts.items(), strict=True):
         axes.hist(values.numpy(), bins=60, color="#c9d3e0")
-        for colour, channel in zip(_COLOURS, _shown(survey), strict=False):
+        for colour, channel in zip(_COLOURS, shown(survey), strict=False):
             axes.axvline(float(values[channel]), color=colour, lw=1.8, label=f"channel {channel}")
         axes.set(title=name, yscale="log", ylabel="channels")
         axes.legend(fontsize=7, frameon=False)
@@ -165,7 +165,7 @@ def _fit(picture: Image.Image, side: int) -> Image.Image:
     return square
 
 
-def _shown(survey: Survey) -> list[int]:
+def shown(survey: Survey) -> list[int]:
     """The massive channels, or the largest one where there is none."""
     return survey.channels[: len(_COLOURS)] or survey.statistics[survey.place].top(1)
 

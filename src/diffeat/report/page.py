@@ -23,15 +23,24 @@ body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } tr:hover td { background: var(--box) }
+th { white-space: normal } tr:hover td { background: var(--box) }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 11rem }
 img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
 pre { background: var(--box); padding: .7rem 1rem; border-radius: 6px; white-space: pre-wrap }
 .big { font-size: 1.9rem; font-weight: 650 } .wide { overflow-x: auto }
-.sortable th { cursor: pointer } .sortable th[data-up]::after { content: " ↑" } .sortable td { white-space: normal }
-.sortable th[data-up="0"]::after { content: " ↓" }
-.sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere }
-.sortable td:nth-child(3) { min-width: 12rem; text-align: left } .sortable img { display: block }
+.full { width: calc(100vw - 3rem); margin-left: calc(50% - 50vw + 1.5rem); overflow-x: auto }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(22rem, 1fr)); gap: 1rem }
+.cards { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1rem 0 }
+.cards figure { width: 11.5rem; margin: 0; padding: .5rem; background: var(--box); border-radius: 8px }
+.cards img { display: block; width: 100% } .cards b { display: block; margin-top: .4rem; overflow-wrap: anywhere }
+.sortable { font-size: .8rem; line-height: 1.3; width: 100% } .sortable img { display: block }
+.sortable th, .sortable td { padding: .25rem .4rem; white-space: normal }
+.sortable th { cursor: pointer; position: sticky; top: 0; background: var(--paper); vertical-align: bottom }
+.sortable th[data-up]::after { content: " ↑" } .sortable th[data-up="0"]::after { content: " ↓" }
+.sortable th:not(:first-child, .words) { writing-mode: sideways-lr; text-align: left; white-space: nowrap }
+.sortable .words { text-align: left } .sortable td.words { min-width: 9rem } .sortable small { color: var(--soft) }
+.sortable td:first-child { min-width: 13rem; overflow-wrap: anywhere } .marked td { background: #e08a0026 }
 """
 _SORT = """
 document.querySelectorAll("table.sortable").forEach(table => table.querySelectorAll("th").forEach((head, k) =>
@@ -89,14 +98,30 @@ class Page:
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )
 
-    def rich_table(self, header: Sequence[str], rows: Sequence[Sequence[str | Image.Image]]) -> None:
-        """A table that is sorted by clicking a column; cells are text or small pictures."""
-        head = "".join(f"<th>{escape(c)}</th>" for c in header)
-        body = "".join("<tr>" + "".join(f"<td>{_cell(c)}</td>" for c in row) + "</tr>" for row in rows)
+    def rich_table(
+        self, header: Sequence[str], rows: Sequence[Sequence[str | Image.Image]], *, marked: int = 0
+    ) -> None:
+        """A table as wide as the window, sorted by clicking a column; the first rows may be marked.
+
+        Cells are small pictures, or text whose lines after the first are small.
+        """
+        first = rows[0] if rows else header
+        head = "".join(f"<th{_style(cell)}>{escape(name)}</th>" for name, cell in zip(header, first, strict=True))
+        body = "".join(
+            f"<tr{' class=marked' if k < marked else ''}>{''.join(map(_cell, row))}</tr>" for k, row in enumerate(rows)
+        )
         self._parts.append(
-            f'<div class="wide"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+            f'<div class="full"><table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
             f"</div><script>{_SORT}</script>"
         )
+
+    def cards(self, cards: Sequence[tuple[Image.Image, str, str]]) -> None:
+        """Pictures side by side, each with a title and a caption."""
+        inner = (
+            f"<figure>{_embedded(picture)}<b>{_breakable(title)}</b><figcaption>{escape(caption)}</figcaption></figure>"
+            for picture, title, caption in cards
+        )
+        self._parts.append(f'<div class="cards">{"".join(inner)}</div>')
 
     def picture(self, picture: Image.Image, caption: str = "") -> None:
         """An embedded picture."""
@@ -105,13 +130,22 @@ class Page:
         data = base64.b64encode(buffer.getvalue()).decode()
         self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">', caption)
 
-    def drawing(self, svg: str, caption: str = "") -> None:
-        """An embedded SVG drawing."""
-        self._figure(svg[svg.index("<svg") :], caption)
+    def drawing(self, svg: str, caption: str = "", *, full: bool = False) -> None:
+        """An embedded SVG drawing, as wide as the window if ``full``."""
+        self._figure(svg[svg.index("<svg") :], caption, "full" if full else "")
 
-    def _figure(self, inner: str, caption: str) -> None:
+    def drawings(self, drawings: Sequence[tuple[str, str]]) -> None:
+        """SVG drawings with their captions, side by side where there is room."""
+        self._parts.append('<div class="pair">')
+        for svg, caption in drawings:
+            self.drawing(svg, caption)
+        self._parts.append("</div>")
+
+    def _figure(self, inner: str, caption: str, style: str = "") -> None:
         under = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-        self._parts.append(f"<figure>{inner}{under}</figure>")
+        self._parts.append(
+            f'<figure class="{style}">{inner}{under}</figure>' if style else f"<figure>{inner}{under}</figure>"
+        )
 
     def html(self) -> str:
         """The whole page."""
@@ -124,10 +158,26 @@ class Page:
 
 
 def _cell(content: str | Image.Image) -> str:
-    if isinstance(content, str):
-        return escape(content)
+    if not isinstance(content, str):
+        return f"<td>{_embedded(content)}</td>"
+    first, *more = content.split("\n")
+    small = "".join(f"<br><small>{escape(line)}</small>" for line in more)
+    return f"<td{_style(content)}>{_breakable(first)}{small}</td>"
+
+
+def _style(content: str | Image.Image) -> str:
+    """Pictures and words stand left and have horizontal headings, numbers right."""
+    return "" if isinstance(content, str) and not content[:1].isalpha() else " class=words"
+
+
+def _breakable(text: str) -> str:
+    """Long dotted names may break after a dot."""
+    return re.sub(r"(?<=[a-z]|\d)\.(?=[a-z]|\d+\.)", ".<wbr>", escape(text))
+
+
+def _embedded(picture: Image.Image) -> str:
     buffer = io.BytesIO()
-    content.convert("RGB").save(buffer, format="PNG")
+    picture.convert("RGB").save(buffer, format="PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="" src="data:image/png;base64,{data}">'
 

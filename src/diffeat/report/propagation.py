@@ -24,11 +24,12 @@ def write_propagation(result: Propagation, folder: str | Path, *, force: bool = 
     page = Page(title, settings)
     page.text(f"J&F {result.value:.1f} {result.interval()}", "big")
     page.table(header, rows)
+    page.bullets(result.notes)
     for video in result.videos if result.options.masks else ():
         page.heading(video.name)
         masks = Path(result.options.masks or "") / video.name
         page.picture(strip(video, masks), "Above predicted, below annotated; the first frame was given.")
-    text = markdown_report(title, [markdown_table(header, rows)], [settings])
+    text = markdown_report(title, [markdown_table(header, rows)], [settings, *result.notes])
     return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
 
 

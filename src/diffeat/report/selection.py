@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,12 @@ from PIL import Image
 
 from diffeat.files import new_folder, write_files
 from diffeat.report.page import Page
+from diffeat.report.selection_figures import PROPERTIES, growth_svg, properties_svg, redundancy_svg
 from diffeat.studies.selection.observations import observations
 from diffeat.studies.selection.score import Score
 from diffeat.studies.selection.search import Selection
 
-_NUMBERS = (
-    ("noise", "noise", "{:.2f}"),
-    ("noise_low", "low-band noise", "{:.2f}"),
-    ("resolution", "resolution", "{:.1f}"),
-    ("granularity", "granularity", "{:.2f}"),
-    ("halving", "halving loss", "{:.2f}"),
-    ("position", "position", "{:.2f}"),
-    ("concentration", "concentration", "{:.2f}"),
-    ("kurtosis", "kurtosis", "{:.1f}"),
-    ("dead", "dead", "{:.2f}"),
-    ("massive", "massive", "{:d}"),
-)
-_THUMBNAIL = 72
+_THUMBNAIL, _CARD = 48, 168
 
 
 #: What is written beside the recipe.
@@ -88,76 +77,34 @@ def to_html(selection: Selection) -> str:
         f"{kept} candidates passed the rules; the set needs {last.depth:.0%} of the denoiser's work and stays within "
         f"{selection.settings.budget} channels."
     )
-    page.code(selection.recipe.to_yaml())
+    page.cards(_cards(selection))
     page.heading("How the set grew")
     page.table(*selection.table())
-    page.drawing(
-        cost_svg(selection), "Dots: single candidates. Line: the set as it grew. Score over the best single one."
+    page.drawings(
+        [
+            (growth_svg(selection), "Score over the best single candidate, mean over tasks, against channels."),
+            (redundancy_svg(selection), "What candidates say alike (CKA), in order of execution; lines: the set."),
+        ]
     )
-    page.heading("Where the noise is")
-    page.drawing(noise_svg(selection), "Share of variance that follows the noise draw, in order of execution.")
-    page.bullets(observations(selection.measurement))
+    page.heading("The recipe")
+    page.code(selection.recipe.to_yaml())
     page.heading("All activations")
-    page.text("Click a column to sort by it.", "soft")
-    page.rich_table(*_table(selection))
+    page.text(
+        "The set, then candidates from the best down, then what the rules left out. Click a column to sort.", "soft"
+    )
+    page.rich_table(*_table(selection), marked=len(last.ids))
+    page.heading("Properties")
+    page.bullets(observations(selection.measurement))
+    page.drawing(
+        properties_svg(selection),
+        "Every activation in order of execution. Dotted: where a rule begins; some rules are for some kinds only.",
+        full=True,
+    )
     if measurement.skipped:
         page.heading("Not measured")
-        reasons: dict[str, int] = {}
-        for reason in measurement.skipped.values():
-            reasons[reason] = reasons.get(reason, 0) + 1
+        reasons = Counter(measurement.skipped.values())
         page.bullets([f"{count} activations: {reason}" for reason, count in reasons.items()])
     return page.html()
-
-
-def cost_svg(selection: Selection) -> str:
-    """Channels against combined score."""
-    from matplotlib.figure import Figure
-
-    channels = {p.id: p.channels for p in selection.measurement.properties}
-    names = list(next(iter(selection.singles.values())))
-    top = {n: max(1e-9, *(s[n].value for s in selection.singles.values())) for n in names}
-    singles = [(channels[id], np.mean([s[n].value / top[n] for n in names])) for id, s in selection.singles.items()]
-    figure = Figure(figsize=(6.4, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.scatter(*zip(*singles, strict=True), s=16, color="#9aa4b2", label="alone")
-    path = [(s.channels, s.combined) for s in selection.steps]
-    axes.plot(*zip(*path, strict=True), color="#1f5fbf", marker="o", label="the set")
-    axes.axvline(selection.settings.budget, color="#c0392b", linewidth=1, linestyle=":", label="budget")
-    axes.set(xlabel="channels", ylabel="score / best single", xlim=(0, None))
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.25)
-    return _svg(figure)
-
-
-def noise_svg(selection: Selection) -> str:
-    """Noise of every activation in order of execution, by stage."""
-    from matplotlib.figure import Figure
-
-    properties = selection.measurement.properties
-    figure = Figure(figsize=(7.6, 3.2), layout="constrained")
-    axes = figure.subplots()
-    for kept, colour, label in ((False, "#c9ced6", "rejected"), (True, "#1f5fbf", "candidate")):
-        chosen = [(i, p.measured.noise) for i, p in enumerate(properties) if selection.verdicts[p.id].kept == kept]
-        if chosen:
-            axes.scatter(*zip(*chosen, strict=True), s=14, color=colour, label=label, zorder=2 + kept)
-    starts = [0] + [i for i in range(1, len(properties)) if properties[i].stage != properties[i - 1].stage]
-    for k, start in enumerate(starts):
-        axes.axvline(start - 0.5, color="#e3e6ea", linewidth=1, zorder=0)
-        stop = starts[k + 1] if k + 1 < len(starts) else len(properties)
-        if stop - start > len(properties) / 40:
-            axes.text(
-                (start + stop) / 2, 1.03, properties[start].stage, ha="center", va="bottom", fontsize=8, color="#667"
-            )
-    axes.set(ylabel="noise", ylim=(0, 1), xlim=(-1, len(properties)), xticks=[])
-    axes.legend(frameon=False, loc="upper left")
-    axes.grid(alpha=0.25, axis="y")
-    return _svg(figure)
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
 
 
 def _settings(selection: Selection) -> dict[str, Any]:
@@ -170,46 +117,49 @@ def _numbers(score: Score) -> dict[str, Any]:
     return {"value": score.value, "interval": list(score.interval())}
 
 
-def _table(selection: Selection) -> tuple[list[str], list[list[Any]]]:
-    tasks = list(next(iter(selection.singles.values())))
+def _cards(selection: Selection) -> list[tuple[Image.Image, str, str]]:
+    """The picture and what the set sees in it: picture, title, caption."""
+    measurement = selection.measurement
+    picture = measurement.picture.copy()
+    picture.thumbnail((_CARD, _CARD))
+    cards = [(picture, "the picture", "as the model sees it")]
+    for k, step in enumerate(selection.steps, 1):
+        p = measurement[step.added]
+        caption = f"{p.kind}, {p.channels} channels on {p.grid[0]}×{p.grid[1]} · noise {p.measured.noise:.0%}"
+        cards.append((_enlarged(measurement.thumbnails[p.id], _CARD), f"{k}\u00a0{p.id}", caption))
+    return cards
+
+
+def _table(selection: Selection) -> tuple[list[str], list[list[str | Image.Image]]]:
+    tasks = selection.tasks
+    header = ["activation", "picture", *tasks, "verdict", "channels", "work", *(name for _, name, _, _ in PROPERTIES)]
     last = selection.steps[-1].ids
-    header = [
-        "activation",
-        "picture",
-        "verdict",
-        "kind",
-        "channels",
-        "grid",
-        "work",
-        *(n for _, n, _ in _NUMBERS),
-        *tasks,
-    ]
-    rows = []
-    for p in selection.measurement.properties:
-        verdict = selection.verdicts[p.id]
-        said = "chosen" if p.id in last else "candidate" if verdict.kept else str(verdict)
-        values = p.values()
-        numbers = [("" if values[field] is None else form.format(values[field])) for field, _, form in _NUMBERS]
-        scores = selection.singles.get(p.id, {})
+    properties = {p.id: p for p in selection.measurement.properties}
+    kept = [id for id in properties if selection.verdicts[id].kept and id not in last]
+    total = {id: sum(s.value for s in scores.values()) for id, scores in selection.singles.items()}
+    kept.sort(key=lambda id: -total.get(id, 0))
+    rest = [id for id in properties if not selection.verdicts[id].kept]
+    rows: list[list[str | Image.Image]] = []
+    for p in (properties[id] for id in (*last, *kept, *rest)):
+        verdict, values, scores = selection.verdicts[p.id], p.values(), selection.singles.get(p.id, {})
+        said = f"chosen {last.index(p.id) + 1}" if p.id in last else "candidate" if verdict.kept else str(verdict)
         rows.append(
             [
-                p.id,
-                _thumbnail(selection.measurement.thumbnails[p.id]),
-                said,
-                p.kind,
-                str(p.channels),
-                f"{p.grid[0]}×{p.grid[1]}",
-                f"{p.depth:.0%}",
-                *numbers,
+                f"{p.id}\n{p.kind}, {p.grid[0]}×{p.grid[1]}, {p.stage}",
+                _enlarged(selection.measurement.thumbnails[p.id], _THUMBNAIL),
                 *(f"{scores[t].value:.1f}" if t in scores else "" for t in tasks),
+                said,
+                str(p.channels),
+                f"{p.depth:.0%}",
+                *("" if values[field] is None else form.format(values[field]) for field, _, form, _ in PROPERTIES),
             ]
         )
     return header, rows
 
 
-def _thumbnail(colours: np.ndarray) -> Image.Image:
+def _enlarged(colours: np.ndarray, side: int) -> Image.Image:
     height, width = colours.shape[:2]
-    scale = _THUMBNAIL / max(height, width)
+    scale = side / max(height, width)
     return Image.fromarray(colours).resize(
         (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST
     )

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.files import write_files
-from diffeat.report.page import Page, literal, markdown_report, markdown_table
+from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table
 from diffeat.studies.sweeps import Sweep
+from diffeat.tasks.correspondence.protocol import PER
 
 #: What is written.
 FILES = ("sweep.json", "sweep.md", "best.yaml", "sweep.html")
@@ -24,15 +25,20 @@ def write_sweep(sweep: Sweep, folder: str | Path, *, force: bool = False) -> Pat
         "dataset": sweep.dataset,
         "protocol": str(sweep.protocol),
         "best": asdict(sweep.best),
+        "notes": sweep.notes,
         "cells": [asdict(c) for c in sweep.cells.values()],
     }
     title = f"Sweep of {sweep.base.name} on {sweep.dataset}"
     page = Page(title, str(sweep.protocol))
-    page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}: {sweep.best.value:.1f} %", "big")
-    page.drawing(heat_map(sweep), "Score in percent; the best cell is framed.")
+    page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}", "big")
+    page.text(sweep.best.told(sweep.protocol))
+    quoted, other = (PER[average] for average in sweep.protocol.averages)
+    page.drawing(heat_map(sweep), f"{sweep.protocol.measure()} in percent, {quoted}; the best cell is framed.")
     page.bullets(summary(sweep))
+    page.text(f"{sweep.protocol.measure()}, {quoted} ({other}):")
     page.table(*sweep.table())
-    text = markdown_report(title, [markdown_table(*sweep.table())], summary(sweep))
+    about = f"{markdown(str(sweep.protocol))}. {sweep.protocol.measure()}, {quoted} ({other}):"
+    text = markdown_report(title, [about, markdown_table(*sweep.table())], summary(sweep))
     return write_files(
         folder, FILES, [json.dumps(data, indent=1), text, sweep.recipe.to_yaml(), page.html()], force=force
     )
@@ -42,10 +48,11 @@ def summary(sweep: Sweep) -> list[str]:
     """The outcome in sentences."""
     best, rivals = sweep.best, sweep.rivals
     return [
-        f"Best: t = {best.timestep:g}, {best.block}: {best.value:.1f} [{best.low:.1f}, {best.high:.1f}].",
+        f"Best: t = {best.timestep:g}, {best.block}: {best.told(sweep.protocol)}.",
         f"{len(rivals)} of {len(sweep.cells)} cells have intervals that reach this score"
         + (": the choice among them is not settled by these data." if rivals else "."),
         f"Scored on {sweep.dataset}; report final numbers on another split.",
+        *sweep.notes,
     ]
 
 
@@ -70,7 +77,7 @@ def heat_map(sweep: Sweep) -> str:
     axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
     axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
-    figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.name} score (%)")
+    figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.measure()}, {PER[sweep.protocol.average]} (%)")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
     return buffer.getvalue()

@@ -20,7 +20,14 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap, ImageLike, Picture
-from diffeat.refinement.massive import Detection, Rule, detect_massive, high_norm_tokens
+from diffeat.refinement.massive import (
+    Detection,
+    MassiveChannel,
+    Rule,
+    detect_massive,
+    high_norm_tokens,
+    measured_channel,
+)
 from diffeat.refinement.stats import ChannelStatistics, jaccard
 
 
@@ -49,6 +56,7 @@ class Survey:
         base: How the model was run; its activation and first timestep are the place that is looked at closely.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
+        precision: In which the model ran.
         statistics: Of the raw stream, by timestep and block.
         detections: Massive channels, by timestep and block.
         modulation: shift, scale and gate ``(C,)`` by timestep and block.
@@ -62,6 +70,7 @@ class Survey:
     blocks: tuple[str, ...]
     timesteps: tuple[float, ...]
     pictures: int
+    precision: str
     statistics: dict[Place, ChannelStatistics]
     detections: dict[Place, Detection]
     modulation: dict[Place, dict[str, Tensor]]
@@ -100,18 +109,31 @@ class Survey:
             "blocks": jaccard([self.statistics[Place(b, time)].top(count) for b in self.blocks]),
         }
 
+    def largest(self, place: Place) -> MassiveChannel:
+        """The channel of the largest mean |x| at a place, massive or not."""
+        statistics = self.statistics[place]
+        return measured_channel(statistics, statistics.top(1)[0], self.rule)
+
+    @property
+    def rule(self) -> Rule:
+        """Of the detector."""
+        return self.detections[self.place].rule
+
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows: what is massive in each block, at the recipe's timestep."""
-        header = ["block", "massive channels", "largest / median", "energy in them", "peak / median", "Gini"]
+        """Header and rows: what is massive in each block at the recipe's timestep, which test the largest fails."""
+        header = ["block", "massive channels", "largest", "it fails", "its ratio"]
+        header += ["energy in massive", "peak / median", "Gini"]
         rows = []
         for block in self.blocks:
-            detection = self.detections[Place(block, self.place.step)]
-            size = self.statistics[Place(block, self.place.step)].mean_abs
+            place = Place(block, self.place.step)
+            detection, largest = self.detections[place], self.largest(place)
             rows.append(
                 [
                     block,
                     ", ".join(map(str, detection.channels)) or "–",
-                    f"{float(size.max() / size.median()):.1f}",
+                    str(largest.channel),
+                    "; ".join(largest.failed(self.rule)) or "no test",
+                    f"{largest.ratio:.1f}",
                     f"{detection.energy_share:.0%}",
                     f"{detection.peak_ratio:.0f}",
                     f"{detection.gini:.2f}",
@@ -167,6 +189,7 @@ def find_massive(
         blocks=names,
         timesteps=times,
         pictures=len(pictures),
+        precision=str(backbone.dtype).removeprefix("torch."),
         statistics=statistics,
         detections=detections,
         modulation=_modulation(wide, backbone, names, pictures[0]),

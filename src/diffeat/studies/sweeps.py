@@ -12,18 +12,20 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from diffeat.activations import Catalogue
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.result import joined
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.progress import Progress, silent
 from diffeat.storage.atomic import StagedFile
 from diffeat.tasks.correspondence.evaluate import evaluate
-from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.tasks.correspondence.keypoints import PckResult
+from diffeat.tasks.correspondence.protocol import PER, Protocol
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Cell:
 
     Attributes:
         timestep: 0…1000.
-        value: Score by the protocol's headline, in percent.
+        value: PCK by the protocol's threshold and average, in percent.
+        other: By the other of its :attr:`~diffeat.tasks.correspondence.Protocol.averages`.
+        pairs: That were scored.
+        notes: What a reader of the score must know.
     """
 
     timestep: float
@@ -40,6 +45,26 @@ class Cell:
     value: float
     low: float
     high: float
+    other: float
+    pairs: int
+    points: int
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, timestep: float, block: str, result: PckResult) -> Cell:
+        """The cell of a result."""
+        alpha, (_, other) = result.protocol.alpha, result.protocol.averages
+        low, high = result.intervals.get(alpha, (result.value, result.value))
+        beside, score = result.overall.values[alpha][other], result.overall
+        return cls(timestep, block, result.value, low, high, beside, score.pairs, score.points, result.notes)
+
+    def told(self, protocol: Protocol) -> str:
+        """The score with all that it means."""
+        quoted, other = (PER[average] for average in protocol.averages)
+        return (
+            f"{protocol.measure()} {self.value:.1f} [{self.low:.1f}, {self.high:.1f}] {quoted} ({self.other:.1f} "
+            f"{other}); {self.pairs} pairs, {self.points} points"
+        )
 
 
 @dataclass(frozen=True)
@@ -72,15 +97,34 @@ class Sweep:
 
     @property
     def recipe(self) -> Reading:
-        """The recipe at the best cell."""
-        best, name = self.best, f"{self.base.name}-swept"
+        """The recipe at the best cell; it says which sweep chose it."""
+        best, base = self.best, self.base
+        times = ", ".join(f"{t:g}" for t in self.timesteps)
         path = {"trajectory.timesteps": [best.timestep]}
-        return self.base.replace(activations=[best.block], fuse=None, name=name, **path)
+        return base.replace(
+            activations=[best.block],
+            fuse=None,
+            name=f"{base.name}-swept",
+            description=f"{base.name} at the best timestep and block of a sweep on {self.dataset}",
+            source=f"The best of {len(self.cells)} cells of a sweep of {base.name} on {self.dataset}: "
+            f"{best.told(self.protocol)}. Tried: t = {times}; {', '.join(self.blocks)}. "
+            f"{' '.join(f'{note}.' for note in self.notes)} Before: {base.source or 'unsaid'}",
+            **path,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the scores must know: which of the pairs were scored, texts, precision."""
+        return joined(*(cell.notes for cell in self.cells.values()))
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and rows: blocks by timesteps, scores in percent."""
+        """Header and rows: blocks by timesteps; the protocol's average and the other, in percent."""
         header = ["block", *(f"t = {t:g}" for t in self.timesteps)]
-        return header, [[b, *(f"{self.cells[t, b].value:.1f}" for t in self.timesteps)] for b in self.blocks]
+
+        def told(cell: Cell) -> str:
+            return f"{cell.value:.1f} ({cell.other:.1f})"
+
+        return header, [[b, *(told(self.cells[t, b]) for t in self.timesteps)] for b in self.blocks]
 
 
 def sweep(
@@ -116,7 +160,17 @@ def sweep(
     times, names = tuple(dict.fromkeys(map(float, timesteps))), tuple(dict.fromkeys(blocks))
     cells: dict[tuple[float, str], Cell] = {}
     computed = 0
-    facts = (dataset.name, dataset.split, str(dataset.root), [p.name for p in dataset], str(protocol), _plain(prompts))
+    prompts = protocol.prompts(prompts, recipe)
+    form = [field.name for field in fields(Cell)]  # cells of another form are scored anew
+    facts = (
+        form,
+        dataset.name,
+        dataset.split,
+        str(dataset.root),
+        [p.name for p in dataset],
+        str(protocol),
+        _plain(prompts),
+    )
     told = repr(facts) + weights
     for t in progress(times, total=len(times), desc="timesteps"):
         wide = recipe.replace(activations=list(names), fuse=None, **{"trajectory.timesteps": [t]})
@@ -127,14 +181,14 @@ def sweep(
             key = hashlib.sha256(f"{single.hash}|{told}".encode()).hexdigest()[:24]
             file = root / "cells" / f"{key}.json"
             if file.is_file():
-                cells[t, name] = Cell(**json.loads(file.read_text(encoding="utf-8")))
+                stored = json.loads(file.read_text(encoding="utf-8"))
+                cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
                 continue
             reader = reader or extractor(wide)
-            found = evaluate(
+            result = evaluate(
                 dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
             ).result
-            low, high = found.intervals.get(protocol.alpha, (found.value, found.value))
-            cells[t, name] = Cell(t, name, found.value, low, high)
+            cells[t, name] = Cell.of(t, name, result)
             StagedFile(file, json.dumps(asdict(cells[t, name])).encode()).commit()
             computed += 1
         shutil.rmtree(store, ignore_errors=True)

@@ -4,8 +4,9 @@
 
 from diffeat.tasks.classification import Classification, evaluate_classification
 from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
+from diffeat.tasks.homography import Homographies, HomographyOptions, evaluate_homographies
 from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
-from diffeat.tasks.registry import TASKS, task_of
+from diffeat.tasks.registry import TASKS, options_for, task_of
 from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation
 
 __all__ = [
@@ -13,13 +14,17 @@ __all__ = [
     "Classification",
     "CorrespondenceOptions",
     "Evaluation",
+    "Homographies",
+    "HomographyOptions",
     "Propagation",
     "PropagationOptions",
     "Segmentation",
     "SegmentationOptions",
     "evaluate_classification",
+    "evaluate_homographies",
     "evaluate_pairs",
     "evaluate_segmentation",
     "evaluate_videos",
+    "options_for",
     "task_of",
 ]

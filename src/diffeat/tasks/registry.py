@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 from diffeat.datasets.card import Kind
-from diffeat.evaluation.task import Task
+from diffeat.errors import UnknownNameError, did_you_mean
+from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.extraction import Recipe
 from diffeat.tasks.classification import evaluate as classification
 from diffeat.tasks.correspondence import evaluate as correspondence
+from diffeat.tasks.homography import evaluate as homography
 from diffeat.tasks.propagation import evaluate as propagation
 from diffeat.tasks.segmentation import evaluate as segmentation
 
 TASKS: dict[str, Task] = {
-    task.name: task for task in (correspondence.TASK, segmentation.TASK, classification.TASK, propagation.TASK)
+    part.TASK.name: part.TASK for part in (correspondence, homography, segmentation, classification, propagation)
 }
 
 
 def task_of(kind: Kind) -> Task:
     """The task that a kind of dataset is scored by."""
     return next(task for task in TASKS.values() if task.kind == kind)
+
+
+def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
+    """The options of a task: those that the recipe has for it, and those that are given, which win.
+
+    Raises:
+        UnknownNameError: The recipe has options for a task that there is not.
+        InvalidValueError: An option that the task does not have, or a value that it does not take.
+    """
+    for name in recipe.tasks:
+        if name not in TASKS:
+            raise UnknownNameError(f"Recipe {recipe.name!r}: no task {name!r}. {did_you_mean(name, TASKS)}".rstrip())
+    return task.options(**{**recipe.tasks.get(task.name, {}), **given})

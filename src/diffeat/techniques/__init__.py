@@ -15,6 +15,7 @@ from diffeat.techniques.denoise_from import DenoiseFrom
 from diffeat.techniques.guidance import Guidance
 from diffeat.techniques.ip_adapter import IPAdapter
 from diffeat.techniques.lora import LoRA
+from diffeat.techniques.other_weights import OtherWeights
 from diffeat.techniques.prompt import Prompt
 from diffeat.techniques.scene import Scene
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from diffeat.techniques.session import Rows, Session, Steered
 
 #: Every technique that recipes and the command line know.
-TECHNIQUES: tuple[type[Technique], ...] = (Prompt, ControlNet, LoRA, IPAdapter, Guidance, DenoiseFrom)
+TECHNIQUES: tuple[type[Technique], ...] = (Prompt, OtherWeights, ControlNet, LoRA, IPAdapter, Guidance, DenoiseFrom)
 
 _HOMES = {
     "CONDITIONS": "conditions",
@@ -44,6 +45,7 @@ __all__ = [
     "Guidance",
     "IPAdapter",
     "LoRA",
+    "OtherWeights",
     "Prompt",
     "Rows",
     "Scene",

@@ -45,6 +45,7 @@ class Technique(BaseModel, frozen=True):
         once: A combination can hold one.
         passes: Denoiser passes, or shares of one, that it adds to every call.
         changes_layers: Whether :meth:`change_layers` does something.
+        replaces_weights: Whether it exchanges weights, before others put layers around them.
     """
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
@@ -56,6 +57,7 @@ class Technique(BaseModel, frozen=True):
     once: ClassVar[bool] = True
     passes: ClassVar[float] = 0.0
     changes_layers: ClassVar[bool] = False
+    replaces_weights: ClassVar[bool] = False
 
     kind: str
 
@@ -113,7 +115,7 @@ class Technique(BaseModel, frozen=True):
     # ---- what it does, in this order
 
     @classmethod
-    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Any]) -> bool:
+    def change_layers(cls, desk: Desk, techniques: Sequence[Any]) -> bool:
         """Change layers for all techniques of the class together (the session puts the pipeline back).
 
         Returns:

@@ -2,7 +2,9 @@
 
 A condition takes an RGB picture ``(H, W, 3)`` of bytes and returns ``(H, W)`` or ``(H, W, 3)`` in [0, 1].
 
-Edges and scribbles are those of :mod:`diffeat.geometry.line_art`.
+Edges and scribbles are those of :mod:`diffeat.geometry.line_art`. Depth is a ``transformers`` model's, at the size of
+its processor; the annotator of the published nets (``MidasDetector``) runs MiDaS at a shorter side of 512 and rounds to
+bytes, so that numbers made with it differ.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from diffeat.errors import ModelError
 from diffeat.techniques.base import Call, Scale, Technique
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from diffeat.techniques.scene import Desk, Scene
@@ -49,12 +48,13 @@ class IPAdapter(Technique, frozen=True):
         return (str(Path(self.path) / self.subfolder / self.file),)
 
     @classmethod
-    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Self]) -> bool:
+    def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
         """
         Raises:
             ModelError: If the pipeline takes none, or it cannot be loaded or does not fit.
         """
         (adapter,) = techniques
+        pipeline = desk.backbone.pipeline
         if not hasattr(pipeline, "load_ip_adapter") or not hasattr(pipeline, "unet"):
             raise ModelError(f"Diffusers offers no IP-Adapter for {type(pipeline).__name__}.")
         try:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor, nn
 
+    from diffeat.techniques.scene import Desk
+
 _PARTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
 _DOWN = ".lora_A.weight"
 
@@ -45,11 +47,12 @@ class LoRA(Technique, frozen=True):
         return (str(Path(self.path) / self.file) if self.file else self.path,)
 
     @classmethod
-    def change_layers(cls, pipeline: DiffusionPipeline, techniques: Sequence[Self]) -> bool:
+    def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
         """
         Raises:
             ModelError: If a file cannot be read, or was made for another architecture; names the layers.
         """
+        pipeline = desk.backbone.pipeline
         if not hasattr(pipeline, "load_lora_weights"):
             raise ModelError(f"{type(pipeline).__name__} takes no LoRA.")
         if any(getattr(part, "peft_config", None) for part in pipeline.components.values()):

@@ -166,9 +166,9 @@ class Session:
         """The pipeline's state with all changes of layers, and the name of its texts (``""``: the model's own)."""
         pipeline = self.backbone.pipeline
         text = bool(customs)
-        for kind in dict.fromkeys(type(t) for t in combination.all(Technique)):
-            if kind.changes_layers:
-                text |= kind.change_layers(pipeline, [t for t in combination.all(kind) if type(t) is kind])
+        kinds = dict.fromkeys(type(t) for t in combination.all(Technique) if t.changes_layers)
+        for kind in sorted(kinds, key=lambda kind: not kind.replaces_weights):
+            text |= kind.change_layers(self._desk, [t for t in combination.all(kind) if type(t) is kind])
         for custom in customs:
             custom.apply(pipeline)
         written = base.changed()

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation
 from diffeat.extraction.reading import Fuse, Reading
 from diffeat.geometry import file_digest
@@ -29,7 +30,9 @@ class MixedViews:
         network: Of kind ``amalgamation``.
     """
 
-    def __init__(self, fuse: Fuse, appended: Sequence[bool], network: Amalgamation | None = None) -> None:
+    def __init__(
+        self, fuse: Fuse, appended: Sequence[bool], network: Amalgamation | LevelAmalgamation | None = None
+    ) -> None:
         self._fuse = fuse
         self._appended = list(appended)
         self.network = network
@@ -48,34 +51,46 @@ class MixedViews:
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
         """The map ``(c, h, w)`` of one picture's views, and how much each view counted."""
-        mixed, extra = self.stacks(views)
-        network = self.network or self._plain(mixed, extra)
+        by_level = isinstance(self.network, LevelAmalgamation)
+        levels, extra = self.stacks(views, by_level)
+        network = self.network or self._plain(levels[0], extra)
+        given = [level[None] for level in levels]
         with torch.no_grad():
-            joined, weights = network(mixed[None], None if extra is None else extra[None])
-        if network.config.kind not in ("scalar", "channel"):
+            joined, weights = network(given if by_level else given[0], None if extra is None else extra[None])
+        if isinstance(network, Amalgamation) and network.config.kind not in ("scalar", "channel"):
             return joined[0], {}
-        return joined[0], {"view_weights": [round(w, 4) for w in weights.mean(dim=(0, 1, 3)).tolist()]}
+        shares = torch.stack([share_of(w) for w in (weights if by_level else [weights])]).mean(0)
+        return joined[0], {"view_weights": [round(w, 4) for w in shares.tolist()]}
 
-    def stacks(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, Tensor | None]:
-        """Views ``(v, c, h, w)`` and appended channels ``(a, h, w)`` of one picture, on one grid.
+    def stacks(self, views: Sequence[Sequence[Tensor]], by_level: bool = False) -> tuple[list[Tensor], Tensor | None]:
+        """Views and appended channels ``(a, h, w)`` of one picture.
+
+        Returns:
+            Views ``(v, c, h, w)`` on one grid; ``by_level`` their maps one by one, each on its own grid.
 
         Raises:
             InvalidValueError: If views differ in channels.
         """
         grid = self._fuse.grid or largest_grid([m for maps in views for m in maps])
-        joined = [concatenate(list(maps), grid).float() for maps in views]
-        mixed = [m for m, appended in zip(joined, self._appended, strict=True) if not appended]
+        joined = [concatenate(list(maps), grid, resize=self._fuse.resize).float() for maps in views]
         extra = [m for m, appended in zip(joined, self._appended, strict=True) if appended]
+        mixed = [
+            [m.float() for m in maps] if by_level else [whole]
+            for maps, whole, appended in zip(views, joined, self._appended, strict=True)
+            if not appended
+        ]
         if self._fuse.normalise:
-            mixed = [F.normalize(m, dim=0) for m in mixed]
-        if len({m.shape[0] for m in mixed}) > 1 and self._fuse.kind != "concat":
+            mixed = [[F.normalize(m, dim=0) for m in maps] for maps in mixed]
+        if len({tuple(m.shape for m in maps) for maps in mixed}) == 1:
+            levels = [torch.stack(level) for level in zip(*mixed, strict=True)]
+        elif self._fuse.kind == "concat":
+            levels = [torch.cat([m for maps in mixed for m in maps])[None]]
+        else:
             raise InvalidValueError(
-                f"Views are mixed channel by channel but have {[m.shape[0] for m in mixed]} channels. Give them the "
+                f"Views are mixed channel by channel but have {[m.shape[0] for m in joined]} channels. Give them the "
                 "same activations, or mark the odd one 'append: true'."
             )
-        if len({m.shape[0] for m in mixed}) > 1:
-            return torch.cat(mixed)[None], torch.cat(extra) if extra else None
-        return torch.stack(mixed), torch.cat(extra) if extra else None
+        return levels, torch.cat(extra) if extra else None
 
     def _plain(self, mixed: Tensor, extra: Tensor | None) -> Amalgamation:
         kind = "mean" if self._fuse.kind == "mean" else "concat"
@@ -83,11 +98,16 @@ class MixedViews:
         return Amalgamation(AmalgamationConfig(mixed.shape[1], len(mixed), kind=kind, attention=appended))
 
 
-def _trained(recipe: Reading, fuse: Fuse) -> Amalgamation:
+def share_of(weights: Float[Tensor, "n b v k *place"]) -> Float[Tensor, " v"]:
+    """How much each view counts, on average."""
+    return weights.movedim(2, 0).flatten(1).mean(1)
+
+
+def _trained(recipe: Reading, fuse: Fuse) -> Amalgamation | LevelAmalgamation:
     if fuse.weights is None:
         raise InvalidValueError(
             f"Recipe {recipe.name!r} mixes views by 'amalgamation' but names no trained weights (fuse.weights). Train "
-            "them with diffeat.training.train_amalgamation, or use fuse 'concat' or 'mean'."
+            "them with 'diffeat train amalgamation', or use fuse 'concat' or 'mean'."
         )
     path = Path(fuse.weights.source) / fuse.weights.file if fuse.weights.file else Path(fuse.weights.source)
     if fuse.weights.sha256 is not None and path.is_file() and file_digest(path) != fuse.weights.sha256:

@@ -1,6 +1,6 @@
 """From every activation of a model to a small set that works: measure, filter, rank, choose."""
 
-from diffeat.studies.selection.labels import Labels, open_labels
+from diffeat.studies.selection.labels import Labels, open_labels, open_several
 from diffeat.studies.selection.properties import Measurement, Property, measure
 from diffeat.studies.selection.rules import judge, load_rules
 from diffeat.studies.selection.search import Selection, SelectionSettings, select
@@ -15,5 +15,6 @@ __all__ = [
     "load_rules",
     "measure",
     "open_labels",
+    "open_several",
     "select",
 ]

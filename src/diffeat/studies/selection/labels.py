@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -88,6 +88,33 @@ def open_labels(
     if tasks and set(tasks) != {own}:
         raise InvalidValueError(f"Dataset {dataset!r} is labelled for {own}, not for {', '.join(tasks)}.")
     return [_open(own, dataset, root, categories, most, seed)]
+
+
+def open_several(
+    datasets: Sequence[str], roots: Sequence[str | Path | None], tasks: Sequence[str] | None = None, **limits: Any
+) -> list[Labels]:
+    """The labelled pictures of several datasets (a simple and a complex one, say), which count alike in a ranking.
+
+    Args:
+        roots: One for each, or one for all.
+        limits: As :func:`open_labels` takes them.
+
+    Raises:
+        UnknownNameError: No such dataset or task.
+        InvalidValueError: Another number of roots, a dataset that is there twice, or that does not serve a task.
+    """
+    if len(roots) not in (1, len(datasets)):
+        raise InvalidValueError(
+            f"{len(datasets)} datasets ({', '.join(datasets)}) take as many roots in their order, or one for all, got "
+            f"{len(roots)}."
+        )
+    places = [*roots] * (len(datasets) // len(roots))
+    parts = [
+        part for name, root in zip(datasets, places, strict=True) for part in open_labels(name, root, tasks, **limits)
+    ]
+    if len({(part.task, part.dataset) for part in parts}) < len(parts):
+        raise InvalidValueError(f"A dataset counts once for a task, got {', '.join(datasets)}.")
+    return parts
 
 
 def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence[str], most: int, seed: int) -> Labels:

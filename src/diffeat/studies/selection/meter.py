@@ -15,8 +15,8 @@ How this answers the paper (Meng et al., NeurIPS 2024, section 4), which judges 
 
 *Asymmetric diffusion noise* is noise of the diffusion process that reaches the low frequencies, near the network's
 ends. ``noise`` is :math:`\sigma_e^2/(\sigma_a^2+\sigma_e^2)`: the share of what varies that follows the draw, not the
-picture; in all, and by band (low: up to 4 cycles, middle: up to 12, high: above). Fine noise is harmless, noise in the
-low band is what the paper sees as blotches.
+picture; in all, in the low frequencies (``noise_low``: up to 4 cycles, the same for every grid; the blotches that the
+paper sees) and in the finer half of what the map's own grid can show (``noise_fine``: above a quarter of its cells).
 
 *In-resolution granularity* is how fine the content of a map is, which differs between maps of one grid.
 ``resolution`` is twice the frequency below which 90 % of the picture's own variance :math:`\sigma_a^2` lies (as
@@ -35,7 +35,6 @@ Spectra, similarity and redundancy use at most 64 channels drawn once, fewer on 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -43,8 +42,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-#: Upper ends of the low and the middle band, in cycles per side.
-BANDS = {"low": 4.0, "mid": 12.0, "high": math.inf}
+#: Upper end of the low band, in cycles per side.
+_LOW = 4
 _MOST_CHANNELS, _LEAST_CHANNELS, _VALUES = 64, 16, 2**16
 _QUERIES, _SIMILARITY_SIDE, _NEAREST = 64, 32, 0.05
 _SKETCH = 8
@@ -54,12 +53,11 @@ _DEAD, _MASSIVE = 1e-8, 10.0
 
 @dataclass(frozen=True)
 class Measured:
-    """The numbers of one activation (see the module docstring); ``None`` where its grid has no such band."""
+    """The numbers of one activation (see the module docstring); ``None`` where its grid is too small."""
 
     noise: float
     noise_low: float
-    noise_mid: float | None
-    noise_high: float | None
+    noise_fine: float
     resolution: float
     granularity: float
     halving: float | None
@@ -133,9 +131,8 @@ class Meter:
         dead, massive, largest = self._facts.channels()
         return Measured(
             noise=_share(noise, own),
-            noise_low=_share(noise[rings <= BANDS["low"]], own[rings <= BANDS["low"]]),
-            noise_mid=_band(noise, own, rings, BANDS["low"], BANDS["mid"]),
-            noise_high=_band(noise, own, rings, BANDS["mid"], BANDS["high"]),
+            noise_low=_share(noise[rings <= _LOW], own[rings <= _LOW]),
+            noise_fine=_share(noise[rings > self._side / 4], own[rings > self._side / 4]),
             resolution=resolution,
             granularity=min(1.0, resolution / self._side),
             halving=self._halving(weight[:, 0], rest),
@@ -272,8 +269,3 @@ def _square(values: Tensor) -> Tensor:
 def _share(part: Tensor, rest: Tensor) -> float:
     one, other = part.sum().clamp(min=0), rest.sum().clamp(min=0)
     return float(one / (one + other)) if one + other > 0 else 0.0
-
-
-def _band(noise: Tensor, own: Tensor, rings: Tensor, low: float, high: float) -> float | None:
-    inside = (rings > low) & (rings <= high)
-    return _share(noise[inside], own[inside]) if inside.any() else None

@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from diffeat.studies.selection.properties import Measurement, attention_shifts
+from diffeat.studies.selection.properties import Measurement, attention_shifts, fine_ratios
+from diffeat.studies.selection.rules import judge
 
 
 def observations(measurement: Measurement) -> list[str]:
@@ -49,13 +50,18 @@ def observations(measurement: Measurement) -> list[str]:
         lines.append(
             f"Self-attention {does}: concentration of its output minus its values is {average:+.2f} on average."
         )
-    plain = _mean([p.measured.noise for p in properties if p.kind in ("resnet", "vit", "block")])
-    added = _mean([p.measured.noise for p in properties if p.kind in ("increment", "ffn-inner", "attention-v")])
-    if plain == plain and added == added:
-        more = added > plain + 0.02
+    ratios = list(fine_ratios(measurement).values())
+    if ratios:
+        more = sum(ratio > 1 for ratio in ratios)
         lines.append(
-            f"Increments are {'noisier' if more else 'not noisier'} than the streams they are added to "
-            f"({added:.2f} and {plain:.2f}){'' if more else ', unlike in the paper'}."
+            f"{more} of {len(ratios)} increments have more fine noise than the stream they are added to (ratio "
+            f"{np.median(ratios):.2f} in the median); the paper sees it in all."
+        )
+    if any(alias.startswith("gdf:up-level") and "-vit-" in alias for p in properties for alias in p.aliases):
+        ours, paper = ({id for id, v in judge(measurement, rules).items() if v.kept} for rules in ("measured", "paper"))
+        lines.append(
+            f"The paper's rules, by names, keep {len(paper)} activations; the default rules keep "
+            f"{len(paper & ours)} of them and {len(ours - paper)} others."
         )
     return lines
 

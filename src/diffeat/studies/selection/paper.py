@@ -140,6 +140,6 @@ def paper_verdicts(names: Iterable[str]) -> dict[str, Verdict]:
     verdicts = {}
     for text, name in known.items():
         if layout.in_pool(name):
-            broken = next(((what, why) for what, why, rejects in _RULES if rejects(name, layout)), None)
+            broken = next(((what, f"by name: {why}") for what, why, rejects in _RULES if rejects(name, layout)), None)
             verdicts[text] = Verdict(broken is None, () if broken is None else (broken,))
     return verdicts

@@ -208,7 +208,7 @@ def _pixels(
     samples: Sequence[MaskSample], classes: int, load: Load, ids: Sequence[str], most: int, rare: int, seed: int
 ) -> TrainingPixels:
     pictures = [PictureMaps.of(_normalised(load(s.image), ids), ids) for s in samples]
-    truths = [s.labels(classes) for s in samples]
+    truths = [s.labels(classes, (p.size[1], p.size[0])) for s, p in zip(samples, pictures, strict=True)]
     return TrainingPixels(pictures, truths, rare=rare, most=most, balanced=rare > 0, seed=seed)
 
 

@@ -27,6 +27,10 @@ from diffeat.studies.selection.redundancy import redundancy
 from diffeat.trajectories import forward_rows, noisy_latents
 from diffeat.viz import pca_colours
 
+#: Kinds that carry what was computed so far, and kinds that are added to it.
+STREAMS = ("resnet", "vit", "block")
+INCREMENTS = ("increment", "ffn-inner", "attention-v", "ffn", "attention")
+
 
 @dataclass(frozen=True)
 class Property:
@@ -194,6 +198,18 @@ def measure(
             "seed": seed,
         },
     )
+
+
+def fine_ratios(measurement: Measurement) -> dict[str, float]:
+    """Fine noise of each increment over that of the stream it is added to (the layer or block around it), by id."""
+    streams = {p.id: p.measured.noise_fine for p in measurement.properties if p.kind in STREAMS}
+    ratios = {}
+    for p in measurement.properties:
+        outer = (p.id.rsplit(".", k)[0] for k in range(1, p.id.count(".") + 1))
+        stream = next((streams[id] for id in outer if id in streams), None)
+        if p.kind in INCREMENTS and stream is not None:
+            ratios[p.id] = p.measured.noise_fine / max(stream, 1e-3)
+    return ratios
 
 
 def attention_shifts(measurement: Measurement) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Rules that keep or leave out activations, in a file one can read and change.
 
 A rule set is a YAML list; each rule names the property it is about, the conditions that must all hold, and the reason,
-into which the measured values are written. ``measured`` is the default set; ``paper`` judges by names as the paper of
-Generic Diffusion Feature does (:mod:`diffeat.studies.selection.paper`).
+into which the values that it tests are written. ``measured`` is the default set; ``paper`` judges by names as the
+paper of Generic Diffusion Feature does (:mod:`diffeat.studies.selection.paper`).
 
-The thresholds of ``measured`` were set on the embedded model, whose properties are read at timestep 261, so that the
-verdicts of the paper come out on it: input, output, first and last levels go for noise, the coarsest level for lack of
-cells, increments for noise, self-attention queries and keys for locality except late in the up stage.
+The thresholds of ``measured`` were set on the embedded UNet at timestep 261, so that nearly the verdicts of the paper
+come out on it: input, output, first and last levels go for noise, the coarsest level for lack of cells, self-attention
+queries and keys for locality except late in the up stage. There is no threshold that rejects increments for noise, as
+the paper does: many have no more fine noise than their stream. They go by kind, and the reason says so.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from diffeat.extraction.recipe import read_yaml
 from diffeat.files import read_text
 from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.paper import paper_verdicts
-from diffeat.studies.selection.properties import Measurement, Property
+from diffeat.studies.selection.properties import STREAMS, Measurement, Property, fine_ratios
 from diffeat.studies.selection.verdict import Verdict
 
 _COMPARE: dict[str, Callable[..., bool]] = {
@@ -39,11 +40,11 @@ _COMPARE: dict[str, Callable[..., bool]] = {
     "<": operator.lt,
 }
 _CONDITION = re.compile(r"\s*(\w+)\s*(>=|<=|==|>|<|\bin\b|\blike\b)\s*(.+?)\s*")
-_CONTENT_KINDS = ("resnet", "vit", "block", "sampler")
 _SAME = 0.9999
 _MEASURED = Path(__file__).parent / "measured.yaml"
+_WORDS = ("id", "kind", "stage")
 FIELDS = (
-    *("id", "kind", "stage", "channels", "cells", "stride", "depth", "noise_ratio"),
+    *(*_WORDS, "channels", "cells", "stride", "depth", "noise_ratio", "fine_ratio"),
     *(field.name for field in fields(Measured)),
 )
 
@@ -68,6 +69,11 @@ class Rule(BaseModel):
         """Whether all conditions hold; a value that was not measured holds none."""
         return all(_holds(text, values) for text in self.when)
 
+    def thresholds(self) -> list[tuple[str, float]]:
+        """Fields that are compared with a number, and the number."""
+        parsed = (_parsed(text) for text in self.when)
+        return [(field, float(limit)) for field, sign, limit in parsed if sign in _COMPARE and field not in _WORDS]
+
     def explained(self, values: Mapping[str, str | float | None]) -> str:
         """The reason with the values in it."""
         return self.reason.format_map(values)
@@ -80,7 +86,7 @@ def _parsed(text: str) -> tuple[str, str, str]:
         raise ValueError(f"condition {text!r} is not of the form 'field > 0.5', 'field in a, b' or 'field like glob'")
     if found[1] not in FIELDS:
         raise ValueError(f"there is no field {found[1]!r}. {did_you_mean(found[1], FIELDS)}".rstrip())
-    if found[2] in _COMPARE and found[1] not in ("id", "kind", "stage"):
+    if found[2] in _COMPARE and found[1] not in _WORDS:
         float(found[3])
     return found[1], found[2], found[3]
 
@@ -141,11 +147,12 @@ def judge(measurement: Measurement, rules: str | Path | Sequence[Rule] = "measur
     if rules == "paper":
         return _without_copies(measurement, _by_paper(measurement))
     loaded = load_rules(rules) if isinstance(rules, (str, Path)) else list(rules)
-    calm = [p.measured.noise for p in measurement.properties if p.kind in _CONTENT_KINDS]
+    calm = [p.measured.noise for p in measurement.properties if p.kind in (*STREAMS, "sampler")]
     least = max(min(calm, default=1.0), 1e-3)
+    fine = fine_ratios(measurement)
     verdicts = {}
     for p in measurement.properties:
-        values = p.values() | {"noise_ratio": p.measured.noise / least}
+        values = p.values() | {"noise_ratio": p.measured.noise / least, "fine_ratio": fine.get(p.id)}
         broken: dict[str, str] = {}
         for rule in loaded:
             if rule.rejects(values):

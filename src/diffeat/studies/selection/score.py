@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,10 +19,12 @@ class Score:
     Attributes:
         units: (U, K) what each unit contributes; sums over units decide the value.
         reduce: From sums (K,) to the value.
+        groups: What each unit shares with others, such as the pictures of a pair (see :func:`bootstrap`).
     """
 
     units: np.ndarray
     reduce: Callable[[np.ndarray], float]
+    groups: tuple[Hashable, ...] | None = None
 
     @property
     def value(self) -> float:
@@ -32,9 +34,10 @@ class Score:
         low, high = self.interval()
         return f"{self.value:.1f} [{low:.1f}, {high:.1f}]"
 
-    def resampled(self) -> np.ndarray:
+    def resampled(self, replicates: int = _SAMPLES) -> np.ndarray:
         """Values with units drawn anew; scores over the same units are drawn alike, and can be compared."""
-        return np.array([self.reduce(row) for row in resampled(self.units, replicates=_SAMPLES)])
+        sums = resampled(self.units, groups=self.groups, replicates=replicates)
+        return np.array([self.reduce(row) for row in sums])
 
     def interval(self) -> Interval:
         """Bootstrap interval."""
@@ -42,7 +45,9 @@ class Score:
 
     def against(self, other: Score) -> Interval:
         """Interval of what this is above another score of the same units."""
-        return bootstrap(self.units, lambda sums: [self.reduce(row) for row in sums], paired=other.units)
+        return bootstrap(
+            self.units, lambda sums: [self.reduce(row) for row in sums], groups=self.groups, paired=other.units
+        )
 
 
 def ratio(sums: np.ndarray) -> float:

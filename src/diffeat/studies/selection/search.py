@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from diffeat.backbones import Backbone
@@ -24,6 +24,7 @@ from diffeat.geometry import file_digest
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
+from diffeat.studies.selection.meter import Measured
 from diffeat.studies.selection.probes import (
     ClassificationProbe,
     CorrespondenceProbe,
@@ -180,7 +181,8 @@ def _measured(
 ) -> Measurement:
     digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
-    facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed]
+    numbers = [field.name for field in fields(Measured)]
+    facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed, numbers]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     found = load_measurement(folder, key)
     if found is None:
@@ -232,6 +234,10 @@ def _probes(
             else:
                 learn, score = part.parts(ClassSample)
                 probes.append(ClassificationProbe(learn, score, len(part.classes), ids, features.load))
+    names = Counter(probe.name for probe in probes)
+    for part, probe in zip(labels, probes, strict=True):
+        if names[probe.name] > 1:  # a simple and a complex set of one task
+            probe.name = f"{part.task}, {part.dataset}"
     return probes
 
 

@@ -17,7 +17,7 @@ from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import one_text
+from diffeat.evaluation.texts import one_text, precision_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.ridge import RidgeSums, best_strength
@@ -139,7 +139,7 @@ def evaluate_classification(
         strength=strength,
         trained_on=len(train),
         options=options,
-        notes=joined(train.notes, test.notes),
+        notes=joined(train.notes, test.notes, precision_notes(source)),
     )
 
 

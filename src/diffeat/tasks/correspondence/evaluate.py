@@ -25,8 +25,8 @@ from diffeat.evaluation.features import Kept, Loads, Store, features_of
 from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import PromptPolicy, category_text, names_category, picture_texts
-from diffeat.features import FeatureMap, Source, Spec
+from diffeat.evaluation.texts import PromptPolicy, picture_texts, precision_notes, text_notes
+from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.flip import find_pose_aligned
 from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
@@ -191,17 +191,22 @@ def evaluate(
     """Score a recipe on a dataset by a protocol.
 
     Args:
-        prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`).
+        prompts: Text for the pictures (see :data:`~diffeat.evaluation.texts.PromptPolicy`); by default what the
+            protocol tells the model (:meth:`Protocol.prompts`).
         flip: Match from the source or its mirrored copy, whichever is more like the target.
         joint_pca: Project the features of each pair on so many joint principal components first.
         store: Where features rest: a folder (made, or gone on with), an open store, or a temporary folder if not given.
 
     Raises:
         DatasetError: A picture cannot be used, or is not of the annotated size, or no pair can be scored.
-        InvalidValueError: The prompts do not fit the dataset, or flip and joint_pca are both asked for.
+        InvalidValueError: The prompts do not fit the dataset, flip and joint_pca are both asked for, or the recipe
+            gives several maps and ``activation`` names none of them.
     """
     _check_together(flip, joint_pca)
+    if activation is None:
+        check_one_map(source.recipe.name, source.maps)
     recipe = source.recipe
+    prompts = protocol.prompts(prompts, recipe)
     texts = picture_texts(data, prompts, recipe.template)
     mirror = list(dict.fromkeys(p.source for p in data)) if flip else []
     start = time.perf_counter()
@@ -214,7 +219,12 @@ def evaluate(
     if not predictions or example is None:
         reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.tally.left_out.items())[:3])
         raise DatasetError(f"No pair of {data.name} can be scored ({reasons}).")
-    remarks = [*_text_notes(prompts, recipe), *_frame_notes(protocol, example)]
+    remarks = [
+        *text_notes(prompts, texts, recipe),
+        *protocol.notes(prompts, recipe),
+        *_frame_notes(protocol, example),
+        *precision_notes(source),
+    ]
     if joint_pca:
         remarks.append(f"features of each pair were projected on {joint_pca} joint principal components")
     return Evaluation(
@@ -363,22 +373,19 @@ def _has_area(box: Box | None) -> bool:
     return box is not None and box[2] > box[0] and box[3] > box[1]
 
 
-def _text_notes(prompts: PromptPolicy, recipe: Spec) -> list[str]:
-    if isinstance(prompts, Mapping):
-        return ["the true category of every picture was given to the model as a text for each category"]
-    if names_category(prompts):
-        text = recipe.text_for(category_text("{category}", prompts, recipe.template))
-        return [f"the true category of every picture was given to the model as text: {text!r}"]
-    text = recipe.text_for(prompts)
-    return [f"text for every picture: {text!r}"] if text or prompts is not None else []
-
-
 def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
-    if protocol.resize in (None, example.frame.filter):
-        return []
-    return [
-        f"pictures were resized with the {example.frame.filter} filter; the published procedure uses {protocol.resize}"
-    ]
+    frame, notes = example.frame, []
+    if protocol.resize not in (None, frame.filter):
+        notes = [
+            f"pictures were resized with the {frame.filter} filter; the published procedure uses {protocol.resize}"
+        ]
+    if protocol.load is not None and (frame.load or frame.model) != (protocol.load,) * 2:
+        given = "×".join(map(str, frame.load or frame.model))
+        notes.append(
+            f"pictures were given at {given}; the published procedure gives {protocol.load}×{protocol.load}, enlarged: "
+            f"--set frame.load={protocol.load}"
+        )
+    return notes
 
 
-TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs)
+TASK = Task("correspondence", "pairs", CorrespondenceOptions, evaluate_pairs, one_map=True)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table
-from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.tasks.correspondence.protocol import PER, Average, Protocol
 
 
 @dataclass(frozen=True)
@@ -56,18 +56,18 @@ class Score:
 
 @dataclass(frozen=True)
 class PckResult:
-    """Numbers and the protocol they belong to; printing it prints both.
+    """Numbers and the protocol they belong to; printing it prints both, by the pair and by the point.
 
     Attributes:
         overall: All pairs; ``values`` has the macro averages, too.
-        intervals: Per alpha, the (low, high) confidence interval of the protocol's average, in percent.
+        spreads: For both of the protocol's :attr:`~Protocol.averages`, per alpha, the confidence interval in percent.
         notes: What a reader of the numbers must know.
     """
 
     protocol: Protocol
     overall: Score
     categories: dict[str, Score]
-    intervals: dict[float, Interval]
+    spreads: dict[str, dict[float, Interval]]
     confidence: float = 0.95
     notes: tuple[str, ...] = ()
 
@@ -84,30 +84,60 @@ class PckResult:
         """The number that is quoted, in percent."""
         return self[self.protocol.alpha]
 
+    @property
+    def intervals(self) -> dict[float, Interval]:
+        """Per alpha, the interval of the protocol's average, in percent."""
+        return self.spreads.get(self.protocol.average, {})
+
+    def number(self, alpha: float, average: Average, digits: int = 1) -> str:
+        """``48.1 [45.0, 51.2]``."""
+        interval = self.spreads.get(average, {}).get(alpha)
+        spread = "" if interval is None else f" [{interval.low:.{digits}f}, {interval.high:.{digits}f}]"
+        return f"{self.overall.values[alpha][average]:.{digits}f}{spread}"
+
+    def cell(self, alpha: float) -> str:
+        """``48.1 [45.0, 51.2] (54.3)``: the protocol's average, and the other; headings are ``protocol.columns()``."""
+        quoted, other = self.protocol.averages
+        return f"{self.number(alpha, quoted)} ({self.overall.values[alpha][other]:.1f})"
+
+    @property
+    def headline(self) -> str:
+        """The quoted number with all that it means: threshold, both averages, their intervals, counts."""
+        alpha = self.protocol.alpha
+        numbers = ", ".join(f"{self.number(alpha, average)} {PER[average]}" for average in self.protocol.averages)
+        return f"{self.protocol.measure()}: {numbers}; {self.counts}"
+
+    @property
+    def counts(self) -> str:
+        """``340 pairs, 2510 points``."""
+        return f"{self.overall.pairs} pairs, {self.overall.points} points"
+
     def __str__(self) -> str:
-        numbers = "   ".join(f"PCK@{a:g} {self[a]:.2f}{self._interval(a)}" for a in self.protocol.alphas)
-        lines = [numbers, f"({self.protocol}; {self.overall.pairs} pairs, {self.overall.points} points"]
-        if self.intervals:
-            lines[-1] += f"; {self.confidence:.0%} bootstrap over pictures"
-        lines[-1] += ")"
+        width = max(len(PER[average]) for average in self.protocol.averages)
+        lines = [
+            "   ".join(
+                [f"{PER[k]:{width}}", *(f"PCK@{a:g} {self.number(a, k, digits=2)}" for a in self.protocol.alphas)]
+            )
+            for k in self.protocol.averages
+        ]
+        spread = f"; {self.confidence:.0%} bootstrap over pictures" if self.intervals else ""
+        lines.append(f"({self.protocol}; {self.counts}{spread})")
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
-    def _interval(self, alpha: float) -> str:
-        if alpha not in self.intervals:
-            return ""
-        low, high = self.intervals[alpha]
-        return f" [{low:.2f}, {high:.2f}]"
-
     def table(self) -> Table:
-        """By category, by the pair or the point as the protocol says; the last row is the protocol's average."""
-        alphas = self.protocol.alphas
-        kind = "point" if self.protocol.average.endswith("point") else "image"
-        rows = [
-            [name or "(none)", str(s.pairs), str(s.points), *(f"{s.values[a][kind]:.2f}" for a in alphas)]
-            for name, s in self.categories.items()
+        """By category, the protocol's average and the other; the last row is over all."""
+
+        def row(name: str, score: Score, averages: Sequence[str]) -> list[str]:
+            quoted, other = averages
+            cells = (f"{score.values[a][quoted]:.1f} ({score.values[a][other]:.1f})" for a in self.protocol.alphas)
+            return [name, str(score.pairs), str(score.points), *cells]
+
+        inside = [average.removeprefix("category-") for average in self.protocol.averages]
+        rows = [row(name or "(none)", score, inside) for name, score in self.categories.items()]
+        return ["category", "pairs", "points", *self.protocol.columns()], [
+            *rows,
+            row("all", self.overall, self.protocol.averages),
         ]
-        total = ["all", str(self.overall.pairs), str(self.overall.points), *(f"{self[a]:.2f}" for a in alphas)]
-        return ["category", "pairs", "points", *(f"PCK@{a:g}" for a in alphas)], [*rows, total]
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
@@ -119,6 +149,16 @@ class PckResult:
             "protocol": self.protocol.to_dict(),
             "pck": {f"{a:g}": self[a] for a in self.protocol.alphas},
             "intervals": {f"{a:g}": list(v) for a, v in self.intervals.items()},
+            "averages": {
+                average: {
+                    f"{a:g}": {
+                        "pck": self.overall.values[a][average],
+                        "interval": list(self.spreads.get(average, {}).get(a, ())),
+                    }
+                    for a in self.protocol.alphas
+                }
+                for average in self.protocol.averages
+            },
             "confidence": self.confidence,
             "overall": plain(self.overall),
             "categories": {name: plain(score) for name, score in self.categories.items()},
@@ -217,10 +257,10 @@ def pck(
         for kind in ("image", "point"):
             mean = float(np.mean([c.values[alpha][kind] for c in categories.values()]))
             overall.values[alpha][f"category-{kind}"] = mean
-    intervals = {}
+    spreads = {}
     if replicates:
-        intervals = _intervals(rows, correct, counts, of, protocol, replicates, confidence, seed)
-    return PckResult(protocol, overall, categories, intervals, confidence, tuple(notes))
+        spreads = _spreads(rows, correct, counts, of, protocol, replicates, confidence, seed)
+    return PckResult(protocol, overall, categories, spreads, confidence, tuple(notes))
 
 
 def curve(records: Iterable[PairRecord], protocol: Protocol, alphas: Sequence[float]) -> list[float]:
@@ -249,7 +289,7 @@ def _score(correct: NDArray, counts: NDArray, alphas: Sequence[float]) -> Score:
     return Score(values, len(counts), int(counts.sum()))
 
 
-def _intervals(
+def _spreads(
     rows: Sequence[PairRecord],
     correct: NDArray,
     counts: NDArray,
@@ -258,14 +298,18 @@ def _intervals(
     replicates: int,
     confidence: float,
     seed: int,
-) -> dict[float, Interval]:
-    """Of the protocol's average at every alpha, in percent."""
-    value, unit = (correct, counts) if protocol.average.endswith("point") else (correct / counts, np.ones_like(counts))
+) -> dict[str, dict[float, Interval]]:
+    """Of both of the protocol's averages at every alpha, in percent."""
     groups = of if protocol.average.startswith("category") else np.zeros_like(of)
     member = groups[:, None] == np.arange(groups.max() + 1)
-    units = np.stack([*value, unit], axis=1)[:, :, None] * member[:, None, :]
-    sums = resampled(units.reshape(len(rows), -1), groups=[r.images for r in rows], replicates=replicates, seed=seed)
-    sums = sums.reshape(len(sums), len(protocol.alphas) + 1, -1)
-    with np.errstate(invalid="ignore"):  # a replicate may miss a category
-        shares = 100 * np.nanmean(sums[:, :-1] / sums[:, -1:], axis=2)
-    return {alpha: interval_of(shares[:, i], confidence) for i, alpha in enumerate(protocol.alphas)}
+    units = np.stack([*correct, counts, *(correct / counts), np.ones_like(counts)], axis=1)[:, :, None]
+    units = (units * member[:, None, :]).reshape(len(rows), -1)
+    sums = resampled(units, groups=[r.images for r in rows], replicates=replicates, seed=seed)
+    by_point, by_image = sums.reshape(len(sums), 2, len(protocol.alphas) + 1, -1).swapaxes(0, 1)
+    spreads = {}
+    for average in protocol.averages:
+        some = by_point if average.endswith("point") else by_image
+        with np.errstate(invalid="ignore"):  # a replicate may miss a category
+            shares = 100 * np.nanmean(some[:, :-1] / some[:, -1:], axis=2)
+        spreads[average] = {a: interval_of(shares[:, i], confidence) for i, a in enumerate(protocol.alphas)}
+    return spreads

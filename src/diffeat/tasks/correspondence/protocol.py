@@ -8,7 +8,7 @@ with (w, h) the target's object box (``"bbox"``) or the target picture (``"image
 original target pixels, in the same unit along x and y: scoring in a squashed frame turns the circle into an
 ellipse and has inflated published numbers by five points. How pairs are averaged changes a number by six to
 seven points, the threshold by seven to eight; therefore a protocol is part of every result and is printed
-with it.
+with it, and every number is told by the pair and by the point.
 
 SPair-71k: Min et al., arXiv:1908.10543. Averages: ``image`` is the mean over pairs of the pair's share of
 correct points (the SPair authors' definition), ``point`` pools all points; ``category-image`` and
@@ -21,17 +21,33 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.evaluation.texts import PromptPolicy, names_category
+from diffeat.features import Spec
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import Matching
 
 Reference = Literal["bbox", "image", "pixels"]
 _LENGTHS = {"bbox": "α·max(w, h) of the target box", "image": "α·max(w, h) of the target picture", "pixels": "α pixels"}
+_UNITS = {"bbox": " of the target box", "image": " of the target picture", "pixels": " px"}
 Average = Literal["image", "point", "category-image", "category-point"]
 AVERAGES: dict[str, str] = {
     "image": "mean over image pairs",
     "point": "pooled over points",
     "category-image": "mean over categories of the mean over pairs",
     "category-point": "mean over categories of the pooled points",
+}
+#: Each average in two words, and the one that is told beside it.
+PER: dict[Average, str] = {
+    "image": "per image",
+    "point": "per point",
+    "category-image": "per image, mean of categories",
+    "category-point": "per point, mean of categories",
+}
+_BESIDE: dict[Average, Average] = {
+    "image": "point",
+    "point": "image",
+    "category-image": "category-point",
+    "category-point": "category-image",
 }
 
 
@@ -46,7 +62,10 @@ class Protocol:
         inclusive: ``<=`` if true, ``<`` if false.
         resize: Filter with which the published procedure resizes pictures; a result tells if another was
             used.
-        category_prompts: Whether the published procedure tells the model the true category of each picture.
+        load: Side to which the published procedure squashes pictures before it enlarges them to the model's size; a
+            result tells if another was used.
+        category_prompts: Whether the published procedure tells the model the true category of each picture, which is
+            then done where no text is given (:meth:`prompts`).
         headline: Position in ``alphas`` of the number that is quoted.
     """
 
@@ -57,6 +76,7 @@ class Protocol:
     inclusive: bool = True
     matching: Matching = field(default_factory=Matching)
     resize: str | None = None
+    load: int | None = None
     category_prompts: bool = False
     headline: int = 2
     source: str = ""
@@ -77,6 +97,32 @@ class Protocol:
     def alpha(self) -> float:
         """The threshold of the number that is quoted."""
         return self.alphas[self.headline]
+
+    @property
+    def averages(self) -> tuple[Average, Average]:
+        """The one that is quoted, and the other of pair and point."""
+        return self.average, _BESIDE[self.average]
+
+    def prompts(self, policy: PromptPolicy, spec: Spec) -> PromptPolicy:
+        """The texts to give: those asked for, else the published ones if the recipe has a template for them."""
+        takes = policy is None and self.category_prompts and spec.template != "{}"
+        return "category" if takes else policy
+
+    def notes(self, policy: PromptPolicy, spec: Spec) -> list[str]:
+        """How the texts differ from the published ones."""
+        if not self.category_prompts or names_category(policy) or not spec.text_for("text"):
+            return []
+        return ["the published procedure tells the model the true category of every picture (prompts='category')"]
+
+    def measure(self, alpha: float | None = None) -> str:
+        """``PCK@0.1 of the target box``; the quoted threshold if none is given."""
+        return f"PCK@{self.alpha if alpha is None else alpha:g}{_UNITS[self.reference]}"
+
+    def columns(self) -> list[str]:
+        """A heading for every threshold, of cells as :meth:`PckResult.cell` writes them."""
+        quoted, other = (PER[average] for average in self.averages)
+        unit = " px" if self.reference == "pixels" else ""
+        return [f"PCK@{alpha:g}{unit} {quoted} ({other})" for alpha in self.alphas]
 
     def replace(self, **changes: Any) -> Protocol:
         """A copy with other values; the name says that it is no longer the preset."""
@@ -110,6 +156,7 @@ class Protocol:
             "readout": self.matching.readout,
             **({"window": 2 * self.matching.radius + 1, "temperature": self.matching.temperature} if window else {}),
             "published_resize": self.resize,
+            "published_load": self.load,
             "published_category_prompts": self.category_prompts,
             "source": self.source,
         }
@@ -124,14 +171,24 @@ _HYPERFEATURES = Protocol(
     average="point",
     matching=Matching(Lattice((224, 224), convention="index", snap=True)),
     resize="bilinear",
+    load=224,
     source="Diffusion Hyperfeatures, arXiv:2305.14334, box threshold",
 )
+_AT_64 = Matching(Lattice((64, 64), convention="index", snap=True))
 _GEOAWARE = Protocol(
     "geoaware",
     inclusive=False,
     matching=_ZERO_SHOT,
     resize="lanczos",
     source="GeoAware-SC, arXiv:2311.17034, zero-shot, per image",
+)
+_GDF = Protocol(
+    "gdf",
+    reference="image",
+    average="point",
+    matching=Matching(Lattice((512, 512), convention="index", snap=True)),
+    resize="bicubic",
+    source="Generic Diffusion Feature, arXiv:2410.03558, picture threshold, per point",
 )
 _PF_PASCAL = "PF-Pascal, picture threshold, mean over pairs"
 _GEOMETRY = "rigid scenes with known geometry, thresholds in pixels"
@@ -147,12 +204,24 @@ _PRESETS = (
         reference="image",
         source="Diffusion Hyperfeatures, arXiv:2305.14334, picture threshold",
     ),
+    _HYPERFEATURES.replace(
+        name="hyperfeatures-64",
+        matching=_AT_64,
+        load=64,
+        source="Diffusion Hyperfeatures, arXiv:2305.14334, at the size of its training, box threshold",
+    ),
     _GEOAWARE,
     _GEOAWARE.replace(
         name="geoaware-point", average="point", source="GeoAware-SC, arXiv:2311.17034, zero-shot, per keypoint"
     ),
     _GEOAWARE.replace(
         name="geoaware-trained", matching=_TRAINED, source="GeoAware-SC, arXiv:2311.17034, trained, per image"
+    ),
+    _GDF,
+    _GDF.replace(
+        name="gdf-bbox",
+        reference="bbox",
+        source="Generic Diffusion Feature, arXiv:2410.03558, box threshold, per point",
     ),
     Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
     *(

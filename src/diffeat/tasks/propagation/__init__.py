@@ -2,7 +2,13 @@
 
 from diffeat.tasks.propagation.evaluate import Propagation, VideoScore, evaluate_videos
 from diffeat.tasks.propagation.metric import boundary_score, region_score
-from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_labels, propagate_video
+from diffeat.tasks.propagation.propagate import (
+    PropagationOptions,
+    mask_on_grid,
+    propagate_labels,
+    propagate_video,
+    strongest_label,
+)
 
 __all__ = [
     "Propagation",
@@ -10,7 +16,9 @@ __all__ = [
     "VideoScore",
     "boundary_score",
     "evaluate_videos",
+    "mask_on_grid",
     "propagate_labels",
     "propagate_video",
     "region_score",
+    "strongest_label",
 ]

@@ -15,8 +15,8 @@ from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task
-from diffeat.evaluation.texts import one_text
-from diffeat.features import FeatureMap, Source
+from diffeat.evaluation.texts import one_text, precision_notes
+from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
 from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_video
@@ -122,6 +122,7 @@ def evaluate_videos(
         DatasetError: A mask has another size than its frame, or only first frames are annotated.
     """
     options = options or PropagationOptions()
+    check_one_map(source.recipe.name, source.maps)
     text = one_text(options.prompts)
     data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
@@ -129,7 +130,7 @@ def evaluate_videos(
         first = video.first_mask
         masks = [first]
         features = each_feature(source, video.frames, text, store)
-        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options):
+        for mask in propagate_video(features, torch.from_numpy(first.astype(np.int64)), options.of_video(video.name)):
             masks.append(mask.numpy().astype(np.uint8))
         if options.masks is not None:
             folder = options.masks / video.name
@@ -147,7 +148,7 @@ def evaluate_videos(
         scores=tuple(scores),
         videos=data.samples,
         options=options,
-        notes=data.notes,
+        notes=(*data.notes, *precision_notes(source)),
     )
 
 
@@ -166,4 +167,4 @@ def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
     return scores
 
 
-TASK = Task("propagation", "videos", PropagationOptions, evaluate_videos)
+TASK = Task("propagation", "videos", PropagationOptions, evaluate_videos, one_map=True)

@@ -8,8 +8,14 @@ together, and takes
     \frac{\exp(f_i \cdot f_j / \tau)}{\sum_{j'} \exp(f_i \cdot f_{j'} / \tau)} .
 
 The context is the first frame and the last few (DINO's procedure, Caron et al., arXiv:2104.14294; DiTF uses it with
-R = 12, k = 5, τ = 0.1 and 7 last frames). Nothing of the size tokens × tokens is ever made: queries come in square
-tiles, a tile meets only the window around it, one context frame at a time, and a running top-k remains.
+R = 12, k = 5, τ = 0.1 and 7 last frames, DIFT with R = 15, k = 15, τ = 0.2 and 28). Nothing of the size tokens × tokens
+is ever made: queries come in square tiles, a tile meets only the window around it, one context frame at a time, and a
+running top-k remains.
+
+The steps around it are theirs too, in their order. The first mask comes to the grid by Pillow's nearest pixel. Soft
+labels go on as they are; for the result they are enlarged bilinearly to the model's image, each object's are stretched
+to 0…1 (small objects would never win otherwise), the highest wins, and its number comes to the original size by
+Pillow's nearest pixel.
 """
 
 from __future__ import annotations
@@ -17,10 +23,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from PIL import Image
 from pydantic import Field
 from torch import Tensor
 
@@ -28,24 +37,33 @@ from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.task import TaskOptions
 from diffeat.features import FeatureMap
+from diffeat.geometry import Frame
 
 
 class PropagationOptions(TaskOptions):
     """How labels are carried: the numbers of the module's formula, what is scored, and where the masks go."""
 
-    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens.")
+    radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens; 0 looks everywhere.")
     topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
     temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
     last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
+    frames_of: tuple[Annotated[str, Field(pattern=r"^.+=\d+$")], ...] = Field(
+        default=(), description="Another number of last frames for a sequence, VIDEO=NUMBER; repeatable."
+    )
     video: tuple[str, ...] = Field(default=(), description="Only this sequence; repeatable.")
     masks: Path | None = Field(
         default=None, description="Folder for the predicted masks, as DAVIS' own evaluation reads them."
     )
 
+    def of_video(self, name: str) -> PropagationOptions:
+        """The options for a sequence."""
+        counts = dict(item.rsplit("=", 1) for item in self.frames_of)
+        return self.model_copy(update={"last_frames": int(counts.get(name, self.last_frames))})
+
     def __str__(self) -> str:
         return (
-            f"radius {self.radius}, top {self.topk}, temperature {self.temperature:g}, first and last "
-            f"{self.last_frames} frames"
+            f"radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, first and last "
+            f"{' '.join([str(self.last_frames), *(f'({item})' for item in self.frames_of)])} frames"
         )
 
 
@@ -92,7 +110,7 @@ def _tile(
     options: PropagationOptions,
 ) -> Tensor:
     h, w = queries.shape[1:]
-    (rows, columns), reach = tile, options.radius
+    (rows, columns), reach = tile, options.radius or max(h, w)
     window = (
         slice(max(rows.start - reach, 0), min(rows.stop + reach, h)),
         slice(max(columns.start - reach, 0), min(columns.stop + reach, w)),
@@ -142,18 +160,34 @@ def propagate_video(
     for feature in features:
         tensor = feature.tensor
         if first is None:
-            grid = (int(tensor.shape[1]), int(tensor.shape[2]))
-            on_grid = feature.frame.map_from_original(first_mask, grid, mode="nearest")
+            on_grid = mask_on_grid(first_mask, feature.frame, (int(tensor.shape[1]), int(tensor.shape[2])))
             first = tensor, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
             continue
         context = [first, *recent]
         soft = propagate_labels(tensor, [f for f, _ in context], [m for _, m in context], options)
         recent.append((tensor, soft))
-        large = _stretched(feature.frame.map_to_original(soft.cpu()))
-        yield objects[large.argmax(0)]
+        yield objects[strongest_label(soft.cpu(), feature.frame)]
 
 
-def _stretched(soft: Tensor) -> Tensor:
-    """Each object's map from its lowest to its highest value as 0 to 1; small objects would never win otherwise."""
-    low, high = soft.amin((1, 2), keepdim=True), soft.amax((1, 2), keepdim=True)
-    return torch.where(high > low, (soft - low) / (high - low).clamp(min=1e-12), soft)
+def mask_on_grid(mask: Int[Tensor, "height width"], frame: Frame, grid: tuple[int, int]) -> Int[Tensor, "rows columns"]:
+    """Object numbers of a picture on a (rows, columns) grid over the model's image."""
+    if frame.padded:
+        return frame.map_from_original(mask, grid, mode="nearest")
+    return _nearest(mask, (grid[1], grid[0]))
+
+
+def strongest_label(soft: Float[Tensor, "k h w"], frame: Frame) -> Int[Tensor, "height width"]:
+    """Which of k soft maps wins at each original pixel (the first of equals)."""
+    width, height = frame.model
+    large = F.interpolate(soft[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+    left, top, inner_w, inner_h = frame.content
+    large = large[:, top : top + inner_h, left : left + inner_w]
+    low, high = large.amin((1, 2), keepdim=True), large.amax((1, 2), keepdim=True)
+    stretched = torch.where(high > low, (large - low) / (high - low).clamp(min=1e-12), large)
+    return _nearest(stretched.argmax(0), frame.original)
+
+
+def _nearest(numbers: Tensor, size: tuple[int, int]) -> Tensor:
+    """By Pillow: where the centre of a pixel falls on an edge, it depends on how the coordinate was summed up."""
+    picture = Image.fromarray(numbers.numpy().astype(np.int32))
+    return torch.from_numpy(np.array(picture.resize(size, Image.Resampling.NEAREST))).to(numbers.dtype)

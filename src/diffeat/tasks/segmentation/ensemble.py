@@ -1,13 +1,15 @@
 """An ensemble of small networks on single pixels (Baranchuk et al., ICLR 2022; Zhang et al., DatasetGAN, CVPR 2021).
 
 Each member is channels → 128 → ReLU → batch norm → 32 → ReLU → batch norm → classes (256 and 128 from 30 classes on),
-started from N(0, 0.02) and trained with Adam on cross-entropy over shuffled pixels, until the loss of a batch has not
-fallen for 50 batches (after the first four epochs) or 100 epochs are over. Members vote; where they are unsure is the
-Jensen-Shannon divergence of their predictions. A picture's uncertainty is the mean over its most uncertain tenth.
+started from N(0, 0.02) and trained with Adam on cross-entropy over shuffled pixels in whole batches, for 100 epochs or
+until, after the first four, 50 batches in a row were no better than the best of those since. Members vote, and the most
+frequent label wins, the smallest of equals; where they are unsure is the Jensen-Shannon divergence of their
+predictions, in nats. A picture's uncertainty is the mean over its most uncertain tenth.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +21,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
 _ROWS_VALUES = 1 << 22
-_UNCERTAIN = 0.1
+_PATIENT_FROM = 4  # epochs that always run
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,11 @@ class Labelling:
 
     @property
     def unsure(self) -> float | None:
-        """Mean over the most uncertain tenth of the pixels."""
+        """Mean over the most uncertain tenth of the pixels, rounded down (all of less than ten)."""
         if self.uncertainty is None:
             return None
         values = self.uncertainty.flatten()
-        return float(values.topk(max(1, round(_UNCERTAIN * len(values)))).values.mean())
+        return float(values.topk(len(values) // 10 or len(values)).values.mean())
 
 
 class PixelEnsemble:
@@ -67,12 +69,39 @@ class PixelEnsemble:
         self.settings = settings or EnsembleSettings()
         self.members: list[nn.Sequential] = []
 
+    @classmethod
+    def of(cls, states: Iterable[Mapping[str, Tensor]]) -> PixelEnsemble:
+        """Members that are trained, from their state dicts.
+
+        Args:
+            states: With the keys of the published files, ``module.layers.0.weight`` …, or without what stands before
+                the number.
+
+        Raises:
+            InvalidValueError: None, or no such network.
+        """
+        members = []
+        for state in states:
+            own = {".".join(key.split(".")[-2:]): value for key, value in state.items()}
+            try:
+                member = pixel_classifier(own["0.weight"].shape[1], len(own["6.bias"]), torch.Generator())
+                member.load_state_dict(own)
+            except (KeyError, IndexError, RuntimeError) as error:
+                raise InvalidValueError(f"These weights are of no pixel classifier: {error}") from None
+            members.append(member.eval())
+        classes = {member[6].out_features for member in members}
+        if len(classes) != 1:
+            raise InvalidValueError(f"An ensemble is of members with as many classes, got {sorted(classes) or 'none'}.")
+        ensemble = cls(classes.pop(), EnsembleSettings(members=len(members)))
+        ensemble.members = members
+        return ensemble
+
     def fit(self, pixels: TrainingPixels) -> PixelEnsemble:
         """Train all members; returns itself."""
         self.members = []
         for k in range(self.settings.members):
             generator = torch.Generator().manual_seed(self.settings.seed * 1000 + k)
-            member = _network(pixels.channels, self.classes, generator)
+            member = pixel_classifier(pixels.channels, self.classes, generator)
             self._train(member, pixels, generator)
             self.members.append(member.eval())
         return self
@@ -83,20 +112,18 @@ class PixelEnsemble:
         best, waited = float("inf"), 0
         member.train()
         for epoch in range(s.epochs):
-            order = torch.randperm(len(pixels), generator=generator)
-            for start in range(0, len(order) - 1, s.batch):
-                some = order[start : start + s.batch]
-                if len(some) < 2:  # batch norm needs two
-                    continue
+            batches = torch.randperm(len(pixels), generator=generator).split(s.batch)
+            for some in batches[:-1] if len(batches) > 1 and len(batches[-1]) < s.batch else batches:
                 loss = nn.functional.cross_entropy(member(pixels.features(some)), pixels.labels[some])
                 optimiser.zero_grad()
                 loss.backward()
                 optimiser.step()
-                value = loss.item()
-                waited = 0 if value < best else waited + 1
-                best = min(best, value)
-                if epoch > 3 and waited > s.patience:
-                    return
+                if epoch >= _PATIENT_FROM:
+                    value = loss.item()
+                    waited = 0 if value < best else waited + 1
+                    best = min(best, value)
+                    if waited > s.patience:
+                        return
 
     @torch.no_grad()
     def predict(self, picture: PictureMaps) -> Labelling:
@@ -114,16 +141,21 @@ class PixelEnsemble:
             opinions = []
             for member, first, part in zip(self.members, firsts, hidden, strict=True):
                 values = part.rows(start, stop).flatten(1).T + first.bias
-                opinions.append(member[1:](values).softmax(1))
-            stacked = torch.stack(opinions)
-            labels[start:stop] = stacked.argmax(2).mode(0).values.reshape(stop - start, width)
-            mean = stacked.mean(0)
-            divergence = _entropy(mean) - torch.stack([_entropy(o) for o in opinions]).mean(0)
-            uncertainty[start:stop] = divergence.clamp(min=0).reshape(stop - start, width)
+                opinions.append(member[1:](values))
+            chosen, divergence = vote(torch.stack(opinions))
+            labels[start:stop] = chosen.reshape(stop - start, width)
+            uncertainty[start:stop] = divergence.reshape(stop - start, width)
         return Labelling(labels, uncertainty)
 
 
-def _network(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
+def vote(opinions: Float[Tensor, "members n classes"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """The members' labels of n pixels from their logits, and how they disagree (Jensen-Shannon divergence in nats)."""
+    probabilities = opinions.softmax(2)
+    divergence = _entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)
+    return opinions.argmax(2).mode(0).values, divergence.clamp(min=0)
+
+
+def pixel_classifier(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
     one, two = (256, 128) if classes >= 30 else (128, 32)
     member = nn.Sequential(
         nn.Linear(channels, one),
@@ -142,4 +174,4 @@ def _network(channels: int, classes: int, generator: torch.Generator) -> nn.Sequ
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
-    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(1)
+    return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(-1)

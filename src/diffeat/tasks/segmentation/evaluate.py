@@ -1,11 +1,20 @@
-"""Segmentation with few labels: features once, then random splits, each trained and scored over its whole test set."""
+"""Segmentation with few labels: features once, then random splits, each trained and scored over its whole test set.
+
+Two protocols, named with every number (:data:`PROTOCOLS`). ``native`` is ours: pictures are labelled at their own size
+and the mean is over classes that occur. ``gdf`` is that of Generic Diffusion Feature (Meng et al., NeurIPS 2024),
+which papers compare by: pictures and labels are brought to 256×256 (labels by OpenCV's nearest neighbour), the maps of
+each model are joined as its files are (:mod:`diffeat.tasks.segmentation.pixels`, in place of what a recipe joins side
+by side), and the mean is over all classes (:mod:`diffeat.tasks.segmentation.confusion`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,19 +23,27 @@ from pydantic import Field
 from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.features import Store, features_of
+from diffeat.evaluation.features import Store, feature_folder, features_of
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import category_text
+from diffeat.evaluation.texts import precision_notes, text_of
+from diffeat.extraction import Extractor, JoinedSource
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
+from diffeat.storage import FeatureStore
 from diffeat.tasks.segmentation.confusion import Confusion, class_iou
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, Labelling, PixelEnsemble
 from diffeat.tasks.segmentation.linear import LinearProbe
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
 _EXAMPLES = 8
+_SIDE = 256
+PROTOCOLS = {
+    "native": "labelled and scored at each picture's own size, mean over the classes that occur",
+    "gdf": f"labelled and scored at {_SIDE}×{_SIDE}, mean over all classes, of which absent ones count 0, predictions "
+    "on ignored pixels as wrong (as Generic Diffusion Feature, arXiv:2410.03558)",
+}
 
 
 class SegmentationOptions(TaskOptions):
@@ -43,6 +60,16 @@ class SegmentationOptions(TaskOptions):
     category: tuple[str, ...] = Field(default=(), description="Only pictures of this category; repeatable.")
     rare: int = Field(default=20, ge=0, description="A label with fewer pixels in a training picture is ignored there.")
     seed: int = Field(default=0, description="Of splits and training.")
+    protocol: Literal["native", "gdf"] = Field(
+        default="native",
+        description="Of label maps 'native', at each picture's own size, or 'gdf', at 256×256 and over all classes, as "
+        "published by Generic Diffusion Feature.",
+    )
+
+    @property
+    def square(self) -> int | None:
+        """Side of the square at which pictures are labelled; ``None`` for their own sizes."""
+        return _SIDE if self.protocol == "gdf" else None
 
 
 @dataclass(frozen=True)
@@ -135,8 +162,8 @@ class Segmentation:
         """Of the mean over splits, test pictures drawn anew within every split."""
         scores = []
         for k, split in enumerate(self.splits):
-            counts = np.stack([c.counts for c in split.confusions])
-            sums = resampled(counts.reshape(len(counts), -1), seed=k).reshape(-1, *counts.shape[1:])
+            tables = np.stack([c.table for c in split.confusions])
+            sums = resampled(tables.reshape(len(tables), -1), seed=k).reshape(-1, *tables.shape[1:])
             scores.append(np.nanmean(class_iou(sums), axis=1))
         return interval_of(100 * np.mean(scores, axis=0))
 
@@ -169,7 +196,8 @@ class Segmentation:
         return (
             f"{self.dataset}, recipe {self.recipe}, {self.options.classifier}\n"
             f"mIoU {self.value:.2f}{spread} {self.interval()}, pixel accuracy {self.accuracy:.2f}; "
-            f"{len(first.train)} training and {len(first.test)} test pictures"
+            f"{len(first.train)} training and {len(first.test)} test pictures\n"
+            f"protocol {self.options.protocol}: {PROTOCOLS[self.options.protocol]}"
         )
 
 
@@ -202,6 +230,38 @@ def random_splits(
     return found
 
 
+def _extractors(source: Source[FeatureMap]) -> Iterator[Source[FeatureMap]]:
+    """What the published procedure keeps files of: each model, its maps not yet side by side."""
+    if isinstance(source, JoinedSource) and source.recipe.join == "concat":
+        for part in source.sources:
+            yield from _extractors(part)
+        return
+    fuse = source.recipe.fuse if isinstance(source, Extractor) else None
+    if isinstance(source, Extractor) and fuse is not None and fuse.kind == "concat" and not fuse.normalise:
+        source = Extractor(source.recipe.replace(fuse=None), source.backbone, batch_size=source.batch_size)
+    yield source
+
+
+@contextmanager
+def _maps_of(
+    source: Source[FeatureMap],
+    texts: Mapping[Path, str | None],
+    square: int | None,
+    store: Store,
+    progress: Progress,
+) -> Iterator[Callable[[Path], PictureMaps]]:
+    """What gives the maps of a picture; features of several models rest beside the store that is given."""
+    if isinstance(source, JoinedSource):
+        texts = {path: source.recipe.text_for(None) if text is None else text for path, text in texts.items()}
+    place = store.path if isinstance(store, FeatureStore) else store
+    with ExitStack() as stack:
+        files = []
+        for part in [source] if square is None else _extractors(source):
+            own = store if part is source or place is None else feature_folder(Path(place).parent, part)
+            files.append(stack.enter_context(features_of(part, texts, own, keep=0, progress=progress)))
+        yield lambda path: reduce(add, (PictureMaps.of(file.load(path), square=square) for file in files))
+
+
 @neutral()
 def evaluate_segmentation(
     data: tuple[MaskDataset, MaskDataset],
@@ -220,7 +280,7 @@ def evaluate_segmentation(
         store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:
-        DatasetError: A label map does not fit its picture or its classes.
+        DatasetError: A label map does not fit its picture (in the native protocol) or its classes.
         InvalidValueError: Training pictures show fewer than two classes, or the options do not fit.
     """
     options = options or SegmentationOptions()
@@ -228,18 +288,19 @@ def evaluate_segmentation(
     if train.classes != test.classes:
         raise InvalidValueError(f"{train.name} and {test.name} do not have the same classes.")
     chosen = random_splits(train.samples, test.samples, options.splits, options.labelled, options.seed)
-    classes = len(train.classes)
+    classes, square = len(train.classes), options.square
+    size = None if square is None else (square, square)
     used = list(dict.fromkeys(s for part in chosen for side in part for s in side))
     for sample in used:
-        sample.labels(classes)  # refused before anything is extracted
-    texts = {s.image: category_text(s.category, options.prompts, source.recipe.template) for s in used}
+        sample.labels(classes, size)  # refused before anything is extracted
+    texts = {s.image: text_of(s.image, s.category, options.prompts, source.recipe.template) for s in used}
     splits: list[Split] = []
     examples: list[Example] = []
-    with features_of(source, texts, store, keep=0, progress=progress) as features:
+    with _maps_of(source, texts, square, store, progress) as maps:
         for k, (learn, score) in enumerate(chosen):
             training = TrainingPixels(
-                [PictureMaps.of(features.load(s.image)) for s in learn],
-                (s.labels(classes) for s in learn),
+                [maps(s.image) for s in learn],
+                (s.labels(classes, size) for s in learn),
                 rare=options.rare,
                 most=options.pixels,
                 seed=options.seed + k,
@@ -250,9 +311,9 @@ def evaluate_segmentation(
             known, shown = set(training.labels.unique().tolist()), set[int]()
             confusions, doubts = [], []
             for sample in progress(score, total=len(score), desc=f"split {k + 1}"):
-                truth = sample.labels(classes)
-                labelling = model.predict(PictureMaps.of(features.load(sample.image)))
-                confusions.append(Confusion(classes))
+                truth = sample.labels(classes, size)
+                labelling = model.predict(maps(sample.image))
+                confusions.append(Confusion(classes) if square is None else Confusion.as_gdf(classes))
                 confusions[-1].add(truth, labelling.labels.numpy())
                 if labelling.unsure is not None:
                     doubts.append(labelling.unsure)
@@ -268,7 +329,7 @@ def evaluate_segmentation(
         classes=train.classes,
         splits=tuple(splits),
         options=options,
-        remarks=joined(train.notes, test.notes),
+        remarks=joined(train.notes, test.notes, precision_notes(source)),
         examples=tuple(examples),
     )
 

@@ -4,12 +4,16 @@ Bilinear enlargement U is linear, and so is whatever multiplies the channels of 
 classifier's first layer is therefore applied on the native grid of every activation, and only its few outputs are
 enlarged and added up, some rows at a time. To train, single pixels are gathered from the native grids. Both equal
 "resize everything to label size, concatenate" (half-pixel convention), in a fraction of the memory.
+
+Generic Diffusion Feature's procedure brings pictures to a square of 256² and resizes twice: the maps of one extractor
+by nearest neighbour (PyTorch's) to the width W of the widest, W×W, then bilinearly to the square. The first step only
+repeats cells, so that here too nothing is enlarged: position i of the W reads the cell that it repeats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -22,8 +26,26 @@ from diffeat.datasets.labelled import IGNORE
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
+from diffeat.geometry.nearest import nearest_cells
 from diffeat.tasks.correspondence.axis import Axis
 from diffeat.tasks.correspondence.lattice import Lattice
+
+
+@dataclass(frozen=True)
+class GridMap:
+    """A map (C, h, w), float32, and how the rows and columns of a picture read it."""
+
+    values: Tensor
+    rows: Axis
+    columns: Axis
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "c rows width"]:
+        """Some rows of the picture; the few rows of cells under them are enlarged to its width first."""
+        part = self.rows.part(start, stop)
+        first = int(part.low.min())
+        cells = self.values[:, first : int(part.high.max()) + 1]
+        moved = Axis(part.low - first, part.high - first, part.weight, cells.shape[1])
+        return moved.apply(self.columns.apply(cells, 2), 1)
 
 
 @dataclass(frozen=True)
@@ -31,47 +53,70 @@ class PictureMaps:
     """The maps of one picture, each on its own grid.
 
     Attributes:
-        maps: (C_i, h_i, w_i), float32.
-        frame: How the picture lies in the model's image.
         summed: Whether the maps are the parts of a projection, which add up, instead of standing side by side.
     """
 
-    maps: tuple[Tensor, ...]
-    frame: Frame
+    maps: tuple[GridMap, ...]
     summed: bool = False
 
     @classmethod
-    def of(cls, features: FeatureMap, activations: Sequence[str] | None = None) -> PictureMaps:
-        """The maps of a picture (some of them)."""
+    def over(cls, maps: Iterable[Tensor], frame: Frame, square: int | None = None) -> PictureMaps:
+        """Maps (C, h, w) over the model image of ``frame``, read at the picture's own pixels.
+
+        Args:
+            square: Side of the square that the picture is brought to instead, as in the module's second procedure; the
+                maps are those of one extractor.
+        """
+        values = [m.float().cpu() for m in maps]
+        lattice = Lattice("original" if square is None else (square, square))
+        side = max(m.shape[2] for m in values)
+        parts = []
+        for m in values:
+            grid = (m.shape[1], m.shape[2])
+            axes = lattice.axes(frame, grid if square is None else (side, side))
+            if square is not None:
+                axes = _repeated(axes[0], grid[0]), _repeated(axes[1], grid[1])
+            parts.append(GridMap(m, *axes))
+        return cls(tuple(parts))
+
+    @classmethod
+    def of(
+        cls, features: FeatureMap, activations: Sequence[str] | None = None, square: int | None = None
+    ) -> PictureMaps:
+        """The maps of a picture (some of them); ``square`` as in :meth:`over`."""
         names = list(activations) if activations is not None else list(features.activations)
-        return cls(tuple(features[name].float().cpu() for name in names), features.frame)
+        return cls.over([features[name] for name in names], features.frame, square)
+
+    def __add__(self, other: PictureMaps) -> PictureMaps:
+        """The maps of two extractors side by side, of one picture at one size."""
+        return PictureMaps(self.maps + other.maps)
 
     @property
     def channels(self) -> int:
-        return self.maps[0].shape[0] if self.summed else sum(m.shape[0] for m in self.maps)
+        return self.maps[0].values.shape[0] if self.summed else sum(m.values.shape[0] for m in self.maps)
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of the picture."""
-        return self.frame.original[1], self.frame.original[0]
-
-    def axes(self, grid: tuple[int, int]) -> tuple[Axis, Axis]:
-        """Where the rows and columns of the picture read a grid over the model image."""
-        return Lattice("original").axes(self.frame, grid)
+        """(height, width) that the maps are read at."""
+        return len(self.maps[0].rows), len(self.maps[0].columns)
 
     def project(self, weight: Float[Tensor, "k c"]) -> PictureMaps:
         """A linear map of the channels, on the native grids."""
-        parts = weight.split([m.shape[0] for m in self.maps], dim=1)
-        maps = tuple(torch.einsum("kc,chw->khw", w, m) for w, m in zip(parts, self.maps, strict=True))
-        return PictureMaps(maps, self.frame, summed=True)
+        parts = weight.split([m.values.shape[0] for m in self.maps], dim=1)
+        maps = (
+            replace(m, values=torch.einsum("kc,chw->khw", w, m.values)) for w, m in zip(parts, self.maps, strict=True)
+        )
+        return PictureMaps(tuple(maps), summed=True)
 
     def rows(self, start: int, stop: int) -> Float[Tensor, "k rows width"]:
-        """Rows of the picture at its own resolution; only for projections."""
-        parts = []
-        for values in self.maps:
-            rows, columns = self.axes((values.shape[1], values.shape[2]))
-            parts.append(columns.apply(rows.part(start, stop).apply(values, 1), 2))
-        return reduce(add, parts)
+        """Rows of the picture; only for projections."""
+        return reduce(add, (m.read(start, stop) for m in self.maps))
+
+
+def _repeated(axis: Axis, cells: int) -> Axis:
+    """How positions that read an enlargement by nearest neighbour read the row of ``cells`` that was enlarged."""
+    cell = torch.from_numpy(nearest_cells(axis.cells, cells, "pytorch"))
+    return Axis(cell[axis.low], cell[axis.high], axis.weight, cells)
 
 
 class TrainingPixels:
@@ -134,14 +179,12 @@ class _Table:
 
     def __init__(self, pictures: Sequence[PictureMaps], position: int) -> None:
         maps = [p.maps[position] for p in pictures]
-        self.channels = maps[0].shape[0]
-        h, w = max(m.shape[1] for m in maps), max(m.shape[2] for m in maps)
-        self._values = torch.zeros(len(maps), h, w, self.channels)
-        for k, values in enumerate(maps):
-            self._values[k, : values.shape[1], : values.shape[2]] = values.permute(1, 2, 0)
-        axes = [p.axes((m.shape[1], m.shape[2])) for p, m in zip(pictures, maps, strict=True)]
-        self._rows = _padded([a[0] for a in axes])
-        self._columns = _padded([a[1] for a in axes])
+        self.channels = maps[0].values.shape[0]
+        self._values = torch.zeros(len(maps), *(max(m.values.shape[d] for m in maps) for d in (1, 2)), self.channels)
+        for k, m in enumerate(maps):
+            self._values[k, : m.values.shape[1], : m.values.shape[2]] = m.values.permute(1, 2, 0)
+        self._rows = _padded([m.rows for m in maps])
+        self._columns = _padded([m.columns for m in maps])
 
     def read(self, picture: Tensor, y: Tensor, x: Tensor) -> Tensor:
         y0, y1, f = (t[picture, y] for t in self._rows)

@@ -38,6 +38,7 @@ class Examples:
         seed: Of the order; each pass over the pairs has its own. The first is that of the reference for its seed 0.
         flip: Share of examples in which both pictures are mirrored.
         mirrored: Path of the mirrored copy of each picture, for ``flip``.
+        points: Whether pairs without points are left out.
 
     Raises:
         DatasetError: If no pair has points to learn from.
@@ -50,8 +51,9 @@ class Examples:
         seed: int,
         flip: float = 0.0,
         mirrored: Mapping[Path, Path] | None = None,
+        points: bool = True,
     ) -> None:
-        self.pairs = usable_pairs(pairs)
+        self.pairs = usable_pairs(pairs, points)
         self._source, self._seed, self._flip, self._mirrored = source, seed, flip, mirrored or {}
         self._orders: dict[int, np.ndarray] = {}
 
@@ -64,20 +66,23 @@ class Examples:
         flip = self._flip > 0 and bool(np.random.default_rng((self._seed, number)).random() < self._flip)
         paths = [self._mirrored[p] if flip else p for p in (pair.source, pair.target)]
         maps = (self._source.maps(paths[0]), self._source.maps(paths[1]))
-        one, other = (torch.tensor(p, dtype=torch.float64) for p in (pair.source_points, pair.target_points))
+        both = pair.source_points, pair.target_points
+        one, other = (torch.tensor(p, dtype=torch.float64).view(-1, 2) for p in both)
         if flip:
             one, other = (mirrored_points(p, m.frame.original[0]) for p, m in zip((one, other), maps, strict=True))
         return Example(pair.name + (" mirrored" if flip else ""), maps, (one, other))
 
 
-def usable_pairs(pairs: PairDataset) -> list[PointPair]:
-    """The pairs with points to learn from.
+def usable_pairs(pairs: PairDataset, points: bool = True) -> list[PointPair]:
+    """The pairs with points to learn from; all whose points are numbers, without ``points``.
 
     Raises:
         DatasetError: There is none.
     """
     usable = [
-        pair for pair in pairs if pair.source_points and np.isfinite([*pair.source_points, *pair.target_points]).all()
+        pair
+        for pair in pairs
+        if (pair.source_points or not points) and np.isfinite([*pair.source_points, *pair.target_points]).all()
     ]
     if not usable:
         raise DatasetError(

@@ -11,15 +11,16 @@ from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
+from diffeat.features import Spec
 from diffeat.files import new_folder
-from diffeat.geometry import FrameSpec
 from diffeat.progress import Progress, silent
+from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.protocol import Protocol
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
 from diffeat.training.hyperfeatures.recipes import results_in, write_recipe
 from diffeat.training.hyperfeatures.score import score_network
-from diffeat.training.hyperfeatures.train import Trained, TrainSettings, new_network, train_network
+from diffeat.training.hyperfeatures.train import PairLoss, Trained, TrainSettings, new_network, train_network
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ class TrainingData:
     protocol: Protocol | None = None
     prompts: PromptPolicy = None
 
+    def texts(self, spec: Spec) -> PromptPolicy:
+        """The texts to give a recipe: those asked for, else what the protocol tells the model."""
+        return self.prompts if self.protocol is None else self.protocol.prompts(self.prompts, spec)
+
 
 @dataclass(frozen=True)
 class Storage:
@@ -76,7 +81,8 @@ def train_hyperfeatures(
     start: AggregationNetwork | None = None,
     storage: Storage | None = None,
     progress: Progress = silent,
-    on_validation: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[int, PckResult], None] | None = None,
+    loss: PairLoss | None = None,
     force: bool = False,
 ) -> Outcome:
     """Train an aggregation network on pairs with common points; an earlier run in ``out`` is gone on with.
@@ -86,6 +92,7 @@ def train_hyperfeatures(
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
         storage: Where features rest; float32 in ``out`` by default.
+        loss: A loss of one's own in place of the paper's; pairs then need no points.
         force: Whether the recipe and weights of a training that ended there may be replaced.
 
     Raises:
@@ -95,14 +102,14 @@ def train_hyperfeatures(
         NonFiniteError: The loss became NaN.
     """
     new_folder(out, results_in(out), force=force)
-    usable_pairs(data.pairs)  # an empty set is reported before anything is extracted
+    usable_pairs(data.pairs, points=loss is None)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
     with prepare(
         extractor,
         [pairs] if held_out is None else [pairs, held_out],
         storage.folder or out,
-        prompts=data.prompts,
+        prompts=data.texts(extractor.recipe),
         mirror=pairs if settings.flip > 0 else None,
         dtype=storage.dtype,
         limit=storage.limit,
@@ -111,11 +118,11 @@ def train_hyperfeatures(
         config = network_config(extractor, ready.channels, settings.projection, settings.bottleneck)
         network = new_network(config, settings.seed) if start is None else _checked(start, config)
         network.to(extractor.backbone.device)
-        examples = Examples(pairs, ready.source, settings.seed, settings.flip, ready.mirrored)
+        examples = Examples(pairs, ready.source, settings.seed, settings.flip, ready.mirrored, points=loss is None)
         validate = None
         if held_out is not None and protocol is not None:
-            validate = lambda n: score_network(held_out, n, ready.source, protocol, settings.grid).value  # noqa: E731
-        trained = train_network(network, examples, settings, out, validate, progress, on_validation)
+            validate = lambda n: score_network(held_out, n, ready.source, protocol, settings.grid)  # noqa: E731
+        trained = train_network(network, examples, settings, out, validate, progress, on_validation, loss)
     base = extractor.recipe
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
     path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True)
@@ -129,7 +136,7 @@ def training_recipe(recipe: Reading, size: int | None = None) -> Reading:
         return recipe
     frame = recipe.frame
     if frame.mode == "keep":
-        return recipe.replace(frame=FrameSpec("keep", longer=size, multiple=frame.multiple, filter=frame.filter))
+        return recipe.replace(frame=replace(frame, shorter=None, longer=size))
     return recipe.replace(frame=replace(frame, size=(size, size)))
 
 

@@ -2,6 +2,7 @@
 
 The paper's training: AdamW at 1e-3 without decay, one pair per step, 5,000 steps. Beyond the paper, each off by
 default: mirrored pairs, the dense position loss (:mod:`diffeat.training.hyperfeatures.loss`), several pairs per step. A
+loss of one's own may take the place of the paper's (:data:`PairLoss`). A
 run that was stopped goes on with the same command and ends in the same weights (:mod:`diffeat.training.loop`).
 """
 
@@ -18,6 +19,7 @@ from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
 from diffeat.progress import Progress, silent
+from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.lattice import Convention
 from diffeat.training.hyperfeatures.examples import Example, Examples, points_in_cells
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells, position_loss
@@ -25,8 +27,29 @@ from diffeat.training.loop import Loop, Schedule
 
 WEIGHTS = "weights"
 
-#: Gives PCK of a network in percent.
-Validate = Callable[[AggregationNetwork], float]
+#: Gives PCK of a network.
+Validate = Callable[[AggregationNetwork], PckResult]
+
+
+@dataclass(frozen=True)
+class DescribedPair:
+    """A pair of pictures with the descriptors that a network gives it now.
+
+    Attributes:
+        source: ``(d, h, w)``, attached to the network's weights.
+        target: Likewise; its grid may differ.
+        points: Common points (n, 2) in cells (x, y) of source and target; n may be 0 where a loss needs none.
+        example: Name, maps and points in original pixels.
+    """
+
+    source: Tensor
+    target: Tensor
+    points: tuple[Tensor, Tensor]
+    example: Example
+
+
+#: A loss of one's own: a number to be made small, of a described pair.
+PairLoss = Callable[[DescribedPair], Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class Trained:
     network: AggregationNetwork = field(repr=False)
     folder: Path
     step: int
-    validation: float | None
+    validation: PckResult | None
     seconds: float
 
 
@@ -95,14 +118,16 @@ def new_network(config: AggregationConfig, seed: int) -> AggregationNetwork:
 
 
 def pair_loss(
-    network: AggregationNetwork, example: Example, settings: TrainSettings
+    network: AggregationNetwork, example: Example, settings: TrainSettings, own: PairLoss | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of one pair, and its parts by name."""
+    """The loss of one pair, and its parts by name; by a loss of one's own if one is given."""
     source, target = _descriptors(network, example, settings.grid)
     points = []
     for values, maps, described in zip(example.points, example.maps, (source, target), strict=True):
         cells = points_in_cells(values, maps.frame, _grid(described), settings.convention)
         points.append(cells.to(source.device))
+    if own is not None:
+        return own(DescribedPair(source, target, (points[0], points[1]), example)), {}
     cells = [nearest_cells(p, _grid(d)) for p, d in zip(points, (source, target), strict=True)]
     parts = {"keypoint": keypoint_loss(source, target, cells[0], cells[1])}
     if not settings.dense:
@@ -118,7 +143,8 @@ def train_network(
     folder: Path,
     validate: Validate | None = None,
     progress: Progress = silent,
-    on_validation: Callable[[int, float], None] | None = None,
+    on_validation: Callable[[int, PckResult], None] | None = None,
+    own: PairLoss | None = None,
 ) -> Trained:
     """Train a network, or go on where an earlier run of the same settings stopped.
 
@@ -126,6 +152,7 @@ def train_network(
         network: On the device to train on.
         folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
+        own: In place of the paper's loss; its module and name must stay the same for a training to be gone on with.
 
     Raises:
         InvalidValueError: The folder holds a training of other settings (says which).
@@ -134,6 +161,8 @@ def train_network(
     """
     weights, count = folder / WEIGHTS, settings.pairs
     how = {name: value for name, value in asdict(settings).items() if name != "steps"}
+    if own is not None:
+        how["loss"] = f"{own.__module__}.{getattr(own, '__qualname__', type(own).__qualname__)}"
     loop = Loop(
         folder,
         Schedule(settings.steps, settings.validate_every),
@@ -148,7 +177,7 @@ def train_network(
         sums: dict[str, float] = {}
         names = []
         for example in (examples[k] for k in range(number * count, (number + 1) * count)):
-            loss, parts = pair_loss(network, example, settings)
+            loss, parts = pair_loss(network, example, settings, own)
             if not torch.isfinite(loss):
                 cause = _why_not_finite(example, settings.lr)
                 last = f" The weights of step {loop.best[0]} stay in {weights}." if loop.best else ""
@@ -161,16 +190,25 @@ def train_network(
             names.append(example.name)
         return {"pair": " ".join(names), **sums}
 
+    results: dict[int, PckResult] = {}
+
+    def measured(validate: Validate) -> float:
+        results[loop.step] = validate(network)
+        return results[loop.step].value
+
     network.train()
     loop.run(
         gradients,
         keep=lambda: save_aggregation(network, weights),
-        validate=None if validate is None else lambda: validate(network),
-        on_validation=on_validation,
+        validate=None if validate is None else lambda: measured(validate),
+        on_validation=None if on_validation is None else lambda step, _: on_validation(step, results[step]),
         progress=progress,
     )
-    step, value = loop.best or (loop.step, None)
-    return Trained(load_aggregation(weights), weights, step, value, loop.seconds)
+    step, best = loop.best[0] if loop.best else loop.step, load_aggregation(weights)
+    result = results.get(step)
+    if result is None and validate is not None:  # an earlier run measured it
+        result = validate(best.to(network.mixing_weights.device))
+    return Trained(best, weights, step, result, loop.seconds)
 
 
 def _why_not_finite(example: Example, rate: float) -> str:

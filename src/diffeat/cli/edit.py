@@ -1,0 +1,49 @@
+"""``diffeat edit``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from diffeat.cli.command import given
+from diffeat.cli.options import Force, pictures_of
+from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.files import PICTURES, new_file, write_picture
+
+
+def edit(
+    ctx: typer.Context,
+    source: Annotated[Path, Argument(help="Picture that was edited.")],
+    layer: Annotated[Path, Argument(help="The edit alone: a PNG of that picture's size, transparent elsewhere.")],
+    target: Annotated[Path, Argument(help="Picture to carry it to.")],
+    out: Annotated[Path, Option("--out", "-o", help="Picture to write.")] = Path("edited.png"),
+    everywhere: Annotated[
+        bool, Option("--everywhere", help="Match the whole picture, not only below the edit.")
+    ] = False,
+    force: Force = False,
+) -> None:
+    """Carry an edit from one picture to another of the same kind of thing: match, fit a homography, warp.
+
+    Needs OpenCV: pip install 'diffeat[opencv]'.
+
+    Example:
+        diffeat edit cat.png whiskers.png other-cat.png --recipe dift-sd21 --out edited.png
+    """
+    from diffeat.geometry import open_image
+    from diffeat.geometry.images import open_stored
+    from diffeat.tasks.homography import propagate_edit
+    from diffeat.tasks.homography.estimate import opencv
+
+    opencv()
+    new_file(out, PICTURES, force=force)
+    pictures_of([source, layer, target])
+    painted = open_stored(layer)
+    features = load(ctx, recipe_of(ctx))
+    prompt = given(ctx).get("prompt")
+    one, other = (next(features.stream([path], prompt)) for path in (source, target))
+    result = propagate_edit(one, other, painted, everywhere=everywhere)
+    typer.echo(f"{int(result.agree.sum())} of {len(result.matches)} matches agree with the homography.")
+    typer.echo(f"Picture: {write_picture(result.on(open_image(target)), out, force=force)}", err=True)
