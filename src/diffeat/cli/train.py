@@ -166,7 +166,7 @@ def convolution(
 
     Example:
         diffeat toyworld write toy --pairs 2
-        diffeat train convolution toyworld --root toy -r tiny-unet --steps 20 --limit 20 --out run
+        diffeat train convolution toyworld --root toy -r tiny-unet --steps 20 --limit 10 --validation-limit 10 --out run
         diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
     from diffeat.progress import bar
