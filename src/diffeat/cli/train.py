@@ -117,7 +117,7 @@ def hyperfeatures(
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
         + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
-    facts.append(f"features computed in {extractor.precision}, stored in {store_dtype}")
+    facts += [*data.pairs.notes, f"features computed in {extractor.precision}, stored in {store_dtype}"]
     if trained.validation is not None:
         facts += [
             f"best at step {trained.step}: validation {trained.validation.headline}",
