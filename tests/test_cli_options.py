@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from diffeat.cli.main import app
 from diffeat.cli.recipe_options import reads, recipe_of
-from diffeat.errors import DiffeatError
+from diffeat.errors import DiffeatError, InvalidValueError
 from diffeat.extraction import Joined, Reading, Recipe, preset_names
 from diffeat.storage import FeatureStore
 
@@ -257,3 +257,21 @@ def test_help_is_light() -> None:
     light = sorted(set(COMMANDS) - {"eval", "propagate"})  # these list options of tasks, which compute
     done = subprocess.run([sys.executable, "-c", code, *light], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_layer_and_size_of_a_vision_transformer_are_named_with_it() -> None:
+    one = recipe("-r", "vision:facebook/dinov2-base,layer=11,size=518,mode=pad")
+    assert (one.model, one.layer, one.size, one.mode) == ("facebook/dinov2-base", 11, 518, "pad")
+    assert one.name == "dinov2-base,layer=11,size=518,mode=pad"
+    assert (
+        one.hash
+        == recipe(
+            "-r", "vision:facebook/dinov2-base", "--set", "layer=11", "--set", "size=518", "--set", "mode=pad"
+        ).hash
+    )
+    joined = recipe("-r", "tiny-dift", "-r", "vision:m,layer=-2,size=224")
+    assert (joined.parts[1].layer, joined.parts[1].size) == (-2, 224)  # the other part keeps its own
+    assert Recipe.load("tiny-dift + vision:m,layer=-2,size=224").hash == joined.hash
+    for wrong, reason in (("lyer=3", "'layer'"), ("layer=x", "layer"), ("size=0", "size"), ("layer", "layer")):
+        with pytest.raises(InvalidValueError, match=reason):
+            Recipe.load(f"vision:m,{wrong}")

@@ -79,9 +79,7 @@ def test_eval_writes_a_report_and_goes_on_with_its_features(recipe: str, tmp_pat
 
 
 def test_toyworld_write(tmp_path: Path) -> None:
-    done = run(
-        "toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--pictures", "2", "2", "3", "--pairs", "4"
-    )
+    done = run("toyworld", "write", str(tmp_path / "toy"), "--class", "horse", "--images", "2,2,3", "--pairs", "4")
     assert done.exit_code == 0
     listed = (tmp_path / "toy" / "Layout" / "large" / "test.txt").read_text().split()
     assert f"test: {len(listed)} pairs" in done.stdout
@@ -106,9 +104,11 @@ def test_points_and_policies(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (
-            "toyworld-parts --protocol nonsense --flip --joint-pca 3 --split trn --limit 1",
-            "--flip, --joint-pca, --protocol belong to pairs, but toyworld-parts holds label maps.",
+            "toyworld-parts --average nonsense --flip --joint-pca 3 --split trn --limit 1",
+            "--average, --flip, --joint-pca belong to pairs, but toyworld-parts holds label maps.",
         ),
+        ("toyworld-parts --protocol spair", "protocol: Input should be 'native' or 'gdf' (got 'spair')"),
+        ("davis --protocol gdf", "--protocol belongs to pairs and label maps, but davis holds videos."),
         ("toyworld --classifier linear", "--classifier belongs to label maps, but toyworld holds pairs."),
         ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
         ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),

@@ -24,7 +24,7 @@ def convert(
 
     Example:
         diffeat convert 256x256_diffusion_uncond.pt --out adm
-        diffeat extract photos --recipe dift-adm --model adm
+        diffeat extract photos --recipe dift-adm --model adm --out features
     """
     from diffeat.backbones.guided_diffusion import convert_guided_diffusion
 

@@ -18,6 +18,7 @@ from typer.core import TyperGroup
 
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
+from diffeat.cli.ap10k_pairs import ap10k_pairs
 from diffeat.cli.bench import bench
 from diffeat.cli.command import Command
 from diffeat.cli.convert import convert
@@ -97,6 +98,7 @@ for panel, name, command, cls in (
     (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",))),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
+    (_KNOW, "ap10k-pairs", ap10k_pairs, Command),
     (_KNOW, "convert", convert, Command),
     (_KNOW, "samples", samples, Command),
     (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),

@@ -31,7 +31,7 @@ CHANGES = frozenset({"model", "activation", "timestep", "seed", "size", "set", "
 _RECIPE = partial(option, panel="Recipe")
 _COMPUTING = partial(option, panel="Computing")
 _OPTIONS = {
-    "recipe": _RECIPE(list[str], "Preset (see `diffeat recipes`), YAML file or vision:MODEL.", "-r"),
+    "recipe": _RECIPE(list[str], "Preset (see `diffeat recipes`), YAML file or vision:MODEL[,layer=L][,size=S].", "-r"),
     "weight": _RECIPE(list[float], "How much each of several recipes counts; equal by default."),
     "set": _RECIPE(list[str], "Change a field, e.g. trajectory.draws=2; repeatable.", metavar="FIELD=VALUE"),
     "model": _RECIPE(str, "Model: alias, hub id or local pipeline folder.", "-m"),

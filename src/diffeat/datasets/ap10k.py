@@ -2,7 +2,9 @@
 
 ``PairAnnotation/<split>/*:<category>.json`` names two files of ``ImageAnnotation/<family>/<species>/``, each with 17
 keypoints (x, y, visibility) and a box (left, top, width, height); pictures lie likewise under ``JPEGImages``.
-A point counts where it is labelled in both pictures.
+A point counts where it is labelled in both pictures. A pair's category is the species, of the cross-species splits the
+family, and ``all`` across families; what each picture shows is always its own species. Lists of pairs are drawn by
+:mod:`diffeat.datasets.ap10k_pairs`.
 """
 
 from __future__ import annotations
@@ -88,6 +90,7 @@ def _pair(file: Path, source: Path, target: Path, one: dict[str, Any], other: di
         source_size=_size(one),
         target_size=_size(other),
         keypoints=tuple(str(i) for i in both),
+        shows=(source.parent.name, target.parent.name),
     )
 
 
@@ -111,4 +114,4 @@ def _size(data: dict[str, Any]) -> tuple[int, int] | None:
     return (int(data["width"]), int(data["height"])) if "width" in data and "height" in data else None
 
 
-CARD = DatasetCard("ap10k", "pairs", read_ap10k, ("train", *SPLITS[1:]), protocol="ap10k-intra-species", page=PAGE)
+CARD = DatasetCard("ap10k", "pairs", read_ap10k, ("train", *SPLITS[1:]), protocol="ap10k", page=PAGE)

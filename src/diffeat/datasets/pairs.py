@@ -32,6 +32,7 @@ class PointPair:
         source_points: (x, y) pixel indices, in the order of ``target_points``.
         target_points: Likewise; may lie slightly outside, as some annotations do.
         category: ``""`` where there are none.
+        shows: What source and target show, where that is not the pair's category: pairs across species.
         source_box: (left, top, right, bottom) of the object.
         target_box: Likewise.
         source_size: (width, height) of the picture as annotated, where the dataset says.
@@ -51,6 +52,7 @@ class PointPair:
     source_size: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
     keypoints: tuple[str, ...] = ()
+    shows: tuple[str, str] | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -36,8 +36,8 @@ def picture_texts(dataset: PairDataset, policy: PromptPolicy, template: str = "{
     texts: dict[Path, str | None] = {}
     named: dict[str, Path] = {}
     for pair in dataset:
-        for path in (pair.source, pair.target):
-            text = text_of(path, pair.category, policy, template, named)
+        for path, shown_there in zip((pair.source, pair.target), pair.shows or (pair.category,) * 2, strict=True):
+            text = text_of(path, shown_there, policy, template, named)
             if texts.setdefault(path, text) != text:
                 raise InvalidValueError(
                     f"{path} belongs to pairs of two categories and would get two texts ({texts[path]!r} and "

@@ -193,7 +193,7 @@ def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None
 
 
 def _written(name: str) -> Recipe | None:
-    """``vision:MODEL``, ``baseline:NAME`` and ``a + b``."""
+    """``vision:MODEL,layer=11,size=518``, ``baseline:NAME`` and ``a + b``."""
     kind, _, rest = name.partition(":")
     if _PLUS in name and not os.path.exists(name):
         names = name.split(_PLUS)
@@ -201,7 +201,9 @@ def _written(name: str) -> Recipe | None:
             raise InvalidValueError(f"{len(names)} recipes are joined; {MOST_PARTS} is the most.")
         return join_recipes([Recipe.load(part.strip()) for part in names])
     if kind == "vision" and rest:
-        return Vision(model=rest)
+        model, *settings = [rest] if os.path.exists(rest) else rest.split(",")
+        fields = dict(setting.partition("=")[::2] for setting in settings)
+        return Vision.from_dict({"name": Path(rest).name, "model": model, **fields}, f"recipe {shown(name)}")
     if kind == "baseline" and rest:
         if rest not in _BASELINES:
             raise UnknownNameError(f"There is no baseline {shown(rest)}. {did_you_mean(rest, _BASELINES)}")

@@ -95,9 +95,9 @@ class Recipe(Part, frozen=True):
         """A recipe by what a user writes for it.
 
         Args:
-            name: A preset, the path of a YAML file or of a layer file of Generic Diffusion Feature, ``vision:MODEL``,
-                ``baseline:rgb``, ``baseline:daisy``, several of these joined by `` + `` (with equal weights), or a
-                recipe as it is.
+            name: A preset, the path of a YAML file or of a layer file of Generic Diffusion Feature, ``vision:MODEL``
+                (or ``vision:MODEL,layer=11,size=518``), ``baseline:rgb``, ``baseline:daisy``, several of these joined
+                by `` + `` (with equal weights), or a recipe as it is.
             allow_code: Import functions that the file names (``module:function``); their modules are run.
 
         Raises:
@@ -193,8 +193,9 @@ class Recipe(Part, frozen=True):
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers, as plain JSON data."""
-        fields = self.model_dump(mode="json", exclude_defaults=True, exclude=_TOLD)
-        return {"version": VERSION, "kind": self.kind, **fields}
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        changing = {name: value for name, value in fields.items() if name not in _TOLD}
+        return {"version": VERSION, "kind": self.kind, **changing}
 
     @property
     def hash(self) -> str:
@@ -203,7 +204,7 @@ class Recipe(Part, frozen=True):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         """Names of the maps of a picture where they are several, as far as the recipe tells: a glob stands for one."""
         return ()
 

@@ -224,12 +224,9 @@ _PRESETS = (
         source="Generic Diffusion Feature, arXiv:2410.03558, box threshold, per point",
     ),
     Protocol("ditf", average="point", source="DiTF, arXiv:2505.18584, per point"),
-    *(
-        _GEOAWARE.replace(
-            name=f"ap10k-{kind}",
-            source=f"AP-10K correspondence of GeoAware-SC, arXiv:2311.17034, {kind.replace('-', ' ')}",
-        )
-        for kind in ("intra-species", "cross-species", "cross-family")
+    _GEOAWARE.replace(name="ap10k", source="AP-10K pairs of GeoAware-SC, arXiv:2311.17034; the split says which"),
+    _GEOAWARE.replace(
+        name="ap10k-argmax", matching=Matching(), source="as ap10k, by the most similar pixel, as DIFT and DiTF match"
     ),
     Protocol("pf-pascal", alphas=(0.05, 0.1, 0.15), reference="image", headline=1, source=_PF_PASCAL),
     Protocol("geometry", alphas=(1, 2, 4, 8, 16), reference="pixels", average="point", source=_GEOMETRY),
