@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld.quadrupeds import SPECIES
 from diffeat.datasets.toyworld_labels import read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor, Recipe, Views
+from diffeat.features import Picture
 from diffeat.progress import bar
 from diffeat.report.page import Page
 from diffeat.studies.selection.score import Score
@@ -37,6 +38,7 @@ from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.segmentation import Confusion
 from diffeat.tasks.segmentation.evaluate import SegmentationOptions, evaluate_segmentation
 from diffeat.techniques import ControlNet, LoRA
+from diffeat.training import amalgamation
 from diffeat.training.amalgamated import PUBLISHED
 from diffeat.training.amalgamation import train_on_labels, train_on_pairs
 
@@ -54,11 +56,11 @@ MEASURES = {
 }
 
 
-def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Recipe]:
+def view_sets(base: Recipe, controlnet: Path, lora_file: Path, side: int) -> dict[str, Recipe]:
     """Four denoiser calls a picture (ControlNets not counted), spent in different ways."""
     control = ControlNet(model=str(controlnet)).model_dump()
     lora = LoRA(path=str(lora_file)).model_dump()
-    mean = {"kind": "mean", "grid": [32, 32]}
+    mean = {"kind": "mean", "grid": [side, side]}
     used = [
         {"name": "plain"},
         {"name": "controlnet", "techniques": [control]},
@@ -67,7 +69,7 @@ def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Reci
     ]
     draws = [{"name": f"draw {s}", "seed": s} for s in range(4)]
     times = [{"name": f"t = {t}", "timesteps": [t]} for t in (T // 2, T, 2 * T, 3 * T)]
-    single = base.replace(fuse={"kind": "concat", "grid": [32, 32]})
+    single = base.replace(fuse={"kind": "concat", "grid": [side, side]})
     return {
         "one call": single,
         "4 draws, mean": base.replace(views=draws, fuse=mean),
@@ -76,13 +78,31 @@ def view_sets(base: Recipe, controlnet: Path, lora_file: Path) -> dict[str, Reci
     }
 
 
+class Read:
+    """Views of pictures, each read once whatever is made of them."""
+
+    def __init__(self, views: Views) -> None:
+        self._views, self._read = views, dict[str, Any]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._views, name)
+
+    def read(self, pictures: Sequence[Picture]) -> Iterator[Any]:
+        """Of pictures of one group."""
+        new = [p for p in pictures if p.key not in self._read]
+        self._read.update(zip([p.key for p in new], self._views.read(new) if new else (), strict=True))
+        return iter([self._read[p.key] for p in pictures])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=Path, default=Path("gate-toyworld"))
     parser.add_argument("--out", type=Path, default=Path("views-toyworld"))
     parser.add_argument("--model", default="tiny-unet")
     parser.add_argument("--steps", type=int, default=400, help="training steps of an amalgamation")
-    parser.add_argument("--small", action="store_true", help="animals alone, 4 pictures of each to train and 6 to test")
+    parser.add_argument(
+        "--small", action="store_true", help="animals alone, 4 pictures to train, 5 to test, half the grid"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
     loras = sorted((given.trained / "train-lora").glob("lora-*.safetensors"))
@@ -92,7 +112,12 @@ def main() -> None:
     root.mkdir(parents=True, exist_ok=True)
     if given.small:
         drawn = write_toyworld_pairs(
-            root / "toyworld", seed=BENCHMARK, size=SIZE, classes=tuple(SPECIES), images={"trn": 4, "val": 2, "test": 6}
+            root / "toyworld",
+            seed=BENCHMARK,
+            size=SIZE,
+            classes=tuple(SPECIES),
+            images={"trn": 4, "val": 2, "test": 5},
+            pairs=12,
         )
     else:
         drawn = draw_benchmark(root / "toyworld", False)
@@ -101,12 +126,22 @@ def main() -> None:
     learned, scored = (read_toyworld_parts(drawn, split).only(tuple(SPECIES)) for split in ("train", "test"))
     parts = learned, scored
     backbone = Backbone.from_pretrained(given.model, device=given.device)
-    sets = view_sets(base, given.trained / "train-control" / "controlnet", loras[-1])
+    sets = view_sets(base, given.trained / "train-control" / "controlnet", loras[-1], 16 if given.small else 32)
+    read = {name: Read(Extractor(recipe, backbone)._views) for name, recipe in sets.items()}
+    stacks = amalgamation._stacks
+    known: dict[Any, Any] = {}
+
+    def once(recipe: Any, backbone: Backbone, texts: Mapping[Path, Any], *how: Any) -> Any:
+        """The trainings of one recipe read its pictures once."""
+        key = (recipe.hash, tuple(texts.items()), how[0])
+        return known.get(key) or known.setdefault(key, stacks(recipe, backbone, texts, *how))
+
+    amalgamation._stacks = once
 
     shown: list[str] = []
     tables: dict[str, list[list[str]]] = {}
     for task, published in PUBLISHED.items():
-        ways, scores = dict(sets), {}
+        ways, scores = dict(sets), dict[str, Any]()
         for views in ("4 draws, mean", "4 technique views, mean"):
             for released in (False, True):
                 how = replace(published, convolve=False, steps=given.steps, sparsity=0 if released else 0.1)
@@ -116,12 +151,14 @@ def main() -> None:
                 found = learn(sets[views], backbone, data, how, progress=bar)
                 file = root / "weights" / f"{label}-{task}.safetensors".replace(" ", "-").replace(",", "")
                 ways[label] = found.recipe(sets[views], file)
+                read[label] = read[views]
                 shown.append(f"{task}, {label}: {found}")
                 print(shown[-1], flush=True)
         rows = tables[task] = []
         for name in sorted(ways, key=lambda n: n != BASELINE):
             extractor = Extractor(ways[name].replace(name=name), backbone)
-            rows.append(_scored(task, name, extractor, test, parts, scores, root / "features"))
+            extractor._views = read[name]  # pyright: ignore[reportAttributeAccessIssue]
+            rows.append(_scored(task, name, extractor, test, parts, scores))
             print(task, *rows[-1], flush=True)
 
     page = Page(
@@ -145,7 +182,6 @@ def _scored(
     test: PairDataset,
     parts: tuple[MaskDataset, MaskDataset],
     scores: dict[str, Any],
-    store: Path,
 ) -> list[str]:
     """A row; the baseline comes first, the others are compared with it."""
     if task == "correspondence":
@@ -154,7 +190,7 @@ def _scored(
         row = _row(name, score.value, score.intervals[PROTOCOL.alpha])
         less = None if name == BASELINE else difference(name, scores[name], scores[BASELINE])
         return row if less is None else [*row[:-1], f"{less.value:+.2f} [{less.low:+.2f}, {less.high:+.2f}]"]
-    found = evaluate_segmentation(parts, extractor, OPTIONS[task], store=store / extractor.recipe.hash, progress=bar)
+    found = evaluate_segmentation(parts, extractor, OPTIONS[task], progress=bar)
     one = scores[name] = _by_picture(found.splits[0].confusions, len(parts[0].classes))
     row, base = _row(name, one.value, one.interval()), scores[BASELINE]
     low, high = one.against(base)

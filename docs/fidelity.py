@@ -45,7 +45,7 @@ NUMBERS = {
     "fuse": "how maps become one",
     "grid": "that they are brought to",
     "scales": "guidance, strengths of techniques, weights",
-    "protocol": "how results are scored",
+    "protocol": "how results are scored: what the recipe suggests to a task, or else what is named",
 }
 NONE = "none"
 
@@ -121,7 +121,7 @@ def _view(view: ViewSpec) -> str:
 
 def _scales(recipe: Reading) -> str:
     techniques = [t for each in (recipe, *(recipe.views or ())) for t in each.techniques or ()]
-    scales = [f"{t.kind} {t.scale:g}" for t in techniques if hasattr(t, "scale")]
+    scales = [f"{t.kind} {scale:g}" for t in techniques if (scale := getattr(t, "scale", None)) is not None]
     scales += [f"{name.replace('_', ' ')} {value}" for name, value in recipe.conditioning.items()]
     scales += [f"shrink {recipe.shrink}"] if recipe.shrink else []
     if recipe.trajectory.guidance is not None:
@@ -135,7 +135,11 @@ def _refine(refine: Refine) -> str:
 
 
 def _weights(weights: Weights | None) -> str:
-    return f", weights {weights.file or weights.source}" if weights else ""
+    """By their name: those that lie beside a recipe's file are told with their folder."""
+    if weights is None:
+        return ""
+    path = Path(weights.file or weights.source)
+    return f", weights {path.name if path.is_absolute() else path.as_posix()}"
 
 
 def _fuse(fuse: Fuse | None) -> dict[str, str]:
@@ -297,7 +301,9 @@ def _rows(presets: dict[str, dict[str, Fact]]) -> Iterator[str]:
             if fact.absent:
                 continue
             who = "" if len(shared) == 1 else f"<br>{', '.join(f'`{name}`' for name in names)}"
-            mine = "same" if fact.equal else f"**{_cell(fact.ours)}**"
+            theirs = (fact.original or "").split("<br>")
+            lines = (line if line in theirs else f"**{line}**" for line in _cell(fact.ours).split("<br>"))
+            mine = "same" if fact.equal else "<br>".join(lines)
             why = " ".join(filter(None, (_cell(fact.why), _source(fact.source))))
             yield f"| {number}{who} | {_cell(fact.original)} | {mine} | {why} |"
 

@@ -209,6 +209,50 @@ def test_search_ends_with_what_helps_within_the_budget(toy: ExactPosterior) -> N
     assert nothing.chosen == BASE
 
 
+class SetScorer:
+    """Shifts as they are given, by label; the base has 1."""
+
+    def __init__(self, shifts: dict[str, np.ndarray]) -> None:
+        self.by_label, self.pictures, self.spent = shifts, 8, 0.0
+
+    def cost(self, combination: Combination) -> float:
+        return 1.0
+
+    def shifts(self, combination: Combination, pictures) -> np.ndarray:
+        return self.by_label.get(combination.label, np.ones(8))[list(pictures)]
+
+
+def test_a_search_says_what_it_found_out_where_nothing_helps() -> None:
+    little, unsure = LoRA(path="little"), LoRA(path="unsure")
+    spread = 0.9 + 0.5 * np.array([1, -1, 1, -1, 1, -1, 1, -1])
+    shifts = {little.label: np.full(8, 0.995), unsure.label: spread}
+    found = run_search(SetScorer(shifts), [Combination([little])], budget=99)
+    assert found.chosen == BASE
+    assert found.reason == "All that are left are harmless; the base is kept."
+    found = run_search(SetScorer(shifts), [Combination([little]), Combination([unsure])], budget=99)
+    assert found.reason == "It cannot be told whether lora unsure ×1 helps; the base is kept."
+
+
+def test_the_first_verdict_that_holds_is_given() -> None:
+    """A sure gain that is too small to matter is harmless, and so is a sure loss; a sure gain that matters helps."""
+    base = np.ones(30)
+    for shift, call in ((0.99, "harmless"), (1.01, "harmless"), (0.95, "helps"), (1.05, "hurts")):
+        assert judge(base, np.full(30, shift), margin=0.02).call == call
+    wide = 1 + 0.03 * np.random.default_rng(0).standard_normal(30)
+    assert judge(base, wide - 0.015, margin=0.02).call == "helps"
+    assert judge(base, wide - 0.005, margin=0.02).call == "harmless"
+
+
+def test_the_gain_by_laplacians_is_the_papers_score_with_the_base_as_anchor() -> None:
+    from diffeat.studies.content_shift.measures import feature_measure
+
+    measure = feature_measure("laplacian")
+    clean, base, better = noise(4, 6, 6), noise(4, 6, 6, seed=1), noise(4, 6, 6, seed=2) * 0.5
+    gain = judge([measure(base, clean)] * 2, [measure(better, clean)] * 2).gain
+    assert gain == pytest.approx(paper_laplacian(better, clean, base))
+    assert measure(-clean, clean) == measure(clean, clean) == 0
+
+
 def test_the_cheaper_of_equals_wins(toy: ExactPosterior) -> None:
     cheap, dear = LoRA(path="same"), ControlNet(model="same")
     scorer = ToyScorer(toy, {cheap.label: "edges", dear.label: "edges"})

@@ -104,9 +104,11 @@ def test_points_and_policies(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (
-            "toyworld-parts --protocol nonsense --flip --joint-pca 3 --split trn --limit 1",
-            "--flip, --joint-pca, --protocol belong to pairs, but toyworld-parts holds label maps.",
+            "toyworld-parts --average nonsense --flip --joint-pca 3 --split trn --limit 1",
+            "--average, --flip, --joint-pca belong to pairs, but toyworld-parts holds label maps.",
         ),
+        ("toyworld-parts --protocol spair", "protocol: Input should be 'native' or 'gdf' (got 'spair')"),
+        ("davis --protocol gdf", "--protocol belongs to pairs and label maps, but davis holds videos."),
         ("toyworld --classifier linear", "--classifier belongs to label maps, but toyworld holds pairs."),
         ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
         ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),

@@ -19,6 +19,7 @@ from diffeat.datasets.pairs import PointPair
 from diffeat.datasets.registry import DATASETS
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.evaluation import TaskOptions, bootstrap
+from diffeat.evaluation.features import Kept
 from diffeat.evaluation.intervals import resampled
 from diffeat.report.results import WRITERS, write_result
 from diffeat.tasks.classification import Classification
@@ -238,9 +239,9 @@ def test_label_maps_are_not_held_together(tmp_path: Path, monkeypatch: pytest.Mo
     alive: list[weakref.ref] = []
     most, read = 0, MaskSample.labels
 
-    def counted(sample: MaskSample, classes: int) -> np.ndarray:
+    def counted(sample: MaskSample, classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
         nonlocal most
-        labels = read(sample, classes)
+        labels = read(sample, classes, size)
         alive.append(weakref.ref(labels))
         most = max(most, sum(ref() is not None for ref in alive))
         return labels
@@ -252,3 +253,15 @@ def test_label_maps_are_not_held_together(tmp_path: Path, monkeypatch: pytest.Mo
     assert most <= 2
     page = write_result(result, tmp_path / "report")
     assert f"mIoU {result.value:.1f}" in page.read_text()
+
+
+def test_values_that_are_kept_ready_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffeat.evaluation.features.MOST_BYTES", 10)
+    kept: Kept[int, str] = Kept(3, len)
+    for key, value in enumerate(("aaa", "bbb", "cc", "ddd")):
+        assert kept.get_or_make(key, lambda value=value: value) == value
+    assert list(kept) == [1, 2, 3]  # as many as may be kept
+    kept.get_or_make(4, lambda: "e" * 6)
+    assert list(kept) == [3, 4]  # 9 bytes
+    kept.get_or_make(5, lambda: "f" * 20)
+    assert list(kept) == [4, 5]  # two at least

@@ -132,6 +132,10 @@ def test_a_fact_is_equal_published_or_ours(fidelity: Any) -> None:
     assert fidelity._fact({"is": "stabilityai/stable-diffusion-2-1"}, "sd21, weights a.pt").state == "differs"
 
 
+def test_nothing_of_the_machine_is_on_the_page(fidelity: Any) -> None:
+    assert str(DOCS.parent) not in fidelity.page()
+
+
 def test_tables_are_whole(fidelity: Any) -> None:
     rows = [line for line in fidelity.page().splitlines() if line.startswith("|")]
     assert {len(re.split(r"(?<!\\)\|", line)) for line in rows} == {4, 6}  # two or four columns

@@ -16,7 +16,8 @@ from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.report.gate import write_gate_report, write_search_report
 from diffeat.studies.content_shift import GateSettings, ShiftMeter, gate, search
 from diffeat.studies.content_shift.examples import examples_of
-from diffeat.techniques import Combination, ControlNet, Guidance, LoRA, Prompt
+from diffeat.studies.content_shift.gating import without_effect
+from diffeat.techniques import Combination, ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
 from diffeat.techniques.parse import parse_combination
 from support.techniques import backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 
@@ -75,6 +76,26 @@ def test_a_picture_alone_and_in_a_batch_and_its_estimate_by_hand(backbone: Any) 
     assert together["operating", "pixel"][1, 1] == pytest.approx(pixel_shift(found, pixels), rel=1e-4)
 
 
+def test_guidance_without_a_text_is_said_to_do_nothing(backbone: Any) -> None:
+    told = Combination([Guidance(scale=4), Prompt(text="a dog")])
+    captions = Combination([Guidance(scale=4), Prompt(captions={"a": "a dog"})])
+    negative = Combination([Guidance(scale=4, negative="blurry")])
+    for text, silent in (("", [told, captions, negative]), ("blurry", [told, captions, Combination([Guidance()])])):
+        assert without_effect(silent, text) == []
+    assert "does nothing here: pictures have the text ''" in without_effect([Combination([Guidance()])], "")[0]
+    assert "'blurry'" in without_effect([negative], "blurry")[0]
+    pictures = [picture(i) for i in range(2)]
+    settings = GateSettings(steps=1, seeds=1, measures=("pixel",), feature_measures=("laplacian",), controls=False)
+    result = gate(backbone, pictures, {"guidance": Guidance(scale=4)}, recipe(prompt=""), settings)
+    assert [warning.split()[0] for warning in result.warnings] == ["guidance", "The"]
+    assert "rotated channels" in result.warnings[1]
+    for at, shifts in result.shifts["base"].items():
+        assert np.allclose(result.shifts["guidance"][at], shifts, rtol=1e-4)
+    found = search(backbone, pictures, [Combination([Guidance(), DenoiseFrom(start=300, steps=1)])], recipe(prompt=""),
+                   budget=9, settings=settings)  # fmt: skip
+    assert "does nothing here" in str(found)
+
+
 def test_search_ends_in_a_recipe(backbone: Any, files: Any, tmp_path: Path) -> None:
     found = search(
         backbone, [picture(i) for i in range(4)], [LoRA(path=str(files / "lora.safetensors")), Prompt(text="a dog")],
@@ -124,13 +145,27 @@ def test_the_command(backbone: Any, tmp_path: Path) -> None:
     for i in range(2):
         picture(i).save(tmp_path / "photos" / f"{i}.png")
     asked = ["gate", str(tmp_path / "photos"), "-r", str(tmp_path / "recipe.yaml"), "-x", "prompt:a dog"]
-    small = ["--steps", "1", "--seeds", "1", "--measure", "pixel", "-o", str(tmp_path / "out")]
+    small = [
+        "--steps",
+        "1",
+        "--seeds",
+        "1",
+        "--measure",
+        "pixel",
+        "--measure",
+        "laplacian",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     run = CliRunner().invoke(app, [*asked, *small, "--no-controls"], catch_exceptions=False, env={"COLUMNS": "160"})
     assert "prompt:a dog" in run.output
     assert (tmp_path / "out" / "gate.html").is_file()
+    assert "features (laplacian)" in run.output
     run = CliRunner().invoke(app, [*asked, *small, "--search", "9"], catch_exceptions=False)
     assert "Chosen:" in run.output
     assert (tmp_path / "out" / "recipe.yaml").is_file()
+    run = CliRunner().invoke(app, [*asked, "--measure", "laplacain"])
+    assert "Did you mean 'laplacian'" in str(run.exception)
 
 
 def test_the_command_teaches() -> None:

@@ -96,6 +96,21 @@ def test_cells_are_repeated_as_pytorch_does(cells: int, count: int) -> None:
     assert (nearest_cells(count, cells, "pytorch") == F.interpolate(row, size=count)[0, 0].numpy()).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_frames_look_labels_up_as_pillow_resizes(cells: int, count: int) -> None:
+    """But where a centre falls on the edge of two cells, which Pillow's sums may round either way."""
+    row = np.arange(cells, dtype=np.int32)[None]
+    pillow = np.asarray(Image.fromarray(row).resize((count, 1), Image.Resampling.NEAREST))[0]
+    inner = (2 * np.arange(count) + 1) * cells % (2 * count) != 0
+    frame = FrameSpec(mode="squash", size=(cells, 1)).frame((count, 1))
+    looked_up = frame.map_to_original(torch.from_numpy(row), mode="nearest")[0].numpy()
+    onto = FrameSpec(mode="squash", size=(64, 64)).frame((cells, 1))
+    brought = onto.map_from_original(torch.from_numpy(row), (1, count), mode="nearest")[0].numpy()
+    assert (looked_up[inner] == pillow[inner]).all()
+    assert (brought[inner] == pillow[inner]).all()
+
+
 def test_the_rules_are_different() -> None:
     assert (resized_labels(np.arange(300)[None], (256, 1)) == np.arange(256) * 300 // 256).all()
     assert (nearest_cells(256, 186, "opencv") != np.arange(256) * 186 // 256).any()

@@ -71,32 +71,45 @@ def test_several_maps_are_refused_before_the_model_is_loaded(
     assert not (tmp_path / "out" / "toyworld").exists()
 
 
+def test_a_sweep_refuses_what_it_cannot_sweep_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Backbone, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded"))
+    views = {"views": [{"seed": 0}, {"seed": 1}], "fuse": {"kind": "mean"}}
+    for number, changes in enumerate((SEVERAL["walk"], views)):
+        reading(**changes).save(tmp_path / f"{number}.yaml")
+        arguments = ["sweep", "-r", str(tmp_path / f"{number}.yaml"), "-t", "20", "-b", "up_blocks.1"]
+        done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "sweep")])
+        assert isinstance(done.exception, InvalidValueError)
+        assert not (tmp_path / "sweep" / "toyworld").exists()
+
+
 @pytest.mark.parametrize("changes", [*SEVERAL.values(), *GLOBS.values()], ids=[*SEVERAL, *GLOBS])
 def test_several_maps_are_refused_before_a_picture_is_read(
     changes: Any, backbone: Backbone, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     extractor = Extractor(reading(**changes), backbone)
-    assert len(extractor.maps) > 1
+    assert len(extractor.map_names) > 1
     monkeypatch.setattr(Extractor, "read", lambda *_: pytest.fail("a picture was read"))
     pair = PointPair("one", *pictures, ((1.0, 1.0),), ((2.0, 2.0),))
     data = PairDataset("pairs", "", pictures[0].parent, (pair,))
-    with pytest.raises(InvalidValueError, match=f"{len(extractor.maps)} maps"):
+    with pytest.raises(InvalidValueError, match=f"{len(extractor.map_names)} maps"):
         evaluate(data, extractor, get_protocol("pf-pascal"))
     with pytest.raises(InvalidValueError, match="maps of a picture"):
         TASKS["propagation"].evaluate(None, extractor)
     joined = Extractor(extractor.recipe.replace(fuse={"kind": "concat"}), backbone)
-    assert joined.maps == ()
+    assert joined.map_names == ()
 
 
 def test_maps_are_called_as_results_call_them(backbone: Backbone, pictures: list[Path]) -> None:
     for changes in (SEVERAL["timesteps"], SEVERAL["walk"], GLOBS["glob"]):
         extractor = Extractor(reading(**changes), backbone)
-        assert list(extractor.extract(pictures[0])[0].activations) == list(extractor.maps)
+        assert list(extractor.extract(pictures[0])[0].activations) == list(extractor.map_names)
 
 
 def test_sources_of_one_map_are_taken() -> None:
-    assert load_source("baseline:rgb").maps == ()
-    assert load_source("baseline:rgb + baseline:rgb").maps == ()
+    assert load_source("baseline:rgb").map_names == ()
+    assert load_source("baseline:rgb + baseline:rgb").map_names == ()
 
 
 def test_a_mean_of_other_channels_is_refused_with_the_model(backbone: Backbone) -> None:

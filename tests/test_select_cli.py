@@ -109,7 +109,7 @@ def test_a_simple_and_a_complex_set_count_alike(simple_and_complex: tuple[Path, 
     printed = said(
         "select", horse / "real" / "train", "-m", MODEL, "--limit", 2, "--draws", 2, "--size", 64, "--budget", 16,
         "--dataset", "horse21", "--root", horse, "--dataset", "bedroom28", "--root", bedroom,
-        "--samples", 4, "--rules", "paper", "--out", out,
+        "--samples", 4, "--rules", "paper", "--most", 1, "--out", out,
     )  # fmt: skip
     assert "segmentation" in printed
     data = json.loads((tmp_path / "chosen-selection" / "selection.json").read_text())

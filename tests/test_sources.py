@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError
 from diffeat.extraction import (
@@ -39,9 +40,11 @@ from diffeat.extraction import (
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.join import JOINS
 from diffeat.extraction.joined import _JOINS
+from diffeat.extraction.joins.convolution import new_convolution, save_convolution
 from diffeat.extraction.kinds import Joined
 from diffeat.extraction.reading import Fuse
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.geometry import file_digest
 from diffeat.storage import FeatureStore
 from diffeat.techniques import ControlNet, LoRA, Prompt
 from diffeat.trajectories import keyed_normal
@@ -120,6 +123,14 @@ def _weighted(files: Any, rows: int | None) -> JoinedSource:
     return joined([_vision(files, rows), unet], join="weighted", weights=(1, 3))
 
 
+def _convolution(files: Any, rows: int | None) -> JoinedSource:
+    known, file = Catalogue.of(model("sd15")), files / "convolution.safetensors"
+    save_convolution(new_convolution(sum(known[name].channels for name in UP), 1), file)
+    weights = {"source": str(file.resolve()), "sha256": file_digest(file)}
+    part = Extractor(reading(UP, fuse={"kind": "concat"}), model("sd15"), batch_size=rows)
+    return joined([part], join="convolution", network=weights)
+
+
 def _vision(files: Any, rows: int | None) -> VisionExtractor:
     return VisionExtractor(Vision(model="tiny-dino"), dino())
 
@@ -137,6 +148,7 @@ CASES = {
     "refined": Case(_extractor("flux", ["ditf:1"], refine={"discard": "pre", "ratio": 5})),
     "joined": Case(_concat),
     "weighted": Case(_weighted),
+    "convolution": Case(_convolution),
     "vision": Case(_vision, reads_text=False),
     "rgb": Case(lambda files, rows: RgbPatches(), reads_text=False, can_fail=False),
     "daisy": Case(lambda files, rows: Daisy(), reads_text=False, can_fail=False),

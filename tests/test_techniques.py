@@ -24,6 +24,8 @@ from diffeat.techniques import (
     Scene,
     Session,
 )
+from diffeat.techniques.parse import parse_combination
+from diffeat.techniques.weights import fingerprint_with
 from support.techniques import SIZE, all_of, backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 from tiny.pipelines import build
 
@@ -230,6 +232,56 @@ def test_lambdas_are_told_apart(backbone: Backbone, files: Any) -> None:
             with session.use(technique) as steered:
                 controls.append(steered.prepare(scene).told[technique])
     assert [float(c.mean()) for c in controls] == [1, 0]
+
+
+def save_blip(folder: Any) -> None:
+    """A random captioner of twelve words."""
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    words = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]", "[DEC]", "[ENC]", "a", "cat", "dog", "on", "roof"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(words), "encoder_hidden_size": 8, "bos_token_id": 5, "pad_token_id": 0,
+            "sep_token_id": 2, "eos_token_id": 2, "max_position_embeddings": 160}  # fmt: skip
+    torch.manual_seed(0)
+    model = BlipForConditionalGeneration(
+        BlipConfig(text_config=text, vision_config={**small, "image_size": 16, "patch_size": 8}, projection_dim=8)
+    )
+    for weight in model.parameters():
+        weight.data.normal_(std=0.7)
+    model.save_pretrained(folder)
+    tokenizer = BertTokenizerFast(str(folder / "vocab.txt"))
+    BlipProcessor(BlipImageProcessor(size={"height": 16, "width": 16}), tokenizer).save_pretrained(folder)
+
+
+def test_a_captioner_by_the_name_of_its_model(backbone: Backbone, tmp_path: Any, monkeypatch: Any) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from diffeat.techniques import captioner
+
+    save_blip(tmp_path)
+    monkeypatch.setattr(captioner, "_TOKENS", 6)
+    shown = picture(3)
+    processor, model = (c.from_pretrained(tmp_path) for c in (AutoProcessor, AutoModelForImageTextToText))
+    tokens = model.generate(**processor(images=shown, return_tensors="pt"), max_new_tokens=6, do_sample=False)
+    text = processor.batch_decode(tokens, skip_special_tokens=True)[0].strip()
+    assert text
+    technique = parse_combination(f"caption-model:{tmp_path}").one(Prompt)
+    assert technique == Prompt(caption_model=str(tmp_path))
+    assert technique.per_image
+    (found,) = Extractor(recipe(technique), backbone).extract([shown])
+    assert found.provenance["prompt"] == text
+    assert fingerprint_with("base", [technique]) != "base"
+    with pytest.raises(ModelError, match="cannot be loaded as a captioner"):
+        features(backbone, Prompt(caption_model=str(tmp_path / "none")))
+    with pytest.raises(InvalidValueError, match="request belongs to caption_model"):
+        Prompt(text="a", request="describe")
 
 
 def test_captioner_and_captions_by_name(backbone: Backbone) -> None:

@@ -55,7 +55,7 @@ def evaluate(
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
     recipe = recipe_of(ctx, used_elsewhere=fields)
     if task.one_map:
-        check_one_map(recipe.name, recipe.maps)
+        check_one_map(recipe.name, recipe.map_names)
     options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)

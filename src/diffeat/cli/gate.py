@@ -24,8 +24,13 @@ def gate(
     steps: Annotated[int, Option(min=1, help="Denoiser calls of Img2Img.")] = 10,
     seeds: Annotated[int, Option(min=1, help="Noise draws per picture.")] = 2,
     measure: Annotated[
-        list[str], Option(help="pixel, ssim, edges, dino:MODEL or lpips; the first decides; repeatable.")
-    ] = ["pixel", "ssim", "edges"],  # noqa: B006 (read only; typer copies it)
+        list[str] | None,
+        Option(
+            help="Of pictures: pixel, ssim, edges (these by default), dino:MODEL or lpips. Of features: cosine, cka, "
+            "self-match (these by default), or laplacian, the paper's score: blind to sign and rotated channels, it "
+            "rates zeros at 0.9 and rewards blur. The first of each decides; repeatable."
+        ),
+    ] = None,
     confidence: Annotated[float, Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
     margin: Annotated[float, Option(min=0.0, help="Relative gain that is too small to matter.")] = 0.02,
     limit: Annotated[int | None, Option(min=2, help="At most so many pictures, spread evenly.")] = None,
@@ -47,7 +52,7 @@ def gate(
 
     Example:
         diffeat samples photos
-        diffeat gate photos -x "prompt:a photo" -x guidance:7.5 --steps 2 --out gate
+        diffeat gate photos -x "prompt:a photo" -x "guidance:7.5 + prompt:a photo" --steps 2 --out gate
     """
     from diffeat.progress import bar
     from diffeat.report.gate import FILES, SEARCH_FILES, write_gate_report, write_search_report
@@ -62,11 +67,14 @@ def gate(
     new_folder(out, FILES if search is None else SEARCH_FILES, force=force)
     allowed = "allow_code" in given(ctx)
     combinations = {text: parse_combination(text, allow_code=allowed) for text in technique}
+    of_pictures, of_features = _measures(measure or [])
+    usual = GateSettings()
     settings = GateSettings(
+        measures=of_pictures or usual.measures,
+        feature_measures=of_features or usual.feature_measures,
         strength=strength,
         steps=steps,
         seeds=seeds,
-        measures=tuple(measure),
         confidence=confidence,
         margin=margin,
         controls=controls,
@@ -77,7 +85,8 @@ def gate(
         images = [images[i * len(images) // limit] for i in range(limit)]
     backbone = load(ctx, recipe).backbone
     if search is not None:
-        outcome = run_search(backbone, images, combinations, recipe, budget=search, settings=settings)
+        stage = "features" if of_features and not of_pictures else "img2img"
+        outcome = run_search(backbone, images, combinations, recipe, budget=search, settings=settings, stage=stage)
         typer.echo(str(outcome))
         typer.echo(f"Recipe and report: {write_search_report(outcome, out, force=force)}", err=True)
         return
@@ -87,3 +96,16 @@ def gate(
         typer.secho(f"Warning: {warning}", fg="yellow")
     page = write_gate_report(result, out, examples_of(result, backbone, images), force=force)
     typer.echo(f"Report: {page}", err=True)
+
+
+def _measures(names: list[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of measures of pictures, and of features."""
+    from diffeat.errors import UnknownNameError, did_you_mean
+    from diffeat.studies.content_shift.measures import FEATURE_MEASURES, PICTURE_MEASURES
+
+    known = [*PICTURE_MEASURES, "dino:MODEL", "lpips", *FEATURE_MEASURES]
+    for name in names:
+        if name not in known and not name.startswith(("dino:", "lpips:")):
+            raise UnknownNameError(f"No measure {name!r}. {did_you_mean(name, known)}")
+    of_features = tuple(name for name in names if name in FEATURE_MEASURES)
+    return tuple(name for name in names if name not in of_features), of_features

@@ -67,9 +67,9 @@ def match(
     if asked:
         check_points(asked, FrameSpec("keep").frame(pictures[0].size))
     recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.maps)
+    check_one_map(recipe.name, recipe.map_names)
     features = load(ctx, recipe)
-    check_one_map(recipe.name, features.maps)
+    check_one_map(recipe.name, features.map_names)
     prompt = given(ctx).get("prompt")
     one, other = (next(features.stream([path], prompt)) for path in (source, target))
     matches = find(one, other, asked) if asked else strongest_matches(one, other, count, allowed)

@@ -43,7 +43,7 @@ def propagate(
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}
     reading = {name: value for name, value in asked.items() if name in card.options}
     recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.maps)
+    check_one_map(recipe.name, recipe.map_names)
     options = options_of(task, recipe, {"masks": out / "masks", **values})
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()

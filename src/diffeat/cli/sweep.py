@@ -53,6 +53,7 @@ def sweep(
     new_folder(out, FILES, force=force)
     times = read_numbers(timestep, "--timestep")
     recipe = reading_of(ctx)
+    recipe.replace(fuse=None, **{"trajectory.timesteps": times[:1]})  # refused before anything is loaded
     card = get_card(dataset, "pairs")
     if dataset == "toyworld" and root is None:
         root = write_toyworld_pairs(out / "toyworld", images={"trn": 0, "val": 4, "test": 10})

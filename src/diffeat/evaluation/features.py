@@ -20,6 +20,8 @@ from diffeat.storage import FeatureStore
 
 #: A store, the folder of one (made, or gone on with), or ``None`` for one that is gone afterwards.
 Store = str | Path | FeatureStore | None
+#: Memory of values that are kept ready: maps at one large grid take hundreds of megabytes.
+MOST_BYTES = 4 << 30
 V = TypeVar("V")
 K = TypeVar("K", bound=Hashable)
 
@@ -31,16 +33,21 @@ class Loads(Protocol):
 
 
 class Kept(OrderedDict[K, V]):
-    """The last few values that were made."""
+    """The last few values that were made.
 
-    def __init__(self, most: int) -> None:
+    Args:
+        most: How many; fewer, two at least, where they take more than ``MOST_BYTES``.
+        size: Bytes of a value.
+    """
+
+    def __init__(self, most: int, size: Callable[[V], int] = lambda _: 0) -> None:
         super().__init__()
-        self._most = most
+        self._most, self._size = most, size
 
     def get_or_make(self, key: K, make: Callable[[], V]) -> V:
         """The value of a key, made if it is not kept."""
         value = self[key] = self.pop(key) if key in self else make()
-        while len(self) > self._most:
+        while len(self) > self._most or (len(self) > 2 and sum(map(self._size, self.values())) > MOST_BYTES):
             self.popitem(last=False)
         return value
 
@@ -59,7 +66,7 @@ class Features:
         self.summary = summary or Summary()
         self.mirrored = dict(mirrored or {})
         self._store = store
-        self._kept: Kept[tuple[str, tuple[str, ...] | None], FeatureMap] = Kept(keep)
+        self._kept: Kept[tuple[str, tuple[str, ...] | None], FeatureMap] = Kept(keep, lambda feature: feature.bytes)
 
     def load(self, key: str | Path, activations: Sequence[str] | None = None) -> FeatureMap:
         """Features of a picture, by its path."""

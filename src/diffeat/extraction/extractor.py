@@ -15,7 +15,7 @@ from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.placement import placed
 from diffeat.extraction.joins.views import MixedViews
-from diffeat.extraction.reading import Reading, map_names
+from diffeat.extraction.reading import Reading, names_by_step
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.views import Views, with_parts
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
@@ -101,9 +101,9 @@ class Extractor(Streams[FeatureMap]):
         return self._views.times
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         """Names of the maps that a picture gets; empty where they are joined."""
-        return () if self.recipe.fuse is not None else map_names(self.names, self.steps)
+        return () if self.recipe.fuse is not None else names_by_step(self.names, self.steps)
 
     @property
     def fingerprint(self) -> str:

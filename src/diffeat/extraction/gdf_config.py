@@ -105,7 +105,8 @@ def recipe_from_gdf(
         layer: Their JSON file, or its content: id to true or false.
         version: Their name of the model (:data:`VERSIONS`); by default read off the file's name or its ids.
         t: As they ask for it; the recipe has the timestep that their schedule really takes (:meth:`Version.took`).
-        img_size: Side of the squashed pictures; what they recommend by default.
+        img_size: Side of the squashed pictures; what they recommend by default. Theirs enlarges them to 1024 again for
+            FLUX.1 and Hunyuan-DiT.
         prompt: Text for all pictures.
         attention: ``up_cross``, ``down_self`` …
         feature_resize: Fewer cells, by average.

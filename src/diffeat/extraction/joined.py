@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -75,7 +75,7 @@ class JoinedSource(Streams[FeatureMap]):
 
     def _joined(self, features: list[FeatureMap]) -> FeatureMap:
         first = features[0]
-        fused = _weighted(features, self.recipe) if self.recipe.join == "weighted" else concatenated(features)
+        fused = _JOINS[self.recipe.join](features, self.recipe)
         return FeatureMap(
             activations={"fused": fused if self.network is None else convolved(self.network, fused)},
             frame=first.frame,
@@ -90,7 +90,7 @@ class JoinedSource(Streams[FeatureMap]):
         )
 
 
-def concatenated(features: Sequence[FeatureMap]) -> Tensor:
+def concatenated(features: Sequence[FeatureMap], recipe: Joined | None = None) -> Tensor:
     """Maps side by side at the largest grid among them, on the CPU."""
     maps = [f.tensor.float().cpu() for f in features]
     return concatenate(maps, largest_grid(maps))
@@ -104,6 +104,14 @@ def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
         for f, share in zip(features, recipe.shares, strict=True)
     ]
     return torch.cat(parts)
+
+
+#: By the name in a recipe's ``join``; a trained network, where there is one, runs over the result.
+_JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], Tensor]] = {
+    "concat": concatenated,
+    "weighted": _weighted,
+    "convolution": concatenated,
+}
 
 
 def _on_grid(features: FeatureMap, frame: Frame, grid: tuple[int, int]) -> Tensor:

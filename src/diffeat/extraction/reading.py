@@ -266,7 +266,7 @@ class ViewSpec(Part, frozen=True):
         return None if self.denoiser is None else OtherWeights(**self.denoiser.model_dump())
 
 
-def map_names(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
+def names_by_step(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
     """What maps are called that are not joined: by their step where there are several."""
     return tuple(f"{a}@{step:g}" if len(steps) > 1 else a for a in activations for step in steps)
 
@@ -358,10 +358,10 @@ class Reading(Recipe, frozen=True):
         return self
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         if self.fuse is not None:
             return ()
-        return map_names(dict.fromkeys(map(str, self.activations)), self.trajectory.read_steps)
+        return names_by_step(dict.fromkeys(map(str, self.activations)), self.trajectory.read_steps)
 
     def content(self) -> dict[str, Any]:
         """The fields that change the numbers. Weights of known digest are named by it alone."""

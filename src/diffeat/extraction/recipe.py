@@ -204,7 +204,7 @@ class Recipe(Part, frozen=True):
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         """Names of the maps of a picture where they are several, as far as the recipe tells: a glob stands for one."""
         return ()
 

@@ -44,6 +44,11 @@ class FeatureMap:
             )
         return next(iter(self.activations.values()))
 
+    @property
+    def bytes(self) -> int:
+        """Memory that the maps take."""
+        return sum(tensor.nbytes for tensor in self.activations.values())
+
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.activations:
             raise UnknownNameError(f"No activation {name!r} here. {did_you_mean(name, self.activations)}")

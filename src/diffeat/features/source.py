@@ -91,7 +91,7 @@ class Source(Protocol[T_co]):
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
         precision: In which features are computed, and in which they were published where that is known.
-        maps: Names of the maps that a picture gets, where they are several.
+        map_names: Of the maps that a picture gets, where they are several.
     """
 
     @property
@@ -101,7 +101,7 @@ class Source(Protocol[T_co]):
     @property
     def precision(self) -> str: ...
     @property
-    def maps(self) -> tuple[str, ...]: ...
+    def map_names(self) -> tuple[str, ...]: ...
 
     def group(self, picture: Picture) -> Group:
         """Which pictures may be read together with this one. Raises a :class:`DiffeatError` for a picture that cannot

@@ -85,7 +85,7 @@ class Streams(Generic[T]):
     precision: str = ""
 
     @property
-    def maps(self) -> tuple[str, ...]:
+    def map_names(self) -> tuple[str, ...]:
         """There is one."""
         return ()
 

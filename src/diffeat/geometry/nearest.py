@@ -1,8 +1,8 @@
 """Which of n cells a row of m "nearest neighbours" reads: libraries agree on the name and not on the cell.
 
 OpenCV takes ⌊i·n/m⌋ at position i, computed as i·1/(m/n) in double precision, which is one cell less at some positions
-of one size in twenty; PyTorch the same, as i·(n/m) in single precision. (Pillow, and :class:`~diffeat.geometry.Frame`
-where it looks labels up, take the cell under the centre, ⌊(i + ½)·n/m⌋.)
+of one size in twenty; PyTorch the same, as i·(n/m) in single precision. Pillow, and :class:`~diffeat.geometry.Frame`
+where it looks labels up, take the cell under the centre, ⌊(i + ½)·n/m⌋, and may differ where a centre falls on an edge.
 """
 
 from __future__ import annotations

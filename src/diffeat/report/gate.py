@@ -156,7 +156,8 @@ def _notes(result: GateResult) -> list[str]:
         "are bootstraps over pictures with all their seeds",
         f"a technique without effect is called helpful in about {(1 - s.confidence) / 2:.1%} of such tests; every "
         "row and measure is a test of its own",
-        f"gains within ±{s.margin:.0%} count as harmless",
+        f"verdicts, the first that holds: harmless if the interval lies within ±{s.margin:.0%}; helps or hurts if it "
+        f"lies above or below 0; harmless if it excludes a loss of more than {s.margin:.0%}; else it cannot be told",
         "null: the technique at zero strength; shuffled: it is shown another picture",
         f"{result.calls:.0f} denoiser rows, computed in {result.precision}",
     ]
@@ -180,6 +181,8 @@ def write_search_report(ended: SearchResult, folder: str | Path, *, force: bool 
     page = Page("GATE search", f"{ended.spent:.0f} denoiser rows, diffeat {__version__}")
     page.text(ended.chosen.label, "big")
     page.text(ended.reason)
+    if ended.warnings:
+        page.bullets(ended.warnings)
     page.table(*ended.table())
     contents = []
     if ended.recipe is not None:

@@ -4,7 +4,7 @@ A condition takes an RGB picture ``(H, W, 3)`` of bytes and returns ``(H, W)`` o
 
 Edges and scribbles are those of :mod:`diffeat.geometry.line_art`. Depth is a ``transformers`` model's, at the size of
 its processor; the annotator of the published nets (``MidasDetector``) runs MiDaS at a shorter side of 512 and rounds to
-bytes, so that numbers made with it differ.
+bytes, so that its maps differ.
 """
 
 from __future__ import annotations

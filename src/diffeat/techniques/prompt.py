@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -16,13 +16,14 @@ from diffeat.techniques.base import Technique
 from diffeat.techniques.named import function_name, load_function
 
 if TYPE_CHECKING:
+    from diffeat.techniques.captioner import Captioner
     from diffeat.techniques.scene import Desk, Scene
 
 
 class Prompt(Technique, frozen=True):
     """Text for the denoiser, in place of the recipe's own.
 
-    Give one of the three; with none the picture keeps the text it has (the null twin).
+    Give one of the four; with none the picture keeps the text it has (the null twin).
 
     Attributes:
         text: One fixed text.
@@ -30,22 +31,30 @@ class Prompt(Technique, frozen=True):
             images by file name, with or without folder and ending.
         captioner: A function from a PIL image to its text, or its ``"module:function"`` name (see
             :func:`~diffeat.techniques.named.code_allowed`).
+        caption_model: An image-to-text model of transformers, by hub id or folder (see
+            :class:`~diffeat.techniques.captioner.Captioner`).
+        request: What ``caption_model`` is asked; the paper asks Kosmos-2 for "a detailed description of this image,
+            including any subject matter, style of art if any, and the context".
     """
 
-    words = {"prompt": "text", "captions": "captions", "captioner": "captioner"}
+    words = {"prompt": "text", "captions": "captions", "captioner": "captioner", "caption-model": "caption_model"}
     whole = True
-    usage = ("prompt:TEXT", "captions:FILE", "captioner:MODULE:FUNCTION")
+    usage = ("prompt:TEXT", "captions:FILE", "captioner:MODULE:FUNCTION", "caption-model:MODEL")
 
     kind: Literal["prompt"] = "prompt"
     text: str | None = None
     captions: str | Path | dict[str, str] | None = None
     captioner: str | Callable[..., str] | None = None
+    caption_model: str | None = None
+    request: str = ""
 
     @model_validator(mode="after")
     def _one(self) -> Prompt:
-        given = [n for n in ("text", "captions", "captioner") if getattr(self, n) is not None]
+        given = [n for n in ("text", "captions", "captioner", "caption_model") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of text, captions and captioner, not {' and '.join(given)}")
+            raise ValueError(f"give one of text, captions, captioner and caption_model, not {' and '.join(given)}")
+        if self.request and self.caption_model is None:
+            raise ValueError("request belongs to caption_model")
         return self
 
     @field_validator("captioner")
@@ -63,12 +72,17 @@ class Prompt(Technique, frozen=True):
 
     @property
     def per_image(self) -> bool:
-        return self.captions is not None or self.captioner is not None
+        return (self.captions, self.captioner, self.caption_model) != (None, None, None)
+
+    def files(self) -> Sequence[str]:
+        return () if self.caption_model is None else (self.caption_model,)
 
     @property
     def label(self) -> str:
         if self.text is not None:
             return f"prompt {self.text!r}" if len(self.text) <= 40 else f"prompt {self.text[:37]!r}…"
+        if self.caption_model is not None:
+            return f"captions by {Path(self.caption_model).name}"
         return "captions" if self.per_image else "prompt (null)"
 
     def null(self) -> Prompt:
@@ -78,7 +92,12 @@ class Prompt(Technique, frozen=True):
         """
         Raises:
             InvalidValueError: The captions cannot be read, or name no such picture.
+            ModelError: The model cannot be loaded, or describes no pictures.
         """
+        model = self.caption_model
+        if model is not None:
+            captioner = desk.keep(self.key, lambda: _captioner(model, self.request))
+            return desk.of_picture(scene.seen, self.key, lambda: captioner(scene.seen.image()))
         if callable(self.captioner):
             return str(self.captioner(scene.seen.image()))
         source = self.captions
@@ -93,6 +112,12 @@ class Prompt(Technique, frozen=True):
             f"There is no caption for {scene.seen.name!r}; the captions name {len(captions)} pictures "
             f"({', '.join(list(captions)[:3]) or 'none'}…). Every picture needs one."
         )
+
+
+def _captioner(model: str, request: str) -> Captioner:
+    from diffeat.techniques.captioner import Captioner
+
+    return Captioner(model, request)
 
 
 def _read(source: str | Path | dict[str, str]) -> dict[str, str]:

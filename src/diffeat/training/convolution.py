@@ -75,9 +75,9 @@ class Convolved:
 class JoinedMaps:
     """Joined maps of pictures, made of the maps of every model whenever they are asked for."""
 
-    def __init__(self, parts: Sequence[Reading], sources: Sequence[MapSource], keep: int = 4) -> None:
+    def __init__(self, parts: Sequence[Reading], sources: Sequence[MapSource], keep: int = 24) -> None:
         self._parts, self._sources = parts, sources
-        self._kept: Kept[Path, FeatureMap] = Kept(keep)
+        self._kept: Kept[Path, FeatureMap] = Kept(keep, lambda feature: feature.bytes)
 
     def maps(self, path: Path) -> PictureMaps:
         """In the form that training takes."""

@@ -23,9 +23,10 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
 from diffeat.progress import Progress, silent
+from diffeat.studies.content_shift.measures import LAPLACIAN_DEFECTS
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Shifts, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
-from diffeat.techniques import Combination
+from diffeat.techniques import Combination, Guidance, Prompt
 from diffeat.techniques.combination import Combinable
 
 BASE = "base"
@@ -154,7 +155,10 @@ def gate(
         ceiling,
         meter.timesteps,
         meter.calls,
-        tuple(_warnings(variants, shifts, verdicts, settings)),
+        (
+            *without_effect([v.combination for v in variants if v.role == "technique"], recipe.prompt),
+            *_warnings(variants, shifts, verdicts, settings),
+        ),
         str(backbone.dtype).removeprefix("torch."),
     )
 
@@ -186,13 +190,32 @@ def variants_of(
     return found
 
 
+def without_effect(combinations: Sequence[Combination], text: str) -> list[str]:
+    """What guides away from the very text that it guides to, and so cannot do anything.
+
+    Args:
+        text: Of the pictures, where no technique gives another.
+    """
+    found = []
+    for combination in combinations:
+        own = combination.one(Prompt)
+        told = text if own is None or own == own.null() else own.text
+        for guidance in combination.all(Guidance):
+            if told is not None and told.strip() == guidance.negative.strip():
+                found.append(
+                    f"{combination.label} does nothing here: pictures have the text {told!r}, which is what it guides "
+                    "away from. Give them a text (--prompt, or combine it with prompt:… or captions:…)."
+                )
+    return found
+
+
 def _warnings(
     variants: Sequence[Variant],
     shifts: Mapping[str, Shifts],
     verdicts: Mapping[str, Mapping[tuple[str, str], Verdict]],
     settings: GateSettings,
 ) -> list[str]:
-    found = []
+    found = [f"{LAPLACIAN_DEFECTS}." for name in settings.feature_measures if name == "laplacian"]
     for v in variants:
         if v.role == "null":
             worst = max(float(np.abs(shifts[v.name][at] - base).max()) for at, base in shifts[BASE].items())

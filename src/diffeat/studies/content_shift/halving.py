@@ -20,6 +20,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
+from diffeat.studies.content_shift.gating import without_effect
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Stage
 from diffeat.studies.content_shift.verdict import Verdict, judge
 from diffeat.techniques import Combination, Custom, Technique
@@ -56,6 +57,7 @@ class SearchResult:
     Attributes:
         verdict: Of it against the base; none if the base was chosen.
         recipe: The recipe with the combination.
+        warnings: What was searched in vain.
     """
 
     chosen: Combination
@@ -64,6 +66,7 @@ class SearchResult:
     spent: float
     reason: str
     recipe: Reading | None = None
+    warnings: tuple[str, ...] = ()
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: every round's candidates, the best first."""
@@ -76,6 +79,7 @@ class SearchResult:
 
     def __str__(self) -> str:
         lines = [f"{r.pictures} pictures: {', '.join(r.kept) or 'nothing'} left" for r in self.rounds]
+        lines += [f"Warning: {warning}" for warning in self.warnings]
         return "\n".join([*lines, f"Chosen: {self.chosen.label}. {self.reason}", f"{self.spent:.0f} denoiser rows."])
 
 
@@ -182,8 +186,9 @@ def _choose(
     verdicts = {k: judge(table[BASE.key], table[k], margin=margin) for k in alive}
     helping = [k for k in alive if verdicts[k].call == "helps"]
     if not helping:
-        few = "It cannot be told whether any technique helps; the base is kept."
-        return SearchResult(BASE, None, tuple(rounds), scorer.spent, few)
+        unsure = [names[k].label for k in alive if verdicts[k].call == "cannot tell"]
+        why = f"It cannot be told whether {' or '.join(unsure)} helps" if unsure else "All that are left are harmless"
+        return SearchResult(BASE, None, tuple(rounds), scorer.spent, f"{why}; the base is kept.")
     best = max(helping, key=lambda k: verdicts[k].gain)
     total = table[BASE.key].mean()
     worse = {k: (table[k].mean() - table[best].mean()) / total for k in helping}
@@ -243,6 +248,7 @@ def search(
     settings = settings or GateSettings()
     if stage not in STAGES:
         raise InvalidValueError(f"A stage is {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {stage!r}.")
+    given = techniques.values() if isinstance(techniques, Mapping) else techniques
     candidates = candidates_of(techniques, strengths)
     for candidate in candidates:
         candidate.check_reading()
@@ -253,7 +259,9 @@ def search(
     if timesteps and len(found.chosen):
         best = _best_timestep(backbone, images, chosen, settings, timesteps)
         chosen = chosen.replace(**{"trajectory.timesteps": [best]})
-    return replace(found, recipe=chosen)
+    return replace(
+        found, recipe=chosen, warnings=tuple(without_effect(list(map(Combination.of, given)), recipe.prompt))
+    )
 
 
 def _best_timestep(

@@ -15,7 +15,9 @@ Features ``(c, h, w)``:
 * ``cosine``: 1 − mean cosine similarity of cells;
 * ``cka``: 1 − linear centred kernel alignment of cells (Kornblith et al. 2019), blind to rotations of channels;
 * ``self_match``: how far the nearest neighbour of each cell among the cells of the clean feature of the same picture
-  lies from the cell, mean distance as a share of the diagonal; needs no annotation and is scale-free.
+  lies from the cell, mean distance as a share of the diagonal; needs no annotation and is scale-free;
+* ``laplacian``: Eq. 1 of "Suppress Content Shift". The gain by it is the paper's score, Eq. 2, with the base as anchor,
+  sums over pictures in place of single ones; :data:`LAPLACIAN_DEFECTS` says what it cannot tell.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
 from diffeat.geometry import to_image
+from diffeat.studies.content_shift.laplacian import laplacian_diff
 
 Picture = Float[Tensor, "3 h w"]
 Feature = Float[Tensor, "c h w"]
@@ -108,7 +111,16 @@ def self_match_shift(found: Feature, clean: Feature) -> float:
 
 Measure = Callable[[Tensor, Tensor], float]
 PICTURE_MEASURES: dict[str, Measure] = {"pixel": pixel_shift, "ssim": ssim_shift, "edges": edge_shift}
-FEATURE_MEASURES: dict[str, Measure] = {"cosine": cosine_shift, "cka": cka_shift, "self-match": self_match_shift}
+FEATURE_MEASURES: dict[str, Measure] = {
+    "cosine": cosine_shift,
+    "cka": cka_shift,
+    "self-match": self_match_shift,
+    "laplacian": laplacian_diff,
+}
+LAPLACIAN_DEFECTS = (
+    "The paper's score cannot tell a feature from its negative or from one with rotated channels, rates zeros at about "
+    "0.9, rewards blur, and does not compare across layers or timesteps"
+)
 
 
 def picture_measure(name: str) -> Measure:

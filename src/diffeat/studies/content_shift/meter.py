@@ -39,7 +39,7 @@ class GateSettings:
         steps: Denoiser calls of Img2Img.
         seeds: Noise draws per picture.
         measures: Picture measures, the first decides: pixel, ssim, edges, ``dino:MODEL``, ``lpips``.
-        feature_measures: Of the recipe's activations, the first decides: cosine, cka, self-match.
+        feature_measures: Of the recipe's activations, the first decides: cosine, cka, self-match, laplacian.
         reference: Clean features of the base model, or of the technique's own run.
         margin: Relative gain that is too small to matter.
     """

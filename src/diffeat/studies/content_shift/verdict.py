@@ -11,12 +11,13 @@ all their seeds (seeds of one picture are not independent). Percentiles are wide
 
 With confidence 1 − α, a true gain of 0 is called *helps* with probability α/2 and *hurts* likewise, as far as the
 bootstrap holds (measured where every answer is known, see ``docs/content-shift.md``); other true gains are mistaken
-less often. The relevance ``margin`` is the gain that is too small to matter:
+less often. The relevance ``margin`` is the gain that is too small to matter; the
+first of these that holds is the verdict:
 
-* **harmless** if the whole interval lies within ±margin;
-* **helps** if the interval lies above 0, **hurts** if below;
-* **harmless** if the interval excludes a loss of more than the margin;
-* **cannot tell** otherwise, with the number of pictures that would probably do.
+1. **harmless** if the whole interval lies within ±margin, be it above or below 0;
+2. **helps** if the interval lies above 0, **hurts** if below;
+3. **harmless** if the interval excludes a loss of more than the margin;
+4. **cannot tell** otherwise, with the number of pictures that would probably do.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def evaluate(
     """
     _check_together(flip, joint_pca)
     if activation is None:
-        check_one_map(source.recipe.name, source.maps)
+        check_one_map(source.recipe.name, source.map_names)
     recipe = source.recipe
     prompts = protocol.prompts(prompts, recipe)
     texts = picture_texts(data, prompts, recipe.template)
@@ -290,7 +290,7 @@ class Scorer:
     ) -> None:
         self._features, self._protocol, self._copies = features, protocol, copies
         self._activation, self._joint_pca = activation, joint_pca
-        self._targets: Kept[Path, Target] = Kept(keep)
+        self._targets: Kept[Path, Target] = Kept(keep, lambda target: target.feature_map.bytes)
         self.tally = Tally(mirrored=0 if copies else None)
         self.example: FeatureMap | None = None
 

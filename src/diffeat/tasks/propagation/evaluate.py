@@ -123,7 +123,7 @@ def evaluate_videos(
         DatasetError: A mask has another size than its frame, or only first frames are annotated.
     """
     options = options or PropagationOptions(**suggested(source.recipe, "propagation"))
-    check_one_map(source.recipe.name, source.maps)
+    check_one_map(source.recipe.name, source.map_names)
     text = one_text(options.prompts)
     data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
