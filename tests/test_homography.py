@@ -15,7 +15,7 @@ from diffeat.cli.main import app
 from diffeat.datasets import open_dataset, read_hpatches
 from diffeat.datasets.geometric import warp
 from diffeat.errors import DatasetError, InvalidValueError, ModelError
-from diffeat.extraction import Reading
+from diffeat.extraction import Reading, load_source
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec, open_image
 from diffeat.report.results import write_result
@@ -199,3 +199,21 @@ def test_an_edit_is_carried_over(scene: Path, tmp_path: Path) -> None:
     layer[20, 20] = 255
     with pytest.raises(InvalidValueError, match="1 places of the edit.*larger layer"):
         propagate_edit(features, features, Image.fromarray(layer))
+
+
+def test_a_recipe_has_options_for_tasks_which_given_ones_override(scene: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cv2")
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "{kind: baseline, name: RGB patches, tasks: {homography: {similarity: l2, estimator: ransac, most_points: 50}}}"
+    )
+    command = ["eval", "hpatches", "--root", str(scene), "--limit", "1", "-r", str(recipe)]
+    done = CliRunner().invoke(app, [*command, "--estimator", "lmeds"])
+    assert done.exit_code == 0, done.output
+    assert "neighbours by l2, lmeds, exact sampling" in " ".join(done.stdout.split())
+    assert "--similarity 'l2', --most-points 50" in done.stderr
+    assert "--estimator" not in done.stderr
+    source = load_source(str(recipe))
+    assert evaluate_homographies(read_hpatches(scene).limited(1), source).options.estimator == "ransac"
+    recipe.write_text("{kind: baseline, name: RGB patches, tasks: {homografy: {}}}")
+    assert "Did you mean 'homography'" in str(CliRunner().invoke(app, command).exception)

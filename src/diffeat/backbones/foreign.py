@@ -98,4 +98,6 @@ def _base(path: Path) -> str:
         if whole
         else ""
     )
+    if path.suffix in PICKLED:
+        convert += "; or, of weights of guided-diffusion, with `diffeat convert FILE --out FOLDER`"
     return f"Write a recipe with its base as `model:` and `denoiser: {{source: {path}}}`{convert}."

@@ -10,7 +10,7 @@ from typer import Option
 
 from diffeat.cli.command import Command
 from diffeat.cli.options import Force, Timesteps
-from diffeat.cli.ranges import read_numbers
+from diffeat.cli.ranges import read_counts, read_numbers
 from diffeat.cli.tables import print_table
 
 bench = typer.Typer(no_args_is_help=True, help="Benchmarks that run offline on a laptop.")
@@ -118,14 +118,14 @@ def selection(
     draws: Annotated[int, Option(min=1, help="Noise draws that are averaged.")] = 2,
     choices: Annotated[int, Option(min=1, help="How often to choose, with other pictures each time.")] = 5,
     pictures: Annotated[
-        tuple[int, int, int], Option(help="Pictures per class for training and validation of a choice, and for test.")
-    ] = (8, 6, 16),
+        str, Option(metavar="TRAIN,VAL,TEST", help="Pictures per class: of a choice the first two, and for test.")
+    ] = "8,6,16",
     pairs: Annotated[int, Option(min=1, help="Validation and test pairs per class.")] = 20,
 ) -> None:
     """Toy world: chosen sets of activations against the usual choice and the best single one, on three tasks.
 
     Example:
-        diffeat bench selection --choices 2 --pictures 4 4 4 --pairs 4 --out bench-selection
+        diffeat bench selection --choices 2 --pictures 4,4,4 --pairs 4 --out bench-selection
     """
     from diffeat.bench.selection import run_selection, selection_table
     from diffeat.progress import bar
@@ -136,7 +136,7 @@ def selection(
         timestep=timestep,
         draws=draws,
         choices=choices,
-        images=pictures,
+        images=read_counts(pictures, "--pictures"),
         pairs=pairs,
         progress=bar,
         force=force,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -15,6 +15,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.result import Result
 from diffeat.evaluation.texts import PromptPolicy, read_policy
 from diffeat.explain import InvalidFieldsError
+from diffeat.features import Spec
 
 
 class TaskOptions(BaseModel):
@@ -46,6 +47,11 @@ class TaskOptions(BaseModel):
             super().__init__(**values)
         except ValidationError as error:
             raise InvalidFieldsError(type(self).__name__, error, type(self)) from None
+
+
+def suggested(recipe: Spec, task: str) -> dict[str, Any]:
+    """The options that a recipe has for a task."""
+    return getattr(recipe, "tasks", {}).get(task, {})
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import replace as replace_fields
 from typing import Self
 
 from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
-from diffeat.features import FeatureMap, Picture, Source, stream
+from diffeat.features import FeatureMap, Picture, Source
 from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
@@ -92,8 +92,11 @@ def extract_to_store(
             summary.failed[name] = str(error)
             done(name)
 
-        pictures = (job.picture for jobs in todo.values() for job in jobs)
-        for feature in stream(source, pictures, on_error=failed, apart=lambda picture: place[picture.name]):
+        for position, shard in todo.items():
+            for job in shard:
+                job.picture.apart = position  # so that a run that goes on makes the same calls
+        pictures = (job.picture for shard in todo.values() for job in shard)
+        for feature in source.stream(pictures, on_error=failed):
             maps = {name: values.cpu() for name, values in feature.activations.items()}
             identity = texts[feature.image]
             writer.add(replace_fields(feature, activations=maps, digest=identity.digest), identity.text)

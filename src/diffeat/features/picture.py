@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,7 @@ class Picture:
 
     Attributes:
         is_file: Whether it is a file of its own, which any thread may open.
+        apart: Pictures of which it differs share no call.
 
     Raises:
         InvalidValueError: The text is not UTF-8.
@@ -57,6 +58,7 @@ class Picture:
             raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
         self.is_file = False
+        self.apart: Hashable = None
         self._open = open
         self._digest = digest
         self._pixels: dict[Frame, Tensor] = {}
@@ -125,7 +127,7 @@ class Picture:
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.is_file, other._pixels = self.is_file, dict(self._pixels)
+        other.is_file, other.apart, other._pixels = self.is_file, self.apart, dict(self._pixels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 

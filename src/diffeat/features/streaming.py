@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, Generic, TypeVar
 
@@ -38,7 +38,6 @@ def stream(
     prompts: Prompts = None,
     *,
     on_error: OnError = raise_error,
-    apart: Callable[[Picture], Hashable] = lambda _: None,
 ) -> Iterator[T]:
     """Features of pictures, one at a time and in their order; only the pictures of two calls are held.
 
@@ -49,7 +48,6 @@ def stream(
         images: A picture, a list, a generator, a glob or a batch of tensors (see :func:`several`).
         prompts: One text for all, or one per picture; goes through the recipe's template.
         on_error: What to do with a picture that fails; raises by default.
-        apart: Pictures for which it differs share no call.
 
     Raises:
         InvalidValueError: There are not as many prompts as pictures.
@@ -74,7 +72,7 @@ def stream(
             try:
                 _ = picture.image
                 with neutral():
-                    here, of = source.group(picture), apart(picture)
+                    here, of = source.group(picture), picture.apart
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from diffeat.datasets.card import Kind
 from diffeat.errors import UnknownNameError, did_you_mean
-from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.extraction import Recipe
 from diffeat.tasks.classification import evaluate as classification
 from diffeat.tasks.correspondence import evaluate as correspondence
@@ -32,4 +32,4 @@ def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
     for name in recipe.tasks:
         if name not in TASKS:
             raise UnknownNameError(f"Recipe {recipe.name!r}: no task {name!r}. {did_you_mean(name, TASKS)}".rstrip())
-    return task.options(**{**recipe.tasks.get(task.name, {}), **given})
+    return task.options(**{**suggested(recipe, task.name), **given})

@@ -15,7 +15,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, features_of
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.geometry import open_image
@@ -143,13 +143,14 @@ def evaluate_homographies(
 
     Args:
         source: A recipe that gives one map.
+        options: Those that the recipe has for the task if not given.
         store: Where features rest.
 
     Raises:
         ModelError: OpenCV is not installed.
         DatasetError: A picture cannot be used.
     """
-    options = options or HomographyOptions()
+    options = options or HomographyOptions(**suggested(source.recipe, "homography"))
     text = one_text(options.prompts)
     opencv()
     texts = {path: text for pair in data for path in (pair.source, pair.target)}

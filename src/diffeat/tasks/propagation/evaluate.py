@@ -14,7 +14,7 @@ from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task
+from diffeat.evaluation.task import Task, suggested
 from diffeat.evaluation.texts import one_text, precision_notes
 from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
@@ -112,7 +112,8 @@ def evaluate_videos(
 
     Args:
         source: A recipe that gives one map; its text encoders read one text for all frames.
-        options: How labels are carried, and where the masks go: ``<masks>/<sequence>/00000.png``.
+        options: How labels are carried, and where the masks go (``<masks>/<sequence>/00000.png``); those
+            that the recipe has for the task if not given.
         store: Where features rest; without one they are read off and forgotten.
 
     Returns:
@@ -121,7 +122,7 @@ def evaluate_videos(
     Raises:
         DatasetError: A mask has another size than its frame, or only first frames are annotated.
     """
-    options = options or PropagationOptions()
+    options = options or PropagationOptions(**suggested(source.recipe, "propagation"))
     check_one_map(source.recipe.name, source.map_names)
     text = one_text(options.prompts)
     data = data.only(options.video) if options.video else data
