@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from diffeat import Extractor, Recipe
+from diffeat.bench.rows import choosing, pair_score, with_choosing
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.features import FeatureMap
@@ -50,7 +51,7 @@ from diffeat.training.hyperfeatures.prepare import explicit, prepare
 from diffeat.training.hyperfeatures.prune import curve
 from diffeat.training.hyperfeatures.recipes import catalogue_at_size, network_of
 from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures
-from diffeat.training.hyperfeatures.score import records, score
+from diffeat.training.hyperfeatures.score import records
 from diffeat.training.hyperfeatures.train import TrainSettings
 from diffeat.training.log import read_log
 
@@ -172,18 +173,31 @@ class Demo:
         counts = len(network.config.steps), len(network.config.channels)
         datasets = [self.pairs["val"], self.pairs["test"]]
         with prepare(self.extractor, datasets, self.out / "features", progress=bar) as ready:
-            values = np.array(
-                [[score(self.pairs["val"], SingleMap(ready.source, k, s), PROTOCOL).value for s in range(counts[0])]
-                 for k in range(counts[1])]
-            )  # fmt: skip
+            tried = [SingleMap(ready.source, k, s) for k in range(counts[1]) for s in range(counts[0])]
+            validation = [records(self.pairs["val"], one, PROTOCOL)[0] for one in tried]
+            values = np.array([pck(r, PROTOCOL, replicates=0).value for r in validation]).reshape(counts[1], counts[0])
             layer, step = divmod(int(values.argmax()), counts[0])
-            best, _ = records(self.pairs["test"], SingleMap(ready.source, layer, step), PROTOCOL)
-        self.single_maps = values
+            self.choices = choosing([pair_score(r, PROTOCOL) for r in validation])
+            chosen = {int(values.argmax()), *self.choices.tolist()}
+            test = {k: records(self.pairs["test"], tried[k], PROTOCOL)[0] for k in chosen}
+        self.single_maps, self.chosen = values, {k: pair_score(r, PROTOCOL) for k, r in test.items()}
         self.numbers["best single map"] = [network.config.activations[layer], self.extractor.times[step]]
         print(
             f"best single map on validation: {network.config.activations[layer]} at t = {self.extractor.times[step]:g}"
         )
-        return best
+        return test[int(values.argmax())]
+
+    def _choosing(self) -> str:
+        """The same with the choice of the single map in the interval."""
+        value, interval = with_choosing(self.choices, self.chosen)
+        gain, spread = with_choosing(self.choices, self.chosen, pair_score(self.records["one step"], PROTOCOL))
+        self.numbers["with choosing"] = {"single map": [value, *interval], "one step": [gain, *spread]}
+        line = (
+            f"With validation pictures drawn anew, too, {len(self.choices)} times, {len(self.chosen)} maps are chosen: "
+            f"single map {value:.1f} {interval}, one step {gain:+.1f} {spread} above it."
+        )
+        print(line)
+        return line
 
     def _difference(self, less: str, more: str) -> str:
         """Paired difference at the headline threshold, with a bootstrap over pictures."""
@@ -204,6 +218,7 @@ class Demo:
     # ---- what is mixed
 
     def mixture(self) -> None:
+        self.page.text(self._choosing())
         recipe = Recipe.load(self.trained.recipe)
         network = network_of(recipe)
         times = self.extractor.times

@@ -96,7 +96,6 @@ def test_geometry_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "motorcycle" in (tmp_path / "bench.md").read_text()
 
 
-@pytest.mark.slow
 def scored(share: float, seed: int, count: int = 400) -> Score:
     hits = (np.random.default_rng(seed).random(count) < share).astype(float)
     return Score(np.stack([hits, np.ones(count)], 1), ratio)
@@ -113,6 +112,9 @@ def test_a_choice_that_could_have_been_another_widens_the_interval() -> None:
     value, interval = with_choosing(choices, test)
     assert value == pytest.approx(np.mean([test[k].value for k in choices]))
     assert interval.low < test[0].value + 1 < test[1].value - 1 < interval.high
+    gain, spread = with_choosing(choices, test, scored(0.9, 5))
+    assert gain == pytest.approx(scored(0.9, 5).value - value)
+    assert spread.low < scored(0.9, 5).value - test[1].value < gain < spread.high
 
 
 @pytest.mark.parametrize("average", ["image", "point"])
@@ -129,6 +131,7 @@ def test_scores_of_pairs_are_those_of_the_protocol(average: str) -> None:
     assert score.groups == tuple(r.images for r in records)
 
 
+@pytest.mark.slow
 def test_toyworld_table(tmp_path: Path) -> None:
     from diffeat.bench.toyworld import run_toyworld
 

@@ -23,6 +23,7 @@ from diffeat.tasks.correspondence import (
     heat_map,
     match,
     mutual_matches,
+    strongest_matches,
 )
 from diffeat.tasks.correspondence.axis import Axis
 from diffeat.tasks.correspondence.readout import window_soft_argmax
@@ -260,3 +261,31 @@ def test_axis_equals_interpolate() -> None:
         values = torch.randn(cells, dtype=torch.float64, generator=torch.Generator().manual_seed(cells))
         expected = F.interpolate(values[None, None], size=length, mode="linear", align_corners=False)[0, 0]
         torch.testing.assert_close(_resized(cells, length).apply(values, 0), expected)
+
+
+def test_matches_without_points_spread_over_the_picture_or_a_mask() -> None:
+    """Every cell finds itself; those along the borders, and then the left half, are the most alike."""
+    maps = torch.randn(32, 24, 32, generator=torch.Generator().manual_seed(0))
+    frame = FrameSpec("squash", (256, 192)).frame((256, 192))
+    noise = 0.3 * torch.randn(maps.shape, generator=torch.Generator().manual_seed(1))
+    noise[:, :, :16] *= 0.5
+    noise[:, :1] = noise[:, -1:] = noise[:, :, :1] = noise[:, :, -1:] = 0
+    one, other = features(maps, frame), features(maps + noise, frame)
+    spread = strongest_matches(one, other, 12)
+    assert len(spread) == 12
+    inner = spread.source / torch.tensor([256, 192])
+    assert ((inner > 1 / 16) & (inner < 15 / 16)).all()
+    quadrants = [int(x > 0.5) + 2 * int(y > 0.5) for x, y in inner.tolist()]
+    assert {quadrants.count(q) for q in range(4)} <= {2, 3, 4}
+    distances = torch.cdist(spread.source, spread.source) + 1e9 * torch.eye(12)
+    assert distances.min() > 0.5 * (256 * 192 / 12) ** 0.5
+    mask = torch.zeros(192, 256, dtype=torch.bool)
+    mask[60:130, 150:230] = True
+    inside = strongest_matches(one, other, 5, mask)
+    assert len(inside) == 5
+    assert all(mask[round(y), round(x)] for x, y in inside.source.tolist())
+    assert len(strongest_matches(one, other, 5000, mask)) == 9 * 10  # all cells in it
+    with pytest.raises(InvalidValueError, match="256×192"):
+        strongest_matches(one, other, 5, mask.T)
+    with pytest.raises(InvalidValueError, match="empty"):
+        strongest_matches(one, other, 5, mask & False)

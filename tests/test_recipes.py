@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import diffeat
 from diffeat.errors import InvalidValueError, UnknownNameError
-from diffeat.extraction import Reading, Recipe, preset_names
+from diffeat.extraction import Reading, Recipe, generation_twin, preset_names
 from diffeat.tasks.registry import TASKS, options_for
 
 MINIMAL = {"model": "sd15", "trajectory": {"timesteps": [261]}, "activations": ["up_blocks.1"]}
@@ -29,6 +30,31 @@ def test_the_promised_presets_exist() -> None:
     assert set(promised.split()) <= set(preset_names())
 
 
+@pytest.mark.parametrize("name", [n for n in preset_names() if n.startswith("ditf-")])
+def test_what_is_ours_in_a_ditf_preset_says_so_beside_it(name: str) -> None:
+    text = (Path(diffeat.__file__).parent / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    numbers = [line for line in text.splitlines() if line.startswith(("trajectory:", "activations:", "frame:"))]
+    unsaid = [line for line in numbers if "ours" not in line and "# ours: all" not in text]
+    released = name in ("ditf-flux", "ditf-flux-davis")  # the only settings that are published whole
+    assert bool(unsaid) == released
+    recipe = Reading.load(name)
+    assert (recipe.precision == "bfloat16") == released
+    assert recipe.refine.channels == ((154, 1446) if released else "detected")
+    assert released or "Ours" in recipe.source
+
+
+def test_presets_of_published_hyperfeatures() -> None:
+    plain, paper, made = (Reading.load(f"hyperfeatures-sd15{end}") for end in ("", "-paper", "-synthetic"))
+    assert (plain.frame.load, paper.frame.load, paper.frame.size) == (None, (224, 224), (512, 512))
+    assert paper.replace(frame=plain.frame).hash == plain.hash
+    path = made.trajectory
+    assert (path.kind, path.guidance, path.steps, path.save) == ("generation", 7.5, 50, plain.trajectory.save)
+    negative = path.negative_prompt.split(", ")
+    assert (len(negative), negative[0], negative[-1]) == (24, "poorly drawn", "cut off")
+    assert generation_twin(made).hash == made.hash
+    assert {p.precision for p in (plain, paper, made)} == {"mixed float16"}
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
     recipe = Recipe.load(name)
@@ -40,7 +66,8 @@ def test_yaml_round_trip(name: str, tmp_path: Path) -> None:
 
 def test_hash_covers_the_numbers_and_nothing_else() -> None:
     recipe = Recipe.from_dict(MINIMAL)
-    assert recipe.replace(name="other", description="words", source="somewhere").hash == recipe.hash
+    told = {"name": "other", "description": "words", "source": "somewhere", "precision": "float16"}
+    assert recipe.replace(**told).hash == recipe.hash
     for change in (
         {"model": "sd21"},
         {"seed": 1},

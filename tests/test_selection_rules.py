@@ -52,7 +52,7 @@ def measurement(properties: list[Property], alike: torch.Tensor | None = None) -
     count = len(properties)
     picture = Image.new("RGB", (8, 8))
     colours = {p.id: np.zeros((4, 4, 3), np.uint8) for p in properties}
-    settings = MeasuredOn(model="tiny", pictures=2, timestep=50, draws=2, size=[64, 64], seed=0)
+    settings = MeasuredOn(model="tiny", pictures=2, timestep=50, draws=2, size=[64, 64], seed=0, precision="float32")
     return Measurement(tuple(properties), torch.eye(count) if alike is None else alike, {}, colours, picture, settings)
 
 

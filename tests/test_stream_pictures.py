@@ -70,7 +70,7 @@ def test_any_bad_picture_ends_nothing(tmp_path, monkeypatch) -> None:
 
 
 def test_pixels_that_wait_are_bounded(monkeypatch) -> None:
-    monkeypatch.setattr(streaming, "_HELD", 3 * 10 * 10 * 10)
+    monkeypatch.setattr(streaming, "HELD", 3 * 10 * 10 * 10)
     source: Any = Widths()
     assert list(stream(source, [grey(10)] * 40)) == [10] * 40
     assert max(source.calls) == 11

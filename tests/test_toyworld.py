@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from diffeat.cli.main import app
 from diffeat.datasets.toyworld import CLASSES, PARTS, ToySample, Toyworld
 from diffeat.datasets.toyworld.captions import vocabulary
 from diffeat.datasets.toyworld.classes import build
@@ -251,3 +253,16 @@ def test_fixed_attributes_and_bad_ones():
         Toyworld(0, classes=[])
     with pytest.raises(IndexError):
         Toyworld(0)[-1]
+
+
+def test_counts_are_written_as_the_help_shows_them(tmp_path: Path) -> None:
+    command = ["toyworld", "write", str(tmp_path / "toy"), "--size", "32", "--pairs", "1", "--class", CLASSES[0]]
+    done = CliRunner().invoke(app, [*command, "--images", "4,2,3"])
+    assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "toy").glob(f"JPEGImages/{CLASSES[0]}/*"))) == 4 + 2 + 3
+    help_text = CliRunner().invoke(app, ["toyworld", "write", "--help"], env={"COLUMNS": "120"}).stdout
+    assert "TRAIN,VAL,TEST" in help_text
+    assert "8,4,10" in help_text
+    for wrong in ("6,3", "6,3,x", "6,0,4", ""):
+        done = CliRunner().invoke(app, ["toyworld", "write", str(tmp_path / "no"), "--images", wrong])
+        assert "--images takes three numbers" in str(done.exception)

@@ -30,7 +30,7 @@ from diffeat.progress import Progress, silent
 from diffeat.report.massive import summary, write_massive
 from diffeat.report.sweep import write_sweep
 from diffeat.studies.massive import find_massive
-from diffeat.studies.sweeps import block_names, sweep
+from diffeat.studies.sweeps import Sweep, block_names, sweep
 from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.correspondence.keypoints import PairRecord
 from diffeat.tasks.correspondence.protocol import Protocol
@@ -93,7 +93,8 @@ def run_ditf(
     picture = (SIZE, SIZE)
     inject_massive(massive, channels, size=INJECTED, spread=SPREAD, suppress=SUPPRESSED, picture=picture)
 
-    chosen = _chosen(base, clean, data, root / "sweep", timesteps, progress)
+    swept = _swept(base, clean, data, root / "sweep", timesteps, progress)
+    chosen = swept.recipe.replace(refine=base.refine)
     sources: list[RowSource] = []
     for name, backbone in ((model, clean), (f"{model} + channels {', '.join(map(str, channels))}", massive)):
         for kind, changed in variants(chosen, clean).items():
@@ -111,7 +112,8 @@ def run_ditf(
     ]
     notes = [
         f"t = {chosen.trajectory.timesteps[0]:g} and {chosen.activations[0]} were chosen on the validation pairs, for "
-        "AdaLN without discard",
+        f"AdaLN without discard; {len(swept.rivals)} of the other {len(swept.cells) - 1} cells of the sweep are not "
+        "told from it, and that the choice varies is in no interval",
         f"injected by weights alone: {INJECTED:g} ± {SPREAD:.0%} in every token from the first "
         f"block on; later blocks scale them by {1 - SUPPRESSED:.1f}",
         *map(str, differences),
@@ -134,9 +136,9 @@ def variants(recipe: Reading, backbone: Backbone) -> dict[str, Reading]:
     }
 
 
-def _chosen(
+def _swept(
     recipe: Reading, backbone: Backbone, data: Path, folder: Path, timesteps: Sequence[float], progress: Progress
-) -> Reading:
+) -> Sweep:
     plain = recipe.replace(refine={})
     blocks = block_names(recipe, Catalogue.of(backbone), ["ditf:*"])[1:]  # channels are injected in the first
     found = sweep(
@@ -152,7 +154,7 @@ def _chosen(
         progress=progress,
     )
     write_sweep(found, folder, force=True)
-    return found.recipe.replace(refine=recipe.refine)
+    return found
 
 
 def difference(name: str, one: Evaluation, other: Evaluation) -> Difference:

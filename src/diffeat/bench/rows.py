@@ -74,7 +74,8 @@ def pair_score(records: Sequence[PairRecord], protocol: Protocol) -> Score:
     alpha, by_point = protocol.alpha, protocol.average.endswith("point")
     units = []
     for record in records:
-        near = np.asarray(record.distances) <= alpha * record.lengths[protocol.reference]
+        distances, limit = np.asarray(record.distances), alpha * record.lengths[protocol.reference]
+        near = distances <= limit if protocol.inclusive else distances < limit
         units.append([near.sum(), len(near)] if by_point else [near.mean(), 1.0])
     return Score(np.array(units), ratio, tuple(r.images for r in records))
 
@@ -84,16 +85,19 @@ def choosing(validation: Sequence[Score]) -> np.ndarray:
     return np.stack([score.resampled() for score in validation]).argmax(0)
 
 
-def with_choosing(choices: np.ndarray, test: Mapping[int, Score]) -> tuple[float, Interval]:
+def with_choosing(choices: np.ndarray, test: Mapping[int, Score], other: Score | None = None) -> tuple[float, Interval]:
     """The mean test score of what is chosen, and its interval when validation and test pictures are both drawn anew.
 
     Args:
         choices: (R,) of :func:`choosing`.
         test: Scores over the same test pictures of every candidate that was chosen.
+        other: What is compared with it, on the same pictures: numbers are of what this scores above.
     """
     drawn = {k: score.resampled(len(choices)) for k, score in test.items()}
-    value = float(np.mean([test[k].value for k in choices]))
-    return value, interval_of([drawn[k][r] for r, k in enumerate(choices)])
+    value, values = np.mean([test[k].value for k in choices]), np.array([drawn[k][r] for r, k in enumerate(choices)])
+    if other is not None:
+        value, values = other.value - value, other.resampled(len(choices)) - values
+    return float(value), interval_of(values)
 
 
 def bench_table(rows: Sequence[BenchRow]) -> Table:

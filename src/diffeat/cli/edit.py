@@ -32,6 +32,7 @@ def edit(
     Example:
         diffeat edit cat.png whiskers.png other-cat.png --recipe dift-sd21 --out edited.png
     """
+    from diffeat.features import check_one_map
     from diffeat.geometry import open_image
     from diffeat.geometry.images import open_stored
     from diffeat.tasks.homography import propagate_edit
@@ -41,7 +42,10 @@ def edit(
     new_file(out, PICTURES, force=force)
     pictures_of([source, layer, target])
     painted = open_stored(layer)
-    features = load(ctx, recipe_of(ctx))
+    recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.map_names)
+    features = load(ctx, recipe)
+    check_one_map(recipe.name, features.map_names)
     prompt = given(ctx).get("prompt")
     one, other = (next(features.stream([path], prompt)) for path in (source, target))
     result = propagate_edit(one, other, painted, everywhere=everywhere)

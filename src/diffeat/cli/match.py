@@ -29,6 +29,9 @@ def match(
         list[str] | None, Option("--points", "-p", help="x,y in pixels of the source: '120,80 200,90'; repeatable.")
     ] = None,
     count: Annotated[int, Option(min=1, help="Without --points: how many mutual matches.")] = 8,
+    mask: Annotated[
+        Path | None, Option(help="Without --points: a picture that is black where none may lie in the source.")
+    ] = None,
     out: Annotated[Path | None, Option("--out", "-o", help="Picture to write, e.g. a PNG.")] = None,
     force: Force = False,
     json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
@@ -36,10 +39,15 @@ def match(
 ) -> None:
     """Find points of one picture in another.
 
+    Without --points these are places that choose each other, spread over the source or over a mask of it.
+
     Example:
         diffeat samples photos
         diffeat match photos/chelsea.png photos/astronaut.png --points "150,120 220,90" --out match.png
     """
+    import numpy as np
+    import torch
+
     from diffeat.features import check_one_map
     from diffeat.geometry import FrameSpec, open_image
     from diffeat.tasks.correspondence import heat_map, strongest_matches
@@ -47,12 +55,13 @@ def match(
     from diffeat.tasks.correspondence.matching import check_points
 
     if points:
-        refuse(ctx, ["count"], "--points says which")
+        refuse(ctx, ["count", "mask"], "--points says which")
     if out is None:
         refuse(ctx, ["heat", "force"], "no picture is written without --out")
     else:
         new_file(out, PICTURES, force=force)
     asked = parse_points(points or [])
+    allowed = None if mask is None else torch.from_numpy(np.asarray(open_image(mask)).max(-1) > 0)
     pictures_of([source, target])
     pictures = open_image(source), open_image(target)
     if asked:
@@ -63,7 +72,7 @@ def match(
     check_one_map(recipe.name, features.map_names)
     prompt = given(ctx).get("prompt")
     one, other = (next(features.stream([path], prompt)) for path in (source, target))
-    matches = find(one, other, asked) if asked else strongest_matches(one, other, count)
+    matches = find(one, other, asked) if asked else strongest_matches(one, other, count, allowed)
     if json:
         _print_json(source, target, features.recipe.name, matches)
     else:

@@ -15,7 +15,9 @@ Paths = Annotated[list[Path], Argument(help="Pictures and folders of pictures.")
 PairsName = Annotated[str, Argument(metavar="[DATASET]", help="{pairs}")]
 Root = Annotated[Path | None, Option(help="The dataset's folder; for csv and spair-json its file.")]
 Protocol = Annotated[str | None, Option(help="How pairs are scored; the dataset's usual one if not given.")]
-Prompts = Annotated[str | None, Option(help="'category', a text with {category}, a JSON file of texts, or any text.")]
+Prompts = Annotated[
+    str | None, Option(help="'category', a text with {category}, a JSON or CSV file of captions, or any text.")
+]
 Timesteps = Annotated[list[str], Option("--timestep", "-t", help="To try: 0…999 (flow: 1000), or FROM:TO:STEP.")]
 Limit = Annotated[int | None, Option(min=1, help="About so many pairs, spread evenly.")]
 Force = Annotated[bool, Option("--force", help="Write over results that are there already.")]

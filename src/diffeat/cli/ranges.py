@@ -42,3 +42,15 @@ def read_numbers(texts: Iterable[str], option: str) -> list[float]:
     if not numbers:
         raise InvalidValueError(f"{option} names no number.")
     return list(dict.fromkeys(numbers))
+
+
+def read_counts(text: str, option: str) -> tuple[int, int, int]:
+    """The three numbers of ``8,4,10``: of the train, val and test split.
+
+    Raises:
+        InvalidValueError: For anything else; names the option.
+    """
+    numbers = [int(n) for n in map(str.strip, text.split(",")) if n.isdecimal() and 0 < int(n[:9]) == int(n)]
+    if len(numbers) != 3 or text.count(",") != 2:
+        raise InvalidValueError(f"{option} takes three numbers from 1, such as 8,4,10, not {shown(text)}.")
+    return numbers[0], numbers[1], numbers[2]

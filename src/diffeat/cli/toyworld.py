@@ -10,6 +10,7 @@ from typer import Argument, Option
 
 from diffeat.cli.command import Command
 from diffeat.cli.options import Force
+from diffeat.cli.ranges import read_counts
 
 toyworld = typer.Typer(no_args_is_help=True, help="The procedural dataset with exact keypoints.")
 
@@ -25,11 +26,9 @@ def write(
     seed: Annotated[int, Option(help="Which world; different seeds share nothing.")] = 7,
     size: Annotated[int, Option(min=32, help="Side of the pictures in pixels.")] = 128,
     pairs: Annotated[int, Option(min=1, help="Pairs per class and split.")] = 30,
-    pictures: Annotated[tuple[int, int, int], Option(help="Pictures per class in the train, val and test split.")] = (
-        8,
-        4,
-        10,
-    ),
+    images: Annotated[
+        str, Option(metavar="TRAIN,VAL,TEST", help="Pictures per class in each split.", show_default=True)
+    ] = "8,4,10",
     only: Annotated[list[str] | None, Option("--class", help="Only this class; repeatable.")] = None,
     force: Force = False,
 ) -> None:
@@ -42,7 +41,7 @@ def write(
     from diffeat.datasets.toyworld_spair import SPLITS, write_toyworld_pairs
     from diffeat.progress import bar
 
-    counts: dict[str, int] = dict(zip(SPLITS, pictures, strict=True))
+    counts = dict(zip(SPLITS, read_counts(images, "--images"), strict=True))
     write_toyworld_pairs(
         folder, seed=seed, size=size, classes=only, images=counts, pairs=pairs, progress=bar, force=force
     )

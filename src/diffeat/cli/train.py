@@ -117,7 +117,7 @@ def hyperfeatures(
         f"{steps} steps, {pairs} pairs each, learning rate {lr:g}, seed {settings.seed}"
         + "".join(f", {n} {v:g}" for n, v in (("flip", flip), ("dense", dense)) if v),
     ]
-    facts.append(f"features computed in {extractor.precision}, stored in {store_dtype}")
+    facts += [*data.pairs.notes, f"features computed in {extractor.precision}, stored in {store_dtype}"]
     if trained.validation is not None:
         facts += [
             f"best at step {trained.step}: validation {trained.validation.headline}",
@@ -166,7 +166,7 @@ def convolution(
 
     Example:
         diffeat toyworld write toy --pairs 2
-        diffeat train convolution toyworld --root toy -r tiny-unet --steps 20 --limit 20 --out run
+        diffeat train convolution toyworld --root toy -r tiny-unet --steps 20 --limit 10 --validation-limit 10 --out run
         diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
     from diffeat.progress import bar

@@ -4,7 +4,7 @@ from diffeat.evaluation.features import Features, features_of
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Result
 from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import PromptPolicy, category_text, picture_texts
+from diffeat.evaluation.texts import PromptPolicy, picture_texts, text_of
 
 __all__ = [
     "Features",
@@ -14,7 +14,7 @@ __all__ = [
     "Task",
     "TaskOptions",
     "bootstrap",
-    "category_text",
     "features_of",
     "picture_texts",
+    "text_of",
 ]

@@ -55,7 +55,7 @@ def text_of(
         named: Pictures by the names that captions were given by so far, to refuse a name that means two.
     """
     if not isinstance(policy, Mapping):
-        return category_text(category, policy, template)
+        return _category_text(category, policy, template)
     name = next((name for name in _names(path, category) if name in policy), None)
     if name is None:
         if category in policy:
@@ -76,17 +76,8 @@ def _names(path: Path, category: str) -> list[str]:
     return [path.as_posix(), *ends[:-1], *([category + path.name] if category else []), path.name, path.stem]
 
 
-def category_text(category: str, policy: PromptPolicy, template: str = "{}") -> str | None:
-    """The text for any picture of ``category``; ``None`` leaves it to the recipe. Raises as :func:`picture_texts`."""
-    if policy is None:
-        return None
-    if isinstance(policy, Mapping):
-        if category not in policy:
-            raise UnknownNameError(
-                f"There is no text for category {category!r}. {did_you_mean(category, policy)}".rstrip()
-            )
-        return policy[category]
-    if not names_category(policy):
+def _category_text(category: str, policy: str | None, template: str) -> str | None:
+    if policy is None or not names_category(policy):
         return policy
     if not category:
         raise InvalidValueError("The dataset has no categories: use prompts that do not ask for one.")
@@ -114,7 +105,7 @@ def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spe
         notes = [f"{captions} of {len(texts)} pictures were given to the model with captions of their own"]
         return notes if captions else ["the true category of every picture was told by a text for each category"]
     if names_category(policy):
-        text = spec.text_for(category_text("{category}", policy, spec.template))
+        text = spec.text_for(_category_text("{category}", policy, spec.template))
         return [f"the true category of every picture was given to the model as text: {text!r}"]
     text = spec.text_for(policy)
     notes = [f"text for every picture: {text!r}"] if text or policy is not None else []

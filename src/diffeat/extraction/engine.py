@@ -88,17 +88,17 @@ class Engine:
     def group(self, picture: Picture) -> Group:
         """Pictures of one model size, as many as fill a call (with techniques, as many as a call has rows: adapters
         are then switched once for all of them)."""
-        size = self.frame(picture).model
-        rows = self._budget.rows(size)
+        frame = self.frame(picture)
+        rows = self._budget.rows(frame.model)
         follows = self.plan.readers[0].recipe.frame.mode == "keep"
-        return Group(size, rows if self.plan.steers else -(-rows // self.plan.rows), follows)
+        return Group(frame.model, rows if self.plan.steers else -(-rows // self.plan.rows), follows, (frame,))
 
     def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
         """What is read of pictures of one group: for each picture, for each recipe of the plan."""
         frames = [self.frame(picture) for picture in pictures]
         sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
         with self._backbone.ready(), self.session(), nullcontext() if self._grad else torch.no_grad():
-            pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+            pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
             posterior = self._backbone.encode_images(pixels)
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
@@ -225,8 +225,11 @@ class _Means:
         for name in self._wants:
             values = tensors[name][k]
             self._dtypes[name] = values.dtype
-            share = values.float() / self._draws
-            added[name] = sums[name] + share if name in sums else share
+            if self._draws == 1:  # in its own precision, and not a part of the call's memory
+                added[name] = values.to(torch.float32 if name in self._exact else values.dtype, copy=True)
+            else:
+                share = values.float() / self._draws
+                added[name] = sums[name] + share if name in sums else share
         sums.update(added)
 
     def maps(self) -> Maps:

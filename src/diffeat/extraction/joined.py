@@ -63,7 +63,8 @@ class JoinedSource(Streams[FeatureMap]):
         """Pictures that all parts can read together, as many as the part with the smallest calls takes."""
         groups = [source.group(picture) for source in self.sources]
         follows = any(g.follows for g in groups)
-        return Group(tuple(g.key for g in groups), min(g.most for g in groups), follows)
+        frames = tuple(frame for g in groups for frame in g.frames)
+        return Group(tuple(g.key for g in groups), min(g.most for g in groups), follows, frames)
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Joined features of pictures of one group."""

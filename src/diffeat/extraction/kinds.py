@@ -143,8 +143,10 @@ class Joined(Recipe, frozen=True):
         return self
 
     def varied(self, fields: Mapping[str, Any]) -> Joined:
-        """The parts, each with the values."""
-        return self.replace(parts=tuple(part.varied(fields) for part in self.parts))
+        """The parts, each with the values; options for tasks are the whole's."""
+        own = {name: value for name, value in fields.items() if name.partition(".")[0] == "tasks"}
+        of_parts = {name: value for name, value in fields.items() if name not in own}
+        return self.replace(parts=tuple(part.varied(of_parts) for part in self.parts), **own)
 
     def single(self) -> Iterator[Recipe]:
         """Those of all parts."""
@@ -202,7 +204,7 @@ def _written(name: str) -> Recipe | None:
         return join_recipes([Recipe.load(part.strip()) for part in names])
     if kind == "vision" and rest:
         model, *settings = [rest] if os.path.exists(rest) else rest.split(",")
-        fields = dict(setting.partition("=")[::2] for setting in settings)
+        fields = {name: value for name, _, value in (setting.partition("=") for setting in settings)}
         return Vision.from_dict({"name": Path(rest).name, "model": model, **fields}, f"recipe {shown(name)}")
     if kind == "baseline" and rest:
         if rest not in _BASELINES:

@@ -8,15 +8,23 @@ in a shard that is whole; pictures of a damaged shard are extracted again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
+from typing import Self
 
 from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
-from diffeat.features import FeatureMap, Picture, Source
+from diffeat.features import FeatureMap, Picture, Source, stream
 from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.storage.shard import Maps
 from diffeat.storage.store import Identity
+
+#: Pictures that may wait to be packed.
+_WAITING = 4
 
 
 @dataclass
@@ -68,11 +76,29 @@ def extract_to_store(
     summary = Summary()
     jobs = _jobs(source, pictures, prompts, summary)
     todo = _shards(store, jobs, shard_size, summary, replace=replace)
-    with_bar = iter(progress(range(sum(map(len, todo.values()))), total=None, desc="extract"))
-    with source.session():
-        for position, shard in todo.items():
-            _run(source, store, position, shard, summary, lambda: next(with_bar, None))
-    next(with_bar, None)
+    texts = {job.picture.name: job.identity for jobs in todo.values() for job in jobs}
+    left = {position: len(jobs) for position, jobs in todo.items()}
+    place = {job.picture.name: position for position, jobs in todo.items() for job in jobs}
+    bar = iter(progress(range(len(place)), total=None, desc="extract"))
+    with _Writer(store, summary) as writer:
+
+        def done(name: str) -> None:
+            left[place[name]] -= 1
+            if not left[place[name]]:
+                writer.end(place[name])
+            next(bar, None)
+
+        def failed(name: str, error: DiffeatError) -> None:
+            summary.failed[name] = str(error)
+            done(name)
+
+        pictures = (job.picture for jobs in todo.values() for job in jobs)
+        for feature in stream(source, pictures, on_error=failed, apart=lambda picture: place[picture.name]):
+            maps = {name: values.cpu() for name, values in feature.activations.items()}
+            identity = texts[feature.image]
+            writer.add(replace_fields(feature, activations=maps, digest=identity.digest), identity.text)
+            done(feature.image)
+    next(bar, None)
     return summary
 
 
@@ -143,25 +169,54 @@ def _refusal(store: FeatureStore, changed: Sequence[_Job], stored: dict[str, Ide
     )
 
 
-def _run(
-    source: Source[FeatureMap],
-    store: FeatureStore,
-    position: int,
-    jobs: Iterable[_Job],
-    summary: Summary,
-    tick: Callable[[], object],
-) -> None:
-    def failed(name: str, error: DiffeatError) -> None:
-        summary.failed[name] = str(error)
-        tick()
+class _Writer:
+    """Packs pictures and writes shards on a thread of its own, in order, while the next ones are computed.
 
-    by_name = {job.picture.name: job for job in jobs}
-    features: list[FeatureMap] = []
-    for feature in source.stream((job.picture for job in by_name.values()), on_error=failed):
-        maps = {name: values.cpu() for name, values in feature.activations.items()}
-        features.append(replace(feature, activations=maps, digest=by_name[feature.image].identity.digest))
-        tick()
-    if features:
-        texts = [by_name[feature.image].identity.text for feature in features]
-        store.write_shard(features, texts, position=position)
-        summary.extracted += [feature.image for feature in features]
+    What goes wrong there is raised by the next call, or at the end. Shards that are complete stay.
+    """
+
+    def __init__(self, store: FeatureStore, summary: Summary) -> None:
+        self._store, self._summary = store, summary
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffeat-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._packed: dict[str, Maps] = {}  # of the shard that is being filled; used on the thread only
+        self._failed = False
+
+    def add(self, feature: FeatureMap, text: str) -> None:
+        """Add a picture to the shard that is being filled."""
+        self._do(self._pack, feature, text)
+
+    def end(self, position: int) -> None:
+        """Write the shard."""
+        self._do(self._write, position)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+
+    def _do(self, act: Callable[..., None], *arguments: object) -> None:
+        while len(self._waiting) > _WAITING or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._unless_failed, act, *arguments))
+
+    def _unless_failed(self, act: Callable[..., None], *arguments: object) -> None:
+        if self._failed:  # a shard without one of its pictures is not written
+            return
+        try:
+            act(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _pack(self, feature: FeatureMap, text: str) -> None:
+        self._packed[feature.image] = self._store.packed(feature, text)
+
+    def _write(self, position: int) -> None:
+        packed, self._packed = self._packed, {}
+        if packed:
+            self._store.write_packed(list(packed.values()), position=position)
+            self._summary.extracted += packed

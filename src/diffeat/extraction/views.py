@@ -24,6 +24,7 @@ from diffeat.extraction.reading import Reading
 from diffeat.extraction.reduce import AdaLN, Place, Shrunk
 from diffeat.extraction.walker import Walker
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
+from diffeat.features.feature_map import finite
 from diffeat.techniques.named import function_name
 from diffeat.techniques.weights import fingerprint_with
 from diffeat.trajectories import NoiseSource, own_noise
@@ -124,7 +125,7 @@ class Views(Streams[list[FeatureMap]]):
         several = len({place.step for place in read.maps}) > 1
         maps = {str(place) if several else place.name: tensor for place, tensor in read.maps.items()}
         for name, tensor in maps.items():
-            if not torch.isfinite(tensor).all():
+            if not finite(tensor):
                 raise NonFiniteError(_non_finite(name, picture.name, tensor, self.backbone.dtype))
         reader, join, note = self.plan.readers[number], self._joins[number], {}
         if join is not None and self._sum is None:

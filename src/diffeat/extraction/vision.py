@@ -22,6 +22,7 @@ from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.kinds import Vision
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
+from diffeat.features.feature_map import finite
 from diffeat.geometry import Frame, FrameSpec
 
 #: Pixels of one call.
@@ -119,19 +120,20 @@ class VisionExtractor(Streams[FeatureMap]):
 
     def group(self, picture: Picture) -> Group:
         """Pictures of one model size share calls."""
-        width, height = self.frame(picture).model
-        return Group((width, height), max(1, _PIXELS // (width * height)), self._spec.mode == "keep")
+        frame = self.frame(picture)
+        width, height = frame.model
+        return Group(frame.model, max(1, _PIXELS // (width * height)), self._spec.mode == "keep", (frame,))
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
-        pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+        pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
         with ready(self.model), torch.no_grad():
             hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
-            if torch.isfinite(tensor).all():
+            if finite(tensor):
                 yield self._feature_map(picture, frame, tensor)
             else:
                 dtype = self.model.dtype

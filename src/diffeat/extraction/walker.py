@@ -94,7 +94,8 @@ class Walker:
                     f"{frame.model[0]}×{frame.model[1]}. Use the recipe that diffeat generate wrote."
                 )
         rows = 1 if self._recipe.trajectory.guidance is None else 2
-        return Group(frame.model, -(-self._budget.rows(frame.model) // rows), self._recipe.frame.mode == "keep")
+        most = -(-self._budget.rows(frame.model) // rows)
+        return Group(frame.model, most, self._recipe.frame.mode == "keep", (frame,))
 
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""
@@ -161,7 +162,7 @@ class Walker:
         frames = [self.frame(picture) for picture in pictures]
         size = frames[0].model
         if path.kind == "inversion":
-            pixels = torch.stack([f.pixels(p.image) for f, p in zip(frames, pictures, strict=True)])
+            pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
             posterior = backbone.encode_images(pixels)
             rows = [
                 noisy_latents(

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.geometry import Frame
+
+
+def value_range(values: Tensor) -> tuple[float, float]:
+    """The least and the greatest value, in one pass; NaN, or infinite, where one of the values is. (0, 0) of none.
+
+    Example:
+        >>> value_range(torch.tensor([3.0, -1.0])), value_range(torch.tensor([3.0, torch.nan]))
+        ((-1.0, 3.0), (nan, nan))
+    """
+    if not values.numel():
+        return 0.0, 0.0
+    low, high = torch.stack(values.detach().aminmax()).tolist()
+    return low, high
+
+
+def finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite."""
+    return all(map(math.isfinite, value_range(values)))
 
 
 @dataclass

@@ -13,11 +13,12 @@ from typing import IO, TypeAlias
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printable
-from diffeat.geometry import file_digest, open_image, pixel_digest
+from diffeat.geometry import Frame, file_digest, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
 #: Bytes of a picture's file; one that is larger would never be decoded, and is not read to be named either.
@@ -36,6 +37,9 @@ class Picture:
         text: What the model reads for it; ``None`` leaves the text to the recipe.
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
 
+    Attributes:
+        is_file: Whether it is a file of its own, which any thread may open.
+
     Raises:
         InvalidValueError: The text is not UTF-8.
     """
@@ -52,8 +56,10 @@ class Picture:
         if text is not None and _NOT_UNICODE.search(text):
             raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
+        self.is_file = False
         self._open = open
         self._digest = digest
+        self._pixels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -69,7 +75,11 @@ class Picture:
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
             path = Path(source)
-            return cls(name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path, LARGEST_FILE))
+            picture = cls(
+                name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path, LARGEST_FILE)
+            )
+            picture.is_file = True
+            return picture
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", lambda: image, text=text)
         picture.name = f"image-{picture.key[:12]}"
@@ -94,6 +104,19 @@ class Picture:
         """Hash of the pixels; keys the noise, so that one picture gives the same features however it came."""
         return pixel_digest(self.image)
 
+    def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
+        """The model image in ``frame`` (see :meth:`Frame.pixels`), made once."""
+        if frame not in self._pixels:
+            self._pixels[frame] = frame.pixels(self.image)
+        return self._pixels[frame]
+
+    @property
+    def bytes_held(self) -> int:
+        """Of pixels that are kept by now."""
+        image = self.__dict__.get("image")
+        opened = 3 * image.width * image.height if image is not None else 0
+        return opened + sum(t.nbytes for t in self._pixels.values())
+
     @cached_property
     def digest(self) -> str:
         """Hash of the file, or of the pixels where there is no file."""
@@ -102,6 +125,7 @@ class Picture:
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
+        other.is_file, other._pixels = self.is_file, dict(self._pixels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from diffeat.errors import DiffeatError, InvalidValueError, clipped
 from diffeat.features.picture import ImageLike, Picture
+from diffeat.geometry import Frame
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -68,11 +69,13 @@ class Group:
         most: How many of them to read at once.
         follows: Whether the model's image is as large as the picture asks: a model's tables may end before it does,
             and what the model then raises is that picture's failure.
+        frames: Frames that the picture will be seen in; its pixels are made ahead.
     """
 
     key: Hashable
     most: int = field(default=1, compare=False)
     follows: bool = field(default=False, compare=False)
+    frames: tuple[Frame, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Any, Generic, TypeVar
 
 from diffeat.ambient import neutral
@@ -16,14 +16,13 @@ from diffeat.errors import (
     UnknownNameError,
     clipped,
 )
+from diffeat.features.ahead import HELD, opened_ahead
 from diffeat.features.picture import Picture, count, several
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source
 from diffeat.memory import out_of_memory
 
 T = TypeVar("T")
 
-#: Bytes of pixels that may wait for a call to fill.
-_HELD = 5e8
 #: Faults that lie in a picture or its text, not in the model.
 _OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, TooLargeError, UnknownNameError)
 
@@ -39,14 +38,18 @@ def stream(
     prompts: Prompts = None,
     *,
     on_error: OnError = raise_error,
+    apart: Callable[[Picture], Hashable] = lambda _: None,
 ) -> Iterator[T]:
-    """Features of pictures, one at a time and in their order; only the pictures of one call are held.
+    """Features of pictures, one at a time and in their order; only the pictures of two calls are held.
+
+    While one call runs, the pictures of the next are read (see :mod:`diffeat.features.ahead`).
 
     Args:
         source: What reads them.
         images: A picture, a list, a generator, a glob or a batch of tensors (see :func:`several`).
         prompts: One text for all, or one per picture; goes through the recipe's template.
         on_error: What to do with a picture that fails; raises by default.
+        apart: Pictures for which it differs share no call.
 
     Raises:
         InvalidValueError: There are not as many prompts as pictures.
@@ -56,23 +59,30 @@ def stream(
     if isinstance(texts, list) and expected is not None and expected != len(texts):  # before anything is read
         raise InvalidValueError(_uneven(expected, len(texts)))
     waiting: list[Picture] = []
-    group = Group(None)
+    group, part = Group(None), None
+
+    def prepare(picture: Picture) -> None:
+        for frame in source.group(picture).frames:
+            picture.pixels(frame)
+
     with ExitStack() as stack:
         with neutral():
             stack.enter_context(source.session())
-        for picture in _pictures(source, images, texts, on_error):
+        pictures = _pictures(source, images, texts, on_error)
+        pictures = stack.enter_context(closing(opened_ahead(pictures, prepare, lambda: group.most)))
+        for picture in pictures:
             try:
                 _ = picture.image
                 with neutral():
-                    here = source.group(picture)
+                    here, of = source.group(picture), apart(picture)
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
-            held = sum(3 * p.image.width * p.image.height for p in waiting)
-            if waiting and (here != group or len(waiting) >= group.most or held > _HELD):
+            held = sum(p.bytes_held for p in waiting)
+            if waiting and ((here, of) != (group, part) or len(waiting) >= group.most or held > HELD):
                 yield from _read(source, waiting, group, on_error)
                 waiting = []
-            group = here
+            group, part = here, of
             waiting.append(picture)
         if waiting:
             yield from _read(source, waiting, group, on_error)

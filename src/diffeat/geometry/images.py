@@ -23,7 +23,9 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -40,6 +42,7 @@ ImageSource = str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | np.ndar
 
 _TURNED = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")  # would turn the picture a second time
 _LIMIT = "DIFFEAT_PICTURE_GB"
+_LARGE = threading.RLock()  # of pictures that take much memory, one is read at a time
 _STRIP = 1 << 18  # pixels that are converted at once
 _BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2}  # of a pixel in memory, where not 4
 _GREY_OF_16_BIT = np.rint(np.arange(1 << 16) / 257).astype(np.uint8)
@@ -130,10 +133,12 @@ def _opened(file: IO[bytes], name: str, size: int, use: Callable[[Image.Image, s
 
     def read() -> T:
         with Image.open(file, formats=list(FORMATS)) as image:
-            _afford(image, name, _bytes_to_decode(image, file, size))
-            if load:
-                image.load()
-            return use(image, name)
+            needed = _bytes_to_decode(image, file, size)
+            _afford(image, name, needed)
+            with _LARGE if needed > _limit() / 8 else nullcontext():
+                if load:
+                    image.load()
+                return use(image, name)
 
     return _guarded(name, read)
 

@@ -58,6 +58,7 @@ def to_dict(result: GateResult) -> dict[str, Any]:
         "recipe": result.base.content(),
         "settings": asdict(result.settings),
         "timesteps": result.timesteps,
+        "precision": result.precision,
         "pictures": list(result.pictures),
         "calls": result.calls,
         "ceiling": result.ceiling,
@@ -158,7 +159,7 @@ def _notes(result: GateResult) -> list[str]:
         f"verdicts, the first that holds: harmless if the interval lies within ±{s.margin:.0%}; helps or hurts if it "
         f"lies above or below 0; harmless if it excludes a loss of more than {s.margin:.0%}; else it cannot be told",
         "null: the technique at zero strength; shuffled: it is shown another picture",
-        f"{result.calls:.0f} denoiser rows",
+        f"{result.calls:.0f} denoiser rows, computed in {result.precision}",
     ]
 
 

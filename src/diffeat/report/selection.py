@@ -70,7 +70,8 @@ def to_html(selection: Selection) -> str:
     page = Page(
         f"Activations of {settings['model']}",
         f"{settings['pictures']} pictures, {settings['draws']} draws at t = {settings['timestep']:g}, "
-        f"{settings['size'][0]}×{settings['size'][1]} pixels; rules {selection.settings.rules}",
+        f"{settings['size'][0]}×{settings['size'][1]} pixels, {settings['precision']}; "
+        f"rules {selection.settings.rules}",
     )
     page.text(f"{len(last.ids)} of {len(measurement.properties)} activations, {last.channels} channels", "big")
     page.text(

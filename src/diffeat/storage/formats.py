@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError, did_you_mean
+from diffeat.features.feature_map import finite
 
 
 class Format(ABC):
@@ -58,7 +59,7 @@ class Plain(Format):
 
     def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
         stored = values.to(self._dtype).contiguous()
-        if not torch.isfinite(stored).all():
+        if not finite(stored):
             largest, limit = values.abs().max().item(), torch.finfo(self._dtype).max
             raise NonFiniteError(
                 f"{where} reaches {largest:.6g}, more than {self.name} can hold ({limit:.6g}). "
@@ -107,6 +108,6 @@ def get_format(name: str) -> Format:
 def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> dict[str, Tensor]:
     """The tensors to store of features, which must be finite; raises as :meth:`Format.encode`."""
     values = values.detach().cpu()
-    if not torch.isfinite(values).all():
+    if not finite(values):
         raise NonFiniteError(f"{where} holds NaN or infinite values; they are not stored.")
     return format.encode(values, where)

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from diffeat.errors import DiffeatError, StoreError
+from diffeat.features.feature_map import value_range
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index, Row
 from diffeat.storage.layout import check, index_names, leftovers, shard_file
@@ -97,9 +96,10 @@ def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyRe
 def _check_map(reader: ShardReader, row: Row) -> str:
     values = reader.read(row)
     row.origin()
-    if not torch.isfinite(values).all():
+    span = value_range(values)
+    if not all(map(math.isfinite, span)):
         return "NaN or infinite values"
-    if values.numel() and (values.min().item(), values.max().item()) != (row.minimum, row.maximum):
+    if span != (row.minimum, row.maximum):
         return "the range of values differs from the index"
     return ""
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
-from diffeat.features.feature_map import FeatureMap
+from diffeat.features.feature_map import FeatureMap, value_range
 from diffeat.storage.atomic import DamagedError, opened
 from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
@@ -58,8 +58,7 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps
         if values.ndim != 3 or not values.is_floating_point():
             raise InvalidValueError(f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}.")
         stored = encode(values, FORMATS[dtype], where)
-        kept = FORMATS[dtype].decode(stored)
-        low, high = (kept.min().item(), kept.max().item()) if kept.numel() else (0.0, 0.0)
+        low, high = value_range(FORMATS[dtype].decode(stored))
         row = Row(
             image=feature.image,
             digest=feature.digest,

@@ -25,7 +25,7 @@ from diffeat.storage.head import Head, check_vacant
 from diffeat.storage.index import Index, table_of, to_parquet
 from diffeat.storage.layout import HEAD_FILE, IndexName, check, place, shard_file, temporaries
 from diffeat.storage.report import VerifyReport, listing, verify
-from diffeat.storage.shard import Sealed, ShardReader, Window, encoded, seal
+from diffeat.storage.shard import Maps, Sealed, ShardReader, Window, encoded, seal
 
 _OPEN_SHARDS = 32  # mapped at once by one reader
 
@@ -195,14 +195,20 @@ class FeatureStore:
             InvalidValueError: There is nothing to store.
         """
         self._check_writable()
-        if not features:
+        pairs = zip(features, texts or [""] * len(features), strict=True)
+        self.write_packed([self.packed(feature, text) for feature, text in pairs], position=position)
+
+    def packed(self, feature: FeatureMap, text: str) -> Maps:
+        """A picture as it will lie on disk, for :meth:`write_packed`; raises as :meth:`write_shard`."""
+        before = self._read_index().pictures.get(feature.image)
+        return encoded(feature, text, 1 + before.generation if before else 0, self.dtype)
+
+    def write_packed(self, pictures: Sequence[Maps], *, position: int = 0) -> None:
+        """Store pictures that are packed; raises as :meth:`write_shard`."""
+        self._check_writable()
+        if not pictures:
             raise InvalidValueError("A shard without pictures is not written.")
-        pictures = self._read_index().pictures
-        maps = [
-            encoded(f, text, 1 + pictures[f.image].generation if f.image in pictures else 0, self.dtype)
-            for f, text in zip(features, texts or [""] * len(features), strict=True)
-        ]
-        self.write_sealed(seal(maps, self.dtype, position))
+        self.write_sealed(seal(pictures, self.dtype, position))
 
     def write_sealed(self, shard: Sealed) -> None:
         """Store a shard that is ready; raises as :meth:`write_shard`."""

@@ -30,7 +30,7 @@ from diffeat.backbones import Backbone
 from diffeat.datasets.labelled import IGNORE, MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.evaluation.texts import PromptPolicy, category_text, picture_texts
+from diffeat.evaluation.texts import PromptPolicy, picture_texts, text_of
 from diffeat.extraction import Reading, Views
 from diffeat.extraction.joins.amalgamation import (
     Amalgamation,
@@ -126,7 +126,7 @@ def train_on_labels(
     settings = settings or AmalgamateSettings()
     if not labelled.samples:
         raise DatasetError(f"{labelled.name} has no labelled pictures.")
-    texts = {s.image: category_text(s.category, prompts, recipe.template) for s in labelled.samples}
+    texts = {s.image: text_of(s.image, s.category, prompts, recipe.template) for s in labelled.samples}
     stacks = _stacks(recipe, backbone, texts, settings.levels, progress)
     network = _network(recipe, stacks, settings)
     with torch.no_grad():

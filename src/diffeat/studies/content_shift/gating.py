@@ -56,6 +56,7 @@ class GateResult:
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
+        precision: In which the model ran.
     """
 
     settings: GateSettings
@@ -68,6 +69,7 @@ class GateResult:
     timesteps: dict[str, float]
     calls: float = 0
     warnings: tuple[str, ...] = ()
+    precision: str = ""
 
     def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
         """The verdict by the first measure of a stage."""
@@ -157,6 +159,7 @@ def gate(
             *without_effect([v.combination for v in variants if v.role == "technique"], recipe.prompt),
             *_warnings(variants, shifts, verdicts, settings),
         ),
+        str(backbone.dtype).removeprefix("torch."),
     )
 
 

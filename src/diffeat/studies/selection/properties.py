@@ -69,6 +69,7 @@ class MeasuredOn(TypedDict):
     draws: int
     size: list[int]
     seed: int
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -196,6 +197,7 @@ def measure(
             "draws": draws,
             "size": list(size_seen),
             "seed": seed,
+            "precision": str(backbone.dtype).removeprefix("torch."),
         },
     )
 

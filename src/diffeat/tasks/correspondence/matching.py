@@ -194,18 +194,46 @@ def mutual_matches(
     return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
 
 
-def strongest_matches(source: FeatureMap, target: FeatureMap, count: int) -> Matches:
-    """The most similar of the places that choose each other, kept apart by a tenth of the source picture.
+def strongest_matches(source: FeatureMap, target: FeatureMap, count: int, mask: Tensor | None = None) -> Matches:
+    """The most similar of the places that choose each other, spread over the picture or a mask of it.
+
+    Each keeps the others out of as much space as a ``count``-th of the area has, or less where there are too few
+    places. A sixteenth of the picture along its borders is left out: what a model says there is of the border.
+
+    Args:
+        mask: (H, W) bool, where in the original source picture places may lie.
 
     Returns:
         ``count`` matches or fewer, the most similar first.
+
+    Raises:
+        InvalidValueError: The mask is not of the picture's size, or is empty.
     """
-    mutual, apart = mutual_matches(source, target), 0.1 * max(source.frame.original)
-    chosen: list[Tensor] = []
-    for i in mutual.similarity.argsort(descending=True).tolist():
-        if len(chosen) < count and all(torch.dist(mutual.source[i], point) >= apart for point in chosen):
-            chosen.append(mutual.source[i])
-    return match(source, target, torch.stack(chosen) if chosen else torch.zeros(0, 2))
+    width, height = source.frame.original
+    allowed = torch.ones(height, width, dtype=torch.bool) if mask is None else mask.cpu().clone()
+    if allowed.shape != (height, width):
+        raise InvalidValueError(
+            f"A mask of {width}×{height} pixels is wanted, got {'×'.join(map(str, allowed.shape[::-1]))}."
+        )
+    if not allowed.any():
+        raise InvalidValueError("The mask is empty: there is no place for a point.")
+    x, y = width // 16, height // 16
+    inner = torch.zeros_like(allowed)
+    inner[y : height - y, x : width - x] = True
+    allowed &= inner
+    mutual = mutual_matches(source, target)
+    columns, rows = mutual.source.round().long().T
+    inside = allowed[rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
+    places = mutual.source[inside][mutual.similarity[inside].argsort(descending=True, stable=True)]
+    chosen: list[int] = []
+    apart = (float(allowed.sum()) / count) ** 0.5
+    while len(chosen) < min(count, len(places)):
+        chosen = []
+        for i in range(len(places)):
+            if len(chosen) < count and (not chosen or torch.cdist(places[i : i + 1], places[chosen]).min() >= apart):
+                chosen.append(i)
+        apart *= 0.8
+    return match(source, target, places[chosen])
 
 
 def _cells(features: FeatureMap, activation: str | None, name: str) -> tuple[Tensor, Tensor]:
