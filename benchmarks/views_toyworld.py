@@ -74,7 +74,9 @@ def view_sets(base: Recipe, controlnet: Path, lora_file: Path, side: int) -> dic
         "one call": single,
         "4 draws, mean": base.replace(views=draws, fuse=mean),
         "4 timesteps, mean": base.replace(views=times, fuse=mean),
+        "4 timesteps, concat": base.replace(views=times, fuse={**mean, "kind": "concat"}),
         "4 technique views, mean": base.replace(views=used, fuse=mean),
+        "4 technique views, concat": base.replace(views=used, fuse={**mean, "kind": "concat"}),
     }
 
 
