@@ -181,6 +181,17 @@ def test_options_that_would_be_ignored_are_refused(photo: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
+    ("dataset", "task", "suits"),
+    [("toyworld", "segmentation", "correspondence"), ("horse21", "correspondence", "label-scarce or segmentation")],
+)
+def test_an_amalgamation_of_another_kind_of_data_is_refused(
+    dataset: str, task: str, suits: str, tmp_path: Path
+) -> None:
+    words = ["train", "amalgamation", dataset, "--root", "x", "-o", str(tmp_path / "out"), "--task", task]
+    assert f"they suit --task {suits}, not {task}" in refusal(*words)
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         "select PHOTO --budget 9",

@@ -334,6 +334,8 @@ def test_any_recipe_is_taken_or_refused_in_one_line(tmp_path: Path, run: Run) ->
 def fields(data: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The places of all named fields."""
     for key, value in data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ():
+        if place[-1:] == ("tasks",):
+            continue  # the tasks' own to refuse: below
         if isinstance(key, str) and place[-1:] not in (("conditioning",), ("captions",), ("channels",)):
             yield (*place, key)
         yield from fields(value, (*place, key))
@@ -358,6 +360,21 @@ def test_a_mistyped_field_of_a_preset_is_refused_with_its_name(name: str) -> Non
         with pytest.raises(InvalidValueError) as raised:
             Recipe.from_dict(wrong)
         assert f"'{field}'" in str(raised.value), (place, str(raised.value))
+
+
+@pytest.mark.parametrize("name", [n for n in preset_names() if Recipe.load(n).tasks])
+def test_a_mistyped_option_for_a_task_is_refused_by_every_command(name: str, run: Run, tmp_path: Path) -> None:
+    recipe = Recipe.load(name)
+    for task, options in recipe.tasks.items():
+        for option in options:
+            wrong = {task: {**options, option + "x": options[option]}}
+            recipe.replace(tasks=wrong).save(tmp_path / "r.yaml", force=True)
+            code, error = run("extract", tmp_path, "-r", tmp_path / "r.yaml", "-o", tmp_path / "out")
+            assert code == 2
+            assert f"'{option}'" in error, error
+    recipe.replace(tasks={"propagatoin": {}}).save(tmp_path / "r.yaml", force=True)
+    code, error = run("extract", tmp_path, "-r", tmp_path / "r.yaml", "-o", tmp_path / "out")
+    assert (code, "'propagation'" in error) == (2, True), error
 
 
 # --- code -----------------------------------------------------------------------------------------------------

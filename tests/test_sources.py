@@ -652,14 +652,14 @@ def test_only_the_pictures_of_two_calls_are_held(
 ) -> None:
     monkeypatch.setattr("diffeat.features.ahead.THREADS", 1)
     source = case.make(files, 4)
-    group, seen, most = source.group, [], 0
+    group, seen, most = source.group, {}, 0
 
     def watched(picture: Picture) -> Any:
         nonlocal most
-        seen.append(weakref.ref(picture.image))
-        if sum(ref() is not None for ref in seen) > most:
+        seen[picture.name] = weakref.ref(picture.image)
+        if sum(ref() is not None for ref in list(seen.values())) > most:
             gc.collect()
-        most = max(most, sum(ref() is not None for ref in seen))
+        most = max(most, sum(ref() is not None for ref in list(seen.values())))
         return group(picture)
 
     source.group = watched  # pyright: ignore[reportAttributeAccessIssue]
@@ -669,7 +669,7 @@ def test_only_the_pictures_of_two_calls_are_held(
     assert sum(1 for _ in features) == 12
     if size < 4:
         assert most <= 2 * size + 3
-    assert sum(ref() is not None for ref in seen) == 0
+    assert sum(ref() is not None for ref in seen.values()) == 0
 
 
 # ---- noise of one's own

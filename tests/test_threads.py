@@ -68,6 +68,7 @@ class Gate:
             self._thread = None
             self.arrived.set()
             assert self._go.wait(PATIENCE)
+            self._handle.remove()  # here: whoever waits for this call to end finds the model as it was
 
     def through(self, work: Callable[[], Any]) -> Any:
         self._thread = threading.get_ident()
@@ -83,7 +84,7 @@ class Gate:
         finally:
             self._go.set()
         future.result(PATIENCE)
-        self._handle.remove()
+        self._handle.remove()  # once more: adapters have put it back
 
 
 @torch.no_grad()

@@ -95,7 +95,12 @@ def recipe_of(ctx: typer.Context, used_elsewhere: Collection[str] = ()) -> Recip
     asked = given(ctx)
     with code_allowed("allow_code" in asked):
         recipes = [Recipe.load(name) for name in _names(ctx)]
-        return _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+        recipe = _changed(join_recipes(recipes, asked.get("weight")), asked, used_elsewhere)
+    if recipe.tasks:
+        from diffeat.tasks.registry import check_options
+
+        check_options(recipe)
+    return recipe
 
 
 def reading_of(ctx: typer.Context, base: Reading | None = None) -> Reading:

@@ -72,6 +72,9 @@ def amalgamation(
     task = task or ("correspondence" if paired else "label-scarce")
     if task not in PUBLISHED:
         raise UnknownNameError(f"There is no task {task!r}. {did_you_mean(task, PUBLISHED)}")
+    if (task == "correspondence") != paired:
+        suits = "correspondence" if paired else "label-scarce or segmentation"
+        raise InvalidValueError(f"{dataset} has {card.kind}; they suit --task {suits}, not {task}.")
     if released:
         refuse(ctx, ["sparsity", "diversity"], "the released code walks the one and has the other at 0")
     changes = {"assigners": assigners, "rate": lr, "seed": seed}

@@ -29,7 +29,13 @@ def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
         UnknownNameError: The recipe has options for a task that there is not.
         InvalidValueError: An option that the task does not have, or a value that it does not take.
     """
-    for name in recipe.tasks:
+    check_options(recipe)
+    return task.options(**{**suggested(recipe, task.name), **given})
+
+
+def check_options(recipe: Recipe) -> None:
+    """Refuse options for tasks that no task takes; raises as :func:`options_for`."""
+    for name, options in recipe.tasks.items():
         if name not in TASKS:
             raise UnknownNameError(f"Recipe {recipe.name!r}: no task {name!r}. {did_you_mean(name, TASKS)}".rstrip())
-    return task.options(**{**suggested(recipe, task.name), **given})
+        TASKS[name].options(**options)

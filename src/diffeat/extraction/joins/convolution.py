@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from diffeat.ambient import neutral
 from diffeat.backbones.files import read_tensors
 from diffeat.backbones.weights import find_weights
 from diffeat.errors import ModelError
@@ -19,6 +20,7 @@ from diffeat.storage.atomic import StagedFile, disk_errors
 WEIGHTS_FILE = "convolution.safetensors"
 
 
+@neutral()
 def new_convolution(channels: int, models: int, seed: int = 0) -> nn.Conv2d:
     """A convolution with first weights of a seed.
 
@@ -43,6 +45,7 @@ def save_convolution(network: nn.Conv2d, file: Path) -> None:
         StagedFile(file, save({"out.weight": network.weight.detach().cpu().contiguous()})).commit()
 
 
+@neutral()
 def load_convolution(weights: TrainedWeights) -> nn.Conv2d:
     """Read the weights, in evaluation mode.
 
