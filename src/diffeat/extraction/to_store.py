@@ -95,8 +95,8 @@ def extract_to_store(
         for position, shard in todo.items():
             for job in shard:
                 job.picture.apart = position  # so that a run that goes on makes the same calls
-        pictures = (job.picture for shard in todo.values() for job in shard)
-        for feature in source.stream(pictures, on_error=failed):
+        missing = (job.picture for shard in todo.values() for job in shard)
+        for feature in source.stream(missing, on_error=failed):
             maps = {name: values.cpu() for name, values in feature.activations.items()}
             identity = texts[feature.image]
             writer.add(replace_fields(feature, activations=maps, digest=identity.digest), identity.text)
