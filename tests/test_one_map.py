@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from diffeat.backbones import Backbone
 from diffeat.cli.main import app
 from diffeat.datasets.pairs import PairDataset, PointPair
-from diffeat.errors import InvalidValueError
-from diffeat.extraction import Extractor, Joined, Reading, load_source
+from diffeat.errors import DiffeatError, InvalidValueError
+from diffeat.extraction import Extractor, Joined, Reading, Recipe, load_source
 from diffeat.tasks.correspondence import get_protocol
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.registry import TASKS
@@ -122,3 +122,25 @@ def test_a_padding_part_is_refused_by_the_recipe() -> None:
     with pytest.raises(InvalidValueError, match="pads pictures"):
         Joined.from_dict({"parts": [reading(), padded]})
     assert Joined.from_dict({"parts": [reading(), padded], "join": "weighted"}).join == "weighted"
+
+
+def test_trained_weights_are_looked_for_before_any_model_is_loaded(tmp_path: Path, monkeypatch: Any) -> None:
+    def loaded(*_: Any, **__: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("diffeat.extraction.extractor.load_backbone", loaded)
+    tiny = Recipe.load("tiny-dift")
+    gone = {"source": str(tmp_path / "gone.safetensors")}
+    wrong: list[dict[str, Any]] = [
+        {"fuse": {"kind": "hyperfeatures", "weights": gone}},
+        {"fuse": {"kind": "hyperfeatures"}},
+        {"fuse": {"kind": "amalgamation", "weights": gone}, "views": [{}, {"seed": 1}]},
+        {"denoiser": gone},
+    ]
+    for fields in wrong:
+        part = tiny.replace(**fields)
+        for recipe in (part, Joined.from_dict({"name": "both", "parts": [tiny, part]})):
+            with pytest.raises(DiffeatError, match="are not there|names no trained weights"):
+                load_source(recipe)
+    with pytest.raises(DiffeatError, match="are not there"):
+        load_source(Joined.from_dict({"name": "one", "parts": [tiny], "join": "convolution", "network": gone}))

@@ -50,8 +50,7 @@ def denoiser_weights(
         ModelError: If the file cannot be had, or its tensors do not fit the denoiser.
     """
     network = unwrapped(backbone.denoiser)
-    folder = Path(source).expanduser()
-    files = _in_folder(folder) if file is None and folder.is_dir() else [find_weights(source, file, revision)]
+    files = denoiser_files(source, file, revision)
     state = _converted({k: v for path in files for k, v in read_tensors(path).items()}, network, files[0])
     own = network.state_dict()
     missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
@@ -104,6 +103,12 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
                 f"The denoiser in {path} does not fit this {type(network).__name__} ({said(error)})."
             ) from error
         return state
+
+
+def denoiser_files(source: str, file: str | None = None, revision: str | None = None) -> list[Path]:
+    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there."""
+    folder = Path(source).expanduser()
+    return _in_folder(folder) if file is None and folder.is_dir() else [find_weights(source, file, revision)]
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:

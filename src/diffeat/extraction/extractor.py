@@ -14,6 +14,7 @@ from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.placement import placed
+from diffeat.extraction.join import check_weights
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading, names_by_step
 from diffeat.extraction.recipe import Recipe
@@ -92,6 +93,7 @@ class Extractor(Streams[FeatureMap]):
         reading = Reading.load(recipe)
         if model is not None:
             reading = reading.replace(model=str(model))
+        check_weights(reading)
         backbone = load_backbone(reading, device, dtype)
         return cls(reading, backbone, batch_size=batch_size, grad=grad, noise=noise)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from torch import Tensor, nn
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
+from diffeat.backbones.weights import denoiser_files
+from diffeat.extraction.joins import hyperfeatures, views
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Fuse, Reading
@@ -79,6 +82,26 @@ JOINS: dict[str, type[Join]] = {
     "hyperfeatures": Hyperfeatures,
     "amalgamation": MixedViews,
 }
+
+
+#: Joins that are trained, and what finds their weights.
+_FILES: dict[str, Callable[[Reading], Path]] = {
+    "hyperfeatures": hyperfeatures.trained_file,
+    "amalgamation": views.trained_file,
+}
+
+
+def check_weights(recipe: Reading) -> None:
+    """Find all weights that a recipe names beside its model, before that is loaded.
+
+    Raises:
+        InvalidValueError: A trained join names none.
+        ModelError: They cannot be had, or are not those the recipe was written with.
+    """
+    if recipe.fuse is not None and recipe.fuse.kind in _FILES:
+        _FILES[recipe.fuse.kind](recipe)
+    if recipe.denoiser is not None:
+        denoiser_files(**recipe.denoiser.model_dump())
 
 
 def join_of(recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Join | None:

@@ -10,8 +10,11 @@ from diffeat.ambient import neutral
 from diffeat.backbones.placement import placed
 from diffeat.extraction.baselines import BASELINES
 from diffeat.extraction.extractor import Extractor
+from diffeat.extraction.join import check_weights
 from diffeat.extraction.joined import JoinedSource
+from diffeat.extraction.joins.convolution import convolution_file
 from diffeat.extraction.kinds import Baseline, Joined, Vision
+from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe
 from diffeat.extraction.vision import VisionExtractor
 from diffeat.features import FeatureMap, Source
@@ -40,7 +43,12 @@ def load_source(
     """
     recipe = Recipe.load(recipe)
     device, precision = placed(device, dtype)
+    for part in recipe.single():
+        if isinstance(part, Reading):
+            check_weights(part)
     if isinstance(recipe, Joined):
+        if recipe.network is not None:
+            convolution_file(recipe.network)
         parts = [load_source(part, device=device, dtype=dtype, batch_size=batch_size) for part in recipe.parts]
         return JoinedSource(recipe, parts)
     if isinstance(recipe, Vision):

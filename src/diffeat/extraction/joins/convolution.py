@@ -52,6 +52,21 @@ def load_convolution(weights: TrainedWeights) -> nn.Conv2d:
     Raises:
         ModelError: They cannot be had or read, are no such convolution, or not those the recipe was written with.
     """
+    path = convolution_file(weights)
+    weight = read_tensors(path).get("out.weight")
+    if weight is None or weight.ndim != 4 or weight.shape[2:] != (3, 3):
+        raise ModelError(f"{path} holds no 3×3 convolution ('out.weight').")
+    network = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False)
+    network.load_state_dict({"weight": weight.float()})
+    return network.eval()
+
+
+def convolution_file(weights: TrainedWeights) -> Path:
+    """The file of the weights, fetched if need be.
+
+    Raises:
+        ModelError: They cannot be had, or are not those the recipe was written with.
+    """
     file = weights.file or (None if Path(weights.source).is_file() else WEIGHTS_FILE)
     path = find_weights(weights.source, file, weights.revision, "convolution")
     if weights.sha256 is not None and file_digest(path) != weights.sha256:
@@ -59,12 +74,7 @@ def load_convolution(weights: TrainedWeights) -> nn.Conv2d:
             f"{path} is not the file that the recipe was written with (its SHA-256 differs). Put the right file there, "
             "or remove the sha256 to accept this one."
         )
-    weight = read_tensors(path).get("out.weight")
-    if weight is None or weight.ndim != 4 or weight.shape[2:] != (3, 3):
-        raise ModelError(f"{path} holds no 3×3 convolution ('out.weight').")
-    network = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False)
-    network.load_state_dict({"weight": weight.float()})
-    return network.eval()
+    return path
 
 
 @torch.no_grad()

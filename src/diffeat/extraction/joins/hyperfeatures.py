@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits, load_aggregation, weights_file
-from diffeat.extraction.reading import Reading
+from diffeat.extraction.reading import Fuse, Reading
 from diffeat.geometry import file_digest
 
 
@@ -39,19 +40,8 @@ class Hyperfeatures:
             InvalidValueError: There are none, or they are for other layers or steps (says which).
             ModelError: They cannot be had or read, or are not those the recipe was written with.
         """
-        weights = None if recipe.fuse is None else recipe.fuse.weights
-        if recipe.fuse is None or weights is None:
-            raise InvalidValueError(
-                f"Recipe {recipe.name!r} fuses by 'hyperfeatures' but names no trained weights. Train them: "
-                "diffeat train hyperfeatures --recipe …, or name published ones in fuse.weights."
-            )
-        path = weights_file(weights.source, weights.file, weights.revision)
-        if weights.sha256 is not None and file_digest(path) != weights.sha256:
-            raise ModelError(
-                f"{path} is not the file that recipe {recipe.name!r} was written with (its SHA-256 differs from "
-                "fuse.weights.sha256). Put the right file there, or remove the sha256 to accept this one."
-            )
-        network = load_aggregation(weights.source, weights.file, weights.revision)
+        path, fuse = trained_file(recipe), recipe.fuse or Fuse()
+        network = load_aggregation(path)
         catalogue = Catalogue.of(backbone)
         check_fits(
             network.config,
@@ -60,7 +50,7 @@ class Hyperfeatures:
             steps=recipe.trajectory.read_steps,
             count=recipe.trajectory.steps,
         )
-        return cls(network, names, recipe.fuse.grid)
+        return cls(network, names, fuse.grid)
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
         """The descriptor ``(d, h, w)`` of one picture's maps, steps outermost."""
@@ -102,3 +92,25 @@ def fuse_maps(network: AggregationNetwork, layers: Sequence[Tensor], grid: tuple
     """Descriptor ``(d, h, w)`` of one picture from its maps ``(steps, c, h, w)`` per layer."""
     device = network.mixing_weights.device
     return network([layer[None].to(device) for layer in layers], grid)[0]
+
+
+def trained_file(recipe: Reading) -> Path:
+    """The file of the trained weights that a recipe names, fetched if need be.
+
+    Raises:
+        InvalidValueError: It names none.
+        ModelError: They cannot be had, or are not those the recipe was written with.
+    """
+    weights = None if recipe.fuse is None else recipe.fuse.weights
+    if recipe.fuse is None or weights is None:
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} fuses by 'hyperfeatures' but names no trained weights. Train them: "
+            "diffeat train hyperfeatures --recipe …, or name published ones in fuse.weights."
+        )
+    path = weights_file(weights.source, weights.file, weights.revision)
+    if weights.sha256 is not None and file_digest(path) != weights.sha256:
+        raise ModelError(
+            f"{path} is not the file that recipe {recipe.name!r} was written with (its SHA-256 differs from "
+            "fuse.weights.sha256). Put the right file there, or remove the sha256 to accept this one."
+        )
+    return path

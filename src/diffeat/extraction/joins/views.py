@@ -46,7 +46,7 @@ class MixedViews:
             ModelError: The weights are others than those the recipe was written with.
         """
         fuse = recipe.fuse or Fuse()
-        network = _trained(recipe, fuse) if fuse.kind == "amalgamation" else None
+        network = load_amalgamation(trained_file(recipe)) if fuse.kind == "amalgamation" else None
         return cls(fuse, [view.append for view in recipe.views or ()], network)
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
@@ -103,13 +103,22 @@ def share_of(weights: Float[Tensor, "n b v k *place"]) -> Float[Tensor, " v"]:
     return weights.movedim(2, 0).flatten(1).mean(1)
 
 
-def _trained(recipe: Reading, fuse: Fuse) -> Amalgamation | LevelAmalgamation:
-    if fuse.weights is None:
+def trained_file(recipe: Reading) -> Path:
+    """The file of the trained weights that a recipe names.
+
+    Raises:
+        InvalidValueError: It names none.
+        ModelError: It is not there, or not the one that the recipe was written with.
+    """
+    weights = None if recipe.fuse is None else recipe.fuse.weights
+    if weights is None:
         raise InvalidValueError(
             f"Recipe {recipe.name!r} mixes views by 'amalgamation' but names no trained weights (fuse.weights). Train "
             "them with 'diffeat train amalgamation', or use fuse 'concat' or 'mean'."
         )
-    path = Path(fuse.weights.source) / fuse.weights.file if fuse.weights.file else Path(fuse.weights.source)
-    if fuse.weights.sha256 is not None and path.is_file() and file_digest(path) != fuse.weights.sha256:
+    path = Path(weights.source) / weights.file if weights.file else Path(weights.source)
+    if not path.is_file():
+        raise ModelError(f"The amalgamation's weights {path} are not there: no such file.")
+    if weights.sha256 is not None and file_digest(path) != weights.sha256:
         raise ModelError(f"{path} is not the file that recipe {recipe.name!r} was written with.")
-    return load_amalgamation(path)
+    return path
