@@ -181,7 +181,7 @@ def evaluate_homographies(
         scores=tuple(scores),
         notes=(
             *data.notes,
-            *text_notes(options.prompts, texts, source.recipe),
+            *text_notes(options.prompts, {}, source.recipe),
             *precision_notes(source),
             *detector,
             *failures,
