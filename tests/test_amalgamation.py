@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from diffeat import Extractor, Recipe
+from diffeat.datasets.labelled import IGNORE
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction import extract_to_store
 from diffeat.extraction.joins.amalgamation import (
@@ -22,10 +23,12 @@ from diffeat.extraction.joins.amalgamation import (
     entropy,
 )
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
+from diffeat.geometry import FrameSpec
 from diffeat.storage import FeatureStore
 from diffeat.techniques import LoRA
 from diffeat.training import AmalgamateSettings
 from diffeat.training.amalgamated import PUBLISHED
+from diffeat.training.amalgamation import labels_on_grid
 from support.techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 
 MAP = "up_blocks.2.attentions.0.transformer_blocks.0.attn2.map"
@@ -389,3 +392,12 @@ def test_training_on_labels_and_the_recipe_that_follows(
     assert out.tensor.shape[0] == found.network.config.out_channels
     with pytest.raises(InvalidValueError, match="no views"):
         train_on_labels(recipe(), backbone, data)
+
+
+def test_labels_lie_where_the_picture_does() -> None:
+    labels = torch.arange(16).expand(8, 16)  # its column
+    whole = labels_on_grid(labels, FrameSpec("squash", size=64).frame((16, 8)), (4, 4))
+    assert whole.tolist() == [[0, 4, 8, 12]] * 4
+    padded = labels_on_grid(labels, FrameSpec("pad", size=64).frame((16, 8)), (4, 4))
+    assert padded[[0, 3]].eq(IGNORE).all()  # above and below the picture
+    assert ((padded[1:3] // 4) == torch.arange(4)).all()

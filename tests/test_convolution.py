@@ -143,17 +143,18 @@ def test_several_models_and_weights_that_do_not_fit(recipe: Reading, data: Train
 
 
 def test_the_command_ends_in_a_recipe_that_eval_takes(recipe: Reading, head_world: Path, tmp_path: Path) -> None:
-    recipe.save(tmp_path / "r.yaml")
+    recipe.replace(tasks={"correspondence": {"protocol": "gdf"}}).save(tmp_path / "r.yaml")
     where = ["toyworld", "--root", str(head_world), "--limit", "2"]
     out = tmp_path / "run"
     trained = CliRunner().invoke(
         app,
         ["train", "convolution", *where, "-r", str(tmp_path / "r.yaml"), "--steps", "2", "--every", "1", "--out",
-         str(out), "--validation-limit", "2", "--protocol", "gdf"],
+         str(out), "--validation-limit", "2"],
     )  # fmt: skip
     assert trained.exit_code == 0, (trained.output, trained.exception)
     assert "best at step" in trained.output
+    assert "protocol gdf: " in trained.output
     out = out.rename(tmp_path / "moved")  # the folder can be moved as a whole
-    scored = CliRunner().invoke(app, ["eval", *where, "-r", str(out / "recipe.yaml"), "--protocol", "gdf"])
+    scored = CliRunner().invoke(app, ["eval", *where, "-r", str(out / "recipe.yaml")])
     assert scored.exit_code == 0, (scored.output, scored.exception)
-    assert "PCK@0.1" in scored.output
+    assert "(gdf: distance" in scored.output

@@ -154,14 +154,19 @@ def test_captions_of_pictures_on_the_command_line(recipe: str, tmp_path: Path) -
 
 def test_eval_and_propagate_score_videos_alike(recipe: str, tmp_path: Path) -> None:
     root = write_toyworld_videos(tmp_path / "davis", videos=2, frames=3, size=48)
-    options = ["--recipe", recipe, "--video", "toy-01", "--last-frames", "0"]
-    one = run("eval", "davis", "--root", str(root), *options, "--out", str(tmp_path / "eval"))
+    options = ["--recipe", recipe, "--video", "toy-01", "--last-frames", "0", "--frames-of", "toy-77=2"]
+    masks = ["--masks", str(tmp_path / "masks")]
+    one = run("eval", "davis", "--root", str(root), *options, "--out", str(tmp_path / "eval"), *masks)
+    told = " ".join(one.output.split())
+    assert "Note: another number of last frames is for toy-77, which the data do not have" in told
+    with pytest.raises(InvalidValueError, match="is there already"):
+        run("eval", "davis", "--root", str(root), *options, *masks)
     other = run("propagate", "--root", str(root), *options, "--out", str(tmp_path / "out"))
     assert (one.exit_code, other.exit_code) == (0, 0)
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("eval", "out")]
     assert reports[0] == reports[1]
     assert {o["video"] for o in reports[0]["objects"]} == {"toy-01"}
-    assert "first and last 0 frames" in reports[0]["settings"]
+    assert "first and last 0 (toy-77=2) frames" in reports[0]["settings"]
     assert len(list((tmp_path / "out" / "masks" / "toy-01").iterdir())) == 3
 
 

@@ -68,6 +68,8 @@ def test_accuracy_over_a_dataset(scene: Path, tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     data = open_dataset("hpatches", scene, kind="homographies", keypoints=str(scene / "points"))
     assert len(data[0].source_points or ()) == 80
+    with pytest.raises(InvalidValueError, match="most_points would be ignored"):
+        evaluate_homographies(data, Colours(), HomographyOptions(most_points=9))
     result = evaluate_homographies(data, Colours(), HomographyOptions(similarity="l2"))
     assert [result.accuracy(t, "v") for t in (1, 3, 5)] == [100, 100, 100]
     assert [result.accuracy(t, "i") for t in (1, 3, 5)] == [0, 0, 100]  # the truth was moved by 4 pixels
@@ -165,6 +167,7 @@ def test_on_the_command_line(scene: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*base, *out])
     assert done.exit_code == 0, done.output
     assert "homography accuracy (mutual neighbours by cosine, ransac, exact sampling)" in " ".join(done.stdout.split())
+    assert "Note: only 2 of" in done.stdout
     assert (tmp_path / "out" / "report.html").is_file()
     refused = CliRunner().invoke(app, [*base, "--radius", "3"])
     assert "--radius belongs to videos, but hpatches holds homographies" in str(refused.exception)
@@ -195,6 +198,8 @@ def test_an_edit_is_carried_over(scene: Path, tmp_path: Path) -> None:
         propagate_edit(features, features, Image.new("RGBA", SIZE))
     with pytest.raises(InvalidValueError, match="40×30 pixels"):
         propagate_edit(features, features, Image.new("RGBA", (40, 30)))
+    with pytest.raises(InvalidValueError, match="opaque everywhere"):
+        propagate_edit(features, features, Image.new("RGB", SIZE))
     layer[:] = 0
     layer[20, 20] = 255
     with pytest.raises(InvalidValueError, match="1 places of the edit.*larger layer"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from diffeat.datasets.davis import object_colours, read_davis, read_mask, write_mask, write_toyworld_videos
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
+from diffeat.extraction import Baseline
 from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.propagation import (
@@ -163,7 +163,7 @@ def test_masks_on_disk(tmp_path: Path) -> None:
 class _Colours(Streams):
     """The colours of the pictures as features."""
 
-    recipe = SimpleNamespace(name="colours", hash="c" * 64)
+    recipe = Baseline(name="RGB patches")
 
     def stream(self, images, prompts=None):
         from diffeat.geometry import open_image

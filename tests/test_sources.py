@@ -528,6 +528,12 @@ def test_every_kind_has_its_case(files: Any) -> None:
     assert set(get_args(Baseline.model_fields["name"].annotation)) == set(BASELINES)
 
 
+def test_options_for_tasks_that_all_parts_have_are_those_of_the_whole() -> None:
+    one, other, plain = (Recipe.load(name) for name in ("gdf-sd15-spair", "gdf-sdxl-spair", "gdf-sd15"))
+    assert join_recipes([one, other]).tasks == {"correspondence": {"protocol": "gdf"}}
+    assert join_recipes([one, plain]).tasks == {}
+
+
 def test_weighted_cosines_are_the_weighted_mean() -> None:
     sources = [RgbPatches(), Daisy(Baseline(name="DAISY", stride=3))]
     recipe = join_recipes([s.recipe for s in sources], [1, 3])

@@ -35,13 +35,14 @@ def edit(
     from diffeat.features import check_one_map
     from diffeat.geometry import open_image
     from diffeat.geometry.images import open_stored
-    from diffeat.tasks.homography import propagate_edit
+    from diffeat.tasks.homography import check_layer, propagate_edit
     from diffeat.tasks.homography.estimate import opencv
 
     opencv()
     new_file(out, PICTURES, force=force)
     pictures_of([source, layer, target])
     painted = open_stored(layer)
+    check_layer(painted, open_image(source).size)
     recipe = recipe_of(ctx)
     check_one_map(recipe.name, recipe.map_names)
     features = load(ctx, recipe)

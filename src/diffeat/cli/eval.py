@@ -45,14 +45,16 @@ def evaluate(
     from diffeat.report.results import write_result
     from diffeat.tasks.registry import task_of
 
-    if out is None:
-        refuse(ctx, ["force"], "nothing is written without --out")
-    else:
+    if out is not None:
         new_folder(out, REPORT, force=force)
     card = get_card(dataset)
     task = task_of(card.kind)
     asked, fields = given(ctx), task.options.model_fields
     refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
+    if (masks := asked.get("masks")) is not None:
+        new_folder(masks.absolute().parent, [f"{masks.name}/"], force=force)
+    elif out is None:
+        refuse(ctx, ["force"], "nothing is written without --out")
     recipe = recipe_of(ctx, used_elsewhere=fields)
     if task.one_map:
         check_one_map(recipe.name, recipe.map_names)
@@ -63,6 +65,6 @@ def evaluate(
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)
-    typer.echo(result)
+    typer.echo("\n".join(dict.fromkeys([*str(result).splitlines(), *(f"Note: {note}" for note in result.notes)])))
     if out is not None:
         typer.echo(f"Report: {write_result(result, out, force=force)}", err=True)

@@ -52,7 +52,7 @@ def match(
     from diffeat.geometry import FrameSpec, open_image
     from diffeat.tasks.correspondence import heat_map, strongest_matches
     from diffeat.tasks.correspondence import match as find
-    from diffeat.tasks.correspondence.matching import check_points
+    from diffeat.tasks.correspondence.matching import check_mask, check_points
 
     if points:
         refuse(ctx, ["count", "mask"], "--points says which")
@@ -66,6 +66,8 @@ def match(
     pictures = open_image(source), open_image(target)
     if asked:
         check_points(asked, FrameSpec("keep").frame(pictures[0].size))
+    if allowed is not None:
+        check_mask(allowed, pictures[0].size)
     recipe = recipe_of(ctx)
     check_one_map(recipe.name, recipe.map_names)
     features = load(ctx, recipe)

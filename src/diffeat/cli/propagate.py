@@ -52,4 +52,5 @@ def propagate(
     result = task.evaluate(videos, load(ctx, recipe), options, progress=bar)
     header, rows = result.table()
     typer.echo("  ".join(f"{name} {value}" for name, value in zip(header[1:], rows[-1][1:], strict=True)))
+    typer.echo("\n".join(f"Note: {note}" for note in result.notes))
     typer.echo(f"Report: {write_result(result, out, force=force)}", err=True)

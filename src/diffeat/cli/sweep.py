@@ -12,6 +12,7 @@ from diffeat.cli.command import given
 from diffeat.cli.options import Force, Limit, PairsName, Prompts, Protocol, Root, Timesteps
 from diffeat.cli.ranges import items_of, read_numbers
 from diffeat.cli.recipe_options import load, reading_of
+from diffeat.cli.task_options import protocol_of
 from diffeat.files import new_folder
 
 
@@ -48,7 +49,6 @@ def sweep(
     from diffeat.report.sweep import FILES, summary, write_sweep
     from diffeat.studies.sweeps import block_names
     from diffeat.studies.sweeps import sweep as run
-    from diffeat.tasks.correspondence.protocol import get_protocol
 
     new_folder(out, FILES, force=force)
     times = read_numbers(timestep, "--timestep")
@@ -63,7 +63,7 @@ def sweep(
         recipe,
         lambda r: Extractor(r, first.backbone, batch_size=given(ctx).get("batch_size")),
         pairs,
-        get_protocol(protocol or card.protocol),
+        protocol_of(protocol, recipe, card.protocol),
         out,
         timesteps=times,
         blocks=block_names(recipe, Catalogue.of(first.backbone), _blocks(block)),

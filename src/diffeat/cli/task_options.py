@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 
 import typer
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from diffeat.evaluation.task import Task, TaskOptions
     from diffeat.extraction import Recipe
+    from diffeat.tasks.correspondence import Protocol
 
 
 class TaskCommand(Command):
@@ -72,6 +73,14 @@ def options_of(task: Task, recipe: Recipe, given: Mapping[str, object]) -> TaskO
         told = ", ".join(f"{name} {shown(value)}" for name, value in taken.items())
         typer.echo(f"From recipe {recipe.name}: {told}", err=True)
     return options
+
+
+def protocol_of(name: str | None, recipe: Recipe, usual: str) -> Protocol:
+    """The protocol of pairs that is given, else the recipe's, else the dataset's usual one."""
+    from diffeat.tasks.correspondence.evaluate import TASK, CorrespondenceOptions
+
+    options = options_of(TASK, recipe, {} if name is None else {"protocol": name})
+    return cast(CorrespondenceOptions, options).protocol_for(usual)
 
 
 def _homes() -> Mapping[str, str]:

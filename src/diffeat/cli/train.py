@@ -12,12 +12,14 @@ from diffeat.cli.command import refuse
 from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
 from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_of
 from diffeat.cli.tables import print_table
+from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
 if TYPE_CHECKING:
     from diffeat.datasets.pairs import PairDataset
+    from diffeat.extraction import Recipe
     from diffeat.training.hyperfeatures.prune import Pruned
     from diffeat.training.hyperfeatures.run import TrainingData
 
@@ -96,8 +98,9 @@ def hyperfeatures(
     new_folder(out, [*results_in(out), REPORT[-1]], force=force)
     recipe = reading_of(ctx)
     data = _data(
-        ctx, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol, prompts
-    )
+        ctx, recipe, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol,
+        prompts,
+    )  # fmt: skip
     extractor = load(ctx, training_recipe(recipe))
     outcome = train_hyperfeatures(
         extractor,
@@ -178,8 +181,9 @@ def convolution(
     recipe = recipe_of(ctx)
     parts = parts_of(recipe)
     data = _data(
-        ctx, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol, prompts
-    )
+        ctx, recipe, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol,
+        prompts,
+    )  # fmt: skip
     extractors = [load(ctx, training_recipe(part)) for part in parts]
     outcome = train_convolution(
         recipe,
@@ -232,7 +236,6 @@ def prune(
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import about_curve, curve_rows, write_pruning_report
     from diffeat.report.page import REPORT
-    from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.prepare import prepare
     from diffeat.training.hyperfeatures.prune import curve
     from diffeat.training.hyperfeatures.recipes import (
@@ -254,7 +257,7 @@ def prune(
     chosen = _chosen(network, keep, one_step, one_layer)
     card = get_card(dataset, "pairs")
     pairs = _pairs(dataset, root, split or card.split_to_choose_on(), images, limit)
-    scored_by = get_protocol(protocol or card.protocol)
+    scored_by = protocol_of(protocol, recipe, card.protocol)
     extractor = load(ctx, recipe_of(recipe, network.config))
     network.to(extractor.backbone.device)
     texts = scored_by.prompts(_policy(prompts), recipe)
@@ -282,6 +285,7 @@ def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> 
 
 def _data(
     ctx: typer.Context,
+    recipe: Recipe,
     dataset: str,
     roots: tuple[Path | None, Path | None],
     splits: tuple[str | None, str | None],
@@ -292,7 +296,6 @@ def _data(
 ) -> TrainingData:
     """Training and validation pairs; roots, splits and limits are of both."""
     from diffeat.datasets.registry import get_card
-    from diffeat.tasks.correspondence.protocol import get_protocol
     from diffeat.training.hyperfeatures.run import TrainingData
 
     card = get_card(dataset, "pairs")
@@ -303,7 +306,7 @@ def _data(
         held_out = _pairs(dataset, roots[1] or roots[0], validation or None, images, limits[1])
     else:
         refuse(ctx, ["validation_limit", "protocol"], "there are no validation pairs")
-    return TrainingData(training, held_out, get_protocol(protocol or card.protocol), _policy(prompts))
+    return TrainingData(training, held_out, protocol_of(protocol, recipe, card.protocol), _policy(prompts))
 
 
 def _pairs(dataset: str, root: Path | None, split: str | None, images: Path | None, limit: int | None) -> PairDataset:

@@ -95,7 +95,7 @@ def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spe
     """What a reader of numbers must know about the texts.
 
     Args:
-        texts: As :func:`picture_texts` gives them.
+        texts: As :func:`picture_texts` gives them; none where one text must do for all.
         spec: The recipe that reads them.
     """
     if not spec.text_for("text"):
@@ -110,10 +110,11 @@ def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spe
     text = spec.text_for(policy)
     notes = [f"text for every picture: {text!r}"] if text or policy is not None else []
     if not policy and spec.template != "{}":
-        notes.append(
-            f"no text was given, so the recipe's template {spec.template!r} was not used and the model read {text!r}; "
-            "prompts='category' (--prompts category) fills it with the true category"
+        hint = "; prompts='category' (--prompts category) fills it with the true category" if texts else ""
+        unused = (
+            f"no text was given, so the recipe's template {spec.template!r} was not used and the model read {text!r}"
         )
+        notes.append(unused + hint)
     return notes
 
 

@@ -116,13 +116,17 @@ class Joined(Recipe, frozen=True):
     @model_validator(mode="wrap")
     @classmethod
     def _told_as_the_parts(cls, data: Any, validate: Callable[[Any], Joined]) -> Joined:
-        """Text and template are those of the first part that reads text, where the recipe names none."""
+        """Text and template are those of the first part that reads text, options for tasks those that all parts have,
+        where the recipe names none."""
         joined = validate(data)
         if not joined.parts:
             return joined
         first = next((p for p in joined.parts if p.text_for("text")), joined.parts[0])
         unsaid = [n for n in ("prompt", "template") if getattr(joined, n) == cls.model_fields[n].default]
-        return joined.model_copy(update={name: getattr(first, name) for name in unsaid})
+        update: dict[str, Any] = {name: getattr(first, name) for name in unsaid}
+        if not joined.tasks and all(part.tasks == first.tasks for part in joined.parts):
+            update["tasks"] = first.tasks
+        return joined.model_copy(update=update)
 
     @model_validator(mode="after")
     def _weighed(self) -> Joined:

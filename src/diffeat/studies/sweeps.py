@@ -168,7 +168,7 @@ def sweep(
         dataset.split,
         str(dataset.root),
         [p.name for p in dataset],
-        str(protocol),
+        protocol.to_dict(),
         _plain(prompts),
     )
     told = repr(facts) + weights

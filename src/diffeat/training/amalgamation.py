@@ -133,12 +133,19 @@ def train_on_labels(
         grid = _mixed(network, [next(iter(stacks.values()))], False)[0].shape[-2:]
     classes = len(labelled.classes)
     labels = {
-        s.image: F.interpolate(torch.from_numpy(s.labels(classes))[None, None].float(), size=grid)[0, 0].long()
+        s.image: labels_on_grid(torch.from_numpy(s.labels(classes)), stacks[s.image].frame, (grid[0], grid[1]))
         for s in labelled.samples
     }
     learn = _pixel_losses if settings.pixel else _picture_losses
     losses_of, classifiers = learn(network, stacks, labels, classes, settings)
     return _train(recipe, network, stacks, settings, losses_of, classifiers, folder, progress)
+
+
+def labels_on_grid(labels: Tensor, frame: Frame, grid: tuple[int, int]) -> Tensor:
+    """Labels (H, W) of a picture on a (rows, columns) grid over the model's image; padding is ignored."""
+    if frame.padded:
+        return frame.map_from_original(labels, grid, mode="nearest", fill=IGNORE).long()
+    return F.interpolate(labels[None, None].float(), size=grid)[0, 0].long()
 
 
 def _picture_losses(

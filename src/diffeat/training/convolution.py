@@ -222,6 +222,7 @@ def train_convolution(
             "source": recipe.source,
             "prompt": recipe.prompt,
             "template": recipe.template,
+            "tasks": recipe.tasks,
             "parts": parts,
             "join": "convolution",
             "network": weights,

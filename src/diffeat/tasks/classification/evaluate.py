@@ -16,8 +16,8 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import one_text, precision_notes
+from diffeat.evaluation.task import Task, TaskOptions, suggested
+from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.ridge import RidgeSums, best_strength
@@ -106,7 +106,7 @@ def evaluate_classification(
     Raises:
         InvalidValueError: The datasets do not fit, a class has no training picture, or the text tells the class.
     """
-    options = options or TaskOptions()
+    options = options or TaskOptions(**suggested(source.recipe, "classification"))
     train, test = data
     if train.classes != test.classes:
         raise InvalidValueError(
@@ -139,7 +139,7 @@ def evaluate_classification(
         strength=strength,
         trained_on=len(train),
         options=options,
-        notes=joined(train.notes, test.notes, precision_notes(source)),
+        notes=joined(train.notes, test.notes, text_notes(options.prompts, {}, source.recipe), precision_notes(source)),
     )
 
 

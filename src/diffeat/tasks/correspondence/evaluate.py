@@ -24,7 +24,7 @@ from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Kept, Loads, Store, features_of
 from diffeat.evaluation.intervals import Interval
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import PromptPolicy, picture_texts, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
@@ -255,8 +255,8 @@ def evaluate_pairs(
     store: Store = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """:func:`evaluate` with options in place of a protocol."""
-    options = options or CorrespondenceOptions()
+    """:func:`evaluate` with options in place of a protocol; those that the recipe has for the task if not given."""
+    options = options or CorrespondenceOptions(**suggested(source.recipe, "correspondence"))
     usual = DATASETS[data.name].protocol if data.name in DATASETS else "spair"
     return evaluate(
         data,

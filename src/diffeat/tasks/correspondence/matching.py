@@ -194,6 +194,20 @@ def mutual_matches(
     return Matches(at[mutual.cpu()], bt[forward[mutual].cpu()], score[mutual].cpu())
 
 
+def check_mask(allowed: Tensor, size: tuple[int, int]) -> None:
+    """Refuse a mask (H, W) that is not of a picture's (width, height), or is empty.
+
+    Raises:
+        InvalidValueError: It is.
+    """
+    if tuple(allowed.shape) != size[::-1]:
+        raise InvalidValueError(
+            f"A mask of {size[0]}×{size[1]} pixels is wanted, got {'×'.join(map(str, allowed.shape[::-1]))}."
+        )
+    if not allowed.any():
+        raise InvalidValueError("The mask is empty: there is no place for a point.")
+
+
 def strongest_matches(source: FeatureMap, target: FeatureMap, count: int, mask: Tensor | None = None) -> Matches:
     """The most similar of the places that choose each other, spread over the picture or a mask of it.
 
@@ -211,12 +225,7 @@ def strongest_matches(source: FeatureMap, target: FeatureMap, count: int, mask: 
     """
     width, height = source.frame.original
     allowed = torch.ones(height, width, dtype=torch.bool) if mask is None else mask.cpu().clone()
-    if allowed.shape != (height, width):
-        raise InvalidValueError(
-            f"A mask of {width}×{height} pixels is wanted, got {'×'.join(map(str, allowed.shape[::-1]))}."
-        )
-    if not allowed.any():
-        raise InvalidValueError("The mask is empty: there is no place for a point.")
+    check_mask(allowed, (width, height))
     x, y = width // 16, height // 16
     inner = torch.zeros_like(allowed)
     inner[y : height - y, x : width - x] = True

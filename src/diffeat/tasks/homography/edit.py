@@ -41,6 +41,21 @@ class Edit:
         return Image.alpha_composite(picture.convert("RGBA"), self.layer).convert("RGB")
 
 
+def check_layer(layer: Image.Image, size: tuple[int, int]) -> None:
+    """Refuse a layer that is no edit of a picture of this (width, height).
+
+    Raises:
+        InvalidValueError: It has another size, or is transparent or opaque everywhere.
+    """
+    if layer.size != size:
+        sizes = ["×".join(map(str, s)) for s in (layer.size, size)]
+        raise InvalidValueError(f"The layer has {sizes[0]} pixels, the picture that it was painted on {sizes[1]}.")
+    opacity = np.asarray(layer.convert("RGBA"))[..., 3]
+    if opacity.max() == 0 or opacity.min() == 255:
+        what = "opaque" if opacity.max() else "transparent"
+        raise InvalidValueError(f"The layer is {what} everywhere. Give a PNG with the edit alone.")
+
+
 @neutral()
 def propagate_edit(source: FeatureMap, target: FeatureMap, layer: Image.Image, *, everywhere: bool = False) -> Edit:
     """Carry an edit from one picture to another.
@@ -52,17 +67,13 @@ def propagate_edit(source: FeatureMap, target: FeatureMap, layer: Image.Image, *
         everywhere: Match the whole source, not only what lies below the layer.
 
     Raises:
-        InvalidValueError: The layer has another size or shows nothing, or too few places agree.
+        InvalidValueError: As :func:`check_layer`, or too few places agree.
         ModelError: OpenCV is not installed.
     """
     cv2 = opencv()
-    if layer.size != source.frame.original:
-        sizes = ["×".join(map(str, size)) for size in (layer.size, source.frame.original)]
-        raise InvalidValueError(f"The layer has {sizes[0]} pixels, the picture that it was painted on {sizes[1]}.")
+    check_layer(layer, source.frame.original)
     pixels = np.asarray(layer.convert("RGBA"), dtype=np.float32)
     shown = pixels[..., 3] > 0
-    if not shown.any():
-        raise InvalidValueError("The layer is transparent everywhere. Give a PNG with the edit alone.")
     places = mutual_matches(source, target).source
     if not everywhere:
         columns, rows = places.round().long().T

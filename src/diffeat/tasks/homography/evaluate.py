@@ -149,9 +149,12 @@ def evaluate_homographies(
     Raises:
         ModelError: OpenCV is not installed.
         DatasetError: A picture cannot be used.
+        InvalidValueError: A number of points to detect, where they are given.
     """
     options = options or HomographyOptions(**suggested(source.recipe, "homography"))
     text = one_text(options.prompts)
+    if "most_points" in options.model_fields_set and data[0].source_points is not None:
+        raise InvalidValueError("most_points would be ignored: key points are given, so none are detected.")
     opencv()
     texts = {path: text for pair in data for path in (pair.source, pair.target)}
     detected = cache(lambda path: detect(open_image(path), options.most_points))
@@ -178,7 +181,7 @@ def evaluate_homographies(
         scores=tuple(scores),
         notes=(
             *data.notes,
-            *text_notes(options.prompts, texts, source.recipe),
+            *text_notes(options.prompts, {}, source.recipe),
             *precision_notes(source),
             *detector,
             *failures,

@@ -15,7 +15,7 @@ from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, suggested
-from diffeat.evaluation.texts import one_text, precision_notes
+from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source, check_one_map
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
@@ -125,6 +125,7 @@ def evaluate_videos(
     options = options or PropagationOptions(**suggested(source.recipe, "propagation"))
     check_one_map(source.recipe.name, source.map_names)
     text = one_text(options.prompts)
+    unknown = sorted(options.frames_by_video.keys() - {video.name for video in data})
     data = data.only(options.video) if options.video else data
     scores: list[VideoScore] = []
     for video in progress(data, total=len(data), desc="videos"):
@@ -149,7 +150,12 @@ def evaluate_videos(
         scores=tuple(scores),
         videos=data.samples,
         options=options,
-        notes=(*data.notes, *precision_notes(source)),
+        notes=(
+            *data.notes,
+            *(f"another number of last frames is for {name}, which the data do not have" for name in unknown),
+            *text_notes(options.prompts, {}, source.recipe),
+            *precision_notes(source),
+        ),
     )
 
 

@@ -57,8 +57,12 @@ class PropagationOptions(TaskOptions):
 
     def of_video(self, name: str) -> PropagationOptions:
         """The options for a sequence."""
-        counts = dict(item.rsplit("=", 1) for item in self.frames_of)
-        return self.model_copy(update={"last_frames": int(counts.get(name, self.last_frames))})
+        return self.model_copy(update={"last_frames": self.frames_by_video.get(name, self.last_frames)})
+
+    @property
+    def frames_by_video(self) -> dict[str, int]:
+        """Other numbers of last frames, by sequence."""
+        return {name: int(count) for name, count in (item.rsplit("=", 1) for item in self.frames_of)}
 
     def __str__(self) -> str:
         return (

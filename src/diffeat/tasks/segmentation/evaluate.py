@@ -26,8 +26,8 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, feature_folder, features_of
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
-from diffeat.evaluation.task import Task, TaskOptions
-from diffeat.evaluation.texts import precision_notes, text_of
+from diffeat.evaluation.task import Task, TaskOptions, suggested
+from diffeat.evaluation.texts import precision_notes, text_notes, text_of
 from diffeat.extraction import Extractor, JoinedSource
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
@@ -277,13 +277,14 @@ def evaluate_segmentation(
 
     Args:
         data: Pictures to train on, and pictures to score on.
+        options: Those that the recipe has for the task if not given.
         store: Where features rest (a folder is made or gone on with); temporary if not given.
 
     Raises:
         DatasetError: A label map does not fit its picture (in the native protocol) or its classes.
         InvalidValueError: Training pictures show fewer than two classes, or the options do not fit.
     """
-    options = options or SegmentationOptions()
+    options = options or SegmentationOptions(**suggested(source.recipe, "segmentation"))
     train, test = (part.only(options.category) if options.category else part for part in data)
     if train.classes != test.classes:
         raise InvalidValueError(f"{train.name} and {test.name} do not have the same classes.")
@@ -329,7 +330,9 @@ def evaluate_segmentation(
         classes=train.classes,
         splits=tuple(splits),
         options=options,
-        remarks=joined(train.notes, test.notes, precision_notes(source)),
+        remarks=joined(
+            train.notes, test.notes, text_notes(options.prompts, texts, source.recipe), precision_notes(source)
+        ),
         examples=tuple(examples),
     )
 
