@@ -89,6 +89,8 @@ def amalgamation(
         **{name: value for name, value in changes.items() if value is not None},
     )
     recipe = reading_of(ctx)
+    if recipe.views is None:
+        raise InvalidValueError(f"Recipe {recipe.name!r} has no views to amalgamate; list them under 'views'.")
     new_folder(out, results_in(out), force=force)
     weights = f"{WEIGHTS}/amalgamation.safetensors"
     data = open_dataset(dataset, root, split or ("train" if card.splits else None), images=images).limited(limit)

@@ -142,6 +142,8 @@ def read_policy(policy: PromptPolicy) -> PromptPolicy:
     Raises:
         InvalidValueError: The file is nothing of this kind, or names a picture twice.
     """
+    if isinstance(policy, str) and policy.endswith((".txt", ".tsv", ".jsonl", ".yaml", ".yml")):
+        raise InvalidValueError(f"Texts are read from .json and .csv files, not from {shown(policy)}.")
     if not isinstance(policy, str) or not policy.endswith((".json", ".csv")):
         return policy
     if policy.endswith(".csv"):
