@@ -35,7 +35,8 @@ def edit(
     from diffeat.features import check_one_map
     from diffeat.geometry import open_image
     from diffeat.geometry.images import open_stored
-    from diffeat.tasks.homography import check_layer, propagate_edit
+    from diffeat.tasks.homography import propagate_edit
+    from diffeat.tasks.homography.edit import check_layer
     from diffeat.tasks.homography.estimate import opencv
 
     opencv()

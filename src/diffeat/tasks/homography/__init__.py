@@ -1,6 +1,6 @@
 """The homography between two pictures of a plane, estimated from points that choose each other."""
 
-from diffeat.tasks.homography.edit import Edit, check_layer, propagate_edit
+from diffeat.tasks.homography.edit import Edit, propagate_edit
 from diffeat.tasks.homography.estimate import corner_error, describe, detect, find_homography, mutual_neighbours, once
 from diffeat.tasks.homography.evaluate import Homographies, HomographyOptions, PlaneScore, evaluate_homographies
 
@@ -9,7 +9,6 @@ __all__ = [
     "Homographies",
     "HomographyOptions",
     "PlaneScore",
-    "check_layer",
     "corner_error",
     "describe",
     "detect",
