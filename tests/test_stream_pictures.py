@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ import torch
 from PIL import Image
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError
-from diffeat.features import Group, Picture, stream, streaming
+from diffeat.features import Group, Picture, ahead, stream, streaming
 from diffeat.geometry import Frame
 
 
@@ -88,3 +90,36 @@ def test_points_may_be_lists() -> None:
     for wrong in ([], [1, 2, 3], [[1], [2, 3]], "xy", [["a", "b"]]):
         with pytest.raises(InvalidValueError, match="Points are rows"):
             frame.points_to_grid(wrong, (8, 8))
+
+
+@pytest.mark.parametrize("bytes_held", [0, 3 * 64 * 64, 10**9])
+def test_files_are_opened_ahead_no_further_than_there_is_room(tmp_path, monkeypatch, bytes_held: int) -> None:
+    monkeypatch.setattr(ahead, "HELD", bytes_held)
+    monkeypatch.setattr(ahead, "THREADS", 3)
+    for number in range(40):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number:02d}.png")
+    pictures = [Picture.of(path) for path in sorted(tmp_path.iterdir())]
+    most = 0
+
+    def watched(_: Picture) -> None:
+        nonlocal most
+        most = max(most, sum("image" in vars(p) for p in pictures))
+
+    taken = []
+    for picture in ahead.opened_ahead(pictures, watched, lambda: 20):
+        taken.append(picture.name)
+        vars(picture).pop("image", None)
+        time.sleep(0.002)  # the model
+    assert taken == [p.name for p in pictures]
+    assert most <= min(bytes_held // (3 * 64 * 64) + 1, 23) + 3 + 1  # held, being opened, in the consumer's hands
+
+
+def test_a_stream_that_is_left_leaves_no_thread_behind(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(ahead, "HELD", 0)
+    for number in range(10):
+        grey(20).save(tmp_path / f"{number}.png")
+    source: Any = Widths()
+    stream_of = stream(source, [str(p) for p in sorted(tmp_path.iterdir())])
+    assert next(stream_of) == 20
+    stream_of.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("diffeat-read")]

@@ -2,12 +2,13 @@
 
 Order is kept and nothing depends on timing. A file is opened on a thread; a picture that a caller's own function opens
 (a member of a tar file, a row of a table) is opened at once by the thread that asks for it, before the next one is
-asked for.
+asked for. Threads wait while :data:`HELD` bytes are open that nobody has taken; only the next one in turn never waits.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ from contextlib import suppress
 from diffeat.errors import DiffeatError
 from diffeat.features.picture import Picture
 
-#: Bytes of pixels that may wait for a call to fill.
+#: Bytes of pixels that may wait for a call to fill, and as many for a call to begin.
 HELD = 5e8
 #: Pictures that are opened at once.
 THREADS = min(8, os.cpu_count() or 1)
@@ -28,37 +29,69 @@ def opened_ahead(
     """The pictures in their order, opened; one that cannot be is given all the same, and says so when it is asked.
 
     Args:
-        prepare: Run on a thread for a picture that is open; what it raises is raised again by who needs it.
+        prepare: Run on a thread for a picture that is open; a :class:`DiffeatError` is left to who asks again.
         wanted: How many pictures the next call takes.
     """
     queue: deque[tuple[Picture, Future[None]]] = deque()
+    room = _Room()
+
+    def first() -> Picture:
+        picture, opened = queue.popleft()
+        opened.result()
+        room.leave()
+        return picture
+
     executor = ThreadPoolExecutor(THREADS, thread_name_prefix="diffeat-read")
     try:
-        for picture in pictures:
+        for number, picture in enumerate(pictures):
             if not picture.is_file:
                 with suppress(DiffeatError):
                     _ = picture.image
-            queue.append((picture, executor.submit(_open, picture, prepare)))
-            while len(queue) > wanted() + THREADS or _bytes(queue) > HELD:
-                yield _first(queue)
+            queue.append((picture, executor.submit(room.open, number, picture, prepare)))
+            while len(queue) > wanted() + THREADS or room.full:
+                yield first()
         while queue:
-            yield _first(queue)
+            yield first()
     finally:
+        room.close()
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _open(picture: Picture, prepare: Callable[[Picture], object]) -> None:
-    with suppress(DiffeatError):
-        _ = picture.image, picture.key
-        prepare(picture)
+class _Room:
+    """The bytes that open pictures take until they are taken out, one after the other."""
 
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[int, int] = {}
+        self._next = 0
+        self._closed = False
 
-def _first(queue: deque[tuple[Picture, Future[None]]]) -> Picture:
-    picture, opened = queue.popleft()
-    opened.result()
-    return picture
+    @property
+    def full(self) -> bool:
+        """Whether as much is held as may be."""
+        return sum(self._held.copy().values()) > HELD
 
+    def open(self, number: int, picture: Picture, prepare: Callable[[Picture], object]) -> None:
+        """Open a picture as soon as there is room, or it is its turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or number == self._next or not self.full)
+        if self._closed:
+            return
+        with suppress(DiffeatError):
+            _ = picture.image, picture.key
+            prepare(picture)
+        with self._changed:
+            self._held[number] = picture.bytes_held
 
-def _bytes(queue: deque[tuple[Picture, Future[None]]]) -> int:
-    """What is held by now, as far as it is open."""
-    return sum(picture.bytes_held for picture, _ in queue)
+    def leave(self) -> None:
+        """Take out the next picture, which is open."""
+        with self._changed:
+            self._held.pop(self._next, None)
+            self._next += 1
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let all go that wait."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
