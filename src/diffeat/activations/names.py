@@ -14,7 +14,7 @@ from diffeat.activations.sites import candidates, find_probe
 from diffeat.activations.sites.probe import Probe
 from diffeat.activations.sites.site import NoSuchSite
 from diffeat.backbones.wrappers import unwrapped
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
 
 
 def bare_denoiser(thing: Any) -> nn.Module:
@@ -81,7 +81,8 @@ def locate(denoiser: nn.Module, names: Iterable[str]) -> list[Probe]:
         try:
             probe = find_probe(denoiser, id)
         except NoSuchSite as reason:
-            raise UnknownNameError(f"No activation {id!r}: {reason}. {_near(denoiser, id)}".rstrip()) from None
+            told = f"No activation {shown(id)}: {clipped(str(reason))}. {_near(denoiser, id)}"
+            raise UnknownNameError(told.rstrip()) from None
         if probe is None:
             raise unknown(denoiser, id)
         probes.append(probe)
@@ -93,18 +94,18 @@ def unknown(denoiser: nn.Module, name: str) -> UnknownNameError:
     kind = class_name(denoiser)
     if is_pattern(name):
         return UnknownNameError(
-            f"The pattern {name!r} selects nothing in this {kind}, or stands where one activation is wanted. A '*' "
-            "stays between two dots, '**' crosses them ('up_blocks.1.**'); Catalogue.find(pattern) gives the ids."
+            f"The pattern {shown(name)} selects nothing in this {kind}, or stands where one activation is wanted. A "
+            "'*' stays between two dots, '**' crosses them ('up_blocks.1.**'); Catalogue.find(pattern) gives the ids."
         )
     if name.endswith(".adaln") and is_unet(denoiser):
-        return UnknownNameError(f"{name!r}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")
+        return UnknownNameError(f"{shown(name)}: 'adaln' exists in diffusion transformers; this denoiser is a {kind}.")
     owner = owner_of(name)
     ids = _ids(denoiser)
     names = [*ids, *(alias for alias, _ in aliases_of(denoiser, ids))]
     stem = re.match(r"(\w+:[a-z]*|\w+)", name)
     foreign = owner is not None and stem is not None and not any(n.startswith(stem[0]) for n in names)
     whose = f" Names of this form belong to {owner}; this denoiser is a {kind}." if foreign else ""
-    return UnknownNameError(f"No activation {name!r} in this {kind}.{whose} {_near(denoiser, name)}".rstrip())
+    return UnknownNameError(f"No activation {shown(name)} in this {kind}.{whose} {_near(denoiser, name)}".rstrip())
 
 
 def _near(denoiser: nn.Module, name: str) -> str:

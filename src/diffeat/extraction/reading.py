@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from diffeat.activations import MapRequest
 from diffeat.errors import did_you_mean, shown
-from diffeat.extraction.recipe import Part, Recipe
+from diffeat.extraction.recipe import Option, Part, Recipe
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
 from diffeat.refinement.maps import Resize
@@ -33,6 +33,7 @@ _MOST_ROWS, _MOST_CALLS = 10_000, 1000
 
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Bounded = Annotated[float, Field(ge=-1e6, le=1e6)]
 Side = Annotated[int, Field(ge=1, le=MOST_PIXELS)]
 
 
@@ -57,7 +58,7 @@ class Trajectory(Part, frozen=True):
         default=None,
         description="which calls to read: 0 is next to noise, steps - 1 next to the clean picture; none: all",
     )
-    guidance: Finite | None = Field(
+    guidance: Bounded | None = Field(
         default=None, description="scale of classifier-free guidance (inversion, generation)"
     )
     negative_prompt: str | None = Field(default=None, description="text of the other half of guidance")
@@ -303,7 +304,7 @@ class Reading(Recipe, frozen=True):
     model: str = Field(description="alias, hub id or local path of a diffusers pipeline")
     denoiser: Weights | None = Field(default=None, description="other weights for the model's denoiser")
     frame: Annotated[FrameSpec, BeforeValidator(_frame)] = FrameSpec()
-    conditioning: dict[str, Finite | int | str | bool] = Field(
+    conditioning: dict[str, Option] = Field(
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
     )
     trajectory: Trajectory

@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -50,6 +51,16 @@ MOST_PARTS = 64
 #: Fields that change no feature.
 _TOLD = {"name", "description", "source", "precision", "tasks"}
 _FOLDER = Path(__file__).parent.parent / "recipes"
+
+
+def _moderate(value: float | int | str | bool) -> float | int | str | bool:
+    if not isinstance(value, str) and abs(value) > 1e6:
+        raise ValueError("must lie between -1000000 and 1000000")
+    return value
+
+
+#: A value that goes to a model as it is.
+Option = Annotated[Annotated[float, Field(allow_inf_nan=False)] | int | str | bool, AfterValidator(_moderate)]
 
 
 class Part(BaseModel, frozen=True):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
 from diffeat.geometry import Frame
 
 
@@ -71,5 +71,5 @@ class FeatureMap:
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.activations:
-            raise UnknownNameError(f"No activation {name!r} here. {did_you_mean(name, self.activations)}")
+            raise UnknownNameError(f"No activation {shown(name)} here. {did_you_mean(name, self.activations)}")
         return self.activations[name]
