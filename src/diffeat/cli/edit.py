@@ -8,9 +8,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import given
 from diffeat.cli.options import Force, pictures_of
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import maps_of_two
 from diffeat.files import PICTURES, new_file, write_picture
 
 
@@ -32,7 +31,6 @@ def edit(
     Example:
         diffeat edit cat.png whiskers.png other-cat.png --recipe dift-sd21 --out edited.png
     """
-    from diffeat.features import check_one_map
     from diffeat.geometry import open_image
     from diffeat.geometry.images import open_stored
     from diffeat.tasks.homography import propagate_edit
@@ -44,12 +42,7 @@ def edit(
     pictures_of([source, layer, target])
     painted = open_stored(layer)
     check_layer(painted, open_image(source).size)
-    recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.map_names)
-    features = load(ctx, recipe)
-    check_one_map(recipe.name, features.map_names)
-    prompt = given(ctx).get("prompt")
-    one, other = (next(features.stream([path], prompt)) for path in (source, target))
+    one, other = maps_of_two(ctx, source, target)
     result = propagate_edit(one, other, painted, everywhere=everywhere)
     typer.echo(f"{int(result.agree.sum())} of {len(result.matches)} matches agree with the homography.")
     typer.echo(f"Picture: {write_picture(result.on(open_image(target)), out, force=force)}", err=True)

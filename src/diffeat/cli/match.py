@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import given, refuse
+from diffeat.cli.command import refuse
 from diffeat.cli.options import Force, pictures_of
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import maps_of_two
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError, shown
 from diffeat.files import PICTURES, new_file, write_picture
@@ -48,7 +48,6 @@ def match(
     import numpy as np
     import torch
 
-    from diffeat.features import check_one_map
     from diffeat.geometry import FrameSpec, open_image
     from diffeat.tasks.correspondence import heat_map, strongest_matches
     from diffeat.tasks.correspondence import match as find
@@ -68,15 +67,10 @@ def match(
         check_points(asked, FrameSpec("keep").frame(pictures[0].size))
     if allowed is not None:
         check_mask(allowed, pictures[0].size)
-    recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.map_names)
-    features = load(ctx, recipe)
-    check_one_map(recipe.name, features.map_names)
-    prompt = given(ctx).get("prompt")
-    one, other = (next(features.stream([path], prompt)) for path in (source, target))
+    one, other = maps_of_two(ctx, source, target)
     matches = find(one, other, asked) if asked else strongest_matches(one, other, count, allowed)
     if json:
-        _print_json(source, target, features.recipe.name, matches)
+        _print_json(source, target, one.provenance["recipe"], matches)
     else:
         rows = [
             [str(k + 1), f"{s[0]:g}, {s[1]:g}", f"{t[0]:g}, {t[1]:g}", f"{similarity:.3f}"]
@@ -87,7 +81,7 @@ def match(
         from diffeat.report.match_picture import match_picture
 
         heats = [heat_map(one, other, p) for p in matches.source[: min(heat, len(matches))]]
-        caption = f"{source.name} → {target.name}, recipe {features.recipe.name}"
+        caption = f"{source.name} → {target.name}, recipe {one.provenance['recipe']}"
         picture = match_picture(*pictures, matches.source, matches.target, heats=heats, caption=caption)
         typer.echo(f"Picture: {write_picture(picture, out, force=force)}", err=True)
 

@@ -21,6 +21,14 @@ Prompts = Annotated[
 Timesteps = Annotated[list[str], Option("--timestep", "-t", help="To try: 0…999 (flow: 1000), or FROM:TO:STEP.")]
 Limit = Annotated[int | None, Option(min=1, help="About so many pairs, spread evenly.")]
 Force = Annotated[bool, Option("--force", help="Write over results that are there already.")]
+TrainingFolder = Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")]
+TrainingSplit = Annotated[
+    str | None, Option("--split", help="Training split; train if not given, where there are splits.")
+]
+Validation = Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")]
+ValidationRoot = Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")]
+ValidationLimit = Annotated[int | None, Option(min=1, help="About so many validation pairs.")]
+SharedFeatures = Annotated[Path | None, Option(help="Folder of features, to share between trainings.")]
 PicturesOf = Annotated[Path | None, Option("--images", help="For spair-json: folder of the pictures.")]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import typer
@@ -148,6 +149,22 @@ def load(ctx: typer.Context, recipe: Recipe) -> Any:
 
         used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
         return load_source(recipe, **used)
+
+
+def maps_of_two(ctx: typer.Context, one: Path, other: Path) -> tuple[FeatureMap, FeatureMap]:
+    """The maps of two pictures by the recipe that the command line asks for, which gives one of each.
+
+    Raises:
+        InvalidValueError: The recipe gives several, as far as can be told before the model is loaded.
+    """
+    from diffeat.features import check_one_map
+
+    recipe = recipe_of(ctx)
+    check_one_map(recipe.name, recipe.map_names)
+    source = load(ctx, recipe)
+    check_one_map(recipe.name, source.map_names)
+    first, second = source.extract([one, other], given(ctx).get("prompt"))
+    return first, second
 
 
 def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[str] = ()) -> Recipe:

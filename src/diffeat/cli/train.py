@@ -9,7 +9,21 @@ import typer
 from typer import Option
 
 from diffeat.cli.command import refuse
-from diffeat.cli.options import Force, Limit, PairsName, PicturesOf, Prompts, Protocol, Root
+from diffeat.cli.options import (
+    Force,
+    Limit,
+    PairsName,
+    PicturesOf,
+    Prompts,
+    Protocol,
+    Root,
+    SharedFeatures,
+    TrainingFolder,
+    TrainingSplit,
+    Validation,
+    ValidationLimit,
+    ValidationRoot,
+)
 from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_of
 from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import protocol_of
@@ -30,14 +44,14 @@ train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalga
 @train.command(cls=reads("hyperfeatures-tiny", several=False, without=("prompt",)))
 def hyperfeatures(
     ctx: typer.Context,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    out: TrainingFolder,
     dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
-    validation: Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")] = None,
-    validation_root: Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")] = None,
+    split: TrainingSplit = None,
+    validation: Validation = None,
+    validation_root: ValidationRoot = None,
     limit: Limit = None,
-    validation_limit: Annotated[int | None, Option(min=1, help="About so many validation pairs.")] = 360,
+    validation_limit: ValidationLimit = 360,
     steps: Annotated[int, Option(min=1, help="Of the optimiser.")] = 5000,
     pairs: Annotated[int, Option(min=1, help="Pairs per step.")] = 1,
     lr: Annotated[float, Option(help="Learning rate of AdamW.")] = 1e-3,
@@ -50,7 +64,7 @@ def hyperfeatures(
     ] = None,
     every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
     start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
-    features: Annotated[Path | None, Option(help="Folder of features, to share between trainings.")] = None,
+    features: SharedFeatures = None,
     store_dtype: Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
     store_limit: Annotated[
         float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
@@ -144,18 +158,18 @@ def hyperfeatures(
 @train.command(cls=reads("gdf-sd15-spair"))
 def convolution(
     ctx: typer.Context,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    out: TrainingFolder,
     dataset: PairsName = "toyworld",
     root: Root = None,
-    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
-    validation: Annotated[str | None, Option(help="Validation split, '' for none; val if there is one.")] = None,
-    validation_root: Annotated[Path | None, Option(help="For csv and spair-json: the validation pairs.")] = None,
+    split: TrainingSplit = None,
+    validation: Validation = None,
+    validation_root: ValidationRoot = None,
     limit: Limit = None,
-    validation_limit: Annotated[int | None, Option(min=1, help="About so many validation pairs.")] = 360,
+    validation_limit: ValidationLimit = 360,
     steps: Annotated[int, Option(min=1, help="Of the optimiser, a pair each.")] = 10_000,
     lr: Annotated[float, Option(help="Learning rate of AdamW.")] = 5e-4,
     every: Annotated[int, Option(min=1, help="Steps between validations.")] = 500,
-    features: Annotated[Path | None, Option(help="Folder of features, to share between trainings.")] = None,
+    features: SharedFeatures = None,
     seed: Annotated[int, Option(help="Of the first weights and the order of the pairs.")] = 0,
     protocol: Protocol = None,
     prompts: Prompts = None,

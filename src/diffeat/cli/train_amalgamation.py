@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import refuse
-from diffeat.cli.options import Force, Limit, PicturesOf, Prompts, Root
+from diffeat.cli.options import Force, Limit, PicturesOf, Prompts, Root, TrainingFolder, TrainingSplit
 from diffeat.cli.recipe_options import load, reading_of
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.files import new_folder
@@ -17,10 +16,10 @@ from diffeat.files import new_folder
 
 def amalgamation(
     ctx: typer.Context,
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the training; an earlier one is gone on with.")],
+    out: TrainingFolder,
     dataset: Annotated[str, Argument(metavar="[DATASET]", help="{learned}")] = "toyworld",
     root: Root = None,
-    split: Annotated[str | None, Option(help="Training split; train if not given, where there are splits.")] = None,
+    split: TrainingSplit = None,
     limit: Limit = None,
     task: Annotated[
         str | None,
