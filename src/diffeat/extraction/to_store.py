@@ -21,7 +21,7 @@ from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
-from diffeat.storage.store import Identity
+from diffeat.storage.reader import Identity
 
 #: Pictures that may wait to be packed.
 _WAITING = 4
