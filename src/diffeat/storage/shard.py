@@ -111,7 +111,7 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
         for part, tensor in stored.items()
     }
     identities = [[row.image, row.digest, row.text] for row in (maps[0][0] for maps in pictures)]
-    chunks = _safetensors(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
+    chunks = safetensors_bytes(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
     shard, size = sha256_of(chunks), sum(map(len, chunks))
     rows = (
         replace(row, shard=shard, position=position, size=size, row=number)
@@ -121,7 +121,7 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
     return Sealed(shard, chunks, tuple(rows))
 
 
-def _safetensors(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
     """The bytes of a safetensors file, as ``safetensors.torch.save`` gives them, without a copy."""
     header: dict[str, Any] = {"__metadata__": metadata}
     chunks: list[bytes | memoryview] = []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 T = TypeVar("T")
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}(?!/)(.*)", re.DOTALL)
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _CREDENTIALS = re.compile("credential|token|access key|unauthor", re.IGNORECASE)
 
 
@@ -128,7 +128,7 @@ def place_of(path: PlaceLike) -> Place:
         return Path(path)
     protocol, rest = match.groups()  # a Path has lost one of the two slashes
     if protocol == "file":
-        return Path("/" + rest.lstrip("/"))
+        return Path(f"/{rest}")
     import fsspec
 
     if protocol not in fsspec.available_protocols():
