@@ -19,9 +19,8 @@ from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
 from diffeat.features import FeatureMap, Picture, Source
 from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
+from diffeat.storage import FeatureStore, Identity
 from diffeat.storage.shard import Maps
-from diffeat.storage.store import Identity
 
 #: Pictures that may wait to be packed.
 _WAITING = 4
