@@ -84,7 +84,7 @@ def select(
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded
     if not dataset:
         refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
-    images = pictures_of(paths)
+    images = pictures_of(paths, ctx)
     step = max(1.0, len(images) / limit)
     images = [images[int(i * step)] for i in range(min(limit, len(images)))]
     limits = {"categories": category or (), "most": samples, "seed": seed}

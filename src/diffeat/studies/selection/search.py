@@ -20,7 +20,7 @@ from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import feature_folder, features_of
 from diffeat.extraction import Extractor, Reading
-from diffeat.geometry import file_digest
+from diffeat.features import ImageLike, Picture
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
@@ -104,7 +104,7 @@ class Selection:
 
 def select(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     settings: SelectionSettings,
     folder: Path,
     *,
@@ -173,13 +173,13 @@ def default_recipe(backbone: Backbone) -> Reading:
 
 def _measured(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     base: Reading,
     settings: SelectionSettings,
     folder: Path,
     progress: Progress,
 ) -> Measurement:
-    digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
+    digests, size = [Picture.of(image).digest for image in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     numbers = [field.name for field in fields(Measured)]
     facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed, numbers]
