@@ -214,7 +214,8 @@ def convolution(
     if outcome.validation is not None:
         typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
         typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
-    typer.echo(f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}")
+    facts = [*data.pairs.notes, f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}"]
+    typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}")
 
 
