@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from queue import SimpleQueue
 from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, outcome
 from diffeat.errors import InvalidValueError
 
-_SPAWN = multiprocessing.get_context("spawn")
+#: Processes begin empty, so that no device and no thread is taken over; on Linux with PyTorch imported by then.
+_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _SECONDS = 10  # for a worker to end what it writes
 
 
@@ -41,8 +43,9 @@ class LocalHosts:
 
     def start(self, number: int) -> None:
         """Start a worker, anew if it was lost."""
-        here, there = _SPAWN.Pipe()
-        process = _SPAWN.Process(target=_main, args=(there, self._tasks[number]), daemon=True)
+        _CONTEXT.set_forkserver_preload([__name__])
+        here, there = _CONTEXT.Pipe()
+        process = _CONTEXT.Process(target=_main, args=(there, self._tasks[number]), daemon=True)
         with _ignoring_interrupts():
             process.start()
         there.close()
@@ -77,7 +80,7 @@ class LocalHosts:
 
     def stop(self, number: int) -> None:
         """Do without a worker."""
-        self._end([self._running.pop(number)])
+        self._end([running] if (running := self._running.pop(number, None)) else [])
 
     def close(self) -> None:
         """End all workers; what they are writing is written."""
@@ -132,6 +135,8 @@ def _main(pipe: Connection, task: Task) -> None:
     except Exception as error:
         with contextlib.suppress(OSError):
             pipe.send(outcome(error))
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _hear(pipe: Connection, orders: SimpleQueue[Order | None]) -> None:

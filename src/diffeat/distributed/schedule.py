@@ -66,14 +66,19 @@ class Schedule:
         hand = self._hands.setdefault(worker, [])
         if self._suspects and not hand:
             item = self._suspects.popleft()
-        elif not self._fresh or any(held.deaths or held.unit.trial for held in hand):
-            return None
-        elif hand and (len(hand) >= DEPTH or len(self._fresh) < DEPTH * len(self._hands)):
-            return None
-        else:
+        elif self._fresh and self._has_room(hand):
             item = self._fresh.popleft()
+        else:
+            return None
         hand.append(item)
         return item.unit
+
+    def _has_room(self, hand: list[_Item]) -> bool:
+        """Whether a worker may have one more; one that tries a suspect has nothing else to lose."""
+        if not hand:
+            return True
+        suspicious = any(held.deaths or held.unit.trial for held in hand)
+        return not suspicious and len(hand) < DEPTH and len(self._fresh) >= DEPTH * len(self._hands)
 
     def finished(self, worker: int, row: Row) -> Row | None:
         """What came of a unit, to be reported; ``None`` of a trial."""
@@ -107,7 +112,7 @@ class Schedule:
             self._tried[unit.position].failed.update(failed)
             return self._passed(unit.position)
         if item.deaths >= _GIVEN_UP:
-            say = f"{item.deaths} workers ended at its shard, and at none of its pictures alone; the last one so: {reason}"
+            say = f"{item.deaths} workers ended at its shard, at no picture alone; the last one so: {reason}"
             return self._given_up(item, {p.name: f"{p.name}: {say}" for p in unit.pictures})
         if item.deaths % _TRIED:
             self._suspects.appendleft(item)

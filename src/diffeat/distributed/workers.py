@@ -1,10 +1,10 @@
 """A source whose units are done by workers: processes of this machine, or actors of a Ray cluster.
 
 The workers load the model; this process does not, unless somebody asks for features that are not stored. It plans
-(:func:`~diffeat.extraction.to_store.plan_units`), gives units away (:mod:`diffeat.distributed.schedule`), and hears what
-came of them. Shards are written where they are made: only the places of pictures, and rows, travel. A shard's bytes do
-not depend on who made it: recipe, weights, precision, rows per call and threads are the same for all workers, and one
-that has another model is left out.
+(:func:`~diffeat.extraction.to_store.plan_units`), gives units away (:mod:`diffeat.distributed.schedule`), and hears
+what came of them. Shards are written where they are made: only the places of pictures, and rows, travel. A shard's
+bytes do not depend on who made it: recipe, weights, precision, rows per call and threads are the same for all workers,
+and one that has another model is left out.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Protocol, Self
 
 import torch
 
+from diffeat.backbones.placement import device_of
 from diffeat.distributed.local import LocalHosts
 from diffeat.distributed.schedule import DEATHS, Schedule
 from diffeat.distributed.worker import Hello, Lost, Order, Refused, Released, Task
@@ -234,3 +234,61 @@ class Workers(Streams[FeatureMap]):
         if min(self._starts) >= DEATHS:
             raise why
         log.warning("Worker %d of %d is left out: %s", number + 1, self._hosts.count, why)
+
+
+def start_workers(
+    recipe: Recipe,
+    count: int | None = None,
+    *,
+    ray: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    batch_size: int | None = None,
+) -> Workers:
+    """Workers for a recipe; they start when they are needed, and end with a ``with`` block or the process.
+
+    Args:
+        count: Of this machine: on a GPU one for each at most, on a CPU with equal shares of the threads. Of a Ray
+            cluster: one for each GPU, or each CPU, if not given.
+        ray: Address of a Ray cluster (``host:port``, ``auto`` for the one that this machine is part of, ``local`` for
+            one of its own); needs ``pip install "diffeat[ray]"``.
+        device: As :func:`~diffeat.extraction.load_source` takes it, as ``dtype`` and ``batch_size``.
+
+    Raises:
+        InvalidValueError: There are not as many devices.
+        ModelError: Ray is not installed, or there is no cluster at the address.
+
+    Example:
+        >>> from diffeat.extraction import Recipe, extract_to_store
+        >>> from diffeat.storage import FeatureStore
+        >>> with start_workers(Recipe.load("tiny"), 2) as source:  # doctest: +SKIP
+        ...     with FeatureStore.of("features", source, "float16") as store:
+        ...         extract_to_store(source, sorted(Path("photos").glob("*.jpg")), store)
+    """
+    here = partial(load_source, recipe, device=device, dtype=dtype, batch_size=batch_size)
+    if ray is not None:
+        from diffeat.distributed.cluster import RayHosts
+
+        return Workers(recipe, RayHosts.join(ray, count, here, device), here)
+    devices = _devices(count or 1, device)
+    threads = min(torch.get_num_threads(), max(1, _cores() // len(devices)))
+    loads = [partial(load_source, recipe, device=each, dtype=dtype, batch_size=batch_size) for each in devices]
+    return Workers(recipe, LocalHosts([Task(load, threads) for load in loads]), here)
+
+
+def _devices(count: int, device: torch.device | str | None) -> list[str]:
+    """The device of each worker of this machine."""
+    where = device_of(device)
+    if where.type == "cpu" or where.index is not None:
+        return [str(where)] * count
+    there = torch.accelerator.device_count()
+    if count > there:
+        raise InvalidValueError(
+            f"{count} workers are asked for, and this machine has {there} devices of the kind {where.type}, one for "
+            f"each worker. Give --workers {there}, or --device cpu."
+        )
+    return [f"{where.type}:{index}" for index in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
