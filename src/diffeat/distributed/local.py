@@ -15,8 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 
-from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, outcome
-from diffeat.errors import InvalidValueError
+from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, cannot_be_sent, outcome
 
 #: Processes begin empty, so that no device and no thread is taken over; on Linux with PyTorch imported by then.
 _CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -60,11 +59,7 @@ class LocalHosts:
         try:
             data = pickle.dumps(order)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            name = order.unit.pictures[0].name if order else ""
-            raise InvalidValueError(
-                f"{name} cannot be sent to a worker ({error}). Give paths, or pictures whose way to open them is a "
-                "function of a module."
-            ) from error
+            raise cannot_be_sent(order, error) from error
         with contextlib.suppress(OSError):  # it died, and is heard of so
             self._running[number].pipe.send_bytes(data)
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from diffeat.errors import DiffeatError, clipped
+from diffeat.errors import DiffeatError, InvalidValueError, StoreError, clipped
 from diffeat.extraction.filling import Done, Unit, fill
 from diffeat.features import FeatureMap, Source
 from diffeat.storage import FeatureStore
@@ -76,6 +76,15 @@ def outcome(error: Exception) -> Refused | Lost:
     return Lost(f"{type(error).__name__}: {clipped(str(error), 200)}")
 
 
+def cannot_be_sent(order: Order | None, error: Exception) -> InvalidValueError:
+    """Why a unit does not reach a worker."""
+    name = order.unit.pictures[0].name if order else ""
+    return InvalidValueError(
+        f"{name} cannot be sent to a worker ({clipped(str(error), 200)}). Give paths, or pictures that a function of a "
+        "module opens."
+    )
+
+
 class Worker:
     """Loads the model, and does units.
 
@@ -102,6 +111,10 @@ class Worker:
         first = orders.get()
         if first is None:
             return
+        if not FeatureStore.is_store(first.folder):
+            raise StoreError(
+                f"{socket.gethostname()} does not see the store {first.folder}, which all machines must have there."
+            )
         with FeatureStore.open_to_write(first.folder, first.head, shared=True) as store:
             while first is not None:
                 fill(self.source, store, _at_hand(first, orders), done, lambda _: None)

@@ -125,7 +125,7 @@ class Workers(Streams[FeatureMap]):
             StoreError: The store cannot be written; complete shards stay.
             ModelError: No worker can load the model.
         """
-        schedule = Schedule(units)
+        schedule, folder = Schedule(units), store.path.absolute()
         store.share()
 
         def report(row: Row | None) -> None:
@@ -136,7 +136,7 @@ class Workers(Streams[FeatureMap]):
         def give() -> None:
             for number in sorted(self._ready):
                 while (unit := schedule.take(number)) is not None:
-                    self._hosts.give(number, Order(store.path, store.head, unit))
+                    self._hosts.give(number, Order(folder, store.head, unit))
 
         try:
             self._start()
