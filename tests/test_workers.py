@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from diffeat.distributed.local import LocalHosts
 from diffeat.distributed.schedule import DEATHS, DEPTH, Schedule
-from diffeat.distributed.worker import Task
-from diffeat.distributed.workers import Workers
-from diffeat.errors import ModelError, StoreError
-from diffeat.extraction import Summary, extract_to_store
+from diffeat.distributed.simulate import Costs, simulate
+from diffeat.errors import InvalidValueError, ModelError, StoreError
+from diffeat.extraction import extract_to_store
 from diffeat.extraction.filling import Row, Unit
-from diffeat.features import FeatureMap, Picture
+from diffeat.features import Picture
 from diffeat.storage import FeatureStore
+from support.hostile_workers import Hostile, ends_at_once, extracted, no_model, workers
 from support.stores import FakeSource, content, write_photos
 
 # --- the schedule, without processes -------------------------------------------------------------
@@ -97,50 +94,13 @@ def test_a_lone_picture_and_pictures_that_only_kill_together_end_too() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_chance_kills_lose_nothing(seed: int) -> None:
-    import random
-
     chance = random.Random(seed)
-    rows, done = run(Schedule(map(unit, range(60))), 4, lambda _: chance.random() < 0.1)
+    rows, _ = run(Schedule(map(unit, range(60))), 4, lambda _: chance.random() < 0.1)
     assert sorted(row.position for row in rows) == list(range(60))
     assert not any(row.failed for row in rows)
 
 
 # --- processes -----------------------------------------------------------------------------------
-
-
-@dataclass
-class Hostile(FakeSource):
-    """Slow enough to be killed; dies at pictures of a name; in one of two processes it may have another model."""
-
-    seconds: float = 0.0
-    poison: str = ""
-
-    def read(self, pictures: Sequence[Picture]) -> Iterable[FeatureMap]:
-        for picture in pictures:
-            if self.poison and self.poison in picture.name:
-                os.kill(os.getpid(), signal.SIGKILL)
-            time.sleep(self.seconds)
-        return super().read(pictures)
-
-
-def no_model() -> FakeSource:
-    raise ModelError("There is no model here.")
-
-
-def at_once() -> FakeSource:
-    os._exit(3)
-
-
-Load = Callable[[], FakeSource]
-
-
-def workers(*loads: Load) -> Workers:
-    return Workers(FakeSource().recipe, LocalHosts([Task(load) for load in loads]), loads[0])
-
-
-def extracted(source: Workers | FakeSource, paths: list[Path], where: Path) -> Summary:
-    with FeatureStore.of(where, source) as store:
-        return extract_to_store(source, paths, store, shard_size=3)
 
 
 @pytest.fixture(scope="module")
@@ -170,6 +130,8 @@ def test_workers_write_what_one_process_writes(tmp_path: Path, photos: list[Path
         assert len(again.present) == 19
         more = write_photos(tmp_path / "more", 2, first=50)
         assert len(extracted(source, more, tmp_path / "s").extracted) == 2
+        with FeatureStore.of(tmp_path / "s", source) as store, pytest.raises(InvalidValueError, match="cannot be sent"):
+            extract_to_store(source, [Picture("own", lambda: photos[0])], store)
     assert FeatureStore.open(tmp_path / "s").verify().problems == []
 
 
@@ -188,7 +150,10 @@ def test_a_picture_that_kills_is_listed_and_a_worker_that_was_killed_comes_back(
 def test_no_worker_that_can_load_the_model_is_one_line_and_makes_no_store(tmp_path: Path, photos: list[Path]) -> None:
     with workers(no_model, no_model) as source, pytest.raises(ModelError, match=r"^There is no model here\.$"):
         extracted(source, photos, tmp_path / "s")
-    with workers(at_once) as source, pytest.raises(ModelError, match="3 times it ended while it was loading.*code 3"):
+    with (
+        workers(ends_at_once) as source,
+        pytest.raises(ModelError, match="3 times it ended while it was loading.*code 3"),
+    ):
         extracted(source, photos, tmp_path / "s")
     assert not (tmp_path / "s").exists()
 
@@ -221,3 +186,21 @@ def test_a_second_driver_is_refused(tmp_path: Path, photos: list[Path]) -> None:
         extracted(source, photos, tmp_path / "s")
     other.join()
     assert "Another run is writing to the store" in refused[0]
+
+
+# --- the queueing model --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("units", "count"), [(1, 4), (64, 4), (65, 4), (1000, 64)])
+def test_a_simulated_run_ends_when_the_busiest_worker_does(units: int, count: int) -> None:
+    assert simulate(units, count, Costs(1.0, start=3.0)).seconds == 3 + -(-units // count)
+
+
+@pytest.mark.parametrize(("write", "driver"), [(0.02, 0.0), (0.0, 0.03), (0.001, 0.002), (0.05, 0.01)])
+def test_a_simulated_run_comes_near_to_its_bound(write: float, driver: float) -> None:
+    units, count = 4000, 64
+    outcome = simulate(units, count, Costs(1.0, write, driver, spread=0.1))
+    bound = units * max(1 / count, write, driver)
+    assert bound * 0.99 <= outcome.seconds <= bound * 1.06 + 3
+    assert outcome.storage == pytest.approx(units * write / outcome.seconds)
+    assert outcome.workers <= 1.0

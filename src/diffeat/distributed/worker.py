@@ -45,6 +45,7 @@ class Hello:
     """A worker has loaded the model: where it runs, and what the source is like."""
 
     host: str
+    process: int
     fingerprint: str
     precision: str
     map_names: tuple[str, ...]
@@ -99,8 +100,7 @@ class Worker:
     def hello(self) -> Hello:
         """What it says when it is ready."""
         source = self.source
-        place = f"{socket.gethostname()}, process {os.getpid()}"
-        return Hello(place, source.fingerprint, source.precision, source.map_names)
+        return Hello(socket.gethostname(), os.getpid(), source.fingerprint, source.precision, source.map_names)
 
     def work(self, orders: SimpleQueue[Order | None], done: Done) -> None:
         """Do the units of one run as they come, until there is ``None``.

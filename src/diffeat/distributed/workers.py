@@ -78,9 +78,8 @@ class Workers(Streams[FeatureMap]):
         self._hosts = hosts
         self._load = load
         self._starts = [0] * hosts.count  # without ever being ready
-        self._ready: set[int] = set()
-        self._hello: Hello | None = None
-        self._why = DiffeatError("")
+        self._ready: dict[int, Hello] = {}
+        self._hello: Hello | None = None  # of the first one, which all others are to equal
         self._running = False
 
     # --- a source ---------------------------------------------------------------------------------
@@ -117,6 +116,11 @@ class Workers(Streams[FeatureMap]):
         return self.here.read(pictures)
 
     # --- workers ----------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> list[Hello]:
+        """Workers that have loaded the model."""
+        return list(self._ready.values())
 
     def fill(self, store: FeatureStore, units: Iterable[Unit], done: Done, step: Step) -> None:
         """Have units done by the workers (see :func:`diffeat.extraction.filling.fill`).
@@ -205,7 +209,7 @@ class Workers(Streams[FeatureMap]):
                 self._leave_out(number, event.error)
             elif isinstance(event, Lost):
                 was_ready = number in self._ready
-                self._ready.discard(number)
+                self._ready.pop(number, None)
                 self._starts[number] += not was_ready
                 if self._starts[number] < DEATHS:
                     self._hosts.start(number)
@@ -226,7 +230,7 @@ class Workers(Streams[FeatureMap]):
             )
             return
         self._starts[number] = 0
-        self._ready.add(number)
+        self._ready[number] = hello
 
     def _leave_out(self, number: int, why: DiffeatError) -> None:
         self._hosts.stop(number)
