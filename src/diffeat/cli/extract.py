@@ -11,7 +11,7 @@ from typer import Option
 
 from diffeat.cli.command import given
 from diffeat.cli.options import Paths
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import load_or_start, recipe_of
 from diffeat.errors import StoreError, printable
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def extract(
     except StoreError:
         _check_names(recipe)  # one that is misspelt is the cause, not another recipe
         raise
-    source = load(ctx, recipe)
+    source = load_or_start(ctx, recipe)
     with FeatureStore.of(out, source, store_dtype) as store:
         pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
         for path, picture in zip(listing.paths, pictures, strict=True):

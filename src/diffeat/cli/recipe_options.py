@@ -15,6 +15,7 @@ from diffeat.cli.ranges import read_numbers
 from diffeat.errors import InvalidValueError, clipped, shown
 
 if TYPE_CHECKING:
+    from diffeat.distributed import Workers
     from diffeat.extraction import Extractor, Reading, Recipe
     from diffeat.features import FeatureMap, Source
 
@@ -151,22 +152,34 @@ def load(ctx: typer.Context, recipe: Reading) -> Extractor: ...
 @overload
 def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
 def load(ctx: typer.Context, recipe: Recipe) -> Any:
-    """Load the models, telling on standard error what is being loaded; or have workers do so, when they are needed."""
+    """Load the models, telling on standard error what is being loaded."""
     from rich.console import Console
     from rich.text import Text
 
-    asked = given(ctx)
-    used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
-    if "workers" in asked or "ray" in asked:
-        from diffeat.distributed import start_workers
-
-        workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **used)
-        ctx.call_on_close(workers.close)
-        return workers
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        return load_source(recipe, **used)
+        return load_source(recipe, **_computing(ctx))
+
+
+@overload
+def load_or_start(ctx: typer.Context, recipe: Reading) -> Extractor | Workers: ...
+@overload
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Any:
+    """Likewise, or have the workers that the command line asks for do so when they are needed."""
+    asked = given(ctx)
+    if "workers" not in asked and "ray" not in asked:
+        return load(ctx, recipe)
+    from diffeat.distributed import start_workers
+
+    workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **_computing(ctx))
+    ctx.call_on_close(workers.close)
+    return workers
+
+
+def _computing(ctx: typer.Context) -> dict[str, Any]:
+    return {name: given(ctx).get(name) for name in ("device", "dtype", "batch_size")}
 
 
 def maps_of_two(ctx: typer.Context, one: Path, other: Path) -> tuple[FeatureMap, FeatureMap]:
