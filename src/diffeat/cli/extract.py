@@ -11,7 +11,7 @@ from typer import Option
 
 from diffeat.cli.command import given
 from diffeat.cli.options import Paths
-from diffeat.cli.recipe_options import PLACES, load, recipe_of
+from diffeat.cli.recipe_options import PLACES, load_or_start, recipe_of
 from diffeat.errors import StoreError, printable
 
 if TYPE_CHECKING:
@@ -37,11 +37,16 @@ def extract(
     Stop it at any time: the same command goes on where it stopped, and repairs what is damaged. Pictures that cannot be
     read are listed at the end with the reason, and make the exit code 1.
 
+    With --workers, processes of this machine share the work, with --ray the machines of a cluster; the store has the
+    same bytes as that of a single process with as many threads.
+
     Example:
         diffeat samples photos
         diffeat extract photos --out features
+        diffeat extract photos --workers 2 --out features
     """
-    from diffeat.extraction import extract_to_store
+    from diffeat.extraction import Summary
+    from diffeat.extraction.to_store import extract_units, plan_units
     from diffeat.features import list_pictures
     from diffeat.progress import bar
     from diffeat.storage import FeatureStore
@@ -52,18 +57,22 @@ def extract(
     listing = list_pictures(paths, root=root, prompts=prompts, default=asked.get("prompt"), **places)
     # before the model is loaded: what cannot be written to is refused at once
     try:
-        FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+        store = FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype)
     except StoreError:
         _check_names(recipe)  # one that is misspelt is the cause, not another recipe
         raise
-    source = load(ctx, recipe)
-    with FeatureStore.of(out, source, store_dtype) as store:
+    summary = Summary()
+    with store:
         pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
         lone = set(paths) if root is None else set()
         for path, picture in zip(listing.paths, pictures, strict=True):
             if path in lone:  # a file of a folder that was extracted before
                 picture.name = store.name_of(path) or picture.name
-        summary = extract_to_store(source, pictures, store, replace=replace, shard_size=shard_size, progress=bar)
+        units = plan_units(recipe, pictures, store, None, summary, replace=replace, shard_size=shard_size)
+        if units:
+            extract_units(load_or_start(ctx, recipe), store, units, summary, bar)
+        elif summary.present:
+            typer.echo("Nothing is left to do; the model was not loaded, nor compared with the store's.", err=True)
     _report(summary, listing.skipped, out)
     if summary.failed:
         raise typer.Exit(1)

@@ -14,6 +14,7 @@ from diffeat.cli.ranges import read_numbers
 from diffeat.errors import InvalidValueError, clipped, shown
 
 if TYPE_CHECKING:
+    from diffeat.distributed import Workers
     from diffeat.extraction import Extractor, Reading, Recipe
     from diffeat.features import FeatureMap, Picture, Source
 
@@ -54,6 +55,10 @@ _OPTIONS = {
     "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
 }
+_WORKERS = {
+    "workers": _COMPUTING(int, "Processes that extract: each on a GPU, or on its share of the processor.", min=1),
+    "ray": _COMPUTING(str, "Address of a Ray cluster whose machines extract: host:port, auto or local."),
+}
 
 
 class RecipeCommand(Command):
@@ -64,16 +69,19 @@ class RecipeCommand(Command):
         several: Whether more than one recipe may be named; their maps are joined.
         paths: Whether it takes pictures by their paths.
         without: Options that the command does not use.
+        workers: Whether it keeps features in a store, so that workers can extract them.
     """
 
     default: ClassVar[str] = ""
     paths: ClassVar[bool] = False
     several: ClassVar[bool] = True
     without: ClassVar[Collection[str]] = ()
+    workers: ClassVar[bool] = False
 
     def shared(self) -> list[Any]:
         hidden = {*self.without, *(() if self.several else ("weight",)), *(() if self.paths else PLACES)}
-        recipe, *others = options({name: made for name, made in _OPTIONS.items() if name not in hidden})
+        offered = {**_OPTIONS, **(_WORKERS if self.workers else {})}
+        recipe, *others = options({name: made for name, made in offered.items() if name not in hidden})
         recipe.help += " Repeat to join several." if self.several else ""
         recipe.help += f" \\[default: {self.default}]" if self.default else ""
         return [recipe, *others, *super().shared()]
@@ -85,6 +93,7 @@ def reads(
     several: bool = True,
     paths: bool = False,
     without: Collection[str] = (),
+    workers: bool = False,
     base: type[Command] = Command,
 ) -> Any:
     """A :class:`RecipeCommand`, for ``app.command(cls=…)``.
@@ -92,7 +101,7 @@ def reads(
     Args:
         base: What else the command is.
     """
-    fields = {"default": default, "several": several, "paths": paths, "without": without}
+    fields = {"default": default, "several": several, "paths": paths, "without": without, "workers": workers}
     return type("RecipeCommand", (RecipeCommand, base), fields)
 
 
@@ -158,12 +167,30 @@ def load(ctx: typer.Context, recipe: Recipe) -> Any:
     from rich.console import Console
     from rich.text import Text
 
-    asked = given(ctx)
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
-        return load_source(recipe, **used)
+        return load_source(recipe, **_computing(ctx))
+
+
+@overload
+def load_or_start(ctx: typer.Context, recipe: Reading) -> Extractor | Workers: ...
+@overload
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Any:
+    """Likewise, or have the workers that the command line asks for do so when they are needed."""
+    asked = given(ctx)
+    if "workers" not in asked and "ray" not in asked:
+        return load(ctx, recipe)
+    from diffeat.distributed import start_workers
+
+    workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **_computing(ctx))
+    ctx.call_on_close(workers.close)
+    return workers
+
+
+def _computing(ctx: typer.Context) -> dict[str, Any]:
+    return {name: given(ctx).get(name) for name in ("device", "dtype", "batch_size")}
 
 
 def maps_of_two(ctx: typer.Context, one: Picture, other: Picture) -> tuple[FeatureMap, FeatureMap]:
