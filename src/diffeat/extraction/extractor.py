@@ -97,6 +97,10 @@ class Extractor(Streams[FeatureMap]):
         backbone = load_backbone(reading, device, dtype)
         return cls(reading, backbone, batch_size=batch_size, grad=grad, noise=noise)
 
+    def of(self, recipe: Reading) -> Extractor:
+        """Another recipe of the same model."""
+        return Extractor(recipe, self.backbone, batch_size=self.batch_size)
+
     @property
     def times(self) -> tuple[float, ...]:
         """The timesteps (0…1000) at which each of ``names`` is read, in the recipe's order."""
