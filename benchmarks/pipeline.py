@@ -38,10 +38,10 @@ def write_photos(folder: Path, size: tuple[int, int], count: int) -> list[Path]:
     rng = np.random.default_rng(0)
     paths = []
     for number in range(count):
-        grain = rng.normal(0, 4, (size[1], size[0], 1)) if number < 8 else grain
+        grain = rng.normal(0, 2, (size[1], size[0], 1)) if number < 8 else grain
         values = np.roll(np.asarray(photo), 31 * number, axis=1) + np.roll(grain, number, axis=0)
         paths.append(folder / f"{number:04d}.jpg")
-        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=92)
+        Image.fromarray(values.clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
     return paths
 
 

@@ -40,7 +40,7 @@ class LatentPosterior:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, rows: int | slice) -> LatentPosterior:
+    def __getitem__(self, rows: int | slice | list[int]) -> LatentPosterior:
         """The posterior of some rows; of one row by its number, still with a batch axis.
 
         Raises:

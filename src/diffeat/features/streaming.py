@@ -61,7 +61,7 @@ def stream(
 
     def prepare(picture: Picture) -> None:
         for frame in source.group(picture).frames:
-            picture.pixels(frame)
+            picture.levels(frame)
 
     with ExitStack() as stack:
         with neutral():
