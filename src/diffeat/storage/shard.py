@@ -17,16 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, StoreError
-from diffeat.features.feature_map import FeatureMap, value_range
+from diffeat.features.feature_map import FeatureMap
 from diffeat.storage.atomic import DamagedError, opened
 from diffeat.storage.formats import FORMATS, Format, encode
 from diffeat.storage.index import Row
 
+_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
+_DTYPES = tuple(_CODES)  # in the order in which a file has them
 Window = tuple[int, int, int, int]
 #: The maps of a picture: their rows, with the tensors on disk of each.
 Maps = Sequence[tuple[Row, Mapping[str, Tensor]]]
@@ -57,8 +58,7 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps
         where = f"{picture}: {name}"
         if values.ndim != 3 or not values.is_floating_point():
             raise InvalidValueError(f"{where} must be a float map (C, h, w), got {values.dtype} {tuple(values.shape)}.")
-        stored = encode(values, FORMATS[dtype], where)
-        low, high = value_range(FORMATS[dtype].decode(stored))
+        stored, (low, high) = encode(values, FORMATS[dtype], where)
         row = Row(
             image=feature.image,
             digest=feature.digest,
@@ -99,16 +99,14 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
     Args:
         position: The place of the shard in the order of the shards.
     """
-    tensors: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for number, maps in enumerate(pictures):
-        for row, stored in maps:
-            for part, tensor in stored.items():
-                storage = tensor.untyped_storage().data_ptr()  # safetensors takes no two tensors of one memory
-                tensors[_tensor_name(number, row.activation, part)] = tensor.clone() if storage in storages else tensor
-                storages.add(storage)
+    tensors = {
+        _tensor_name(number, row.activation, part): tensor
+        for number, maps in enumerate(pictures)
+        for row, stored in maps
+        for part, tensor in stored.items()
+    }
     identities = [[row.image, row.digest, row.text] for row in (maps[0][0] for maps in pictures)]
-    data = safetensors.torch.save(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
+    data = serialised(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
     shard = hashlib.sha256(data).hexdigest()
     rows = (
         replace(row, shard=shard, position=position, size=len(data), row=number)
@@ -116,6 +114,20 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
         for row, _ in maps
     )
     return Sealed(shard, data, tuple(rows))
+
+
+def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The bytes that ``safetensors.torch.save`` gives, which copies every tensor twice: here it is once."""
+    ordered = sorted(tensors.items(), key=lambda item: (_DTYPES.index(item[1].dtype), item[0]))
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in ordered:
+        start, end = end, end + tensor.nbytes
+        dtype = _CODES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, *(_buffer(tensor) for _, tensor in ordered)])
 
 
 class ShardReader:
@@ -183,8 +195,13 @@ def _crc(stored: Mapping[str, Tensor]) -> int:
     for part in sorted(stored):
         tensor = stored[part]
         if tensor.numel():
-            crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, crc)
+            crc = zlib.crc32(_buffer(tensor), crc)
     return crc
+
+
+def _buffer(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor on the CPU."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def _tensor_name(row: int, activation: str, part: str) -> str:
