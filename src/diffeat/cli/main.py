@@ -86,11 +86,11 @@ def _root(
 
 _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
-    (_LOOK, "extract", extract, reads("tiny-unet")),
+    (_LOOK, "extract", extract, reads("tiny-unet", workers=True)),
     (_LOOK, "show", show, reads("tiny-unet")),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
-    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
+    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
     (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, without=("batch_size",))),

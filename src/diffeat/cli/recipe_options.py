@@ -46,6 +46,10 @@ _OPTIONS = {
     "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
 }
+_WORKERS = {
+    "workers": _COMPUTING(int, "Processes that extract: each on a GPU, or on its share of the processor.", min=1),
+    "ray": _COMPUTING(str, "Address of a Ray cluster whose machines extract: host:port, auto or local."),
+}
 
 
 class RecipeCommand(Command):
@@ -55,29 +59,37 @@ class RecipeCommand(Command):
         default: The recipe if none is named; empty where one must be.
         several: Whether more than one recipe may be named; their maps are joined.
         without: Options that the command does not use.
+        workers: Whether it keeps features in a store, so that workers can extract them.
     """
 
     default: ClassVar[str] = ""
     several: ClassVar[bool] = True
     without: ClassVar[Collection[str]] = ()
+    workers: ClassVar[bool] = False
 
     def shared(self) -> list[Any]:
         hidden = {*self.without, *(() if self.several else ("weight",))}
-        recipe, *others = options({name: made for name, made in _OPTIONS.items() if name not in hidden})
+        offered = {**_OPTIONS, **(_WORKERS if self.workers else {})}
+        recipe, *others = options({name: made for name, made in offered.items() if name not in hidden})
         recipe.help += " Repeat to join several." if self.several else ""
         recipe.help += f" \\[default: {self.default}]" if self.default else ""
         return [recipe, *others, *super().shared()]
 
 
 def reads(
-    default: str = "", *, several: bool = True, without: Collection[str] = (), base: type[Command] = Command
+    default: str = "",
+    *,
+    several: bool = True,
+    without: Collection[str] = (),
+    workers: bool = False,
+    base: type[Command] = Command,
 ) -> Any:
     """A :class:`RecipeCommand`, for ``app.command(cls=…)``.
 
     Args:
         base: What else the command is.
     """
-    fields = {"default": default, "several": several, "without": without}
+    fields = {"default": default, "several": several, "without": without, "workers": workers}
     return type("RecipeCommand", (RecipeCommand, base), fields)
 
 
@@ -139,15 +151,21 @@ def load(ctx: typer.Context, recipe: Reading) -> Extractor: ...
 @overload
 def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
 def load(ctx: typer.Context, recipe: Recipe) -> Any:
-    """Load the models, telling on standard error what is being loaded."""
+    """Load the models, telling on standard error what is being loaded; or have workers do so, when they are needed."""
     from rich.console import Console
     from rich.text import Text
 
     asked = given(ctx)
+    used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
+    if "workers" in asked or "ray" in asked:
+        from diffeat.distributed import start_workers
+
+        workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **used)
+        ctx.call_on_close(workers.close)
+        return workers
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
         return load_source(recipe, **used)
 
 

@@ -6,10 +6,10 @@ import glob
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printable
-from diffeat.geometry import Frame, file_digest, open_image, pixel_digest
+from diffeat.features.places.encoded import Encoded, LocalFile
+from diffeat.geometry import Frame, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
-#: Bytes of a picture's file; one that is larger would never be decoded, and is not read to be named either.
-LARGEST_FILE = 16e9
 _GLOB = ("*", "?", "[")
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
@@ -30,10 +29,12 @@ _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 class Picture:
     """A picture by name; its pixels are read when first asked for, and kept.
 
+    It can be pickled: what goes to another process is where it lies, not its pixels.
+
     Args:
         name: What results call it; bytes that are not UTF-8 are written with a backslash (:func:`legible`).
-        open: Gives the picture, in any mode, e.g. from a member of a tar file or a row of a table. A stream calls it
-            anew and forgets the pixels, so that a list of many pictures stays small.
+        open: Where its file lies, or what gives the picture, in any mode. A stream calls it anew and forgets the
+            pixels, so that a list of many pictures stays small.
         text: What the model reads for it; ``None`` leaves the text to the recipe.
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
 
@@ -48,7 +49,7 @@ class Picture:
     def __init__(
         self,
         name: str,
-        open: Callable[[], ImageSource],
+        open: Encoded | Callable[[], ImageSource],
         *,
         text: str | None = None,
         digest: Callable[[], str] | str | None = None,
@@ -57,7 +58,7 @@ class Picture:
         if text is not None and _NOT_UNICODE.search(text):
             raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
-        self.is_file = False
+        self.is_file = isinstance(open, Encoded)
         self.apart: Hashable = None
         self._open = open
         self._digest = digest
@@ -76,14 +77,9 @@ class Picture:
         if isinstance(source, Picture):
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
-            path = Path(source)
-            picture = cls(
-                name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path, LARGEST_FILE)
-            )
-            picture.is_file = True
-            return picture
+            return cls(name or Path(source).as_posix(), LocalFile(Path(source)), text=text)
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
-        picture = cls("", lambda: image, text=text)
+        picture = cls("", partial(_same, image), text=text)
         picture.name = f"image-{picture.key[:12]}"
         return picture
 
@@ -95,7 +91,12 @@ class Picture:
             ImageError: It cannot be read; names the file and the reason.
         """
         try:
-            return open_image(self._open())
+            if not isinstance(self._open, Encoded):
+                return open_image(self._open())
+            image, digest = self._open.open()
+            if digest is not None:
+                self.__dict__.setdefault("digest", digest)
+            return image
         except DiffeatError:
             raise
         except Exception as error:  # whatever a reader of one's own runs into
@@ -125,13 +126,24 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the file, or of the pixels where there is no file."""
-        return self.key if self._digest is None else self._digest() if callable(self._digest) else self._digest
+        """Hash of the file, or of the pixels where there is no file. A file is hashed while it is read, or read to be
+        hashed."""
+        if self._digest is not None:
+            return self._digest() if callable(self._digest) else self._digest
+        return self._open.digest() if isinstance(self._open, Encoded) else self.key
+
+    @property
+    def stamp(self) -> str | None:
+        """Changes when the file may have changed, without reading it; ``None`` where that cannot be told."""
+        return self._open.stamp() if isinstance(self._open, Encoded) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "image"} | {"_pixels": {}}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.is_file, other.apart, other._levels = self.is_file, self.apart, dict(self._levels)
+        other.apart, other._levels = self.apart, dict(self._levels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 
@@ -204,7 +216,11 @@ def _files(path: str | PathLike[str]) -> Iterator[Path | Picture]:
     elif files := sorted(glob.glob(text, recursive=True)):
         yield from map(Path, files)
     else:
-        yield Picture(text, lambda: _nothing(text))
+        yield Picture(text, partial(_nothing, text))
+
+
+def _same(image: Image.Image) -> Image.Image:
+    return image
 
 
 def _nothing(pattern: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Files that are complete or absent, one writer at a time, and the disk's errors in plain words."""
+"""Files that are complete or absent, the right to write, and the disk's errors in plain words."""
 
 from __future__ import annotations
 
@@ -115,36 +115,67 @@ def disk_errors(path: Path, lost: str = "Nothing that was stored before is lost.
 class WriterLock:
     """The right to write to a folder; the system takes it back when the process ends, however it ends.
 
-    The folder itself is locked, so that no lock file stays behind. Where the file system knows no locks
-    (some network drives), nothing keeps two writers apart. A forked child does not have its parent's right.
+    It is had alone, or shared with others who write beside. The folder itself is locked, so that no lock file stays
+    behind. Where the file system knows no locks (some network drives), nothing keeps writers apart. A forked child does
+    not have its parent's right.
+
+    Attributes:
+        alone: Whether nobody else writes: it was taken alone, from a system that knows locks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+        self._folder = folder
         self._descriptor: int | None = None
         self._owner = os.getpid()
+        self.alone = False
         try:
-            import fcntl
+            import fcntl  # noqa: F401
         except ImportError:  # Windows
             return
         self._descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if not self._lock(shared=shared):
+            self.release()
+            others = "alone to" if shared else "to"
             raise StoreError(
-                f"Another run is writing to the store {folder}. Wait for it, or choose another folder."
-            ) from error
+                f"Another run is writing {others} the store {folder}. Wait for it, or choose another folder."
+            )
+
+    def _lock(self, *, shared: bool) -> bool:
+        """Whether the right was had; it is, too, where there are no locks."""
+        import fcntl
+
+        if self._descriptor is None:
+            return True
+        try:
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         except OSError:
             self.release()
+        self.alone = not shared and self._descriptor is not None
+        return True
 
     @property
     def held(self) -> bool:
         """Whether this process is the one that took the lock."""
         return self._owner == os.getpid()
 
+    def share(self) -> None:
+        """Let others write beside.
+
+        Raises:
+            StoreError: Another run took the right to write alone just now.
+        """
+        if self.alone and not self._lock(shared=True):
+            raise StoreError(f"Another run is writing alone to the store {self._folder}. Wait for it.")
+
+    def last(self) -> bool:
+        """Whether nobody writes beside any more; if so, nobody can from now on. Else the right is given up."""
+        return self.alone or (self._descriptor is not None and self._lock(shared=False) and self.alone)
+
     def release(self) -> None:
         """Let others write, also where forked children still have the folder open."""
+        self.alone = False
         if self._descriptor is None:
             return
         if self.held:

@@ -11,6 +11,7 @@ interrupted.
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -42,18 +43,22 @@ class FeatureStore:
 
     Make one with :meth:`create`, :meth:`open` or :meth:`open_or_create`. A store opened by ``create`` or
     ``open_or_create`` is its folder's only writer until :meth:`close`, the end of a ``with`` block, or the end of
-    the process. Any number of readers may look on. Pickled, it is a reader.
+    the process; opened with ``shared=True``, or after :meth:`share`, one of several processes that write side by side.
+    These remove nothing; the last one that closes tidies. Any number of readers may look on. Pickled, it is a reader.
 
     Attributes:
         path: The folder.
         head: The recipe, its hash, the dtype (see :mod:`diffeat.storage.formats`) and the model's fingerprint.
     """
 
-    def __init__(self, path: Path, head: Head, lock: WriterLock | None = None, *, unmade: bool = False) -> None:
+    def __init__(
+        self, path: Path, head: Head, lock: WriterLock | None = None, *, unmade: bool = False, shared: bool = False
+    ) -> None:
         self.path = path
         self.head = head
         self._lock = lock
         self._unmade = unmade  # to be made by the first write
+        self._shared = shared
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
         self._index: Index | None = None
         self._by_digest: dict[str, str] | None = None
@@ -110,10 +115,17 @@ class FeatureStore:
         return cls(folder, Head.read(folder))
 
     @classmethod
-    def of(cls, path: str | os.PathLike[str], source: Source[FeatureMap], dtype: str = "float32") -> Self:
+    def of(
+        cls,
+        path: str | os.PathLike[str],
+        source: Source[FeatureMap],
+        dtype: str = "float32",
+        *,
+        shared: bool = False,
+    ) -> Self:
         """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
         recipe = source.recipe
-        return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint)
+        return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint, shared=shared)
 
     @classmethod
     def open_or_create(
@@ -123,11 +135,13 @@ class FeatureStore:
         recipe_hash: str,
         dtype: str = "float32",
         weights: str = "",
+        *,
+        shared: bool = False,
     ) -> Self:
         """Open a store to go on writing; where there is none, the first write makes it.
 
         ``weights`` is the fingerprint of the model (``Extractor.fingerprint``), so that features of two models under
-        one name never mix; empty where it is not known.
+        one name never mix; empty where it is not known. ``shared``: others may write beside.
 
         Raises:
             StoreError: The store was made by another recipe, another model or with another dtype (the differences are
@@ -136,29 +150,50 @@ class FeatureStore:
         get_format(dtype)
         folder, head = Path(path), Head(recipe, recipe_hash, dtype, weights)
         if cls.is_store(folder):
-            return cls.open_to_write(folder, head)
+            return cls.open_to_write(folder, head, shared=shared)
         check_vacant(folder)
-        return cls(folder, head, unmade=True)
+        return cls(folder, head, unmade=True, shared=shared)
 
     @classmethod
-    def open_to_write(cls, path: str | os.PathLike[str], wanted: Head | None = None) -> Self:
-        """Open a store that is there to go on writing; raises as :meth:`open_or_create`."""
+    def open_to_write(cls, path: str | os.PathLike[str], wanted: Head | None = None, *, shared: bool = False) -> Self:
+        """Open a store that is there to go on writing; arguments and errors as of :meth:`open_or_create`."""
         folder = Path(path)
         Head.read(folder)
         with disk_errors(folder), ExitStack() as undo:
-            lock = WriterLock(folder)
+            lock = WriterLock(folder, shared=shared)
             undo.callback(lock.release)
             head = Head.read(folder)  # again: another run may have compacted it before the lock was had
             if wanted is not None:
                 head.require(wanted, folder)
-            _tidy(folder)
+            if lock.alone:
+                _tidy(folder)
             undo.pop_all()
-        return cls(folder, head, lock)
+        return cls(folder, head, lock, shared=shared)
+
+    def share(self) -> None:
+        """Let other processes, which open it with ``shared=True``, write beside; a store that is to be made is made.
+
+        Raises:
+            StoreError: As :meth:`open_or_create`.
+        """
+        self._check_writable()
+        self._shared = True
+        if self._unmade:
+            self._make()
+        elif self._lock is not None:
+            self._lock.share()
+
+    def refresh(self) -> None:
+        """Forget the index, so that what others wrote meanwhile is seen."""
+        self._index = self._by_digest = None
 
     def close(self) -> None:
-        """Let other processes write, and unmap the shards."""
+        """Let other processes write, and unmap the shards. The last writer removes what others left unfinished."""
         self._readers.clear()
         if self._lock is not None:
+            if self._shared and self._lock.held and self._lock.last():
+                with suppress(OSError):
+                    _tidy(self.path)
             self._lock.release()
             self._lock = None
 
@@ -251,16 +286,25 @@ class FeatureStore:
         return sound
 
     def _make(self) -> None:
-        """Make the folder and the head."""
+        """Make the folder and the head, or take those that one who writes beside has just made."""
         with disk_errors(self.path), ExitStack() as undo:
-            check_vacant(self.path)
+            if not self._shared:
+                check_vacant(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = WriterLock(self.path)
-            undo.callback(self.close)
-            check_vacant(self.path)  # nobody came before the lock was had
-            _tidy(self.path)
-            self.head.write(self.path)
-            sync_folder(self.path.parent)
+            self._lock = _lock_for_making(self.path, shared=self._shared)
+            undo.callback(self._lock.release)
+            if self._shared and self.is_store(self.path):
+                there = Head.read(self.path)
+                there.require(self.head, self.path)
+                self.head = there
+            else:
+                check_vacant(self.path)  # nobody came before the lock was had
+                if self._lock.alone:
+                    _tidy(self.path)
+                self.head.write(self.path)
+                sync_folder(self.path.parent)
+            if self._shared:
+                self._lock.share()
             self._unmade = False
             undo.pop_all()
 
@@ -390,6 +434,17 @@ class FeatureStore:
                 self._readers.popitem(last=False)
         self._readers.move_to_end(shard)
         return self._readers[shard]
+
+
+def _lock_for_making(folder: Path, *, shared: bool) -> WriterLock:
+    """The right to write alone; shared, if that is wanted, where another who shares has come first."""
+    for _ in range(100):
+        with suppress(StoreError):
+            return WriterLock(folder)
+        if not shared or FeatureStore.is_store(folder):
+            break
+        time.sleep(0.05)  # he is making it
+    return WriterLock(folder, shared=shared)
 
 
 def _tidy(folder: Path) -> None:
