@@ -166,7 +166,9 @@ def main() -> None:
         print(json.dumps(measure(which, int(count), int(cores))))
         return
     print(f"load {os.getloadavg()[0]:.1f}")
-    print("| pictures | cores | CPU per picture | pictures per core-second | by the clock | decoding and resizing alone (CPU) | share | device busy | same bits |")
+    print(
+        "| pictures | cores | CPU per picture | pictures per core-second | by the clock | decoding and resizing alone (CPU) | share | device busy | same bits |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for which in args.only:
         count = max(8, args.pictures // 8) if which == "large" else args.pictures

@@ -193,7 +193,7 @@ class Backbone:
         """
         self._check_size((pixels.shape[-1], pixels.shape[-2]))
         with self.ready():
-            return self._autoencoder.encode(moved(pixels, self.device))
+            return self._autoencoder.encode(pixels, self.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images (about [-1, 1], float32) of normalised latents."""

@@ -138,7 +138,7 @@ class Picture:
         return self._open.stamp() if isinstance(self._open, Encoded) else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "image"} | {"_pixels": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "image"} | {"_levels": {}}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""

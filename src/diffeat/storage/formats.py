@@ -95,9 +95,7 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def encode(
-    values: Float[Tensor, "c h w"], format: Format, where: str
-) -> tuple[dict[str, Tensor], tuple[float, float]]:
+def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[dict[str, Tensor], tuple[float, float]]:
     """The tensors to store of features, on the CPU, and the range of what will be read back.
 
     Args:
