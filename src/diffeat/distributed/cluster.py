@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import torch
 
+from diffeat.backbones.files import said
 from diffeat.distributed.schedule import DEPTH
 from diffeat.distributed.worker import Hello, Lost, Order, Refused, Released, Task, Worker, cannot_be_sent, outcome
 from diffeat.errors import InvalidValueError, ModelError, shown
@@ -71,10 +72,11 @@ class RayHosts:
         if leave:
             own = {"include_dashboard": False, "object_store_memory": _MEMORY} if address == "local" else {}
             try:
+                _reach(address)
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
-            except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            except Exception as error:  # Ray raises all kinds
                 raise ModelError(
-                    f"There is no Ray cluster at {shown(address)} ({str(error).strip().splitlines()[0][:200]}). "
+                    f"There is no Ray cluster at {shown(address)} ({said(error)}). "
                     "`ray start --head` makes one; 'local' makes one for this run alone."
                 ) from None
         resources = ray.cluster_resources()
@@ -129,6 +131,9 @@ class RayHosts:
         """End all workers."""
         for number in list(self._actors):
             self._forget(number)
+
+    def leave(self) -> None:
+        """Leave the cluster, if it was joined for these workers."""
         if self._leave:
             self._ray.shutdown()
 
@@ -138,6 +143,13 @@ class RayHosts:
         if actor is not None:
             with contextlib.suppress(Exception):  # it is gone
                 self._ray.kill(actor)
+
+
+def _reach(address: str) -> None:
+    """Raise OSError at once where nobody listens at ``host:port``; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class _Actor:

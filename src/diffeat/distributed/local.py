@@ -82,6 +82,9 @@ class LocalHosts:
         running, self._running = list(self._running.values()), {}
         self._end(running)
 
+    def leave(self) -> None:
+        """There is nothing to leave."""
+
     def _ended(self, number: int) -> str:
         running = self._running.pop(number)
         running.process.join()

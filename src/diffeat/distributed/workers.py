@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -57,7 +57,11 @@ class Hosts(Protocol):
         ...
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; they can be started again."""
+        ...
+
+    def leave(self) -> None:
+        """Give back what was joined for them."""
         ...
 
 
@@ -68,13 +72,22 @@ class Workers(Streams[FeatureMap]):
         recipe: What is read.
         hosts: Where workers run.
         load: Loads the source in this process, for what is not stored.
+        another: Workers in place of these, for another recipe.
 
     Raises:
         ModelError: No worker can load the model (when they are first needed).
     """
 
-    def __init__(self, recipe: Spec, hosts: Hosts, load: Callable[[], Source[FeatureMap]]) -> None:
+    def __init__(
+        self,
+        recipe: Spec,
+        hosts: Hosts,
+        load: Callable[[], Source[FeatureMap]],
+        another: Callable[[Any], Workers] | None = None,
+    ) -> None:
         self.recipe = recipe
+        self._another = another
+        self._family: list[Workers] = [self]  # of which one works at a time
         self._hosts = hosts
         self._load = load
         self._starts = [0] * hosts.count  # without ever being ready
@@ -159,11 +172,31 @@ class Workers(Streams[FeatureMap]):
             raise
         store.refresh()
 
+    def of(self, recipe: Spec) -> Workers:
+        """Workers for another recipe, in place of these: only one kind runs at a time, and all end with the first.
+
+        Raises:
+            InvalidValueError: They were made for one recipe only.
+        """
+        if self._another is None:
+            raise InvalidValueError("These workers were made for one recipe; start_workers makes some for any.")
+        other = self._another(recipe)
+        other._family = self._family
+        self._family.append(other)
+        return other
+
     def close(self) -> None:
         """End the workers."""
-        self._ready.clear()
-        self._running = False
-        self._hosts.close()
+        for each in self._family:
+            each._end()
+        for each in self._family:
+            each._hosts.leave()
+
+    def _end(self) -> None:
+        if self._running:
+            self._ready.clear()
+            self._running = False
+            self._hosts.close()
 
     def __enter__(self) -> Self:
         return self
@@ -180,6 +213,8 @@ class Workers(Streams[FeatureMap]):
 
     def _start(self) -> None:
         if not self._running:
+            for each in self._family:
+                each._end()
             self._running = True
             self._starts = [0] * self._hosts.count
             for number in range(self._hosts.count):
@@ -269,15 +304,17 @@ def start_workers(
         ...     with FeatureStore.of("features", source, "float16") as store:
         ...         extract_to_store(source, sorted(Path("photos").glob("*.jpg")), store)
     """
-    here = partial(load_source, recipe, device=device, dtype=dtype, batch_size=batch_size)
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    here = partial(load_source, recipe, **how)
+    another = partial(start_workers, count=count, ray=ray, **how)
     if ray is not None:
         from diffeat.distributed.cluster import RayHosts
 
-        return Workers(recipe, RayHosts.join(ray, count, here, device), here)
+        return Workers(recipe, RayHosts.join(ray, count, here, device), here, another)
     devices = _devices(count or 1, device)
     threads = min(torch.get_num_threads(), max(1, _cores() // len(devices)))
-    loads = [partial(load_source, recipe, device=each, dtype=dtype, batch_size=batch_size) for each in devices]
-    return Workers(recipe, LocalHosts([Task(load, threads) for load in loads]), here)
+    loads = [partial(load_source, recipe, **{**how, "device": each}) for each in devices]
+    return Workers(recipe, LocalHosts([Task(load, threads) for load in loads]), here, another)
 
 
 def _devices(count: int, device: torch.device | str | None) -> list[str]:

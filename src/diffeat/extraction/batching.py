@@ -1,8 +1,9 @@
 """How many rows a denoiser call takes.
 
 On an accelerator the first call runs one row and measures it; later calls fill the free memory, with a margin. What
-torch holds for later is free too. A call at another size starts with the rows that its pixels let expect. On a CPU, where larger batches bring little, a call takes about as much memory as four 64×64 latents. Either way a call
-that runs out of memory is repeated with half the rows.
+torch holds for later is free too. A call at another size starts with the rows that its pixels let expect. On a CPU,
+where larger batches bring little, a call takes about as much memory as four 64×64 latents. Either way a call that runs
+out of memory is repeated with half the rows.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from diffeat.errors import DiffeatError
 from diffeat.features import FeatureMap, Picture, Source
@@ -56,6 +56,10 @@ class Fills(Protocol):
 
     def fill(self, store: FeatureStore, units: Iterable[Unit], done: Done, step: Step) -> None:
         """Do units in any order, as :func:`fill` does them."""
+        ...
+
+    def of(self, recipe: Any) -> Source[FeatureMap]:
+        """The same for another recipe, in place of this one."""
         ...
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
 from os import PathLike
-from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
@@ -18,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printable
-from diffeat.features.places.encoded import Encoded, LocalFile
+from diffeat.features.places.files import file_at
+from diffeat.features.places.look import look
+from diffeat.features.places.where import Found, Where
 from diffeat.geometry import Frame, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
-_GLOB = ("*", "?", "[")
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
 
@@ -39,7 +37,7 @@ class Picture:
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
 
     Attributes:
-        is_file: Whether it is a file of its own, which any thread may open.
+        is_file: Whether any thread may open it, in any order; see :meth:`fetch`.
         apart: Pictures of which it differs share no call.
 
     Raises:
@@ -49,7 +47,7 @@ class Picture:
     def __init__(
         self,
         name: str,
-        open: Encoded | Callable[[], ImageSource],
+        open: Where | Callable[[], ImageSource],
         *,
         text: str | None = None,
         digest: Callable[[], str] | str | None = None,
@@ -58,18 +56,19 @@ class Picture:
         if text is not None and _NOT_UNICODE.search(text):
             raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
-        self.is_file = isinstance(open, Encoded)
+        self.is_file = isinstance(open, Where) and not open.in_order
         self.apart: Hashable = None
         self._open = open
         self._digest = digest
+        self._fetched: Where | None = None
         self._levels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
         """The picture that a path, an array, a tensor, a PIL image or an open file stands for.
 
-        Paths are opened later; they are called ``name``, or as given. Other pictures are opened now and called by their
-        pixels. A :class:`Picture` is returned as it is, with its own text if it has one.
+        Paths and URLs are opened later; they are called ``name``, or as given. Other pictures are opened now and called
+        by their pixels. A :class:`Picture` is returned as it is, with its own text if it has one.
 
         Raises:
             ImageError: An array, a tensor or an open file that is no picture.
@@ -77,7 +76,8 @@ class Picture:
         if isinstance(source, Picture):
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
-            return cls(name or Path(source).as_posix(), LocalFile(Path(source)), text=text)
+            file = file_at(source)
+            return cls(name or str(file), file, text=text)
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", partial(_same, image), text=text)
         picture.name = f"image-{picture.key[:12]}"
@@ -91,9 +91,10 @@ class Picture:
             ImageError: It cannot be read; names the file and the reason.
         """
         try:
-            if not isinstance(self._open, Encoded):
+            if not isinstance(self._open, Where):
                 return open_image(self._open())
-            image, digest = self._open.open()
+            here, self._fetched = self._fetched or self._open, None
+            image, digest = here.open()
             if digest is not None:
                 self.__dict__.setdefault("digest", digest)
             return image
@@ -101,6 +102,15 @@ class Picture:
             raise
         except Exception as error:  # whatever a reader of one's own runs into
             raise ImageError(f"{self.name}: cannot be opened ({type(error).__name__}: {error}).") from error
+
+    def fetch(self) -> None:
+        """Read what has to be read in order (the next frame of a video, the next row of a table, whatever a function of
+        a caller's own does), so that any thread can open the picture. Raises as :attr:`image`.
+        """
+        if not isinstance(self._open, Where):
+            _ = self.image
+        elif "image" not in self.__dict__ and self._open.in_order:
+            self._fetched = self._open.fetch()
 
     @cached_property
     def key(self) -> str:
@@ -122,7 +132,8 @@ class Picture:
         """Of pixels that are kept by now."""
         image = self.__dict__.get("image")
         opened = 3 * image.width * image.height if image is not None else 0
-        return opened + sum(t.nbytes for t in self._levels.values())
+        fetched = self._fetched.bytes_held if self._fetched is not None else 0
+        return opened + fetched + sum(t.nbytes for t in self._levels.values())
 
     @cached_property
     def digest(self) -> str:
@@ -130,15 +141,22 @@ class Picture:
         hashed."""
         if self._digest is not None:
             return self._digest() if callable(self._digest) else self._digest
-        return self._open.digest() if isinstance(self._open, Encoded) else self.key
+        known = self._open.digest() if isinstance(self._open, Where) else None
+        return self.key if known is None else known
 
     @property
     def stamp(self) -> str | None:
         """Changes when the file may have changed, without reading it; ``None`` where that cannot be told."""
-        return self._open.stamp() if isinstance(self._open, Encoded) else None
+        return self._open.stamp() if isinstance(self._open, Where) else None
+
+    def check(self) -> None:
+        """Raise what opening it would, as far as that can be told without reading it."""
+        if isinstance(self._open, Where):
+            self._open.check()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "image"} | {"_levels": {}}
+        kept = {name: value for name, value in self.__dict__.items() if name != "image"}
+        return kept | {"_levels": {}, "_fetched": None}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
@@ -167,21 +185,21 @@ def legible(name: str) -> str:
     return _NOT_UNICODE.sub(lambda match: printable(match[0]), name)
 
 
-#: A path, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see
+#: A path, a URL, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see
 #: :func:`diffeat.geometry.open_image`), a float tensor ``(3, H, W)`` in [0, 1], or a :class:`Picture`.
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | bytes | IO[bytes] | Tensor | Picture
 
 
 def several(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
-    """One after the other: a picture alone, or those of a list, a generator, a glob (``photos/*.jpg``, ``**`` for
-    folders in between, sorted) or a batch of tensors ``(B, 3, H, W)``. A glob that finds nothing stands for a picture
-    that cannot be read.
+    """One after the other: a picture alone, or those of a list, a generator, a batch of tensors ``(B, 3, H, W)``, or of
+    any path or URL (:mod:`diffeat.features.places.look`): a folder, a glob, a tar, a table, a video … A path where
+    nothing is found stands for a picture that cannot be read.
     """
     for image in [images] if _alone(images) else images:  # pyright: ignore[reportGeneralTypeIssues]
         if isinstance(image, Tensor) and image.ndim == 4:
             yield from image
         elif isinstance(image, (str, PathLike)):
-            yield from _files(image)
+            yield from (Picture(f.path, f.where, text=f.text) for f in look(image) if isinstance(f, Found))
         else:
             yield image  # pyright: ignore[reportReturnType]
 
@@ -194,7 +212,7 @@ def count(images: ImageLike | Iterable[ImageLike]) -> int | None:
     return sum(
         len(i)
         if isinstance(i, Tensor) and i.ndim == 4
-        else len(list(_files(i)))
+        else sum(isinstance(found, Found) for found in look(i))
         if isinstance(i, (str, PathLike))
         else 1
         for i in each  # pyright: ignore[reportGeneralTypeIssues]
@@ -209,22 +227,8 @@ def _alone(images: object) -> bool:
     )
 
 
-def _files(path: str | PathLike[str]) -> Iterator[Path | Picture]:
-    text = str(path)
-    if not any(c in text for c in _GLOB) or os.path.exists(text):
-        yield Path(path)
-    elif files := sorted(glob.glob(text, recursive=True)):
-        yield from map(Path, files)
-    else:
-        yield Picture(text, partial(_nothing, text))
-
-
 def _same(image: Image.Image) -> Image.Image:
     return image
-
-
-def _nothing(pattern: str) -> Image.Image:
-    raise ImageError(f"No file is found by the pattern {pattern!r}.")
 
 
 def _array(tensor: Tensor) -> np.ndarray:
