@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffeat.backbones import remembered
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.joins.convolution import convolved, load_convolution
@@ -53,8 +54,9 @@ class JoinedSource(Streams[FeatureMap]):
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """The sessions of all parts."""
+        """The sessions of all parts, which see the same pictures: one autoencoder encodes them once."""
         with ExitStack() as stack:
+            stack.enter_context(remembered(memory=256e6))
             for source in self.sources:
                 stack.enter_context(source.session())
             yield

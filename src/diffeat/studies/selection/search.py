@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, remembered
 from diffeat.backbones.placement import placed
 from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
@@ -128,7 +128,8 @@ def select(
         InvalidValueError: One picture or equal ones, a budget too small, or a model whose activations are all rejected.
     """
     base = base or default_recipe(backbone)
-    measurement = _measured(backbone, images, base, settings, folder, progress)
+    with remembered(folder / "encoded"):
+        measurement = _measured(backbone, images, base, settings, folder, progress)
     verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
