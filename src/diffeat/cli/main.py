@@ -29,6 +29,7 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
@@ -91,6 +92,7 @@ for panel, name, command, cls in (
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
+    (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
     (
         _CHOOSE,
