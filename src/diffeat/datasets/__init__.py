@@ -7,6 +7,7 @@ from diffeat.datasets.ap10k import read_ap10k
 from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.cifar import read_cifar10
 from diffeat.datasets.class_folders import read_class_folders
+from diffeat.datasets.coding import Coding
 from diffeat.datasets.csv_pairs import read_csv_pairs
 from diffeat.datasets.cub import read_cub
 from diffeat.datasets.davis import Video, VideoDataset, read_davis, write_toyworld_videos
@@ -14,6 +15,7 @@ from diffeat.datasets.geometric import read_motorcycle, read_opencv_pairs
 from diffeat.datasets.hpatches import PlanarDataset, PlanarPair, read_hpatches, read_hpatches_points
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
+from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.pf_pascal import read_pf_pascal
 from diffeat.datasets.registry import DATASETS, get_card, open_dataset
@@ -26,6 +28,7 @@ __all__ = [
     "DATASETS",
     "ClassDataset",
     "ClassSample",
+    "Coding",
     "DatasetCard",
     "MaskDataset",
     "MaskSample",
@@ -33,6 +36,8 @@ __all__ = [
     "PlanarDataset",
     "PlanarPair",
     "PointPair",
+    "TargetDataset",
+    "TargetSample",
     "Video",
     "VideoDataset",
     "get_card",

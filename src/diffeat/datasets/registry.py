@@ -23,6 +23,7 @@ from diffeat.datasets.card import DatasetCard, Kind
 from diffeat.datasets.davis import VideoDataset
 from diffeat.datasets.hpatches import PlanarDataset
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
+from diffeat.datasets.measured import TargetDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
@@ -85,6 +86,10 @@ def open_dataset(
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["videos"], **options: Any
 ) -> VideoDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["depth", "normals"], **options: Any
+) -> TargetDataset: ...
 @overload
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Kind | None = None, **options: Any

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffeat.datasets.card import Kind
-from diffeat.errors import UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.extraction import Recipe
 from diffeat.tasks.classification import evaluate as classification
@@ -18,8 +18,16 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(kind: Kind) -> Task:
-    """The task that a kind of dataset is scored by."""
-    return next(task for task in TASKS.values() if task.kind == kind)
+    """The task that a kind of dataset is scored by.
+
+    Raises:
+        InvalidValueError: There is none.
+    """
+    for task in TASKS.values():
+        if task.kind == kind:
+            return task
+    known = ", ".join(dict.fromkeys(task.kind for task in TASKS.values()))
+    raise InvalidValueError(f"No task is scored on {kind}; there are tasks for {known}.")
 
 
 def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
