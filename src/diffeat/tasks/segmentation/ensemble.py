@@ -9,7 +9,7 @@ predictions, in nats. A picture's uncertainty is the mean over its most uncertai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -125,34 +125,79 @@ class PixelEnsemble:
                     if waited > s.patience:
                         return
 
+    @property
+    def channels(self) -> int:
+        """Of a pixel's features."""
+        return cast(nn.Linear, self.members[0][0]).in_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the members are."""
+        return cast(nn.Linear, self.members[0][0]).weight.device
+
+    def to(self, device: torch.device) -> PixelEnsemble:
+        """Move the members; returns itself."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def over(self, picture: PictureMaps) -> EnsembleMaps:
+        """The hidden layers over a picture, on the native grids."""
+        if not self.members:
+            raise InvalidValueError("The ensemble is not trained: call fit first.")
+        return EnsembleMaps(
+            self.members, [picture.project(cast(nn.Linear, m[0]).weight.detach()) for m in self.members]
+        )
+
     @torch.no_grad()
     def predict(self, picture: PictureMaps) -> Labelling:
         """Labels at the picture's own resolution; holds a few rows of the hidden layer at a time."""
-        if not self.members:
-            raise InvalidValueError("The ensemble is not trained: call fit first.")
-        height, width = picture.size
-        firsts = [cast(nn.Linear, m[0]) for m in self.members]
-        hidden = [picture.project(f.weight) for f in firsts]
-        step = max(1, _ROWS_VALUES // (width * firsts[0].out_features))
+        maps = self.over(picture)
+        height, width = maps.size
         labels = torch.empty(height, width, dtype=torch.long)
         uncertainty = torch.empty(height, width)
+        step = max(1, _ROWS_VALUES // (width * cast(nn.Linear, self.members[0][0]).out_features))
         for start in range(0, height, step):
             stop = min(height, start + step)
-            opinions = []
-            for member, first, part in zip(self.members, firsts, hidden, strict=True):
-                values = part.rows(start, stop).flatten(1).T + first.bias
-                opinions.append(member[1:](values))
-            chosen, divergence = vote(torch.stack(opinions))
-            labels[start:stop] = chosen.reshape(stop - start, width)
-            uncertainty[start:stop] = divergence.reshape(stop - start, width)
+            labels[start:stop], uncertainty[start:stop] = vote(maps.opinions(start, stop))
         return Labelling(labels, uncertainty)
 
 
-def vote(opinions: Float[Tensor, "members n classes"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The members' labels of n pixels from their logits, and how they disagree (Jensen-Shannon divergence in nats)."""
-    probabilities = opinions.softmax(2)
+@dataclass(frozen=True)
+class EnsembleMaps:
+    """The first layers of members over a picture, without their bias."""
+
+    members: Sequence[nn.Sequential]
+    hidden: Sequence[PictureMaps]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.hidden[0].size
+
+    @torch.no_grad()
+    def opinions(self, start: int, stop: int) -> Float[Tensor, "members rows width classes"]:
+        """The members' logits of some rows."""
+        rows = []
+        for member, part in zip(self.members, self.hidden, strict=True):
+            values = part.rows(start, stop).permute(1, 2, 0)
+            first = values + cast(nn.Linear, member[0]).bias
+            rows.append(member[1:](first.flatten(0, 1)).unflatten(0, first.shape[:2]))
+        return torch.stack(rows)
+
+    def votes(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some rows: each class's share of the votes (k, rows, width), its mean probability, and the divergence."""
+        opinions = self.opinions(start, stop)
+        shares = nn.functional.one_hot(opinions.argmax(-1), opinions.shape[-1]).float().mean(0)
+        probabilities = opinions.softmax(-1).mean(0)
+        return shares.permute(2, 0, 1), probabilities.permute(2, 0, 1), vote(opinions)[1]
+
+
+def vote(opinions: Float[Tensor, "members *n classes"]) -> tuple[Int[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """The members' labels of pixels from their logits, and how they disagree (Jensen-Shannon divergence in nats)."""
+    probabilities = opinions.softmax(-1)
     divergence = _entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)
-    return opinions.argmax(2).mode(0).values, divergence.clamp(min=0)
+    return opinions.argmax(-1).mode(0).values, divergence.clamp(min=0)
 
 
 def pixel_classifier(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:

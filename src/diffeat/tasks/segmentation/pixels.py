@@ -39,6 +39,10 @@ class GridMap:
     rows: Axis
     columns: Axis
 
+    def to(self, device: torch.device) -> GridMap:
+        """The same on another device."""
+        return GridMap(self.values.to(device), self.rows.to(device), self.columns.to(device))
+
     def read(self, start: int, stop: int) -> Float[Tensor, "c rows width"]:
         """Some rows of the picture; the few rows of cells under them are enlarged to its width first."""
         part = self.rows.part(start, stop)
@@ -60,14 +64,21 @@ class PictureMaps:
     summed: bool = False
 
     @classmethod
-    def over(cls, maps: Iterable[Tensor], frame: Frame, square: int | None = None) -> PictureMaps:
+    def over(
+        cls,
+        maps: Iterable[Tensor],
+        frame: Frame,
+        square: int | None = None,
+        device: torch.device | str | None = "cpu",
+    ) -> PictureMaps:
         """Maps (C, h, w) over the model image of ``frame``, read at the picture's own pixels.
 
         Args:
+            device: To read them on; where they are if ``None``.
             square: Side of the square that the picture is brought to instead, as in the module's second procedure; the
                 maps are those of one extractor.
         """
-        values = [m.float().cpu() for m in maps]
+        values = [m.to(device or m.device, torch.float32) for m in maps]
         lattice = Lattice("original" if square is None else (square, square))
         side = max(m.shape[2] for m in values)
         parts = []
@@ -76,7 +87,7 @@ class PictureMaps:
             axes = lattice.axes(frame, grid if square is None else (side, side))
             if square is not None:
                 axes = _repeated(axes[0], grid[0]), _repeated(axes[1], grid[1])
-            parts.append(GridMap(m, *axes))
+            parts.append(GridMap(m, *(axis.to(m.device) for axis in axes)))
         return cls(tuple(parts))
 
     @classmethod
@@ -86,6 +97,10 @@ class PictureMaps:
         """The maps of a picture (some of them); ``square`` as in :meth:`over`."""
         names = list(activations) if activations is not None else list(features.activations)
         return cls.over([features[name] for name in names], features.frame, square)
+
+    def to(self, device: torch.device) -> PictureMaps:
+        """The same on another device."""
+        return PictureMaps(tuple(m.to(device) for m in self.maps), self.summed)
 
     def __add__(self, other: PictureMaps) -> PictureMaps:
         """The maps of two extractors side by side, of one picture at one size."""
