@@ -41,18 +41,24 @@ class DenseHead(GridHead):
         """
         layout, options = Layout.from_dict(settings["levels"]), DecoderOptions(**settings["options"])
         network = DenseNetwork(layout, settings["outputs"], options)
-        own = {name.removeprefix("network."): v for name, v in state.items() if name.startswith("network.")}
+        tuned = None if settings.get("tuned") is None else tuned_of(source, **settings["tuned"])
+        head = cls(network, positive=settings.get("positive", False), tuned=tuned)
+        head.load(state)
+        return head
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take weights.
+
+        Raises:
+            ModelError: They are not of this head or this model.
+        """
         try:
-            network.load_state_dict(own)
+            self.network.load_state_dict(_within(state, "network."))
         except RuntimeError as error:
-            raise ModelError(
-                f"The weights do not fit the head that is told of: {' '.join(str(error).split())[:200]}"
-            ) from None
-        tuned = None
-        if settings.get("tuned") is not None:
-            tuned = tuned_of(source, **settings["tuned"])
-            tuned.load({name.removeprefix("tuned."): v for name, v in state.items() if name.startswith("tuned.")})
-        return cls(network, positive=settings.get("positive", False), tuned=tuned)
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"The weights do not fit the head that is told of: {reason}") from None
+        if self.tuned is not None:
+            self.tuned.load(_within(state, "tuned."))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -89,3 +95,7 @@ class DenseHead(GridHead):
         maps = {name: features[name][None].to(weight) for name in network.layout.names}
         scores = network(maps)[0][0]
         return scores.exp() if self.positive else scores
+
+
+def _within(state: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}

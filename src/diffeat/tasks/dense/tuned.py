@@ -86,7 +86,7 @@ class Tuned:
         def replaced(
             _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            own = {name: _as(learned[f"text.{name}"], kwargs[name]) for name in found}
+            own: dict[str, Any] = {name: _as(learned[f"text.{name}"], kwargs[name]) for name in found}
             if pooled is not None:
                 added = kwargs["added_cond_kwargs"]
                 own["added_cond_kwargs"] = {**added, "text_embeds": _as(learned["text.pooled"], added["text_embeds"])}
