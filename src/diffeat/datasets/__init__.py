@@ -19,7 +19,7 @@ from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.pf_pascal import read_pf_pascal
 from diffeat.datasets.registry import DATASETS, get_card, open_dataset
-from diffeat.datasets.samples import write_samples
+from diffeat.datasets.samples import write_labelled_samples, write_samples
 from diffeat.datasets.spair import read_pair_list, read_spair
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import read_toyworld_pairs, write_toyworld_pairs
@@ -59,6 +59,7 @@ __all__ = [
     "read_toyworld_classes",
     "read_toyworld_pairs",
     "read_toyworld_parts",
+    "write_labelled_samples",
     "write_samples",
     "write_toyworld_pairs",
     "write_toyworld_videos",

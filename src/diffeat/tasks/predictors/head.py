@@ -25,8 +25,8 @@ class Opinion:
         uncertainty: (…) in nats; of classes, the entropy of the probabilities if not given.
     """
 
-    scores: Float[Tensor, k * n]
-    probabilities: Float[Tensor, k * n] | None = None
+    scores: Float[Tensor, "k ..."]
+    probabilities: Float[Tensor, "k ..."] | None = None
     uncertainty: Float[Tensor, "*n"] | None = None
 
 
@@ -125,6 +125,6 @@ class EnlargedScores:
         return Opinion(scores if self.bias is None else scores + self.bias[:, None, None])
 
 
-def entropy(probabilities: Float[Tensor, k * n]) -> Float[Tensor, "*n"]:
+def entropy(probabilities: Float[Tensor, "k ..."]) -> Float[Tensor, "*n"]:
     """In nats."""
     return -(probabilities * probabilities.clamp(min=1e-12).log()).sum(0)

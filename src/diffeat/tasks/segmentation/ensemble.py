@@ -18,26 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffeat.errors import InvalidValueError
+from diffeat.tasks.segmentation.members import EnsembleSettings, pixel_classifier, train_together
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
 _ROWS_VALUES = 1 << 22
-_PATIENT_FROM = 4  # epochs that always run
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """How members are trained; the defaults are the published ones."""
-
-    members: int = 10
-    epochs: int = 100
-    batch: int = 64
-    rate: float = 1e-3
-    patience: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.members, self.epochs, self.patience) < 1 or self.batch < 2 or not self.rate > 0:
-            raise InvalidValueError(f"An ensemble needs members, epochs, patience, rate > 0 and batch > 1, got {self}.")
 
 
 @dataclass(frozen=True)
@@ -96,34 +80,17 @@ class PixelEnsemble:
         ensemble.members = members
         return ensemble
 
-    def fit(self, pixels: TrainingPixels) -> PixelEnsemble:
-        """Train all members; returns itself."""
-        self.members = []
-        for k in range(self.settings.members):
-            generator = torch.Generator().manual_seed(self.settings.seed * 1000 + k)
-            member = pixel_classifier(pixels.channels, self.classes, generator)
-            self._train(member, pixels, generator)
-            self.members.append(member.eval())
-        return self
+    def fit(self, pixels: TrainingPixels, device: torch.device | str = "cpu") -> PixelEnsemble:
+        """Train all members, in one batched computation; returns itself.
 
-    def _train(self, member: nn.Sequential, pixels: TrainingPixels, generator: torch.Generator) -> None:
-        s = self.settings
-        optimiser = torch.optim.Adam(member.parameters(), s.rate)
-        best, waited = float("inf"), 0
-        member.train()
-        for epoch in range(s.epochs):
-            batches = torch.randperm(len(pixels), generator=generator).split(s.batch)
-            for some in batches[:-1] if len(batches) > 1 and len(batches[-1]) < s.batch else batches:
-                loss = nn.functional.cross_entropy(member(pixels.features(some)), pixels.labels[some])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                if epoch >= _PATIENT_FROM:
-                    value = loss.item()
-                    waited = 0 if value < best else waited + 1
-                    best = min(best, value)
-                    if waited > s.patience:
-                        return
+        Args:
+            device: To train on; the maps of all pictures must fit there.
+        """
+        seeds = (self.settings.seed * 1000 + k for k in range(self.settings.members))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        members = [pixel_classifier(pixels.channels, self.classes, generator) for generator in generators]
+        self.members = train_together(members, pixels.to(torch.device(device)), self.settings, generators)
+        return self
 
     @property
     def channels(self) -> int:
@@ -198,24 +165,6 @@ def vote(opinions: Float[Tensor, "members *n classes"]) -> tuple[Int[Tensor, "*n
     probabilities = opinions.softmax(-1)
     divergence = _entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)
     return opinions.argmax(-1).mode(0).values, divergence.clamp(min=0)
-
-
-def pixel_classifier(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
-    one, two = (256, 128) if classes >= 30 else (128, 32)
-    member = nn.Sequential(
-        nn.Linear(channels, one),
-        nn.ReLU(),
-        nn.BatchNorm1d(one),
-        nn.Linear(one, two),
-        nn.ReLU(),
-        nn.BatchNorm1d(two),
-        nn.Linear(two, classes),
-    )
-    for module in member:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
-            nn.init.zeros_(module.bias)
-    return member
 
 
 def _entropy(probabilities: Tensor) -> Tensor:
