@@ -16,18 +16,17 @@ from diffeat.datasets import MaskDataset
 from diffeat.datasets.labelled import IGNORE, MaskSample
 from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.errors import DatasetError, InvalidValueError
-from diffeat.extraction import Recipe, load_source
+from diffeat.extraction import Baseline, Joined, load_source
 from diffeat.features import FeatureMap, Source
-from diffeat.tasks.dense import maps_apart
+from diffeat.tasks.dense import DenseOptions
 from diffeat.tasks.predictors.predictor import Predictor
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.training.heads.cuts import Cut, distorted, drawn
-from diffeat.training.heads.options import DenseOptions
 from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores
 from diffeat.training.heads.train import train_dense
 from diffeat.training.log import read_log
 
-RGB = maps_apart(Recipe.load("baseline:rgb + baseline:daisy").replace(join="concat", weights=None))
+RGB = Joined(parts=(Baseline(stride=4), Baseline(stride=8)), name="colours", join="apart")
 FAST: dict[str, Any] = {"steps": 6, "batch": 2, "every": 3, "variants": 2, "channels": 8}
 LINEAR = {name: value for name, value in FAST.items() if name != "channels"}
 
@@ -132,14 +131,11 @@ def test_light_changes_colours_alone_and_the_same_in_every_run() -> None:
 # ---- scores
 
 
-def test_scores_by_hand_and_from_scikit_learn() -> None:
-    from sklearn.metrics import confusion_matrix
-
+def test_scores_by_hand() -> None:
     truth = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
     guess = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)
     scores = LabelScores.of(truth, guess, "abc")
-    seen = truth != 255
-    assert np.array_equal(scores.sums[0], confusion_matrix(truth[seen], guess[seen], labels=[0, 1, 2]))
+    assert np.array_equal(scores.sums[0], [[1, 1, 0], [0, 2, 0], [1, 0, 0]])
     assert scores.value == pytest.approx(100 * np.mean([1 / 3, 2 / 3, 0]))
     both = scores + scores
     assert (both.value, len(both.sums)) == (pytest.approx(scores.value), 2)
@@ -171,7 +167,7 @@ def weights(out: Path) -> bytes:
 @pytest.mark.parametrize("options", [{"head": "linear"}, {"head": "fpn", "variants": 0, "crop": 48, "accumulate": 2},
                                      {"head": "upernet", "blocks": "constant", "precision": "bfloat16"}])  # fmt: skip
 def test_a_head_is_trained_saved_loaded_and_predicts(options: Any, source: Any, folder: Path, tmp_path: Path) -> None:
-    outcome = trained(source, folder, tmp_path / "run", steps=60, every=30, rate=0.02, **options)
+    outcome = trained(source, folder, tmp_path / "run", steps=30, every=15, rate=0.02, **options)
     losses = outcome.losses
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
     assert outcome.scores.value > 60
@@ -209,19 +205,19 @@ def test_a_training_killed_at_ten_random_moments_ends_in_the_same_weights(
     options: Any, source: Any, folder: Path, tmp_path: Path
 ) -> None:
     base = LINEAR if "head" not in options else FAST
-    settings = DenseOptions(**{**base, "steps": 12, "every": 2, **options})
+    settings = DenseOptions(**{**base, "steps": 32, "every": 4, **options})
     data, held_out = squares(folder, 0, 1, 2), squares(folder, 3, split="val")
     train_dense(source, data, tmp_path / "whole", settings, validation=held_out)
     rng, kills = np.random.default_rng(0), 0
     while kills < 10:
         try:
-            progress = killing(int(rng.integers(1, 14)))
+            progress = killing(int(rng.integers(4, 11)))
             train_dense(source, data, tmp_path / "killed", settings, validation=held_out, progress=progress)
             break
         except Killed:
             kills += 1
     train_dense(source, data, tmp_path / "killed", settings, validation=held_out, force=True)
-    assert kills >= 3
+    assert kills == 10
     assert weights(tmp_path / "killed") == weights(tmp_path / "whole")
     one, other = (read_log(tmp_path / n / "training" / "log.csv") for n in ("whole", "killed"))
     assert [(r["step"], r["loss"], r["validation"]) for r in one] == [
@@ -230,9 +226,9 @@ def test_a_training_killed_at_ten_random_moments_ends_in_the_same_weights(
 
 
 def test_depth_and_normals_are_learned_and_predicted(source: Any, folder: Path, tmp_path: Path) -> None:
-    for quantity, most in (("depth", 0.35), ("normals", 15.0)):
+    for quantity, most in (("depth", 0.4), ("normals", 30.0)):
         data = measured(folder, quantity, 0, 1, 2)
-        options = DenseOptions(**{**LINEAR, "steps": 80, "every": 40, "rate": 0.03, "flip": 0.5})
+        options = DenseOptions(**{**LINEAR, "steps": 40, "every": 20, "rate": 0.03, "flip": 0.5})
         outcome = train_dense(source, data, tmp_path / quantity, options, validation=measured(folder, quantity, 3))
         assert outcome.scores is not None
         assert outcome.scores.value < most
@@ -270,7 +266,7 @@ def test_what_cannot_be_learned_is_refused_before_features_are_read(
         ({"data": squares(folder, 0, classes=("only",))}, "which is none of the 1 classes"),
         ({"validation": squares(folder, 3, classes=("ground", "circle"))}, "'circle'"),
         ({"validation": measured(folder, "depth", 3)}, "something else"),
-        ({"folder": tmp_path / "taken"}, "predictor.json"),
+        ({"folder": tmp_path / "taken"}, "is there already"),
     ]
     for change, message in wrong:
         arguments = {"data": squares(folder, 0, 1), "folder": tmp_path / "run", **change}
@@ -301,7 +297,7 @@ def test_another_training_in_the_folder_and_one_picture(source: Any, folder: Pat
     train_dense(source, squares(folder, 0), out, DenseOptions(**LINEAR))  # one picture, nothing to choose on
     facts = json.loads((out / "predictor.json").read_text())
     assert facts["classes"] == ["ground", "square"]
-    with pytest.raises(InvalidValueError, match="predictor"):
+    with pytest.raises(InvalidValueError, match="--force"):
         train_dense(source, squares(folder, 0), out, DenseOptions(**LINEAR))
     with pytest.raises(InvalidValueError, match=r"holds a training of other settings: rate \(0.001 there, 0.1 now"):
         train_dense(source, squares(folder, 0), out, DenseOptions(**{**LINEAR, "rate": 0.1}), force=True)

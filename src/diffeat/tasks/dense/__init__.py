@@ -8,12 +8,13 @@ from diffeat.tasks.dense.head import DenseHead
 from diffeat.tasks.dense.levels import Layout, Level, maps_apart
 from diffeat.tasks.dense.losses import angular_loss, lovasz_softmax, scale_invariant_loss
 from diffeat.tasks.dense.network import DenseNetwork
-from diffeat.tasks.dense.options import DecoderOptions
+from diffeat.tasks.dense.options import DecoderOptions, DenseOptions
 
 __all__ = [
     "DecoderOptions",
     "DenseHead",
     "DenseNetwork",
+    "DenseOptions",
     "Layout",
     "Level",
     "angular_loss",

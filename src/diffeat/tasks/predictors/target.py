@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffeat.datasets.davis import object_colours
+from diffeat.datasets.coding import colour_map
 from diffeat.errors import InvalidValueError
 from diffeat.tasks.predictors.head import Opinion, entropy
 
@@ -33,9 +33,8 @@ class Legend:
 
     def __post_init__(self) -> None:
         if not self.colours:
-            table = object_colours()
-            colours = tuple(tuple(int(v) for v in table[k % 256]) for k in range(len(self.classes)))
-            object.__setattr__(self, "colours", colours)
+            table = colour_map()
+            object.__setattr__(self, "colours", tuple(table[k % 256] for k in range(len(self.classes))))
         if len(self.colours) != len(self.classes):
             raise InvalidValueError(f"{len(self.classes)} classes need as many colours, got {len(self.colours)}.")
         if len(set(self.classes)) != len(self.classes):

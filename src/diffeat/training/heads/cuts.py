@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffeat.training.heads.options import DenseOptions
+from diffeat.tasks.dense.options import DenseOptions
 
 Size = tuple[int, int]
 _TRIES = 10

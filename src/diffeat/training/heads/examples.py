@@ -25,8 +25,8 @@ from diffeat.geometry.images import stored_size
 from diffeat.geometry.orientation import upright_size
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.tasks.dense.options import DenseOptions
 from diffeat.training.heads.cuts import Cut, drawn
-from diffeat.training.heads.options import DenseOptions
 from diffeat.training.heads.truth import Data, Truth
 
 T = TypeVar("T")

@@ -9,11 +9,11 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.features import FeatureMap, Picture, Source
 from diffeat.tasks.dense import DenseNetwork, Layout, maps_apart
+from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.dense.tuned import Tuned, tuned_of
 from diffeat.tasks.predictors.target import Legend
 from diffeat.tasks.predictors.windows import Windows
 from diffeat.training.heads.examples import Examples, size_of
-from diffeat.training.heads.options import DenseOptions
 from diffeat.training.heads.truth import Data, Truth
 
 _USUAL = 512  # pixels of a square where a source does not tell

@@ -29,11 +29,11 @@ from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.tasks.dense import DenseHead
+from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.predictors.folder import FILES, TRAINING, PredictorFacts
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.training import checkpoint
 from diffeat.training.heads.examples import Batch, Examples, Feed, Fresh, Remembered, Stored, ahead
-from diffeat.training.heads.options import DenseOptions
 from diffeat.training.heads.prepare import check_alike, network_of, shown, windows_of, with_gradients
 from diffeat.training.heads.scores import Scores
 from diffeat.training.heads.truth import Data, Truth, truth_of

@@ -17,8 +17,8 @@ from diffeat.datasets.measured import TargetDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.progress import Progress, silent
 from diffeat.tasks.dense import angular_loss, lovasz_softmax, scale_invariant_loss
+from diffeat.tasks.dense.options import DenseOptions
 from diffeat.training.heads.cuts import Cut
-from diffeat.training.heads.options import DenseOptions
 from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores, Scores
 
 Data = MaskDataset | TargetDataset
