@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from diffeat.training.hyperfeatures.prune import Pruned
     from diffeat.training.hyperfeatures.run import TrainingData
 
-train = typer.Typer(no_args_is_help=True, help="Train heads, probes and what joins features; make trained networks cheaper.")
+train = typer.Typer(no_args_is_help=True, help="Train heads, probes and what joins features; make networks cheaper.")
 add_to(train)
 train.command(cls=reads("tiny-unet"))(probe)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
