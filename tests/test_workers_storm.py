@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -45,7 +46,7 @@ def test_workers_are_killed_at_twenty_random_moments(
             while not over.is_set():
                 time.sleep(chance.uniform(0.05, 0.8))
                 running = [each.process.pid for each in source._hosts._running.copy().values()]  # pyright: ignore
-                if running:
+                with contextlib.suppress(IndexError, ProcessLookupError):
                     os.kill(chance.choice(running), signal.SIGKILL)
                     kills += 1
 
