@@ -86,7 +86,7 @@ def select(
     if not dataset:
         refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
         refuse(ctx, ["workers", "ray"], "workers extract labelled pictures, which --dataset names")
-    images = pictures_of(paths)
+    images = pictures_of(paths, ctx)
     step = max(1.0, len(images) / limit)
     images = [images[int(i * step)] for i in range(min(limit, len(images)))]
     limits = {"categories": category or (), "most": samples, "seed": seed}

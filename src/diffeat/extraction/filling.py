@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from diffeat.errors import DiffeatError
@@ -103,9 +103,7 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
             unit = begun[place[feature.image]]
             if not unit.trial:
                 told = next(picture.text for picture in unit.pictures if picture.name == feature.image)
-                maps = {name: values.cpu() for name, values in feature.activations.items()}
-                text = source.recipe.prompt if told is None else told
-                writer.add(unit.position, replace(feature, activations=maps), text)
+                writer.add(unit.position, feature, source.recipe.prompt if told is None else told)
             gone(feature.image)
 
 

@@ -17,8 +17,7 @@ from diffeat.extraction.filling import Fills, Row, Unit, fill
 from diffeat.features import FeatureMap, Picture, Source, Spec
 from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
-from diffeat.storage.store import Identity
+from diffeat.storage import FeatureStore, Identity
 
 
 @dataclass

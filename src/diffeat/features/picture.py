@@ -10,7 +10,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class Picture:
         self._open = open
         self._digest = digest
         self._fetched: Where | None = None
-        self._pixels: dict[Frame, Tensor] = {}
+        self._levels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -118,10 +118,14 @@ class Picture:
         return pixel_digest(self.image)
 
     def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
-        """The model image in ``frame`` (see :meth:`Frame.pixels`), made once."""
-        if frame not in self._pixels:
-            self._pixels[frame] = frame.pixels(self.image)
-        return self._pixels[frame]
+        """The model image in ``frame`` (see :meth:`Frame.pixels`)."""
+        return frame.normalised(self.levels(frame))
+
+    def levels(self, frame: Frame) -> UInt8[Tensor, "3 rows columns"]:
+        """What the model image is made of (see :meth:`Frame.levels`), made once."""
+        if frame not in self._levels:
+            self._levels[frame] = frame.levels(self.image)
+        return self._levels[frame]
 
     @property
     def bytes_held(self) -> int:
@@ -129,7 +133,7 @@ class Picture:
         image = self.__dict__.get("image")
         opened = 3 * image.width * image.height if image is not None else 0
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
-        return opened + fetched + sum(t.nbytes for t in self._pixels.values())
+        return opened + fetched + sum(t.nbytes for t in self._levels.values())
 
     @cached_property
     def digest(self) -> str:
@@ -152,14 +156,23 @@ class Picture:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "image"}
-        return kept | {"_pixels": {}, "_fetched": None}
+        return kept | {"_levels": {}, "_fetched": None}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.apart, other._pixels = self.apart, dict(self._pixels)
+        other.apart, other._levels = self.apart, dict(self._levels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
+
+
+def model_images(pictures: Sequence[Picture], frames: Sequence[Frame]) -> Float[Tensor, "b 3 height width"]:
+    """The model images of pictures in frames of one model size, as a batch."""
+    width, height = frames[0].model
+    images = torch.empty(len(pictures), 3, height, width)
+    for picture, frame, image in zip(pictures, frames, images, strict=True):
+        frame.normalised(picture.levels(frame), out=image)
+    return images
 
 
 def legible(name: str) -> str:

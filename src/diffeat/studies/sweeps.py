@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from diffeat.activations import Catalogue
+from diffeat.backbones import Memory
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.result import joined
@@ -173,6 +174,7 @@ def sweep(
         _plain(prompts),
     )
     told = repr(facts) + weights
+    kept = Memory(root / "encoded")  # of the pictures, which every timestep sees
     for t in progress(times, total=len(times), desc="timesteps"):
         wide = recipe.replace(activations=list(names), fuse=None, **{"trajectory.timesteps": [t]})
         reader: Source[FeatureMap] | None = None
@@ -186,13 +188,15 @@ def sweep(
                 cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
                 continue
             reader = reader or extractor(wide)
-            result = evaluate(
-                dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
-            ).result
+            with kept:
+                result = evaluate(
+                    dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
+                ).result
             cells[t, name] = Cell.of(t, name, result)
             StagedFile(file, json.dumps(asdict(cells[t, name])).encode()).commit()
             computed += 1
         shutil.rmtree(store, ignore_errors=True)
+    kept.clear()
     name = f"{dataset.name} {dataset.split}".strip()
     return Sweep(recipe, name, protocol, times, names, cells, computed)
 

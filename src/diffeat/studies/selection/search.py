@@ -13,15 +13,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, remembered
 from diffeat.backbones.placement import placed
 from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import feature_folder, features_of
 from diffeat.extraction import Extractor, Reading
-from diffeat.features import FeatureMap, Source
-from diffeat.geometry import file_digest
+from diffeat.features import FeatureMap, ImageLike, Picture, Source
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
@@ -105,7 +104,7 @@ class Selection:
 
 def select(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     settings: SelectionSettings,
     folder: Path,
     *,
@@ -129,7 +128,8 @@ def select(
         InvalidValueError: One picture or equal ones, a budget too small, or a model whose activations are all rejected.
     """
     base = base or default_recipe(backbone)
-    measurement = _measured(backbone, images, base, settings, folder, progress)
+    with remembered(folder / "encoded"):
+        measurement = _measured(backbone, images, base, settings, folder, progress)
     verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
@@ -177,13 +177,13 @@ def default_recipe(backbone: Backbone) -> Reading:
 
 def _measured(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     base: Reading,
     settings: SelectionSettings,
     folder: Path,
     progress: Progress,
 ) -> Measurement:
-    digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
+    digests, size = [Picture.of(image).digest for image in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     numbers = [field.name for field in fields(Measured)]
     facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed, numbers]
