@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -142,7 +143,8 @@ class Workers(Streams[FeatureMap]):
             StoreError: The store cannot be written; complete shards stay.
             ModelError: No worker can load the model.
         """
-        schedule, folder = Schedule(units), store.path.absolute()
+        schedule = Schedule(units)
+        folder = store.path.absolute() if isinstance(store.path, Path) else store.path
         store.share()
 
         def report(row: Row | None) -> None:
