@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial, reduce
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +16,7 @@ from diffeat.distributed.workers import devices_of, threads_of
 from diffeat.errors import ModelError
 from diffeat.extraction import Reading
 from diffeat.extraction.extractor import load_backbone
+from diffeat.features import ImageLike
 from diffeat.progress import Progress, silent
 from diffeat.studies.content_shift.gating import GateResult, gate
 from diffeat.studies.content_shift.meter import GateSettings
@@ -50,7 +50,7 @@ def in_parts(parts: Sequence[Callable[[], R]], progress: Progress = silent) -> l
 
 
 def gate_in_parts(
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     techniques: Mapping[str, Combinable],
     recipe: Reading,
     settings: GateSettings,
@@ -81,7 +81,7 @@ def gate_in_parts(
 
 
 def _gate(
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     techniques: Mapping[str, Combinable],
     recipe: Reading,
     settings: GateSettings,
