@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.extraction import extract_to_store
 from diffeat.features import Picture
+from diffeat.features.places.files import LocalFile
 from diffeat.storage import FeatureStore
 from support.stores import FakeRecipe, FakeSource, content, seen, write_photos
 
@@ -184,3 +186,18 @@ def test_a_store_of_another_recipe_or_model_is_refused(tmp_path: Path) -> None:
         other.store(tmp_path / "store")
     with pytest.raises(StoreError, match="fingerprint model there, other here"):
         FakeSource(fingerprint="other").store(tmp_path / "store")
+
+
+def test_files_that_are_as_they_were_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, source = write_photos(tmp_path / "photos", 5), FakeSource()
+    with source.store(tmp_path / "store") as store:
+        extract_to_store(source, paths, store, shard_size=3)
+    os.utime(paths[1], ns=(1, 1))
+    read: list[str] = []
+    digest = LocalFile.digest
+    monkeypatch.setattr(LocalFile, "digest", lambda file: read.append(file.path.name) or digest(file))
+    with source.store(tmp_path / "store") as store:
+        assert len(extract_to_store(source, paths, store, shard_size=3).present) == 5
+        assert read == [paths[1].name]
+        with pytest.raises(StoreError, match="text '' there, 'a photo of a cat' here"):
+            extract_to_store(source, paths[:1], store, "cat")

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -204,3 +205,27 @@ def test_a_simulated_run_comes_near_to_its_bound(write: float, driver: float) ->
     assert bound * 0.99 <= outcome.seconds <= bound * 1.06 + 3
     assert outcome.storage == pytest.approx(units * write / outcome.seconds)
     assert outcome.workers <= 1.0
+
+
+# --- what is no extraction -----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_gate_in_parts_is_the_gate_of_one_process(tmp_path: Path) -> None:
+    from diffeat.distributed.parts import gate_in_parts
+    from diffeat.extraction import Reading
+    from diffeat.extraction.extractor import load_backbone
+    from diffeat.studies.content_shift.gating import gate
+    from diffeat.studies.content_shift.meter import GateSettings
+    from diffeat.techniques.parse import parse_combination
+
+    paths = write_photos(tmp_path / "photos", 2)
+    recipe = Reading.load("tiny-unet").replace(fuse=None, frame={"mode": "squash", "size": 32})
+    settings = GateSettings(steps=1, seeds=1, controls=False, measures=("pixel",), feature_measures=("cosine",))
+    techniques = {text: parse_combination(text) for text in ("prompt:a dog", "guidance:3 + prompt:a dog")}
+    parts = gate_in_parts(paths, techniques, recipe, settings, 2, device="cpu")
+    whole = gate(load_backbone(recipe, "cpu"), paths, techniques, recipe, settings)
+    assert parts.table() == whole.table()
+    assert parts.shifts.keys() == whole.shifts.keys()
+    with pytest.raises(InvalidValueError, match="same settings"):
+        parts.merge(replace(whole, pictures=("other",)))

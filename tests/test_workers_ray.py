@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,23 @@ def photos(tmp_path: Path) -> list[Path]:
     return write_photos(tmp_path / "photos", 20)
 
 
+def started(start: Callable[[], Any]) -> Any:
+    """Ray allows itself half a minute, which a busy machine may not have."""
+    for attempt in range(3):
+        try:
+            return start()
+        except Exception as error:
+            ray.shutdown()
+            reason = f"Ray does not start on a machine as busy as this: {error}"
+            time.sleep(attempt)
+    pytest.skip(reason)
+
+
 @pytest.fixture
 def here() -> Iterator[None]:
     """A cluster of this machine, joined by now."""
-    try:
-        ray.init("local", num_cpus=2, object_store_memory=80 << 20, include_dashboard=False, log_to_driver=False)
-    except Exception as error:  # it allows itself half a minute
-        pytest.skip(f"Ray does not start on a machine as busy as this: {error}")
+    memory = {"num_cpus": 2, "object_store_memory": 80 << 20}
+    started(lambda: ray.init("local", include_dashboard=False, log_to_driver=False, **memory))
     yield
     ray.shutdown()
 
@@ -74,8 +84,8 @@ def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     memory = {"object_store_memory": 80 << 20, "num_cpus": 1}
-    cluster = Cluster(initialize_head=True, head_node_args=memory)
-    cluster.second = cluster.add_node(**memory)
+    cluster = started(lambda: Cluster(initialize_head=True, head_node_args=memory))
+    cluster.second = started(lambda: cluster.add_node(**memory))
     yield cluster
     cluster.shutdown()
 

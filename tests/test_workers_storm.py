@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -41,12 +42,18 @@ def test_workers_are_killed_at_twenty_random_moments(
     with workers(load, load) as source:
 
         def kill() -> None:
+            """After every shard that a busy machine gets done, at a random moment of the work that follows."""
             nonlocal kills
+            before = 0
             while not over.is_set():
-                time.sleep(chance.uniform(0.05, 0.8))
-                running = [each.process.pid for each in source._hosts._running.copy().values()]  # pyright: ignore
-                if running:
-                    os.kill(chance.choice(running), signal.SIGKILL)
+                done = sum(1 for _ in tmp_path.glob("*/index/*"))
+                if done == before or not source.ready:
+                    time.sleep(0.01)
+                    continue
+                before = done
+                time.sleep(chance.uniform(0, 0.1))
+                with contextlib.suppress(IndexError, ProcessLookupError):
+                    os.kill(chance.choice(source.ready).process, signal.SIGKILL)
                     kills += 1
 
         other = threading.Thread(target=kill)

@@ -43,6 +43,10 @@ def gate(
             "recipe that it ends in.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        Option(min=1, help="Processes that share the techniques: each on a GPU, or on its share of the processor."),
+    ] = None,
     force: Force = False,
 ) -> None:
     """Find out which generation techniques bring features closer to the picture: helps, harmless, hurts, cannot tell.
@@ -54,6 +58,7 @@ def gate(
         diffeat samples photos
         diffeat gate photos -x "prompt:a photo" -x "guidance:7.5 + prompt:a photo" --steps 2 --out gate
     """
+    from diffeat.distributed.parts import gate_in_parts
     from diffeat.progress import bar
     from diffeat.report.gate import FILES, SEARCH_FILES, write_gate_report, write_search_report
     from diffeat.studies.content_shift.examples import examples_of
@@ -64,6 +69,7 @@ def gate(
 
     if search is not None:
         refuse(ctx, ["confidence", "controls"], "--search compares by halving, without intervals and twins")
+        refuse(ctx, ["workers"], "--search goes on from what it has measured")
     new_folder(out, FILES if search is None else SEARCH_FILES, force=force)
     allowed = "allow_code" in given(ctx)
     combinations = {text: parse_combination(text, allow_code=allowed) for text in technique}
@@ -83,6 +89,10 @@ def gate(
     images = pictures_of(paths, ctx)
     if limit is not None and limit < len(images):
         images = [images[i * len(images) // limit] for i in range(limit)]
+    result = None
+    if workers is not None:
+        asked = {name: given(ctx).get(name) for name in ("device", "dtype")}
+        result = gate_in_parts(images, combinations, recipe, settings, workers, **asked, progress=bar)
     backbone = load(ctx, recipe).backbone
     if search is not None:
         stage = "features" if of_features and not of_pictures else "img2img"
@@ -90,7 +100,7 @@ def gate(
         typer.echo(str(outcome))
         typer.echo(f"Recipe and report: {write_search_report(outcome, out, force=force)}", err=True)
         return
-    result = run(backbone, images, combinations, recipe, settings, bar)
+    result = result or run(backbone, images, combinations, recipe, settings, bar)
     print_table(*result.table())
     for warning in result.warnings:
         typer.secho(f"Warning: {warning}", fg="yellow")

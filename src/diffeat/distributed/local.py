@@ -18,7 +18,7 @@ from queue import SimpleQueue
 from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, cannot_be_sent, outcome
 
 #: Processes begin empty, so that no device and no thread is taken over; on Linux with PyTorch imported by then.
-_CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
 _SECONDS = 10  # for a worker to end what it writes
 
 
@@ -42,9 +42,9 @@ class LocalHosts:
 
     def start(self, number: int) -> None:
         """Start a worker, anew if it was lost."""
-        _CONTEXT.set_forkserver_preload([__name__])
-        here, there = _CONTEXT.Pipe()
-        process = _CONTEXT.Process(target=_main, args=(there, self._tasks[number]), daemon=True)
+        CONTEXT.set_forkserver_preload([__name__])
+        here, there = CONTEXT.Pipe()
+        process = CONTEXT.Process(target=_main, args=(there, self._tasks[number]), daemon=True)
         with _ignoring_interrupts():
             process.start()
         there.close()

@@ -6,7 +6,6 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from diffeat.extraction.filling import Done, Unit, fill
 from diffeat.features import FeatureMap, Source
 from diffeat.storage import FeatureStore
 from diffeat.storage.head import Head
+from diffeat.storage.url import Place
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Task:
 class Order(NamedTuple):
     """A unit to do, and the store that it belongs to."""
 
-    folder: Path
+    folder: Place
     head: Head
     unit: Unit
 

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -142,7 +143,8 @@ class Workers(Streams[FeatureMap]):
             StoreError: The store cannot be written; complete shards stay.
             ModelError: No worker can load the model.
         """
-        schedule, folder = Schedule(units), store.path.absolute()
+        schedule = Schedule(units)
+        folder = store.path.absolute() if isinstance(store.path, Path) else store.path
         store.share()
 
         def report(row: Row | None) -> None:
@@ -311,14 +313,18 @@ def start_workers(
         from diffeat.distributed.cluster import RayHosts
 
         return Workers(recipe, RayHosts.join(ray, count, here, device), here, another)
-    devices = _devices(count or 1, device)
-    threads = min(torch.get_num_threads(), max(1, _cores() // len(devices)))
+    devices = devices_of(count or 1, device)
+    threads = threads_of(len(devices))
     loads = [partial(load_source, recipe, **{**how, "device": each}) for each in devices]
     return Workers(recipe, LocalHosts([Task(load, threads) for load in loads]), here, another)
 
 
-def _devices(count: int, device: torch.device | str | None) -> list[str]:
-    """The device of each worker of this machine."""
+def devices_of(count: int, device: torch.device | str | None) -> list[str]:
+    """The device of each worker of this machine.
+
+    Raises:
+        InvalidValueError: There are not as many.
+    """
     where = device_of(device)
     if where.type == "cpu" or where.index is not None:
         return [str(where)] * count
@@ -331,5 +337,7 @@ def _devices(count: int, device: torch.device | str | None) -> list[str]:
     return [f"{where.type}:{index}" for index in range(count)]
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def threads_of(count: int) -> int:
+    """Threads of each worker of this machine: its share of the processor, or as many as this process has, if fewer."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(torch.get_num_threads(), max(1, cores // count))

@@ -79,6 +79,7 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
         place: dict[str, int] = {}
         left: dict[int, int] = {}
         failures: dict[int, dict[str, str]] = {}
+        stored_as: dict[str, tuple[str, str]] = {}
 
         def pictures() -> Iterator[Picture]:
             for unit in units:
@@ -86,10 +87,13 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
                 place.update({picture.name: unit.position for picture in unit.pictures})
                 for picture in unit.pictures:
                     picture.apart = unit.position  # so that a run that goes on makes the same calls
+                    text = source.recipe.prompt if picture.text is None else picture.text
+                    stored_as[picture.name] = text, picture.stamp or ""  # of before it is read
                     yield picture
 
         def gone(name: str) -> None:
             position = place.pop(name)
+            del stored_as[name]
             left[position] -= 1
             step(1)
             if not left[position]:
@@ -102,8 +106,7 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
         for feature in source.stream(pictures(), on_error=failed):
             unit = begun[place[feature.image]]
             if not unit.trial:
-                told = next(picture.text for picture in unit.pictures if picture.name == feature.image)
-                writer.add(unit.position, feature, source.recipe.prompt if told is None else told)
+                writer.add(unit.position, feature, *stored_as[feature.image])
             gone(feature.image)
 
 
@@ -120,9 +123,9 @@ class _Writer:
         self._packed: dict[int, dict[str, Maps]] = {}  # used on the thread only
         self._failed = False
 
-    def add(self, position: int, feature: FeatureMap, text: str) -> None:
+    def add(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
         """Add a picture to a shard."""
-        self._do(self._pack, position, feature, text)
+        self._do(self._pack, position, feature, text, stamp)
 
     def end(self, unit: Unit, failures: dict[str, str]) -> None:
         """Write the shard of a unit, and tell what came of it."""
@@ -150,8 +153,8 @@ class _Writer:
             self._failed = True
             raise
 
-    def _pack(self, position: int, feature: FeatureMap, text: str) -> None:
-        self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text)
+    def _pack(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
+        self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
 
     def _write(self, unit: Unit, failures: dict[str, str]) -> None:
         packed = self._packed.pop(unit.position, {})

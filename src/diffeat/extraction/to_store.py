@@ -112,15 +112,18 @@ def plan_units(
 ) -> list[Unit]:
     """What is left to do; pictures that are there, and those that cannot be told, go into the summary.
 
-    Arguments and errors as of :func:`extract_to_store`. Only files of names that the store holds are read.
+    Arguments and errors as of :func:`extract_to_store`. Of files that
+    the store holds, those are read whose size or time have changed; of others, none.
     """
     jobs = _jobs(recipe, pictures, prompts, summary)
-    stored = store.identities(partial=True)
+    stored = store.identities([picture.name for picture in jobs if picture], partial=True)
+    known = store.known({p.name: p.stamp or "" for p in jobs if p and p.name in stored})
     here: dict[str, Identity] = {}
     for number, picture in enumerate(jobs):
         if picture is not None and picture.name in stored:
             try:
-                here[picture.name] = _identity(recipe, picture)
+                digest = known[picture.name].digest if picture.name in known else None
+                here[picture.name] = _identity(recipe, picture, digest)
             except (DiffeatError, OSError) as error:
                 summary.failed[picture.name] = str(error)
                 jobs[number] = None
@@ -182,8 +185,9 @@ def _check_model(store: FeatureStore, fingerprint: str) -> None:
         store.head = head
 
 
-def _identity(recipe: Spec, picture: Picture) -> Identity:
-    digest = picture.digest
+def _identity(recipe: Spec, picture: Picture, digest: str | None = None) -> Identity:
+    """What a picture is; the file is read where its digest is not known."""
+    digest = digest or picture.digest
     vars(picture).pop("image", None)  # opened again when its turn comes
     return Identity(digest, recipe.prompt if picture.text is None else picture.text)
 

@@ -13,7 +13,7 @@ the picture, the *shuffled* twin that is shown another picture (must not help).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -93,6 +93,23 @@ class GateResult:
             return self.base
         combination = next(v.combination for v in self.variants if v.name == best)
         return self.base.replace(techniques=combination.content(), name=f"{self.base.name}-gate")
+
+    def merge(self, other: GateResult) -> GateResult:
+        """The result over the techniques of both, which were measured apart on the same pictures.
+
+        Raises:
+            InvalidValueError: Settings, recipes or pictures differ.
+        """
+        if (self.settings, self.base, self.pictures) != (other.settings, other.base, other.pictures):
+            raise InvalidValueError("Only results by the same settings and recipe, on the same pictures, are merged.")
+        return replace(
+            self,
+            variants=(*self.variants, *(v for v in other.variants if v.role != "base")),
+            shifts={**self.shifts, **other.shifts},
+            verdicts={**self.verdicts, **other.verdicts},
+            calls=self.calls + other.calls,
+            warnings=tuple(dict.fromkeys((*self.warnings, *other.warnings))),
+        )
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: of every technique and control its verdicts by the deciding measures, and its cost."""
