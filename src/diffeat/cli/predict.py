@@ -81,7 +81,7 @@ def predict(
     left = [picture for picture in listing if picture.name not in done]
     predictor = Predictor.load(head, device=device, dtype=dtype, batch_size=batch_size, allow_code=allow_code)
     failed: dict[str, str] = {}
-    stems = _stems([picture.name for picture in listing])
+    files = stems([picture.name for picture in listing])
     pairs = []
 
     def skip(name: str, error: DiffeatError) -> None:
@@ -92,7 +92,7 @@ def predict(
         for prediction in bar(predictions, total=len(left), desc="predict"):
             result = drawn(prediction)
             for (folder, ending), content in result.files.items():
-                file = out / folder / f"{stems[prediction.name]}{ending}"
+                file = out / folder / f"{files[prediction.name]}{ending}"
                 write_files(file.parent, [file.name], [content], force=True)
             scores.write(json.dumps(result.row, ensure_ascii=False) + "\n")
             scores.flush()
@@ -172,7 +172,7 @@ def _done(out: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["picture"]: row for row in rows[1:]}
 
 
-def _stems(names: list[str]) -> dict[str, str]:
+def stems(names: list[str]) -> dict[str, str]:
     """What the files of a picture are called: its name without ending, or with it where two would be alike."""
     plain = {name: _inside(str(Path(name).with_suffix(""))) for name in names}
     often = Counter(plain.values())
