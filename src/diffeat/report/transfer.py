@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from diffeat.datasets.coding import colour_map
+from diffeat.features import Picture
+from diffeat.files import write_files
 from diffeat.report.page import Page
-from diffeat.report.predictions import coloured
+from diffeat.report.predictions import coloured, encoded, palette_picture
 from diffeat.tasks.predictors.target import Legend
 from diffeat.tasks.transfer import Annotation, Transferred
 
@@ -68,6 +72,26 @@ def transfer_page(
     page.picture(first, "As it was marked")
     page.cards([(_small(picture), name, "") for name, picture in overlays])
     return page.html()
+
+
+def write_video(folder: Path, frames: Sequence[Picture], masks: Iterable[NDArray[np.uint8]], told: str) -> int:
+    """Write masks and overlays of a video's frames as they come, and a page; returns how many.
+
+    Raises:
+        InvalidValueError: They cannot be written.
+    """
+    shown = set(np.linspace(0, len(frames) - 1, 24).round().astype(int).tolist())
+    overlays, count = [], 0
+    for count, (frame, mask) in enumerate(zip(frames, masks, strict=True), 1):
+        overlay, stem = coloured(frame.image, mask, NUMBERS), f"{count - 1:05d}"
+        write_files(folder / "masks", [f"{stem}.png"], [encoded(palette_picture(mask, NUMBERS), "PNG")], force=True)
+        write_files(folder / "overlays", [f"{stem}.jpg"], [encoded(overlay, "JPEG", quality=90)], force=True)
+        if count - 1 in shown:
+            overlays.append((frame.name, _small(overlay)))
+    page = Page(f"{count} frames", told)
+    page.cards([(picture, name, "") for name, picture in overlays])
+    write_files(folder, ["report.html"], [page.html()], force=True)
+    return count
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diffeat.datasets.davis import read_mask
 from diffeat.datasets.labelled import fitted
@@ -63,7 +64,7 @@ class Annotation:
                 raise InvalidValueError("The mask is empty: every pixel is background (0).")
 
 
-def read_annotation(text: str, picture: str | Path) -> Annotation:
+def read_annotation(text: str, picture: str | Path | Image.Image) -> Annotation:
     """Marks as a user gives them.
 
     Args:
@@ -71,7 +72,7 @@ def read_annotation(text: str, picture: str | Path) -> Annotation:
             ``name, x, y`` or ``name, left, top, right, bottom``; a JSON file ``{"points": {name: [x, y]}, "boxes":
             {name: [left, top, right, bottom]}}``; or the numbers themselves, ``"120,80 200,90"`` for points,
             ``"10,20,110,95"`` for a box.
-        picture: That is marked.
+        picture: That is marked; its file tells whether a mask is of its stored or of its upright pixels.
 
     Raises:
         InvalidValueError: It is none of these.
@@ -79,7 +80,8 @@ def read_annotation(text: str, picture: str | Path) -> Annotation:
     """
     ending = Path(text).suffix.lower()
     if ending in PICTURES or ending == ".npy":
-        return Annotation(mask=_mask(Path(text), Path(picture)))
+        mask = _mask(Path(text))
+        return Annotation(mask=mask if isinstance(picture, Image.Image) else fitted(mask, Path(text), Path(picture)))
     if ending == ".csv":
         return _from_rows(text)
     if ending == ".json":
@@ -101,7 +103,7 @@ def read_annotation(text: str, picture: str | Path) -> Annotation:
     )
 
 
-def _mask(file: Path, picture: Path) -> NDArray[np.uint8]:
+def _mask(file: Path) -> NDArray[np.uint8]:
     if not file.exists():
         raise DatasetError(f"There is no mask {shown(str(file))}.")
     if file.suffix.lower() == ".npy":
@@ -112,10 +114,8 @@ def _mask(file: Path, picture: Path) -> NDArray[np.uint8]:
             raise DatasetError(f"The mask {shown(str(file))} cannot be read: {error}") from None
         if values.ndim != 2 or values.dtype.kind not in "iub" or values.min() < 0 or values.max() > 255:
             raise DatasetError(f"The mask {shown(str(file))} holds no whole numbers from 0 to 255 in rows and columns.")
-        values = values.astype(np.uint8)
-    else:
-        values = read_mask(file)
-    return fitted(values, file, picture)
+        return values.astype(np.uint8)
+    return read_mask(file)
 
 
 def _from_rows(file: str) -> Annotation:
