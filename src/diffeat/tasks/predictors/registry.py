@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from diffeat.errors import UnknownNameError, did_you_mean
+from diffeat.tasks.dense.head import DenseHead
 from diffeat.tasks.predictors.head import Head
 from diffeat.tasks.predictors.probes import LinearPictures, LinearPixels, VotingPixels
 
-HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearPixels, VotingPixels, LinearPictures)}
+HEADS: dict[str, type[Head]] = {head.kind: head for head in (LinearPixels, VotingPixels, LinearPictures, DenseHead)}
 
 
 def head_of(kind: str) -> type[Head]:
