@@ -95,7 +95,7 @@ for panel, name, command, cls in (
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
     (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
-    (_USE, "transfer", transfer, reads("tiny-dift")),
+    (_USE, "transfer", transfer, reads("tiny-dift", paths=True, without=("caption_column",))),
     (
         _CHOOSE,
         "select",

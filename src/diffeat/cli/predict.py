@@ -37,6 +37,8 @@ def predict(
     window: Window = None,
     stride: Stride = None,
     blend: Blend = None,
+    fps: Annotated[float | None, Option(help="Frames per second of videos; 1 if not given.")] = None,
+    column: Annotated[str | None, Option(help="Of tables and lists: the pictures.")] = None,
     prompt: Annotated[str | None, Option(help="Text for the pictures; the training's if not given.")] = None,
     device: Annotated[
         str | None, Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.")
@@ -66,7 +68,7 @@ def predict(
     from diffeat.tasks.predictors.predictor import Predictor
 
     asked = windows_of(ctx, window, stride, blend)
-    listing = list_pictures(paths)
+    listing = list_pictures(paths, fps=fps, column=column)
     if not len(listing):
         raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
     run = read_run(find_run(head), allow_code=allow_code)

@@ -16,6 +16,9 @@ from diffeat.cli.task_options import options_of
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
+#: Of videos: none has more, and a frame that is seen for longer is read once.
+_EVERY_FRAME = 1000.0
+
 
 def propagate(
     ctx: typer.Context,
@@ -86,7 +89,7 @@ def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: b
         raise InvalidValueError(
             f"{video} is a video of one's own: mark the objects of its first frame with --mask FILE."
         )
-    frames = list_pictures([video])
+    frames = list_pictures([video], **({} if video.is_dir() else {"fps": _EVERY_FRAME}))
     first = frames[0]
     annotation = read_annotation(str(mask), frames.paths[0] if first.is_file else first.image)
     if annotation.mask is None:

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from diffeat.cli.command import given
 from diffeat.cli.options import Force
 from diffeat.cli.predict import stems
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import PLACES, load, recipe_of
 from diffeat.errors import DiffeatError, printable
 
 _FILES = ("transfer.json", "transfer.html")
@@ -49,14 +49,15 @@ def transfer(
     image = open_image(annotated)
     annotation = read_annotation(marks, annotated)
     annotation.check(image.size)
-    listing = list_pictures(paths)
+    asked = given(ctx)
+    listing = list_pictures(paths, **{name: asked[name] for name in PLACES if name in asked})
     folders = ("overlays/", *(("masks/", "confidence/") if annotation.mask is not None else ()))
     new_folder(out, [*_FILES, *folders], force=force)
     recipe = recipe_of(ctx)
     check_one_map(recipe.name, recipe.map_names)
     source = load(ctx, recipe)
     check_one_map(recipe.name, source.map_names)
-    prompt = given(ctx).get("prompt")
+    prompt = asked.get("prompt")
     first = source.extract(annotated, prompt)[0]
     names = stems([picture.name for picture in listing])
     failed: dict[str, str] = {}
