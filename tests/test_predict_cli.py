@@ -69,7 +69,7 @@ WRONG = {
         "another head, or made",
     ),
     "no run": (["predict", "{images}", "--head", "{gone}", "--out", "{new}"], "run folder"),
-    "no picture": (["predict", "{gone}", "--head", "{run}", "--out", "{new}"], "gone"),
+    "no picture": (["predict", "{gone}", "--head", "{run}", "--out", "{new}"], "no picture and no folder"),
     "stride alone": (["predict", "{images}", "--head", "{run}", "--out", "{new}", "--stride", "9"], "no windows"),
     "no size": (["predict", "{images}", "--head", "{run}", "--out", "{new}", "--window", "big"], "takes pixels"),
     "gaps": (

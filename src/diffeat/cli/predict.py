@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -68,6 +70,7 @@ def predict(
     from diffeat.tasks.predictors.predictor import Predictor
 
     asked = windows_of(ctx, window, stride, blend)
+    check_there(paths)
     listing = list_pictures(paths, fps=fps, column=column)
     if not len(listing):
         raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
@@ -138,6 +141,17 @@ def windows_of(
         **({} if blend is None else {"blend": blend}),
     }
     return Windows(**given)
+
+
+def check_there(paths: Iterable[str | Path]) -> None:
+    """Refuse files and folders that are not there, before a model is loaded; patterns and addresses wait.
+
+    Raises:
+        InvalidValueError: Naming the first.
+    """
+    for path in map(str, paths):
+        if "://" not in path and not set("*?[") & set(path) and not os.path.exists(path):
+            raise InvalidValueError(f"There is no picture and no folder {shown(path)}.")
 
 
 def read_size(text: str, option: str) -> tuple[int, int]:

@@ -10,8 +10,8 @@ import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import given
-from diffeat.cli.options import Force
-from diffeat.cli.predict import stems
+from diffeat.cli.options import Force, Paths
+from diffeat.cli.predict import check_there, stems
 from diffeat.cli.recipe_options import PLACES, load, recipe_of
 from diffeat.errors import DiffeatError, printable
 
@@ -25,7 +25,7 @@ def transfer(
         str,
         Argument(help="A mask (picture, .npy), .csv or .json of points or boxes, or numbers: 'x,y x,y' or 'l,t,r,b'."),
     ],
-    paths: Annotated[list[Path], Argument(help="Pictures and folders of pictures to find it in.")],
+    paths: Paths,
     out: Annotated[Path, Option("--out", "-o", help="Folder of masks, overlays, scores and page.")],
     force: Force = False,
 ) -> None:
@@ -50,6 +50,7 @@ def transfer(
     annotation = read_annotation(marks, annotated)
     annotation.check(image.size)
     asked = given(ctx)
+    check_there(paths)
     listing = list_pictures(paths, **{name: asked[name] for name in PLACES if name in asked})
     folders = ("overlays/", *(("masks/", "confidence/") if annotation.mask is not None else ()))
     new_folder(out, [*_FILES, *folders], force=force)
