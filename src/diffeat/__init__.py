@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from diffeat.features import FeatureMap, Picture
     from diffeat.geometry import Frame
     from diffeat.storage import FeatureStore
+    from diffeat.tasks import Predictor
     from diffeat.tasks.correspondence import Matches, match
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "MapRequest": "diffeat.activations",
     "Matches": "diffeat.tasks.correspondence",
     "Picture": "diffeat.features",
+    "Predictor": "diffeat.tasks",
     "Reading": "diffeat.extraction",
     "Recipe": "diffeat.extraction",
     "load_source": "diffeat.extraction",
@@ -49,6 +51,7 @@ __all__ = [
     "MapRequest",
     "Matches",
     "Picture",
+    "Predictor",
     "Reading",
     "Recipe",
     "__version__",

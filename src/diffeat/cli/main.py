@@ -41,6 +41,7 @@ from diffeat.cli.sweep import sweep
 from diffeat.cli.task_options import PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
+from diffeat.cli.transfer import transfer
 from diffeat.errors import DiffeatError
 from diffeat.progress import end_lines
 
@@ -94,6 +95,7 @@ for panel, name, command, cls in (
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
     (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
+    (_USE, "transfer", transfer, reads("tiny-dift", paths=True, without=("caption_column",))),
     (
         _CHOOSE,
         "select",

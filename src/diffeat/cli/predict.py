@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -37,6 +39,8 @@ def predict(
     window: Window = None,
     stride: Stride = None,
     blend: Blend = None,
+    fps: Annotated[float | None, Option(help="Frames per second of videos; 1 if not given.")] = None,
+    column: Annotated[str | None, Option(help="Of tables and lists: the pictures.")] = None,
     prompt: Annotated[str | None, Option(help="Text for the pictures; the training's if not given.")] = None,
     device: Annotated[
         str | None, Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.")
@@ -66,7 +70,8 @@ def predict(
     from diffeat.tasks.predictors.predictor import Predictor
 
     asked = windows_of(ctx, window, stride, blend)
-    listing = list_pictures(paths)
+    check_there(paths)
+    listing = list_pictures(paths, fps=fps, column=column)
     if not len(listing):
         raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
     run = read_run(find_run(head), allow_code=allow_code)
@@ -81,7 +86,7 @@ def predict(
     left = [picture for picture in listing if picture.name not in done]
     predictor = Predictor.load(head, device=device, dtype=dtype, batch_size=batch_size, allow_code=allow_code)
     failed: dict[str, str] = {}
-    stems = _stems([picture.name for picture in listing])
+    files = stems([picture.name for picture in listing])
     pairs = []
 
     def skip(name: str, error: DiffeatError) -> None:
@@ -92,7 +97,7 @@ def predict(
         for prediction in bar(predictions, total=len(left), desc="predict"):
             result = drawn(prediction)
             for (folder, ending), content in result.files.items():
-                file = out / folder / f"{stems[prediction.name]}{ending}"
+                file = out / folder / f"{files[prediction.name]}{ending}"
                 write_files(file.parent, [file.name], [content], force=True)
             scores.write(json.dumps(result.row, ensure_ascii=False) + "\n")
             scores.flush()
@@ -138,6 +143,17 @@ def windows_of(
     return Windows(**given)
 
 
+def check_there(paths: Iterable[str | Path]) -> None:
+    """Refuse files and folders that are not there, before a model is loaded; patterns and addresses wait.
+
+    Raises:
+        InvalidValueError: Naming the first.
+    """
+    for path in map(str, paths):
+        if "://" not in path and not set("*?[") & set(path) and not os.path.exists(path):
+            raise InvalidValueError(f"There is no picture and no folder {shown(path)}.")
+
+
 def read_size(text: str, option: str) -> tuple[int, int]:
     """``512`` or ``1024x512``.
 
@@ -172,7 +188,7 @@ def _done(out: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {row["picture"]: row for row in rows[1:]}
 
 
-def _stems(names: list[str]) -> dict[str, str]:
+def stems(names: list[str]) -> dict[str, str]:
     """What the files of a picture are called: its name without ending, or with it where two would be alike."""
     plain = {name: _inside(str(Path(name).with_suffix(""))) for name in names}
     often = Counter(plain.values())

@@ -44,9 +44,9 @@ def drawn(prediction: Prediction) -> Drawn:
     if prediction.uncertainty is not None and prediction.target.of_pixels:
         numbers |= {"uncertainty": round(_worst_tenth(prediction.uncertainty), 6)}
         heat = heat_overlay(prediction.image, torch.from_numpy(prediction.uncertainty), low=0.0)
-        files |= {("uncertainty", ".jpg"): _encoded(heat, "JPEG", quality=88)}
+        files |= {("uncertainty", ".jpg"): encoded(heat, "JPEG", quality=88)}
     if prediction.target.of_pixels:
-        files |= {("overlays", ".jpg"): _encoded(overlay, "JPEG", quality=90, subsampling=0)}
+        files |= {("overlays", ".jpg"): encoded(overlay, "JPEG", quality=90, subsampling=0)}
     return Drawn(files, overlay, row | numbers)
 
 
@@ -55,7 +55,7 @@ def _labels(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
     numbers: dict[str, Any] = {"classes": {name: round(share, 6) for name, share in prediction.shares.items()}}
     if prediction.confidence is not None:
         numbers["confidence"] = round(float(prediction.confidence.mean()), 6)
-    mask = _encoded(palette_picture(labels, prediction.legend), "PNG", optimize=True)
+    mask = encoded(palette_picture(labels, prediction.legend), "PNG", optimize=True)
     return {("masks", ".png"): mask}, coloured(prediction.image, labels, prediction.legend), numbers
 
 
@@ -186,7 +186,8 @@ def _array(values: NDArray) -> bytes:
     return buffer.getvalue()
 
 
-def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+def encoded(picture: Image.Image | NDArray[np.uint8], format: str, **options: Any) -> bytes:
+    """A picture, or grey levels (H, W), as the bytes of a file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
     return buffer.getvalue()

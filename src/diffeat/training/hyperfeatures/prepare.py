@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from diffeat.extraction.joins.aggregation import AggregationConfig
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.training.hyperfeatures.maps import FreshMaps, MapSource, StoredMaps, map_names
+
+log = logging.getLogger("diffeat")
 
 _SHARE_OF_DISK = 0.8
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
@@ -77,6 +80,14 @@ def prepare(
     room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) if limit is None else limit
     store = feature_folder(folder, extractor)
     if not FeatureStore.is_store(store) and values * _BYTES[dtype] * count > room:
+        log.warning(
+            "The maps of %d pictures take %.0f GB in %s, of which %.0f GB may be used: none are stored, and every step "
+            "extracts its pictures again, which takes many times longer. Make room, or store them smaller (int8).",
+            count,
+            values * _BYTES[dtype] * count / 1e9,
+            dtype,
+            room / 1e9,
+        )
         copies = mirrored_pictures(flipped, folder / "mirrored") if flipped else {}
         texts |= {copy: texts[path] for path, copy in copies.items()}
         yield Prepared(FreshMaps(extractor, texts), channels, count, copies, False, 0, example.bytes)

@@ -68,7 +68,7 @@ class Storage:
     """
 
     folder: Path | None = None
-    dtype: str = "float32"
+    dtype: str = "float16"
     limit: int | None = None
 
 
