@@ -26,7 +26,7 @@ from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores
 from diffeat.training.heads.train import train_dense
 from diffeat.training.log import read_log
 
-RGB = Joined(parts=(Baseline(stride=4), Baseline(stride=8)), name="colours", join="apart")
+RGB = Joined.from_dict({"name": "colours", "parts": (Baseline(), Baseline(stride=8)), "join": "apart"})
 FAST: dict[str, Any] = {"steps": 6, "batch": 2, "every": 3, "variants": 2, "channels": 8}
 LINEAR = {name: value for name, value in FAST.items() if name != "channels"}
 

@@ -86,6 +86,8 @@ def network_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = DenseNetwork(layout, truth.outputs, options.architecture)
+    if truth.start is not None:
+        network.decoder.begin_at(truth.start)
     network.to(next(iter(example.activations.values())).device)
     tuned = tuned_of(source, options.tune, options.rank, options.learn_text, options.seed) if options.tunes else None
     return network, tuned
