@@ -253,7 +253,7 @@ CARD = DatasetCard(
     scored="val",
     page=PAGE,
     options={
-        "year": "Of the list of sequences, 2016 or 2017 (the default).",
+        "year": "Of DAVIS' list of sequences, 2016 or 2017 (the default); of VOC, 2012 by default.",
         "resolution": "480p (the default) or Full-Resolution.",
     },
 )

@@ -137,6 +137,25 @@ class ClassDataset(Samples[ClassSample]):
         return self._with(tuple(kept), f"only the first {count} pictures of each class ({self.split})")
 
 
+def with_pictures(
+    name: str, pairs: list[tuple[Path, Path]], coding: Coding, folder: Path, page: str
+) -> tuple[MaskSample, ...]:
+    """Samples of pictures and masks.
+
+    Raises:
+        DatasetError: There are no masks, or a picture is missing.
+    """
+    if not pairs:
+        raise DatasetError(f"{folder} holds no label map. {name} comes from {page}")
+    missing = [image for image, _ in pairs if not image.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{name}: {len(missing)} of {len(pairs)} label maps in {folder} have no picture, the first would be "
+            f"{missing[0]}. Unpack the whole archive; it comes from {page}"
+        )
+    return tuple(MaskSample(image, mask, "", coding) for image, mask in pairs)
+
+
 def fitted(values: np.ndarray, file: Path, picture: Path, *, any_size: bool = False) -> np.ndarray:
     """A label map (H, W, …) of a picture, made on its stored or on its upright pixels, for the upright picture.
 

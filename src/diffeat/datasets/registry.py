@@ -6,18 +6,25 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from diffeat.datasets import (
+    ade20k,
     ap10k,
+    camvid,
     cifar,
+    cityscapes,
     class_folders,
+    coco_stuff,
     csv_pairs,
     cub,
     davis,
     hpatches,
     label_scarce,
+    own_folder,
+    pascal,
     pf_pascal,
     spair,
     toyworld_labels,
     toyworld_spair,
+    toyworld_surfaces,
 )
 from diffeat.datasets.card import DatasetCard, Kind
 from diffeat.datasets.davis import VideoDataset
@@ -37,11 +44,19 @@ _CARDS: tuple[DatasetCard, ...] = (
     csv_pairs.CARD,
     hpatches.POINTS_CARD,
     hpatches.CARD,
+    *own_folder.CARDS,
+    ade20k.CARD,
+    cityscapes.CARD,
+    pascal.CARD,
+    pascal.CONTEXT_CARD,
+    coco_stuff.CARD,
+    camvid.CARD,
     *label_scarce.CARDS,
     toyworld_labels.PARTS_CARD,
     cifar.CARD,
     class_folders.CARD,
     toyworld_labels.CLASSES_CARD,
+    *toyworld_surfaces.CARDS,
     davis.CARD,
 )
 DATASETS: dict[str, DatasetCard] = {card.name: card for card in _CARDS}
