@@ -29,6 +29,7 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
@@ -40,6 +41,7 @@ from diffeat.cli.sweep import sweep
 from diffeat.cli.task_options import PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
+from diffeat.cli.transfer import transfer
 from diffeat.errors import DiffeatError
 from diffeat.progress import end_lines
 
@@ -91,7 +93,9 @@ for panel, name, command, cls in (
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
+    (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
+    (_USE, "transfer", transfer, reads("tiny-dift")),
     (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, without=("batch_size",))),
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, without=("batch_size",))),

@@ -29,6 +29,7 @@ from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.cli.train_heads import add_to
+from diffeat.cli.train_probe import probe
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 train = typer.Typer(no_args_is_help=True, help="Train heads and what joins features; make trained networks cheaper.")
 add_to(train)
+train.command(cls=reads("tiny-unet"))(probe)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 
@@ -67,7 +69,7 @@ def hyperfeatures(
     every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
     start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
     features: SharedFeatures = None,
-    store_dtype: Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
+    store_dtype: Annotated[str, Option(help="Of stored features: float16, float32, bfloat16, int8.")] = "float16",
     store_limit: Annotated[
         float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
     ] = None,

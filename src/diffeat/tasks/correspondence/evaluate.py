@@ -258,6 +258,8 @@ def evaluate_pairs(
     """:func:`evaluate` with options in place of a protocol; those that the recipe has for the task if not given."""
     options = options or CorrespondenceOptions(**suggested(source.recipe, "correspondence"))
     usual = DATASETS[data.name].protocol if data.name in DATASETS else "spair"
+    if get_protocol(usual).reference == "bbox" and not any(pair.target_box for pair in data):
+        usual = "picture"  # pairs of one's own
     return evaluate(
         data,
         source,

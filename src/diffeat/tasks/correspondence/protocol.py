@@ -229,6 +229,13 @@ _PRESETS = (
         name="ap10k-argmax", matching=Matching(), source="as ap10k, by the most similar pixel, as DIFT and DiTF match"
     ),
     Protocol("pf-pascal", alphas=(0.05, 0.1, 0.15), reference="image", headline=1, source=_PF_PASCAL),
+    Protocol(
+        "picture",
+        alphas=(0.05, 0.1, 0.15),
+        reference="image",
+        headline=1,
+        source="pairs of one's own without boxes: share of the target picture, mean over pairs",
+    ),
     Protocol("geometry", alphas=(1, 2, 4, 8, 16), reference="pixels", average="point", source=_GEOMETRY),
 )
 PROTOCOLS: dict[str, Protocol] = {p.name: p for p in _PRESETS}

@@ -139,6 +139,13 @@ class Predictor:
 
     from_pretrained = load
 
+    def cut_by(self, windows: Windows | Literal["whole"] | None) -> Predictor:
+        """The same, which cuts pictures into other windows where nothing else is asked; ``None`` changes nothing."""
+        if windows is None:
+            return self
+        cut = windows if isinstance(windows, Windows) else None
+        return Predictor(self.source, self.head, self.facts.model_copy(update={"windows": cut}))
+
     def save(self, folder: str | Path, *, force: bool = False) -> Path:
         """Write the run folder; returns it.
 

@@ -33,8 +33,8 @@ class Legend:
 
     def __post_init__(self) -> None:
         if not self.colours:
-            table = colour_map()
-            object.__setattr__(self, "colours", tuple(table[k % 256] for k in range(len(self.classes))))
+            colours = (colour_map(min(len(self.classes), 256)) * len(self.classes))[: len(self.classes)]
+            object.__setattr__(self, "colours", colours)
         if len(self.colours) != len(self.classes):
             raise InvalidValueError(f"{len(self.classes)} classes need as many colours, got {len(self.colours)}.")
         if len(set(self.classes)) != len(self.classes):
