@@ -280,7 +280,9 @@ def test_what_cannot_be_learned_is_refused_before_features_are_read(
     [
         ({"jitter": (2, 1)}, "smaller first"),
         ({"crop": "whole", "jitter": (0.5, 2)}, "whole pictures are not scaled"),
-        ({"channels": 3}, "belong to heads"),
+        ({"channels": 3}, "channels would be ignored: it belongs to heads fpn and upernet"),
+        ({"head": "fpn", "pools": (1, 2)}, "belongs to head upernet"),
+        ({"rank": 3}, "belongs to tune lora"),
         ({"tune": "lora", "variants": 2}, "cannot be stored"),
         ({"final": 1.0}, "above the rate"),
         ({"hed": "fpn"}, "head"),
