@@ -53,8 +53,8 @@ def layout():
 def classify(way: str) -> dict:
     from diffeat.tasks.dense import DecoderOptions, DenseNetwork
 
-    levels, example = layout()
     torch.manual_seed(0)
+    levels, example = layout()
     network = DenseNetwork(levels, CLASSES, DecoderOptions()).eval()
     maps = {name: values[None] for name, values in example.activations.items()}
     before = peak()

@@ -228,7 +228,7 @@ def test_a_training_killed_at_ten_random_moments_ends_in_the_same_weights(
 def test_depth_and_normals_are_learned_and_predicted(source: Any, folder: Path, tmp_path: Path) -> None:
     for quantity, most in (("depth", 0.4), ("normals", 30.0)):
         data = measured(folder, quantity, 0, 1, 2)
-        options = DenseOptions(**{**LINEAR, "steps": 40, "every": 20, "rate": 0.03, "flip": 0.5})
+        options = DenseOptions(**{**LINEAR, "steps": 40, "every": 20, "rate": 3e-3, "flip": 0.5})
         outcome = train_dense(source, data, tmp_path / quantity, options, validation=measured(folder, quantity, 3))
         assert outcome.scores is not None
         assert outcome.scores.value < most
