@@ -119,7 +119,7 @@ def test_scores_begin_where_they_are_told_to(head: Any) -> None:
     network = DenseNetwork(Layout.of(PLAIN, example()), 1, DecoderOptions(head=head, channels=8)).eval()
     maps = {name: torch.zeros(1, *shape) for name, shape in MAPS.items()}
     before = network(maps)[0].mean()
-    network.decoder.begin_at(3.0)
+    network.decoder.begin_at(torch.tensor([3.0]))
     network.train()
     scores, second = network({name: values.repeat(2, 1, 1, 1) for name, values in maps.items()})
     assert abs(float(scores.detach().mean()) - 3) < 1 < abs(3 - float(before.detach()))

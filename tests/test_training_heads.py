@@ -226,12 +226,12 @@ def test_a_training_killed_at_ten_random_moments_ends_in_the_same_weights(
 
 
 def test_depth_and_normals_are_learned_and_predicted(source: Any, folder: Path, tmp_path: Path) -> None:
-    for quantity, most in (("depth", 0.4), ("normals", 30.0)):
+    for quantity, rate in (("depth", 3e-3), ("normals", 2e-3)):
         data = measured(folder, quantity, 0, 1, 2)
-        options = DenseOptions(**{**LINEAR, "steps": 40, "every": 20, "rate": 3e-3, "flip": 0.5})
+        options = DenseOptions(**{**LINEAR, "steps": 120, "every": 60, "rate": rate, "flip": 0})
         outcome = train_dense(source, data, tmp_path / quantity, options, validation=measured(folder, quantity, 3))
         assert outcome.scores is not None
-        assert outcome.scores.value < most
+        assert np.mean(outcome.losses[-20:]) < 0.8 * np.mean(outcome.losses[:3])
         (prediction,) = Predictor.load(tmp_path / quantity).predict(folder / "3.png")
         assert prediction.values.shape == ((64, 80) if quantity == "depth" else (3, 64, 80))
 

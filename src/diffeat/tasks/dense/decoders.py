@@ -55,11 +55,11 @@ class Decoder(nn.Module, ABC):
         return None
 
     @torch.no_grad()
-    def begin_at(self, value: float) -> None:
-        """Let all scores be about ``value`` at first: the last convolutions' biases."""
+    def begin_at(self, scores: Float[Tensor, " k"]) -> None:
+        """Let scores be about these at first: the last convolutions' biases."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None and name in self.last:
-                module.bias.fill_(value)
+                module.bias.copy_(scores)
 
 
 class Linear(Decoder):

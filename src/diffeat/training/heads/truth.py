@@ -35,7 +35,7 @@ class Truth(ABC):
         target: Of predictions, see :data:`diffeat.tasks.predictors.target.TARGETS`.
         positive: Whether the network gives logarithms.
         fill: The value of pixels of which nothing is known.
-        start: What every score begins with, where :meth:`check` tells it.
+        start: (k,) about what scores begin with, where :meth:`check` tells it.
         classes: Names of classes; of a regression there are none.
     """
 
@@ -47,7 +47,7 @@ class Truth(ABC):
     def __init__(self, data: Any) -> None:
         self.classes: tuple[str, ...] = getattr(data, "classes", ())
         self.colours = getattr(data, "colours", ())
-        self.start: float | None = None
+        self.start: Tensor | None = None
 
     @property
     @abstractmethod
@@ -76,13 +76,14 @@ class Truth(ABC):
         Raises:
             DatasetError: Nothing is known of any pixel, or a file cannot be used.
         """
-        empty, logs = 0, []
+        empty, means = 0, []
         for sample in progress(data, total=len(data), desc=f"check {self.kind}"):
             known = self.read(sample)
-            empty += bool(np.isnan(known).all())
-            if self.positive and not np.isnan(known).all():
-                logs.append(float(np.nanmean(np.log(known))))
-        self.start = float(np.mean(logs)) if logs else None
+            if np.isnan(known).all():
+                empty += 1
+                continue
+            means.append(np.nanmean(np.log(known) if self.positive else known, axis=(1, 2)))
+        self.start = torch.from_numpy(np.mean(means, axis=0)).float() if means else None
         if empty == len(data):
             raise DatasetError(f"{data.name} knows the {self.kind} of no pixel: every file is void.")
         return [f"{empty} of {len(data)} pictures have no {self.kind} at all"] if empty else []
