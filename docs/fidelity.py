@@ -25,6 +25,7 @@ from diffeat.extraction import Joined, Reading, Recipe, preset_names
 from diffeat.extraction.reading import Fuse, Refine, Trajectory, ViewSpec, Weights
 from diffeat.geometry import FrameSpec
 from diffeat.tasks.correspondence import PROTOCOLS
+from diffeat.tasks.dense import DenseOptions
 from diffeat.tasks.registry import TASKS, options_for
 
 HERE = Path(__file__).parent
@@ -214,6 +215,9 @@ def facts(preset: str) -> dict[str, Fact]:
 def _protocol(recipe: Recipe, name: str | None) -> str:
     """What the recipe says about a task, or else what the task or the protocol of correspondence of that name does."""
     task = next(iter(recipe.tasks), name)
+    if task == "dense":
+        dense = DenseOptions(**recipe.tasks[task])
+        return f"{dense.head} head, {dense.block} blocks, crops {dense.crop}, {dense.steps} steps of {dense.batch}"
     options = dict(options_for(TASKS[task], recipe)) if task in TASKS else {}
     name = options["protocol"] if task == "correspondence" else name
     if name in PROTOCOLS:

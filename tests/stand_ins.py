@@ -143,7 +143,9 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "ap10k": _ap10k,
     "pf-pascal": _pf_pascal,
     "cub": _cub,
-    **dict.fromkeys(("toyworld", "toyworld-parts", "toyworld-classes"), _toyworld),
+    **dict.fromkeys(
+        ("toyworld", "toyworld-parts", "toyworld-classes", "toyworld-depth", "toyworld-normals"), _toyworld
+    ),
     "csv": _csv,
     **dict.fromkeys(("hpatches", "hpatches-points"), _hpatches),
     **dict.fromkeys(LABELS, _label_scarce),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import Command, given, option, options
+from diffeat.cli.command import Command, given, option, options, refuse
 from diffeat.cli.options import Force, Limit, Root, SharedFeatures, TrainingFolder, TrainingSplit, Validation
 from diffeat.cli.recipe_options import load, reads, recipe_of
 from diffeat.errors import shown
@@ -165,7 +165,7 @@ def _train(
     from diffeat.progress import bar
     from diffeat.report.heads import write_training
     from diffeat.report.page import REPORT
-    from diffeat.tasks.dense import DenseOptions, maps_apart
+    from diffeat.tasks.dense import DecoderOptions, DenseOptions, maps_apart
     from diffeat.tasks.predictors.folder import FILES, TRAINING
     from diffeat.training.heads.train import train_dense
 
@@ -174,9 +174,13 @@ def _train(
     if "training_seed" in asked:
         own["seed"] = asked["training_seed"]
     card = get_card(dataset, kind)
+    if kind != "label maps":
+        refuse(ctx, ["lovasz", "most"], "they belong to segmentation")
     new_folder(out, FILES, force=force)
     recipe = maps_apart(recipe_of(ctx))
     taken = {name: value for name, value in suggested(recipe, "dense").items() if name not in own}
+    if own.get("head", taken.get("head")) != taken.get("head"):  # of the recipe's own head
+        taken = {name: value for name, value in taken.items() if name not in DecoderOptions.model_fields}
     settings = DenseOptions(**{**taken, **own})
     if taken:
         told = ", ".join(f"--{name.replace('_', '-')} {shown(value)}" for name, value in taken.items())

@@ -29,6 +29,7 @@ from diffeat.datasets.samples import write_labelled_samples, write_samples
 from diffeat.datasets.spair import read_pair_list, read_spair
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import read_toyworld_pairs, write_toyworld_pairs
+from diffeat.datasets.toyworld_surfaces import read_toyworld_surfaces
 
 __all__ = [
     "DATASETS",
@@ -72,6 +73,7 @@ __all__ = [
     "read_toyworld_classes",
     "read_toyworld_pairs",
     "read_toyworld_parts",
+    "read_toyworld_surfaces",
     "read_voc",
     "write_labelled_samples",
     "write_samples",

@@ -24,6 +24,7 @@ from diffeat.datasets import (
     spair,
     toyworld_labels,
     toyworld_spair,
+    toyworld_surfaces,
 )
 from diffeat.datasets.card import DatasetCard, Kind
 from diffeat.datasets.davis import VideoDataset
@@ -55,6 +56,7 @@ _CARDS: tuple[DatasetCard, ...] = (
     cifar.CARD,
     class_folders.CARD,
     toyworld_labels.CLASSES_CARD,
+    *toyworld_surfaces.CARDS,
     davis.CARD,
 )
 DATASETS: dict[str, DatasetCard] = {card.name: card for card in _CARDS}

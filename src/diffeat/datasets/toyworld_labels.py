@@ -23,21 +23,22 @@ def read_toyworld_parts(root: str | Path, split: str = "train") -> MaskDataset:
     """
     samples = tuple(
         MaskSample(image, need(image.parents[2] / "Segmentation" / name / f"{image.stem}.png", "toyworld", PAGE), name)
-        for name, image in _pictures(root, split)
+        for name, image in pictures_of(root, split)
     )
     return MaskDataset("toyworld-parts", split, samples, PARTS)
 
 
 def read_toyworld_classes(root: str | Path, split: str = "train") -> ClassDataset:
     """Pictures with the class of the figure they show; errors as :func:`read_toyworld_parts`."""
-    found = _pictures(root, split)
+    found = pictures_of(root, split)
     names = tuple(dict.fromkeys(name for name, _ in found))
     return ClassDataset(
         "toyworld-classes", split, tuple(ClassSample(image, names.index(name)) for name, image in found), names
     )
 
 
-def _pictures(root: str | Path, split: str) -> list[tuple[str, Path]]:
+def pictures_of(root: str | Path, split: str) -> list[tuple[str, Path]]:
+    """Class and file of every picture of a split; errors as :func:`read_toyworld_parts`."""
     if split not in SPLITS:
         raise UnknownNameError(f"The toy world has no split {split!r}. {did_you_mean(split, SPLITS)}".rstrip())
     folder = Path(root)

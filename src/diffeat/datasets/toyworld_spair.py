@@ -110,14 +110,18 @@ CARD = DatasetCard(
 )
 
 
+def index_of(split: str, position: int, number: int) -> int:
+    """Index in its world of a picture of a split, of the class at a position, with its number."""
+    return _FIRST[split] + 1000 * position + number
+
+
 def _samples(root: Path, world: Toyworld, split: str, position: int, name: str, count: int) -> dict[str, ToySample]:
     """Draw, write and annotate the pictures of one class."""
     for kind in ("JPEGImages", "ImageAnnotation", "Segmentation"):
         (root / kind / name).mkdir(parents=True, exist_ok=True)
     found = {}
     for k in range(count):
-        index = _FIRST[split] + 1000 * position + k
-        sample = world.sample(index, name=name)
+        sample = world.sample(index_of(split, position, k), name=name)
         stem = f"{split}_{position:02d}_{k:04d}"
         Image.fromarray(sample.image).save(root / "JPEGImages" / name / f"{stem}.jpg", quality=95, subsampling=0)
         Image.fromarray(sample.parts).save(root / "Segmentation" / name / f"{stem}.png")

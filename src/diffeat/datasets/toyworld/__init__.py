@@ -2,6 +2,6 @@
 
 from diffeat.datasets.toyworld.classes import CLASSES
 from diffeat.datasets.toyworld.figure import PARTS
-from diffeat.datasets.toyworld.world import ToyPair, ToySample, Toyworld
+from diffeat.datasets.toyworld.world import ToyPair, ToySample, ToySurface, Toyworld
 
-__all__ = ["CLASSES", "PARTS", "ToyPair", "ToySample", "Toyworld"]
+__all__ = ["CLASSES", "PARTS", "ToyPair", "ToySample", "ToySurface", "Toyworld"]

@@ -69,6 +69,20 @@ class ToySample:
 
 
 @dataclass(frozen=True, slots=True)
+class ToySurface:
+    """What the rays through the centres of a picture's pixels meet: the figure, and whatever stands around it.
+
+    Attributes:
+        depth: ``(H, W)`` float32, along the camera's axis; infinite where there is only the backdrop.
+        normals: ``(3, H, W)`` float32 of length one, x right, y down, z ahead, so that z < 0 faces the camera; 0 where
+            there is only the backdrop.
+    """
+
+    depth: NDArray[np.float32]
+    normals: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
 class ToyPair:
     """Two pictures of one class, for matching the keypoints that are visible in both."""
 
@@ -126,6 +140,15 @@ class Toyworld:
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
         return self._draw(rng, fixed)
 
+    def surface(self, index: int, **fixed: str) -> ToySurface:
+        """Exact depth and normals of the picture that :meth:`sample` draws of the same arguments."""
+        rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
+        stage = self._stage(rng, fixed)
+        hits = cast(stage.figure.solids + stage.others, stage.camera, self.size, 1)
+        normals = np.zeros((3, self.size, self.size), np.float32)
+        normals[:, hits.index >= 0] = hits.normal.T
+        return ToySurface(hits.depth, normals)
+
     def traits(self, index: int) -> dict[str, str]:
         """What is decided about a picture before it is drawn: name, view, place, light, framing, calm. Costs little."""
         rng = np.random.default_rng(np.random.SeedSequence((self.seed, 0, index)))
@@ -143,6 +166,9 @@ class Toyworld:
                 return ToyPair(source, target, names)
 
     def _draw(self, rng: np.random.Generator, fixed: dict[str, str]) -> ToySample:
+        return _take(self._stage(rng, fixed), self.size, rng)
+
+    def _stage(self, rng: np.random.Generator, fixed: dict[str, str]) -> _Stage:
         traits = _traits(self.classes, fixed, rng)
         name, calm = traits["name"], traits.pop("calm") == "yes"
         figure = build(name, rng)
@@ -153,7 +179,21 @@ class Toyworld:
         camera = aim(figure, name, traits["view"], traits["framing"], scale, self.size, rng)
         sun = light(rng, traits["light"])
         others, front = ([], 0) if calm else _company(camera, self.size, rng)
-        return _take(figure, others, front, camera, painted, sun, traits, calm, self.size, rng)
+        return _Stage(figure, others, front, camera, painted, sun, traits, calm)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """All that stands before the camera, and the light; ``front`` of the others are occluders."""
+
+    figure: Figure
+    others: list[Solid]
+    front: int
+    camera: Camera
+    painted: Look
+    sun: Light
+    traits: dict[str, str]
+    calm: bool
 
 
 def _traits(classes: Sequence[str], fixed: dict[str, str], rng: np.random.Generator) -> dict[str, str]:
@@ -203,13 +243,11 @@ def _company(camera: Camera, size: int, rng: np.random.Generator) -> tuple[list[
     return behind + front, count
 
 
-def _take(
-    figure: Figure, others: list[Solid], front: int, camera: Camera, painted: Look, sun: Light, traits: dict[str, str],
-    calm: bool, size: int, rng: np.random.Generator,
-) -> ToySample:  # fmt: skip
+def _take(stage: _Stage, size: int, rng: np.random.Generator) -> ToySample:
+    figure, others, camera, sun, traits = stage.figure, stage.others, stage.camera, stage.sun, stage.traits
     solids = figure.solids + others
     hits = cast(solids, camera, size, OVERSAMPLE)
-    materials = dict(painted.materials)
+    materials = dict(stage.painted.materials)
     for other in others:
         tone, second = any_colour(rng), any_colour(rng)
         pattern = str(rng.choice(["plain", "mottled", "striped", "patched"]))
@@ -225,7 +263,7 @@ def _take(
     flat[hits.index >= 0] = colour
     alpha = _shrink(cover[..., None])
     picture = _shrink(flat) + (1 - alpha) * place
-    image = develop(picture, rng, 0.45 if calm else 1.0)
+    image = develop(picture, rng, 0.45 if stage.calm else 1.0)
 
     part_of = np.array([s.part for s in solids] + [0], np.uint8)
     fine = part_of[hits.index]
@@ -236,7 +274,8 @@ def _take(
     visible = _visible(figure, spots, hits, parts, size)
     return ToySample(
         image, names, spots[:, :2], visible, parts, CLASSES.index(traits["name"]), traits["name"], _box(parts),
-        caption(traits, rng), traits, _truncated(figure, camera, size), _occluded(hits, len(solids), front, parts),
+        caption(traits, rng), traits, _truncated(figure, camera, size),
+        _occluded(hits, len(solids), stage.front, parts),
     )  # fmt: skip
 
 

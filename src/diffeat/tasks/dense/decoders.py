@@ -16,6 +16,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,12 @@ class Decoder(nn.Module, ABC):
     """Gives scores for levels ``(b, c, h, w)``, from fine to coarse.
 
     Made of the channels and the strides of each level, the number of scores of a cell, and the options.
+
+    Attributes:
+        last: Names of the convolutions that scores come out of.
     """
+
+    last: ClassVar[tuple[str, ...]] = ("classifier",)
 
     @abstractmethod
     def __init__(
@@ -48,9 +54,18 @@ class Decoder(nn.Module, ABC):
         """Scores of a second classifier, for training only; ``None`` where there is none."""
         return None
 
+    @torch.no_grad()
+    def begin_at(self, scores: Float[Tensor, " k"]) -> None:
+        """Let scores be about these at first: the last convolutions' biases."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None and name in self.last:
+                module.bias.copy_(scores)
+
 
 class Linear(Decoder):
     """See the module's docstring."""
+
+    last = ("classifiers.0",)
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[float], outputs: int, options: DecoderOptions
@@ -97,6 +112,8 @@ class SemanticFpn(Decoder):
 
 class UperNet(Decoder):
     """See the module's docstring. With one level, it is the pooling alone."""
+
+    last = ("classifier", "second.4")
 
     def __init__(
         self, channels: Sequence[int], strides: Sequence[float], outputs: int, options: DecoderOptions

@@ -108,8 +108,14 @@ class DenseOptions(DecoderOptions):
             raise ValueError("jitter scales crops; whole pictures are not scaled")
         if self.final > self.rate:
             raise ValueError(f"final {self.final:g} is above the rate {self.rate:g}, which falls to it")
-        if self.head == "linear" and (self.channels is not None or self.blocks not in (None, "none")):
-            raise ValueError("channels and blocks belong to heads fpn and upernet")
+        for names, used, home in (
+            (("channels", "dropout", "blocks"), self.head != "linear", "heads fpn and upernet"),
+            (("pools", "auxiliary"), self.head == "upernet", "head upernet"),
+            (("rank",), self.tune == "lora", "tune lora"),
+            (("tune_rate",), self.tunes, "tune and learn_text"),
+        ):
+            if not used and (idle := [name for name in names if name in self.model_fields_set]):
+                raise ValueError(f"{', '.join(idle)} would be ignored: it belongs to {home}")
         if self.tunes and "variants" in self.model_fields_set and self.variants:
             raise ValueError("features of a model that is tuned cannot be stored: leave variants out")
         return self

@@ -8,6 +8,7 @@ from PIL import Image
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.geometry import Frame
 from diffeat.tasks.dense import DenseNetwork, Layout, maps_apart
 from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.dense.tuned import Tuned, tuned_of
@@ -40,18 +41,22 @@ def shown(source: Source[FeatureMap], data: Data, options: DenseOptions) -> tupl
     crop = options.crop
     if crop is None:
         sizes = {size_of(sample.image) for sample in data}
-        fixed = len(sizes) == 1 or model_size(source, (320, 240)) == model_size(source, (240, 320)) is not None
+        wide, tall = (frame_of(source, size) for size in ((320, 240), (240, 320)))
+        fixed = len(sizes) == 1 or (wide is not None and tall is not None and wide.model == tall.model)
         crop = "whole" if fixed and options.jitter == (1, 1) else "square"
     options = DenseOptions(**{**options.model_dump(exclude_unset=True), "crop": crop})
     if crop == "whole":
         return options, None
-    return options, crop if isinstance(crop, int) else (model_size(source, (_USUAL, _USUAL)) or (_USUAL,))[0]
+    if isinstance(crop, int):
+        return options, crop
+    frame = frame_of(source, (_USUAL, _USUAL))
+    return options, _USUAL if frame is None else (frame.load or frame.model)[0]
 
 
-def model_size(source: Source[FeatureMap], picture: tuple[int, int]) -> tuple[int, int] | None:
-    """(width, height) of the model's image for a picture of a size; ``None`` where a source does not tell."""
-    frames = source.group(Picture.of(Image.new("RGB", picture))).frames
-    return frames[0].model if frames else None
+def frame_of(source: Source[FeatureMap], size: tuple[int, int]) -> Frame | None:
+    """Where a picture of a size lies in the model's image; ``None`` where a source does not tell."""
+    frames = source.group(Picture.of(Image.new("RGB", size))).frames
+    return frames[0] if frames else None
 
 
 def windows_of(side: int | None, options: DenseOptions) -> Windows | None:
@@ -81,6 +86,8 @@ def network_of(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = DenseNetwork(layout, truth.outputs, options.architecture)
+    if truth.start is not None:
+        network.decoder.begin_at(truth.start)
     network.to(next(iter(example.activations.values())).device)
     tuned = tuned_of(source, options.tune, options.rank, options.learn_text, options.seed) if options.tunes else None
     return network, tuned

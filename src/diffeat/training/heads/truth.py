@@ -35,6 +35,7 @@ class Truth(ABC):
         target: Of predictions, see :data:`diffeat.tasks.predictors.target.TARGETS`.
         positive: Whether the network gives logarithms.
         fill: The value of pixels of which nothing is known.
+        start: (k,) about what scores begin with, where :meth:`check` tells it.
         classes: Names of classes; of a regression there are none.
     """
 
@@ -46,6 +47,7 @@ class Truth(ABC):
     def __init__(self, data: Any) -> None:
         self.classes: tuple[str, ...] = getattr(data, "classes", ())
         self.colours = getattr(data, "colours", ())
+        self.start: Tensor | None = None
 
     @property
     @abstractmethod
@@ -74,10 +76,14 @@ class Truth(ABC):
         Raises:
             DatasetError: Nothing is known of any pixel, or a file cannot be used.
         """
-        empty = 0
+        empty, means = 0, []
         for sample in progress(data, total=len(data), desc=f"check {self.kind}"):
             known = self.read(sample)
-            empty += bool(np.isnan(known).all())
+            if np.isnan(known).all():
+                empty += 1
+                continue
+            means.append(np.nanmean(np.log(known) if self.positive else known, axis=(1, 2)))
+        self.start = torch.from_numpy(np.mean(means, axis=0)).float() if means else None
         if empty == len(data):
             raise DatasetError(f"{data.name} knows the {self.kind} of no pixel: every file is void.")
         return [f"{empty} of {len(data)} pictures have no {self.kind} at all"] if empty else []

@@ -1,0 +1,72 @@
+r"""How well the outlines of classes are found, over a whole set.
+
+An outline pixel of a class has its right, lower or lower right neighbour on the other side of the class's edge; edges
+towards void are none. Counted are predicted outline pixels with a true one of the class within a distance, and true ones
+with a predicted one; both are summed over all pictures, then
+
+.. math:: F_c = \frac{2 P_c R_c}{P_c + R_c}
+
+of each class (Csurka et al., BMVC 2013, with sums over the set in place of means over pictures, so that parts of a set
+add up and a class weighs by its outlines). The distance is a share of the picture's diagonal, 0.75 % by default.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from diffeat.datasets.labelled import IGNORE
+
+BOUND = 0.0075
+
+
+def boundary_counts(
+    truth: NDArray[np.integer], predicted: NDArray[np.integer], classes: int, bound: float = BOUND
+) -> NDArray[np.int64]:
+    """Counts (classes, 4) of a picture's label maps (H, W); those of several pictures add up.
+
+    Columns are predicted outline pixels, those of them that lie near a true one, true outline pixels, and those of them
+    that lie near a predicted one.
+
+    Args:
+        bound: Distance as a share of the diagonal; pixels, if 1 or more.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    pixels = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape))
+    void = truth == IGNORE
+    counts = np.zeros((classes, 4), np.int64)
+    for label in np.unique(np.concatenate([np.unique(truth[~void]), np.unique(predicted[~void])])):
+        one, other = (_outline(labels == label, void) for labels in (predicted, truth))
+        for column, (own, against) in enumerate(((one, other), (other, one))):
+            near = 0
+            if own.any() and against.any():
+                near = (np.asarray(distance_transform_edt(~against))[own] <= pixels).sum()
+            counts[label, 2 * column : 2 * column + 2] = own.sum(), near
+    return counts
+
+
+def boundary_f(counts: NDArray[np.number]) -> NDArray[np.float64]:
+    """F of every class, of counts (…, classes, 4); NaN where a class has no outline at all.
+
+    Example:
+        Three of four predicted outline pixels are right, and all of three true ones found.
+
+        >>> boundary_f(np.array([[4, 3, 3, 3], [0, 0, 0, 0]])).round(3)
+        array([0.857,   nan])
+    """
+    predicted, right, true, found = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    precision, recall = right / np.maximum(predicted, 1), found / np.maximum(true, 1)
+    total = precision + recall
+    f = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
+    return np.where(predicted + true > 0, f, np.nan)
+
+
+def _outline(mask: NDArray[np.bool_], void: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    found = np.zeros_like(mask)
+    here, right, below, across = np.s_[:-1, :-1], np.s_[:, 1:], np.s_[1:], np.s_[1:, 1:]
+    for one, other in ((np.s_[:, :-1], right), (np.s_[:-1], below), (here, across)):
+        found[one] |= (mask[one] ^ mask[other]) & ~void[one] & ~void[other]
+    return found
