@@ -20,8 +20,8 @@ _GIVEN = "diffeat.given"
 class Command(TyperCommand):
     """A command; what follows ``Example:`` in its docstring is shown as it is, ready to be copied.
 
-    ``{datasets}``, ``{pairs}``, ``{learned}`` and ``{techniques}`` in its help stand for names, looked up when it is
-    shown.
+    ``{datasets}``, ``{pairs}``, ``{dense}``, ``{learned}`` and ``{techniques}`` in its help stand for names, looked up
+    when it is shown.
     """
 
     def __init__(self, *arguments: Any, help: str | None = None, **settings: Any) -> None:
@@ -72,6 +72,7 @@ def _techniques() -> str:
 _NAMES: dict[str, Callable[[], str]] = {
     "{datasets}": _datasets,
     "{pairs}": lambda: _datasets("pairs"),
+    "{dense}": lambda: _datasets("label maps", "depth", "normals"),
     "{learned}": lambda: _datasets("pairs", "label maps"),
     "{techniques}": _techniques,
 }

@@ -74,6 +74,7 @@ def _index(image: Path) -> int:
 
 
 _SPLITS = ("train", "val", "test")
+_QUANTITIES: tuple[Quantity, ...] = ("depth", "normals")
 CARDS = tuple(
     DatasetCard(
         f"toyworld-{quantity}",
@@ -82,5 +83,5 @@ CARDS = tuple(
         _SPLITS,
         page=PAGE,
     )
-    for quantity in ("depth", "normals")
+    for quantity in _QUANTITIES
 )
