@@ -32,12 +32,16 @@ def photo(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
-def save(path: Path, values: np.ndarray, mode: str | None = None) -> Path:
+def save(path: Path, values: np.ndarray, palette: bool = False) -> Path:
+    """Write numbers or colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, values)
     else:
-        Image.fromarray(values.astype(np.uint8) if values.dtype != np.uint16 else values, mode).save(path)
+        picture = Image.fromarray(values.astype(np.uint8) if values.dtype != np.uint16 else values)
+        if palette:
+            picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
+        picture.save(path)
     return path
 
 
@@ -101,7 +105,7 @@ def voc(root: Path, classes: int, *, context: bool = False, count: int = 2) -> P
             labels = truth(k, classes)
             photo(base / "JPEGImages" / f"{name}.jpg", labels)
             mask = table(labels, range(1, classes + 1), 0) if context else labels
-            save(base / masks / f"{name}.png", mask, None if context else "P")
+            save(base / masks / f"{name}.png", mask, palette=not context)
         listing = base / "ImageSets" / lists / f"{split}.txt"
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("\n".join(names) + "\n")
