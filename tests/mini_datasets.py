@@ -32,12 +32,16 @@ def photo(path: Path, labels: np.ndarray) -> Path:
     return path
 
 
-def save(path: Path, values: np.ndarray, mode: str | None = None) -> Path:
+def save(path: Path, values: np.ndarray, palette: bool = False) -> Path:
+    """Write numbers or colours."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npy":
         np.save(path, values)
     else:
-        Image.fromarray(values.astype(np.uint8) if values.dtype != np.uint16 else values, mode).save(path)
+        picture = Image.fromarray(values.astype(np.uint8) if values.dtype != np.uint16 else values)
+        if palette:
+            picture.putpalette(np.random.default_rng(0).integers(0, 255, 768).tolist())
+        picture.save(path)
     return path
 
 
@@ -101,7 +105,7 @@ def voc(root: Path, classes: int, *, context: bool = False, count: int = 2) -> P
             labels = truth(k, classes)
             photo(base / "JPEGImages" / f"{name}.jpg", labels)
             mask = table(labels, range(1, classes + 1), 0) if context else labels
-            save(base / masks / f"{name}.png", mask, None if context else "P")
+            save(base / masks / f"{name}.png", mask, palette=not context)
         listing = base / "ImageSets" / lists / f"{split}.txt"
         listing.parent.mkdir(parents=True, exist_ok=True)
         listing.write_text("\n".join(names) + "\n")
@@ -194,3 +198,26 @@ def unit_normals(seed: int) -> np.ndarray:
     """(32, 48, 3) float32."""
     values = np.random.default_rng(seed).normal(size=(32, 48, 3))
     return (values / np.linalg.norm(values, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def nyuv2(root: Path, count: int = 2) -> Path:
+    """The official parts, depth in millimetres."""
+    for split in ("train", "test"):
+        for k in range(count):
+            place = root / "official_splits" / split / "kitchen"
+            photo(place / f"rgb_{k:05d}.jpg", truth(k, 4))
+            save(place / f"sync_depth_{k:05d}.png", (np.arange(32 * 48, dtype=np.uint16) * 10 + k).reshape(32, 48))
+    return root
+
+
+def nyuv2_tasks(root: Path, count: int = 2) -> Path:
+    """For several tasks: ``images``, ``depth`` in metres, ``normals`` and lists."""
+    for split in ("train", "val"):
+        names = [f"{split}_{k:04d}" for k in range(count)]
+        for k, name in enumerate(names):
+            photo(root / "images" / f"{name}.jpg", truth(k, 4))
+            save(root / "depth" / f"{name}.npy", np.full((32, 48), 2.5 + k, np.float32))
+            save(root / "normals" / f"{name}.npy", unit_normals(k))
+        (root / "gt_sets").mkdir(exist_ok=True)
+        (root / "gt_sets" / f"{split}.txt").write_text("\n".join(names) + "\n")
+    return root

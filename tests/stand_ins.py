@@ -161,4 +161,6 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "pascal-context": lambda folder: mini_datasets.voc(folder, 59, context=True),
     "coco-stuff": lambda folder: mini_datasets.coco_stuff(folder, COCO_RAW),
     "camvid": mini_datasets.camvid,
+    "nyuv2-depth": mini_datasets.nyuv2,
+    "nyuv2-normals": mini_datasets.nyuv2_tasks,
 }

@@ -75,6 +75,7 @@ _NAMES: dict[str, Callable[[], str]] = {
     "{labelled}": lambda: _datasets("label maps"),
     "{depth}": lambda: _datasets("depth"),
     "{normals}": lambda: _datasets("normals"),
+    "{dense}": lambda: _datasets("label maps", "depth", "normals"),
     "{learned}": lambda: _datasets("pairs", "label maps"),
     "{techniques}": _techniques,
 }

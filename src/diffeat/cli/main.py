@@ -20,6 +20,7 @@ from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.ap10k_pairs import ap10k_pairs
 from diffeat.cli.bench import bench
+from diffeat.cli.check import CheckCommand, check
 from diffeat.cli.command import Command
 from diffeat.cli.convert import convert
 from diffeat.cli.edit import edit
@@ -110,6 +111,7 @@ for panel, name, command, cls in (
     (_KNOW, "ap10k-pairs", ap10k_pairs, Command),
     (_KNOW, "convert", convert, Command),
     (_KNOW, "samples", samples, Command),
+    (_KNOW, "check", check, CheckCommand),
     (_KNOW, "generate", generate, reads("hyperfeatures-tiny", several=False, without=("prompt", "batch_size"))),
 ):
     app.command(name, cls=cls, rich_help_panel=panel)(command)

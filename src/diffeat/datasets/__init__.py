@@ -7,6 +7,7 @@ from diffeat.datasets.ade20k import read_ade20k
 from diffeat.datasets.ap10k import read_ap10k
 from diffeat.datasets.camvid import read_camvid
 from diffeat.datasets.card import DatasetCard
+from diffeat.datasets.checking import Findings, check_samples
 from diffeat.datasets.cifar import read_cifar10
 from diffeat.datasets.cityscapes import read_cityscapes
 from diffeat.datasets.class_folders import read_class_folders
@@ -20,6 +21,7 @@ from diffeat.datasets.hpatches import PlanarDataset, PlanarPair, read_hpatches, 
 from diffeat.datasets.label_scarce import read_label_scarce
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.datasets.measured import TargetDataset, TargetSample
+from diffeat.datasets.nyuv2 import read_nyuv2
 from diffeat.datasets.own_folder import read_folder, read_folder_targets
 from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.pascal import read_pascal_context, read_voc
@@ -37,6 +39,7 @@ __all__ = [
     "ClassSample",
     "Coding",
     "DatasetCard",
+    "Findings",
     "MaskDataset",
     "MaskSample",
     "PairDataset",
@@ -47,6 +50,7 @@ __all__ = [
     "TargetSample",
     "Video",
     "VideoDataset",
+    "check_samples",
     "get_card",
     "open_dataset",
     "read_ade20k",
@@ -65,6 +69,7 @@ __all__ = [
     "read_hpatches_points",
     "read_label_scarce",
     "read_motorcycle",
+    "read_nyuv2",
     "read_opencv_pairs",
     "read_pair_list",
     "read_pascal_context",

@@ -58,17 +58,20 @@ def find_pairs(root: str | Path, split: str, second: Sequence[str], what: str) -
     """
     base = Path(root)
     parts = _parts(base, second, what)
-    if split in parts:
-        return pairs_of(*parts[split], what)
     if "" not in parts:
+        steps = {name: step for name, step in _STEP.items() if name not in parts}
+        if split in parts and (split != "train" or "val" not in steps):
+            return pairs_of(*parts[split], what)
         if split == "test" and "val" in parts:
             found = pairs_of(*parts["val"], what)
             return Found(found.pairs, (*found.notes, "there is no test part: the validation part is scored"))
-        return Found((), ()) if "train" not in parts else _share(pairs_of(*parts["train"], what), split, base)
+        if "train" not in parts:
+            raise DatasetError(f"{base} has no {split} part, only {', '.join(parts)}.")
+        return _share(pairs_of(*parts["train"], what), split, base, steps)
     found = pairs_of(*parts[""], what)
     listed = {name: _listed(base, name) for name in SPLITS}
     if not any(listed.values()):
-        return _share(found, split, base)
+        return _share(found, split, base, _STEP)
     names = listed[split] or (listed["val"] if split == "test" else None)
     if names is None:
         raise DatasetError(f"{base} has no {split}.txt, and lists for {', '.join(n for n, v in listed.items() if v)}.")
@@ -158,10 +161,8 @@ def _plain(name: str) -> str:
     return str(path.parent / (stem or path.name))
 
 
-def _share(found: Found, split: str, base: Path) -> Found:
+def _share(found: Found, split: str, base: Path, steps: dict[str, int]) -> Found:
     """A part of pictures that have no parts of their own."""
-    whole = _one_of(base, SPLITS["test"]) or any(_one_of(base / name, SPLITS["test"]) for name in IMAGES)
-    steps = {"val": _STEP["val"]} if whole else _STEP
     place = {step: name for name, step in steps.items()}
     chosen = tuple(pair for i, pair in enumerate(found.pairs) if place.get(i % 6, "train") == split)
     if not chosen:

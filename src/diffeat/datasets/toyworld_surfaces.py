@@ -7,6 +7,7 @@ of the time that the picture takes.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,14 @@ def _index(image: Path) -> int:
 
 
 _SPLITS = ("train", "val", "test")
+_QUANTITIES: tuple[Quantity, ...] = ("depth", "normals")
 CARDS = tuple(
     DatasetCard(
         f"toyworld-{quantity}",
         quantity,
-        lambda root, split, quantity=quantity: read_toyworld_surfaces(root, split, quantity=quantity),
+        partial(read_toyworld_surfaces, quantity=quantity),
         _SPLITS,
         page=PAGE,
     )
-    for quantity in ("depth", "normals")
+    for quantity in _QUANTITIES
 )

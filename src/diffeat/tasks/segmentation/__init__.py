@@ -1,5 +1,6 @@
 """Segmentation from few labelled pictures."""
 
+from diffeat.tasks.segmentation.boundary import boundary_counts, boundary_f
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, PixelEnsemble
 from diffeat.tasks.segmentation.evaluate import Segmentation, SegmentationOptions, evaluate_segmentation
@@ -15,5 +16,7 @@ __all__ = [
     "Segmentation",
     "SegmentationOptions",
     "TrainingPixels",
+    "boundary_counts",
+    "boundary_f",
     "evaluate_segmentation",
 ]

@@ -1,8 +1,8 @@
 r"""How well the outlines of classes are found, over a whole set.
 
 An outline pixel of a class has its right, lower or lower right neighbour on the other side of the class's edge; edges
-towards void are none. Counted are predicted outline pixels with a true one of the class within a distance, and true ones
-with a predicted one; both are summed over all pictures, then
+towards void are none. Counted are predicted outline pixels with a true one of the class within a distance, and true
+ones with a predicted one; both are summed over all pictures, then
 
 .. math:: F_c = \frac{2 P_c R_c}{P_c + R_c}
 
