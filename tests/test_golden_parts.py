@@ -31,7 +31,9 @@ def test_normalised_cuts(folder: Path) -> None:
     expected = load_file(folder / "expected.safetensors")
     rows = features.reshape(len(features), -1).T
     for setting in json.loads((folder / "meta.json").read_text())["settings"]:
-        wanted = {k.removeprefix(f"{setting['name']}."): v for k, v in expected.items() if k.startswith(setting["name"] + ".")}
+        wanted = {
+            k.removeprefix(f"{setting['name']}."): v for k, v in expected.items() if k.startswith(setting["name"] + ".")
+        }
         affinity = affinity_of(rows, setting["alpha"])
         assert affinity is not None
         if "affinity" in wanted:

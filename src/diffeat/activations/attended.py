@@ -55,7 +55,10 @@ class Attended:
         """
         batch, _, n, m = self.call.shape
         spans = text_spans(self.layout, m, batch) if self.joint else [slice(0, m)]
-        columns = [torch.tensor([range(m)[span][t] for t in tokens], device=self._device) for span in self._checked(spans, m, tokens)]
+        columns = [
+            torch.tensor([range(m)[span][t] for t in tokens], device=self._device)
+            for span in self._checked(spans, m, tokens)
+        ]
         found = probabilities(self.call, self._image(n, batch), columns, mean_heads, self.chunk)
         return found.transpose(-1, -2).unflatten(-1, self.grid)
 
@@ -98,7 +101,9 @@ class AttentionTaps(Taps):
         stop: Whether the forward pass ends after the last of them.
     """
 
-    def __init__(self, denoiser: Any, maps: Sequence[str], use: Callable[[Attended], Tensor], stop: bool = True) -> None:
+    def __init__(
+        self, denoiser: Any, maps: Sequence[str], use: Callable[[Attended], Tensor], stop: bool = True
+    ) -> None:
         super().__init__(denoiser, maps, stop=stop)
         self._use = use
         for tap in self._taps:

@@ -33,6 +33,7 @@ from diffeat.cli.propagate import propagate
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
+from diffeat.cli.segment import segment
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
@@ -90,6 +91,7 @@ for panel, name, command, cls in (
     (_LOOK, "show", show, reads("tiny-unet")),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
+    (_USE, "segment", segment, reads("tiny-dift")),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
     (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),

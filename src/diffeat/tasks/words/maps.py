@@ -122,7 +122,9 @@ def checked_words(words: Sequence[str]) -> list[str]:
     if not wanted or not all(wanted):
         raise InvalidValueError("Give at least one word, and no empty one: --words cat --words sofa.")
     if len(wanted) > MOST_WORDS:
-        raise InvalidValueError(f"{len(wanted)} words are given ({clipped(wanted[0], 20)}, …); at most {MOST_WORDS} go at once.")
+        raise InvalidValueError(
+            f"{len(wanted)} words are given ({clipped(wanted[0], 20)}, …); at most {MOST_WORDS} go at once."
+        )
     return wanted
 
 
