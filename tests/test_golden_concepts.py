@@ -43,7 +43,7 @@ def test_flux(folder: Path) -> None:
         with torch.no_grad():
             plain = model(**inputs)[0]
             output = read_concepts(
-                model, stored["concept_hidden_states"], lambda r: seen.setdefault(r.name, r) and None,
+                model, stored["concept_hidden_states"], lambda r, seen=seen: seen.update({r.name: r}),
                 pooled=stored["pooled_concept"], stop=False, **inputs,
             )[0]  # fmt: skip
         assert torch.equal(output, plain)

@@ -20,7 +20,18 @@ from diffeat.tasks.words.maps import MOST_WORDS, aggregate
 from tiny.pipelines import build
 
 PICTURE = Picture.of(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8), name="noise")
-READ = ("sd15", "sdxl", "pixart_sigma", "hunyuan_dit", "sd3", "flux", "aura_flow", "qwen_image", "lumina2", "z_image")
+READ = (
+    "sd15",
+    pytest.param("sdxl", marks=pytest.mark.slow),
+    "pixart_sigma",
+    "hunyuan_dit",
+    "sd3",
+    "flux",
+    "aura_flow",
+    "qwen_image",
+    "lumina2",
+    "z_image",
+)
 WITH_CONCEPTS = ("sd3", "sd35", "flux", "chroma", "aura_flow", "qwen_image", "flux2_klein")
 _BUILT: dict[str, Extractor] = {}
 

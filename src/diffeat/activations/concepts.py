@@ -3,8 +3,8 @@ r"""Concepts beside the text of a joint attention: they see the picture and them
 In a block that sends text and image tokens through one attention, concept tokens take the text's way a second time
 (ConceptAttention, Helbling et al. 2025): the text's norms, modulation, projections and feed-forward. Their queries meet
 keys and values of [concepts, image], those of the image from the run itself; the image and the text never see concepts,
-so the picture's stream is that of a run without them, bit for bit. With o the rows of attention outputs, heads side by side, before any output projection, a concept
-c scores at an image token i
+so the picture's stream is that of a run without them, bit for bit. With o the rows of attention outputs, heads side by
+side, before any output projection, a concept c scores at an image token i
 
 .. math:: s_{ci} = \langle o_c, o_i \rangle .
 
@@ -46,7 +46,6 @@ class ConceptRule:
         pooled: Of the pooled text in the modulation of concepts: ``"zeros"`` or that of the ``"prompt"``.
         beside: As published.
         unit: Whether concept rows are published with length 1.
-        pooled_argument: The denoiser's argument with the pooled text, where there is one.
     """
 
     stack: str = "transformer_blocks"
@@ -75,8 +74,8 @@ def concept_rule(denoiser: Any) -> ConceptRule:
     kind = type(bare_denoiser(denoiser)).__name__
     if kind not in CONCEPTS:
         raise InvalidValueError(
-            f"A {kind} has no text stream that concepts could go beside. Those that have: {', '.join(CONCEPTS)}. Word maps "
-            "of its text attention are there: leave out --concepts."
+            f"A {kind} has no text stream that concepts could go beside. Those that have: {', '.join(CONCEPTS)}. "
+            "Word maps of its text attention are there: leave out --concepts."
         )
     return CONCEPTS[kind]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from diffeat.tasks.scored import ScoredMaps
 
 _PARTS = ("method", "parts", "together", "alpha", "isolated", "memory")
-_WORDS = ("layer", "refine", "normalise", "background")
+_WORDS = ("layer", "refine", "normalise", "background", "concepts", "rest")
 
 
 def segment(
@@ -40,7 +40,14 @@ def segment(
     alpha: Annotated[float, Option(help="Exponent of the affinities that are cut.")] = 10.0,
     isolated: Annotated[str, Option(help="Nodes without affinity to some other: keep; drop is as published.")] = "keep",
     memory: Annotated[int, Option(min=1, help="MiB for the graph that is cut; approximated beyond.")] = 1024,
-    layer: Annotated[list[str] | None, Option(help="Attention for words, id or glob; repeatable.")] = None,
+    concepts: Annotated[
+        bool,
+        Option("--concepts", help="Words as concepts beside the text (FLUX, SD3, Qwen-Image …), not by its attention."),
+    ] = False,
+    rest: Annotated[
+        list[str] | None, Option(help="With --concepts: a word for all else, as ground; repeatable.")
+    ] = None,
+    layer: Annotated[list[str] | None, Option(help="Attention (or block) for words, id or glob; repeatable.")] = None,
     refine: Annotated[int, Option(min=0, max=10, help="Products of word maps with the self-attention.")] = 0,
     normalise: Annotated[str, Option(help="Of word maps: range, words or none.")] = "range",
     background: Annotated[float, Option(help="Height of word maps below which a pixel is no word's.")] = 0.5,
@@ -76,7 +83,12 @@ def segment(
     refuse(ctx, _PARTS if words else _WORDS, "it belongs to parts" if words else "it belongs to --words")
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
-        found = _words(ctx, images, words, layer, refine, normalise, background)
+        if concepts:
+            refuse(ctx, ["refine", "normalise", "background"], "--concepts gives shares; --rest is their background")
+            found = _concepts(ctx, images, words, layer, rest)
+        else:
+            refuse(ctx, ["rest"], "it belongs to --concepts")
+            found = _words(ctx, images, words, layer, refine, normalise, background)
     else:
         from diffeat.tasks.parts import PartOptions
 
@@ -120,6 +132,21 @@ def _words(
     options = WordOptions(text, tuple(layers or ()), None, refine, normalise, background)  # pyright: ignore[reportArgumentType]
     source = load(ctx, reading)
     return (find(image, wanted, source, options) for image in images)
+
+
+def _concepts(
+    ctx: typer.Context, images: list[Path], words: list[str], layers: list[str] | None, rest: list[str] | None
+) -> Iterator[ScoredMaps]:
+    from diffeat.activations.concepts import concept_rule
+    from diffeat.tasks.words import ConceptOptions, concept_maps
+
+    reading = reading_of(ctx)
+    options = ConceptOptions(
+        reading.prompt if "prompt" in given(ctx) else None, tuple(layers or ()), background=tuple(rest or ())
+    )
+    source = load(ctx, reading)
+    concept_rule(source.backbone)
+    return (concept_maps(image, words, source, options) for image in images)
 
 
 def _parts(ctx: typer.Context, images: list[Path], options: PartOptions, together: bool) -> Iterator[ScoredMaps]:

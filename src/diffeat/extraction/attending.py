@@ -23,7 +23,7 @@ def check_attending(recipe: Reading) -> None:
     """
     if recipe.trajectory.stepped or recipe.techniques or recipe.views is not None:
         raise InvalidValueError(
-            f"Recipe {recipe.name!r} walks, has techniques or views; attention is watched in plain forward passes at timesteps. "
+            f"Recipe {recipe.name!r} walks, has techniques or views; attention is watched in plain forward passes. "
             "Take another recipe, or change the trajectory (--set trajectory.kind=noise)."
         )
 

@@ -1,8 +1,8 @@
 r"""From a coarse map to the pixels of its picture.
 
 *bilinear* knows nothing of the picture. *guided* (He et al. 2013; He and Sun, arXiv:1505.00996) fits, in windows of
-cells, each map as a linear function of the picture's grey value and takes coefficients, enlarged bilinearly, to the pixels. *bilateral*
-(Kopf et al. 2007) gives a pixel p the mean of the cells q around it,
+cells, each map as a linear function of the picture's grey value and takes coefficients, enlarged bilinearly, to the
+pixels. *bilateral* (Kopf et al. 2007) gives a pixel p the mean of the cells q around it,
 
 .. math:: \frac{\sum_q m_q\, e^{-|p - q|^2 / 2 s^2}\, e^{-|I_p - I_q|^2 / 2 r^2}}{\sum_q \dots} ,
 

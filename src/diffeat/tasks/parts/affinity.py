@@ -5,8 +5,8 @@ From unit-length features with cosines S,
 .. math:: A_{ij} = \Bigl(\frac{S_{ij} - \min S}{\max S - \min S}\Bigr)^{\alpha}
 
 (DiffCut, arXiv:2406.02842, α = 10). The matrix takes 4 bytes for every two nodes. Where that is more memory than is
-allowed, m nodes spread over all stand for the rest (Nyström; Fowlkes et al. 2004): A ≈ F Fᵀ, F (n × m) from the columns of those
-m nodes, and nothing larger than F is made.
+allowed, m nodes spread over all stand for the rest (Nyström; Fowlkes et al. 2004): A ≈ F Fᵀ, F (n × m) from the
+columns of those m nodes, and nothing larger than F is made.
 """
 
 from __future__ import annotations

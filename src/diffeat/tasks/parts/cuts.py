@@ -6,10 +6,10 @@ The cost of cutting a graph with affinity A and degrees d into S and the rest T 
     \qquad c = \sum_{i \in S, j \in T} A_{ij} .
 
 The second eigenvector of (D − A) y = λ D y is its continuous solution; of some thresholds on y the one of least cost is
-taken. λ is the least cost that there can be. A part is cut while that costs less than a threshold (published: 0.5; DiffCut,
-arXiv:2406.02842), or until there are as many parts as wanted, the cheapest cut first. The spectrum says how many: groups
-that hang together loosely give eigenvalues near 0, one for each, and what is inside a group gives the others, so the
-widest gap between the smallest eigenvalues of the whole graph counts the groups.
+taken. λ is the least cost that there can be. A part is cut while that costs less than a threshold (published: 0.5;
+DiffCut, arXiv:2406.02842), or until there are as many parts as wanted, the cheapest cut first. The spectrum says how
+many: groups that hang together loosely give eigenvalues near 0, one for each, and what is inside a group gives the
+others, so the widest gap between the smallest eigenvalues of the whole graph counts the groups.
 
 Up to :data:`~diffeat.tasks.parts.affinity.SMALL` nodes the eigenproblem is solved densely; beyond, by Lanczos iteration
 from the solution of a part of the nodes, with the known first eigenvector taken out.

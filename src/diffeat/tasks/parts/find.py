@@ -1,8 +1,8 @@
 """Parts of pictures, by features or by self-attention.
 
-A method gives each place of the grid a part. A part's map is the cosine of every place with the mean of the unit-length features of its
-places (DiffCut's last step, which is linear, so maps can be enlarged instead of features); merged attention is a map
-as it is.
+A method gives each place of the grid a part. A part's map is the scalar product of every place with the mean of the
+unit-length features of the part's places (DiffCut's last step, which is linear, so maps can be enlarged instead of
+features); merged attention is a map as it is.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""Self-attention maps that look at the same places are merged (DiffSeg, arXiv:2308.12469).
 
-Every place of the finest grid has a distribution over all places: the mean over heads, enlarged bilinearly to that grid,
-of what it attends to in each layer, layers of one size averaged and sizes weighted by their width. Anchors on a coarse
+Every place of the finest grid has a distribution over all places: the mean over heads, enlarged bilinearly to that
+grid, of what it attends to in each layer, layers of one size averaged and sizes weighted by their width. Anchors on a coarse
 lattice take the mean of all maps that are nearer than a threshold in
 
 .. math:: \tfrac12 \sum_x (p(x) - q(x)) (\log p(x) - \log q(x)) ,
@@ -9,8 +9,8 @@ lattice take the mean of all maps that are nearer than a threshold in
 and are then merged with each other likewise, greedily. A place belongs to the proposal that is highest there.
 
 The published code computes the first distances in float16, where what is below 6e-8 becomes 0 and matches nothing;
-here they are float32 with probabilities of at least 1e-12. Nothing of the size places × places is made: rows come from queries and keys, a strip at
-a time.
+here they are float32 with probabilities of at least 1e-12. Nothing of the size places × places is made: rows come from
+queries and keys, a strip at a time.
 """
 
 from __future__ import annotations

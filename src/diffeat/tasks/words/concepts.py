@@ -1,8 +1,9 @@
 """Concept saliency: words of a picture by concepts beside the text, whose rows meet the picture's in the attention's
 output space (:mod:`diffeat.activations.concepts`).
 
-A word is encoded by itself; its embedding is the mean over its tokens, found by the tokenizer's own offsets. The published codes take the first
-token, so that a word of several is represented by its beginning (``tokens="first"``). Maps are shares among the words given.
+A word is encoded by itself; its embedding is the mean over its tokens, found by the tokenizer's own offsets. The
+published codes take the first token, so that a word of several is represented by its beginning (``tokens="first"``).
+Maps are shares among the words given.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def saliency(
 ) -> Float[Tensor, "b c h w"]:
     """Maps of concepts from their scores in each layer and pass.
 
-    The published pipelines of FLUX.1 and SD3 take the softmax first, that of FLUX.2 the mean, with temperature 1000. The
-    published class on stock diffusers takes the softmax over places instead of concepts, which this does not do.
+    The published pipelines of FLUX.1 and SD3 take the softmax first, that of FLUX.2 the mean, with temperature 1000.
+    The published class on stock diffusers takes the softmax over places instead of concepts, which this does not do.
 
     Raises:
         InvalidValueError: No layers, another order, or a temperature that is not positive.
@@ -62,7 +63,7 @@ class ConceptOptions:
     """How concept saliency is made.
 
     Attributes:
-        prompt: Text that the picture is denoised under, not through the recipe's template; the recipe's own if not given.
+        prompt: Text that the picture is denoised under, as it is; the recipe's own if not given.
         layers: Blocks; all with a text stream if not given.
         tokens: Of a word's embedding: the mean of its ``"span"``, or ``"first"`` as published.
         beside: Image rows of the run (``"text"``), or of attention beside concepts, as published for SD3

@@ -5,10 +5,11 @@ gives a word the map
 
 .. math:: m(i) = \frac{1}{|W|} \sum_{j \in W} P_{ij}
 
-of the probabilities P of image tokens i over the word's tokens W, found by the tokenizer's own offsets, mean over heads.
-P is normalised over all tokens that the layer looks at, in joint attention those of the image too. Layers come bilinearly
-to the finest grid and are averaged, then passes. The published way (DAAM, Tang et al. 2023) enlarges bicubically, cuts what is negative and lets every head
-count the same, so that layers of more heads count more (``resize="bicubic"``, ``weigh="heads"``).
+of the probabilities P of image tokens i over the word's tokens W, found by the tokenizer's own offsets, mean over
+heads. P is normalised over all tokens that the layer looks at, in joint attention those of the image too. Layers come
+bilinearly to the finest grid and are averaged, then passes. The published way (DAAM, Tang et al. 2023) enlarges
+bicubically, cuts what is negative and lets every head count the same, so that layers of more heads count more
+(``resize="bicubic"``, ``weigh="heads"``).
 
 *Refining* takes, at each place, the mean of the maps over where the model's self-attention of the same grid looks.
 """
