@@ -18,7 +18,7 @@ ROOMS = ["diffeat"] + [
     for room in (
         "extraction", "features", "activations", "backbones", "techniques", "trajectories", "refinement", "storage",
         "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.homography", "tasks.segmentation",
-        "tasks.classification", "tasks.propagation", "studies", "studies.selection", "studies.content_shift",
+        "tasks.classification", "tasks.propagation", "tasks.words", "tasks.parts", "studies", "studies.selection", "studies.content_shift",
         "training", "viz", "geometry",
     )
 ]  # fmt: skip

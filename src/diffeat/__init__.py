@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffeat.geometry import Frame
     from diffeat.storage import FeatureStore
     from diffeat.tasks.correspondence import Matches, match
+    from diffeat.tasks.words import words
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
@@ -36,6 +37,7 @@ _HOMES = {
     "match": "diffeat.tasks.correspondence",
     "read": "diffeat.activations",
     "tap": "diffeat.activations",
+    "words": "diffeat.tasks.words",
 }
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "match",
     "read",
     "tap",
+    "words",
 ]
 
 

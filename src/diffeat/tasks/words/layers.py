@@ -9,6 +9,9 @@ from diffeat.activations.names import compile_pattern, is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
+#: Layers by model, ours: chosen on the toy world (benchmarks/words_toyworld.py, docs/words.md).
+MEASURED = {"tiny-unet": ("up_blocks.2.attentions.*.transformer_blocks.0.attn2.map",)}
+
 
 def text_attentions(backbone: Backbone) -> dict[str, tuple[int, int]]:
     """Ids of the maps from image to text, and their grids, in order of execution.
@@ -30,12 +33,13 @@ def text_attentions(backbone: Backbone) -> dict[str, tuple[int, int]]:
 
 
 def choose_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:
-    """Ids or globs of maps from image to text, as ids; without any, those of the middle grids, which locate best.
+    """Ids or globs of maps from image to text, as ids; without any, those measured to locate best (:data:`MEASURED`), or,
+    of a model that was not measured, those of the middle grids.
 
     Raises:
         UnknownNameError: One that is no text attention of this model.
     """
-    there = text_attentions(backbone)
+    there, layers = text_attentions(backbone), layers or MEASURED.get(backbone.name)
     if not layers:
         sizes = sorted({h * w for h, w in there.values()})
         middle = sizes[len(sizes) // 3 :][:2]
