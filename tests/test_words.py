@@ -40,7 +40,8 @@ def _extractor(family: str) -> Extractor:
     if family not in _BUILT:
         backbone = Backbone.from_pipeline(build(family))
         recipe = Reading(
-            name=family, model=family, activations=[next(a.id for a in Catalogue.of(backbone) if a.kind in ("block", "resnet"))],
+            name=family, model=family,
+            activations=[next(a.id for a in Catalogue.of(backbone) if a.kind in ("block", "resnet"))],
             frame={"mode": "squash", "size": [96, 64]}, trajectory={"timesteps": [200]},
         )  # fmt: skip
         _BUILT[family] = Extractor(recipe, backbone)

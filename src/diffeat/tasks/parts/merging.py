@@ -1,8 +1,8 @@
 r"""Self-attention maps that look at the same places are merged (DiffSeg, arXiv:2308.12469).
 
 Every place of the finest grid has a distribution over all places: the mean over heads, enlarged bilinearly to that
-grid, of what it attends to in each layer, layers of one size averaged and sizes weighted by their width. Anchors on a coarse
-lattice take the mean of all maps that are nearer than a threshold in
+grid, of what it attends to in each layer, layers of one size averaged and sizes weighted by their width. Anchors on a
+coarse lattice take the mean of all maps that are nearer than a threshold in
 
 .. math:: \tfrac12 \sum_x (p(x) - q(x)) (\log p(x) - \log q(x)) ,
 
