@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer import Argument, Option
+from typer import Option
 
 from diffeat.cli.command import given, refuse
-from diffeat.cli.options import Force, pictures_of
+from diffeat.cli.options import Force, Paths, pictures_of
 from diffeat.cli.recipe_options import load, reading_of, recipe_of
 
 if TYPE_CHECKING:
+    from diffeat.features import Picture
     from diffeat.tasks.parts import PartOptions
     from diffeat.tasks.scored import ScoredMaps
 
@@ -23,7 +24,7 @@ _WORDS = ("layer", "refine", "normalise", "background", "concepts", "rest")
 
 def segment(
     ctx: typer.Context,
-    paths: Annotated[list[Path], Argument(help="Pictures and folders of pictures.")],
+    paths: Paths,
     out: Annotated[Path, Option("--out", "-o", help="Folder for label maps, overlays and a page.")],
     words: Annotated[
         list[str] | None, Option("--words", "-w", help="A word or phrase to find; repeatable. None: parts.")
@@ -67,7 +68,6 @@ def segment(
     """
     from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
     from diffeat.files import new_folder
-    from diffeat.geometry import open_image
     from diffeat.progress import bar
     from diffeat.refinement.upsampling import upsampler
     from diffeat.report.segments import files_of, names_of, write_segments
@@ -77,8 +77,8 @@ def segment(
         raise UnknownNameError(
             f"--isolated is keep or drop, not {isolated!r}. {did_you_mean(isolated, ['keep', 'drop'])}"
         )
-    images = pictures_of(paths)[:limit]
-    names = names_of(images)
+    images = pictures_of(paths, ctx)[:limit]
+    names = names_of([Path(image.name) for image in images])
     new_folder(out, files_of(names), force=force)
     refuse(ctx, _PARTS if words else _WORDS, "it belongs to parts" if words else "it belongs to --words")
     if words:
@@ -101,7 +101,7 @@ def segment(
         found = _parts(ctx, images, options, together)
     results = []
     for image, maps in bar(zip(images, found, strict=True), total=len(images), desc="segment"):
-        picture = open_image(image)
+        picture = image.image
         results.append((picture, maps, maps.labels(picture, sharpen), maps.at_pixels(picture, sharpen)))
     title = f"{', '.join(words) if words else 'parts'} · {sharpen}"
     page = write_segments(out, names, results, title, force=force)
@@ -116,7 +116,7 @@ def segment(
 
 def _words(
     ctx: typer.Context,
-    images: list[Path],
+    images: list[Picture],
     words: list[str],
     layers: list[str] | None,
     refine: int,
@@ -135,7 +135,7 @@ def _words(
 
 
 def _concepts(
-    ctx: typer.Context, images: list[Path], words: list[str], layers: list[str] | None, rest: list[str] | None
+    ctx: typer.Context, images: list[Picture], words: list[str], layers: list[str] | None, rest: list[str] | None
 ) -> Iterator[ScoredMaps]:
     from diffeat.activations.concepts import concept_rule
     from diffeat.tasks.words import ConceptOptions, concept_maps
@@ -149,14 +149,14 @@ def _concepts(
     return (concept_maps(image, words, source, options) for image in images)
 
 
-def _parts(ctx: typer.Context, images: list[Path], options: PartOptions, together: bool) -> Iterator[ScoredMaps]:
-    from diffeat.features import Picture, check_one_map
+def _parts(ctx: typer.Context, images: list[Picture], options: PartOptions, together: bool) -> Iterator[ScoredMaps]:
+    from diffeat.features import check_one_map
     from diffeat.tasks.parts import attention_parts, parts_of
 
     prompt = given(ctx).get("prompt")
     if options.method == "merging":
         extractor = load(ctx, reading_of(ctx))
-        return (attention_parts(extractor, Picture.of(image), options) for image in images)
+        return (attention_parts(extractor, image, options) for image in images)
     recipe = recipe_of(ctx)
     check_one_map(recipe.name, recipe.map_names)
     source = load(ctx, recipe)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -10,25 +10,26 @@ from torch import Tensor
 
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor
-from diffeat.features import FeatureMap
-from diffeat.geometry import open_image
+from diffeat.features import FeatureMap, ImageLike, Picture
 from diffeat.tasks.words import WordOptions
 from diffeat.tasks.words import words as find_words
 from diffeat.viz import feature_grid, heat_grid
 
 
-def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = False, root: Path = Path()) -> Image.Image:
+def picture_of_features(
+    features: Iterable[FeatureMap], photo_of: Callable[[str], Image.Image], shared_basis: bool = False
+) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:
-        features: Features whose ``image`` is the path of the photo; the photo is left out where it is not.
+        features: Of the photos.
+        photo_of: Opens a photo by its name; it is left out where that fails.
         shared_basis: One PCA basis for all pictures, so that equal colours mean equal content.
-        root: Folder that the paths are relative to.
     """
     rows = []
     for feature in features:
         try:
-            photo = open_image(root / feature.image)
+            photo = photo_of(feature.image)
         except ImageError:
             photo = None
         rows.append(
@@ -45,7 +46,7 @@ def _content(feature: FeatureMap, values: Tensor) -> Tensor:
     return values[..., top : top + height, left : left + width]
 
 
-def picture_of_words(source: Extractor, images: Sequence[Path], prompt: str, words: Sequence[str]) -> Image.Image:
+def picture_of_words(source: Extractor, images: Sequence[ImageLike], prompt: str, words: Sequence[str]) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
 
     Args:
@@ -59,8 +60,7 @@ def picture_of_words(source: Extractor, images: Sequence[Path], prompt: str, wor
     """
     options = WordOptions(source.recipe.text_for(prompt), normalise="none")
     rows: list[tuple[str, Image.Image, dict]] = []
-    for path in images:
-        found = find_words(path, words, source, options)
-        photo = open_image(path)
-        rows.append((path.name, photo, dict(zip(found.names, found.at_pixels(photo), strict=True))))
+    for picture in map(Picture.of, images):
+        found, photo = find_words(picture, words, source, options), picture.image
+        rows.append((Path(picture.name).name, photo, dict(zip(found.names, found.at_pixels(photo), strict=True))))
     return heat_grid(rows)

@@ -11,6 +11,7 @@ To add a format, write its class and name it in :data:`FORMATS`.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
@@ -19,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError, did_you_mean
-from diffeat.features.feature_map import finite
+from diffeat.features.feature_map import finite, value_range
 
 
 class Format(ABC):
@@ -34,15 +35,11 @@ class Format(ABC):
     extras: tuple[str, ...] = ()
 
     @abstractmethod
-    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
+    def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
         """The tensors to store: the map's own ``(C, h, w)`` under ``""``, and the extras.
 
         Args:
-            values: Finite features, on the CPU.
-            where: Picture and activation, for the message.
-
-        Raises:
-            NonFiniteError: Values too large for the format.
+            values: Finite features, on any device; what is stored is made there.
         """
 
     @abstractmethod
@@ -57,15 +54,8 @@ class Plain(Format):
         self.name = str(dtype).removeprefix("torch.")
         self._dtype = dtype
 
-    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
-        stored = values.to(self._dtype).contiguous()
-        if not finite(stored):
-            largest, limit = values.abs().max().item(), torch.finfo(self._dtype).max
-            raise NonFiniteError(
-                f"{where} reaches {largest:.6g}, more than {self.name} can hold ({limit:.6g}). "
-                "Store it as bfloat16 (same size, range of float32) or float32."
-            )
-        return {"": stored}
+    def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
+        return {"": values.to(self._dtype).contiguous()}
 
     def decode(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "c h w"]:
         return tensors[""]
@@ -77,7 +67,7 @@ class Int8(Format):
     name = "int8"
     extras = ("scale",)
 
-    def encode(self, values: Float[Tensor, "c h w"], where: str) -> dict[str, Tensor]:
+    def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
         values = values.float()
         scale = values.abs().amax(dim=(1, 2), keepdim=True) / 127 if values.numel() else values.sum((1, 2), True)
         steps = torch.where(scale > 0, scale, 1.0)
@@ -105,9 +95,23 @@ def get_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> dict[str, Tensor]:
-    """The tensors to store of features, which must be finite; raises as :meth:`Format.encode`."""
-    values = values.detach().cpu()
+def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[dict[str, Tensor], tuple[float, float]]:
+    """The tensors to store of features, on the CPU, and the range of what will be read back.
+
+    Args:
+        where: Picture and activation, for the message.
+
+    Raises:
+        NonFiniteError: NaN or infinity, or values too large for the format.
+    """
+    values = values.detach()
+    stored = {part: tensor.cpu() for part, tensor in format.encode(values).items()}
+    low, high = value_range(format.decode(stored))
+    if math.isfinite(low) and math.isfinite(high):
+        return stored, (low, high)
     if not finite(values):
         raise NonFiniteError(f"{where} holds NaN or infinite values; they are not stored.")
-    return format.encode(values, where)
+    raise NonFiniteError(
+        f"{where} reaches {values.abs().max().item():.6g}, more than {format.name} can hold. "
+        "Store it as bfloat16 (same size as float16, range of float32) or float32."
+    )

@@ -33,8 +33,8 @@ def text_attentions(backbone: Backbone) -> dict[str, tuple[int, int]]:
 
 
 def choose_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:
-    """Ids or globs of maps from image to text, as ids; without any, those measured to locate best (:data:`MEASURED`), or,
-    of a model that was not measured, those of the middle grids.
+    """Ids or globs of maps from image to text, as ids; without any, those measured to locate best (:data:`MEASURED`),
+    or, of a model that was not measured, those of the middle grids.
 
     Raises:
         UnknownNameError: One that is no text attention of this model.
