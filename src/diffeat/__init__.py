@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffeat.storage import FeatureStore
     from diffeat.tasks import Predictor
     from diffeat.tasks.correspondence import Matches, match
+    from diffeat.tasks.words import words
 
 _HOMES = {
     "Backbone": "diffeat.backbones",
@@ -38,6 +39,7 @@ _HOMES = {
     "match": "diffeat.tasks.correspondence",
     "read": "diffeat.activations",
     "tap": "diffeat.activations",
+    "words": "diffeat.tasks.words",
 }
 
 __all__ = [
@@ -59,6 +61,7 @@ __all__ = [
     "match",
     "read",
     "tap",
+    "words",
 ]
 
 

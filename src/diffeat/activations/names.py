@@ -10,7 +10,7 @@ from torch import nn
 
 from diffeat.activations.aliases import PREFIXES, aliases_of, owner_of
 from diffeat.activations.anatomy import class_name, is_unet
-from diffeat.activations.sites import candidates, find_probe
+from diffeat.activations.sites import candidates, find_probe, split_head
 from diffeat.activations.sites.probe import Probe
 from diffeat.activations.sites.site import NoSuchSite
 from diffeat.backbones.wrappers import unwrapped
@@ -30,7 +30,8 @@ def bare_denoiser(thing: Any) -> nn.Module:
 
 
 def is_pattern(name: str) -> bool:
-    return any(c in name for c in "*?[")
+    bare, head = split_head(name)
+    return any(c in (bare if head is not None else name) for c in "*?[")
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:

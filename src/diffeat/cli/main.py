@@ -35,6 +35,7 @@ from diffeat.cli.propagate import propagate
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
 from diffeat.cli.samples import samples
+from diffeat.cli.segment import segment
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
@@ -93,6 +94,7 @@ for panel, name, command, cls in (
     (_LOOK, "show", show, reads("tiny-unet", paths=True)),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
+    (_USE, "segment", segment, reads("tiny-dift", paths=True)),
     (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
     (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),

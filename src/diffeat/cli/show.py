@@ -57,7 +57,7 @@ def show(
                 raise InvalidValueError("--word needs a --prompt that holds it: --prompt 'a cat on a sofa' --word cat.")
             refuse(ctx, ["shared", "activation", "batch_size"], "--word draws the attention of all layers")
             reading = reading_of(ctx)
-            picture = picture_of_words(reading, load(ctx, reading).backbone, images, asked["prompt"], word)
+            picture = picture_of_words(load(ctx, reading), images, asked["prompt"], word)
         else:
             features = load(ctx, recipe_of(ctx)).stream(images, asked.get("prompt"))
             photos = {image.name: image for image in images}

@@ -5,11 +5,14 @@ from diffeat.refinement.cleandift import CleanDiftAdapters
 from diffeat.refinement.maps import concatenate, mean_of_maps, normalise_channels, resize_map, shrink_map
 from diffeat.refinement.massive import Rule, detect_massive
 from diffeat.refinement.stats import ChannelStatistics
+from diffeat.refinement.upsampling import UPSAMPLERS, Upsampler
 
 __all__ = [
+    "UPSAMPLERS",
     "ChannelStatistics",
     "CleanDiftAdapters",
     "Rule",
+    "Upsampler",
     "concatenate",
     "detect_massive",
     "mean_of_maps",

@@ -63,7 +63,7 @@ def example_picture(example: Example) -> Image.Image:
     photo = open_image(example.sample.image)
     width = max(1, round(photo.width * _HEIGHT / photo.height))
     photo = photo.resize(example.truth.shape[::-1])  # of another size where labels were resized
-    panels = [photo, _coloured(example.truth, photo), _coloured(example.labelling.labels.numpy(), photo)]
+    panels = [photo, coloured(example.truth, photo), coloured(example.labelling.labels.numpy(), photo)]
     if example.labelling.uncertainty is not None:
         panels.append(heat_overlay(photo, example.labelling.uncertainty))
     canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEIGHT), "white")
@@ -72,7 +72,7 @@ def example_picture(example: Example) -> Image.Image:
     return canvas
 
 
-def _coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
+def coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
     """Labels as colours over the faint picture; the background stays grey, ignored pixels white."""
     import matplotlib
 

@@ -82,6 +82,10 @@ class Page:
         """A paragraph; ``style`` is ``""``, ``"soft"`` or ``"big"``."""
         self._parts.append(f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>")
 
+    def html_part(self, html: str) -> None:
+        """HTML as it is."""
+        self._parts.append(html)
+
     def code(self, text: str) -> None:
         """Text as it is."""
         self._parts.append(f"<pre>{escape(text)}</pre>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,9 @@ from torch import nn
 
 from diffeat.activations.anatomy import Node, has, nodes, stage_of
 from diffeat.activations.sites.adaln import AdaLN, Modulation
-from diffeat.activations.sites.attention import Map, Projection
+from diffeat.activations.sites.attention import Map, Projection, of_head
 from diffeat.activations.sites.feedforward import Inner
-from diffeat.activations.sites.probe import Probe
+from diffeat.activations.sites.probe import OutputProbe, Probe
 from diffeat.activations.sites.site import Site
 from diffeat.activations.sites.streams import Increment, Input, Output
 
@@ -40,6 +41,9 @@ SITES: dict[str, Site] = {
 KINDS = tuple(dict.fromkeys(kind for site in SITES.values() for kind in site.kinds))
 
 
+_HEAD = re.compile(r"(.+\.[qkv])\[(\d{1,4})\]")
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An activation that a module offers, before anybody ran the network."""
@@ -60,12 +64,29 @@ def candidates(denoiser: nn.Module) -> Iterator[Candidate]:
                 yield Candidate(id, kind, stage_of(node.path), heads if isinstance(heads, int) else None)
 
 
+def split_head(name: str) -> tuple[str, int | None]:
+    """The id and the head of ``…attn1.k[3]``; no head where the name ends otherwise.
+
+    Example:
+        >>> split_head("mid.attn1.k[3]"), split_head("up_blocks.[12]")
+        (('mid.attn1.k', 3), ('up_blocks.[12]', None))
+    """
+    match = _HEAD.fullmatch(name)
+    return (match[1], int(match[2])) if match else (name, None)
+
+
 def find_probe(denoiser: nn.Module, name: str) -> Probe | None:
-    """How the activation of an id is read, ``None`` if no module has that path.
+    """How the activation of an id is read, ``None`` if no module has that path; ``….k[3]`` is head 3 of ``….k``.
 
     Raises:
-        NoSuchSite: The path is right and the site is not offered there.
+        NoSuchSite: The path is right and the site is not offered there, or there are fewer heads.
     """
+    whole, head = split_head(name)
+    if head is not None:
+        probe = find_probe(denoiser, whole)
+        if isinstance(probe, OutputProbe):
+            return of_head(Node.of(denoiser, whole.rpartition(".")[0]), whole, probe, head)
+        return probe
     if name and has(denoiser, name):
         return SITES[""].at(Node.of(denoiser, name))
     path, _, site = name.rpartition(".")

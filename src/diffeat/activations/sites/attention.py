@@ -50,6 +50,25 @@ class Projection(Site):
 _FUSED = "to_qkv_mlp_proj"
 
 
+def of_head(node: Node, name: str, probe: OutputProbe, head: int) -> OutputProbe:
+    """One head of queries, keys or values.
+
+    Raises:
+        NoSuchSite: There are fewer heads, or nothing tells how wide one is.
+    """
+    heads = getattr(node.module, "heads", None)
+    queries = getattr(node.module, "to_q", None)
+    width = getattr(node.module, "inner_dim", None) if queries is None else getattr(queries, "out_features", None)
+    own = getattr(node.module, f"to_{name[-1]}", None)
+    whole = width if own is None else getattr(own, "out_features", None)
+    if not (isinstance(heads, int) and isinstance(width, int) and isinstance(whole, int)) or width % heads:
+        raise NoSuchSite(f"nothing tells how wide a head of {name!r} is")
+    each, start = width // heads, 0 if probe.columns is None else probe.columns[0]
+    if head >= whole // each:  # fewer keys and values than queries where groups share them
+        raise NoSuchSite(f"{name!r} has heads 0 to {whole // each - 1}, not {head}")
+    return replace(probe, columns=(start + head * each, start + (head + 1) * each))
+
+
 class Map(Site):
     """``ATTENTION.map``: all probabilities; of a joint attention also ``.self_map`` (image × image) and ``.cross_map``
     (image × text).

@@ -1,0 +1,147 @@
+"""Masks of pictures on disk: label maps, overlays, and a page to look through them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diffeat.errors import InvalidValueError
+from diffeat.files import new_folder, write_files
+from diffeat.report.labels import coloured
+from diffeat.report.page import Page
+from diffeat.tasks.scored import ScoredMaps
+
+PAGE = "index.html"
+#: Longer side of pictures on the page.
+_WIDEST = 480
+
+_SLIDER = """
+document.querySelectorAll("figure.word").forEach(figure => {
+  const image = figure.querySelector("img"), canvas = figure.querySelector("canvas");
+  const draw = () => {
+    const level = 255 * document.getElementById("level").value, pen = canvas.getContext("2d");
+    pen.drawImage(image, 0, 0, canvas.width, canvas.height);
+    const data = pen.getImageData(0, 0, canvas.width, canvas.height);
+    for (let i = 0; i < data.data.length; i += 4) {
+      const on = data.data[i] > level;
+      data.data[i] = 255; data.data[i + 1] = 110; data.data[i + 2] = 0; data.data[i + 3] = on ? 150 : 0;
+    }
+    pen.putImageData(data, 0, 0);
+  };
+  image.complete ? draw() : image.addEventListener("load", draw);
+  document.getElementById("level").addEventListener("input", draw);
+});
+"""
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each picture's files, without its ending; pictures of one name get a number.
+
+    Example:
+        >>> names_of([Path("a/cat.png"), Path("b/cat.jpg"), Path("dog.png")])
+        ['cat', 'cat-2', 'dog']
+    """
+    taken: dict[str, int] = {}
+    names = []
+    for path in paths:
+        taken[path.stem] = taken.get(path.stem, 0) + 1
+        names.append(path.stem if taken[path.stem] == 1 else f"{path.stem}-{taken[path.stem]}")
+    return names
+
+
+def files_of(names: Sequence[str]) -> list[str]:
+    """What :func:`write_segments` writes."""
+    return [file for name in names for file in (f"{name}.labels.png", f"{name}.overlay.jpg")] + [PAGE]
+
+
+def write_segments(
+    folder: str | Path,
+    names: Sequence[str],
+    results: Sequence[tuple[Image.Image, ScoredMaps, Tensor, Tensor]],
+    title: str,
+    *,
+    force: bool = False,
+) -> Path:
+    """Write a label map (palette PNG, 0 is nothing) and an overlay of each picture, and a page; returns the page.
+
+    Args:
+        names: Of the files, one for each picture.
+        results: Picture, its maps, its labels (H, W), and the maps at its pixels (k, H, W).
+
+    Raises:
+        InvalidValueError: A file is there already, or more than 255 things.
+    """
+    files = files_of(names)
+    new_folder(folder, files, force=force)
+    page, contents = Page(title), []
+    words = bool(results) and results[0][1].background is not None
+    if words:
+        page.html_part('<p>threshold <input id="level" type="range" min="0" max="1" step="0.01" value="0.5"></p>')
+    for name, (picture, maps, labels, heights) in zip(names, results, strict=True):
+        if len(maps.names) > 255:
+            raise InvalidValueError(f"A label map holds 255 labels at most, {name} has {len(maps.names)}.")
+        overlay = coloured(labels.numpy(), picture)
+        contents += [_palette(labels.numpy()), _bytes(overlay, "JPEG")]
+        page.heading(name)
+        page.picture(_small(_beside(picture, overlay), 2 * _WIDEST), ", ".join(maps.names) if words else "")
+        if words:
+            page.html_part(_heights(picture, maps, heights))
+        page.bullets(maps.notes)
+    if words:
+        page.html_part(f"<script>{_SLIDER}</script>")
+    return write_files(folder, files, [*contents, page.html()], force=force)
+
+
+def _heights(picture: Image.Image, maps: ScoredMaps, heights: Tensor) -> str:
+    """Each word's map, over which a threshold is drawn."""
+    photo = _small(picture, _WIDEST)
+    figures = []
+    for word, values in zip(maps.names, heights, strict=True):
+        low, high = float(values.min()), float(values.max())
+        grey = ((values - low) / max(high - low, 1e-12) * 255).round().numpy().astype(np.uint8)
+        map_ = Image.fromarray(grey).resize(photo.size, Image.Resampling.BILINEAR)
+        style = (
+            f"background:url({_url(photo, 'JPEG')});width:{photo.width}px;height:{photo.height}px;background-size:cover"
+        )
+        figures.append(
+            f'<figure class="word"><img alt="" hidden src="{_url(map_, "PNG")}"><canvas width="{photo.width}" '
+            f'height="{photo.height}" style="{style}"></canvas><figcaption>{escape(word)}</figcaption></figure>'
+        )
+    return "".join(figures)
+
+
+def _palette(labels: np.ndarray) -> bytes:
+    image = Image.fromarray(labels.astype(np.uint8), mode="P")
+    swatch = coloured(np.arange(256)[None], Image.new("RGB", (256, 1)))
+    image.putpalette(np.asarray(swatch).reshape(-1).tolist())
+    return _bytes(image, "PNG")
+
+
+def _beside(one: Image.Image, other: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (one.width + other.width + 8, one.height), "white")
+    canvas.paste(one, (0, 0))
+    canvas.paste(other, (one.width + 8, 0))
+    return canvas
+
+
+def _small(picture: Image.Image, side: int) -> Image.Image:
+    small = picture.convert("RGB").copy()
+    small.thumbnail((side, side))
+    return small
+
+
+def _bytes(picture: Image.Image, form: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form)
+    return buffer.getvalue()
+
+
+def _url(picture: Image.Image, form: str) -> str:
+    return f"data:image/{form.lower()};base64,{base64.b64encode(_bytes(picture, form)).decode()}"

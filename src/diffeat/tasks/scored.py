@@ -1,0 +1,51 @@
+"""Maps of one picture that say how much each place belongs to each of several things, and the masks they make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor
+
+from diffeat.geometry import Frame
+from diffeat.refinement.upsampling import upsampler
+
+
+@dataclass(frozen=True)
+class ScoredMaps:
+    """
+    Attributes:
+        names: Of the things, words or numbers of parts.
+        maps: (k, h, w) over the model's image, more where a place belongs to the thing.
+        frame: Where the picture lies in the model's image.
+        image: The picture's name.
+        notes: How the maps were made and what must be known of them.
+        background: Places where no map is above this belong to nothing; ``None``: every place belongs to something.
+    """
+
+    names: tuple[str, ...]
+    maps: Float[Tensor, "k h w"]
+    frame: Frame
+    image: str = ""
+    notes: tuple[str, ...] = ()
+    background: float | None = None
+
+    def at_pixels(self, picture: Image.Image, by: str = "bilinear") -> Float[Tensor, "k height width"]:
+        """The maps at the pixels of the upright picture.
+
+        Args:
+            by: An upsampler (:data:`diffeat.refinement.UPSAMPLERS`).
+
+        Raises:
+            UnknownNameError: There is no such upsampler.
+        """
+        return upsampler(by)(self.maps.float().cpu(), self.frame, picture)
+
+    def labels(self, picture: Image.Image, by: str = "bilinear") -> Int[Tensor, "height width"]:
+        """The thing of every pixel from 1, in the order of the names; 0 where it belongs to nothing."""
+        values, best = self.at_pixels(picture, by).max(0)
+        if self.background is None:
+            return best + 1
+        return torch.where(values > self.background, best + 1, 0)

@@ -1,0 +1,209 @@
+r"""Where a model's attention to its text puts words in a picture.
+
+The picture is noised and denoised once for every timestep and draw of a recipe, with the words in the text. A layer
+gives a word the map
+
+.. math:: m(i) = \frac{1}{|W|} \sum_{j \in W} P_{ij}
+
+of the probabilities P of image tokens i over the word's tokens W, found by the tokenizer's own offsets, mean over
+heads. P is normalised over all tokens that the layer looks at, in joint attention those of the image too. Layers come
+bilinearly to the finest grid and are averaged, then passes. The published way (DAAM, Tang et al. 2023) enlarges
+bicubically, cuts what is negative and lets every head count the same, so that layers of more heads count more
+(``resize="bicubic"``, ``weigh="heads"``).
+
+*Refining* takes, at each place, the mean of the maps over where the model's self-attention of the same grid looks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diffeat.activations.attended import Attended, AttentionTaps
+from diffeat.ambient import neutral
+from diffeat.errors import InvalidValueError, clipped
+from diffeat.extraction import Extractor
+from diffeat.extraction.attending import check_attending, frame_of, passes
+from diffeat.features import ImageLike, Picture
+from diffeat.tasks.parts.find import self_attentions
+from diffeat.tasks.scored import ScoredMaps
+from diffeat.tasks.words.layers import choose_layers
+
+#: Words that one call takes.
+MOST_WORDS = 200
+Normalise = Literal["range", "words", "none"]
+_SAID: dict[Normalise, str] = {
+    "range": "each word's map is stretched to 0…1 over the picture, so heights of different words cannot be compared",
+    "words": "maps are shares among the words given, so they depend on which words are given",
+    "none": "maps are attention probabilities as they are; frequent tokens are high everywhere",
+}
+
+
+@dataclass(frozen=True)
+class WordOptions:
+    """How word maps are made.
+
+    Attributes:
+        prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
+        layers: Ids or globs of attentions; by default the middle grids.
+        heads: Which heads of each layer; all if not given.
+        refine: Products with the self-attention.
+        normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
+        background: Height above which a place belongs to a word; ``None`` gives every place the highest word.
+        resize: To the finest grid.
+        weigh: What counts the same.
+    """
+
+    prompt: str | None = None
+    layers: tuple[str, ...] = ()
+    heads: tuple[int, ...] | None = None
+    refine: int = 0
+    normalise: Normalise = "range"
+    background: float | None = 0.5
+    resize: Literal["bilinear", "bicubic"] = "bilinear"
+    weigh: Literal["layers", "heads"] = "layers"
+
+    def __post_init__(self) -> None:
+        if self.normalise not in _SAID:
+            raise InvalidValueError(f"normalise is one of {', '.join(_SAID)}, not {self.normalise!r}.")
+        if not 0 <= self.refine <= 10:
+            raise InvalidValueError(f"Maps are refined 0 to 10 times, not {self.refine}.")
+
+
+@neutral()
+def words(
+    picture: ImageLike, words: Sequence[str], source: Extractor, options: WordOptions | None = None
+) -> ScoredMaps:
+    """Where each word is in a picture.
+
+    Args:
+        picture: Path, array, tensor, PIL image or :class:`~diffeat.features.Picture`.
+        words: Words or phrases.
+        source: Runs a recipe of a diffusion model; its timesteps and draws are averaged.
+
+    Raises:
+        UnknownNameError: A word that the prompt does not have, or a layer that the model does not have.
+        InvalidValueError: No words or too many, a word beyond the model's text, a model without text attention, or a
+            recipe that walks or has techniques.
+    """
+    options, wanted = options or WordOptions(), checked_words(words)
+    recipe, backbone = source.recipe, source.backbone
+    check_attending(recipe)
+    picture = Picture.of(picture)
+    layers = choose_layers(backbone, options.layers)
+    text = recipe.text_for(", ".join(wanted)) if options.prompt is None else options.prompt
+    spans = [backbone.token_index(text, word) for word in wanted]
+    with torch.no_grad(), backbone.ready():
+        watch = _Watch(layers, spans, options)
+        watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
+        with AttentionTaps(backbone.denoiser, watched, watch) as taps:
+            for inputs in passes(recipe, backbone, picture, text):
+                taps.run(**inputs)
+                watch.end()
+        maps = normalised(watch.mean(), options.normalise)
+    notes = (f"text: {text}", f"{len(layers)} layers, {watch.passes} passes", _SAID[options.normalise])
+    frame = frame_of(recipe, backbone, picture)
+    return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+
+
+def checked_words(words: Sequence[str]) -> list[str]:
+    """Words without blanks around them, each once.
+
+    Raises:
+        InvalidValueError: None, too many, or an empty one.
+    """
+    wanted = list(dict.fromkeys(word.strip() for word in ([words] if isinstance(words, str) else words)))
+    if not wanted or not all(wanted):
+        raise InvalidValueError("Give at least one word, and no empty one: --words cat --words sofa.")
+    if len(wanted) > MOST_WORDS:
+        raise InvalidValueError(
+            f"{len(wanted)} words are given ({clipped(wanted[0], 20)}, …); at most {MOST_WORDS} go at once."
+        )
+    return wanted
+
+
+class _Watch:
+    """Sums maps over layers and passes while they run."""
+
+    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], options: WordOptions) -> None:
+        self.passes = 0
+        self._layers, self._options = frozenset(layers), options
+        self._tokens = sorted({token for span in spans for token in span})
+        self._share = torch.tensor([[(t in span) / len(span) for t in self._tokens] for span in spans])
+        self._maps: list[Tensor] = []
+        self._looks: list[Attended] = []
+        self._sum: Tensor | None = None
+
+    def __call__(self, attended: Attended) -> Tensor:
+        if attended.name in self._layers:
+            heads = attended.text(self._tokens, mean_heads=False)[0].float()  # (heads, tokens, h, w)
+            chosen = heads if self._options.heads is None else heads[_heads(attended, self._options.heads, len(heads))]
+            share = self._share.to(chosen)
+            self._maps.append(torch.einsum("wt,ntyx->nwyx", share, chosen))
+        else:
+            self._looks.append(attended)
+        return torch.empty(0)
+
+    def end(self) -> None:
+        """A pass is over."""
+        if self._options.refine:
+            self._maps = self._refined()
+        mean = aggregate(self._maps, self._options.resize, self._options.weigh)
+        self._sum = mean if self._sum is None else self._sum + mean
+        self._maps, self._looks, self.passes = [], [], self.passes + 1
+
+    def mean(self) -> Float[Tensor, "k h w"]:
+        if self._sum is None:
+            raise InvalidValueError("The recipe has no timesteps.")
+        return (self._sum / self.passes).cpu()
+
+    def _refined(self) -> list[Tensor]:
+        looks: dict[tuple[int, int], list[Attended]] = defaultdict(list)
+        for attended in self._looks:
+            looks[attended.grid].append(attended)
+        refined = []
+        for heads in self._maps:
+            maps = heads.mean(0)
+            at = looks.get((maps.shape[1], maps.shape[2]), [])
+            for _ in range(self._options.refine if at else 0):
+                maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
+            refined.append(maps[None])
+        return refined
+
+
+def _heads(attended: Attended, heads: Sequence[int], there: int) -> list[int]:
+    if max(heads) >= there or min(heads) < 0:
+        raise InvalidValueError(f"{attended.name} has heads 0 to {there - 1}, not {max(heads)}.")
+    return list(heads)
+
+
+def aggregate(
+    layers: Sequence[Float[Tensor, "n k h w"]],
+    resize: Literal["bilinear", "bicubic"] = "bilinear",
+    weigh: Literal["layers", "heads"] = "layers",
+    grid: tuple[int, int] | None = None,
+) -> Float[Tensor, "k h2 w2"]:
+    """The mean of layers' maps, heads first in each, at the finest grid or another."""
+    grid = grid or max(((m.shape[-2], m.shape[-1]) for m in layers), key=lambda g: g[0] * g[1])
+    total, count = torch.zeros(1), 0
+    for maps in layers:
+        large = maps if tuple(maps.shape[-2:]) == grid else F.interpolate(maps, size=grid, mode=resize)
+        large = large.clamp(min=0)
+        total = total.to(large) + (large.mean(0) if weigh == "layers" else large.sum(0))
+        count += 1 if weigh == "layers" else len(large)
+    return total / count
+
+
+def normalised(maps: Float[Tensor, "k h w"], how: Normalise) -> Float[Tensor, "k h w"]:
+    """Maps made comparable; one that is the same everywhere becomes 0 under ``"range"``."""
+    if how == "range":
+        low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+        return torch.where(high > low, (maps - low) / (high - low).clamp(min=1e-20), 0.0)
+    return maps / (maps.sum(0, keepdim=True) + 1e-6) if how == "words" else maps
