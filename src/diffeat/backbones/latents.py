@@ -162,7 +162,7 @@ class Autoencoder:
             mean, std = mean[:, :, 0], std[:, :, 0]
         if self.patched:
             mean, std = pixel_unshuffle(mean, 2), pixel_unshuffle(std, 2)
-        return mean, std
+        return mean.contiguous(), std.contiguous()  # bits of what follows depend on strides, which no file keeps
 
     def _check_normalisation(self, like: Tensor) -> None:
         vae: Any = self.vae

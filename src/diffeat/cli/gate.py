@@ -54,6 +54,7 @@ def gate(
         diffeat samples photos
         diffeat gate photos -x "prompt:a photo" -x "guidance:7.5 + prompt:a photo" --steps 2 --out gate
     """
+    from diffeat.backbones import remembered
     from diffeat.progress import bar
     from diffeat.report.gate import FILES, SEARCH_FILES, write_gate_report, write_search_report
     from diffeat.studies.content_shift.examples import examples_of
@@ -84,6 +85,7 @@ def gate(
     if limit is not None and limit < len(images):
         images = [images[i * len(images) // limit] for i in range(limit)]
     backbone = load(ctx, recipe).backbone
+    ctx.with_resource(remembered())
     if search is not None:
         stage = "features" if of_features and not of_pictures else "img2img"
         outcome = run_search(backbone, images, combinations, recipe, budget=search, settings=settings, stage=stage)

@@ -47,6 +47,7 @@ _OPTIONS = {
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
 }
 _WORKERS = {
+    "optimise": _COMPUTING(list[str], "channels-last, or compile (blocks that repeat): other last bits; repeatable."),
     "workers": _COMPUTING(int, "Processes that extract: each on a GPU, or on its share of the processor.", min=1),
     "ray": _COMPUTING(str, "Address of a Ray cluster whose machines extract: host:port, auto or local."),
 }
@@ -157,6 +158,7 @@ def load(ctx: typer.Context, recipe: Recipe) -> Any:
 
     asked = given(ctx)
     used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
+    used["optimise"] = asked.get("optimise", ())
     if "workers" in asked or "ray" in asked:
         from diffeat.distributed import start_workers
 
@@ -195,7 +197,7 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     kinds = {type(part) for part in recipe.single()}
     unused = [change for change in changes if change not in used]
     if Reading not in kinds:
-        unused += [flag(name) for name in ("prompt", "batch_size") if name in asked]
+        unused += [flag(name) for name in ("prompt", "batch_size", "optimise") if name in asked]
     if kinds.isdisjoint({Reading, Vision}):
         unused += [flag(name) for name in ("device", "dtype") if name in asked]
     for change in unused:
