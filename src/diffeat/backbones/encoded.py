@@ -11,7 +11,7 @@ from torch import nn
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
 from diffeat.backbones.recording import record_call, remembering
-from diffeat.backbones.remembered import current, dense, key_of
+from diffeat.backbones.memory import current, dense, key_of
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffeat.backbones.fingerprint import fingerprint
-from diffeat.backbones.remembered import current, key_of
+from diffeat.backbones.memory import current, key_of
 from diffeat.backbones.sharing import alone
 from diffeat.errors import ModelError
 from diffeat.memory import Parts, moved
