@@ -10,8 +10,8 @@ from torch import nn
 
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
-from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.memory import current, dense, key_of
+from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
 
