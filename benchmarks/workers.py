@@ -57,11 +57,13 @@ def threads(process: int) -> dict[str, tuple[float, float]]:
 
 
 def measured(processes: list[int], run: Callable[[], object]) -> dict[str, float]:
-    """Wall-clock seconds of a run; seconds of the processor; the longest time of a worker without waits for a core."""
+    """Wall-clock seconds of a run; seconds of the processor, all of the workers' and this process's own; the longest
+    time of a worker without waits for a core."""
     before = [threads(process) for process in processes]
-    began = time.perf_counter()
+    own, began = time.process_time(), time.perf_counter()
     run()
     wall = time.perf_counter() - began
+    driver = time.process_time() - own
     used, quiet = 0.0, 0.0
     for process, old in zip(processes, before, strict=True):
         spent = [
@@ -70,7 +72,7 @@ def measured(processes: list[int], run: Callable[[], object]) -> dict[str, float
         ]
         used += sum(ran for ran, _ in spent)
         quiet = max(quiet, wall - max(spent)[1])  # of the thread that computes
-    return {"wall": wall, "cpu": used, "quiet": quiet}
+    return {"wall": wall, "cpu": used, "quiet": quiet, "driver": driver}
 
 
 def content(folder: Path) -> dict[str, bytes]:

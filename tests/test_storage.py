@@ -394,7 +394,7 @@ def replace_maps(values: torch.Tensor) -> FeatureMap:
 def test_a_shard_is_the_file_that_safetensors_writes() -> None:
     import safetensors.torch
 
-    from diffeat.storage.shard import serialised
+    from diffeat.storage.shard import safetensors_bytes
 
     tensors = {
         "10/a": torch.ones(2, 1, dtype=torch.int8),
@@ -404,4 +404,4 @@ def test_a_shard_is_the_file_that_safetensors_writes() -> None:
         "e": torch.empty(0, 3, 3),
     }
     metadata = {"diffeat": '{"names":["ü\\n"]}'}
-    assert serialised(tensors, metadata) == safetensors.torch.save(tensors, metadata)
+    assert b"".join(safetensors_bytes(tensors, metadata)) == safetensors.torch.save(tensors, metadata)

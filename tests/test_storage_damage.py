@@ -17,8 +17,9 @@ from diffeat.errors import DiffeatError, StoreError
 from diffeat.extraction import extract_to_store
 from diffeat.storage import FeatureStore, compact
 from diffeat.storage.head import FORMAT_VERSION, Head
-from diffeat.storage.index import Index, Row, table_of, to_parquet
+from diffeat.storage.index import Index
 from diffeat.storage.layout import IndexName
+from diffeat.storage.rows import Row, table_of, to_parquet
 from support.stores import FakeSource, content, seen, write_photos
 
 
@@ -211,7 +212,7 @@ def test_a_head_of_another_epoch_is_refused_and_nothing_removed(where: Path, pho
 
 
 def part(where: Path, data: bytes) -> Path:
-    file = IndexName.of(0, "new", data).within(where)
+    file = IndexName.of(0, "new", [data]).within(where)
     file.write_bytes(data)
     return file
 
@@ -223,10 +224,10 @@ def rows(where: Path) -> list[Row]:
 def test_parts_of_a_newer_format_or_another_recipe_stop_every_act(
     where: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import diffeat.storage.index
+    import diffeat.storage.rows
 
     with monkeypatch.context() as patch:
-        patch.setattr(diffeat.storage.index, "FORMAT_VERSION", FORMAT_VERSION + 1)
+        patch.setattr(diffeat.storage.rows, "FORMAT_VERSION", FORMAT_VERSION + 1)
         newer = to_parquet(table_of(rows(where)), "hash")
     other = to_parquet(table_of(rows(where)), "another")
     for data, message in ((newer, "format version 3; this.*Update"), (other, "another recipe"), (b"PAR1", "no part")):

@@ -26,13 +26,15 @@ class _Store(TyperGroup):
 store = typer.Typer(
     cls=_Store,
     no_args_is_help=True,
-    help="Look at a feature store, check it, compact it, or merge several: diffeat store FOLDER [--verify].",
+    help="Look at a feature store, check, compact or export it, or merge several: diffeat store FOLDER [--verify].",
 )
+
+Stored = Annotated[str, Argument(help="Folder of a feature store, or its URL.")]
 
 
 @store.command(cls=Command)
 def show(
-    folder: Annotated[Path, Argument(help="Folder of a feature store.")],
+    folder: Stored,
     verify: Annotated[bool, Option("--verify", help="Read everything and check it.")] = False,
 ) -> None:
     """Show what a feature store holds, or check that it is whole.
@@ -56,7 +58,7 @@ def show(
 
 @store.command(cls=Command)
 def compact(
-    folder: Annotated[Path, Argument(help="Folder of a feature store.")],
+    folder: Stored,
     shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
 ) -> None:
     """Give back the space of replaced pictures, join small files, and make a large store quick to open.
@@ -80,12 +82,13 @@ def compact(
 
 @store.command(cls=Command)
 def merge(
-    folders: Annotated[list[Path], Argument(help="Folders of feature stores of one recipe.")],
-    out: Annotated[Path, Option("--out", "-o", help="Folder of the store that takes all; made or continued.")],
+    folders: Annotated[list[str], Argument(help="Folders or URLs of feature stores of one recipe.")],
+    out: Annotated[str, Option("--out", "-o", help="Folder or URL of the store that takes all; made or continued.")],
 ) -> None:
     """Copy the pictures of several stores of one recipe into one.
 
-    The others stay as they are. A name that stands for different pictures is refused before anything is copied.
+    The others stay as they are. A name that stands for different pictures is refused before anything is copied. One
+    store alone is copied, from a disk to an object store, say.
 
     Example:
         diffeat samples photos
@@ -96,3 +99,27 @@ def merge(
     from diffeat.storage import merge
 
     typer.echo(f"{len(merge(folders, out))} pictures → {out}")
+
+
+@store.command(cls=Command)
+def export(
+    folder: Stored,
+    out: Annotated[Path, Option("--out", "-o", help="Folder to make.")],
+    form: Annotated[str, Option("--as", help="numpy, safetensors, webdataset or parquet.")],
+    activation: Annotated[
+        list[str] | None, Option("--activation", "-a", help="Only this activation; repeatable.")
+    ] = None,
+) -> None:
+    """Write features for other programs: NumPy arrays, tensors, tar files of WebDataset, or Parquet tables.
+
+    The folder appears when all of it is there.
+
+    Example:
+        diffeat samples photos
+        diffeat extract photos --out features
+        diffeat store export features --as numpy --out arrays
+    """
+    from diffeat.progress import bar
+    from diffeat.storage import export
+
+    typer.echo(f"{export(folder, out, form, activation, bar)} pictures → {out}")

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as with_fields
 
 from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
 from diffeat.extraction.filling import Fills, Row, Unit, fill
 from diffeat.features import FeatureMap, Picture, Source, Spec
 from diffeat.features.picture import ImageLike, legible
 from diffeat.progress import Progress, silent
-from diffeat.storage import FeatureStore
-from diffeat.storage.store import Identity
+from diffeat.storage import FeatureStore, Identity
 
 
 @dataclass
@@ -61,8 +61,26 @@ def extract_to_store(
     """
     summary = Summary()
     units = plan_units(source.recipe, pictures, store, prompts, summary, replace=replace, shard_size=shard_size)
+    extract_units(source, store, units, summary, progress)
+    return summary
+
+
+def extract_units(
+    source: Source[FeatureMap],
+    store: FeatureStore,
+    units: Sequence[Unit],
+    summary: Summary,
+    progress: Progress = silent,
+) -> None:
+    """Do what :func:`plan_units` found to be left, and add to the summary what came of it.
+
+    Raises:
+        StoreError: The store is of another model, or cannot be written (complete shards stay).
+        NonFiniteError: Features do not fit the store's dtype.
+    """
     if not units:
-        return summary
+        return
+    _check_model(store, source.fingerprint)
     bar = iter(progress(range(sum(len(unit.pictures) for unit in units)), total=None, desc="extract"))
 
     def done(row: Row) -> None:
@@ -80,7 +98,6 @@ def extract_to_store(
     else:
         fill(source, store, units, done, step)
     next(bar, None)
-    return summary
 
 
 def plan_units(
@@ -154,6 +171,15 @@ def _jobs(
             raise InvalidValueError(f"Two pictures with different {what} are named {picture.name}: a store holds one.")
         jobs.append(None)
     return jobs
+
+
+def _check_model(store: FeatureStore, fingerprint: str) -> None:
+    """Refuse a store of another model; one that is made by its first shard will be of this one."""
+    head = with_fields(store.head, weights=fingerprint)
+    if FeatureStore.is_store(store.path):
+        store.head.require(head, store.path)
+    else:
+        store.head = head
 
 
 def _identity(recipe: Spec, picture: Picture) -> Identity:

@@ -14,7 +14,7 @@ from itertools import islice
 from math import isfinite
 from pathlib import Path
 from posixpath import basename, normpath
-from typing import overload
+from typing import Any, overload
 
 from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.features.picture import Picture, legible
@@ -83,23 +83,11 @@ def list_pictures(
         InvalidValueError: There is no picture, two have one name, or one lies outside the root; the prompts are not
             such a file, or do not name each picture once; an option does not suit the places.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    if fps is not None and not (isfinite(fps) and fps > 0):
-        raise InvalidValueError(f"Frames per second must be above 0, got {shown(fps)}.")
     if prompts is not None and caption_column is not None:
         raise InvalidValueError("Texts come from --prompts or from --caption-column; give one of them.")
-    wanted = Wanted(fps, column, caption_column, name_column)
-    by_path: dict[str, Found] = {}
-    skipped: list[tuple[str, str]] = []
-    for each in given:
-        for found in look(each, wanted):
-            if isinstance(found, Found):
-                by_path.setdefault(found.path if is_url(found.path) else os.path.abspath(found.path), found)
-            else:
-                skipped.append((found.path, found.reason))
-    _check(given, list(by_path.values()), skipped, wanted)
+    every, skipped = _found(paths, Wanted(fps, column, caption_column, name_column))
     names: dict[str, Found] = {}
-    for found in by_path.values():
+    for found in every:
         name = _name(found, root)
         if name in names:
             raise InvalidValueError(_two(name, names[name].path, found.path))
@@ -113,6 +101,38 @@ def list_pictures(
             raise InvalidValueError(_untold(f"{caption_column!r}", missing, len(names)))
     pictures = tuple(Picture(name, f.where, text=texts.get(name, default)) for name, f in names.items())
     return Listing(pictures, tuple(found.path for found in names.values()), tuple(skipped))
+
+
+def find_pictures(paths: AnyPath | Iterable[AnyPath], **options: Any) -> tuple[list[Picture], list[str]]:
+    """Likewise, called by their paths as they are given, and what cannot be read, a line each.
+
+    Args:
+        options: As of :func:`list_pictures`: ``fps`` and the columns.
+    """
+    found, _ = _found(paths, Wanted(**options))
+    pictures = [Picture(f.path, f.where, text=f.text) for f in found if not isinstance(f.where, Broken)]
+    return pictures, [str(f.where) for f in found if isinstance(f.where, Broken)]
+
+
+def _found(paths: AnyPath | Iterable[AnyPath], wanted: Wanted) -> tuple[list[Found], list[tuple[str, str]]]:
+    """Each picture once, and what was passed over.
+
+    Raises:
+        InvalidValueError: There is no picture, or an option does not suit the places.
+    """
+    if wanted.fps is not None and not (isfinite(wanted.fps) and wanted.fps > 0):
+        raise InvalidValueError(f"Frames per second must be above 0, got {shown(wanted.fps)}.")
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    by_path: dict[str, Found] = {}
+    skipped: list[tuple[str, str]] = []
+    for each in given:
+        for found in look(each, wanted):
+            if isinstance(found, Found):
+                by_path.setdefault(found.path if is_url(found.path) else os.path.abspath(found.path), found)
+            else:
+                skipped.append((found.path, found.reason))
+    _check(given, list(by_path.values()), skipped, wanted)
+    return list(by_path.values()), skipped
 
 
 def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, str]], wanted: Wanted) -> None:

@@ -9,12 +9,13 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
-from io import BufferedReader
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from diffeat.errors import StoreError
 from diffeat.files import open_regular
+from diffeat.storage.url import Place, Url
 
 _HOST = re.sub(r"\W", "", socket.gethostname())[:32] or "host"
 _TEMPORARY = re.compile(r"\.tmp-.+-\w+-\d+-[0-9a-f]{8}")
@@ -25,38 +26,65 @@ class DamagedError(StoreError):
 
 
 class StagedFile:
-    """Bytes on disk under a temporary name of their own, flushed, waiting to take their final name."""
+    """Bytes on disk under a temporary name of their own, flushed, waiting to take their final name.
 
-    def __init__(self, target: Path, data: bytes) -> None:
+    Of an object store they wait in memory: an object appears whole, or not at all.
+
+    Args:
+        data: The bytes, or pieces of them, which must stay what they are until :meth:`commit`.
+        new: Whether there must be no file of that name.
+    """
+
+    def __init__(self, target: Place, data: bytes | Sequence[bytes | memoryview], *, new: bool = False) -> None:
         self.target = target
-        self._temporary = target.with_name(f".tmp-{target.name[:100]}-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}")
+        self._chunks, self._new = [data] if isinstance(data, bytes) else data, new
+        if isinstance(target, Url):
+            return
+        self._temporary = temporary(target)
         try:
             with open(self._temporary, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+                for chunk in self._chunks:
+                    file.write(chunk)
+                flush(file)
         except BaseException:
             self.discard()
             raise
 
     def commit(self) -> None:
         """Take the final name: atomic, and on disk when this returns."""
-        os.replace(self._temporary, self.target)
-        sync_folder(self.target.parent)
+        if isinstance(self.target, Url):
+            self.target.write(self._chunks, new=self._new)
+        else:
+            os.replace(self._temporary, self.target)
+            sync_folder(self.target.parent)
 
     def discard(self) -> None:
         """Remove the temporary file."""
-        with contextlib.suppress(OSError):
-            self._temporary.unlink()
+        if isinstance(self.target, Path):
+            with contextlib.suppress(OSError):
+                self._temporary.unlink()
 
 
-def is_temporary(path: Path) -> bool:
-    """Whether a file bears a name that only :class:`StagedFile` gives."""
-    return _TEMPORARY.fullmatch(path.name) is not None
+def temporary(target: Path) -> Path:
+    """A name beside a file that nothing else gives."""
+    return target.with_name(f".tmp-{target.name[:100]}-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
-def is_regular(path: Path) -> bool:
+def flush(file: IO[bytes]) -> None:
+    """Have what was written to a file on disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file bears a name that only :func:`temporary` gives."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def is_regular(path: Place) -> bool:
     """Whether there is a regular file: no link, folder, pipe or device."""
+    if isinstance(path, Url):
+        return path.is_file()
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -64,7 +92,7 @@ def is_regular(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[BufferedReader]:
+def opened(path: Place) -> Iterator[BinaryIO]:
     """A regular file to read.
 
     Raises:
@@ -72,7 +100,7 @@ def opened(path: Path) -> Iterator[BufferedReader]:
         StoreError: It is of another kind, or may not be read.
     """
     try:
-        with open_regular(path) as file:
+        with path.open() if isinstance(path, Url) else open_regular(path) as file:
             yield file
     except FileNotFoundError as error:
         raise DamagedError(f"{path} is missing; the same extraction makes it again.") from error
@@ -92,7 +120,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def disk_errors(path: Path, lost: str = "Nothing that was stored before is lost.") -> Iterator[None]:
+def disk_errors(path: Place, lost: str = "Nothing that was stored before is lost.") -> Iterator[None]:
     """Turn the system's errors into StoreError: what happened, what is lost, how to go on."""
     try:
         yield
@@ -116,18 +144,20 @@ class WriterLock:
     """The right to write to a folder; the system takes it back when the process ends, however it ends.
 
     It is had alone, or shared with others who write beside. The folder itself is locked, so that no lock file stays
-    behind. Where the file system knows no locks (some network drives), nothing keeps writers apart. A forked child does
-    not have its parent's right.
+    behind. Where there are no locks (object stores, some network drives), nothing keeps writers apart: they do no harm
+    to each other, since nobody removes anything there. A forked child does not have its parent's right.
 
     Attributes:
         alone: Whether nobody else writes: it was taken alone, from a system that knows locks.
     """
 
-    def __init__(self, folder: Path, *, shared: bool = False) -> None:
+    def __init__(self, folder: Place, *, shared: bool = False) -> None:
         self._folder = folder
         self._descriptor: int | None = None
         self._owner = os.getpid()
         self.alone = False
+        if isinstance(folder, Url):
+            return
         try:
             import fcntl  # noqa: F401
         except ImportError:  # Windows

@@ -111,8 +111,7 @@ def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[
         return stored, (low, high)
     if not finite(values):
         raise NonFiniteError(f"{where} holds NaN or infinite values; they are not stored.")
-    largest, limit = values.abs().max().item(), torch.finfo(stored[""].dtype).max
     raise NonFiniteError(
-        f"{where} reaches {largest:.6g}, more than {format.name} can hold ({limit:.6g}). "
-        "Store it as bfloat16 (same size, range of float32) or float32."
+        f"{where} reaches {values.abs().max().item():.6g}, more than {format.name} can hold. "
+        "Store it as bfloat16 (same size as float16, range of float32) or float32."
     )

@@ -6,13 +6,13 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from diffeat.errors import StoreError, shown
 from diffeat.storage.atomic import DamagedError, StagedFile, is_temporary, opened
 from diffeat.storage.formats import FORMATS
 from diffeat.storage.layout import HEAD_FILE, listed
+from diffeat.storage.url import Place, Url
 
 FORMAT_VERSION = 2
 _MOST_BYTES = 16 << 20
@@ -44,12 +44,16 @@ class Head:
         data["checksum"] = hashlib.sha256(_json(data).encode()).hexdigest()
         return f"{_json(data)}\n".encode()
 
-    def write(self, folder: Path) -> None:
-        """Write it, atomically."""
-        StagedFile(folder / HEAD_FILE, self.to_bytes()).commit()
+    def write(self, folder: Place, *, new: bool = False) -> None:
+        """Write it, atomically; ``new``: where there is none.
+
+        Raises:
+            FileExistsError: There is one, in an object store.
+        """
+        StagedFile(folder / HEAD_FILE, self.to_bytes(), new=new).commit()
 
     @classmethod
-    def read(cls, folder: Path) -> Head:
+    def read(cls, folder: Place) -> Head:
         """Read it.
 
         Raises:
@@ -101,7 +105,7 @@ class Head:
             )
         return differences
 
-    def require(self, wanted: Head, folder: Path) -> None:
+    def require(self, wanted: Head, folder: Place) -> None:
         """Raise StoreError with the fields that differ, unless ``wanted`` gives the same features."""
         if differences := self.differences(wanted):
             raise StoreError(
@@ -110,7 +114,7 @@ class Head:
             )
 
 
-def _without_head(folder: Path) -> str:
+def _without_head(folder: Place) -> str:
     """What a folder without a head is, in words."""
     if not any(listed(folder / name) for name in ("shards", "index")):
         return f"it has no {HEAD_FILE}."
@@ -120,14 +124,20 @@ def _without_head(folder: Path) -> str:
     )
 
 
-def check_vacant(folder: Path) -> None:
+def check_vacant(folder: Place) -> None:
     """Raise StoreError unless a store can be made in a folder: a new or an empty one."""
+    if isinstance(folder, Url):
+        if (folder / HEAD_FILE).exists():
+            raise StoreError(f"{folder} is a feature store already. Use open or open_or_create.")
+        if held := listed(folder):
+            raise StoreError(f"{folder} is not a feature store and not empty (it holds {held[0]!r}). Choose another.")
+        return
     place = folder
     while not os.path.lexists(place):
         place = place.parent
     if not place.is_dir():
         raise StoreError(f"{place} is a file. Choose another name for the store.")
-    held = [file.name for file in listed(folder) if not is_temporary(file)]
+    held = [name for name in listed(folder) if not is_temporary(name)]
     if os.path.isfile(folder / HEAD_FILE):
         raise StoreError(f"{folder} is a feature store already. Use open or open_or_create.")
     if HEAD_FILE in held:
@@ -142,7 +152,7 @@ def check_vacant(folder: Path) -> None:
         raise StoreError(f"Cannot write to the store {folder}: no permission to write there. Choose another folder.")
 
 
-def check_version(version: object, path: Path) -> None:
+def check_version(version: object, path: Place) -> None:
     """Refuse the formats of other versions of diffeat."""
     if type(version) is not int:
         raise ValueError(version)

@@ -1,173 +1,68 @@
-"""The index: one row for each map, in Parquet files that are read as columns and made into rows when one is asked for.
+"""The index: which rows count, and where those of a picture stand, in a summary and in the parts written after it.
 
-A picture is named once for readers. Where several rows bear a name, those of the highest generation count: a picture
-that replaces another has the generation after it. Nothing in a file depends on when or where it was written.
+A picture is named once for readers. Where several rows bear a name, the last in the order of :data:`ORDER` count: a
+picture that replaces another has the generation after it. A picture keeps the place of the first rows of its name.
+Nothing in a file depends on when or where it was written.
 """
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any, NamedTuple
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from diffeat.errors import StoreError
-from diffeat.geometry import Frame
 from diffeat.storage.atomic import DamagedError
-from diffeat.storage.head import FORMAT_VERSION, Head, check_version
-from diffeat.storage.layout import HEAD_FILE, IndexName, index_names, whole
+from diffeat.storage.head import Head
+from diffeat.storage.layout import HEAD_FILE, IndexName, index_names
+from diffeat.storage.rows import Row, read_part, schema
+from diffeat.storage.summary import ORDER, Entry, Summary, joined, merged, read_summary
+from diffeat.storage.url import Place
 
-_MOST_BYTES = 1 << 30  # of a table in memory, before strings that repeat are counted
-
-
-@dataclass(frozen=True)
-class Row:
-    """One map: whose it is, where it lies, its shape, range and checksum.
-
-    Attributes:
-        image: The picture's name.
-        digest: Of the picture's content.
-        text: What the model read for it.
-        generation: How often a picture of this name was replaced before.
-        shard: Where the map lies; its place in the order of shards; its size in bytes.
-        row: The picture's place in the shard.
-        minimum: Of the values on disk, as ``maximum`` and ``abs_max``.
-        crc: CRC-32 of the bytes on disk.
-        frame: JSON, as ``provenance``.
-    """
-
-    image: str
-    digest: str
-    text: str
-    generation: int
-    shard: str
-    position: int
-    size: int
-    row: int
-    activation: str
-    channels: int
-    height: int
-    width: int
-    dtype: str
-    minimum: float
-    maximum: float
-    abs_max: float
-    crc: int
-    frame: str
-    provenance: str
-
-    def origin(self) -> tuple[Frame, dict[str, Any]]:
-        """The frame and the provenance.
-
-        Raises:
-            StoreError: They are not what diffeat writes.
-        """
-        try:
-            provenance = json.loads(self.provenance)
-            if isinstance(provenance, dict):
-                return Frame.from_dict(json.loads(self.frame)), provenance
-            reason = "provenance"
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = f"{type(error).__name__}"
-        raise StoreError(f"The index tells no frame and provenance of {self.image} ({reason}).")
-
-
-_COLUMNS = [(field.name, str(field.type)) for field in fields(Row)]
-_REPEATED = ["text", "shard", "activation", "dtype", "frame", "provenance"]
-
-
-def _schema(metadata: dict[str, str] | None = None) -> Any:
+if TYPE_CHECKING:
     import pyarrow as pa
 
-    kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
-    return pa.schema([(name, kinds[kind]) for name, kind in _COLUMNS], metadata=metadata)
-
-
-def table_of(rows: Iterable[Row]) -> Any:
-    """Rows as columns."""
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([asdict(row) for row in rows], schema=_schema())
-
-
-def to_parquet(table: Any, recipe_hash: str) -> bytes:
-    """A file of the index."""
-    import pyarrow.parquet as pq
-
-    metadata = {"diffeat.format": str(FORMAT_VERSION), "diffeat.recipe_hash": recipe_hash}
-    buffer = io.BytesIO()
-    pq.write_table(table.cast(_schema(metadata)).combine_chunks(), buffer, compression="zstd", version="2.6")
-    return buffer.getvalue()
-
-
-def read_index_file(file: Path, name: IndexName, recipe_hash: str) -> Any:
-    """The columns of a file of the index.
-
-    Raises:
-        DamagedError: It is missing, or has changed since it was written.
-        StoreError: It cannot be read, or is of another format or recipe.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    data = whole(file, name.sha256)
-    try:
-        parquet = pq.ParquetFile(pa.BufferReader(data), read_dictionary=_REPEATED)
-        metadata = {k.decode(): v.decode() for k, v in (parquet.schema_arrow.metadata or {}).items()}
-        check_version(int(metadata["diffeat.format"]), file)
-        if metadata["diffeat.recipe_hash"] != recipe_hash:
-            raise StoreError(f"{file} is of another recipe than the store's {HEAD_FILE}. Move it out of the store.")
-        sizes = (parquet.metadata.row_group(i).total_byte_size for i in range(parquet.num_row_groups))
-        if sum(sizes) > _MOST_BYTES:
-            raise ValueError("too large")
-        table = parquet.read(use_threads=len(data) > 1 << 20)
-        table.cast(_schema()).validate()
-        if any(table[column].null_count for column, _ in _COLUMNS):
-            raise ValueError("cells are empty")
-        return table
-    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise StoreError(f"{file} is no part of an index that diffeat wrote ({reason}).") from error
-
-
-class Entry(NamedTuple):
-    """Where the rows of a picture stand."""
-
-    table: int
-    start: int
-    maps: int
-    generation: int
+#: Parts from which on they are summed up.
+MANY = 64
+_FIELDS = [field.name for field in fields(Row)]
+_NONE = np.iinfo(np.int64).min
 
 
 class Index:
     """The rows of a store.
 
     Attributes:
-        pictures: The rows of every picture that counts, by name, in the order of the pictures.
-        shards: Every shard that a row names, those of replaced pictures included, and how many pictures it holds.
-        damaged: Files whose rows are not known: what they held may be missing, or have been replaced.
-        spared: Files that are damaged, and whose rows stand in another file too.
+        damaged: Parts whose rows are not known: what they held may be missing, or have been replaced.
+        spared: Damaged summaries, whose rows stand in the parts too.
+        summary: What is read in the stead of many parts, if there is such a file.
+        covered: Digests of the parts that it stands for.
+        late: How many parts it does not stand for.
     """
 
-    def __init__(self) -> None:
-        self.pictures: dict[str, Entry] = {}
-        self.shards: dict[str, int] = {}
+    def __init__(self, batch: pa.RecordBatch | None = None) -> None:
         self.damaged: list[DamagedError] = []
         self.spared: list[DamagedError] = []
-        self._tables: list[Any] = []
+        self.summary = None if batch is None else Summary(batch)
+        self.covered: set[str] = self.summary.parts() if self.summary else set()
+        self.late = 0
+        self._tables: list[pa.Table] = []
+        self._late: list[Entry] = []  # pictures of other parts
+        self._tail: dict[str, int] = {}  # their numbers by name
+        self._contents: dict[str, set[str]] = {}  # names by content
+        self._shards: dict[str, set[int]] = {}
+        self._fresh = 0  # those that the summary does not have
 
     @classmethod
-    def read(cls, folder: Path, head: Head) -> Index:
+    def read(cls, folder: Place, head: Head) -> Index:
         """Read the files of the index that count.
 
         Raises:
             StoreError: A file cannot be read, or is of another format or recipe.
         """
-        index = cls()
         names = index_names(folder)
         current = [name for name in names if name.epoch == head.epoch]
         if names and not current:
@@ -175,68 +70,193 @@ class Index:
                 f"{folder / HEAD_FILE} does not belong to the index beside it (epoch {head.epoch} there, "
                 f"{names[-1].epoch} here). Put the right one back from a copy; nothing here was changed."
             )
-        by_kind = {kind: [name for name in current if name.kind == kind] for kind in ("all", "old", "new")}
-        tables = list(index._readable(folder, by_kind["all"], head, index.spared))
-        if not tables:
-            if (lost := head.parts - len(by_kind["old"])) > 0:
-                index.damaged.append(DamagedError(f"{folder / 'index'} has lost {lost} files."))
-            tables = sorted(index._readable(folder, by_kind["old"], head, index.damaged), key=_place)
-        tables += sorted(index._readable(folder, by_kind["new"], head, index.damaged), key=_place)
-        for table in tables:
-            index.add(table)
-        return index
-
-    @staticmethod
-    def _readable(folder: Path, names: Sequence[IndexName], head: Head, damaged: list[DamagedError]) -> Iterator[Any]:
-        for name in names:
+        index, spared, damaged = cls(), list[DamagedError](), list[DamagedError]()
+        for name in (name for name in current if name.kind == "all"):
             try:
-                table = read_index_file(name.within(folder), name, head.recipe_hash)
+                batch = read_summary(folder, name, head.recipe_hash)
+            except DamagedError as error:
+                spared.append(error)
+                continue
+            if batch.num_rows and (index.summary is None or batch.num_rows > index.summary.batch.num_rows):
+                index = cls(batch)
+        index.spared, index.damaged = spared, damaged
+        old = {name.sha256 for name in current if name.kind == "old"}
+        if (lost := head.parts - len(old | (index.summary.parts(old=True) if index.summary else set()))) > 0:
+            damaged.append(DamagedError(f"{folder / 'index'} has lost {lost} files."))
+        for name in current:
+            if name.kind == "all" or name.sha256 in index.covered:
+                continue
+            try:
+                index.add(read_part(folder, name, head.recipe_hash), name)
             except DamagedError as error:
                 damaged.append(error)
-                continue
-            if table.num_rows:
-                yield table
+        if index.late > 4 * MANY and index.late > len(index.covered) // 16:  # to be found quickly
+            whole = cls(index.merged(head.recipe_hash))
+            whole.damaged, whole.spared, whole.covered, whole.late = damaged, spared, index.covered, index.late
+            return whole
+        return index
 
-    def add(self, table: Any) -> None:
-        """Take further rows; they count where they are of a later generation than those of the same name."""
-        number = len(self._tables)
-        self._tables.append(table)
-        shard = table["shard"].combine_chunks().dictionary_encode()
-        generations = table["generation"].to_numpy()
-        places = np.stack([shard.indices.to_numpy(), table["row"].to_numpy(), generations])
-        starts = np.flatnonzero(np.r_[True, (np.diff(places, axis=1) != 0).any(axis=0)])
-        counts = np.diff(np.r_[starts, table.num_rows])
-        pictures = np.bincount(places[0][starts], minlength=len(shard.dictionary))
-        self.shards |= dict(zip(shard.dictionary.to_pylist(), pictures.tolist(), strict=True))
-        names = table["image"].take(starts).to_pylist()
-        for name, start, count, generation in zip(
-            names, starts.tolist(), counts.tolist(), generations[starts].tolist(), strict=True
-        ):
-            known = self.pictures.get(name)
-            if known is None or known.generation <= generation:
-                self.pictures[name] = Entry(number, start, count, generation)
+    def add(self, table: pa.Table, name: IndexName) -> None:
+        """Take the rows of a further part."""
+        import pyarrow as pa
+
+        if not table.num_rows:
+            return
+        new, self.late = name.kind == "new", self.late + 1
+        rows = list(zip(*(table[f].to_pylist() for f in ("image", "digest", *ORDER[1:-1])), strict=True))
+        starts = [i for i, row in enumerate(rows) if not i or row != rows[i - 1]]
+        for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            image, digest, generation, position, shard, row = rows[start]
+            key = (new, generation, position, shard, row, name.sha256)
+            entry = Entry(key, key, len(self._tables), start, end - start)
+            if (known := self._known(image)) is not None:
+                entry = max(entry, known)._replace(first=min(key, known.first))
+            self._contents.setdefault(digest, set()).add(image)
+            self._shards.setdefault(shard, set()).add(row)
+            if image in self._tail:
+                self._late[self._tail[image]] = entry
+            else:
+                self._fresh += known is None
+                self._tail[image] = len(self._late)
+                self._late.append(entry)
+        origin = pa.array([name.sha256]).take(pa.array(np.zeros(table.num_rows, np.int64)))
+        whose = pa.array(np.full(table.num_rows, new))
+        self._tables.append(table.select(_FIELDS).append_column("new", whose).append_column("part", origin))
+        self.__dict__.pop("_ordered", None)
+
+    def merged(self, recipe_hash: str) -> pa.RecordBatch:
+        """All rows, as a summary holds them."""
+        return merged(self._all(), recipe_hash)
+
+    def _all(self) -> list[pa.Table]:
+        import pyarrow as pa
+
+        early = [pa.Table.from_batches([self.summary.batch])] if self.summary else []
+        return [*early, *self._tables]
+
+    # --- pictures --------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return self._fresh + (len(self.summary.names) if self.summary else 0)
+
+    def __contains__(self, name: str) -> bool:
+        return self._known(name) is not None
+
+    def _known(self, name: str) -> Entry | None:
+        if name in self._tail:
+            return self._late[self._tail[name]]
+        number = self.summary.find(name) if self.summary else None
+        return self.summary.entry(number) if self.summary and number is not None else None
+
+    @cached_property
+    def _ordered(self) -> np.ndarray:
+        """All pictures in their order: numbers of the summary, and -1, -2, … for those of other parts."""
+        late = sorted(range(len(self._late)), key=lambda number: self._late[number].first)
+        if self.summary is None:
+            return -1 - np.array(late, np.int64)
+        summary = self.summary
+        replaced = [number for name in self._tail if (number := summary.find(name)) is not None]
+        numbers = summary.ordered
+        if replaced:
+            numbers = numbers[~np.isin(numbers, replaced)]
+        places = [bisect_left(numbers, self._late[n].first, key=summary.first) for n in late]
+        return np.insert(numbers, places, -1 - np.array(late, np.int64))
+
+    def find(self, names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+        """Those of some names that are there, and their numbers, for :meth:`column`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        numbers = np.full(len(names), _NONE)
+        if self.summary is not None:
+            among = pc.SetLookupOptions(value_set=self.summary.names)
+            found = pc.call_function("index_in", [pa.array(names, pa.string())], among)
+            numbers = found.cast(pa.int64()).fill_null(_NONE).to_numpy()
+        late = [self._tail.get(name, _NONE) for name in names] if self._tail else _NONE
+        numbers = np.where(np.equal(late, _NONE), numbers, -1 - np.asarray(late))
+        there = numbers != _NONE
+        return [name for name, is_there in zip(names, there, strict=True) if is_there], numbers[there]
+
+    def column(self, field: str, numbers: np.ndarray | None = None) -> list[Any]:
+        """A column's value in the first row of pictures: of all in their order, or of those :meth:`find` gave."""
+        import pyarrow as pa
+
+        numbers = self._ordered if numbers is None else numbers
+        values = np.empty(len(numbers), object)
+        early = numbers >= 0
+        if self.summary is not None and early.any():
+            rows = pa.array(self.summary.rows(numbers[early]))
+            values[early] = self.summary.batch[field].take(rows).to_pylist()
+        for place in np.flatnonzero(~early):
+            entry = self._late[-1 - numbers[place]]
+            values[place] = self._table(entry)[field][entry.start].as_py()
+        return values.tolist()
+
+    def table(self) -> tuple[pa.Table, np.ndarray]:
+        """The rows that count in the order of the pictures, and the number of maps of each picture."""
+        import pyarrow as pa
+
+        tables = self._all()
+        numbers, early = self._ordered, self._ordered >= 0
+        starts, counts = np.zeros(len(numbers), np.int64), np.zeros(len(numbers), np.int64)
+        if self.summary is not None:
+            starts[early], counts[early] = self.summary.rows(numbers[early]), self.summary.counts(numbers[early])
+        offsets = np.cumsum([0, *(table.num_rows for table in tables)])[-1 - len(self._tables) :]
+        for place in np.flatnonzero(~early):
+            entry = self._late[-1 - numbers[place]]
+            starts[place] = entry.start + (offsets[entry.table] if entry.table >= 0 else 0)
+            counts[place] = entry.maps
+        if not tables:
+            return schema().empty_table(), counts
+        rows = np.repeat(starts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return joined(tables).select(_FIELDS).take(pa.array(rows)), counts
+
+    def names(self) -> list[str]:
+        """Names of the pictures in their order."""
+        return self.column("image")
+
+    def at(self, place: int) -> list[Row]:
+        """The maps of a picture by its place in the order; IndexError where there is none."""
+        number = int(self._ordered[place])
+        return self._rows(self._late[-1 - number] if number < 0 or not self.summary else self.summary.entry(number))
 
     def rows(self, name: str) -> list[Row]:
-        """The maps of a picture."""
-        entry = self.pictures[name]
-        return [Row(**row) for row in self._tables[entry.table].slice(entry.start, entry.maps).to_pylist()]
+        """The maps of a picture; KeyError where there is none."""
+        entry = self._known(name)
+        if entry is None:
+            raise KeyError(name)
+        return self._rows(entry)
 
-    def column(self, name: str) -> list[Any]:
-        """A column's value in the first row of every picture that counts, in the order of the pictures."""
-        by_table: dict[int, list[int]] = {}
-        for entry in self.pictures.values():
-            by_table.setdefault(entry.table, []).append(entry.start)
-        values = {
-            number: iter(self._tables[number][name].take(starts).to_pylist()) for number, starts in by_table.items()
-        }
-        return [next(values[entry.table]) for entry in self.pictures.values()]
+    def _table(self, entry: Entry) -> pa.Table | pa.RecordBatch:
+        return self.summary.batch if entry.table < 0 and self.summary else self._tables[entry.table]
+
+    def _rows(self, entry: Entry) -> list[Row]:
+        rows = self._table(entry).slice(entry.start, entry.maps).select(_FIELDS)
+        return [Row(**row) for row in rows.to_pylist()]
+
+    def generation(self, name: str) -> int | None:
+        """That of a picture."""
+        entry = self._known(name)
+        return None if entry is None else entry.key[1]
+
+    def named(self, digest: str) -> str | None:
+        """The first picture of a content."""
+        names = set(self._contents.get(digest, ()))
+        if self.summary is not None:
+            names |= {self.summary.names[number].as_py() for number in self.summary.of_content(digest)}
+        firsts = [(entry.first, name) for name in names if (entry := self._known(name)) and self._is(entry, digest)]
+        return min(firsts)[1] if firsts else None
+
+    def _is(self, entry: Entry, digest: str) -> bool:
+        return self._table(entry)["digest"][entry.start].as_py() == digest
 
     def activations(self) -> list[str]:
         """Names of all activations."""
-        return list(dict.fromkeys(name for table in self._tables for name in table["activation"].unique().to_pylist()))
+        tables = [*([self.summary.batch] if self.summary else []), *self._tables]
+        return list(dict.fromkeys(name for table in tables for name in table["activation"].unique().to_pylist()))
 
-
-def _place(table: Any) -> tuple[int, int, str]:
-    """The place of a shard in the order of all; what replaces other pictures comes later, and takes their places."""
-    generation = max(table["generation"].to_pylist())
-    return generation, table["position"][0].as_py(), table["shard"][0].as_py()
+    @property
+    def shards(self) -> dict[str, int]:
+        """Every shard that a row names, those of replaced pictures included, and how many pictures it holds."""
+        late = {shard: len(rows) for shard, rows in self._shards.items()}
+        return {**(self.summary.shards() if self.summary else {}), **late}

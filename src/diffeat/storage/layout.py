@@ -3,13 +3,16 @@
 ::
 
     store.json                              what made the features, and the epoch that counts
+    checked                                 empty; what is older than it was whole when it was made
     shards/<sha256>.safetensors             the maps of some pictures
-    index/<epoch>-<kind>-<sha256>.parquet   their rows
+    index/<epoch>-<kind>-<sha256>.parquet   their rows: the parts
+    index/<epoch>-all-<sha256>.arrow        the rows of many parts once more, sorted
 
 A shard and a file of the index are named by the SHA-256 of their bytes: they are never changed, a damaged one is told
 by its name, and writing the same once more changes nothing. An epoch ends when a store is compacted; the files of other
-epochs do not count. Kinds of the index: ``new`` is the part of one shard; ``old`` is likewise, written by compacting,
-and all of these together are once more in ``all``, the one file that is read where it is whole.
+epochs do not count. Kinds of parts: ``new`` is that of one shard, ``old`` those of several, written by compacting. A
+summary (``all``, see :mod:`diffeat.storage.summary`) is made when there are many parts, and read in their stead while
+it is whole; the parts stay.
 """
 
 from __future__ import annotations
@@ -17,11 +20,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedReader
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import BinaryIO, NamedTuple, Self
 
 from diffeat.errors import StoreError
 from diffeat.storage.atomic import (
@@ -33,11 +35,15 @@ from diffeat.storage.atomic import (
     opened,
     sync_folder,
 )
+from diffeat.storage.url import Place, Url
 
 HEAD_FILE = "store.json"
-_MOST_BYTES = 1 << 30  # of a file of the index
+_MOST_BYTES = 1 << 30  # of a part
 _SHARD = re.compile(r"([0-9a-f]{64})\.safetensors")
-_INDEX = re.compile(r"(\d{1,9})-(new|old|all)-([0-9a-f]{64})\.parquet")
+_INDEX = re.compile(r"(\d{1,9})-(?:(new|old)-([0-9a-f]{64})\.parquet|(all)-([0-9a-f]{64})\.arrow)")
+
+#: The bytes of a file, in pieces.
+Chunks = Sequence[bytes | memoryview]
 
 
 class IndexName(NamedTuple):
@@ -48,38 +54,49 @@ class IndexName(NamedTuple):
     sha256: str
 
     @classmethod
-    def of(cls, epoch: int, kind: str, data: bytes) -> Self:
+    def of(cls, epoch: int, kind: str, chunks: Chunks) -> Self:
         """The name of what a file holds."""
-        return cls(epoch, kind, hashlib.sha256(data).hexdigest())
+        return cls(epoch, kind, sha256_of(chunks))
 
-    def within(self, folder: Path) -> Path:
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.kind}-{self.sha256}.{'arrow' if self.kind == 'all' else 'parquet'}"
+
+    def within(self, folder: Place) -> Place:
         """Where it lies in a store's folder."""
-        return folder / "index" / f"{self.epoch}-{self.kind}-{self.sha256}.parquet"
+        return folder / "index" / str(self)
 
 
-def shard_file(folder: Path, shard: str) -> Path:
+def sha256_of(chunks: Iterable[bytes | memoryview]) -> str:
+    """The digest of bytes in pieces."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def shard_file(folder: Place, shard: str) -> Place:
     """Where a shard lies in a store's folder."""
     return folder / "shards" / f"{shard}.safetensors"
 
 
-def index_names(folder: Path) -> list[IndexName]:
+def index_names(folder: Place) -> list[IndexName]:
     """The files of the index, of every epoch, in the order of their names.
 
     Raises:
         StoreError: The folder cannot be listed.
     """
-    matches = (_INDEX.fullmatch(file.name) for file in listed(folder / "index"))
-    return sorted(IndexName(int(m[1]), m[2], m[3]) for m in matches if m)
+    matches = map(_INDEX.fullmatch, listed(folder / "index"))
+    return sorted(IndexName(int(m[1]), m[2] or m[4], m[3] or m[5]) for m in matches if m)
 
 
-def listed(folder: Path) -> list[Path]:
-    """What a folder holds, sorted; nothing where there is none.
+def listed(folder: Place) -> list[str]:
+    """Names of what a folder holds, sorted; nothing where there is none.
 
     Raises:
         StoreError: It cannot be listed.
     """
     try:
-        return sorted(Path(folder, name) for name in os.listdir(folder))
+        return sorted(folder.listed() if isinstance(folder, Url) else os.listdir(folder))
     except FileNotFoundError:
         return []
     except OSError as error:
@@ -95,21 +112,21 @@ def leftovers(folder: Path, epoch: int, shards: Container[str]) -> Iterator[Path
     """
     yield from temporaries(folder)
     for name in index_names(folder):
-        if name.epoch != epoch and is_regular(file := name.within(folder)):
+        if name.epoch != epoch and is_regular(file := folder / "index" / str(name)):
             yield file
-    for file in listed(folder / "shards"):
-        match = _SHARD.fullmatch(file.name)
-        if match and match[1] not in shards and is_regular(file):
+    for name in listed(folder / "shards"):
+        match = _SHARD.fullmatch(name)
+        if match and match[1] not in shards and is_regular(file := folder / "shards" / name):
             yield file
 
 
 def temporaries(folder: Path) -> Iterator[Path]:
     """Files of writes that were never finished."""
     for place in (folder, folder / "shards", folder / "index"):
-        yield from (file for file in listed(place) if is_temporary(file) and is_regular(file))
+        yield from (place / name for name in listed(place) if is_temporary(name) and is_regular(place / name))
 
 
-def whole(file: Path, sha256: str, size: int | None = None) -> bytes:
+def whole(file: Place, sha256: str, size: int | None = None) -> bytes:
     """What a file holds.
 
     Args:
@@ -127,23 +144,24 @@ def whole(file: Path, sha256: str, size: int | None = None) -> bytes:
 
 
 @contextmanager
-def _of_size(file: Path, size: int | None) -> Iterator[BufferedReader]:
+def _of_size(file: Place, size: int | None, most: int | None = _MOST_BYTES) -> Iterator[BinaryIO]:
     with opened(file) as reader:
-        here = os.fstat(reader.fileno()).st_size
-        if here != size if size is not None else here > _MOST_BYTES:
+        here = reader.seek(0, os.SEEK_END)
+        reader.seek(0)
+        if here != size if size is not None else here > (most or here):
             raise DamagedError(f"{file} has changed since it was written: it has {here} bytes.")
         yield reader
 
 
-def check(file: Path, sha256: str, size: int | None = None) -> int:
+def check(file: Place, sha256: str, size: int | None = None) -> int:
     """The size of a file that is what its name tells; arguments and errors as of :func:`whole`, which holds it."""
-    with _of_size(file, size) as reader:
-        if hashlib.file_digest(reader, "sha256").hexdigest() != sha256:
+    with _of_size(file, size, None) as reader:
+        if sha256_of(iter(lambda: reader.read(1 << 20), b"")) != sha256:
             raise DamagedError(f"{file} has changed since it was written.")
         return reader.tell()
 
 
-def place(folder: Path, *files: tuple[Path, bytes]) -> None:
+def place(folder: Place, *files: tuple[Place, Chunks]) -> None:
     """Put files of a store in their places, one after the other, each complete or absent.
 
     A file that is there is left as it is where it is whole; else it is mended: its name tells that it held these bytes.
@@ -154,14 +172,11 @@ def place(folder: Path, *files: tuple[Path, bytes]) -> None:
     staged: list[StagedFile] = []
     with disk_errors(folder):
         try:
-            for file, data in files:
-                if file.parent.is_symlink():
-                    raise StoreError(f"{file.parent} is a link; nothing is written through it. Put a folder there.")
-                if not file.parent.is_dir():
-                    file.parent.mkdir()
-                    sync_folder(folder)
-                if not _is_whole(file, data):
-                    staged.append(StagedFile(file, data))
+            for file, chunks in files:
+                if isinstance(file, Path):
+                    ready(file.parent)
+                if not _is_whole(file, chunks):
+                    staged.append(StagedFile(file, chunks))
             for part in staged:
                 part.commit()
         except BaseException:
@@ -170,13 +185,29 @@ def place(folder: Path, *files: tuple[Path, bytes]) -> None:
             raise
 
 
-def _is_whole(file: Path, data: bytes) -> bool:
+def ready(folder: Path) -> None:
+    """Make a folder of a store where it is missing.
+
+    Raises:
+        StoreError: It is a link.
+        OSError: It cannot be made.
+    """
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link; nothing is written through it. Put a folder there.")
+    if not folder.is_dir():
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def _is_whole(file: Place, chunks: Chunks) -> bool:
+    if isinstance(file, Url):
+        return file.exists() and file.size() == sum(map(len, chunks))
     if not os.path.lexists(file):
         return False
     if not is_regular(file):
         raise StoreError(f"{file} is not a regular file; it is not replaced. Move it out of the store.")
     try:
-        check(file, hashlib.sha256(data).hexdigest(), len(data))
+        check(file, sha256_of(chunks))
     except DamagedError:
         return False
     return True

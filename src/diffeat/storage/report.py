@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 from diffeat.errors import DiffeatError, StoreError
 from diffeat.features.feature_map import value_range
 from diffeat.storage.head import Head
-from diffeat.storage.index import Index, Row
+from diffeat.storage.index import Index
 from diffeat.storage.layout import check, index_names, leftovers, shard_file
+from diffeat.storage.rows import Row
 from diffeat.storage.shard import ShardReader
+from diffeat.storage.url import Place
 
 
 @dataclass
@@ -47,7 +50,7 @@ class VerifyReport:
         )
 
 
-def verify(folder: Path) -> VerifyReport:
+def verify(folder: Place) -> VerifyReport:
     """Read a whole store: the index, hashes, shapes, ranges, finite values, leftovers."""
     report = VerifyReport()
     try:
@@ -56,27 +59,33 @@ def verify(folder: Path) -> VerifyReport:
     except StoreError as error:
         report.problems.append(str(error))
         return report
-    for name in index_names(folder):
-        try:
-            if name.epoch == head.epoch:
-                check(name.within(folder), name.sha256)
-        except StoreError as error:
-            report.problems.append(str(error))
-    by_shard: dict[str, list[list[Row]]] = {}
-    for name in index.pictures:
-        rows = index.rows(name)
-        by_shard.setdefault(rows[0].shard, []).append(rows)
-    for shard, pictures in by_shard.items():
-        _check_shard(shard_file(folder, shard), pictures, report)
-    report.replaced = len(index.shards.keys() - by_shard)
-    report.problems += [
-        f"{file.name}: not in the index; left by an interrupted run, or its part of the index is lost"
-        for file in leftovers(folder, head.epoch, index.shards)
-    ]
+    _check_index(folder, head, index, report)
+    shards = index.column("shard")
+    order = sorted(range(len(shards)), key=shards.__getitem__)
+    for shard, numbers in groupby(order, shards.__getitem__):
+        _check_shard(shard_file(folder, shard), [index.at(number) for number in numbers], report)
+    report.replaced = len(index.shards) - report.shards
+    if isinstance(folder, Path):
+        report.problems += [
+            f"{file.name}: not in the index; left by an interrupted run, or its part of the index is lost"
+            for file in leftovers(folder, head.epoch, index.shards)
+        ]
     return report
 
 
-def _check_shard(path: Path, pictures: Sequence[Sequence[Row]], report: VerifyReport) -> None:
+def _check_index(folder: Place, head: Head, index: Index, report: VerifyReport) -> None:
+    """Look at every file of the index that counts, and for those that the summary stands for."""
+    there = [name for name in index_names(folder) if name.epoch == head.epoch]
+    for name in there:
+        try:
+            check(name.within(folder), name.sha256)
+        except StoreError as error:
+            report.problems.append(str(error))
+    lost = index.covered - {name.sha256 for name in there}
+    report.problems += [f"The part {sha256} of the index is missing; the next run makes it again." for sha256 in lost]
+
+
+def _check_shard(path: Place, pictures: Sequence[Sequence[Row]], report: VerifyReport) -> None:
     """Read a whole shard, compare it with its rows of the index, and add what was found to the report."""
     report.shards += 1
     report.pictures += len(pictures)
@@ -104,32 +113,36 @@ def _check_map(reader: ShardReader, row: Row) -> str:
     return ""
 
 
-def listing(path: Path, head: Head, pictures: Sequence[Sequence[Row]], most: int = 20) -> str:
+def listing(path: Place, head: Head, index: Index, most: int = 20) -> str:
     """A table of the activations and one of the pictures."""
-    rows = [row for maps in pictures for row in maps]
-    by_name: dict[str, list[Row]] = {}
-    for row in rows:
-        by_name.setdefault(row.activation, []).append(row)
-    shards = {row.shard: row.size for row in rows}
-    total = readable(sum(shards.values()))
+    table, _ = index.table()
+    shards = table.group_by("shard").aggregate([("size", "max")])
     lines = [
         f"{path}",
-        f"{len(pictures)} pictures · {len(rows)} maps · {len(shards)} shards · {total} · {head.dtype}",
+        f"{len(index)} pictures · {table.num_rows} maps · {shards.num_rows} shards · "
+        f"{readable(sum(shards['size_max'].to_pylist()))} · {head.dtype}",
         f"recipe {head.recipe_hash[:12]}",
     ]
-    if rows:
-        activations = [
-            (name, _span(r.channels for r in found), _grids(found), _range(found), readable(_bytes(found)))
-            for name, found in by_name.items()
-        ]
+    if table.num_rows:
+        grids = table.group_by(["activation", "channels", "height", "width"]).aggregate(
+            [("minimum", "min"), ("maximum", "max"), ([], "count_all")]
+        )
+        by_name = {name: [g for g in grids.to_pylist() if g["activation"] == name] for name in index.activations()}
+        activations = []
+        for name, kinds in by_name.items():
+            values = f"{min(k['minimum_min'] for k in kinds):.3g} … {max(k['maximum_max'] for k in kinds):.3g}"
+            size = sum(k["count_all"] * k["channels"] * k["height"] * k["width"] for k in kinds) * _width(head.dtype)
+            shapes = {(k["height"], k["width"]) for k in kinds}
+            activations.append((name, _span({k["channels"] for k in kinds}), _grids(shapes), values, readable(size)))
         lines += ["", *_table(("activation", "channels", "grid h×w", "values", "size"), activations, "lrllr")]
-        listed = [
-            (maps[0].image, maps[0].digest[:12], _grids(maps), maps[0].shard[:12], readable(_bytes(maps)))
-            for maps in pictures[:most]
-        ]
+        listed = []
+        for maps in (index.at(number) for number in range(min(most, len(index)))):
+            size = sum(row.channels * row.height * row.width for row in maps) * _width(head.dtype)
+            kinds = {(row.height, row.width) for row in maps}
+            listed.append((maps[0].image, maps[0].digest[:12], _grids(kinds), maps[0].shard[:12], readable(size)))
         lines += ["", *_table(("picture", "digest", "grid h×w", "shard", "size"), listed, "llllr")]
-        if len(pictures) > most:
-            lines.append(f"… and {len(pictures) - most} more pictures")
+        if len(index) > most:
+            lines.append(f"… and {len(index) - most} more pictures")
     return "\n".join(lines)
 
 
@@ -142,24 +155,17 @@ def readable(size: float) -> str:
     return f"{size:.3g} TB"
 
 
-def _bytes(rows: Sequence[Row]) -> int:
-    width = {"float32": 4, "int8": 1}
-    return sum(math.prod((r.channels, r.height, r.width)) * width.get(r.dtype, 2) for r in rows)
+def _width(dtype: str) -> int:
+    return {"float32": 4, "int8": 1}.get(dtype, 2)
 
 
-def _span(values) -> str:
-    found = sorted(set(values))
-    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
+def _span(values: Collection[int]) -> str:
+    return str(min(values)) if len(values) == 1 else f"{min(values)}–{max(values)}"
 
 
-def _grids(rows: Sequence[Row]) -> str:
-    grids = sorted({(r.height, r.width) for r in rows})
-    text = ", ".join(f"{h}×{w}" for h, w in grids[:3])
-    return text if len(grids) <= 3 else f"{text}, …"
-
-
-def _range(rows: Sequence[Row]) -> str:
-    return f"{min(r.minimum for r in rows):.3g} … {max(r.maximum for r in rows):.3g}"
+def _grids(kinds: Collection[tuple[int, int]]) -> str:
+    text = ", ".join(f"{h}×{w}" for h, w in sorted(kinds)[:3])
+    return text if len(kinds) <= 3 else f"{text}, …"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], sides: str) -> list[str]:

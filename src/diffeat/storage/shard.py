@@ -7,13 +7,11 @@ metadata are one JSON text.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -24,25 +22,31 @@ from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features.feature_map import FeatureMap
 from diffeat.storage.atomic import DamagedError, opened
 from diffeat.storage.formats import FORMATS, Format, encode
-from diffeat.storage.index import Row
+from diffeat.storage.layout import Chunks, sha256_of
+from diffeat.storage.rows import Row
+from diffeat.storage.url import Place, Url
 
-_CODES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int8: "I8"}
-_DTYPES = tuple(_CODES)  # in the order in which a file has them
 Window = tuple[int, int, int, int]
+_KINDS = {torch.int8: "I8", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32"}  # as they are sorted
+_TYPES = {kind: dtype for dtype, kind in _KINDS.items()}
+_MOST_HEADER = 100 << 20  # as safetensors
 #: The maps of a picture: their rows, with the tensors on disk of each.
 Maps = Sequence[tuple[Row, Mapping[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A shard ready to be written: its name, which is the SHA-256 of its bytes, and its rows."""
+    """A shard ready to be written: its name, which is the SHA-256 of its bytes, these in pieces, and its rows.
+
+    The pieces are the memory of the maps themselves, so that a shard is held once.
+    """
 
     shard: str
-    data: bytes
+    chunks: Chunks
     rows: tuple[Row, ...]
 
 
-def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps:
+def encoded(feature: FeatureMap, text: str, generation: int, dtype: str, stamp: str = "") -> Maps:
     """The maps of a picture as they lie on disk; their place is left open.
 
     Raises:
@@ -79,6 +83,7 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str) -> Maps
             crc=_crc(stored),
             frame=_json(feature.frame.to_dict()),
             provenance=_json(feature.provenance),
+            stamp=stamp,
         )
         maps.append((row, stored))
     return maps
@@ -106,28 +111,30 @@ def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
         for part, tensor in stored.items()
     }
     identities = [[row.image, row.digest, row.text] for row in (maps[0][0] for maps in pictures)]
-    data = serialised(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
-    shard = hashlib.sha256(data).hexdigest()
+    chunks = safetensors_bytes(tensors, {"diffeat": _json({"dtype": dtype, "pictures": identities})})
+    shard, size = sha256_of(chunks), sum(map(len, chunks))
     rows = (
-        replace(row, shard=shard, position=position, size=len(data), row=number)
+        replace(row, shard=shard, position=position, size=size, row=number)
         for number, maps in enumerate(pictures)
         for row, _ in maps
     )
-    return Sealed(shard, data, tuple(rows))
+    return Sealed(shard, chunks, tuple(rows))
 
 
-def serialised(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes that ``safetensors.torch.save`` gives, which copies every tensor twice: here it is once."""
-    ordered = sorted(tensors.items(), key=lambda item: (_DTYPES.index(item[1].dtype), item[0]))
+def safetensors_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> list[bytes | memoryview]:
+    """The bytes of a safetensors file, as ``safetensors.torch.save`` gives them, without a copy."""
     header: dict[str, Any] = {"__metadata__": metadata}
+    chunks: list[bytes | memoryview] = []
     end = 0
-    for name, tensor in ordered:
+    kinds = list(_KINDS)
+    for name, tensor in sorted(tensors.items(), key=lambda item: (-kinds.index(item[1].dtype), item[0])):
         start, end = end, end + tensor.nbytes
-        dtype = _CODES[tensor.dtype]
-        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        kind, shape = _KINDS[tensor.dtype], list(tensor.shape)
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+        chunks.append(_bytes(tensor))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return b"".join([len(text).to_bytes(8, "little"), text, *(_buffer(tensor) for _, tensor in ordered)])
+    return [len(text).to_bytes(8, "little") + text, *chunks]
 
 
 class ShardReader:
@@ -140,13 +147,14 @@ class ShardReader:
         StoreError: The file is missing, truncated or damaged, or no regular file.
     """
 
-    def __init__(self, path: Path, size: int) -> None:
+    def __init__(self, path: Place, size: int) -> None:
         self.path = path
         try:
             with opened(path) as file:
-                if (here := os.fstat(file.fileno()).st_size) != size:
+                if (here := file.seek(0, os.SEEK_END)) != size:
                     raise self._damaged(f"it has {here} bytes instead of {size}")
-                self._file: Any = safetensors.safe_open(str(path), framework="pt")
+                remote = isinstance(path, Url)
+                self._file: Any = _Remote(path, size) if remote else safetensors.safe_open(str(path), framework="pt")
         except (OSError, safetensors.SafetensorError) as error:
             raise self._damaged(str(error)) from error
 
@@ -190,18 +198,45 @@ class ShardReader:
         )
 
 
+class _Remote:
+    """What ``safetensors.safe_open`` is to a file, for an object: what is asked for is fetched."""
+
+    def __init__(self, file: Url, size: int) -> None:
+        self._file = file
+        length = int.from_bytes(file.range(0, 8), "little")
+        self._start = 8 + length
+        if length > min(size - 8, _MOST_HEADER):
+            raise safetensors.SafetensorError("its header is cut short")
+        try:
+            self._tensors = json.loads(file.range(8, self._start))
+        except (ValueError, RecursionError) as error:
+            raise safetensors.SafetensorError(f"its header is {type(error).__name__}") from error
+
+    def get_tensor(self, name: str) -> Tensor:
+        try:
+            told = self._tensors[name]
+            start, end = (self._start + int(offset) for offset in told["data_offsets"])
+            return torch.frombuffer(bytearray(self._file.range(start, end)), dtype=_TYPES[told["dtype"]]).reshape(
+                told["shape"]
+            )
+        except (ValueError, KeyError, TypeError, RuntimeError, OSError) as error:
+            raise safetensors.SafetensorError(f"{name}: {type(error).__name__}") from error
+
+    def get_slice(self, name: str) -> Tensor:
+        return self.get_tensor(name)
+
+
 def _crc(stored: Mapping[str, Tensor]) -> int:
     crc = 0
     for part in sorted(stored):
-        tensor = stored[part]
-        if tensor.numel():
-            crc = zlib.crc32(_buffer(tensor), crc)
+        crc = zlib.crc32(_bytes(stored[part]), crc)
     return crc
 
 
-def _buffer(tensor: Tensor) -> memoryview:
-    """The bytes of a contiguous tensor on the CPU."""
-    return tensor.reshape(-1).view(torch.uint8).numpy().data
+def _bytes(tensor: Tensor) -> memoryview:
+    """The memory of a tensor."""
+    flat = tensor.contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 
 
 def _tensor_name(row: int, activation: str, part: str) -> str:

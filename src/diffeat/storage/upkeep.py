@@ -7,19 +7,26 @@ changed nothing that is read, one that dies after it leaves files that the next 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.storage.atomic import disk_errors
-from diffeat.storage.index import Index, Row, table_of, to_parquet
+from diffeat.storage.index import Index
 from diffeat.storage.layout import IndexName, leftovers, place, shard_file, whole
+from diffeat.storage.rows import Row, schema, table_of, to_parquet
+from diffeat.storage.settle import sum_up
 from diffeat.storage.shard import Sealed, ShardReader, seal
 from diffeat.storage.store import FeatureStore
+from diffeat.storage.url import Place, PlaceLike, Url, place_of
 
-PathLike = str | os.PathLike[str]
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_PART_ROWS = 1 << 16  # of a part that compacting writes
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class Compacted:
     size: int
 
 
-def compact(path: PathLike, shard_size: int = 16) -> Compacted:
+def compact(path: PlaceLike, shard_size: int = 16) -> Compacted:
     """Give back the space of replaced pictures, join small shards, and write the index as one file.
 
     Pictures, their features and their order stay what they are. Readers that opened the store before must open it anew.
@@ -47,65 +54,95 @@ def compact(path: PathLike, shard_size: int = 16) -> Compacted:
     """
     if shard_size < 1:
         raise InvalidValueError(f"A shard holds one picture or more, not {shard_size}.")
-    with FeatureStore.open_to_write(path) as store:
-        index, folder = store.index(), store.path
+    folder = place_of(path)
+    if isinstance(folder, Url):
+        raise StoreError(
+            f"{folder} cannot be compacted: nothing there tells whether others write to it. Merge it into a new store, "
+            "which takes what counts: diffeat store merge."
+        )
+    with FeatureStore.open_to_write(folder) as store:
+        index = store.index()
         _remove(folder, store.head.epoch, index.shards)
         head = replace(store.head, epoch=store.head.epoch + 1, parts=0)
-        tables = []
-        for position, pictures in enumerate(_regrouped(index, shard_size)):
-            rows = [row for name in pictures for row in index.rows(name)]
-            if len({row.shard for row in rows}) > 1 or index.shards[rows[0].shard] != len(pictures):
-                rows = _rewrite(store, index, pictures)
-            tables.append(table_of(replace(row, position=position, generation=0) for row in rows))
-            data = to_parquet(tables[-1], head.recipe_hash)
-            place(folder, (IndexName.of(head.epoch, "old", data).within(folder), data))
-        if tables:
-            import pyarrow as pa
-
-            data = to_parquet(pa.concat_tables(tables), head.recipe_hash)
-            place(folder, (IndexName.of(head.epoch, "all", data).within(folder), data))
+        fresh = Index()
+        for table in _parts(store, index, shard_size):
+            data = to_parquet(table, head.recipe_hash)
+            name = IndexName.of(head.epoch, "old", [data])
+            place(folder, (name.within(folder), [data]))
+            fresh.add(table, name)
+        if fresh.late:
+            sum_up(folder, head, fresh, alone=False)
         with disk_errors(folder):
-            replace(head, parts=len(tables)).write(folder)
-        shards = Index.read(folder, head).shards
+            replace(head, parts=fresh.late).write(folder)
+        shards = fresh.shards
         removed, size = _remove(folder, head.epoch, shards)
-        return Compacted(len(index.pictures), len(shards), removed, size)
+        store.refresh()
+        store.head = replace(head, parts=fresh.late)
+        return Compacted(len(index), len(shards), removed, size)
 
 
-def _regrouped(index: Index, shard_size: int) -> Iterator[list[str]]:
-    """The pictures of every shard to be, in the order of the pictures; full shards that are right are left alone."""
-    names, shards, rows = list(index.pictures), index.column("shard"), index.column("row")
-    waiting: list[str] = []
-    start = 0
-    while start < len(names):
-        count = index.shards[shards[start]]
-        here = slice(start, start + count)
-        if count >= shard_size and set(shards[here]) == {shards[start]} and rows[here] == list(range(count)):
-            if waiting:
-                yield waiting
+def _parts(store: FeatureStore, index: Index, shard_size: int) -> Iterator[pa.Table]:
+    """The rows of the next epoch, as many as a part shall hold; shards that are not right are written anew."""
+    import numpy as np
+    import pyarrow as pa
+
+    table, counts = index.table()
+    ends = np.cumsum(counts)
+    shards, rows = index.column("shard"), index.column("row")
+    waiting: list[pa.Table] = []
+    for position, (start, end) in enumerate(_regrouped(shards, rows, index.shards, shard_size)):
+        maps = table.slice(ends[start] - counts[start], ends[end - 1] - ends[start] + counts[start])
+        if not _is_right(shards[start:end], rows[start:end], index.shards):
+            maps = table_of(_rewrite(store, [Row(**row) for row in maps.to_pylist()]))
+        for name, value in (("position", position), ("generation", 0)):
+            column = pa.array(np.full(maps.num_rows, value, np.int64))
+            maps = maps.set_column(maps.column_names.index(name), name, column)
+        waiting.append(maps.cast(schema()))
+        if sum(maps.num_rows for maps in waiting) >= _PART_ROWS:
+            yield pa.concat_tables(waiting)
             waiting = []
-            yield names[here]
-            start += count
-        else:
-            waiting.append(names[start])
-            start += 1
-            if len(waiting) == shard_size:
-                yield waiting
-                waiting = []
     if waiting:
-        yield waiting
+        yield pa.concat_tables(waiting)
 
 
-def _rewrite(store: FeatureStore, index: Index, pictures: Sequence[str]) -> Sequence[Row]:
+def _is_right(shards: Sequence[str], rows: Sequence[int], held: dict[str, int]) -> bool:
+    """Whether pictures are those of one shard, in its order."""
+    return len(set(shards)) == 1 and held[shards[0]] == len(shards) and list(rows) == list(range(len(shards)))
+
+
+def _regrouped(
+    shards: Sequence[str], rows: Sequence[int], held: dict[str, int], shard_size: int
+) -> Iterator[tuple[int, int]]:
+    """The pictures of every shard to be, from … to; full shards that are right are left alone."""
+    waiting = start = 0
+    while start < len(shards):
+        end = start + held[shards[start]]
+        if end - start >= shard_size and _is_right(shards[start:end], rows[start:end], held):
+            if waiting < start:
+                yield waiting, start
+            yield start, end
+            waiting = start = end
+        else:
+            start += 1
+            if start - waiting == shard_size:
+                yield waiting, start
+                waiting = start
+    if waiting < start:
+        yield waiting, start
+
+
+def _rewrite(store: FeatureStore, rows: Sequence[Row]) -> Sequence[Row]:
     """Write pictures into a shard of their own, byte for byte as they are stored."""
     readers: dict[str, ShardReader] = {}
     maps = []
-    for name in pictures:
-        rows = index.rows(name)
-        shard = rows[0].shard
-        reader = readers[shard] = readers.get(shard) or ShardReader(shard_file(store.path, shard), rows[0].size)
-        maps.append([(row, reader.stored(row)) for row in rows])
+    for _, picture in groupby(rows, lambda row: row.image):
+        maps.append([])
+        for row in picture:
+            if row.shard not in readers:
+                readers[row.shard] = ShardReader(shard_file(store.path, row.shard), row.size)
+            maps[-1].append((row, readers[row.shard].stored(row)))
     sealed = seal(maps, store.dtype, 0)
-    place(store.path, (shard_file(store.path, sealed.shard), sealed.data))
+    place(store.path, (shard_file(store.path, sealed.shard), sealed.chunks))
     return sealed.rows
 
 
@@ -119,7 +156,7 @@ def _remove(folder: Path, epoch: int, shards: dict[str, int]) -> tuple[int, int]
         return len(files), size
 
 
-def merge(paths: Sequence[PathLike], out: PathLike) -> FeatureStore:
+def merge(paths: Sequence[PlaceLike], out: PlaceLike) -> FeatureStore:
     """Copy the pictures of several stores of one recipe into one, and leave the others as they are.
 
     A run that was stopped is gone on with by calling it again.
@@ -147,26 +184,26 @@ def merge(paths: Sequence[PathLike], out: PathLike) -> FeatureStore:
         position = 0
         for store in stores:
             index = store.index()
-            by_shard: dict[str, list[Row]] = {}
-            for name in index.pictures:
-                for row in index.rows(name):
-                    by_shard.setdefault(row.shard, []).append(row)
-            for shard, rows in by_shard.items():
+            shards = index.column("shard")
+            first = {shard: -number for number, shard in enumerate(reversed(shards))}
+            in_order = sorted(range(len(shards)), key=lambda number: first[shards[number]])
+            for shard, numbers in groupby(in_order, shards.__getitem__):
+                pictures = [index.at(number) for number in numbers]
                 fresh = [
                     replace(row, position=position, generation=0)
+                    for rows in pictures
                     for row in rows
-                    if row.image not in target.index().pictures
+                    if row.image not in target.index()
                 ]
                 if fresh:
-                    target.write_sealed(
-                        Sealed(shard, whole(shard_file(store.path, shard), shard, rows[0].size), tuple(fresh))
-                    )
+                    file = shard_file(store.path, shard)
+                    target.write_sealed(Sealed(shard, [whole(file, shard, pictures[0][0].size)], tuple(fresh)))
                 position += 1
     return FeatureStore.open(out)
 
 
 def _refuse_conflicts(stores: Sequence[FeatureStore]) -> None:
-    taken: dict[str, tuple[tuple[str, str], Path]] = {}
+    taken: dict[str, tuple[tuple[str, str], Place]] = {}
     conflicts = []
     for store in stores:
         store.index()  # nothing is merged while rows are lost

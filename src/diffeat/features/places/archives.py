@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import SEEK_END
 from itertools import groupby
 from posixpath import basename, dirname, join, normpath, splitext
 from typing import BinaryIO, cast
@@ -33,6 +34,10 @@ _DAMAGE = (
     RuntimeError,
     ValueError,
 )
+
+
+def _packed(file: File) -> bool:
+    return splitext(str(file))[1].lower() in _UNPACK
 
 
 def unpacked(file: File) -> BinaryIO:
@@ -60,11 +65,9 @@ class TarMember(Encoded):
 
     @property
     def in_order(self) -> bool:
-        return splitext(str(self.file))[1].lower() in _UNPACK
+        return _packed(self.file)
 
     def read(self) -> bytes:
-        if self.size < 0:
-            raise ImageError(f"{self}: is a link to what is not in the tar.")
         if self.size > MOST:
             raise ImageError(f"{self}: {self.size / 1e9:.1f} GB are not read as a picture.")
         try:
@@ -167,7 +170,20 @@ def with_text(name: str, where: Where, stem: str, read: Callable[[str], bytes | 
     return name, where, None
 
 
-def _members(file: File) -> Iterator[tuple[str, TarMember]]:
+def _checked(member: TarMember, total: int | None) -> Where:
+    """
+    Args:
+        total: Bytes of the tar.
+    """
+    if member.size < 0:
+        return Broken(f"{member}: is a link to what is not in the tar.")
+    if total is not None and member.offset + member.size > total:
+        here = max(total - member.offset, 0)
+        return Broken(f"{member}: the tar is cut short, {here} of the picture's {member.size} bytes are there.")
+    return member
+
+
+def _members(file: File) -> Iterator[tuple[str, Where]]:
     """Every file of a tar, links as what they lead to.
 
     Raises:
@@ -176,6 +192,8 @@ def _members(file: File) -> Iterator[tuple[str, TarMember]]:
     mark, name, place = file.stamp(), "its beginning", dict[str, tuple[int, int]]()
     with unpacked(file) as stream:
         try:
+            total = None if _packed(file) else stream.seek(0, SEEK_END)
+            stream.seek(0)
             tar = tarfile.open(fileobj=stream, mode="r:")  # noqa: SIM115 (the stream is closed)
             while (info := tar.next()) is not None:
                 vars(tar)["members"].clear()  # it would keep all it has seen
@@ -187,7 +205,7 @@ def _members(file: File) -> Iterator[tuple[str, TarMember]]:
                 elif not info.isreg():
                     continue
                 place[name] = at
-                yield name, TarMember(file, mark, name, *at)
+                yield name, _checked(TarMember(file, mark, name, *at), total)
             stream.seek(tar.offset)
             rest = stream.read(tarfile.BLOCKSIZE)
         except _DAMAGE as error:
@@ -197,14 +215,14 @@ def _members(file: File) -> Iterator[tuple[str, TarMember]]:
             raise ImageError(f"{file}: {what} after {name}; what may follow there is not read.")
 
 
-def _samples(members: Iterable[tuple[str, TarMember]], column: str | None) -> Iterator[Member]:
+def _samples(members: Iterable[tuple[str, Where]], column: str | None) -> Iterator[Member]:
     """The pictures among members, each with the text of its sample."""
     for stem, sample in groupby(members, lambda member: _stem(member[0])):
         if column is None:
             yield from ((name, where, None) for name, where in sample if _is_picture(name))
             continue
-        here = dict[str, TarMember]()
-        pictures = list[tuple[str, TarMember]]()
+        here = dict[str, Where]()
+        pictures = list[tuple[str, Where]]()
         for name, where in sample:
             here.setdefault(name, where)
             if _is_picture(name):
@@ -213,8 +231,9 @@ def _samples(members: Iterable[tuple[str, TarMember]], column: str | None) -> It
         yield from (with_text(name, where, stem, read, column) for name, where in pictures)
 
 
-def _read(members: dict[str, TarMember], name: str) -> bytes | None:
-    return members[name].read() if name in members else None
+def _read(members: dict[str, Where], name: str) -> bytes | None:
+    member = members.get(name)
+    return member.read() if isinstance(member, TarMember) else None
 
 
 def _is_picture(name: str) -> bool:
