@@ -69,7 +69,7 @@ def stand_in(ms: float, several: bool):
     maps = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
     calls: list[tuple[float, float]] = []
 
-    def encode(self, pixels):
+    def encode(self, pixels, device):
         return LatentPosterior(torch.zeros(len(pixels), *LATENT), torch.ones(len(pixels), *LATENT))
 
     def run(noisy, times, steered, rows):
