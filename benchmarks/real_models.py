@@ -46,7 +46,8 @@ def filled(build: Callable[[], torch.nn.Module], dtype: torch.dtype) -> Any:
 
 def _clip_tokenizer() -> T.CLIPTokenizer:
     alphabet = [chr(c) for c in range(33, 127)]
-    tokens = [*alphabet, *(c + "</w>" for c in alphabet), "<|startoftext|>", "<|endoftext|>"]
+    tokens = [*alphabet, *(c + "</w>" for c in alphabet)]
+    tokens += [f"<{i}>" for i in range(len(tokens), 49406)] + ["<|startoftext|>", "<|endoftext|>"]
     return T.CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], model_max_length=77)
 
 

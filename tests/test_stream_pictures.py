@@ -123,3 +123,78 @@ def test_a_stream_that_is_left_leaves_no_thread_behind(tmp_path, monkeypatch) ->
     assert next(stream_of) == 20
     stream_of.close()
     assert not [t for t in threading.enumerate() if t.name.startswith("diffeat-read")]
+
+
+class Sizes(Widths):
+    """Pictures of one width share calls, three at most; ``seen`` are the calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[int]] = []
+
+    def group(self, picture: Picture) -> Group:
+        return Group(picture.image.width, most=3)
+
+    def read(self, pictures: Sequence[Picture]) -> list[int]:
+        self.seen.append([picture.image.width for picture in pictures])
+        return [100 * picture.image.width + picture.image.getpixel((0, 0))[0] for picture in pictures]  # pyright: ignore
+
+
+def numbered(widths: Sequence[int]) -> list[Picture]:
+    images = [Image.new("RGB", (width, 10), (number, 0, 0)) for number, width in enumerate(widths)]
+    return [Picture(str(number), lambda image=image: image) for number, image in enumerate(images)]
+
+
+def test_pictures_of_one_size_share_calls_though_others_stand_between() -> None:
+    source: Any = Sizes()
+    widths = [5, 7, 5, 7, 5, 9, 7, 5]
+    assert list(stream(source, numbered(widths))) == [100 * w + n for n, w in enumerate(widths)]
+    assert source.seen == [[5, 5, 5], [7, 7, 7], [9], [5]]
+
+
+def test_a_window_ends_with_its_part_and_after_sixteen_pictures() -> None:
+    source: Any = Sizes()
+    pictures = numbered([5, 7, 5, 7])
+    for number, picture in enumerate(pictures):
+        picture.apart = number // 2
+    assert list(stream(source, pictures)) == [500, 701, 502, 703]
+    assert source.seen == [[5], [7], [5], [7]]
+    source = Sizes()
+    taken = []
+    for result in stream(source, numbered([9, *[5] * 40])):
+        taken.append((result, len(source.seen)))
+    assert [result for result, _ in taken] == [900, *(500 + n for n in range(1, 41))]
+    assert taken[0][1] <= 16 // 3 + 2  # the first is not kept waiting until all are read
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("stage", ["list", "read", "write"])
+def test_whatever_ends_an_extraction_ends_its_threads(tmp_path, monkeypatch, stage: str, error: type) -> None:
+    from diffeat.extraction import filling
+    from diffeat.storage import FeatureStore
+    from support.stores import FakeSource, write_photos
+
+    source, done = FakeSource(), []
+    paths = write_photos(tmp_path / "photos", 9)
+
+    def broken(*_: object, **__: object) -> Any:
+        raise error("stopped")
+
+    def units():
+        yield filling.Unit(0, tuple(map(Picture.of, paths[:4])))
+        if stage == "list":
+            broken()
+        yield filling.Unit(1, tuple(map(Picture.of, paths[4:])))
+
+    if stage == "read":
+        read = source.read
+        monkeypatch.setattr(
+            source, "read", lambda pictures: broken() if len(source.read_names) >= 6 else list(read(pictures))
+        )
+    if stage == "write":
+        monkeypatch.setattr(FeatureStore, "write_packed", broken)
+    with source.store(tmp_path / "store") as store, pytest.raises(error, match="stopped"):
+        filling.fill(source, store, units(), done.append, lambda _: None)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("diffeat-")]
+    if FeatureStore.is_store(tmp_path / "store"):  # a shard that waited to be written need not be
+        assert len(FeatureStore.open(tmp_path / "store")) in (0, 4)

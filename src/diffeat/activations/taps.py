@@ -157,7 +157,7 @@ class Taps:
         self._reset()
         self._running = True
         try:
-            with uncompiled(), self._hooks.acting():
+            with uncompiled(self.denoiser, self._hooked), self._hooks.acting():
                 self.denoiser(**kwargs)
         except _Stop as stop:
             if stop.owner is not self:

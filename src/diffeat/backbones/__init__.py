@@ -10,7 +10,7 @@ from diffeat.backbones.family import Family
 from diffeat.backbones.latents import LatentPosterior
 from diffeat.backbones.layout import TokenLayout
 from diffeat.backbones.loading import card_of, load_meta_denoiser, resolve_model
-from diffeat.backbones.remembered import Memory, remembered
+from diffeat.backbones.memory import Memory, remembered
 
 __all__ = [
     "FAMILIES",

@@ -10,8 +10,8 @@ from torch import nn
 
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
+from diffeat.backbones.memory import current, dense, key_of
 from diffeat.backbones.recording import record_call, remembering
-from diffeat.backbones.remembered import current, key_of
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
 
@@ -75,7 +75,7 @@ class EncodedTexts:
 
         def make() -> Any:
             self._need_encoders(prompts)
-            return encode()
+            return dense(encode())
 
         memory = current()
         if memory is None or self.state or " at 0x" in said:

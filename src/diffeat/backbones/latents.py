@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from diffeat.backbones.fingerprint import fingerprint
-from diffeat.backbones.remembered import current, key_of
+from diffeat.backbones.memory import current, key_of
 from diffeat.backbones.sharing import alone
 from diffeat.errors import ModelError
 from diffeat.memory import Parts, moved
@@ -162,7 +162,7 @@ class Autoencoder:
             mean, std = mean[:, :, 0], std[:, :, 0]
         if self.patched:
             mean, std = pixel_unshuffle(mean, 2), pixel_unshuffle(std, 2)
-        return mean, std
+        return mean.contiguous(), std.contiguous()  # bits of what follows depend on strides, which no file keeps
 
     def _check_normalisation(self, like: Tensor) -> None:
         vae: Any = self.vae

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,10 +28,23 @@ def unwrapped(network: Any) -> Any:
 
 
 @contextmanager
-def uncompiled() -> Iterator[None]:
-    """Whatever was compiled runs as it was written: hooks are not part of compiled code."""
-    if "torch._dynamo" in sys.modules:  # or else nothing was compiled, and its import is spared
+def uncompiled(network: nn.Module | None = None, hooked: Iterable[str] = ()) -> Iterator[None]:
+    """Whatever was compiled runs as it was written: hooks are not part of compiled code.
+
+    Args:
+        network: Where only hooks at the paths ``hooked`` are to run; compiled blocks that hold none of them stay so.
+    """
+    nothing = "torch._dynamo" not in sys.modules  # was compiled, and its import is spared
+    if nothing or (network is not None and not any(_in_compiled(network, path) for path in hooked)):
+        yield
+    else:
         with torch.compiler.set_stance("force_eager"):
             yield
-    else:
-        yield
+
+
+def _in_compiled(network: nn.Module, path: str) -> bool:
+    """Whether a module is compiled, or inside one that is."""
+    above = [network]
+    for name in path.split("."):
+        above.append(getattr(above[-1], name))
+    return "_orig_mod" in path or any(module._compiled_call_impl is not None for module in above)

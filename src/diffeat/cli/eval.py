@@ -37,6 +37,7 @@ def evaluate(
         diffeat toyworld write toy --pairs 2
         diffeat eval toyworld --root toy --limit 20 --out toy-eval
     """
+    from diffeat.backbones import remembered
     from diffeat.datasets.registry import get_card
     from diffeat.evaluation.features import feature_folder
     from diffeat.features import check_one_map
@@ -63,7 +64,8 @@ def evaluate(
     data = task.open(dataset, root, options, **reading)
     source = load_or_start(ctx, recipe)
     store = feature_folder(out, source) if out else None
-    result = task.evaluate(data, source, options, store=store, progress=bar)
+    with remembered(None if out is None else out / "encoded"):  # for other recipes on the same pictures
+        result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)
     typer.echo("\n".join(dict.fromkeys([*str(result).splitlines(), *(f"Note: {note}" for note in result.notes)])))
     if out is not None:

@@ -58,6 +58,7 @@ def gate(
         diffeat samples photos
         diffeat gate photos -x "prompt:a photo" -x "guidance:7.5 + prompt:a photo" --steps 2 --out gate
     """
+    from diffeat.backbones import remembered
     from diffeat.distributed.parts import gate_in_parts
     from diffeat.progress import bar
     from diffeat.report.gate import FILES, SEARCH_FILES, write_gate_report, write_search_report
@@ -94,6 +95,7 @@ def gate(
         asked = {name: given(ctx).get(name) for name in ("device", "dtype")}
         result = gate_in_parts(images, combinations, recipe, settings, workers, **asked, progress=bar)
     backbone = load(ctx, recipe).backbone
+    ctx.with_resource(remembered())
     if search is not None:
         stage = "features" if of_features and not of_pictures else "img2img"
         outcome = run_search(backbone, images, combinations, recipe, budget=search, settings=settings, stage=stage)

@@ -103,7 +103,9 @@ for panel, name, command, cls in (
         _CHOOSE,
         "select",
         select,
-        reads(several=False, paths=True, without=("caption_column", "activation", "batch_size"), workers=True),
+        reads(
+            several=False, paths=True, without=("caption_column", "activation", "batch_size", "optimise"), workers=True
+        ),
     ),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, paths=True, without=("batch_size",))),
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),

@@ -56,6 +56,7 @@ _OPTIONS = {
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
 }
 _WORKERS = {
+    "optimise": _COMPUTING(list[str], "channels-last, or compile (blocks that repeat): other last bits; repeatable."),
     "workers": _COMPUTING(int, "Processes that extract: each on a GPU, or on its share of the processor.", min=1),
     "ray": _COMPUTING(str, "Address of a Ray cluster whose machines extract: host:port, auto or local."),
 }
@@ -190,7 +191,10 @@ def load_or_start(ctx: typer.Context, recipe: Recipe) -> Any:
 
 
 def _computing(ctx: typer.Context) -> dict[str, Any]:
-    return {name: given(ctx).get(name) for name in ("device", "dtype", "batch_size")}
+    asked = given(ctx)
+    return {name: asked.get(name) for name in ("device", "dtype", "batch_size")} | {
+        "optimise": asked.get("optimise", ())
+    }
 
 
 def maps_of_two(ctx: typer.Context, one: Picture, other: Picture) -> tuple[FeatureMap, FeatureMap]:
@@ -219,7 +223,7 @@ def _changed(recipe: Recipe, asked: dict[str, Any], used_elsewhere: Collection[s
     kinds = {type(part) for part in recipe.single()}
     unused = [change for change in changes if change not in used]
     if Reading not in kinds:
-        unused += [flag(name) for name in ("prompt", "batch_size") if name in asked]
+        unused += [flag(name) for name in ("prompt", "batch_size", "optimise") if name in asked]
     if kinds.isdisjoint({Reading, Vision}):
         unused += [flag(name) for name in ("device", "dtype") if name in asked]
     for change in unused:

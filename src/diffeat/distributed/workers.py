@@ -285,6 +285,7 @@ def start_workers(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
+    optimise: Sequence[str] = (),
 ) -> Workers:
     """Workers for a recipe; they start when they are needed, and end with a ``with`` block or the process.
 
@@ -293,7 +294,7 @@ def start_workers(
             cluster: one for each GPU, or each CPU, if not given.
         ray: Address of a Ray cluster (``host:port``, ``auto`` for the one that this machine is part of, ``local`` for
             one of its own); needs ``pip install "diffeat[ray]"``.
-        device: As :func:`~diffeat.extraction.load_source` takes it, as ``dtype`` and ``batch_size``.
+        device: As :func:`~diffeat.extraction.load_source` takes it, as ``dtype``, ``batch_size`` and ``optimise``.
 
     Raises:
         InvalidValueError: There are not as many devices.
@@ -306,7 +307,7 @@ def start_workers(
         ...     with FeatureStore.of("features", source, "float16") as store:
         ...         extract_to_store(source, sorted(Path("photos").glob("*.jpg")), store)
     """
-    how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size}
+    how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size, "optimise": optimise}
     here = partial(load_source, recipe, **how)
     another = partial(start_workers, count=count, ray=ray, **how)
     if ray is not None:

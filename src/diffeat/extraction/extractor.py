@@ -13,6 +13,7 @@ from torch import Tensor
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.optimise import optimise as make_faster
 from diffeat.backbones.placement import placed
 from diffeat.extraction.join import check_weights
 from diffeat.extraction.joins.views import MixedViews
@@ -79,6 +80,7 @@ class Extractor(Streams[FeatureMap]):
         batch_size: int | None = None,
         grad: bool = False,
         noise: NoiseSource | Tensor | None = None,
+        optimise: Sequence[str] = (),
     ) -> Extractor:
         """Load the recipe and the model it names.
 
@@ -87,6 +89,7 @@ class Extractor(Streams[FeatureMap]):
             model: Overrides the recipe's model (alias, hub id or local pipeline directory).
             device: Device of the model; the first accelerator if there is one, else the CPU.
             dtype: Precision of the model; ``None`` is bfloat16 on an accelerator and float32 on the CPU.
+            optimise: Ways to run it faster (see :mod:`diffeat.backbones.optimise`).
 
         Raises:
             UnknownNameError: Unknown recipe or activation.
@@ -97,6 +100,7 @@ class Extractor(Streams[FeatureMap]):
             reading = reading.replace(model=str(model))
         check_weights(reading)
         backbone = load_backbone(reading, device, dtype)
+        make_faster(backbone, optimise)
         return cls(reading, backbone, batch_size=batch_size, grad=grad, noise=noise)
 
     def of(self, recipe: Reading) -> Extractor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,6 +29,7 @@ def load_source(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
+    optimise: Sequence[str] = (),
 ) -> Source[FeatureMap]:
     """Load a recipe and the models it names.
 
@@ -35,6 +38,7 @@ def load_source(
         device: Of the models; the first accelerator if there is one, else the CPU.
         dtype: Precision of the models; ``None`` is bfloat16 on an accelerator and float32 on the CPU.
         batch_size: Rows of one denoiser call; ``None`` chooses by memory.
+        optimise: Ways to run diffusion models faster (see :mod:`diffeat.backbones.optimise`).
 
     Raises:
         UnknownNameError: Unknown recipe or activation.
@@ -49,10 +53,10 @@ def load_source(
     if isinstance(recipe, Joined):
         if recipe.network is not None:
             convolution_file(recipe.network)
-        parts = [load_source(part, device=device, dtype=dtype, batch_size=batch_size) for part in recipe.parts]
-        return JoinedSource(recipe, parts)
+        how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size, "optimise": optimise}
+        return JoinedSource(recipe, [load_source(part, **how) for part in recipe.parts])
     if isinstance(recipe, Vision):
         return VisionExtractor.from_pretrained(recipe, device=device, dtype=precision)
     if isinstance(recipe, Baseline):
         return BASELINES[recipe.name](recipe)
-    return Extractor.from_recipe(recipe, device=device, dtype=precision, batch_size=batch_size)
+    return Extractor.from_recipe(recipe, device=device, dtype=precision, batch_size=batch_size, optimise=optimise)

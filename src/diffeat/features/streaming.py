@@ -73,19 +73,19 @@ def stream(
         while line and line[0].result is not None:
             first = line.popleft()
             if isinstance(first.result, Failed):
-                on_error(first.picture.name, first.result.error)
+                on_error(first.name, first.result.error)
             elif first.result is not None:
                 yield first.result
 
     def call(of: Group) -> Iterator[T]:
         """Read the pictures of a group that wait."""
-        places = [place for place in line if place.result is None and place.group == of]
-        for place, result in zip(places, _read(source, [p.picture for p in places], of), strict=True):
-            place.result = result
+        places = [(place, place.picture) for place in line if place.picture is not None and place.group == of]
+        for (place, _), result in zip(places, _read(source, [picture for _, picture in places], of), strict=True):
+            place.picture, place.result = None, result
         yield from ready()
 
     def rest() -> Iterator[T]:
-        for of in dict.fromkeys(place.group for place in line if place.result is None):
+        for of in dict.fromkeys(place.group for place in line if place.picture is not None):
             yield from call(of)
 
     with ExitStack() as stack:
@@ -101,22 +101,23 @@ def stream(
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
-            held = sum(place.picture.bytes_held for place in line if place.result is None)
+            held = sum(place.picture.bytes_held for place in line if place.picture is not None)
             if picture.apart != part or held > HELD or len(line) >= max(_WINDOW, 2 * here.most):
                 yield from rest()
             group, part = here, picture.apart
-            line.append(_Place(picture, here))
-            if sum(place.result is None and place.group == here for place in line) >= here.most:
+            line.append(_Place(picture.name, here, picture))
+            if sum(place.picture is not None and place.group == here for place in line) >= here.most:
                 yield from call(here)
         yield from rest()
 
 
 @dataclass(eq=False)
 class _Place(Generic[T]):
-    """A picture that waits, and what came of it."""
+    """A picture that waits, or what came of it."""
 
-    picture: Picture
+    name: str
     group: Group
+    picture: Picture | None
     result: T | Failed | None = None
 
 

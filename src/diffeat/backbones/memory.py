@@ -150,6 +150,15 @@ def key_of(encoder: str, content: Tensor | str) -> str:
     return digest.hexdigest()
 
 
+def dense(value: Any) -> Any:
+    """A value whose tensors are contiguous, as they come back from a file: bits of what follows depend on strides."""
+    if isinstance(value, Tensor):
+        return value.contiguous()
+    if type(value) in (tuple, list):
+        return type(value)(map(dense, value))
+    return {key: dense(item) for key, item in value.items()} if type(value) is dict else value
+
+
 def _apart(value: Any, tensors: list[Tensor]) -> Any:
     """A value as JSON, with the places of its tensors, which are added to ``tensors``.
 
