@@ -444,3 +444,47 @@ def test_urls_of_files_in_zips_and_of_this_machine(tmp_path: Path) -> None:
     files(tmp_path)
     assert [p.name for p in list_pictures(f"file://{tmp_path}")] == ["0.png", "1.png", "2.png"]
     assert outcome("memory://no/1.png", tmp_path / "0.png") == (["0.png"], ["memory://no/1.png: no such file."])
+
+
+# --- S3 ------------------------------------------------------------------------------------------
+
+
+def test_s3_by_a_server_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    s3fs = pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    try:
+        for name, value in (
+            ("AWS_ENDPOINT_URL", f"http://{host}:{port}"), ("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"),
+            ("AWS_DEFAULT_REGION", "us-east-1"), ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none")), ("AWS_CONFIG_FILE", str(tmp_path / "none")),
+        ):  # fmt: skip
+            monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        system = s3fs.S3FileSystem()
+        system.mkdir("bucket")
+        for n in range(2):
+            system.pipe(f"bucket/photos/{n}.png", png(n))
+        system.pipe("bucket/a.tar", a_tar(tmp_path).read_bytes())
+        system.pipe("bucket/all.lst", b"photos\ns3://bucket/no.png\na.tar\n")
+        listing = list_pictures("s3://bucket/all.lst")
+        assert [p.name for p in listing] == [
+            "photos/0.png",
+            "photos/1.png",
+            "no.png",
+            *(f"a.tar/{n}.png" for n in range(3)),
+        ]
+        good, bad = outcome("s3://bucket/all.lst")
+        assert (len(good), bad) == (5, ["s3://bucket/no.png: no such file."])
+        assert listing[0].digest == hashlib.sha256(png(0)).hexdigest()
+        assert pickle.loads(pickle.dumps(listing[3])).key == listing[3].key
+        assert listing[0].stamp is not None
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(InvalidValueError, match=r"s3://bucket/photos: there are no credentials for it"):
+            list_pictures("s3://bucket/photos")
+    finally:
+        s3fs.S3FileSystem.clear_instance_cache()
+        server.stop()

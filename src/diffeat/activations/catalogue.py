@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from diffeat.activations.aliases import aliases_of
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern, unknown
@@ -165,7 +165,7 @@ class Catalogue:
 _measured: dict[tuple[type[nn.Module], str, tuple[int, int]], Catalogue] = {}
 
 
-class _Flops(TorchDispatchMode):
+class FlopCounter(TorchDispatchMode):
     """Counts floating-point operations, also on meta tensors."""
 
     def __init__(self) -> None:
@@ -175,8 +175,9 @@ class _Flops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
+        if func._overloadpacket is torch.ops.aten._scaled_dot_product_flash_attention_for_cpu:  # which torch leaves out
+            self.total += sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape)
+        elif (count := flop_registry.get(func._overloadpacket)) is not None:
             self.total += count(*args, **kwargs, out_val=out)
         return out
 
@@ -197,7 +198,7 @@ class _Census(Taps):
     def __init__(self, denoiser: nn.Module) -> None:
         self._offered = {c.id: c for c in candidates(denoiser)}
         super().__init__(denoiser, list(self._offered), stop=False)
-        self._flops = _Flops()
+        self._flops = FlopCounter()
         self._seen: dict[str, tuple[tuple[int, ...], int]] = {}
 
     def _deliver(self, tap: Tap, value: Callable[[bool], Tensor]) -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
-from diffeat.cli.command import given
+from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Paths
-from diffeat.cli.recipe_options import PLACES, load_or_start, recipe_of
+from diffeat.cli.recipe_options import PLACES, load, load_or_start, recipe_of
 from diffeat.errors import StoreError, printable
 
 if TYPE_CHECKING:
@@ -31,23 +31,33 @@ def extract(
     replace: Annotated[
         bool, Option("--replace", help="Extract pictures anew that are stored with another content or text.")
     ] = False,
+    plan: Annotated[
+        bool, Option("--plan", help="Read a few pictures, say what all will take (calls, time, disk), and stop.")
+    ] = False,
 ) -> None:
     """Extract dense features of pictures into a store on disk.
 
     Stop it at any time: the same command goes on where it stopped, and repairs what is damaged. Pictures that cannot be
     read are listed at the end with the reason, and make the exit code 1.
 
+    Pictures may lie in folders, tars, zips, Parquet and Arrow tables, lists and videos, here or at a URL. --plan says
+    what they will take, without extracting them; what the disk does not hold is refused either way.
+
     With --workers, processes of this machine share the work, with --ray the machines of a cluster; the store has the
     same bytes as that of a single process with as many threads.
 
     Example:
         diffeat samples photos
+        diffeat extract photos --out features --plan
         diffeat extract photos --out features
         diffeat extract photos --workers 2 --out features
     """
     from diffeat.extraction import Summary
+    from diffeat.extraction.estimate import check_room, estimate
+    from diffeat.extraction.filling import Fills
     from diffeat.extraction.to_store import extract_units, plan_units
     from diffeat.features import list_pictures
+    from diffeat.features.places.files import is_url
     from diffeat.progress import bar
     from diffeat.storage import FeatureStore
 
@@ -69,11 +79,22 @@ def extract(
             if path in lone:  # a file of a folder that was extracted before
                 picture.name = store.name_of(path) or picture.name
         units = plan_units(recipe, pictures, store, None, summary, replace=replace, shard_size=shard_size)
-        if units:
-            extract_units(load_or_start(ctx, recipe), store, units, summary, bar)
+        left = [picture for unit in units for picture in unit.pictures]
+        folder = None if is_url(str(out)) else Path(out)
+        if left and plan:
+            refuse(ctx, ["workers", "ray"], "--plan measures one process of this machine")
+            expected = estimate(load(ctx, recipe), left, store.packed, folder)
+            typer.echo("\n".join(f"{what:<11} {says}" for what, says in expected.table()))
+            expected.check()
+        elif left:
+            source = load_or_start(ctx, recipe)
+            if not isinstance(source, Fills) and len(left) > shard_size:
+                check_room(source, left, store.packed, folder)
+            extract_units(source, store, units, summary, bar)
         elif summary.present:
             typer.echo("Nothing is left to do; the model was not loaded, nor compared with the store's.", err=True)
-    _report(summary, listing.skipped, out)
+    if not plan:
+        _report(summary, listing.skipped, out)
     if summary.failed:
         raise typer.Exit(1)
 
