@@ -112,12 +112,17 @@ class Summary:
         """How many maps pictures have."""
         return np.diff(self._starts, append=self.batch.num_rows)[self._last[numbers]]
 
-    def entry(self, number: int) -> Entry:
-        """Where a picture stands."""
+    def span(self, number: int) -> tuple[int, int]:
+        """The first of the rows that count, of one picture, and how many there are."""
         last = int(self._last[number])
         start = int(self._starts[last])
         end = int(self._starts[last + 1]) if last + 1 < len(self._starts) else self.batch.num_rows
-        return Entry(self._key(start), self.first(number), -1, start, end - start)
+        return start, end - start
+
+    def entry(self, number: int) -> Entry:
+        """Where a picture stands."""
+        start, maps = self.span(number)
+        return Entry(self._key(start), self.first(number), -1, start, maps)
 
     def first(self, number: int) -> Key:
         """What the place of a picture in the order goes by."""
