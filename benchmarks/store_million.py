@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,10 +30,10 @@ from diffeat.storage import FeatureStore, export, stamp_of
 from diffeat.storage.exports import FORMS
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
-from diffeat.storage.layout import IndexName, place, shard_file
-from diffeat.storage.rows import schema, table_of, to_parquet
+from diffeat.storage.layout import IndexName, place, sha256_of, shard_file
+from diffeat.storage.rows import schema, to_parquet
 from diffeat.storage.settle import settle, sum_up
-from diffeat.storage.shard import encoded, seal
+from diffeat.storage.shard import encoded, safetensors_bytes
 
 PER_SHARD = 16
 FRAME = FrameSpec("squash", size=512).frame((480, 640))
@@ -50,39 +51,52 @@ def picture(number: int) -> FeatureMap:
 
 
 def write_store(folder: Path, pictures: int, files: int) -> None:
-    """The store, and files of the pictures, older than two seconds as far as their times tell."""
+    """The store, and files of the pictures, which are old as far as their times tell.
+
+    The rows are those that the store's own writer makes of one picture, with what tells pictures apart put in their
+    place by columns.
+    """
     import pyarrow as pa
 
-    where, index, waiting = folder / "store", Index(), []
-    where.mkdir()
+    where = folder / "store"
+    for part in (folder / "photos", where / "shards"):
+        part.mkdir(parents=True)
     for number in range(files):
-        file = folder / "photos" / name(number)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(b"picture")
-        os.utime(file, (1e9, 1e9))
-    real_fsync, os.fsync = os.fsync, lambda descriptor: None
+        (folder / "photos" / f"{number}").write_bytes(b"picture")
+        os.utime(folder / "photos" / f"{number}", (1e9, 1e9))
+    maps = [encoded(picture(n), "", 0, HEAD.dtype) for n in range(1000)]
+    like = maps[0][0][0]
+    columns: dict[str, list[object]] = {name: [] for name in schema().names}
     for position in range(-(-pictures // PER_SHARD)):
         numbers = range(position * PER_SHARD, min(pictures, (position + 1) * PER_SHARD))
-        stamps = [stamp_of(folder / "photos" / name(n)) if n < files else "7-1" for n in numbers]
-        sealed = seal(
-            [encoded(picture(n), "", 0, HEAD.dtype, s) for n, s in zip(numbers, stamps, strict=True)],
-            HEAD.dtype,
-            position,
-        )
-        place(where, (shard_file(where, sealed.shard), sealed.chunks))
-        waiting.append(table_of(sealed.rows))
-        if len(waiting) * PER_SHARD >= 1 << 16 or numbers.stop == pictures:
-            table = pa.concat_tables(waiting).cast(schema())
-            data = to_parquet(table, HEAD.recipe_hash)
-            part = IndexName.of(0, "old", [data])
-            place(where, (part.within(where), [data]))
-            index.add(table, part)
-            waiting = []
-    HEAD.write(where)
+        tensors = {f"{place}/{like.activation}": maps[n % 1000][0][1][""] for place, n in enumerate(numbers)}
+        chunks = safetensors_bytes(tensors, {"diffeat": str(position)})
+        shard = sha256_of(chunks)
+        with open(shard_file(where, shard), "wb") as file:
+            file.writelines(chunks)
+        columns["shard"] += [shard] * len(numbers)
+        columns["position"] += [position] * len(numbers)
+        columns["size"] += [sum(map(len, chunks))] * len(numbers)
+        columns["row"] += range(len(numbers))
+    columns["image"] = [name(n) for n in range(pictures)]
+    columns["digest"] = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(pictures)]
+    columns["stamp"] = [stamp_of(folder / "photos" / f"{n}") if n < files else f"{n}-1" for n in range(pictures)]
+    for field in ("minimum", "maximum", "abs_max", "crc"):
+        values = [getattr(each[0][0], field) for each in maps]
+        columns[field] = [values[n % 1000] for n in range(pictures)]
+    for field, values in columns.items():
+        columns[field] = values or [getattr(like, field)] * pictures
+    table, index = pa.table(columns, schema()), Index()
+    for start in range(0, pictures, 1 << 16):
+        rows = table.slice(start, 1 << 16)
+        data = to_parquet(rows, HEAD.recipe_hash)
+        part = IndexName.of(0, "old", [data])
+        place(where, (part.within(where), [data]))
+        index.add(rows, part)
+    replace(HEAD, parts=index.late).write(where)
     sum_up(where, HEAD, index, alone=True)
     time.sleep(3)
     settle(where, HEAD, Index.read(where, HEAD), index.shards)
-    os.fsync = real_fsync
 
 
 def open_to_read(folder: Path, pictures: int, files: int) -> Iterator[str]:
@@ -112,7 +126,7 @@ def open_to_write(folder: Path, pictures: int, files: int) -> Iterator[str]:
 
 def resume(folder: Path, pictures: int, files: int) -> Iterator[str]:
     with FeatureStore.open_to_write(folder / "store", HEAD) as store:
-        stamps = {name(n): stamp_of(folder / "photos" / name(n)) for n in range(files)}
+        stamps = {name(n): stamp_of(folder / "photos" / f"{n}") for n in range(files)}
         yield f"look at {files} files"
         known = store.known(stamps)
         assert len(known) == files

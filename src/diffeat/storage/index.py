@@ -140,13 +140,18 @@ class Index:
         return self._fresh + (len(self.summary.names) if self.summary else 0)
 
     def __contains__(self, name: str) -> bool:
-        return self._known(name) is not None
+        return self._number(name) is not None
+
+    def _number(self, name: str) -> int | None:
+        if name in self._tail:
+            return -1 - self._tail[name]
+        return self.summary.find(name) if self.summary else None
 
     def _known(self, name: str) -> Entry | None:
-        if name in self._tail:
-            return self._late[self._tail[name]]
-        number = self.summary.find(name) if self.summary else None
-        return self.summary.entry(number) if self.summary and number is not None else None
+        number = self._number(name)
+        if number is None or number < 0 or not self.summary:
+            return None if number is None else self._late[-1 - number]
+        return self.summary.entry(number)
 
     @cached_property
     def _ordered(self) -> np.ndarray:
@@ -221,8 +226,7 @@ class Index:
 
     def rows(self, name: str) -> list[Row]:
         """The maps of a picture; KeyError where there is none."""
-        late = self._tail.get(name)
-        number = self.summary.find(name) if late is None and self.summary else None if late is None else -1 - late
+        number = self._number(name)
         if number is None:
             raise KeyError(name)
         return self._rows(number)
