@@ -1,8 +1,8 @@
 """A store of a million pictures: opening, reading, going on with it, exporting.
 
-    python benchmarks/store_million.py FOLDER [--pictures 1000000] [--files 100000]
+    python benchmarks/store_million.py FOLDER [--pictures 1000000] [--files 100000] [--per-shard 16]
 
-The store is synthetic: tiny maps, 16 pictures a shard, written as compacting leaves them, with a file on disk for each
+The store is synthetic: tiny maps, written as compacting leaves them, with a file on disk for each
 of the first ``--files`` pictures. Every figure is of a process of its own, in seconds of the CPU and by the clock, with
 the memory it took beyond what its imports had taken. Exporting is measured on maps of real size (1280×32×32, float16).
 What was read is compared with what was written.
@@ -35,7 +35,7 @@ from diffeat.storage.rows import schema, to_parquet
 from diffeat.storage.settle import settle, sum_up
 from diffeat.storage.shard import encoded, safetensors_bytes
 
-PER_SHARD = 16
+REAL = 16  # pictures per shard where maps are of real size
 FRAME = FrameSpec("squash", size=512).frame((480, 640))
 HEAD = Head({"synthetic": True}, "synthetic", "float16", "model")
 
@@ -50,7 +50,7 @@ def picture(number: int) -> FeatureMap:
     return FeatureMap(maps, FRAME, name(number), digest, {"model": "synthetic", "prompt": ""})
 
 
-def write_store(folder: Path, pictures: int, files: int) -> None:
+def write_store(folder: Path, pictures: int, files: int, per_shard: int) -> None:
     """The store, and files of the pictures, which are old as far as their times tell.
 
     The rows are those that the store's own writer makes of one picture, with what tells pictures apart put in their
@@ -67,8 +67,8 @@ def write_store(folder: Path, pictures: int, files: int) -> None:
     maps = [encoded(picture(n), "", 0, HEAD.dtype) for n in range(1000)]
     like = maps[0][0][0]
     columns: dict[str, list[object]] = {name: [] for name in schema().names}
-    for position in range(-(-pictures // PER_SHARD)):
-        numbers = range(position * PER_SHARD, min(pictures, (position + 1) * PER_SHARD))
+    for position in range(-(-pictures // per_shard)):
+        numbers = range(position * per_shard, min(pictures, (position + 1) * per_shard))
         tensors = {f"{place}/{like.activation}": maps[n % 1000][0][1][""] for place, n in enumerate(numbers)}
         chunks = safetensors_bytes(tensors, {"diffeat": str(position)})
         shard = sha256_of(chunks)
@@ -142,8 +142,8 @@ def export_each(folder: Path, pictures: int, files: int) -> Iterator[str]:
     size = sum(feature.bytes for feature in features) / 1e6
     yield ""
     with FeatureStore.create(folder / "real", HEAD.recipe, HEAD.recipe_hash, "float16") as store:
-        for position in range(0, len(features), PER_SHARD):
-            store.write_shard(features[position : position + PER_SHARD], position=position // PER_SHARD)
+        for position in range(0, len(features), REAL):
+            store.write_shard(features[position : position + REAL], position=position // REAL)
         yield f"write {size:.0f} MB"
     for form in FORMS:
         yield ""
@@ -167,13 +167,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pictures", type=int, default=1_000_000)
     parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--per-shard", type=int, default=16)
     parser.add_argument("--act", choices=ACTS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     options = (arguments.folder, arguments.pictures, arguments.files)
     if arguments.act is None:
         if not arguments.folder.exists():
             arguments.folder.mkdir(parents=True)
-            write_store(*options)
+            write_store(*options, arguments.per_shard)
         print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
         print(f"{'':44}{'CPU s':>9}{'clock s':>9}{'MB more':>9}")
         for act in ACTS:

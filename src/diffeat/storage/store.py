@@ -294,14 +294,15 @@ class FeatureStore(StoreReader):
 
     def _make(self) -> None:
         """Make the folder and the head, or take those that one who writes beside has just made."""
+        beside = self._shared or self._url  # where there are no locks, others may always write beside
         with disk_errors(self.path), ExitStack() as undo:
-            if not self._shared:
+            if not beside:
                 check_vacant(self.path)
             if isinstance(self.path, Path):
                 self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_for_making(self.path, shared=self._shared)
             undo.callback(self._lock.release)
-            if not (self._shared and self.is_store(self.path)):
+            if not (beside and self.is_store(self.path)):
                 check_vacant(self.path)  # nobody came before the lock was had
                 if isinstance(self.path, Path):
                     if self._lock.alone:
