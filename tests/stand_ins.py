@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+import mini_datasets
+from diffeat.datasets.class_names import CITYSCAPES, COCO_UNUSED
 from diffeat.datasets.davis import write_toyworld_videos
 from diffeat.datasets.label_scarce import LABELS
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
@@ -132,6 +134,9 @@ def _davis(folder: Path) -> Path:
     return root
 
 
+CITYSCAPES_RAW = [number for _, number, _ in CITYSCAPES]
+COCO_RAW = [number for number in range(182) if number not in COCO_UNUSED]
+
 STAND_INS: dict[str, Callable[[Path], Path]] = {
     "spair": _spair,
     "spair-json": _pair_list,
@@ -145,4 +150,13 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "cifar10": _cifar,
     "folders": _folders,
     "davis": _davis,
+    "folder": mini_datasets.folder,
+    "folder-depth": lambda folder: mini_datasets.measured(folder, "depth"),
+    "folder-normals": lambda folder: mini_datasets.measured(folder, "normals"),
+    "ade20k": mini_datasets.ade20k,
+    "cityscapes": lambda folder: mini_datasets.cityscapes(folder, CITYSCAPES_RAW),
+    "voc": lambda folder: mini_datasets.voc(folder, 21),
+    "pascal-context": lambda folder: mini_datasets.voc(folder, 59, context=True),
+    "coco-stuff": lambda folder: mini_datasets.coco_stuff(folder, COCO_RAW),
+    "camvid": mini_datasets.camvid,
 }

@@ -98,11 +98,11 @@ def test_accuracy_is_of_the_ridge_classifier() -> None:
 
     from diffeat.tasks.classification.evaluate import fit_linear
 
-    weight, bias, strength = fit_linear(x, y, 2, strengths=(0.1,))
+    fit = fit_linear(x, y, 2, strengths=(0.1,))
     z = StandardScaler().fit_transform(x.numpy())
     expected = RidgeClassifier(alpha=0.1 * 200).fit(z, y.numpy()).predict(z)
-    assert strength == 0.1
-    assert ((x @ weight.T + bias).argmax(1).numpy() == expected).all()
+    assert fit.strength == 0.1
+    assert ((x @ fit.weight.T + fit.bias).argmax(1).numpy() == expected).all()
 
 
 def test_samples_may_be_arrays() -> None:

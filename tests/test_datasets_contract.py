@@ -15,6 +15,7 @@ from diffeat.datasets.card import DatasetCard
 from diffeat.datasets.davis import VideoDataset
 from diffeat.datasets.hpatches import PlanarDataset, PlanarPair
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
+from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.registry import DATASETS, dataset_names, get_card, open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
@@ -27,6 +28,8 @@ TYPES = {
     "label maps": MaskDataset,
     "classes": ClassDataset,
     "videos": VideoDataset,
+    "depth": TargetDataset,
+    "normals": TargetDataset,
 }
 every_card = pytest.mark.parametrize("card", DATASETS.values(), ids=lambda c: c.name)
 
@@ -68,9 +71,11 @@ def _files(sample) -> list:
         return [(f, None) for f in (*sample.frames, *filter(None, sample.masks))]
     if isinstance(sample, PlanarPair):
         return [(sample.source, None), (sample.target, None)]
+    if isinstance(sample, TargetSample):
+        return [(sample.image, sample.target().shape[:-3:-1])]
     if hasattr(sample, "target"):
         return [(sample.source, sample.source_size), (sample.target, sample.target_size)]
-    return [(sample.image, sample.labels(100).shape[::-1] if hasattr(sample, "mask") else None)]
+    return [(sample.image, sample.labels(255).shape[::-1] if hasattr(sample, "mask") else None)]
 
 
 @every_card

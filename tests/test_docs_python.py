@@ -19,7 +19,7 @@ ROOMS = ["diffeat"] + [
         "extraction", "features", "activations", "backbones", "techniques", "trajectories", "refinement", "storage",
         "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.homography", "tasks.segmentation",
         "tasks.classification", "tasks.propagation", "studies", "studies.selection", "studies.content_shift",
-        "training", "viz", "geometry",
+        "training", "distributed", "viz", "geometry",
     )
 ]  # fmt: skip
 

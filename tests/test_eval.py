@@ -182,13 +182,13 @@ def test_captions_of_pictures_go_to_the_model_whole(mini: PairDataset, tmp_path:
 
 def test_captions_from_files(tmp_path: Path) -> None:
     file = tmp_path / "captions.csv"
-    file.write_text('picture,text\na.png,"one, two"\nb.png,three\n')
+    file.write_text('image,prompt\na.png,"one, two"\nb.png,three\n')
     assert read_policy(str(file)) == {"a.png": "one, two", "b.png": "three"}
-    file.write_text("picture,text\na.png,x\na.png,y\n")
+    file.write_text("image,prompt\na.png,x\na.png,y\n")
     with pytest.raises(InvalidValueError, match="line 3: 'a.png' has two texts"):
         read_policy(str(file))
     file.write_text("name,caption\na.png,x\n")
-    with pytest.raises(InvalidValueError, match="needs one column 'picture'"):
+    with pytest.raises(InvalidValueError, match="needs one column 'image'"):
         read_policy(str(file))
 
 

@@ -144,7 +144,7 @@ def test_eval_takes_thresholds_and_averages(recipe: str, tmp_path: Path) -> None
 def test_captions_of_pictures_on_the_command_line(recipe: str, tmp_path: Path) -> None:
     names = [path.name for path in (GOLDEN / "pck" / "SPair-71k" / "JPEGImages").rglob("*.jpg")]
     file = tmp_path / "captions.csv"
-    file.write_text("picture,text\n" + "".join(f'{name},"a picture, {name}"\n' for name in names))
+    file.write_text("image,prompt\n" + "".join(f'{name},"a picture, {name}"\n' for name in names))
     common = ("spair", "--root", str(GOLDEN / "pck"), "--recipe", recipe, "--limit", "1", "--prompts", str(file))
     told = "2 of 2 pictures were given to the model with captions of their own"
     assert told in " ".join(run("eval", *common).output.split())

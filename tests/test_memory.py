@@ -178,3 +178,25 @@ def test_parts_cover_all_jobs_once_and_in_order(rows: int, most: int) -> None:
 )
 def test_what_is_out_of_memory(error: Exception, expected: bool) -> None:
     assert out_of_memory(error) is expected
+
+
+def test_free_memory_counts_what_torch_caches_and_sizes_tell_of_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from diffeat.extraction.batching import RowBudget
+
+    cuda = {
+        "reset_peak_memory_stats": 0,
+        "memory_allocated": 1000,
+        "max_memory_allocated": 1200,
+        "memory_reserved": 5000,
+        "mem_get_info": (1000, 9000),
+    }
+    for name, value in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    device: Any = SimpleNamespace(device=torch.device("cuda"), latent_stride=8)
+    budget, calls = RowBudget(device, None), []
+    budget.run(range(20), (64, 64), lambda part: calls.append(len(part)))
+    assert calls == [1, 17, 2]  # 0.7 × (1000 free + 4000 cached) / 200 for a row
+    assert budget.rows((128, 64)) == 8
+    assert RowBudget(device, 3).rows((64, 64)) == 3

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from diffeat.datasets.davis import object_colours, read_davis, read_mask, write_mask, write_toyworld_videos
+from diffeat.datasets.coding import colour_map
+from diffeat.datasets.davis import read_davis, read_mask, write_mask, write_toyworld_videos
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError
 from diffeat.extraction import Baseline
 from diffeat.features import FeatureMap, Streams
@@ -156,8 +157,8 @@ def test_masks_on_disk(tmp_path: Path) -> None:
     mask = np.arange(6, dtype=np.uint8).reshape(2, 3)
     write_mask(tmp_path / "m.png", mask)
     assert (read_mask(tmp_path / "m.png") == mask).all()
-    assert object_colours()[:4].tolist() == [[0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0]]
-    assert object_colours()[8].tolist() == [64, 0, 0]
+    assert colour_map(4) == ((0, 0, 0), (128, 0, 0), (0, 128, 0), (128, 128, 0))
+    assert colour_map()[8] == (64, 0, 0)
 
 
 class _Colours(Streams):

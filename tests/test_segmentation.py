@@ -17,6 +17,7 @@ from diffeat.extraction import Recipe, load_source
 from diffeat.features import FeatureMap, Streams
 from diffeat.geometry import Frame, FrameSpec
 from diffeat.report.labels import example_picture
+from diffeat.tasks.ridge import RidgeSums
 from diffeat.tasks.segmentation import (
     Confusion,
     EnsembleSettings,
@@ -27,6 +28,8 @@ from diffeat.tasks.segmentation import (
     TrainingPixels,
     evaluate_segmentation,
 )
+from diffeat.tasks.segmentation.linear import add_picture
+from diffeat.tasks.segmentation.members import pixel_classifier, train_together
 
 SIZE = (36, 28)  # width, height
 GRIDS = ((5, 7, 9), (3, 14, 18))
@@ -132,17 +135,67 @@ def test_ensembles_are_read_from_state_dicts() -> None:
             PixelEnsemble.of(broken)
 
 
-def test_training_waits_from_the_fifth_epoch_and_takes_whole_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """30 batches an epoch, the last pixels left out; two that are no better may follow the best, a third ends it."""
-    pictures, labels = easy(1)
-    pixels = TrainingPixels(pictures, labels, most=1003)
-    sizes: list[int] = []
-    features = pixels.features
-    monkeypatch.setattr(pixels, "features", lambda which: (sizes.append(len(which)), features(which))[1])
-    losses = iter([torch.tensor(v, requires_grad=True) for v in [1.0] * 120 + [3.0, 2.0, 2.0, 2.5, 2.0, 1.0]])
-    monkeypatch.setattr(torch.nn.functional, "cross_entropy", lambda *_: next(losses))
-    PixelEnsemble(3, EnsembleSettings(members=1, batch=33, patience=2)).fit(pixels)
-    assert sizes == [33] * 125
+class Double(TrainingPixels):
+    """In float64, where rounding does not grow: Adam makes whole steps of gradients that are zero but for rounding."""
+
+    def features(self, which: torch.Tensor) -> torch.Tensor:
+        return super().features(which).double()
+
+
+def members_of(pixels: TrainingPixels, settings: EnsembleSettings) -> tuple[list, list[torch.Generator]]:
+    generators = [torch.Generator().manual_seed(k) for k in range(settings.members)]
+    return [pixel_classifier(pixels.channels, 3, g).double() for g in generators], generators
+
+
+def trained_apart(pixels: TrainingPixels, settings: EnsembleSettings) -> list[torch.nn.Sequential]:
+    """The members one after the other, by torch's own modules: what training them together must equal."""
+    members, generators = members_of(pixels, settings)
+    for member, generator in zip(members, generators, strict=True):
+        optimiser = torch.optim.Adam(member.train().parameters(), settings.rate)
+        best, waited = float("inf"), 0
+        for epoch in range(settings.epochs):
+            for some in torch.randperm(len(pixels), generator=generator).split(settings.batch):
+                if len(some) < settings.batch or waited > settings.patience:
+                    break
+                loss = F.cross_entropy(member(pixels.features(some)), pixels.labels[some])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                if epoch >= 4:
+                    waited = 0 if loss.item() < best else waited + 1
+                    best = min(best, loss.item())
+    return members
+
+
+def test_members_trained_together_are_those_trained_apart() -> None:
+    """Each stops by itself after the fourth epoch, and takes whole batches only."""
+    pictures, _ = easy(2)
+    chance = [np.random.default_rng(i).integers(0, 3, (32, 32)) for i in range(2)]  # losses that go up and down
+    pixels = Double(pictures, chance, most=200)
+    settings = EnsembleSettings(members=3, epochs=9, patience=2)
+    members, generators = members_of(pixels, settings)
+    together, apart = train_together(members, pixels, settings, generators), trained_apart(pixels, settings)
+    steps = [int(member.state_dict()["2.num_batches_tracked"]) for member in together]
+    assert len(set(steps)) > 1
+    assert min(steps) > 4 * 6
+    for one, other in zip(together, apart, strict=True):
+        for name, value in other.state_dict().items():
+            assert torch.allclose(one.state_dict()[name], value, atol=1e-6), name
+
+
+@pytest.mark.parametrize("labelled", [1.0, 0.3])
+def test_sums_over_cells_are_sums_over_pixels(labelled: float) -> None:
+    maps = PictureMaps.over([m.values for m in picture(0, "pad").maps], FRAMES["pad"])
+    square = PictureMaps.over([torch.randn(4, 6, 6)], SQUARE, square=40)
+    for p in (maps, square):
+        rng = np.random.default_rng(0)
+        labels = np.where(rng.random(p.size) < labelled, rng.integers(0, 3, p.size), IGNORE)
+        pixels = TrainingPixels([p], [labels], rare=0)
+        sums, expected = RidgeSums(p.channels, 3), RidgeSums(p.channels, 3)
+        add_picture(sums, p, pixels.y, pixels.x, pixels.labels)
+        expected.add(pixels.features(torch.arange(len(pixels))), pixels.labels)
+        for one, other in zip(sums.solve(0.1), expected.solve(0.1), strict=True):
+            assert torch.allclose(one, other, atol=1e-4)
 
 
 def test_confusion_by_hand() -> None:

@@ -118,6 +118,15 @@ def _concat(files: Any, rows: int | None) -> JoinedSource:
     )
 
 
+def _views_apart(files: Any, rows: int | None) -> Extractor:
+    views = [{}, {"name": "lora", "techniques": [_lora(files)]}]
+    return Extractor(recipe(views=views, fuse={"kind": "apart"}), model("sd15"), batch_size=rows)
+
+
+def _apart(files: Any, rows: int | None) -> JoinedSource:
+    return joined([_views_apart(files, rows), _vision(files, rows)], join="apart")
+
+
 def _weighted(files: Any, rows: int | None) -> JoinedSource:
     unet = Extractor(recipe(fuse={"kind": "mean"}, activations=["up_blocks.1"]), model("sd15"), batch_size=rows)
     return joined([_vision(files, rows), unet], join="weighted", weights=(1, 3))
@@ -146,7 +155,9 @@ CASES = {
         _extractor("sd15", UP, trajectory={**WALK, "kind": "generation"}), can_fail=False, generated=True
     ),
     "refined": Case(_extractor("flux", ["ditf:1"], refine={"discard": "pre", "ratio": 5})),
+    "views apart": Case(_views_apart),
     "joined": Case(_concat),
+    "apart": Case(_apart),
     "weighted": Case(_weighted),
     "convolution": Case(_convolution),
     "vision": Case(_vision, reads_text=False),
@@ -523,9 +534,27 @@ def test_every_kind_has_its_case(files: Any) -> None:
     assert {r.kind for r in recipes} == set(Recipe.KINDS)
     assert {r.name for r in recipes if isinstance(r, Baseline)} == set(BASELINES)
     assert {r.join for r in recipes if isinstance(r, Joined)} == set(_JOINS)
-    assert set(get_args(Fuse.model_fields["kind"].annotation)) == set(JOINS)
+    assert set(get_args(Fuse.model_fields["kind"].annotation)) == {*JOINS, "apart"}  # which joins nothing
     assert set(get_args(Joined.model_fields["join"].annotation)) == set(_JOINS)
     assert set(get_args(Baseline.model_fields["name"].annotation)) == set(BASELINES)
+
+
+def test_maps_apart_are_those_of_each_view_and_part(files: Any) -> None:
+    source = _apart(files, None)
+    (whole,) = source.extract(picture(0))
+    views, vision = source.sources
+    (of_views,), (of_vision,) = views.extract(picture(0), source.recipe.prompt), vision.extract(picture(0))
+    plain, lora = (Extractor(r, model("sd15")) for r in views.recipe.view_recipes())
+    (one,), (other,) = plain.extract(picture(0)), lora.extract(picture(0))
+    label = source.recipe.part_labels[0]
+    expected = {f"{label}/1/{n}": m for n, m in one.activations.items()}
+    expected |= {f"{label}/lora/{n}": m for n, m in other.activations.items()}
+    expected |= {f"{source.recipe.part_labels[1]}/{n}": m for n, m in of_vision.activations.items()}
+    assert list(whole.activations) == list(expected)
+    assert len(source.map_names) == len(expected)
+    assert tuple(of_views.activations) == views.map_names
+    for name, values in expected.items():
+        assert torch.allclose(whole[name], values, rtol=1e-4, atol=1e-5)
 
 
 def test_options_for_tasks_that_all_parts_have_are_those_of_the_whole() -> None:

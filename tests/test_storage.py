@@ -389,3 +389,19 @@ def test_every_format_keeps_maps_within_its_error_and_reads_windows(name: str, t
 def replace_maps(values: torch.Tensor) -> FeatureMap:
     """A picture with one map."""
     return FeatureMap({"x": values}, FrameSpec(size=64).frame((64, 64)), "a.png", "d" * 64, {})
+
+
+def test_a_shard_is_the_file_that_safetensors_writes() -> None:
+    import safetensors.torch
+
+    from diffeat.storage.shard import safetensors_bytes
+
+    tensors = {
+        "10/a": torch.ones(2, 1, dtype=torch.int8),
+        '2/ä "x"\\': torch.randn(2, 3).bfloat16(),
+        "0/b": torch.randn(3, 2, 5).half(),
+        "0/a": torch.randn(1, 1, 1),
+        "e": torch.empty(0, 3, 3),
+    }
+    metadata = {"diffeat": '{"names":["ü\\n"]}'}
+    assert b"".join(safetensors_bytes(tensors, metadata)) == safetensors.torch.save(tensors, metadata)

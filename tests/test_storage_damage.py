@@ -18,8 +18,8 @@ from diffeat.extraction import extract_to_store
 from diffeat.storage import FeatureStore, compact
 from diffeat.storage.head import FORMAT_VERSION, Head
 from diffeat.storage.index import Index
-from diffeat.storage.rows import Row, table_of, to_parquet
 from diffeat.storage.layout import IndexName
+from diffeat.storage.rows import Row, table_of, to_parquet
 from support.stores import FakeSource, content, seen, write_photos
 
 

@@ -125,7 +125,7 @@ def test_rates_and_clipping_are_those_asked_for(tmp_path: Path) -> None:
     line = Line(None, steps=3, rate=1.0)
     line.loop.run(line.gradients)
     frozen = Line(None, steps=3, rate=1.0)
-    frozen.loop.schedule = Schedule(3, 3, rate=lambda _: 0.0)
+    frozen.loop.schedule = Schedule(3, 3, share=lambda _: 0.0)
     start = frozen.weights
     frozen.loop.run(frozen.gradients)
     assert torch.equal(frozen.weights, start)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -116,6 +117,30 @@ def read_rows(
     except csv.Error as error:
         raise InvalidValueError(f"{name}, line {reader.line_num}: {error}.") from None
     return rows
+
+
+def read_texts(path: str | os.PathLike[str], what: str = "caption file") -> dict[str, str]:
+    """Texts by picture: of a CSV file with the columns ``image`` and ``prompt``, or of a JSON file ``{image: text}``.
+
+    Raises:
+        InvalidValueError: As :func:`read_rows`; it is of another kind, or gives a picture two texts.
+    """
+    name, ending = f"The {what} {shown(os.fspath(path))}", Path(path).suffix.lower()
+    if ending == ".csv":
+        texts: dict[str, str] = {}
+        for line, row in read_rows(path, what, ("image", "prompt"), most=2**28):
+            if texts.setdefault(row["image"], row["prompt"]) != row["prompt"]:
+                raise InvalidValueError(f"{name}, line {line}: {shown(row['image'])} has two texts.")
+        return texts
+    if ending != ".json":
+        raise InvalidValueError(f"{name} must be a .csv file (image,prompt) or a .json file ({{image: text}}).")
+    try:
+        data = json.loads(read_text(path, what, most=2**28))
+    except (ValueError, RecursionError) as error:
+        raise InvalidValueError(f"{name} is not JSON: {error}") from None
+    if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
+        raise InvalidValueError(f"{name} must map each image to its text.")
+    return data
 
 
 def new_file(path: str | os.PathLike[str], endings: Sequence[str] = (), *, force: bool = False) -> Path:

@@ -10,6 +10,7 @@ from diffeat.backbones.family import Family
 from diffeat.backbones.latents import LatentPosterior
 from diffeat.backbones.layout import TokenLayout
 from diffeat.backbones.loading import card_of, load_meta_denoiser, resolve_model
+from diffeat.backbones.remembered import Memory, remembered
 
 __all__ = [
     "FAMILIES",
@@ -18,6 +19,7 @@ __all__ = [
     "Conditioning",
     "Family",
     "LatentPosterior",
+    "Memory",
     "TokenLayout",
     "card_of",
     "cards",
@@ -26,5 +28,6 @@ __all__ = [
     "family_of",
     "layout_of",
     "load_meta_denoiser",
+    "remembered",
     "resolve_model",
 ]

@@ -30,6 +30,7 @@ from diffeat.backbones.words import word_positions
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
+from diffeat.memory import moved
 
 #: Components that a backbone keeps: exchanging them needs a new one.
 _LASTING = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
@@ -192,7 +193,7 @@ class Backbone:
         """
         self._check_size((pixels.shape[-1], pixels.shape[-2]))
         with self.ready():
-            return self._autoencoder.encode(pixels.to(self.device))
+            return self._autoencoder.encode(pixels, self.device)
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
         """Images (about [-1, 1], float32) of normalised latents."""
@@ -266,7 +267,7 @@ class Backbone:
         dtype, config = self.dtype, self._config
         times = self._schedule.check(t, len(noisy)).to(self.device)
         return {
-            self.family.latent_argument: self.family.pack(noisy.to(self.device, dtype)),
+            self.family.latent_argument: self.family.pack(moved(noisy, self.device).to(dtype)),
             self.family.timestep_argument: self.family.timestep(times, dtype, config),
             **conditioning.arguments(),
             "return_dict": False,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 from torch import nn
@@ -10,6 +11,7 @@ from torch import nn
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
 from diffeat.backbones.recording import record_call, remembering
+from diffeat.backbones.remembered import current, key_of
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
 
@@ -32,6 +34,7 @@ class EncodedTexts:
         self._denoiser = denoiser
         self._family = family
         self._changes_before_drop = 0
+        self._known: tuple[tuple[str, int], dict[str, str]] | None = None
         self._texts: dict[tuple[str, int], dict[str, Any]] = {}
         self._rows: dict[tuple[tuple[str, int], str, tuple[int, int], str], Mapping[str, Any]] = {}
 
@@ -57,7 +60,7 @@ class EncodedTexts:
         """
         arguments = self._family.call_arguments(self._pipeline, prompts, size, options)
         memory = self._texts.setdefault(self._key(), {})
-        own = remembering(self._pipeline, memory, missing=lambda: self._need_encoders(prompts))
+        own = remembering(self._pipeline, memory, lambda said, encode: self._encoded(prompts, said, encode))
         with uncompiled():
             recorded = record_call(own, self._denoiser, arguments)
         if recorded is None:
@@ -66,6 +69,30 @@ class EncodedTexts:
                 "conditions cannot be recorded."
             )
         return recorded
+
+    def _encoded(self, prompts: list[str], said: str, encode: Callable[[], Any]) -> Any:
+        """What a text is encoded as: what is remembered, or else what the encoders make of it."""
+
+        def make() -> Any:
+            self._need_encoders(prompts)
+            return encode()
+
+        memory = current()
+        if memory is None or self.state or " at 0x" in said:
+            return make()
+        parts = {**self._fingerprints(), "pipeline": type(self._pipeline).__name__, "said": said}
+        device = next(self._denoiser.parameters()).device
+        return memory.get_or_make(key_of(f"{version('diffusers')}|{device}", repr(sorted(parts.items()))), device, make)
+
+    def _fingerprints(self) -> dict[str, str]:
+        """Of the text encoders and tokenizers as they are; computed again only after they were changed in place."""
+        key = self._key()
+        if self._known is None or self._known[0] != key:
+            parts = self._pipeline.components.items()
+            texts = {n: part for n, part in parts if n.startswith(("text_encoder", "tokenizer")) and part is not None}
+            dtypes = {f"{n}.dtype": str(getattr(part, "dtype", "")) for n, part in texts.items()}
+            self._known = key, {**{n: fingerprint(part) for n, part in texts.items()}, **dtypes, **self.dropped}
+        return self._known[1]
 
     def drop_encoders(self) -> None:
         """Free the text encoders."""

@@ -19,10 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.remembered import current, key_of
 from diffeat.backbones.sharing import alone
 from diffeat.errors import ModelError
-from diffeat.memory import Parts
+from diffeat.memory import Parts, moved
 
+#: Mean and standard deviation.
+Moments = tuple[Tensor, Tensor]
 _PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the denoiser's: bound them
 
 
@@ -40,7 +44,7 @@ class LatentPosterior:
     def __len__(self) -> int:
         return len(self.mean)
 
-    def __getitem__(self, rows: int | slice) -> LatentPosterior:
+    def __getitem__(self, rows: int | slice | list[int]) -> LatentPosterior:
         """The posterior of some rows; of one row by its number, still with a batch axis.
 
         Raises:
@@ -64,23 +68,42 @@ class Autoencoder:
         self.patched = vae is not None and hasattr(vae, "bn")
         self.video = vae is not None and hasattr(vae, "temperal_downsample")
         self._parts: dict[tuple[int, int], Parts] = {}
+        self._known: tuple[int, str] | None = None
         channels = 0 if vae is None else vae.config.get("latent_channels") or vae.config.get("z_dim") or 0
         if channels:
             self._check_normalisation(torch.zeros(1, channels * (4 if self.patched else 1), 1, 1))
 
     @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> LatentPosterior:
+    def encode(self, pixels: Float[Tensor, "b 3 h w"], device: torch.device) -> LatentPosterior:
         if self.vae is None:
+            pixels = moved(pixels, device)
             return LatentPosterior(pixels, torch.zeros_like(pixels))
-        with self._upcast():
-            return self._encode(pixels)
+        memory = current()
+        own = "" if memory is None else f"{self._fingerprint()}|{self.vae.dtype}|{device}"
 
-    def _encode(self, pixels: Tensor) -> LatentPosterior:
+        def posterior(part: Sequence[Tensor]) -> Moments:
+            together = torch.cat(list(part))
+            make = lambda: self._posterior(moved(together, device))  # noqa: E731
+            return make() if memory is None else memory.get_or_make(key_of(own, together), device, make)
+
+        with self._upcast():
+            return self._encode(pixels, posterior)
+
+    def _fingerprint(self) -> str:
+        """Of the autoencoder as it is now, computed again only after its weights were changed in place."""
+        changes = sum(0 if p.is_inference() else p._version for p in self.vae.parameters())
+        if self._known is None or self._known[0] != changes:
+            self._known = changes, fingerprint(self.vae)
+        return self._known[1]
+
+    def _encode(
+        self, pixels: Tensor, posterior: Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]
+    ) -> LatentPosterior:
         size = (pixels.shape[-1], pixels.shape[-2])
         if size not in self._parts:
             too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
             self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
-        parts = self._parts[size].run(pixels.split(1), lambda part: self._posterior(torch.cat(list(part))))
+        parts = self._parts[size].run(pixels.split(1), posterior)
         mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
         shift, scale = self._normalisation(mean)
         return LatentPosterior((mean - shift) * scale, std * scale)
@@ -125,7 +148,7 @@ class Autoencoder:
                 for module, of_module in buffers:
                     module._buffers.update(of_module)
 
-    def _posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior(self, pixels: Tensor) -> Moments:
         vae: Any = self.vae
         # offloaded weights lie elsewhere until the module runs, on the device where the pixels are
         pixels = pixels.to(pixels.device if hasattr(vae, "_hf_hook") else vae.device, vae.dtype)

@@ -75,14 +75,14 @@ def _said(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v!r}" for k, v in shown.items())
 
 
-def remembering(pipeline: Any, memory: dict[str, Any], missing: Callable[[], None]) -> Any:
+def remembering(pipeline: Any, memory: dict[str, Any], make: Callable[[str, Callable[[], Any]], Any]) -> Any:
     """A pipeline whose ``encode_prompt`` answers from ``memory``, so that a text is encoded once for all image sizes.
 
     Args:
         pipeline: A pipeline, of which a copy that shares its networks is made; one without ``encode_prompt`` is given
             back.
         memory: From the call's arguments to its result; grows.
-        missing: Called before a text is encoded that is not in memory; may raise.
+        make: Gives what is not in memory, of the call's arguments as a text and of what encodes them; may raise.
     """
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
@@ -95,8 +95,7 @@ def remembering(pipeline: Any, memory: dict[str, Any], missing: Callable[[], Non
         key = repr((args, sorted(kwargs.items())))
         result = memory.get(key)
         if result is None:
-            missing()
-            result = memory[key] = encode(*args, **kwargs)
+            result = memory[key] = make(key, lambda: encode(*args, **kwargs))
         return result
 
     own = copy.copy(pipeline)

@@ -116,8 +116,7 @@ def write_rows(
     about = [
         str(result.protocol),
         f"{result.counts}; intervals are {result.confidence:.0%} bootstraps over pictures",
-        *notes,
-        *joined(*(r.evaluation.notes for r in rows)),
+        *joined(notes, *(r.evaluation.notes for r in rows)),
     ]
     data = [{"name": r.name, "recipe_hash": r.evaluation.recipe_hash, **r.evaluation.result.to_dict()} for r in rows]
     write_bench(folder, title, bench_table(rows), about, data, force=force)

@@ -116,10 +116,12 @@ def _worth(
         tried.index(key): pair_score(row.evaluation.records, PROTOCOL) for key, row in zip(votes, rows, strict=True)
     }
     value, interval = with_choosing(choices, scores)
-    shares = ", ".join(f"{key} in {count / len(choices):.0%}" for key, count in zip(keys, votes.values(), strict=True))
+    shares = [f"{key} in {count / len(choices):.0%}" for key, count in zip(keys, votes.values(), strict=True)]
+    others = f", and {len(shares) - 5} others" if len(shares) > 6 else ""
+    most = ", ".join(shares[: 5 if others else None])
     return (
         f"what is chosen scores PCK@{PROTOCOL.alpha:g} {value:.1f} {interval} with validation pictures drawn anew, too "
-        f"({len(choices)} times: {shares})"
+        f"({len(choices)} times: {most}{others})"
     )
 
 

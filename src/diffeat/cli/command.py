@@ -20,7 +20,7 @@ _GIVEN = "diffeat.given"
 class Command(TyperCommand):
     """A command; what follows ``Example:`` in its docstring is shown as it is, ready to be copied.
 
-    ``{datasets}``, ``{pairs}``, ``{learned}`` and ``{techniques}`` in its help stand for names, looked up when it is
+    ``{datasets}``, ``{pairs}``, ``{techniques}`` and the like in its help stand for names, looked up when it is
     shown.
     """
 
@@ -72,6 +72,9 @@ def _techniques() -> str:
 _NAMES: dict[str, Callable[[], str]] = {
     "{datasets}": _datasets,
     "{pairs}": lambda: _datasets("pairs"),
+    "{labelled}": lambda: _datasets("label maps"),
+    "{depth}": lambda: _datasets("depth"),
+    "{normals}": lambda: _datasets("normals"),
     "{learned}": lambda: _datasets("pairs", "label maps"),
     "{techniques}": _techniques,
 }

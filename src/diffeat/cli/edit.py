@@ -8,16 +8,16 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.options import Force, pictures_of
+from diffeat.cli.options import Force, picture_of
 from diffeat.cli.recipe_options import maps_of_two
 from diffeat.files import PICTURES, new_file, write_picture
 
 
 def edit(
     ctx: typer.Context,
-    source: Annotated[Path, Argument(help="Picture that was edited.")],
+    source: Annotated[str, Argument(help="Picture that was edited.")],
     layer: Annotated[Path, Argument(help="The edit alone: a PNG of that picture's size, transparent elsewhere.")],
-    target: Annotated[Path, Argument(help="Picture to carry it to.")],
+    target: Annotated[str, Argument(help="Picture to carry it to.")],
     out: Annotated[Path, Option("--out", "-o", help="Picture to write.")] = Path("edited.png"),
     everywhere: Annotated[
         bool, Option("--everywhere", help="Match the whole picture, not only below the edit.")
@@ -31,7 +31,6 @@ def edit(
     Example:
         diffeat edit cat.png whiskers.png other-cat.png --recipe dift-sd21 --out edited.png
     """
-    from diffeat.geometry import open_image
     from diffeat.geometry.images import open_stored
     from diffeat.tasks.homography import propagate_edit
     from diffeat.tasks.homography.edit import check_layer
@@ -39,10 +38,11 @@ def edit(
 
     opencv()
     new_file(out, PICTURES, force=force)
-    pictures_of([source, layer, target])
+    pictures = picture_of(source), picture_of(target)
+    picture_of(str(layer))
     painted = open_stored(layer)
-    check_layer(painted, open_image(source).size)
-    one, other = maps_of_two(ctx, source, target)
+    check_layer(painted, pictures[0].image.size)
+    one, other = maps_of_two(ctx, *pictures)
     result = propagate_edit(one, other, painted, everywhere=everywhere)
     typer.echo(f"{int(result.agree.sum())} of {len(result.matches)} matches agree with the homography.")
-    typer.echo(f"Picture: {write_picture(result.on(open_image(target)), out, force=force)}", err=True)
+    typer.echo(f"Picture: {write_picture(result.on(pictures[1].image), out, force=force)}", err=True)

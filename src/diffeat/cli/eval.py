@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Root
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import load_or_start, recipe_of
 from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import options_of, refuse_others
 from diffeat.files import new_folder
@@ -61,7 +61,7 @@ def evaluate(
     options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
     data = task.open(dataset, root, options, **reading)
-    source = load(ctx, recipe)
+    source = load_or_start(ctx, recipe)
     store = feature_folder(out, source) if out else None
     result = task.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)

@@ -11,7 +11,7 @@ from typer import Option
 
 from diffeat.cli.command import given
 from diffeat.cli.options import Paths
-from diffeat.cli.recipe_options import load, recipe_of
+from diffeat.cli.recipe_options import PLACES, load_or_start, recipe_of
 from diffeat.errors import StoreError, printable
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def extract(
     prompts: Annotated[
         Path | None, Option(help="CSV file image,prompt with a text per picture; --prompt is for those without one.")
     ] = None,
-    root: Annotated[Path | None, Option(help="Folder that names are relative to; each folder given, if none.")] = None,
+    root: Annotated[str | None, Option(help="Folder that names are relative to; each folder given, if none.")] = None,
     store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",
     shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
     replace: Annotated[
@@ -37,30 +37,42 @@ def extract(
     Stop it at any time: the same command goes on where it stopped, and repairs what is damaged. Pictures that cannot be
     read are listed at the end with the reason, and make the exit code 1.
 
+    With --workers, processes of this machine share the work, with --ray the machines of a cluster; the store has the
+    same bytes as that of a single process with as many threads.
+
     Example:
         diffeat samples photos
         diffeat extract photos --out features
+        diffeat extract photos --workers 2 --out features
     """
-    from diffeat.extraction import extract_to_store
+    from diffeat.extraction import Summary
+    from diffeat.extraction.to_store import extract_units, plan_units
     from diffeat.features import list_pictures
     from diffeat.progress import bar
     from diffeat.storage import FeatureStore
 
     recipe = recipe_of(ctx)
-    listing = list_pictures(paths, root=root, prompts=prompts, default=given(ctx).get("prompt"))
+    asked = given(ctx)
+    places = {name: asked[name] for name in PLACES if name in asked}
+    listing = list_pictures(paths, root=root, prompts=prompts, default=asked.get("prompt"), **places)
     # before the model is loaded: what cannot be written to is refused at once
     try:
-        FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype).close()
+        store = FeatureStore.open_or_create(out, recipe.content(), recipe.hash, dtype=store_dtype)
     except StoreError:
         _check_names(recipe)  # one that is misspelt is the cause, not another recipe
         raise
-    source = load(ctx, recipe)
-    with FeatureStore.of(out, source, store_dtype) as store:
+    summary = Summary()
+    with store:
         pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
+        lone = set(paths) if root is None else set()
         for path, picture in zip(listing.paths, pictures, strict=True):
-            if path in paths and root is None:  # a file of a folder that was extracted before
+            if path in lone:  # a file of a folder that was extracted before
                 picture.name = store.name_of(path) or picture.name
-        summary = extract_to_store(source, pictures, store, replace=replace, shard_size=shard_size, progress=bar)
+        units = plan_units(recipe, pictures, store, None, summary, replace=replace, shard_size=shard_size)
+        if units:
+            extract_units(load_or_start(ctx, recipe), store, units, summary, bar)
+        elif summary.present:
+            typer.echo("Nothing is left to do; the model was not loaded, nor compared with the store's.", err=True)
     _report(summary, listing.skipped, out)
     if summary.failed:
         raise typer.Exit(1)
@@ -74,7 +86,7 @@ def _check_names(recipe: Recipe) -> None:
         Catalogue.from_model(recipe.model).find([a for a in recipe.activations if isinstance(a, str)])
 
 
-def _report(summary: Summary, skipped: Sequence[tuple[Path, str]], out: Path) -> None:
+def _report(summary: Summary, skipped: Sequence[tuple[str, str]], out: Path) -> None:
     typer.echo(
         f"{len(summary.extracted)} extracted, {len(summary.present)} already there, {len(summary.failed)} failed, "
         f"{len(skipped)} files that are no pictures → {out}",

@@ -17,7 +17,7 @@ from diffeat.files import new_folder
 
 def gate(
     ctx: typer.Context,
-    paths: Annotated[list[Path], Argument(help="Pictures and folders of pictures; 30 or more.")],
+    paths: Annotated[list[str], Argument(help="Pictures and folders of pictures, tars, videos …; 30 or more.")],
     technique: Annotated[list[str], Option("--technique", "-x", help="{techniques}; combine with ' + '; repeatable.")],
     out: Annotated[Path, Option("--out", "-o", help="Folder of the report.")] = Path("gate"),
     strength: Annotated[float, Option(help="Of Img2Img: how much is repainted, 0 to 1.")] = 0.7,
@@ -80,7 +80,7 @@ def gate(
         controls=controls,
     )
     recipe = reading_of(ctx).replace(fuse=None, views=None, techniques=None, refine=None)
-    images = pictures_of(paths)
+    images = pictures_of(paths, ctx)
     if limit is not None and limit < len(images):
         images = [images[i * len(images) // limit] for i in range(limit)]
     backbone = load(ctx, recipe).backbone

@@ -29,6 +29,7 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
@@ -86,16 +87,22 @@ def _root(
 
 _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
-    (_LOOK, "extract", extract, reads("tiny-unet")),
-    (_LOOK, "show", show, reads("tiny-unet")),
+    (_LOOK, "extract", extract, reads("tiny-unet", paths=True, workers=True)),
+    (_LOOK, "show", show, reads("tiny-unet", paths=True)),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
-    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), base=TaskCommand)),
+    (_USE, "eval", evaluate, reads("tiny-dift", without=("prompt",), workers=True, base=TaskCommand)),
+    (_USE, "predict", predict, Command),
     (_USE, "propagate", propagate, reads("tiny-dift", without=("prompt",), base=PropagationCommand)),
-    (_CHOOSE, "select", select, reads(several=False, without=("activation", "batch_size"))),
-    (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, without=("batch_size",))),
-    (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, without=("batch_size",))),
-    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",))),
+    (
+        _CHOOSE,
+        "select",
+        select,
+        reads(several=False, paths=True, without=("caption_column", "activation", "batch_size"), workers=True),
+    ),
+    (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, paths=True, without=("batch_size",))),
+    (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True)),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
     (_KNOW, "ap10k-pairs", ap10k_pairs, Command),

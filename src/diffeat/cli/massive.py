@@ -16,7 +16,7 @@ from diffeat.files import RECIPES, new_file, new_folder
 
 def massive(
     ctx: typer.Context,
-    paths: Annotated[list[Path] | None, Argument(help="Pictures and folders; the toy world's if none.")] = None,
+    paths: Annotated[list[str] | None, Argument(help="Pictures, folders, tars …; the toy world's if none.")] = None,
     out: Annotated[Path, Option("--out", "-o", help="Folder of the report.")] = Path("massive"),
     timestep: Timesteps = ["50,150,260,400,600,800"],  # noqa: B006 (read only; typer copies it)
     block: Annotated[list[str] | None, Option("--block", "-b", help="Survey only these; repeatable.")] = None,
@@ -46,7 +46,7 @@ def massive(
         new_file(write, RECIPES, force=force)
     times = read_numbers(timestep, "--timestep")
     recipe = reading_of(ctx)
-    pictures = pictures_of(paths) if paths else list(calibration_pictures())
+    pictures = pictures_of(paths, ctx) if paths else list(calibration_pictures())
     backbone = load(ctx, recipe.replace(refine=None)).backbone
     rule = None if ratio is None else Rule(ratio=ratio)
     result = find_massive(recipe, backbone, pictures, timesteps=times, blocks=block or (), rule=rule)

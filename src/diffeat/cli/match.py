@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from posixpath import basename
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
 from diffeat.cli.command import refuse
-from diffeat.cli.options import Force, pictures_of
+from diffeat.cli.options import Force, picture_of
 from diffeat.cli.recipe_options import maps_of_two
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError, shown
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 
 def match(
     ctx: typer.Context,
-    source: Annotated[Path, Argument(help="Picture the points lie in.")],
-    target: Annotated[Path, Argument(help="Picture to find them in.")],
+    source: Annotated[str, Argument(help="Picture the points lie in.")],
+    target: Annotated[str, Argument(help="Picture to find them in.")],
     points: Annotated[
         list[str] | None, Option("--points", "-p", help="x,y in pixels of the source: '120,80 200,90'; repeatable.")
     ] = None,
@@ -61,13 +62,13 @@ def match(
         new_file(out, PICTURES, force=force)
     asked = parse_points(points or [])
     allowed = None if mask is None else torch.from_numpy(np.asarray(open_image(mask)).max(-1) > 0)
-    pictures_of([source, target])
-    pictures = open_image(source), open_image(target)
+    photos = picture_of(source), picture_of(target)
+    pictures = photos[0].image, photos[1].image
     if asked:
         check_points(asked, FrameSpec("keep").frame(pictures[0].size))
     if allowed is not None:
         check_mask(allowed, pictures[0].size)
-    one, other = maps_of_two(ctx, source, target)
+    one, other = maps_of_two(ctx, *photos)
     matches = find(one, other, asked) if asked else strongest_matches(one, other, count, allowed)
     if json:
         _print_json(source, target, one.provenance["recipe"], matches)
@@ -76,12 +77,14 @@ def match(
             [str(k + 1), f"{s[0]:g}, {s[1]:g}", f"{t[0]:g}, {t[1]:g}", f"{similarity:.3f}"]
             for k, (s, t, similarity) in enumerate(_rows(matches))
         ]
-        print_table(["#", source.name, target.name, "cosine"], rows, title=f"{source.name} → {target.name}")
+        print_table(
+            ["#", basename(source), basename(target), "cosine"], rows, title=f"{basename(source)} → {basename(target)}"
+        )
     if out is not None:
         from diffeat.report.match_picture import match_picture
 
         heats = [heat_map(one, other, p) for p in matches.source[: min(heat, len(matches))]]
-        caption = f"{source.name} → {target.name}, recipe {one.provenance['recipe']}"
+        caption = f"{basename(source)} → {basename(target)}, recipe {one.provenance['recipe']}"
         picture = match_picture(*pictures, matches.source, matches.target, heats=heats, caption=caption)
         typer.echo(f"Picture: {write_picture(picture, out, force=force)}", err=True)
 
@@ -109,8 +112,8 @@ def _rows(matches: Matches) -> Iterable[tuple[list[float], list[float], float]]:
     return zip(matches.source.tolist(), matches.target.tolist(), matches.similarity.tolist(), strict=True)
 
 
-def _print_json(source: Path, target: Path, recipe: str, matches: Matches) -> None:
+def _print_json(source: str, target: str, recipe: str, matches: Matches) -> None:
     import json
 
     rows = [{"source": s, "target": t, "similarity": round(c, 6)} for s, t, c in _rows(matches)]
-    typer.echo(json.dumps({"source": str(source), "target": str(target), "recipe": recipe, "matches": rows}, indent=1))
+    typer.echo(json.dumps({"source": source, "target": target, "recipe": recipe, "matches": rows}, indent=1))

@@ -5,13 +5,21 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from typer import Argument, Option
 
-from diffeat.errors import ImageError, InvalidValueError, shown
+from diffeat.cli.command import given
+from diffeat.errors import InvalidValueError, shown
 
-Paths = Annotated[list[Path], Argument(help="Pictures and folders of pictures.")]
+if TYPE_CHECKING:
+    from diffeat.features import Picture
+
+Paths = Annotated[
+    list[str],
+    Argument(help="Pictures, folders and globs of them, lists, tars, zips, tables, videos; paths or URLs (s3://…)."),
+]
 PairsName = Annotated[str, Argument(metavar="[DATASET]", help="{pairs}")]
 Root = Annotated[Path | None, Option(help="The dataset's folder; for csv and spair-json its file.")]
 Protocol = Annotated[str | None, Option(help="How pairs are scored; the dataset's usual one if not given.")]
@@ -32,20 +40,32 @@ SharedFeatures = Annotated[Path | None, Option(help="Folder of features, to shar
 PicturesOf = Annotated[Path | None, Option("--images", help="For spair-json: folder of the pictures.")]
 
 
-def pictures_of(paths: Iterable[Path]) -> list[Path]:
-    """The pictures that paths name, before any model is loaded.
+def pictures_of(paths: Iterable[str | os.PathLike[str]], ctx: typer.Context | None = None) -> list[Picture]:
+    """The pictures that paths and URLs stand for, before any model is loaded. What cannot be read of a place that holds
+    many is told, and passed over.
+
+    Args:
+        ctx: Of a command that has the options for such places.
 
     Raises:
         ImageError: A path leads to no file.
         InvalidValueError: There are none.
     """
-    from diffeat.geometry import find_images
+    from diffeat.cli.recipe_options import PLACES
+    from diffeat.features.listing import find_pictures
 
-    images = list(find_images(paths))
-    for image in images:
-        if not os.path.isfile(image):
-            reason = "is no regular file" if os.path.exists(image) else "does not exist"
-            raise ImageError(f"The picture {shown(str(image))} {reason}.")
-    if not images:
-        raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
-    return images
+    asked = {} if ctx is None else given(ctx)
+    pictures, broken = find_pictures(paths, **{name: asked[name] for name in PLACES if name in asked})
+    for message in broken:
+        typer.secho(f"  passed over  {message}", dim=True, err=True)
+    for picture in pictures:
+        picture.check()
+    return pictures
+
+
+def picture_of(path: str) -> Picture:
+    """The one picture that a path or URL stands for. Raises as :func:`pictures_of`, and where they are several."""
+    first, *others = pictures_of([path])
+    if others:
+        raise InvalidValueError(f"One picture is wanted; {shown(path)} stands for {len(others) + 1}.")
+    return first

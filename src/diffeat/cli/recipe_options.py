@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from difflib import get_close_matches
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import typer
@@ -15,8 +14,9 @@ from diffeat.cli.ranges import read_numbers
 from diffeat.errors import InvalidValueError, clipped, shown
 
 if TYPE_CHECKING:
+    from diffeat.distributed import Workers
     from diffeat.extraction import Extractor, Reading, Recipe
-    from diffeat.features import FeatureMap, Source
+    from diffeat.features import FeatureMap, Picture, Source
 
 #: Short forms of changes to a diffusion model's recipe, and the fields they change (of ``size`` see :func:`_field`).
 _FIELDS = {
@@ -25,11 +25,14 @@ _FIELDS = {
     "--timestep": "trajectory.timesteps",
     "--seed": "seed",
 }
+#: How pictures are found where a file holds many: arguments of :func:`diffeat.features.list_pictures`.
+PLACES = ("fps", "column", "caption_column", "name_column")
 #: All options that change a recipe.
 CHANGES = frozenset({"model", "activation", "timestep", "seed", "size", "set", "prompt"})
 
 
 _RECIPE = partial(option, panel="Recipe")
+_PLACES = partial(option, panel="Pictures")
 _COMPUTING = partial(option, panel="Computing")
 _OPTIONS = {
     "recipe": _RECIPE(list[str], "Preset (see `diffeat recipes`), YAML file or vision:MODEL[,layer=L][,size=S].", "-r"),
@@ -42,9 +45,19 @@ _OPTIONS = {
     "seed": _RECIPE(int, "Of the noise."),
     "prompt": _RECIPE(str, "Text for all pictures; goes through the recipe's template."),
     "allow_code": _RECIPE(bool, "Import and run functions that the recipe names (module:function).", is_flag=True),
+    "fps": _PLACES(float, "Frames per second of videos; 1 if not given."),
+    "column": _PLACES(str, "Of tables and lists: the pictures."),
+    "caption_column": _PLACES(
+        str, "Text for each picture: a column; beside files, and in tars, an ending (txt) or a key of the .json."
+    ),
+    "name_column": _PLACES(str, "Of tables and lists: the pictures' names."),
     "device": _COMPUTING(str, "cpu, cuda, cuda:1, mps …; the first accelerator if there is one."),
     "dtype": _COMPUTING(str, "float32, bfloat16 or float16; bfloat16 on an accelerator, else float32."),
     "batch_size": _COMPUTING(int, "Rows of one denoiser call; chosen by memory if not given.", min=1),
+}
+_WORKERS = {
+    "workers": _COMPUTING(int, "Processes that extract: each on a GPU, or on its share of the processor.", min=1),
+    "ray": _COMPUTING(str, "Address of a Ray cluster whose machines extract: host:port, auto or local."),
 }
 
 
@@ -54,30 +67,41 @@ class RecipeCommand(Command):
     Attributes:
         default: The recipe if none is named; empty where one must be.
         several: Whether more than one recipe may be named; their maps are joined.
+        paths: Whether it takes pictures by their paths.
         without: Options that the command does not use.
+        workers: Whether it keeps features in a store, so that workers can extract them.
     """
 
     default: ClassVar[str] = ""
+    paths: ClassVar[bool] = False
     several: ClassVar[bool] = True
     without: ClassVar[Collection[str]] = ()
+    workers: ClassVar[bool] = False
 
     def shared(self) -> list[Any]:
-        hidden = {*self.without, *(() if self.several else ("weight",))}
-        recipe, *others = options({name: made for name, made in _OPTIONS.items() if name not in hidden})
+        hidden = {*self.without, *(() if self.several else ("weight",)), *(() if self.paths else PLACES)}
+        offered = {**_OPTIONS, **(_WORKERS if self.workers else {})}
+        recipe, *others = options({name: made for name, made in offered.items() if name not in hidden})
         recipe.help += " Repeat to join several." if self.several else ""
         recipe.help += f" \\[default: {self.default}]" if self.default else ""
         return [recipe, *others, *super().shared()]
 
 
 def reads(
-    default: str = "", *, several: bool = True, without: Collection[str] = (), base: type[Command] = Command
+    default: str = "",
+    *,
+    several: bool = True,
+    paths: bool = False,
+    without: Collection[str] = (),
+    workers: bool = False,
+    base: type[Command] = Command,
 ) -> Any:
     """A :class:`RecipeCommand`, for ``app.command(cls=…)``.
 
     Args:
         base: What else the command is.
     """
-    fields = {"default": default, "several": several, "without": without}
+    fields = {"default": default, "several": several, "paths": paths, "without": without, "workers": workers}
     return type("RecipeCommand", (RecipeCommand, base), fields)
 
 
@@ -143,15 +167,33 @@ def load(ctx: typer.Context, recipe: Recipe) -> Any:
     from rich.console import Console
     from rich.text import Text
 
-    asked = given(ctx)
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        used = {name: asked.get(name) for name in ("device", "dtype", "batch_size")}
-        return load_source(recipe, **used)
+        return load_source(recipe, **_computing(ctx))
 
 
-def maps_of_two(ctx: typer.Context, one: Path, other: Path) -> tuple[FeatureMap, FeatureMap]:
+@overload
+def load_or_start(ctx: typer.Context, recipe: Reading) -> Extractor | Workers: ...
+@overload
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
+def load_or_start(ctx: typer.Context, recipe: Recipe) -> Any:
+    """Likewise, or have the workers that the command line asks for do so when they are needed."""
+    asked = given(ctx)
+    if "workers" not in asked and "ray" not in asked:
+        return load(ctx, recipe)
+    from diffeat.distributed import start_workers
+
+    workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **_computing(ctx))
+    ctx.call_on_close(workers.close)
+    return workers
+
+
+def _computing(ctx: typer.Context) -> dict[str, Any]:
+    return {name: given(ctx).get(name) for name in ("device", "dtype", "batch_size")}
+
+
+def maps_of_two(ctx: typer.Context, one: Picture, other: Picture) -> tuple[FeatureMap, FeatureMap]:
     """The maps of two pictures by the recipe that the command line asks for, which gives one of each.
 
     Raises:

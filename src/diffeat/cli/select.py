@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from typer import Option
 
 from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Paths, pictures_of
-from diffeat.cli.recipe_options import load, reading_of
+from diffeat.cli.recipe_options import load, load_or_start, reading_of
 from diffeat.cli.tables import print_table
 from diffeat.errors import InvalidValueError
 from diffeat.files import RECIPES, new_file, new_folder
@@ -84,14 +85,16 @@ def select(
         load_rules(rules)  # a rule file with a mistake is refused before any model is loaded
     if not dataset:
         refuse(ctx, ["root", "task", "category", "samples"], "they belong to --dataset, which names what to rank with")
-    images = pictures_of(paths)
+        refuse(ctx, ["workers", "ray"], "workers extract labelled pictures, which --dataset names")
+    images = pictures_of(paths, ctx)
     step = max(1.0, len(images) / limit)
     images = [images[int(i * step)] for i in range(min(limit, len(images)))]
     limits = {"categories": category or (), "most": samples, "seed": seed}
     labels = open_several(dataset, root or [None], task, **limits) if dataset else []
     backbone, base = _model(ctx)
     settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
-    result = run(backbone, images, settings, folder, labels=labels, base=base, progress=bar)
+    source = partial(load_or_start, ctx) if {"workers", "ray"} & given(ctx).keys() else None
+    result = run(backbone, images, settings, folder, labels=labels, base=base, source=source, progress=bar)
     page = write_selection(result, out, folder, force=force)
     _print(result)
     typer.echo(f"Recipe: {out}\nReport: {page}", err=True)

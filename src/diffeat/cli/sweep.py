@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from diffeat.cli.command import given
 from diffeat.cli.options import Force, Limit, PairsName, Prompts, Protocol, Root, Timesteps
 from diffeat.cli.ranges import items_of, read_numbers
-from diffeat.cli.recipe_options import load, reading_of
+from diffeat.cli.recipe_options import load_or_start, reading_of
 from diffeat.cli.task_options import protocol_of
 from diffeat.files import new_folder
 
@@ -58,15 +57,16 @@ def sweep(
     if dataset == "toyworld" and root is None:
         root = write_toyworld_pairs(out / "toyworld", images={"trn": 0, "val": 4, "test": 10})
     pairs = open_dataset(dataset, root, split or card.split_to_choose_on(), kind="pairs").limited(limit)
-    first = load(ctx, recipe)
+    first = load_or_start(ctx, recipe)
+    names = Catalogue.of(first.backbone) if isinstance(first, Extractor) else Catalogue.from_model(recipe.model)
     result = run(
         recipe,
-        lambda r: Extractor(r, first.backbone, batch_size=given(ctx).get("batch_size")),
+        first.of,
         pairs,
         protocol_of(protocol, recipe, card.protocol),
         out,
         timesteps=times,
-        blocks=block_names(recipe, Catalogue.of(first.backbone), _blocks(block)),
+        blocks=block_names(recipe, names, _blocks(block)),
         prompts=read_policy(prompts),
         weights=first.fingerprint,
         progress=bar,

@@ -64,10 +64,19 @@ def refuse_others(names: Iterable[str], used: Iterable[str], what: str) -> None:
 
 
 def options_of(task: Task, recipe: Recipe, given: Mapping[str, object]) -> TaskOptions:
-    """The options of a task, those of the recipe included; which these are is told on standard error."""
+    """The options of a task, those of the recipe included; which these are is told on standard error.
+
+    Raises:
+        InvalidValueError: A value that its option does not take; options are named as they are typed.
+    """
+    from diffeat.explain import InvalidFieldsError
     from diffeat.tasks.registry import options_for
 
-    options = options_for(task, recipe, **given)
+    try:
+        options = options_for(task, recipe, **given)
+    except InvalidFieldsError as error:
+        lines = dict.fromkeys(f"{flag(place.split('.')[0])}: {m}" if place else m for place, m in error.faults)
+        raise InvalidValueError(" ".join(line if line.endswith(("?", ".")) else f"{line}." for line in lines)) from None
     taken = {flag(name): value for name, value in recipe.tasks.get(task.name, {}).items() if name not in given}
     if taken:
         told = ", ".join(f"{name} {shown(value)}" for name, value in taken.items())

@@ -47,4 +47,5 @@ def write(
     )
     for split in SPLITS:
         listed = (folder / "Layout" / "large" / f"{split}.txt").read_text(encoding="utf-8").split()
-        typer.echo(f"{split}: {len(listed)} pairs")
+        none = "" if listed else " (two pictures of a class with points in common are needed: give more --images)"
+        typer.echo(f"{split}: {len(listed)} pairs{none}")

@@ -28,6 +28,8 @@ from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_
 from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
+from diffeat.cli.train_heads import add_to
+from diffeat.cli.train_probe import probe
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -37,7 +39,9 @@ if TYPE_CHECKING:
     from diffeat.training.hyperfeatures.prune import Pruned
     from diffeat.training.hyperfeatures.run import TrainingData
 
-train = typer.Typer(no_args_is_help=True, help="Train what joins features; make trained networks cheaper.")
+train = typer.Typer(no_args_is_help=True, help="Train heads, probes and what joins features; make networks cheaper.")
+add_to(train)
+train.command(cls=reads("tiny-unet"))(probe)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 
@@ -65,7 +69,7 @@ def hyperfeatures(
     every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
     start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
     features: SharedFeatures = None,
-    store_dtype: Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")] = "float32",
+    store_dtype: Annotated[str, Option(help="Of stored features: float16, float32, bfloat16, int8.")] = "float16",
     store_limit: Annotated[
         float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
     ] = None,
@@ -214,7 +218,8 @@ def convolution(
     if outcome.validation is not None:
         typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
         typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
-    typer.echo(f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}")
+    facts = [*data.pairs.notes, f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}"]
+    typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}")
 
 

@@ -76,6 +76,8 @@ def amalgamation(
         raise InvalidValueError(f"{dataset} has {card.kind}; they suit --task {suits}, not {task}.")
     if released:
         refuse(ctx, ["sparsity", "diversity"], "the released code walks the one and has the other at 0")
+    if diversity and (assigners or PUBLISHED[task].assigners) == 1:
+        raise InvalidValueError("--diversity keeps assigners apart, and there is one: give --assigners 2 or more.")
     changes = {"assigners": assigners, "rate": lr, "seed": seed}
     settings = replace(
         PUBLISHED[task],

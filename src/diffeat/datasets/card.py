@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar, overload
 
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
 
-Kind = Literal["pairs", "homographies", "label maps", "classes", "videos"]
+Kind = Literal["pairs", "homographies", "label maps", "classes", "videos", "depth", "normals"]
 T = TypeVar("T")
 
 
@@ -18,8 +18,8 @@ class DatasetCard:
 
     Attributes:
         name: As the command line spells it.
-        kind: What it is read into: pairs of pictures with points or with homographies, pictures with label maps or with
-            classes, or videos.
+        kind: What it is read into: pairs of pictures with points or with homographies, pictures with label maps, with
+            classes, with depth or with normals, or videos.
         read: ``read(root, split, **options)``; without ``split`` where there are no splits.
         splits: Those it has; ``train`` is learned from, ``val`` is chosen on. Empty where the root is the data itself.
         scored: The split that is scored if none is named.

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard, Samples
+from diffeat.datasets.coding import colour_map
 from diffeat.datasets.labelled import fitted
 from diffeat.datasets.pairs import inside, parsed, read_lines
 from diffeat.errors import DatasetError, ImageError, UnknownNameError, did_you_mean
@@ -162,17 +163,8 @@ def read_mask(path: str | Path) -> NDArray[np.uint8]:
 def write_mask(path: str | Path, mask: NDArray[np.uint8]) -> None:
     """Write object numbers as a palette picture, in DAVIS' colours."""
     picture = Image.fromarray(mask, mode="P")
-    picture.putpalette(object_colours().tobytes())
+    picture.putpalette(bytes(v for colour in colour_map() for v in colour))
     picture.save(path)
-
-
-def object_colours() -> NDArray[np.uint8]:
-    """The colour of each object number ``(256, 3)``: the bits of the number spread over red, green and blue."""
-    colours = np.zeros((256, 3), np.uint8)
-    for number in range(256):
-        for bit in range(8):
-            colours[number, bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
-    return colours
 
 
 def write_toyworld_videos(
@@ -261,7 +253,7 @@ CARD = DatasetCard(
     scored="val",
     page=PAGE,
     options={
-        "year": "Of the list of sequences, 2016 or 2017 (the default).",
+        "year": "Of DAVIS' list of sequences, 2016 or 2017 (the default); of VOC, 2012 by default.",
         "resolution": "480p (the default) or Full-Resolution.",
     },
 )

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from diffeat.datasets.card import Samples
-from diffeat.errors import DatasetError, UnknownNameError, clipped, did_you_mean
-from diffeat.files import open_regular
-from diffeat.geometry.images import open_stored, stored_size
+from diffeat.datasets.coding import IGNORE, PLAIN, UNKNOWN, Coding, Colour, colour_map
+from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
+from diffeat.geometry.images import stored_size
 from diffeat.geometry.nearest import resized_labels
 from diffeat.geometry.orientation import is_stored, upright_array, upright_size
-
-#: The label of pixels that do not count.
-IGNORE = 255
 
 
 @dataclass(frozen=True)
@@ -28,16 +25,18 @@ class MaskSample:
 
     Attributes:
         image: Picture file.
-        mask: Label map: ``.npy`` or a picture with one channel (palette indices count), of the picture's size.
+        mask: Label map: a picture or ``.npy``, of the picture's size.
         category: What the picture shows, ``""`` where it is not said.
+        coding: What the numbers or colours of the label map mean.
     """
 
     image: Path
     mask: Path
     category: str = ""
+    coding: Coding = PLAIN
 
-    def labels(self, classes: int, size: tuple[int, int] | None = None) -> np.ndarray:
-        """The label map (H, W) of the upright picture, int64; :data:`IGNORE` does not count.
+    def labels(self, classes: int, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+        """The label map (H, W) of the upright picture; :data:`IGNORE` does not count.
 
         Args:
             size: (width, height) to resize it to by OpenCV's nearest neighbour; it may then be of any size.
@@ -46,14 +45,18 @@ class MaskSample:
             DatasetError: The map cannot be read, does not fit the picture (:func:`fitted`), or holds other labels.
             ImageError: The picture cannot be read.
         """
-        values = fitted(_read_map(self.mask), self.mask, self.image, any_size=size is not None)
-        wrong = np.unique(values[(values != IGNORE) & ((values < 0) | (values >= classes))])
-        if len(wrong):
+        stored = fitted(self.coding.read(self.mask), self.mask, self.image, any_size=size is not None)
+        labels = self.coding.labels(stored)
+        wrong = (labels == UNKNOWN) | ((labels >= classes) & (labels != IGNORE))
+        if wrong.any():
+            first = stored[wrong][0]
+            what = f"label {first}" if stored.ndim == 2 else f"colour {' '.join(map(str, first))}"
             raise DatasetError(
-                f"{self.mask} holds label {wrong[0]}, but there are {classes} classes (0 to {classes - 1}; {IGNORE} is "
-                "ignored)."
+                f"{self.mask} holds {what} at {wrong.sum()} pixels, which is none of the {classes} classes "
+                f"({self.coding.told(classes)})."
             )
-        return values if size is None else resized_labels(values, size)
+        labels = labels.astype(np.uint8)
+        return labels if size is None else resized_labels(labels, size)
 
 
 @dataclass(frozen=True)
@@ -64,8 +67,13 @@ class MaskDataset(Samples[MaskSample]):
         name: Of the dataset.
         split: Of the dataset.
         samples: In the dataset's order.
-        classes: Name of every label.
+        classes: Name of every label, 255 at most.
         notes: What a reader of numbers must know.
+        colours: (red, green, blue) of every label; those of Pascal VOC where none are given.
+        void: The label of pixels that do not count.
+
+    Raises:
+        DatasetError: More classes than bytes can tell apart.
     """
 
     name: str
@@ -73,6 +81,17 @@ class MaskDataset(Samples[MaskSample]):
     samples: tuple[MaskSample, ...]
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    colours: tuple[Colour, ...] = ()
+    void: ClassVar[int] = IGNORE
+
+    def __post_init__(self) -> None:
+        if len(self.classes) > IGNORE:
+            raise DatasetError(
+                f"{self.name} has {len(self.classes)} classes; labels are kept as bytes, of which {IGNORE} at most are "
+                "classes. Join rare ones."
+            )
+        if not self.colours:
+            object.__setattr__(self, "colours", colour_map(len(self.classes)))
 
     def only(self, categories: Sequence[str]) -> MaskDataset:
         """The pictures of some categories.
@@ -118,8 +137,27 @@ class ClassDataset(Samples[ClassSample]):
         return self._with(tuple(kept), f"only the first {count} pictures of each class ({self.split})")
 
 
+def with_pictures(
+    name: str, pairs: list[tuple[Path, Path]], coding: Coding, folder: Path, page: str
+) -> tuple[MaskSample, ...]:
+    """Samples of pictures and masks.
+
+    Raises:
+        DatasetError: There are no masks, or a picture is missing.
+    """
+    if not pairs:
+        raise DatasetError(f"{folder} holds no label map. {name} comes from {page}")
+    missing = [image for image, _ in pairs if not image.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{name}: {len(missing)} of {len(pairs)} label maps in {folder} have no picture, the first would be "
+            f"{missing[0]}. Unpack the whole archive; it comes from {page}"
+        )
+    return tuple(MaskSample(image, mask, "", coding) for image, mask in pairs)
+
+
 def fitted(values: np.ndarray, file: Path, picture: Path, *, any_size: bool = False) -> np.ndarray:
-    """A label map (H, W) of a picture, made on its stored or on its upright pixels, for the upright picture.
+    """A label map (H, W, …) of a picture, made on its stored or on its upright pixels, for the upright picture.
 
     Args:
         file: That the map comes from, for messages.
@@ -131,37 +169,13 @@ def fitted(values: np.ndarray, file: Path, picture: Path, *, any_size: bool = Fa
         ImageError: The picture cannot be read.
     """
     size, orientation = stored_size(picture)
-    height, width = values.shape
+    height, width = values.shape[:2]
     if is_stored((width, height), size, orientation, f"{file}, the label map of {picture}"):
         values = upright_array(values, orientation)
-    if values.shape[::-1] != upright_size(size, orientation) and (orientation != 1 or not any_size):
+    if values.shape[1::-1] != upright_size(size, orientation) and (orientation != 1 or not any_size):
         raise DatasetError(
             f"{file} labels {width}×{height} pixels, but {picture} has {size[0]}×{size[1]}. Labels must be of the "
             "picture's own size: resize them with nearest neighbour, or take the pictures that were labelled. "
             "(Segmentation with protocol 'gdf' resizes labels of upright pictures.)"
         )
     return np.ascontiguousarray(values)
-
-
-def _read_map(path: Path) -> np.ndarray:
-    try:
-        values = _read_array(path) if path.suffix == ".npy" else np.asarray(open_stored(path))
-    except Exception as error:  # damaged files raise anything
-        if not os.path.exists(path):
-            raise DatasetError(f"There is no label map {path}.") from None
-        raise DatasetError(f"The label map {path} cannot be read ({clipped(str(error), 200)}).") from error
-    values = np.squeeze(values)
-    if values.ndim != 2 or (values.dtype.kind not in "iub" and not np.array_equal(values, np.round(values))):
-        raise DatasetError(
-            f"{path} is no label map: whole numbers (rows, columns) are wanted, got {values.dtype} of shape "
-            f"{values.shape}."
-        )
-    return np.clip(values, -1, IGNORE + 2**16).astype(np.int64)
-
-
-def _read_array(path: Path) -> np.ndarray:
-    with open_regular(path) as file:
-        values = np.load(file)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iubf":
-        raise ValueError("no array of numbers")
-    return values

@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from diffeat.datasets import (
+    ade20k,
     ap10k,
+    camvid,
     cifar,
+    cityscapes,
     class_folders,
+    coco_stuff,
     csv_pairs,
     cub,
     davis,
     hpatches,
     label_scarce,
+    own_folder,
+    pascal,
     pf_pascal,
     spair,
     toyworld_labels,
@@ -23,6 +29,7 @@ from diffeat.datasets.card import DatasetCard, Kind
 from diffeat.datasets.davis import VideoDataset
 from diffeat.datasets.hpatches import PlanarDataset
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
+from diffeat.datasets.measured import TargetDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
@@ -36,6 +43,13 @@ _CARDS: tuple[DatasetCard, ...] = (
     csv_pairs.CARD,
     hpatches.POINTS_CARD,
     hpatches.CARD,
+    *own_folder.CARDS,
+    ade20k.CARD,
+    cityscapes.CARD,
+    pascal.CARD,
+    pascal.CONTEXT_CARD,
+    coco_stuff.CARD,
+    camvid.CARD,
     *label_scarce.CARDS,
     toyworld_labels.PARTS_CARD,
     cifar.CARD,
@@ -85,6 +99,10 @@ def open_dataset(
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["videos"], **options: Any
 ) -> VideoDataset: ...
+@overload
+def open_dataset(
+    name: str, root: str | Path | None, split: str | None = None, *, kind: Literal["depth", "normals"], **options: Any
+) -> TargetDataset: ...
 @overload
 def open_dataset(
     name: str, root: str | Path | None, split: str | None = None, *, kind: Kind | None = None, **options: Any

@@ -38,7 +38,7 @@ class TaskOptions(BaseModel):
     prompts: Annotated[PromptPolicy, BeforeValidator(read_policy)] = Field(
         default=None,
         description="Text for the pictures: 'category', a text with {category} in it, a file of captions (JSON "
-        "{picture or category: text}, or CSV with picture,text), or any other text. By default the recipe's own, or "
+        "{picture or category: text}, or CSV with image,prompt), or any other text. By default the recipe's own, or "
         "the category where the protocol says so.",
     )
 

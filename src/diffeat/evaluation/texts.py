@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
-from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.features import FeatureMap, Source, Spec, Whole
-from diffeat.files import read_rows, read_text
+from diffeat.files import read_texts
 
 #: ``None``: the recipe's own text. ``"category"``: the picture's category through the recipe's template. Another
 #: string: a text, also through the template; with ``{category}`` in it a template of its own. A mapping: captions of
@@ -137,25 +136,11 @@ def one_text(policy: PromptPolicy) -> str | None:
 def read_policy(policy: PromptPolicy) -> PromptPolicy:
     """A policy as the command line gives it: the name of a file of texts is read, all else is taken as it is.
 
-    A JSON file maps pictures or categories to texts; a CSV file has the columns ``picture`` and ``text``.
+    A JSON file maps pictures or categories to texts; a CSV file has the columns ``image`` and ``prompt``.
 
     Raises:
         InvalidValueError: The file is nothing of this kind, or names a picture twice.
     """
-    if isinstance(policy, str) and policy.endswith((".txt", ".tsv", ".jsonl", ".yaml", ".yml")):
-        raise InvalidValueError(f"Texts are read from .json and .csv files, not from {shown(policy)}.")
-    if not isinstance(policy, str) or not policy.endswith((".json", ".csv")):
+    if not isinstance(policy, str) or not policy.endswith((".json", ".csv", ".txt", ".tsv", ".jsonl", ".yaml", ".yml")):
         return policy
-    if policy.endswith(".csv"):
-        texts: dict[str, str] = {}
-        for line, row in read_rows(policy, "prompt file", ("picture", "text"), most=1 << 26):
-            if texts.setdefault(row["picture"], row["text"]) != row["text"]:
-                raise InvalidValueError(f"{policy}, line {line}: {shown(row['picture'])} has two texts.")
-        return texts
-    try:
-        texts = json.loads(read_text(policy, "prompt file", most=1 << 26))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidValueError(f"{policy} is not JSON: {error}") from None
-    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
-        raise InvalidValueError(f"{policy} must map each picture, or each category, to a text.")
-    return texts
+    return read_texts(policy, "prompt file")

@@ -1,8 +1,9 @@
 """How many rows a denoiser call takes.
 
-On an accelerator the first call runs one row and measures it; later calls fill the free memory, with a margin. On a
-CPU, where larger batches bring little, a call takes about as much memory as four 64×64 latents. Either way a call
-that runs out of memory is repeated with half the rows.
+On an accelerator the first call runs one row and measures it; later calls fill the free memory, with a margin. What
+torch holds for later is free too. A call at another size starts with the rows that its pixels let expect. On a CPU,
+where larger batches bring little, a call takes about as much memory as four 64×64 latents. Either way a call that runs
+out of memory is repeated with half the rows.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class RowBudget:
         self._backbone = backbone
         self._fixed = rows
         self._parts: dict[tuple[int, int], Parts] = {}
-        self._measured: set[tuple[int, int]] = set()
+        self._measured: dict[tuple[int, int], float] = {}  # bytes of a row
 
     def rows(self, size: tuple[int, int]) -> int:
         """Rows that a call at ``size`` (width, height) may take, as far as known."""
@@ -59,10 +60,19 @@ class RowBudget:
         return self._parts[size]
 
     def _guess(self, size: tuple[int, int]) -> int:
+        pixels = size[0] * size[1]
         if self._backbone.device.type == "cuda":
-            return 1
+            per_pixel = max((taken / (w * h) for (w, h), taken in self._measured.items()), default=0.0)
+            return self._fitting(per_pixel * pixels) if per_pixel else 1
         stride = self._backbone.latent_stride
-        return max(1, min(_MOST, _CPU_CELLS * stride * stride // (size[0] * size[1])))
+        return max(1, min(_MOST, _CPU_CELLS * stride * stride // pixels))
+
+    def _fitting(self, per_row: float) -> int:
+        """Rows of so many bytes that fit what is free."""
+        device = self._backbone.device
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        free = torch.cuda.mem_get_info(device)[0] + cached
+        return max(1, min(_MOST, int(_MARGIN * free / per_row)))
 
     def _call(
         self, part: Sequence[T], size: tuple[int, int], parts: Parts, work: Callable[[Sequence[T]], None]
@@ -75,6 +85,5 @@ class RowBudget:
         before = torch.cuda.memory_allocated(device)
         work(part)
         per_row = max(1, (torch.cuda.max_memory_allocated(device) - before) // len(part))
-        free = torch.cuda.mem_get_info(device)[0]
-        parts.rows = max(1, min(_MOST, int(_MARGIN * free / per_row)))
-        self._measured.add(size)
+        self._measured[size] = per_row
+        parts.rows = self._fitting(per_row)

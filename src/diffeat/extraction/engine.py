@@ -25,7 +25,7 @@ from diffeat.backbones import Backbone, LatentPosterior
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.plan import Cluster, Lane, Plan, Reader
 from diffeat.extraction.reduce import CLEAN_IMAGE, Place
-from diffeat.features import Group, Picture
+from diffeat.features import Group, Picture, model_images
 from diffeat.geometry import Frame
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.techniques.scene import Desk
@@ -98,7 +98,7 @@ class Engine:
         frames = [self.frame(picture) for picture in pictures]
         sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
         with self._backbone.ready(), self.session(), nullcontext() if self._grad else torch.no_grad():
-            pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
+            pixels = model_images(pictures, frames)
             posterior = self._backbone.encode_images(pixels)
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
@@ -126,8 +126,7 @@ class Engine:
 
             def call(part: Sequence[Job]) -> None:
                 def noisy_at(at: Sequence[int], timesteps: Sequence[float]) -> Tensor:
-                    jobs = [(part[k], t) for k, t in zip(at, timesteps, strict=True)]
-                    return torch.cat([self._noisy(job, t, pictures, posterior) for job, t in jobs])
+                    return self._noisy([part[k] for k in at], timesteps, pictures, posterior)
 
                 of_part = rows.take([place[i, lane.text] for i, lane, _ in part])
                 times = [row.timestep for _, _, row in part]
@@ -163,17 +162,17 @@ class Engine:
         place = {(i, text): k * len(pictures) + i for k, text in enumerate(prepared) for i in range(len(pictures))}
         return Rows.join(list(prepared.values())), place
 
-    def _noisy(self, job: Job, timestep: float, pictures: Sequence[Picture], posterior: LatentPosterior) -> Tensor:
-        """The latent (1, c, h, w) of a job; at its own timestep, or at a noisier one that leads to it."""
-        i, lane, row = job
-        at = row if timestep == row.timestep else Row(timestep, row.draw, True)
+    def _noisy(
+        self, jobs: Sequence[Job], timesteps: Sequence[float], pictures: Sequence[Picture], posterior: LatentPosterior
+    ) -> Tensor:
+        """The latents of jobs; at their own timesteps, or at noisier ones that lead to these."""
         return noisy_latents(
             self._backbone,
-            posterior[i],
-            [at],
-            image=pictures[i].key,
-            seed=lane.seed,
-            sample_posterior=lane.sample,
+            posterior[[i for i, _, _ in jobs]],
+            [r if t == r.timestep else Row(t, r.draw, True) for (_, _, r), t in zip(jobs, timesteps, strict=True)],
+            image=[pictures[i].key for i, _, _ in jobs],
+            seed=[lane.seed for _, lane, _ in jobs],
+            sample_posterior=[lane.sample for _, lane, _ in jobs],
             noise=self._noise,
         )
 
@@ -205,7 +204,7 @@ class _Reading:
 
 
 class _Means:
-    """Running means over the draws of one picture by one recipe, in float32."""
+    """Running means over the draws of one picture by one recipe, in float32; of one draw, what the call brought."""
 
     def __init__(self, reader: Reader) -> None:
         self.text = ""
@@ -225,8 +224,8 @@ class _Means:
         for name in self._wants:
             values = tensors[name][k]
             self._dtypes[name] = values.dtype
-            if self._draws == 1:  # in its own precision, and not a part of the call's memory
-                added[name] = values.to(torch.float32 if name in self._exact else values.dtype, copy=True)
+            if self._draws == 1:  # in its own precision
+                added[name] = values.float() if name in self._exact else values
             else:
                 share = values.float() / self._draws
                 added[name] = sums[name] + share if name in sums else share

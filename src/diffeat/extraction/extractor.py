@@ -63,7 +63,9 @@ class Extractor(Streams[FeatureMap]):
         self.plan = self._views.plan
         self.names = list(dict.fromkeys(name for reader in self.plan.readers for name in reader.names))
         self.steps = recipe.trajectory.read_steps
-        self._mixture = None if recipe.views is None else MixedViews.of(recipe, backbone, self.names)
+        self._apart = recipe.fuse is not None and recipe.fuse.kind == "apart"
+        mixes = recipe.views is not None and not self._apart
+        self._mixture = MixedViews.of(recipe, backbone, self.names) if mixes else None
 
     @classmethod
     @neutral()
@@ -97,6 +99,10 @@ class Extractor(Streams[FeatureMap]):
         backbone = load_backbone(reading, device, dtype)
         return cls(reading, backbone, batch_size=batch_size, grad=grad, noise=noise)
 
+    def of(self, recipe: Reading) -> Extractor:
+        """Another recipe of the same model."""
+        return Extractor(recipe, self.backbone, batch_size=self.batch_size)
+
     @property
     def times(self) -> tuple[float, ...]:
         """The timesteps (0…1000) at which each of ``names`` is read, in the recipe's order."""
@@ -105,6 +111,10 @@ class Extractor(Streams[FeatureMap]):
     @property
     def map_names(self) -> tuple[str, ...]:
         """Names of the maps that a picture gets; empty where they are joined."""
+        if self._apart:
+            views = zip(self.recipe.view_labels, self.plan.readers, strict=True)
+            steps = ((f"{label}/", r.names, r.recipe.trajectory.read_steps) for label, r in views)
+            return tuple(label + name for label, names, read in steps for name in names_by_step(names, read))
         return () if self.recipe.fuse is not None else names_by_step(self.names, self.steps)
 
     @property
@@ -133,9 +143,15 @@ class Extractor(Streams[FeatureMap]):
             yield views if isinstance(views, Failed) else self._mixed(views)
 
     def _mixed(self, views: list[FeatureMap]) -> FeatureMap:
-        if self._mixture is None:
+        if self._apart:
+            labelled = zip(self.recipe.view_labels, views, strict=True)
+            maps = {f"{label}/{name}": m for label, view in labelled for name, m in view.activations.items()}
+            note = {}
+        elif self._mixture is not None:
+            fused, note = self._mixture([list(view.activations.values()) for view in views])
+            maps = {"fused": fused}
+        else:
             return views[0]
-        fused, note = self._mixture([list(view.activations.values()) for view in views])
         provenance = {
             **views[0].provenance,
             "recipe": self.recipe.name,
@@ -143,7 +159,7 @@ class Extractor(Streams[FeatureMap]):
             "views": [view.provenance["recipe"] for view in views],
             **note,
         }
-        return replace(views[0], activations={"fused": fused}, provenance=provenance)
+        return replace(views[0], activations=maps, provenance=provenance)
 
 
 def load_backbone(

@@ -106,4 +106,8 @@ def check_weights(recipe: Reading) -> None:
 
 def join_of(recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Join | None:
     """The join of a recipe; ``None`` where its maps stay apart."""
-    return None if recipe.fuse is None else JOINS[recipe.fuse.kind].of(recipe, backbone, names)
+    return (
+        None
+        if recipe.fuse is None or recipe.fuse.kind == "apart"
+        else JOINS[recipe.fuse.kind].of(recipe, backbone, names)
+    )

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from diffeat.backbones import remembered
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.joins.convolution import convolved, load_convolution
@@ -51,10 +52,19 @@ class JoinedSource(Streams[FeatureMap]):
         """Those of the parts, each once."""
         return " + ".join(dict.fromkeys(source.precision for source in self.sources))
 
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Those of all parts, where they stay apart."""
+        if self.recipe.join != "apart":
+            return ()
+        labelled = zip(self.recipe.part_labels, self.sources, strict=True)
+        return tuple(f"{label}/{name}" for label, part in labelled for name in part.map_names or ("",))
+
     @contextmanager
     def session(self) -> Iterator[None]:
-        """The sessions of all parts."""
+        """The sessions of all parts, which see the same pictures: one autoencoder encodes them once."""
         with ExitStack() as stack:
+            stack.enter_context(remembered(memory=256e6))
             for source in self.sources:
                 stack.enter_context(source.session())
             yield
@@ -76,9 +86,11 @@ class JoinedSource(Streams[FeatureMap]):
 
     def _joined(self, features: list[FeatureMap]) -> FeatureMap:
         first = features[0]
-        fused = _JOINS[self.recipe.join](features, self.recipe)
+        maps = _JOINS[self.recipe.join](features, self.recipe)
+        if self.network is not None:
+            maps = {name: convolved(self.network, joint) for name, joint in maps.items()}
         return FeatureMap(
-            activations={"fused": fused if self.network is None else convolved(self.network, fused)},
+            activations=maps,
             frame=first.frame,
             image=first.image,
             digest=first.digest,
@@ -91,27 +103,37 @@ class JoinedSource(Streams[FeatureMap]):
         )
 
 
-def concatenated(features: Sequence[FeatureMap], recipe: Joined | None = None) -> Tensor:
+def concatenated(features: Sequence[FeatureMap]) -> Tensor:
     """Maps side by side at the largest grid among them, on the CPU."""
     maps = [f.tensor.float().cpu() for f in features]
     return concatenate(maps, largest_grid(maps))
 
 
-def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> Tensor:
+def _side_by_side(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
+    return {"fused": concatenated(features)}
+
+
+def _apart(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
+    labelled = zip(recipe.part_labels, features, strict=True)
+    return {f"{label}/{name}": values for label, part in labelled for name, values in part.activations.items()}
+
+
+def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
     first = features[0]
     grid = (first.tensor.shape[1], first.tensor.shape[2])
     parts = [
         F.normalize(_on_grid(f, first.frame, grid), dim=0) * share**0.5
         for f, share in zip(features, recipe.shares, strict=True)
     ]
-    return torch.cat(parts)
+    return {"fused": torch.cat(parts)}
 
 
 #: By the name in a recipe's ``join``; a trained network, where there is one, runs over the result.
-_JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], Tensor]] = {
-    "concat": concatenated,
+_JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], dict[str, Tensor]]] = {
+    "concat": _side_by_side,
     "weighted": _weighted,
-    "convolution": concatenated,
+    "convolution": _side_by_side,
+    "apart": _apart,
 }
 
 

@@ -98,7 +98,9 @@ class Joined(Recipe, frozen=True):
     parts: tuple[Annotated[SerializeAsAny[Recipe], BeforeValidator(_recipe)], ...] = Field(
         description="recipes; in a file also names of presets and paths of files"
     )
-    join: Literal["concat", "weighted", "convolution"] = "concat"
+    join: Literal["concat", "weighted", "convolution", "apart"] = Field(
+        default="concat", description="'apart' leaves the parts' maps as they are, called PART/MAP"
+    )
     weights: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...] | None = Field(
         default=None, description="of 'weighted': how much each part counts"
     )
@@ -106,12 +108,10 @@ class Joined(Recipe, frozen=True):
 
     @field_validator("parts")
     @classmethod
-    def _joinable(cls, parts: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+    def _countable(cls, parts: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
         if sum(1 for part in parts for _ in part.single()) > MOST_PARTS:
             raise ValueError(f"a joined recipe has {MOST_PARTS} parts at most")
-        return tuple(
-            p.replace(fuse={"kind": "concat"}) if isinstance(p, Reading) and p.fuse is None else p for p in parts
-        )
+        return parts
 
     @model_validator(mode="wrap")
     @classmethod
@@ -121,6 +121,8 @@ class Joined(Recipe, frozen=True):
         joined = validate(data)
         if not joined.parts:
             return joined
+        if joined.join != "apart":
+            joined = joined.model_copy(update={"parts": tuple(map(_whole, joined.parts))})
         first = next((p for p in joined.parts if p.text_for("text")), joined.parts[0])
         unsaid = [n for n in ("prompt", "template") if getattr(joined, n) == cls.model_fields[n].default]
         update: dict[str, Any] = {name: getattr(first, name) for name in unsaid}
@@ -158,6 +160,19 @@ class Joined(Recipe, frozen=True):
             yield from part.single()
 
     @property
+    def part_labels(self) -> list[str]:
+        """What tells parts apart: their names, or numbers from 1 where a name stands for several."""
+        names = [part.name for part in self.parts]
+        return [n if names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        if self.join != "apart":
+            return ()
+        labelled = zip(self.part_labels, self.parts, strict=True)
+        return tuple(f"{label}/{name}" for label, part in labelled for name in part.map_names or ("",))
+
+    @property
     def shares(self) -> list[float]:
         """The weights as shares of one."""
         weights = self.weights or (1.0,) * len(self.parts)
@@ -177,6 +192,11 @@ class Joined(Recipe, frozen=True):
         """With the weights that its parts and itself have there."""
         network = None if self.network is None else self.network.beside(folder)
         return self.replace(parts=tuple(part.beside(folder) for part in self.parts), network=network)
+
+
+def _whole(part: Recipe) -> Recipe:
+    """A part that gives one map."""
+    return part.replace(fuse={"kind": "concat"}) if isinstance(part, Reading) and part.fuse is None else part
 
 
 def join_recipes(parts: Sequence[Recipe], weights: Sequence[float] | None = None) -> Recipe:

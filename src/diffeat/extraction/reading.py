@@ -226,7 +226,9 @@ class TrainedWeights(Weights, frozen=True):
 class Fuse(Part, frozen=True):
     """How the maps of one picture become one."""
 
-    kind: Literal["concat", "mean", "hyperfeatures", "amalgamation"] = "concat"
+    kind: Literal["concat", "mean", "hyperfeatures", "amalgamation", "apart"] = Field(
+        default="concat", description="'apart' leaves the maps of views as they are, called VIEW/ACTIVATION"
+    )
     grid: tuple[Side, Side] | None = Field(default=None, description="common grid [h, w]; none takes the largest")
     resize: Resize = Field(
         default="smooth",
@@ -349,9 +351,11 @@ class Reading(Recipe, frozen=True):
         if self.views is None:
             if kind == "amalgamation":
                 raise ValueError("fuse 'amalgamation' mixes views: name at least two under 'views'")
+            if kind == "apart":
+                raise ValueError("fuse 'apart' is of views; without views, leave fuse out")
             return self
-        if kind not in ("concat", "mean", "amalgamation"):
-            raise ValueError("a recipe with views needs fuse 'concat', 'mean' or 'amalgamation'")
+        if kind not in ("concat", "mean", "amalgamation", "apart"):
+            raise ValueError("a recipe with views needs fuse 'concat', 'mean', 'amalgamation' or 'apart'")
         if all(view.append for view in self.views):
             raise ValueError("give at least one view that is not appended")
         if self.refine is not None:
@@ -360,8 +364,14 @@ class Reading(Recipe, frozen=True):
 
     @property
     def map_names(self) -> tuple[str, ...]:
-        if self.fuse is not None:
-            return ()
+        if self.fuse is not None and self.fuse.kind == "apart":
+            views = zip(self.view_labels, self.view_recipes(), strict=True)
+            return tuple(f"{label}/{name}" for label, view in views for name in view.all_names)
+        return () if self.fuse is not None else self.all_names
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """Of the maps of a picture before they are joined, as far as the recipe tells."""
         return names_by_step(dict.fromkeys(map(str, self.activations)), self.trajectory.read_steps)
 
     def content(self) -> dict[str, Any]:
@@ -376,6 +386,12 @@ class Reading(Recipe, frozen=True):
         if self.fuse is None or self.fuse.weights is None:
             return self
         return self.replace(**{"fuse.weights": self.fuse.weights.beside(folder)})
+
+    @property
+    def view_labels(self) -> list[str]:
+        """What tells views apart: their names, or numbers from 1 where a name is missing or stands for several."""
+        names = [view.name for view in self.views or ()]
+        return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
 
     def view_recipes(self) -> list[Reading]:
         """A whole recipe for each view, without fusion; the recipe itself where there are no views."""

@@ -24,7 +24,7 @@ from diffeat.extraction.reading import Reading
 from diffeat.extraction.reduce import AdaLN, Place, Shrunk
 from diffeat.extraction.walker import Walker
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
-from diffeat.features.feature_map import finite
+from diffeat.features.feature_map import finite_each
 from diffeat.techniques.named import function_name
 from diffeat.techniques.weights import fingerprint_with
 from diffeat.trajectories import NoiseSource, own_noise
@@ -106,10 +106,16 @@ class Views(Streams[list[FeatureMap]]):
     def read(self, pictures: Sequence[Picture]) -> Iterator[list[FeatureMap] | Failed]:
         """Features of pictures of one group: a list for each picture, one for each recipe."""
         self._resolve()
-        for picture, reads in zip(pictures, self._reads(pictures), strict=True):
+        reads = self._reads(pictures)
+        dtype = str(self.backbone.dtype).removeprefix("torch.")
+        sound = iter(finite_each([m for of_picture in reads for read in of_picture for m in read.maps.values()]))
+        for picture, of_picture in zip(pictures, reads, strict=True):
+            bad = {place: m for read in of_picture for place, m in read.maps.items() if not next(sound)}
             try:
+                if bad:
+                    raise NonFiniteError(_non_finite(*next(iter(bad.items())), picture.name, dtype))
                 with nullcontext() if self._grad else torch.no_grad():
-                    result = [self._joined(picture, number, read) for number, read in enumerate(reads)]
+                    result = [self._joined(picture, number, read, dtype) for number, read in enumerate(of_picture)]
             except NonFiniteError as error:
                 result = Failed(error)
             yield result
@@ -120,13 +126,10 @@ class Views(Streams[list[FeatureMap]]):
         # Summed up while it walks, so that memory does not grow with the steps.
         return [[Read(t, {Place("fused", 0): m})] for t, m in self._run.total(pictures, self._sum.running)]
 
-    def _joined(self, picture: Picture, number: int, read: Read) -> FeatureMap:
+    def _joined(self, picture: Picture, number: int, read: Read, dtype: str) -> FeatureMap:
         """The maps of one recipe as results call them: with their step where there are several, or joined."""
         several = len({place.step for place in read.maps}) > 1
         maps = {str(place) if several else place.name: tensor for place, tensor in read.maps.items()}
-        for name, tensor in maps.items():
-            if not finite(tensor):
-                raise NonFiniteError(_non_finite(name, picture.name, tensor, self.backbone.dtype))
         reader, join, note = self.plan.readers[number], self._joins[number], {}
         if join is not None and self._sum is None:
             fused, note = join([list(maps.values())])
@@ -139,7 +142,7 @@ class Views(Streams[list[FeatureMap]]):
             "family": self.backbone.family.name,
             "prompt": read.text,
             "model_size": list(frame.model),
-            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "dtype": dtype,
             "diffeat": __version__,
             **_discarded(reader),
             **note,
@@ -167,7 +170,7 @@ def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:
     return {"discarded": {str(Place(r.name, t)): r.discarded(t) for r in adaln if isinstance(r, AdaLN) for t in steps}}
 
 
-def _non_finite(name: str, picture: str, feature: Tensor, dtype: torch.dtype) -> str:
+def _non_finite(place: Place, feature: Tensor, picture: str, dtype: str) -> str:
     bad = int((~torch.isfinite(feature)).sum())
-    hint = "Use float32." if dtype != torch.float32 else "The model's weights or the picture's latent may hold NaN."
-    return f"{name} of {picture} holds {bad} of {feature.numel()} values that are NaN or infinite in {dtype}. {hint}"
+    hint = "Use float32." if dtype != "float32" else "The model's weights or the picture's latent may hold NaN."
+    return f"{place} of {picture} holds {bad} of {feature.numel()} values that are NaN or infinite in {dtype}. {hint}"

@@ -21,7 +21,7 @@ from diffeat.backbones.placement import device_of, dtype_of
 from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
 from diffeat.extraction.kinds import Vision
-from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
+from diffeat.features import Failed, FeatureMap, Group, Picture, Streams, model_images
 from diffeat.features.feature_map import finite
 from diffeat.geometry import Frame, FrameSpec
 
@@ -127,7 +127,7 @@ class VisionExtractor(Streams[FeatureMap]):
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
-        pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
+        pixels = model_images(pictures, frames)
         values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
         with ready(self.model), torch.no_grad():
             hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]

@@ -21,8 +21,9 @@ from diffeat.extraction.engine import Maps, Read
 from diffeat.extraction.generated import Origin, start_noise
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Place
-from diffeat.features import Group, Picture
+from diffeat.features import Group, Picture, model_images
 from diffeat.geometry import Frame
+from diffeat.memory import moved
 from diffeat.trajectories import Guidance, NoiseSource, Row, noisy_latents, ode_steps, unconditional_rows, walk
 from diffeat.trajectories.ode import check_prediction
 
@@ -162,27 +163,25 @@ class Walker:
         frames = [self.frame(picture) for picture in pictures]
         size = frames[0].model
         if path.kind == "inversion":
-            pixels = torch.stack([p.pixels(f) for f, p in zip(frames, pictures, strict=True)])
+            pixels = model_images(pictures, frames)
             posterior = backbone.encode_images(pixels)
-            rows = [
-                noisy_latents(
-                    backbone,
-                    posterior[i],
-                    [Row(-1.0, 0, False)],
-                    image=picture.key,
-                    seed=recipe.seed,
-                    sample_posterior=path.latent == "sample",
-                    noise=self._noise,
-                )
-                for i, picture in enumerate(pictures)
-            ]
+            latents = noisy_latents(
+                backbone,
+                posterior,
+                [Row(-1.0, 0, False)] * len(pictures),
+                image=[picture.key for picture in pictures],
+                seed=recipe.seed,
+                sample_posterior=path.latent == "sample",
+                noise=self._noise,
+            )
         else:
             origins = [Origin.of(picture, recipe) for picture in pictures]
-            rows = [start_noise(backbone, o, recipe.seed, size, self._noise).to(backbone.device) for o in origins]
+            rows = [start_noise(backbone, o, recipe.seed, size, self._noise) for o in origins]
+            latents = moved(torch.cat(rows), backbone.device)
         texts = [self.text(picture) for picture in pictures]
         conditioning = backbone.condition(texts, size=size, **recipe.conditioning)
         guidance = None
         if path.guidance is not None:
             other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
             guidance = Guidance(path.guidance, other)
-        return torch.cat(rows), conditioning, guidance
+        return latents, conditioning, guidance

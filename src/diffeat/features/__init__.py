@@ -7,7 +7,7 @@
 
 from diffeat.features.feature_map import FeatureMap
 from diffeat.features.listing import Listing, list_pictures
-from diffeat.features.picture import ImageLike, Picture
+from diffeat.features.picture import ImageLike, Picture, model_images
 from diffeat.features.source import Failed, Group, Images, OnError, Prompts, Source, Spec, Whole, check_one_map
 from diffeat.features.streaming import Streams, raise_error, stream
 
@@ -27,6 +27,7 @@ __all__ = [
     "Whole",
     "check_one_map",
     "list_pictures",
+    "model_images",
     "raise_error",
     "stream",
 ]

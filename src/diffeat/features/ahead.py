@@ -1,8 +1,9 @@
 """Pictures are opened ahead of the model, on threads: decoding, hashing and resizing run while it computes.
 
-Order is kept and nothing depends on timing. A file is opened on a thread; a picture that a caller's own function opens
-(a member of a tar file, a row of a table) is opened at once by the thread that asks for it, before the next one is
-asked for. Threads wait while :data:`HELD` bytes are open that nobody has taken; only the next one in turn never waits.
+Order is kept and nothing depends on timing. A file is opened on a thread; what has to be read in order (a frame of a
+video, a row of a table, whatever a caller's own function opens) is fetched at once by the thread that asks for it,
+before the next one is asked for. Threads wait while :data:`HELD` bytes are open that nobody has taken; only the next
+one in turn never waits.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def opened_ahead(
         for number, picture in enumerate(pictures):
             if not picture.is_file:
                 with suppress(DiffeatError):
-                    _ = picture.image
+                    picture.fetch()
             queue.append((picture, executor.submit(room.open, number, picture, prepare)))
             while len(queue) > wanted() + THREADS or room.full:
                 yield first()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,12 @@ def value_range(values: Tensor) -> tuple[float, float]:
 def finite(values: Tensor) -> bool:
     """Whether no value is NaN or infinite."""
     return all(map(math.isfinite, value_range(values)))
+
+
+def finite_each(several: Sequence[Tensor]) -> list[bool]:
+    """Of each, whether no value is NaN or infinite; a device is waited for once."""
+    ranges = [torch.stack(t.detach().aminmax()).float() if t.numel() else t.new_zeros(2).float() for t in several]
+    return torch.isfinite(torch.stack(ranges)).all(1).tolist() if ranges else []
 
 
 @dataclass

@@ -1,23 +1,27 @@
 """Which pictures the given paths stand for, what each is called, and the text for it.
 
-A picture is called by its path relative to the folder that was given; a lone file by its own name. With a root, all
-names are relative to that. So a picture keeps its name wherever its folder lies and however it is spelt.
+A picture is called by its path relative to the folder that was given; a lone file by its own name; a member of a file
+that holds many by the name of that file and its own (``a.tar/0001.jpg``). With a root, all names are relative to that.
+So a picture keeps its name wherever its folder lies and however it is spelt.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
-from pathlib import Path, PurePath
+from math import isfinite
+from pathlib import Path
 from posixpath import basename, normpath
-from typing import overload
+from typing import Any, overload
 
 from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.features.picture import Picture, legible
+from diffeat.features.places.files import is_url, relative
+from diffeat.features.places.look import PLACES, look
+from diffeat.features.places.where import Broken, Found, Wanted
 from diffeat.files import read_rows
-from diffeat.geometry import find_images
 
 AnyPath = str | os.PathLike[str]
 
@@ -27,14 +31,14 @@ class Listing(Sequence[Picture]):
     """Pictures by name.
 
     Attributes:
-        pictures: In the order of the paths given, those of a folder sorted.
-        paths: The file of each.
+        pictures: In the order of the paths given, those of each place in its own order.
+        paths: Of the file of each, and of the member of a file that holds many: ``shards/a.tar/0001.jpg``.
         skipped: Path and reason of everything in the folders that is not a picture.
     """
 
     pictures: tuple[Picture, ...]
-    paths: tuple[Path, ...]
-    skipped: tuple[tuple[Path, str], ...] = ()
+    paths: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> Picture: ...
@@ -53,43 +57,123 @@ def list_pictures(
     root: AnyPath | None = None,
     prompts: AnyPath | None = None,
     default: str | None = None,
+    fps: float | None = None,
+    column: str | None = None,
+    caption_column: str | None = None,
+    name_column: str | None = None,
 ) -> Listing:
-    """Pictures of files and folders (see :func:`~diffeat.geometry.find_images`), named.
+    """Pictures of paths and URLs (see :mod:`diffeat.features.places.look`), named.
+
+    A place that cannot be read, or not to its end, and a picture that is known to be none are listed as pictures that
+    cannot be opened, so that they cost no other.
 
     Args:
-        paths: Files and folders.
+        paths: Files, folders, globs, lists of these, and files that hold many pictures.
         root: The folder that names are relative to.
         prompts: A CSV file with the columns ``image`` (a name, a path, or its end where only one picture has it) and
             ``prompt``.
-        default: The text of pictures that ``prompts`` does not name, or of all without it.
+        default: The text of pictures that neither ``prompts`` nor ``caption_column`` gives one, or of all without them.
+        fps: Frames per second of videos; one if not given.
+        column: Of tables: their pictures.
+        caption_column: The text for each picture: a column of a table or list; beside files, and in tars and zips, the
+            ending of the text of that name (``txt``) or a key of its ``.json``.
+        name_column: Of tables: the pictures' names; numbers of rows if not given.
 
     Raises:
-        InvalidValueError: There is no picture, two have one name, or one lies outside the root; or the prompts are not
-            such a file, or do not name each picture once.
+        InvalidValueError: There is no picture, two have one name, or one lies outside the root; the prompts are not
+            such a file, or do not name each picture once; an option does not suit the places.
     """
-    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    found = find_images(given)
-    if not found.images:
-        passed = "".join(f"; {path}: {reason}" for path, reason in found.skipped[:3])
-        more = f" ({len(found.skipped)} files are passed over{passed})" if found.skipped else ""
-        raise InvalidValueError(f"There are no pictures in {', '.join(map(str, given)) or 'nothing'}{more}.")
-    names: dict[str, Path] = {}
-    for path, own in zip(found.images, found.roots, strict=True):
-        name = _name(path, own if root is None else Path(root), root is not None)
+    if prompts is not None and caption_column is not None:
+        raise InvalidValueError("Texts come from --prompts or from --caption-column; give one of them.")
+    every, skipped = _found(paths, Wanted(fps, column, caption_column, name_column))
+    names: dict[str, Found] = {}
+    for found in every:
+        name = _name(found, root)
         if name in names:
-            parent = os.path.commonpath(os.path.abspath(p) for p in (names[name], path))
-            parent = os.path.dirname(parent) if parent == os.path.abspath(path) else parent
+            raise InvalidValueError(_two(name, names[name].path, found.path))
+        names[name] = found
+    texts = {name: found.text for name, found in names.items() if found.text is not None}
+    if prompts is not None:
+        texts = read_prompts(prompts, {name: found.path for name, found in names.items()}, complete=default is None)
+    if caption_column is not None and default is None:
+        missing = [name for name, found in names.items() if name not in texts and not isinstance(found.where, Broken)]
+        if missing:
+            raise InvalidValueError(_untold(f"{caption_column!r}", missing, len(names)))
+    pictures = tuple(Picture(name, f.where, text=texts.get(name, default)) for name, f in names.items())
+    return Listing(pictures, tuple(found.path for found in names.values()), tuple(skipped))
+
+
+def find_pictures(paths: AnyPath | Iterable[AnyPath], **options: Any) -> tuple[list[Picture], list[str]]:
+    """Likewise, called by their paths as they are given, and what cannot be read, a line each.
+
+    Args:
+        options: As of :func:`list_pictures`: ``fps`` and the columns.
+    """
+    found, _ = _found(paths, Wanted(**options))
+    pictures = [Picture(f.path, f.where, text=f.text) for f in found if not isinstance(f.where, Broken)]
+    return pictures, [str(f.where) for f in found if isinstance(f.where, Broken)]
+
+
+def _found(paths: AnyPath | Iterable[AnyPath], wanted: Wanted) -> tuple[list[Found], list[tuple[str, str]]]:
+    """Each picture once, and what was passed over.
+
+    Raises:
+        InvalidValueError: There is no picture, or an option does not suit the places.
+    """
+    if wanted.fps is not None and not (isfinite(wanted.fps) and wanted.fps > 0):
+        raise InvalidValueError(f"Frames per second must be above 0, got {shown(wanted.fps)}.")
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    by_path: dict[str, Found] = {}
+    skipped: list[tuple[str, str]] = []
+    for each in given:
+        for found in look(each, wanted):
+            if isinstance(found, Found):
+                by_path.setdefault(found.path if is_url(found.path) else os.path.abspath(found.path), found)
+            else:
+                skipped.append((found.path, found.reason))
+    _check(given, list(by_path.values()), skipped, wanted)
+    return list(by_path.values()), skipped
+
+
+def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, str]], wanted: Wanted) -> None:
+    """
+    Raises:
+        InvalidValueError: There is no picture, or what is asked for suits none.
+    """
+    if not found:
+        passed = "".join(f"; {path}: {reason}" for path, reason in skipped[:3])
+        more = f" ({len(skipped)} files are passed over{passed})" if skipped else ""
+        raise InvalidValueError(f"There are no pictures in {', '.join(map(str, given)) or 'nothing'}{more}.")
+    broken = [f.where for f in found if isinstance(f.where, Broken)]
+    if len(broken) == len(found):
+        more = f" (and {len(broken) - 1} more)" if broken[1:] else ""
+        raise InvalidValueError(f"There are no pictures to be read: {broken[0]}{more}")
+    regarded = {option for each in found for option in each.options}
+    for field in fields(wanted):
+        if getattr(wanted, field.name) is not None and field.name not in regarded:
+            kinds = sorted({place.what for place in PLACES if field.name in place.options})
             raise InvalidValueError(
-                f"{names[name]} and {path} would both be called {name!r}. Give one folder that holds both, or --root "
-                f"{parent}, which names are then relative to."
+                f"--{field.name.replace('_', '-')} would be ignored: no {' or '.join(kinds)} is among the pictures."
             )
-        names[name] = path
-    texts = {} if prompts is None else read_prompts(prompts, names, complete=default is None)
-    pictures = tuple(Picture.of(path, texts.get(name, default), name=name) for name, path in names.items())
-    return Listing(pictures, found.images, found.skipped)
 
 
-def read_prompts(file: AnyPath, names: Mapping[str, Path], *, complete: bool = True) -> dict[str, str]:
+def _two(name: str, one: str, other: str) -> str:
+    fix = "Give one folder that holds both"
+    if not is_url(one) and not is_url(other):
+        parent = os.path.commonpath(os.path.abspath(path) for path in (one, other))
+        parent = os.path.dirname(parent) if parent == os.path.abspath(other) else parent
+        fix += f", or --root {parent}, which names are then relative to"
+    return f"{one} and {other} would both be called {name!r}. {fix}."
+
+
+def _untold(source: str, missing: Sequence[str], of: int) -> str:
+    return (
+        f"{source} has no text for {len(missing)} of {of} pictures, the first is {missing[0]!r}. Add them, or give "
+        "--prompt TEXT for those without one."
+    )
+
+
+def read_prompts(file: AnyPath, names: Mapping[str, AnyPath], *, complete: bool = True) -> dict[str, str]:
     """The text for each name, from a CSV file with the columns ``image`` and ``prompt``.
 
     Args:
@@ -123,16 +207,15 @@ def read_prompts(file: AnyPath, names: Mapping[str, Path], *, complete: bool = T
         texts[fits[0]], lines[fits[0]] = row["prompt"], line
     missing = [name for name in names if name not in texts]
     if missing and complete:
-        raise InvalidValueError(
-            f"{file} has no text for {len(missing)} of {len(names)} pictures, the first is {missing[0]!r}. Add rows, "
-            "or give --prompt TEXT for those without one."
-        )
+        raise InvalidValueError(_untold(str(file), missing, len(names)))
     return texts
 
 
-def _name(path: Path, root: Path, inside: bool) -> str:
-    """Relative to a folder; links on the way count as they are written."""
-    relative = PurePath(os.path.relpath(os.path.abspath(path), os.path.abspath(root)))
-    if inside and relative.parts[0] == "..":
-        raise InvalidValueError(f"{path} does not lie in the root {root}.")
-    return legible(relative.as_posix())
+def _name(found: Found, root: AnyPath | None) -> str:
+    """Relative to a folder; links on the way count as they are written. What is no picture takes no picture's name."""
+    if isinstance(found.where, Broken):
+        return legible(found.path)
+    inside = relative(found.path, found.root if root is None else os.fspath(root))
+    if inside is None and root is not None:
+        raise InvalidValueError(f"{found.path} does not lie in the root {root}.")
+    return legible(basename(found.path.partition("::")[0]) if inside is None else inside)

@@ -2,43 +2,42 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
-from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printable
-from diffeat.geometry import Frame, file_digest, open_image, pixel_digest
+from diffeat.features.places.files import file_at
+from diffeat.features.places.look import look
+from diffeat.features.places.where import Found, Where
+from diffeat.geometry import Frame, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 
-#: Bytes of a picture's file; one that is larger would never be decoded, and is not read to be named either.
-LARGEST_FILE = 16e9
-_GLOB = ("*", "?", "[")
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
 
 class Picture:
     """A picture by name; its pixels are read when first asked for, and kept.
 
+    It can be pickled: what goes to another process is where it lies, not its pixels.
+
     Args:
         name: What results call it; bytes that are not UTF-8 are written with a backslash (:func:`legible`).
-        open: Gives the picture, in any mode, e.g. from a member of a tar file or a row of a table. A stream calls it
-            anew and forgets the pixels, so that a list of many pictures stays small.
+        open: Where its file lies, or what gives the picture, in any mode. A stream calls it anew and forgets the
+            pixels, so that a list of many pictures stays small.
         text: What the model reads for it; ``None`` leaves the text to the recipe.
         digest: Identifies it in a store, or computes what does; the hash of the pixels if not given.
 
     Attributes:
-        is_file: Whether it is a file of its own, which any thread may open.
+        is_file: Whether any thread may open it, in any order; see :meth:`fetch`.
         apart: Pictures of which it differs share no call.
 
     Raises:
@@ -48,7 +47,7 @@ class Picture:
     def __init__(
         self,
         name: str,
-        open: Callable[[], ImageSource],
+        open: Where | Callable[[], ImageSource],
         *,
         text: str | None = None,
         digest: Callable[[], str] | str | None = None,
@@ -57,18 +56,19 @@ class Picture:
         if text is not None and _NOT_UNICODE.search(text):
             raise InvalidValueError(f"{self.name}: its text is not UTF-8: {text[:80]}")
         self.text = text
-        self.is_file = False
+        self.is_file = isinstance(open, Where) and not open.in_order
         self.apart: Hashable = None
         self._open = open
         self._digest = digest
-        self._pixels: dict[Frame, Tensor] = {}
+        self._fetched: Where | None = None
+        self._levels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
         """The picture that a path, an array, a tensor, a PIL image or an open file stands for.
 
-        Paths are opened later; they are called ``name``, or as given. Other pictures are opened now and called by their
-        pixels. A :class:`Picture` is returned as it is, with its own text if it has one.
+        Paths and URLs are opened later; they are called ``name``, or as given. Other pictures are opened now and called
+        by their pixels. A :class:`Picture` is returned as it is, with its own text if it has one.
 
         Raises:
             ImageError: An array, a tensor or an open file that is no picture.
@@ -76,14 +76,10 @@ class Picture:
         if isinstance(source, Picture):
             return source if source.text is not None or text is None else source.told(text)
         if isinstance(source, (str, PathLike)):
-            path = Path(source)
-            picture = cls(
-                name or path.as_posix(), lambda: path, text=text, digest=lambda: file_digest(path, LARGEST_FILE)
-            )
-            picture.is_file = True
-            return picture
+            file = file_at(source)
+            return cls(name or str(file), file, text=text)
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
-        picture = cls("", lambda: image, text=text)
+        picture = cls("", partial(_same, image), text=text)
         picture.name = f"image-{picture.key[:12]}"
         return picture
 
@@ -95,11 +91,26 @@ class Picture:
             ImageError: It cannot be read; names the file and the reason.
         """
         try:
-            return open_image(self._open())
+            if not isinstance(self._open, Where):
+                return open_image(self._open())
+            here, self._fetched = self._fetched or self._open, None
+            image, digest = here.open()
+            if digest is not None:
+                self.__dict__.setdefault("digest", digest)
+            return image
         except DiffeatError:
             raise
         except Exception as error:  # whatever a reader of one's own runs into
             raise ImageError(f"{self.name}: cannot be opened ({type(error).__name__}: {error}).") from error
+
+    def fetch(self) -> None:
+        """Read what has to be read in order (the next frame of a video, the next row of a table, whatever a function of
+        a caller's own does), so that any thread can open the picture. Raises as :attr:`image`.
+        """
+        if not isinstance(self._open, Where):
+            _ = self.image
+        elif "image" not in self.__dict__ and self._open.in_order:
+            self._fetched = self._open.fetch()
 
     @cached_property
     def key(self) -> str:
@@ -107,29 +118,61 @@ class Picture:
         return pixel_digest(self.image)
 
     def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
-        """The model image in ``frame`` (see :meth:`Frame.pixels`), made once."""
-        if frame not in self._pixels:
-            self._pixels[frame] = frame.pixels(self.image)
-        return self._pixels[frame]
+        """The model image in ``frame`` (see :meth:`Frame.pixels`)."""
+        return frame.normalised(self.levels(frame))
+
+    def levels(self, frame: Frame) -> UInt8[Tensor, "3 rows columns"]:
+        """What the model image is made of (see :meth:`Frame.levels`), made once."""
+        if frame not in self._levels:
+            self._levels[frame] = frame.levels(self.image)
+        return self._levels[frame]
 
     @property
     def bytes_held(self) -> int:
         """Of pixels that are kept by now."""
         image = self.__dict__.get("image")
         opened = 3 * image.width * image.height if image is not None else 0
-        return opened + sum(t.nbytes for t in self._pixels.values())
+        fetched = self._fetched.bytes_held if self._fetched is not None else 0
+        return opened + fetched + sum(t.nbytes for t in self._levels.values())
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the file, or of the pixels where there is no file."""
-        return self.key if self._digest is None else self._digest() if callable(self._digest) else self._digest
+        """Hash of the file, or of the pixels where there is no file. A file is hashed while it is read, or read to be
+        hashed."""
+        if self._digest is not None:
+            return self._digest() if callable(self._digest) else self._digest
+        known = self._open.digest() if isinstance(self._open, Where) else None
+        return self.key if known is None else known
+
+    @property
+    def stamp(self) -> str | None:
+        """Changes when the file may have changed, without reading it; ``None`` where that cannot be told."""
+        return self._open.stamp() if isinstance(self._open, Where) else None
+
+    def check(self) -> None:
+        """Raise what opening it would, as far as that can be told without reading it."""
+        if isinstance(self._open, Where):
+            self._open.check()
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name != "image"}
+        return kept | {"_levels": {}, "_fetched": None}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.is_file, other.apart, other._pixels = self.is_file, self.apart, dict(self._pixels)
+        other.apart, other._levels = self.apart, dict(self._levels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
+
+
+def model_images(pictures: Sequence[Picture], frames: Sequence[Frame]) -> Float[Tensor, "b 3 height width"]:
+    """The model images of pictures in frames of one model size, as a batch."""
+    width, height = frames[0].model
+    images = torch.empty(len(pictures), 3, height, width)
+    for picture, frame, image in zip(pictures, frames, images, strict=True):
+        frame.normalised(picture.levels(frame), out=image)
+    return images
 
 
 def legible(name: str) -> str:
@@ -142,21 +185,21 @@ def legible(name: str) -> str:
     return _NOT_UNICODE.sub(lambda match: printable(match[0]), name)
 
 
-#: A path, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see
+#: A path, a URL, a PIL image, an array ``(H, W)`` or ``(H, W, C)``, the bytes of a file or an open file (see
 #: :func:`diffeat.geometry.open_image`), a float tensor ``(3, H, W)`` in [0, 1], or a :class:`Picture`.
 ImageLike: TypeAlias = str | PathLike[str] | Image.Image | np.ndarray | bytes | IO[bytes] | Tensor | Picture
 
 
 def several(images: ImageLike | Iterable[ImageLike]) -> Iterator[ImageLike]:
-    """One after the other: a picture alone, or those of a list, a generator, a glob (``photos/*.jpg``, ``**`` for
-    folders in between, sorted) or a batch of tensors ``(B, 3, H, W)``. A glob that finds nothing stands for a picture
-    that cannot be read.
+    """One after the other: a picture alone, or those of a list, a generator, a batch of tensors ``(B, 3, H, W)``, or of
+    any path or URL (:mod:`diffeat.features.places.look`): a folder, a glob, a tar, a table, a video … A path where
+    nothing is found stands for a picture that cannot be read.
     """
     for image in [images] if _alone(images) else images:  # pyright: ignore[reportGeneralTypeIssues]
         if isinstance(image, Tensor) and image.ndim == 4:
             yield from image
         elif isinstance(image, (str, PathLike)):
-            yield from _files(image)
+            yield from (Picture(f.path, f.where, text=f.text) for f in look(image) if isinstance(f, Found))
         else:
             yield image  # pyright: ignore[reportReturnType]
 
@@ -169,7 +212,7 @@ def count(images: ImageLike | Iterable[ImageLike]) -> int | None:
     return sum(
         len(i)
         if isinstance(i, Tensor) and i.ndim == 4
-        else len(list(_files(i)))
+        else sum(isinstance(found, Found) for found in look(i))
         if isinstance(i, (str, PathLike))
         else 1
         for i in each  # pyright: ignore[reportGeneralTypeIssues]
@@ -184,18 +227,8 @@ def _alone(images: object) -> bool:
     )
 
 
-def _files(path: str | PathLike[str]) -> Iterator[Path | Picture]:
-    text = str(path)
-    if not any(c in text for c in _GLOB) or os.path.exists(text):
-        yield Path(path)
-    elif files := sorted(glob.glob(text, recursive=True)):
-        yield from map(Path, files)
-    else:
-        yield Picture(text, lambda: _nothing(text))
-
-
-def _nothing(pattern: str) -> Image.Image:
-    raise ImageError(f"No file is found by the pattern {pattern!r}.")
+def _same(image: Image.Image) -> Image.Image:
+    return image
 
 
 def _array(tensor: Tensor) -> np.ndarray:

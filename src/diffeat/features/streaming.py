@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from diffeat.ambient import neutral
@@ -23,6 +25,8 @@ from diffeat.memory import out_of_memory
 
 T = TypeVar("T")
 
+#: Pictures among which those of one size are sought.
+_WINDOW = 16
 #: Faults that lie in a picture or its text, not in the model.
 _OF_A_PICTURE = (ImageError, InvalidValueError, NonFiniteError, TooLargeError, UnknownNameError)
 
@@ -39,9 +43,11 @@ def stream(
     *,
     on_error: OnError = raise_error,
 ) -> Iterator[T]:
-    """Features of pictures, one at a time and in their order; only the pictures of two calls are held.
+    """Features of pictures, one at a time and in their order; only the pictures of a few calls are held.
 
-    While one call runs, the pictures of the next are read (see :mod:`diffeat.features.ahead`).
+    While one call runs, the pictures of the next are read (see :mod:`diffeat.features.ahead`). Pictures of one size
+    share calls though others stand between them: of a window of pictures that follow one another, those of one group
+    go together, as many as a call takes. The window depends on the pictures alone, never on time.
 
     Args:
         source: What reads them.
@@ -56,12 +62,31 @@ def stream(
     expected = count(images) if isinstance(texts, list) else None
     if isinstance(texts, list) and expected is not None and expected != len(texts):  # before anything is read
         raise InvalidValueError(_uneven(expected, len(texts)))
-    waiting: list[Picture] = []
     group, part = Group(None), None
+    line: deque[_Place[T]] = deque()
 
     def prepare(picture: Picture) -> None:
         for frame in source.group(picture).frames:
-            picture.pixels(frame)
+            picture.levels(frame)
+
+    def ready() -> Iterator[T]:
+        while line and line[0].result is not None:
+            first = line.popleft()
+            if isinstance(first.result, Failed):
+                on_error(first.picture.name, first.result.error)
+            elif first.result is not None:
+                yield first.result
+
+    def call(of: Group) -> Iterator[T]:
+        """Read the pictures of a group that wait."""
+        places = [place for place in line if place.result is None and place.group == of]
+        for place, result in zip(places, _read(source, [p.picture for p in places], of), strict=True):
+            place.result = result
+        yield from ready()
+
+    def rest() -> Iterator[T]:
+        for of in dict.fromkeys(place.group for place in line if place.result is None):
+            yield from call(of)
 
     with ExitStack() as stack:
         with neutral():
@@ -72,18 +97,27 @@ def stream(
             try:
                 _ = picture.image
                 with neutral():
-                    here, of = source.group(picture), picture.apart
+                    here = source.group(picture)
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
-            held = sum(p.bytes_held for p in waiting)
-            if waiting and ((here, of) != (group, part) or len(waiting) >= group.most or held > HELD):
-                yield from _read(source, waiting, group, on_error)
-                waiting = []
-            group, part = here, of
-            waiting.append(picture)
-        if waiting:
-            yield from _read(source, waiting, group, on_error)
+            held = sum(place.picture.bytes_held for place in line if place.result is None)
+            if picture.apart != part or held > HELD or len(line) >= max(_WINDOW, 2 * here.most):
+                yield from rest()
+            group, part = here, picture.apart
+            line.append(_Place(picture, here))
+            if sum(place.result is None and place.group == here for place in line) >= here.most:
+                yield from call(here)
+        yield from rest()
+
+
+@dataclass(eq=False)
+class _Place(Generic[T]):
+    """A picture that waits, and what came of it."""
+
+    picture: Picture
+    group: Group
+    result: T | Failed | None = None
 
 
 class Streams(Generic[T]):
@@ -157,19 +191,13 @@ def _uneven(pictures: int | str, prompts: int) -> str:
     return f"There are {pictures} images and {prompts} prompts: give one per image, or one for all."
 
 
-def _read(source: Source[T], pictures: Sequence[Picture], group: Group, on_error: OnError) -> Iterator[T]:
+def _read(source: Source[T], pictures: Sequence[Picture], group: Group) -> list[T | Failed]:
     """Features of a group; where it fails as a whole, in halves, so that one picture costs no other."""
     results = _results(source, pictures, group)
-    if results is None:
-        half = len(pictures) // 2
-        yield from _read(source, pictures[:half], group, on_error)
-        yield from _read(source, pictures[half:], group, on_error)
-        return
-    for picture, result in zip(pictures, results, strict=True):
-        if isinstance(result, Failed):
-            on_error(picture.name, result.error)
-        else:
-            yield result
+    if results is not None:
+        return results
+    half = len(pictures) // 2
+    return _read(source, pictures[:half], group) + _read(source, pictures[half:], group)
 
 
 def _results(source: Source[T], pictures: Sequence[Picture], group: Group) -> list[T | Failed] | None:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from diffeat.errors import ImageError
 from diffeat.files import open_regular
-from diffeat.geometry.images import strips
+
+_STRIP = 1 << 18  # pixels that are hashed at once
 
 
 def file_digest(path: str | os.PathLike[str], most: float = math.inf) -> str:
@@ -39,7 +40,13 @@ def pixel_digest(image: Image.Image) -> str:
     a PNG and a BMP of the same photo get the same noise.
     """
     rgb = image if image.mode == "RGB" else image.convert("RGB")
+    rgb.load()
     digest = hashlib.sha256(struct.pack("<II", *rgb.size))
-    for _, strip in strips(rgb):
-        digest.update(strip.tobytes())
+    width, height = rgb.size
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        encoder = Image._getencoder("RGB", "raw", "RGB")  # as tobytes() does, without copies of the strip
+        encoder.setimage(rgb.im, (0, top, width, bottom))
+        digest.update(encoder.encode(3 * width * (bottom - top))[2])
     return digest.hexdigest()

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -70,7 +70,15 @@ class Frame:
         return self.content != (0, 0, *self.model)
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """The model image: resized to whole grey levels, then ``v / 127.5 - 1``, float32 in [-1, 1].
+        """The model image: :meth:`levels` as float32 in [-1, 1].
+
+        Raises:
+            InvalidValueError: The picture is not of this frame's original size, or not RGB.
+        """
+        return self.normalised(self.levels(image))
+
+    def levels(self, image: Image.Image) -> UInt8[Tensor, "3 rows columns"]:
+        """The picture resized to whole grey levels: a quarter of the memory of the model image, which they become.
 
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
@@ -88,10 +96,23 @@ class Frame:
             canvas = Image.new("RGB", self.model, (self.fill,) * 3)
             canvas.paste(inner, (left, top))
             inner = canvas
-        values = torch.from_numpy(np.array(inner)).permute(2, 0, 1).to(torch.float32) / 127.5 - 1.0
+        return torch.from_numpy(np.array(inner)).permute(2, 0, 1).contiguous()
+
+    def normalised(
+        self, levels: UInt8[Tensor, "3 rows columns"], out: Float[Tensor, "3 height width"] | None = None
+    ) -> Float[Tensor, "3 height width"]:
+        """The model image of grey levels: ``v / 127.5 - 1``, from the size ``load`` on interpolated.
+
+        Args:
+            out: Where to put it.
+        """
         if self.load is not None:
+            values = levels.float().div_(127.5).sub_(1.0)
+            _, _, width, height = self.content
             values = F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-        return values.contiguous()
+            return values if out is None else out.copy_(values)
+        out = torch.empty(levels.shape, dtype=torch.float32) if out is None else out
+        return out.copy_(levels).div_(127.5).sub_(1.0)
 
     def points_to_model(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""

@@ -60,13 +60,14 @@ if os.environ.get(_LIMIT) and Image.MAX_IMAGE_PIXELS is not None:  # Pillow's ow
     Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, int(_limit() / 4))
 
 
-def open_image(source: ImageSource) -> Image.Image:
+def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
     """Open a picture as RGB (see the table above).
 
     Args:
         source: A path, an open binary file, the bytes of an image file, a PIL image, or an array ``(H, W)``
             or ``(H, W, C)`` with C of 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA): bool, uint8, uint16, or
             float in [0, 1].
+        name: What messages call bytes.
 
     Returns:
         A new PIL image of mode RGB, any size from 1×1.
@@ -80,6 +81,8 @@ def open_image(source: ImageSource) -> Image.Image:
         return image.copy() if image.im is source.im else image
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if isinstance(source, (bytes, bytearray)):
+        return _opened(io.BytesIO(source), name or "the bytes given", len(source), _upright)
     return _with_file(source, _upright)
 
 
@@ -100,8 +103,6 @@ def stored_size(path: str | os.PathLike[str]) -> tuple[Size, int]:
 
 
 def _with_file(source: Any, use: Callable[[Image.Image, str], T], load: bool = True) -> T:
-    if isinstance(source, (bytes, bytearray)):
-        return _opened(io.BytesIO(source), "the bytes given", len(source), use, load)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         if os.path.isdir(path):
@@ -127,7 +128,7 @@ def _with_file(source: Any, use: Callable[[Image.Image, str], T], load: bool = T
     )
 
 
-def _opened(file: IO[bytes], name: str, size: int, use: Callable[[Image.Image, str], T], load: bool) -> T:
+def _opened(file: IO[bytes], name: str, size: int, use: Callable[[Image.Image, str], T], load: bool = True) -> T:
     if size == 0:
         raise ImageError(f"{name}: the file is empty (0 bytes).")
 

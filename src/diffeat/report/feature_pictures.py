@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,7 @@ from diffeat.activations import Catalogue
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.reading import MapActivation
-from diffeat.features import FeatureMap
-from diffeat.geometry import open_image
+from diffeat.features import FeatureMap, ImageLike, Picture
 from diffeat.refinement import mean_of_maps
 from diffeat.viz import feature_grid, heat_grid
 
@@ -22,18 +21,20 @@ if TYPE_CHECKING:
     from diffeat.backbones import Backbone
 
 
-def picture_of_features(features: Iterable[FeatureMap], shared_basis: bool = False, root: Path = Path()) -> Image.Image:
+def picture_of_features(
+    features: Iterable[FeatureMap], photo_of: Callable[[str], Image.Image], shared_basis: bool = False
+) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:
-        features: Features whose ``image`` is the path of the photo; the photo is left out where it is not.
+        features: Of the photos.
+        photo_of: Opens a photo by its name; it is left out where that fails.
         shared_basis: One PCA basis for all pictures, so that equal colours mean equal content.
-        root: Folder that the paths are relative to.
     """
     rows = []
     for feature in features:
         try:
-            photo = open_image(root / feature.image)
+            photo = photo_of(feature.image)
         except ImageError:
             photo = None
         rows.append(
@@ -51,7 +52,7 @@ def _content(feature: FeatureMap, values: Tensor) -> Tensor:
 
 
 def picture_of_words(
-    recipe: Reading, backbone: Backbone, images: Sequence[Path], prompt: str, words: Sequence[str]
+    recipe: Reading, backbone: Backbone, images: Sequence[ImageLike], prompt: str, words: Sequence[str]
 ) -> Image.Image:
     """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
 
@@ -70,14 +71,15 @@ def picture_of_words(
     """
     text = recipe.text_for(prompt)
     layers = _cross_attention_layers(backbone)
-    rows: list[tuple[str, Image.Image, dict]] = [(p.name, open_image(p), {}) for p in images]
+    pictures = [Picture.of(image) for image in images]
+    rows: list[tuple[str, Image.Image, dict]] = [(Path(p.name).name, p.image, {}) for p in pictures]
     for word in words:
         tokens = tuple(backbone.token_index(text, word))
         chosen = recipe.replace(
             activations=[MapActivation(id=layer, tokens=tokens).model_dump() for layer in layers], fuse=None
         )
         extractor = Extractor(chosen, backbone)
-        for row, feature in zip(rows, extractor.stream(images, prompt), strict=True):
+        for row, feature in zip(rows, extractor.stream(pictures, prompt), strict=True):
             maps = [m.float().mean(0, keepdim=True) for m in feature.activations.values()]
             row[2][word] = feature.frame.map_to_original(mean_of_maps(maps))[0]
     return heat_grid(rows)

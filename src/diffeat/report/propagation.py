@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffeat.datasets.davis import Video, object_colours, read_mask
+from diffeat.datasets.coding import colour_map
+from diffeat.datasets.davis import Video, read_mask
 from diffeat.files import write_files
 from diffeat.geometry import open_image
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
@@ -54,7 +55,7 @@ def strip(video: Video, masks: Path, count: int = 6, height: int = 150) -> Image
 def _overlay(picture: Image.Image, mask: np.ndarray | None, height: int) -> Image.Image:
     pixels = np.asarray(picture, dtype=np.float32)
     if mask is not None:
-        colour = object_colours()[mask].astype(np.float32)
+        colour = np.array(colour_map(), np.float32)[mask]
         pixels = np.where(mask[..., None] > 0, 0.35 * pixels + 0.65 * np.maximum(colour, 30), 0.75 * pixels)
     cell = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
     return cell.resize((max(1, round(cell.width * height / cell.height)), height), Image.Resampling.LANCZOS)

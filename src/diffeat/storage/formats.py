@@ -38,7 +38,8 @@ class Format(ABC):
     def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
         """The tensors to store: the map's own ``(C, h, w)`` under ``""``, and the extras.
 
-        What is not finite, or too large for the format, is not finite when it is decoded.
+        Args:
+            values: Finite features, on any device; what is stored is made there.
         """
 
     @abstractmethod
@@ -95,23 +96,22 @@ def get_format(name: str) -> Format:
 
 
 def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[dict[str, Tensor], tuple[float, float]]:
-    """The tensors to store of features, and the range of what will be read, which one pass over that gives.
+    """The tensors to store of features, on the CPU, and the range of what will be read back.
 
     Args:
         where: Picture and activation, for the message.
 
     Raises:
-        NonFiniteError: Values that are not finite, or too large for the format.
+        NonFiniteError: NaN or infinity, or values too large for the format.
     """
-    values = values.detach().cpu()
-    stored = format.encode(values)
-    span = value_range(format.decode(stored))
-    if all(map(math.isfinite, span)):
-        return stored, span
+    values = values.detach()
+    stored = {part: tensor.cpu() for part, tensor in format.encode(values).items()}
+    low, high = value_range(format.decode(stored))
+    if math.isfinite(low) and math.isfinite(high):
+        return stored, (low, high)
     if not finite(values):
         raise NonFiniteError(f"{where} holds NaN or infinite values; they are not stored.")
-    largest = values.abs().max().item()
     raise NonFiniteError(
-        f"{where} reaches {largest:.6g}, more than {format.name} can hold. "
+        f"{where} reaches {values.abs().max().item():.6g}, more than {format.name} can hold. "
         "Store it as bfloat16 (same size as float16, range of float32) or float32."
     )

@@ -16,11 +16,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from diffeat.activations import Catalogue
+from diffeat.backbones import Memory
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.result import joined
 from diffeat.evaluation.texts import PromptPolicy
-from diffeat.extraction import Extractor, Reading
+from diffeat.extraction import Reading
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.storage.atomic import StagedFile
 from diffeat.tasks.correspondence.evaluate import evaluate
@@ -129,7 +131,7 @@ class Sweep:
 
 def sweep(
     recipe: Reading,
-    extractor: Callable[[Reading], Extractor],
+    extractor: Callable[[Reading], Source[FeatureMap]],
     dataset: PairDataset,
     protocol: Protocol,
     folder: str | Path,
@@ -148,7 +150,7 @@ def sweep(
         dataset: A validation split, with care.
         folder: Keeps the cells; features are removed once a timestep is done.
         blocks: Activations to try (see :func:`block_names`).
-        weights: Fingerprint of the model (:attr:`Extractor.fingerprint`), so that other weights are other cells.
+        weights: Fingerprint of the model (:attr:`Source.fingerprint`), so that other weights are other cells.
 
     Raises:
         UnknownNameError: A block that the model does not have.
@@ -172,9 +174,10 @@ def sweep(
         _plain(prompts),
     )
     told = repr(facts) + weights
+    kept = Memory(root / "encoded")  # of the pictures, which every timestep sees
     for t in progress(times, total=len(times), desc="timesteps"):
         wide = recipe.replace(activations=list(names), fuse=None, **{"trajectory.timesteps": [t]})
-        reader: Extractor | None = None
+        reader: Source[FeatureMap] | None = None
         store = root / f"features-{wide.hash[:12]}"
         for name in names:
             single = wide.replace(activations=[name])
@@ -185,13 +188,15 @@ def sweep(
                 cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
                 continue
             reader = reader or extractor(wide)
-            result = evaluate(
-                dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
-            ).result
+            with kept:
+                result = evaluate(
+                    dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
+                ).result
             cells[t, name] = Cell.of(t, name, result)
             StagedFile(file, json.dumps(asdict(cells[t, name])).encode()).commit()
             computed += 1
         shutil.rmtree(store, ignore_errors=True)
+    kept.clear()
     name = f"{dataset.name} {dataset.split}".strip()
     return Sweep(recipe, name, protocol, times, names, cells, computed)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from diffeat.datasets.card import Kind
-from diffeat.errors import UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.extraction import Recipe
 from diffeat.tasks.classification import evaluate as classification
 from diffeat.tasks.correspondence import evaluate as correspondence
+from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.homography import evaluate as homography
 from diffeat.tasks.propagation import evaluate as propagation
 from diffeat.tasks.segmentation import evaluate as segmentation
@@ -18,8 +21,16 @@ TASKS: dict[str, Task] = {
 
 
 def task_of(kind: Kind) -> Task:
-    """The task that a kind of dataset is scored by."""
-    return next(task for task in TASKS.values() if task.kind == kind)
+    """The task that a kind of dataset is scored by.
+
+    Raises:
+        InvalidValueError: There is none.
+    """
+    for task in TASKS.values():
+        if task.kind == kind:
+            return task
+    known = ", ".join(dict.fromkeys(task.kind for task in TASKS.values()))
+    raise InvalidValueError(f"No task is scored on {kind}; there are tasks for {known}.")
 
 
 def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
@@ -35,7 +46,9 @@ def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:
 
 def check_options(recipe: Recipe) -> None:
     """Refuse options for tasks that no task takes; raises as :func:`options_for`."""
+    takers: dict[str, Callable[..., object]] = {name: task.options for name, task in TASKS.items()}
+    takers["dense"] = DenseOptions
     for name, options in recipe.tasks.items():
-        if name not in TASKS:
-            raise UnknownNameError(f"Recipe {recipe.name!r}: no task {name!r}. {did_you_mean(name, TASKS)}".rstrip())
-        TASKS[name].options(**options)
+        if name not in takers:
+            raise UnknownNameError(f"Recipe {recipe.name!r}: no task {name!r}. {did_you_mean(name, takers)}".rstrip())
+        takers[name](**options)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import field_serializer, field_validator, model_validator
 
-from diffeat.errors import InvalidValueError, clipped
-from diffeat.files import read_text
+from diffeat.errors import InvalidValueError
+from diffeat.files import read_texts
 from diffeat.techniques.base import Technique
 from diffeat.techniques.named import function_name, load_function
 
@@ -104,7 +102,7 @@ class Prompt(Technique, frozen=True):
         if source is None:
             return self.text
         name = Path(scene.seen.name)
-        captions = desk.keep(self.key, lambda: _read(source))
+        captions = source if isinstance(source, dict) else desk.keep(self.key, lambda: read_texts(source))
         for form in (scene.seen.name, name.name, name.stem):
             if form in captions:
                 return captions[form]
@@ -118,25 +116,3 @@ def _captioner(model: str, request: str) -> Captioner:
     from diffeat.techniques.captioner import Captioner
 
     return Captioner(model, request)
-
-
-def _read(source: str | Path | dict[str, str]) -> dict[str, str]:
-    if isinstance(source, dict):
-        return source
-    path, text = Path(source), read_text(source, "caption file", most=2**28)
-    if path.suffix == ".json":
-        try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InvalidValueError(f"{path} is not JSON: {error}") from None
-        if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
-            raise InvalidValueError(f"{path} must map each image to its text.")
-        return data
-    try:
-        rows = csv.DictReader(text.splitlines())
-        if not {"image", "prompt"} <= set(rows.fieldnames or ()):
-            columns = clipped(", ".join(rows.fieldnames or ()))
-            raise InvalidValueError(f"{path} needs the columns image and prompt; it has {columns or 'none'}.")
-        return {row["image"]: row["prompt"] or "" for row in rows}
-    except csv.Error as error:
-        raise InvalidValueError(f"{path} is not CSV: {error}.") from None

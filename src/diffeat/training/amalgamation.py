@@ -283,7 +283,7 @@ def _falling(settings: AmalgamateSettings) -> Callable[[int], float] | None:
     final = settings.final
     if final is None:
         return None
-    return lambda step: final + (settings.rate - final) * (1 - step / settings.steps) ** 0.9
+    return lambda step: (final + (settings.rate - final) * (1 - step / settings.steps) ** 0.9) / settings.rate
 
 
 def _regularised(loss: Tensor, weights: list[Tensor], sparsity: float, settings: AmalgamateSettings) -> Tensor:

@@ -40,14 +40,14 @@ class Schedule:
     Attributes:
         steps: Of the optimisers, together.
         every: Steps between checkpoints; the last step makes one too.
-        rate: Learning rate by the number of the step from 0; the optimisers' own if not given.
+        share: What the optimisers' rates are multiplied by, by the number of the step from 0.
         clip: The longest gradient, over all weights; unlimited if not given.
         seconds: Stop after so long, with a checkpoint.
     """
 
     steps: int
     every: int
-    rate: Callable[[int], float] | None = None
+    share: Callable[[int], float] | None = None
     clip: float | None = None
     seconds: float | None = None
 
@@ -62,6 +62,7 @@ class Loop:
         identity: What must be the same to go on, as plain values; the number of steps may grow if it is not in it.
         columns: Of the log, beside step, seconds and validation.
         prefix: Of the names of both files, for several trainings in one folder.
+        writes: Whether this process writes; of several on one training, the others only read the state.
 
     Attributes:
         best: Step and value of the best validation.
@@ -81,6 +82,7 @@ class Loop:
         identity: Mapping[str, object] | None = None,
         columns: Sequence[str] = ("loss",),
         prefix: str = "",
+        writes: bool = True,
     ) -> None:
         self.schedule, self._optimisers = schedule, optimisers
         self._parts = {**parts, **{key: Momenta(optimiser) for key, optimiser in optimisers.items()}}
@@ -95,7 +97,8 @@ class Loop:
             self._file = folder / f"{prefix}{STATE}"
             if self._file.is_file():
                 self._resume(self._file)
-            self._log = Log(folder / f"{prefix}{LOG}", ("step", *columns, "seconds", "validation"), self.step)
+            if writes:
+                self._log = Log(folder / f"{prefix}{LOG}", ("step", *columns, "seconds", "validation"), self.step)
 
     def run(
         self,
@@ -153,9 +156,9 @@ class Loop:
         groups = [group for optimiser in self._optimisers.values() for group in optimiser.param_groups]
         if self.schedule.clip is not None:
             torch.nn.utils.clip_grad_norm_([w for group in groups for w in group["params"]], self.schedule.clip)
-        if self.schedule.rate is not None:
+        if self.schedule.share is not None:
             for group in groups:
-                group["lr"] = self.schedule.rate(number)
+                group["lr"] = group.setdefault("first_lr", group["lr"]) * self.schedule.share(number)
         for optimiser in self._optimisers.values():
             optimiser.step()
         self.losses.append(loss)

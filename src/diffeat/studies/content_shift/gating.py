@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, remembered
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
@@ -110,6 +110,7 @@ class GateResult:
         return ["technique", *heads, "wins", "passes"], rows
 
 
+@remembered()
 def gate(
     backbone: Backbone,
     images: Sequence[ImageLike],

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, remembered
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
@@ -219,6 +219,7 @@ class _MeterScorer:
         return settings.seeds * (settings.steps + 1) * combination.calls()
 
 
+@remembered()
 def search(
     backbone: Backbone,
     images: Sequence[ImageLike],

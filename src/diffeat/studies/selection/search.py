@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, remembered
 from diffeat.backbones.placement import placed
 from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import feature_folder, features_of
 from diffeat.extraction import Extractor, Reading
-from diffeat.geometry import file_digest
+from diffeat.features import FeatureMap, ImageLike, Picture, Source
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
@@ -104,12 +104,13 @@ class Selection:
 
 def select(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     settings: SelectionSettings,
     folder: Path,
     *,
     labels: Sequence[Labels] = (),
     base: Reading | None = None,
+    source: Callable[[Reading], Source[FeatureMap]] | None = None,
     progress: Progress = silent,
 ) -> Selection:
     """Choose a set of activations.
@@ -121,18 +122,21 @@ def select(
             properties decide alone.
         base: Frame, text and trajectory of the wanted recipe; by default the model's own size squashed, t = 50, one
             draw. Its activations do not matter.
+        source: What reads the labelled pictures; this model if not given.
 
     Raises:
         InvalidValueError: One picture or equal ones, a budget too small, or a model whose activations are all rejected.
     """
     base = base or default_recipe(backbone)
-    measurement = _measured(backbone, images, base, settings, folder, progress)
+    with remembered(folder / "encoded"):
+        measurement = _measured(backbone, images, base, settings, folder, progress)
     verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
         raise InvalidValueError(_all_rejected(backbone.name, settings.rules, verdicts))
     check_budget(candidates, settings.budget)
-    probes = _probes(backbone, base, candidates, labels, measurement, settings.seed, folder, progress)
+    source = source or (lambda recipe: Extractor(recipe, backbone))
+    probes = _probes(source, base, candidates, labels, measurement, settings.seed, folder, progress)
     singles = rank_singles(candidates, probes)
     steps = forward_selection(
         candidates, probes, measurement.cka, settings.budget, singles=singles, most=settings.most, progress=progress
@@ -173,13 +177,13 @@ def default_recipe(backbone: Backbone) -> Reading:
 
 def _measured(
     backbone: Backbone,
-    images: Sequence[Path],
+    images: Sequence[ImageLike],
     base: Reading,
     settings: SelectionSettings,
     folder: Path,
     progress: Progress,
 ) -> Measurement:
-    digests, size = [file_digest(p) for p in images], base.frame.size or backbone.default_size
+    digests, size = [Picture.of(image).digest for image in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     numbers = [field.name for field in fields(Measured)]
     facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed, numbers]
@@ -201,7 +205,7 @@ def _measured(
 
 
 def _probes(
-    backbone: Backbone,
+    source: Callable[[Reading], Source[FeatureMap]],
     base: Reading,
     candidates: Sequence[Property],
     labels: Sequence[Labels],
@@ -217,7 +221,7 @@ def _probes(
         return [CoverageProbe(quality, measurement.cka)]
     ids = [p.id for p in candidates]
     recipe = base.replace(activations=ids, fuse=None)
-    extractor = Extractor(recipe, backbone)
+    extractor = source(recipe)
     texts = dict.fromkeys(path for part in labels for path in part.images())
     where = feature_folder(folder, extractor)
     probes: list[Probe] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
-from diffeat.tasks.ridge import RidgeSums, best_strength
+from diffeat.tasks.ridge import RidgeSums, best_sharpness, best_strength
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _HOLD_OUT = 4
@@ -127,7 +127,7 @@ def evaluate_classification(
         rows = [pooled_features(f) for f in progress(features, total=len(part), desc=part.split)]
         return torch.stack(rows), torch.tensor([s.label for s in part])
 
-    weight, bias, strength = fit_linear(*pooled(train), len(train.classes))
+    fit = fit_linear(*pooled(train), len(train.classes))
     tested, truth = pooled(test)
     return Classification(
         dataset=test.name,
@@ -135,26 +135,44 @@ def evaluate_classification(
         recipe_hash=source.recipe.hash,
         classes=test.classes,
         truth=truth.numpy(),
-        predicted=(tested @ weight.T + bias).argmax(1).numpy(),
-        strength=strength,
+        predicted=(tested @ fit.weight.T + fit.bias).argmax(1).numpy(),
+        strength=fit.strength,
         trained_on=len(train),
         options=options,
         notes=joined(train.notes, test.notes, text_notes(options.prompts, {}, source.recipe), precision_notes(source)),
     )
 
 
+@dataclass(frozen=True)
+class LinearFit:
+    """A linear classifier that is trained: weights (k, c), biases (k,), the strength that was chosen, and the sharpness
+    of its scores (:mod:`diffeat.tasks.ridge`).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    strength: float
+    sharpness: float
+
+
 def fit_linear(
     features: Float[Tensor, "n c"], labels: Tensor, classes: int, strengths: Sequence[float] = STRENGTHS
-) -> tuple[Tensor, Tensor, float]:
-    """Weights, biases and the strength that did best on every fourth sample of a class."""
+) -> LinearFit:
+    """With the strength that did best on every fourth sample of a class."""
     everything, held = RidgeSums(features.shape[1], classes), RidgeSums(features.shape[1], classes)
     everything.add(features, labels)
     out = _every_fourth(labels)
-    strength = strengths[0]
-    if out.any() and len(strengths) > 1:
+    out = out if out.any() else torch.ones_like(out)
+
+    def scored(weight: Tensor, bias: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        yield features[out] @ weight.T + bias, labels[out]
+
+    if not out.all():
         held.add(features[out], labels[out])
-        strength = best_strength(everything - held, strengths, lambda: [(features[out], labels[out])])
-    return *everything.solve(strength), strength
+    rest = everything - held
+    strength = strengths[0] if out.all() or len(strengths) == 1 else best_strength(rest, strengths, scored)
+    sharpness = best_sharpness(scored(*rest.solve(strength)))
+    return LinearFit(*everything.solve(strength), strength, sharpness)
 
 
 def pooled_features(features: FeatureMap, activations: Sequence[str] | None = None) -> Float[Tensor, " c"]:

@@ -383,7 +383,7 @@ def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
         given = "×".join(map(str, frame.load or frame.model))
         notes.append(
             f"pictures were given at {given}; the published procedure gives {protocol.load}×{protocol.load}, enlarged: "
-            f"--set frame.load={protocol.load}"
+            f"--set 'frame={{size: {max(frame.model)}, load: {protocol.load}, filter: {frame.filter}}}'"
         )
     return notes
 

@@ -9,7 +9,7 @@ predictions, in nats. A picture's uncertainty is the mean over its most uncertai
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,26 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffeat.errors import InvalidValueError
+from diffeat.tasks.segmentation.members import EnsembleSettings, pixel_classifier, train_together
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
 _ROWS_VALUES = 1 << 22
-_PATIENT_FROM = 4  # epochs that always run
-
-
-@dataclass(frozen=True)
-class EnsembleSettings:
-    """How members are trained; the defaults are the published ones."""
-
-    members: int = 10
-    epochs: int = 100
-    batch: int = 64
-    rate: float = 1e-3
-    patience: int = 50
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if min(self.members, self.epochs, self.patience) < 1 or self.batch < 2 or not self.rate > 0:
-            raise InvalidValueError(f"An ensemble needs members, epochs, patience, rate > 0 and batch > 1, got {self}.")
 
 
 @dataclass(frozen=True)
@@ -96,81 +80,91 @@ class PixelEnsemble:
         ensemble.members = members
         return ensemble
 
-    def fit(self, pixels: TrainingPixels) -> PixelEnsemble:
-        """Train all members; returns itself."""
-        self.members = []
-        for k in range(self.settings.members):
-            generator = torch.Generator().manual_seed(self.settings.seed * 1000 + k)
-            member = pixel_classifier(pixels.channels, self.classes, generator)
-            self._train(member, pixels, generator)
-            self.members.append(member.eval())
+    def fit(self, pixels: TrainingPixels, device: torch.device | str = "cpu") -> PixelEnsemble:
+        """Train all members, in one batched computation; returns itself.
+
+        Args:
+            device: To train on; the maps of all pictures must fit there.
+        """
+        seeds = (self.settings.seed * 1000 + k for k in range(self.settings.members))
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        members = [pixel_classifier(pixels.channels, self.classes, generator) for generator in generators]
+        self.members = train_together(members, pixels.to(torch.device(device)), self.settings, generators)
         return self
 
-    def _train(self, member: nn.Sequential, pixels: TrainingPixels, generator: torch.Generator) -> None:
-        s = self.settings
-        optimiser = torch.optim.Adam(member.parameters(), s.rate)
-        best, waited = float("inf"), 0
-        member.train()
-        for epoch in range(s.epochs):
-            batches = torch.randperm(len(pixels), generator=generator).split(s.batch)
-            for some in batches[:-1] if len(batches) > 1 and len(batches[-1]) < s.batch else batches:
-                loss = nn.functional.cross_entropy(member(pixels.features(some)), pixels.labels[some])
-                optimiser.zero_grad()
-                loss.backward()
-                optimiser.step()
-                if epoch >= _PATIENT_FROM:
-                    value = loss.item()
-                    waited = 0 if value < best else waited + 1
-                    best = min(best, value)
-                    if waited > s.patience:
-                        return
+    @property
+    def channels(self) -> int:
+        """Of a pixel's features."""
+        return cast(nn.Linear, self.members[0][0]).in_features
+
+    @property
+    def device(self) -> torch.device:
+        """Where the members are."""
+        return cast(nn.Linear, self.members[0][0]).weight.device
+
+    def to(self, device: torch.device) -> PixelEnsemble:
+        """Move the members; returns itself."""
+        for member in self.members:
+            member.to(device)
+        return self
+
+    def over(self, picture: PictureMaps) -> EnsembleMaps:
+        """The hidden layers over a picture, on the native grids."""
+        if not self.members:
+            raise InvalidValueError("The ensemble is not trained: call fit first.")
+        return EnsembleMaps(
+            self.members, [picture.project(cast(nn.Linear, m[0]).weight.detach()) for m in self.members]
+        )
 
     @torch.no_grad()
     def predict(self, picture: PictureMaps) -> Labelling:
         """Labels at the picture's own resolution; holds a few rows of the hidden layer at a time."""
-        if not self.members:
-            raise InvalidValueError("The ensemble is not trained: call fit first.")
-        height, width = picture.size
-        firsts = [cast(nn.Linear, m[0]) for m in self.members]
-        hidden = [picture.project(f.weight) for f in firsts]
-        step = max(1, _ROWS_VALUES // (width * firsts[0].out_features))
+        maps = self.over(picture)
+        height, width = maps.size
         labels = torch.empty(height, width, dtype=torch.long)
         uncertainty = torch.empty(height, width)
+        step = max(1, _ROWS_VALUES // (width * cast(nn.Linear, self.members[0][0]).out_features))
         for start in range(0, height, step):
             stop = min(height, start + step)
-            opinions = []
-            for member, first, part in zip(self.members, firsts, hidden, strict=True):
-                values = part.rows(start, stop).flatten(1).T + first.bias
-                opinions.append(member[1:](values))
-            chosen, divergence = vote(torch.stack(opinions))
-            labels[start:stop] = chosen.reshape(stop - start, width)
-            uncertainty[start:stop] = divergence.reshape(stop - start, width)
+            labels[start:stop], uncertainty[start:stop] = vote(maps.opinions(start, stop))
         return Labelling(labels, uncertainty)
 
 
-def vote(opinions: Float[Tensor, "members n classes"]) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The members' labels of n pixels from their logits, and how they disagree (Jensen-Shannon divergence in nats)."""
-    probabilities = opinions.softmax(2)
+@dataclass(frozen=True)
+class EnsembleMaps:
+    """The first layers of members over a picture, without their bias."""
+
+    members: Sequence[nn.Sequential]
+    hidden: Sequence[PictureMaps]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.hidden[0].size
+
+    @torch.no_grad()
+    def opinions(self, start: int, stop: int) -> Float[Tensor, "members rows width classes"]:
+        """The members' logits of some rows."""
+        rows = []
+        for member, part in zip(self.members, self.hidden, strict=True):
+            values = part.rows(start, stop).permute(1, 2, 0)
+            first = values + cast(nn.Linear, member[0]).bias
+            rows.append(member[1:](first.flatten(0, 1)).unflatten(0, first.shape[:2]))
+        return torch.stack(rows)
+
+    def votes(self, start: int, stop: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some rows: each class's share of the votes (k, rows, width), its mean probability, and the divergence."""
+        opinions = self.opinions(start, stop)
+        shares = nn.functional.one_hot(opinions.argmax(-1), opinions.shape[-1]).float().mean(0)
+        probabilities = opinions.softmax(-1).mean(0)
+        return shares.permute(2, 0, 1), probabilities.permute(2, 0, 1), vote(opinions)[1]
+
+
+def vote(opinions: Float[Tensor, "members *n classes"]) -> tuple[Int[Tensor, "*n"], Float[Tensor, "*n"]]:
+    """The members' labels of pixels from their logits, and how they disagree (Jensen-Shannon divergence in nats)."""
+    probabilities = opinions.softmax(-1)
     divergence = _entropy(probabilities.mean(0)) - _entropy(probabilities).mean(0)
-    return opinions.argmax(2).mode(0).values, divergence.clamp(min=0)
-
-
-def pixel_classifier(channels: int, classes: int, generator: torch.Generator) -> nn.Sequential:
-    one, two = (256, 128) if classes >= 30 else (128, 32)
-    member = nn.Sequential(
-        nn.Linear(channels, one),
-        nn.ReLU(),
-        nn.BatchNorm1d(one),
-        nn.Linear(one, two),
-        nn.ReLU(),
-        nn.BatchNorm1d(two),
-        nn.Linear(two, classes),
-    )
-    for module in member:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
-            nn.init.zeros_(module.bias)
-    return member
+    return opinions.argmax(-1).mode(0).values, divergence.clamp(min=0)
 
 
 def _entropy(probabilities: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import precision_notes, text_notes, text_of
-from diffeat.extraction import Extractor, JoinedSource
+from diffeat.extraction import Extractor, Joined, JoinedSource, Reading
+from diffeat.extraction.filling import Fills
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
@@ -236,9 +237,15 @@ def _extractors(source: Source[FeatureMap]) -> Iterator[Source[FeatureMap]]:
         for part in source.sources:
             yield from _extractors(part)
         return
-    fuse = source.recipe.fuse if isinstance(source, Extractor) else None
-    if isinstance(source, Extractor) and fuse is not None and fuse.kind == "concat" and not fuse.normalise:
-        source = Extractor(source.recipe.replace(fuse=None), source.backbone, batch_size=source.batch_size)
+    recipe = source.recipe
+    if isinstance(source, Fills) and isinstance(recipe, Joined) and recipe.join == "concat":
+        for part in recipe.parts:
+            yield from _extractors(source.of(part))
+        return
+    reading = recipe if isinstance(recipe, Reading) else None
+    fuse = reading.fuse if reading else None
+    if isinstance(source, Extractor | Fills) and reading and fuse and fuse.kind == "concat" and not fuse.normalise:
+        source = source.of(reading.replace(fuse=None))
     yield source
 
 
@@ -251,7 +258,7 @@ def _maps_of(
     progress: Progress,
 ) -> Iterator[Callable[[Path], PictureMaps]]:
     """What gives the maps of a picture; features of several models rest beside the store that is given."""
-    if isinstance(source, JoinedSource):
+    if isinstance(source.recipe, Joined):
         texts = {path: source.recipe.text_for(None) if text is None else text for path, text in texts.items()}
     place = store.path if isinstance(store, FeatureStore) else store
     with ExitStack() as stack:

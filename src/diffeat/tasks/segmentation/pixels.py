@@ -13,8 +13,9 @@ repeats cells, so that here too nothing is enlarged: position i of the W reads t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import cached_property, reduce
 from operator import add
 
 import numpy as np
@@ -39,6 +40,10 @@ class GridMap:
     rows: Axis
     columns: Axis
 
+    def to(self, device: torch.device) -> GridMap:
+        """The same on another device."""
+        return GridMap(self.values.to(device), self.rows.to(device), self.columns.to(device))
+
     def read(self, start: int, stop: int) -> Float[Tensor, "c rows width"]:
         """Some rows of the picture; the few rows of cells under them are enlarged to its width first."""
         part = self.rows.part(start, stop)
@@ -46,6 +51,14 @@ class GridMap:
         cells = self.values[:, first : int(part.high.max()) + 1]
         moved = Axis(part.low - first, part.high - first, part.weight, cells.shape[1])
         return moved.apply(self.columns.apply(cells, 2), 1)
+
+    def corners(self, y: Int[Tensor, " n"], x: Int[Tensor, " n"]) -> tuple[Int[Tensor, "4 n"], Float[Tensor, "4 n"]]:
+        """The four cells, counted in reading order, that pixels of the picture read, and how much of each."""
+        top, bottom, f = self.rows.low[y], self.rows.high[y], self.rows.weight[y]
+        left, right, e = self.columns.low[x], self.columns.high[x], self.columns.weight[x]
+        width = self.values.shape[2]
+        cells = torch.stack([top * width + left, top * width + right, bottom * width + left, bottom * width + right])
+        return cells, torch.stack([(1 - f) * (1 - e), (1 - f) * e, f * (1 - e), f * e])
 
 
 @dataclass(frozen=True)
@@ -60,14 +73,21 @@ class PictureMaps:
     summed: bool = False
 
     @classmethod
-    def over(cls, maps: Iterable[Tensor], frame: Frame, square: int | None = None) -> PictureMaps:
+    def over(
+        cls,
+        maps: Iterable[Tensor],
+        frame: Frame,
+        square: int | None = None,
+        device: torch.device | str | None = "cpu",
+    ) -> PictureMaps:
         """Maps (C, h, w) over the model image of ``frame``, read at the picture's own pixels.
 
         Args:
+            device: To read them on; where they are if ``None``.
             square: Side of the square that the picture is brought to instead, as in the module's second procedure; the
                 maps are those of one extractor.
         """
-        values = [m.float().cpu() for m in maps]
+        values = [m.to(device or m.device, torch.float32) for m in maps]
         lattice = Lattice("original" if square is None else (square, square))
         side = max(m.shape[2] for m in values)
         parts = []
@@ -76,7 +96,7 @@ class PictureMaps:
             axes = lattice.axes(frame, grid if square is None else (side, side))
             if square is not None:
                 axes = _repeated(axes[0], grid[0]), _repeated(axes[1], grid[1])
-            parts.append(GridMap(m, *axes))
+            parts.append(GridMap(m, *(axis.to(m.device) for axis in axes)))
         return cls(tuple(parts))
 
     @classmethod
@@ -86,6 +106,10 @@ class PictureMaps:
         """The maps of a picture (some of them); ``square`` as in :meth:`over`."""
         names = list(activations) if activations is not None else list(features.activations)
         return cls.over([features[name] for name in names], features.frame, square)
+
+    def to(self, device: torch.device) -> PictureMaps:
+        """The same on another device."""
+        return PictureMaps(tuple(m.to(device) for m in self.maps), self.summed)
 
     def __add__(self, other: PictureMaps) -> PictureMaps:
         """The maps of two extractors side by side, of one picture at one size."""
@@ -112,6 +136,15 @@ class PictureMaps:
         """Rows of the picture; only for projections."""
         return reduce(add, (m.read(start, stop) for m in self.maps))
 
+    def at(self, y: Int[Tensor, " n"], x: Int[Tensor, " n"]) -> Float[Tensor, "n k"]:
+        """Some pixels; only for projections."""
+
+        def read(m: GridMap) -> Tensor:
+            cells, shares = m.corners(y, x)
+            return (m.values.flatten(1)[:, cells] * shares.to(m.values.dtype)).sum(1).T
+
+        return reduce(add, map(read, self.maps))
+
 
 def _repeated(axis: Axis, cells: int) -> Axis:
     """How positions that read an enlargement by nearest neighbour read the row of ``cells`` that was enlarged."""
@@ -127,6 +160,10 @@ class TrainingPixels:
         rare: A label with fewer pixels than this in a picture is ignored there.
         most: Pixels per picture, drawn once; all if ``None``.
         balanced: Draw as many of every label of a picture, as far as there are, instead of any pixels.
+
+    Attributes:
+        maps: Of the pictures.
+        pictures: (n,) the picture that each pixel lies in; ``y``, ``x`` and ``labels`` are its place and label.
 
     Raises:
         InvalidValueError: No labelled pixel, or one label only: there is nothing to tell apart.
@@ -152,25 +189,44 @@ class TrainingPixels:
                 y, x = y[some], x[some]
             places.append(np.stack([np.full(len(y), k), y, x, truth[y, x]]))
         table = torch.from_numpy(np.concatenate(places, axis=1)) if places else torch.zeros(4, 0, dtype=torch.long)
-        self.pictures, self._y, self._x, self.labels = table
+        self.maps = tuple(pictures)
+        self.pictures, self.y, self.x, self.labels = table
         present = self.labels.unique()
         if len(present) < 2:
             raise InvalidValueError(
                 f"The training pictures hold {len(self.labels)} labelled pixels of {len(present)} classes; two classes "
                 "at least are needed to tell them apart. Label more pictures, or check the ignored label."
             )
-        self._tables = [_Table(pictures, i) for i in range(len(pictures[0].maps))]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def channels(self) -> int:
-        return sum(t.channels for t in self._tables)
+        return self.maps[0].channels
+
+    def to(self, device: torch.device) -> TrainingPixels:
+        """The same with its features on another device."""
+        if device == self.labels.device:
+            return self
+        moved = copy(self)
+        for name in ("pictures", "y", "x", "labels"):
+            setattr(moved, name, getattr(self, name).to(device))
+        moved._tables = [table.to(device) for table in self._tables]
+        return moved
+
+    def of_picture(self, number: int) -> slice:
+        """Which of the pixels lie in a picture: they stand in the pictures' order."""
+        ends = torch.searchsorted(self.pictures, torch.tensor([number, number + 1]))
+        return slice(int(ends[0]), int(ends[1]))
+
+    @cached_property
+    def _tables(self) -> list[_Table]:
+        return [_Table(self.maps, i) for i in range(len(self.maps[0].maps))]
 
     def features(self, which: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
         """Features of some of the pixels."""
-        picture, y, x = self.pictures[which], self._y[which], self._x[which]
+        picture, y, x = self.pictures[which], self.y[which], self.x[which]
         return torch.cat([table.read(picture, y, x) for table in self._tables], dim=1)
 
 
@@ -185,6 +241,12 @@ class _Table:
             self._values[k, : m.values.shape[1], : m.values.shape[2]] = m.values.permute(1, 2, 0)
         self._rows = _padded([m.rows for m in maps])
         self._columns = _padded([m.columns for m in maps])
+
+    def to(self, device: torch.device) -> _Table:
+        moved = copy(self)
+        moved._values = self._values.to(device)
+        moved._rows, moved._columns = (tuple(t.to(device) for t in axis) for axis in (self._rows, self._columns))
+        return moved
 
     def read(self, picture: Tensor, y: Tensor, x: Tensor) -> Tensor:
         y0, y1, f = (t[picture, y] for t in self._rows)

@@ -1,0 +1,160 @@
+"""The part of an extraction that can be done anywhere: some units of pictures, each of which becomes a shard.
+
+A unit is what one process does in one piece: its pictures share calls with no others, so that its shard has the same
+bytes whoever makes it, and in whatever company. :func:`fill` does units one after the other, in one stream.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+from diffeat.errors import DiffeatError
+from diffeat.features import FeatureMap, Picture, Source
+from diffeat.storage import FeatureStore
+from diffeat.storage.shard import Maps
+
+#: Pictures that may wait to be packed.
+_WAITING = 4
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Pictures that become one shard.
+
+    Attributes:
+        position: Of the shard in the order of all.
+        trial: Whether to read the pictures only, and write nothing.
+    """
+
+    position: int
+    pictures: tuple[Picture, ...]
+    trial: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """What came of a unit: names of the pictures in the shard, and of those that failed, with the reason."""
+
+    position: int
+    extracted: tuple[str, ...] = ()
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+#: Told what came of each unit, when its shard is on disk.
+Done = Callable[[Row], object]
+#: Told that so many pictures more went by.
+Step = Callable[[int], object]
+
+
+@runtime_checkable
+class Fills(Protocol):
+    """A source that has units done elsewhere."""
+
+    def fill(self, store: FeatureStore, units: Iterable[Unit], done: Done, step: Step) -> None:
+        """Do units in any order, as :func:`fill` does them."""
+        ...
+
+    def of(self, recipe: Any) -> Source[FeatureMap]:
+        """The same for another recipe, in place of this one."""
+        ...
+
+
+def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit], done: Done, step: Step) -> None:
+    """Extract units into a store, in their order; pictures of the next ones are read while one is computed.
+
+    Args:
+        units: Asked for while the pictures of earlier ones wait.
+        done: Called from another thread.
+
+    Raises:
+        StoreError: The store cannot be written; complete shards stay.
+        NonFiniteError: Features do not fit the store's dtype.
+    """
+    with _Writer(store, done) as writer:
+        begun: dict[int, Unit] = {}
+        place: dict[str, int] = {}
+        left: dict[int, int] = {}
+        failures: dict[int, dict[str, str]] = {}
+
+        def pictures() -> Iterator[Picture]:
+            for unit in units:
+                begun[unit.position], left[unit.position], failures[unit.position] = unit, len(unit.pictures), {}
+                place.update({picture.name: unit.position for picture in unit.pictures})
+                for picture in unit.pictures:
+                    picture.apart = unit.position  # so that a run that goes on makes the same calls
+                    yield picture
+
+        def gone(name: str) -> None:
+            position = place.pop(name)
+            left[position] -= 1
+            step(1)
+            if not left[position]:
+                writer.end(begun.pop(position), failures.pop(position))
+
+        def failed(name: str, error: DiffeatError) -> None:
+            failures[place[name]][name] = str(error)
+            gone(name)
+
+        for feature in source.stream(pictures(), on_error=failed):
+            unit = begun[place[feature.image]]
+            if not unit.trial:
+                told = next(picture.text for picture in unit.pictures if picture.name == feature.image)
+                writer.add(unit.position, feature, source.recipe.prompt if told is None else told)
+            gone(feature.image)
+
+
+class _Writer:
+    """Packs pictures and writes shards on a thread of its own, in order, while the next ones are computed.
+
+    What goes wrong there is raised by the next call, or at the end. Shards that are complete stay.
+    """
+
+    def __init__(self, store: FeatureStore, done: Done) -> None:
+        self._store, self._done = store, done
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffeat-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._packed: dict[int, dict[str, Maps]] = {}  # used on the thread only
+        self._failed = False
+
+    def add(self, position: int, feature: FeatureMap, text: str) -> None:
+        """Add a picture to a shard."""
+        self._do(self._pack, position, feature, text)
+
+    def end(self, unit: Unit, failures: dict[str, str]) -> None:
+        """Write the shard of a unit, and tell what came of it."""
+        self._do(self._write, unit, failures)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
+
+    def _do(self, act: Callable[..., None], *arguments: object) -> None:
+        while len(self._waiting) > _WAITING or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._unless_failed, act, *arguments))
+
+    def _unless_failed(self, act: Callable[..., None], *arguments: object) -> None:
+        if self._failed:  # a shard without one of its pictures is not written
+            return
+        try:
+            act(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _pack(self, position: int, feature: FeatureMap, text: str) -> None:
+        self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text)
+
+    def _write(self, unit: Unit, failures: dict[str, str]) -> None:
+        packed = self._packed.pop(unit.position, {})
+        if packed:
+            self._store.write_packed(list(packed.values()), position=unit.position)
+        self._done(Row(unit.position, tuple(packed), failures))

@@ -1,0 +1,111 @@
+"""The report of a dense head's training: its number, curves, numbers of classes, and pictures as they are predicted."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffeat.files import write_files
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.tasks.predictors.folder import TRAINING
+from diffeat.tasks.predictors.predictor import Prediction
+from diffeat.training.heads.train import Trained
+from diffeat.training.log import read_log
+from diffeat.training.loop import LOG
+
+_HEIGHT, _GAP = 160, 8
+
+
+def write_training(trained: Trained, *, force: bool = False) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html`` beside the training's log; returns the page."""
+    folder, predictor, scores = trained.folder / TRAINING, trained.predictor, trained.scores
+    recipe = predictor.source.recipe
+    title = f"{recipe.name}: {predictor.facts.target}"
+    rows = read_log(folder / LOG)
+    page = Page(title, f"recipe {recipe.hash[:12]}")
+    if scores is not None:
+        page.text(str(scores), "big")
+    page.bullets(trained.notes)
+    page.heading("Training")
+    page.drawing(
+        _curves(rows, None if scores is None else scores.quoted), f"{len(rows)} steps; kept: step {trained.step}"
+    )
+    tables = []
+    if scores is not None:
+        page.heading("Validation pictures")
+        for prediction, known in trained.shown:
+            page.picture(_panels(prediction, known), f"{Path(prediction.name).name}: picture, truth, prediction")
+        page.heading("Numbers")
+        page.table(*scores.table())
+        tables = [markdown_table(*scores.table(), sums_up=True)]
+    page.heading("Levels")
+    page.code(str(getattr(getattr(predictor.head, "network", None), "layout", "")))
+    data = {
+        "recipe": recipe.name,
+        "recipe_hash": recipe.hash,
+        "step": trained.step,
+        "value": None if scores is None else scores.value,
+        "interval": None if scores is None else list(scores.interval()),
+        "quoted": None if scores is None else scores.quoted,
+        "numbers": {} if scores is None else {row[0]: row[1] for row in scores.table()[1]},
+        "notes": list(trained.notes),
+        "losses": list(trained.losses),
+    }
+    text = markdown_report(title, tables, ([str(scores)] if scores is not None else []) + list(trained.notes))
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+
+
+def _curves(rows: Sequence[Mapping[str, str]], quoted: str | None) -> str:
+    """Loss of every step, and the validations, as an SVG drawing."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    axes = figure.subplots(1, 1 if quoted is None else 2, squeeze=False)[0]
+    steps, losses = ([float(row[name]) for row in rows] for name in ("step", "loss"))
+    axes[0].plot(steps, losses, lw=0.6, alpha=0.5)
+    window = max(1, len(losses) // 50)
+    if len(losses) > 2 * window:
+        smooth = np.convolve(losses, np.ones(window) / window, "valid")
+        axes[0].plot(steps[window - 1 :], smooth, lw=1.5)
+    axes[0].set(xlabel="step", ylabel="loss")
+    if quoted is not None:
+        seen = [(float(row["step"]), abs(float(row["validation"]))) for row in rows if row.get("validation")]
+        axes[1].plot(*zip(*seen, strict=True), marker="o", ms=3)
+        axes[1].set(xlabel="step", ylabel=f"{quoted} of the validation pictures")
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
+
+
+def _panels(prediction: Prediction, known: NDArray) -> Image.Image:
+    """Picture, truth and prediction side by side."""
+    photo = prediction.image
+    panels = [photo, _coloured(known, prediction), _coloured(np.asarray(prediction.values), prediction)]
+    width = max(1, round(photo.width * _HEIGHT / photo.height))
+    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEIGHT), "white")
+    for k, panel in enumerate(panels):
+        canvas.paste(panel.resize((width, _HEIGHT)), (k * (width + _GAP), 0))
+    return canvas
+
+
+def _coloured(values: NDArray, prediction: Prediction) -> Image.Image:
+    """Labels in their colours, void ones white; depth from near (bright) to far; normals as (n + 1) / 2."""
+    if prediction.target.discrete:
+        table = np.full((256, 3), 255, np.uint8)
+        table[: len(prediction.legend.colours)] = prediction.legend.colours
+        return Image.fromarray(table[values])
+    if prediction.target.name == "normals":
+        return Image.fromarray((np.nan_to_num(values).transpose(1, 2, 0) * 127.5 + 127.5).clip(0, 255).astype(np.uint8))
+    import matplotlib
+
+    depth = np.squeeze(values)
+    truth = np.asarray(prediction.values, np.float32)
+    low, high = np.nanquantile(truth, [0.02, 0.98])
+    shares = 1 - (np.nan_to_num(depth, nan=high) - low) / max(float(high - low), 1e-9)
+    return Image.fromarray((matplotlib.colormaps["magma"](shares.clip(0, 1))[..., :3] * 255).astype(np.uint8))

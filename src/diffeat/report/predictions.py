@@ -1,0 +1,192 @@
+"""Predictions on disk: what each target is written as, a row of scores, a contact sheet and a page."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from diffeat.report.page import Page
+from diffeat.tasks.predictors.predictor import Prediction, Predictor
+from diffeat.tasks.predictors.target import Legend
+from diffeat.viz import heat_overlay
+
+_COVER = 0.6
+#: Pictures on a page, and the side of one on the contact sheet.
+SHOWN, _CELL, _GAP, _COLUMNS = 24, 240, 6, 4
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A prediction as it is written.
+
+    Attributes:
+        files: Contents by the folder they go into, and their ending.
+        overlay: The picture with what was predicted.
+        row: Plain numbers.
+    """
+
+    files: Mapping[tuple[str, str], bytes]
+    overlay: Image.Image
+    row: dict[str, Any]
+
+
+def drawn(prediction: Prediction) -> Drawn:
+    """The files of a prediction, by its target."""
+    row: dict[str, Any] = {"picture": prediction.name, "size": list(prediction.image.size)}
+    files, overlay, numbers = DRAWERS[prediction.target.name](prediction)
+    if prediction.uncertainty is not None and prediction.target.of_pixels:
+        numbers |= {"uncertainty": round(_worst_tenth(prediction.uncertainty), 6)}
+        heat = heat_overlay(prediction.image, torch.from_numpy(prediction.uncertainty), low=0.0)
+        files |= {("uncertainty", ".jpg"): _encoded(heat, "JPEG", quality=88)}
+    if prediction.target.of_pixels:
+        files |= {("overlays", ".jpg"): _encoded(overlay, "JPEG", quality=90, subsampling=0)}
+    return Drawn(files, overlay, row | numbers)
+
+
+def _labels(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
+    labels = np.asarray(prediction.values)
+    numbers: dict[str, Any] = {"classes": {name: round(share, 6) for name, share in prediction.shares.items()}}
+    if prediction.confidence is not None:
+        numbers["confidence"] = round(float(prediction.confidence.mean()), 6)
+    mask = _encoded(palette_picture(labels, prediction.legend), "PNG", optimize=True)
+    return {("masks", ".png"): mask}, coloured(prediction.image, labels, prediction.legend), numbers
+
+
+def _classes(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
+    number = int(prediction.values)
+    numbers: dict[str, Any] = {"class": prediction.legend.classes[number]}
+    if prediction.confidence is not None:
+        numbers["confidence"] = round(float(prediction.confidence), 6)
+    numbers["probabilities"] = {name: round(share, 6) for name, share in prediction.shares.items()}
+    return {}, prediction.image, numbers
+
+
+def _depth(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
+    values = np.asarray(prediction.values, np.float32)
+    numbers = {"least": float(values.min()), "median": float(np.median(values)), "greatest": float(values.max())}
+    return {("depth", ".npy"): _array(values)}, _heat(values), numbers
+
+
+def _normals(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
+    values = np.asarray(prediction.values, np.float32)
+    picture = Image.fromarray(np.rint((values.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8))
+    return {("normals", ".npy"): _array(values)}, picture, {}
+
+
+#: How a target is written: files, overlay and numbers of a prediction. Adding a target: a line here.
+DRAWERS: dict[str, Callable[[Prediction], tuple[dict, Image.Image, dict[str, Any]]]] = {
+    "labels": _labels,
+    "classes": _classes,
+    "depth": _depth,
+    "normals": _normals,
+}
+
+
+def palette_picture(labels: NDArray, legend: Legend) -> Image.Image:
+    """Labels as a picture with a palette; 16-bit grey where there are more than a palette holds."""
+    if len(legend.classes) > 255:
+        return Image.fromarray(labels.astype(np.uint16))
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(legend.colours)] = legend.colours
+    if 0 <= legend.void < 256:
+        table[legend.void] = 255
+    picture = Image.fromarray(labels.astype(np.uint8), mode="P")
+    picture.putpalette(table.tobytes())
+    return picture
+
+
+def coloured(image: Image.Image, labels: NDArray, legend: Legend) -> Image.Image:
+    """Labels over a faint picture, with bright outlines; a class whose colour is black leaves the picture bare."""
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    grey = 0.4 * pixels + 0.6 * pixels.mean(-1, keepdims=True)
+    colours = np.array(legend.colours, dtype=np.float32).reshape(-1, 3)[labels]
+    tinted = colours.any(-1, keepdims=True)
+    mixed = np.where(tinted, (1 - _COVER) * grey + _COVER * colours, 0.85 * grey)
+    edge = np.zeros(labels.shape, bool)
+    edge[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    edge[1:] |= labels[1:] != labels[:-1]
+    mixed[edge] = 255
+    return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
+
+
+def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Image:
+    """Pictures, each beside what was predicted, in rows."""
+    cells = []
+    for image, overlay in pairs:
+        scale = _CELL / max(image.size)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        cell = Image.new("RGB", (2 * size[0] + 2, size[1]), "white")
+        for k, part in enumerate((image, overlay)):
+            cell.paste(part.convert("RGB").resize(size, Image.Resampling.LANCZOS), (k * (size[0] + 2), 0))
+        cells.append(cell)
+    columns = max(1, _COLUMNS // 2)
+    rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]
+    width = max(sum(c.width for c in row) + _GAP * (len(row) - 1) for row in rows)
+    sheet = Image.new("RGB", (width, sum(max(c.height for c in row) + _GAP for row in rows) - _GAP), "white")
+    y = 0
+    for row in rows:
+        x = 0
+        for cell in row:
+            sheet.paste(cell, (x, y))
+            x += cell.width + _GAP
+        y += max(c.height for c in row) + _GAP
+    return sheet
+
+
+def predictions_page(predictor: Predictor, rows: Sequence[dict[str, Any]], sheet: Image.Image | None, how: str) -> str:
+    """The page (HTML) of a folder of predictions."""
+    recipe = predictor.source.recipe
+    page = Page(f"{len(rows)} predictions of {predictor.facts.target}", f"recipe {recipe.name} ({recipe.hash[:12]})")
+    page.text(how, "soft")
+    page.bullets(predictor.facts.notes)
+    if sheet is not None:
+        page.picture(sheet, f"The first {min(SHOWN, len(rows))}: the picture, and what was predicted")
+    legend = predictor.legend
+    if predictor.target.discrete:
+        page.heading("Classes")
+        pairs = zip(legend.classes, legend.colours, strict=True)
+        swatches = [(Image.new("RGB", (48, 24), colour), name, "") for name, colour in pairs]
+        page.cards(swatches)
+    page.heading("Pictures")
+    page.table(["picture", "prediction", "confidence", "uncertainty"], [_line(row) for row in rows[:1000]])
+    return page.html()
+
+
+def _line(row: dict[str, Any]) -> list[str]:
+    shares = sorted(row.get("classes", {}).items(), key=lambda item: -item[1])[:4]
+    told = row.get("class") or ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares)
+    if "median" in row:
+        told = f"{row['least']:.3g} to {row['greatest']:.3g}, median {row['median']:.3g}"
+    return [row["picture"], told, *(f"{row[k]:.3f}" if k in row else "" for k in ("confidence", "uncertainty"))]
+
+
+def _worst_tenth(uncertainty: NDArray[np.float32]) -> float:
+    values = np.sort(uncertainty.ravel())[::-1]
+    return float(values[: len(values) // 10 or len(values)].mean())
+
+
+def _heat(values: NDArray[np.float32]) -> Image.Image:
+    import matplotlib
+
+    low, high = np.nanpercentile(values, [1, 99])
+    shade = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+    return Image.fromarray(np.rint(255 * matplotlib.colormaps["Spectral_r"](shade)[..., :3]).astype(np.uint8))
+
+
+def _array(values: NDArray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, values)
+    return buffer.getvalue()
+
+
+def _encoded(picture: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""What is known of pixels and learned: labels, depth, normals. A kind is a class and a line in :data:`TRUTHS`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from diffeat.datasets.labelled import IGNORE, MaskDataset
+from diffeat.datasets.measured import TargetDataset
+from diffeat.errors import DatasetError, InvalidValueError
+from diffeat.progress import Progress, silent
+from diffeat.tasks.dense import angular_loss, lovasz_softmax, scale_invariant_loss
+from diffeat.tasks.dense.options import DenseOptions
+from diffeat.training.heads.cuts import Cut
+from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores, Scores
+
+Data = MaskDataset | TargetDataset
+
+
+class Truth(ABC):
+    """A kind of what is known.
+
+    Args:
+        data: To learn from.
+
+    Attributes:
+        kind: Of the datasets.
+        target: Of predictions, see :data:`diffeat.tasks.predictors.target.TARGETS`.
+        positive: Whether the network gives logarithms.
+        fill: The value of pixels of which nothing is known.
+        classes: Names of classes; of a regression there are none.
+    """
+
+    kind: ClassVar[str]
+    target: ClassVar[str]
+    positive: ClassVar[bool] = False
+    fill: ClassVar[float] = float("nan")
+
+    def __init__(self, data: Any) -> None:
+        self.classes: tuple[str, ...] = getattr(data, "classes", ())
+        self.colours = getattr(data, "colours", ())
+
+    @property
+    @abstractmethod
+    def outputs(self) -> int:
+        """Scores of a cell."""
+
+    @abstractmethod
+    def read(self, sample: Any) -> NDArray:
+        """(…, H, W) of a sample's picture."""
+
+    def cut(self, known: NDArray, cut: Cut) -> Tensor:
+        """A piece of it, (…, h, w)."""
+        return torch.from_numpy(cut.values(known, self.fill))
+
+    @abstractmethod
+    def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
+        """Of enlarged scores (b, k, h, w) and a batch of pieces (b, …, h, w)."""
+
+    @abstractmethod
+    def score(self, known: NDArray, predicted: NDArray) -> Scores:
+        """Of one picture."""
+
+    def check(self, data: Any, progress: Progress = silent) -> list[str]:
+        """Read all that is known once; gives what a reader of numbers must know.
+
+        Raises:
+            DatasetError: Nothing is known of any pixel, or a file cannot be used.
+        """
+        empty = 0
+        for sample in progress(data, total=len(data), desc=f"check {self.kind}"):
+            known = self.read(sample)
+            empty += bool(np.isnan(known).all())
+        if empty == len(data):
+            raise DatasetError(f"{data.name} knows the {self.kind} of no pixel: every file is void.")
+        return [f"{empty} of {len(data)} pictures have no {self.kind} at all"] if empty else []
+
+
+class LabelTruth(Truth):
+    """A class for every pixel."""
+
+    kind, target, fill = "label maps", "labels", IGNORE
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    def read(self, sample: Any) -> NDArray:
+        return sample.labels(len(self.classes)).astype(np.uint8)
+
+    def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
+        labels = truth.long()
+        known = (labels != IGNORE).sum().clamp(min=1)
+        loss = F.cross_entropy(scores.float(), labels, ignore_index=IGNORE, reduction="sum") / known
+        return loss + options.lovasz * lovasz_softmax(scores, labels, IGNORE) if options.lovasz else loss
+
+    def score(self, known: NDArray, predicted: NDArray) -> Scores:
+        return LabelScores.of(known, predicted, self.classes)
+
+    def check(self, data: Any, progress: Progress = silent) -> list[str]:
+        counts: Counter[int] = Counter()
+        for sample in progress(data, total=len(data), desc="check labels"):
+            values, numbers = np.unique(self.read(sample), return_counts=True)
+            counts.update(dict(zip(values.tolist(), numbers.tolist(), strict=True)))
+        counts.pop(IGNORE, None)
+        if not counts:
+            raise DatasetError(f"All pixels of the {len(data)} training masks of {data.name} are void.")
+        if len(counts) == 1:
+            raise DatasetError(
+                f"The training masks of {data.name} show one class only, {self.classes[next(iter(counts))]!r}; two at "
+                "least are needed to tell them apart."
+            )
+        absent = [name for label, name in enumerate(self.classes) if label not in counts]
+        few = ", ".join(absent[:8]) + (f" and {len(absent) - 8} more" if len(absent) > 8 else "")
+        return [f"no training picture shows {few}, which will not be predicted"] if absent else []
+
+
+class DepthTruth(Truth):
+    """A distance for every pixel; the network gives its logarithm."""
+
+    kind, target, positive = "depth", "depth", True
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        self._limits = getattr(data, "limits", (0.0, float("inf")))
+
+    @property
+    def outputs(self) -> int:
+        return 1
+
+    def read(self, sample: Any) -> NDArray:
+        depth = sample.target()
+        near, far = self._limits
+        with np.errstate(invalid="ignore"):
+            return np.where((depth > near) & (depth <= far), depth, np.float32(np.nan))[None]
+
+    def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
+        return scale_invariant_loss(scores, truth)
+
+    def score(self, known: NDArray, predicted: NDArray) -> Scores:
+        return DepthScores.of(known[0], predicted)
+
+
+class NormalTruth(Truth):
+    """The direction that every pixel's surface faces; mirrored pictures have mirrored directions."""
+
+    kind, target = "normals", "normals"
+
+    @property
+    def outputs(self) -> int:
+        return 3
+
+    def read(self, sample: Any) -> NDArray:
+        return sample.target()
+
+    def cut(self, known: NDArray, cut: Cut) -> Tensor:
+        piece = super().cut(known, cut)
+        return piece * torch.tensor([-1.0, 1.0, 1.0])[:, None, None] if cut.flip else piece
+
+    def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
+        return angular_loss(scores, truth)
+
+    def score(self, known: NDArray, predicted: NDArray) -> Scores:
+        return NormalScores.of(known, predicted)
+
+
+#: By kind of dataset.
+TRUTHS: dict[str, type[Truth]] = {truth.kind: truth for truth in (LabelTruth, DepthTruth, NormalTruth)}
+
+
+def truth_of(data: Data) -> Truth:
+    """What a dataset knows."""
+    kind = "label maps" if isinstance(data, MaskDataset) else data.quantity
+    if kind not in TRUTHS:
+        raise InvalidValueError(f"Nothing is learned from {kind}. Those that are: {', '.join(TRUTHS)}.")
+    return TRUTHS[kind](data)
