@@ -276,7 +276,8 @@ class FeatureStore(StoreReader):
             return
         index.add(table, part)
         if due(index, running=True) and (self._alone or self._url):
-            self.consolidate()
+            with suppress(StoreError):  # the shard is stored all the same
+                self.consolidate()
 
     def whole(self, names: Iterable[str]) -> set[str]:
         """Those of the pictures whose shards are what they were when they were written; reads the shards that changed

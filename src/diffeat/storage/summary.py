@@ -131,8 +131,11 @@ class Summary:
     def shards(self) -> dict[str, int]:
         """How many pictures each shard holds."""
         column, rows = self.batch["shard"], _numbers(self.batch["row"])[self._starts]
-        places = np.unique(np.stack([_numbers(column)[self._starts], rows]), axis=1)
-        counts = np.bincount(places[0], minlength=len(column.dictionary))
+        codes = _numbers(column)[self._starts]
+        order = np.lexsort([rows, codes])
+        codes, rows = codes[order], rows[order]
+        fresh = np.r_[True, (codes[1:] != codes[:-1]) | (rows[1:] != rows[:-1])]
+        counts = np.bincount(codes[fresh], minlength=len(column.dictionary))
         return dict(zip(column.dictionary.to_pylist(), counts.tolist(), strict=True))
 
     def _key(self, row: int) -> Key:
