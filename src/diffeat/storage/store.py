@@ -21,6 +21,7 @@ from diffeat.features import FeatureMap, Source
 from diffeat.storage.atomic import WriterLock, disk_errors, sync_folder
 from diffeat.storage.formats import get_format
 from diffeat.storage.head import Head, check_vacant
+from diffeat.storage.index import Index
 from diffeat.storage.layout import HEAD_FILE, IndexName, place, shard_file, temporaries
 from diffeat.storage.reader import StoreReader
 from diffeat.storage.rows import table_of, to_parquet
@@ -292,6 +293,9 @@ class FeatureStore(StoreReader):
         sound = sound_shards(self.path, dict(zip(shards, index.column("size", numbers), strict=True)))
         self._sound |= sound
         return {name for name, shard in zip(found, shards, strict=True) if shard in sound}
+
+    def _read_index(self) -> Index:
+        return Index() if self._unmade else super()._read_index()
 
     def _make(self) -> None:
         """Make the folder and the head, or take those that one who writes beside has just made."""
