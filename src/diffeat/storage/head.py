@@ -66,7 +66,7 @@ class Head:
         except DamagedError:
             raise StoreError(f"{folder} is not a feature store: {_without_head(folder)}") from None
         except StoreError as error:
-            if folder.exists() and not folder.is_dir():
+            if not isinstance(folder, Url) and folder.exists() and not folder.is_dir():
                 raise StoreError(f"{folder} is not a feature store: it is a file.") from None
             raise error
         try:

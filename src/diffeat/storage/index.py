@@ -140,13 +140,18 @@ class Index:
         return self._fresh + (len(self.summary.names) if self.summary else 0)
 
     def __contains__(self, name: str) -> bool:
-        return self._known(name) is not None
+        return self._number(name) is not None
+
+    def _number(self, name: str) -> int | None:
+        if name in self._tail:
+            return -1 - self._tail[name]
+        return self.summary.find(name) if self.summary else None
 
     def _known(self, name: str) -> Entry | None:
-        if name in self._tail:
-            return self._late[self._tail[name]]
-        number = self.summary.find(name) if self.summary else None
-        return self.summary.entry(number) if self.summary and number is not None else None
+        number = self._number(name)
+        if number is None or number < 0 or not self.summary:
+            return None if number is None else self._late[-1 - number]
+        return self.summary.entry(number)
 
     @cached_property
     def _ordered(self) -> np.ndarray:
@@ -217,22 +222,26 @@ class Index:
 
     def at(self, place: int) -> list[Row]:
         """The maps of a picture by its place in the order; IndexError where there is none."""
-        number = int(self._ordered[place])
-        return self._rows(self._late[-1 - number] if number < 0 or not self.summary else self.summary.entry(number))
+        return self._rows(int(self._ordered[place]))
 
     def rows(self, name: str) -> list[Row]:
         """The maps of a picture; KeyError where there is none."""
-        entry = self._known(name)
-        if entry is None:
+        number = self._number(name)
+        if number is None:
             raise KeyError(name)
-        return self._rows(entry)
+        return self._rows(number)
 
     def _table(self, entry: Entry) -> pa.Table | pa.RecordBatch:
         return self.summary.batch if entry.table < 0 and self.summary else self._tables[entry.table]
 
-    def _rows(self, entry: Entry) -> list[Row]:
-        rows = self._table(entry).slice(entry.start, entry.maps).select(_FIELDS)
-        return [Row(**row) for row in rows.to_pylist()]
+    def _rows(self, number: int) -> list[Row]:
+        if number < 0 or self.summary is None:
+            entry = self._late[-1 - number]
+            table, start, maps = self._table(entry), entry.start, entry.maps
+        else:
+            table, (start, maps) = self.summary.batch, self.summary.span(number)
+        columns = [table[field].slice(start, maps).to_pylist() for field in _FIELDS]
+        return [Row(*values) for values in zip(*columns, strict=True)]
 
     def generation(self, name: str) -> int | None:
         """That of a picture."""

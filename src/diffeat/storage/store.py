@@ -21,6 +21,7 @@ from diffeat.features import FeatureMap, Source
 from diffeat.storage.atomic import WriterLock, disk_errors, sync_folder
 from diffeat.storage.formats import get_format
 from diffeat.storage.head import Head, check_vacant
+from diffeat.storage.index import Index
 from diffeat.storage.layout import HEAD_FILE, IndexName, place, shard_file, temporaries
 from diffeat.storage.reader import StoreReader
 from diffeat.storage.rows import table_of, to_parquet
@@ -276,7 +277,8 @@ class FeatureStore(StoreReader):
             return
         index.add(table, part)
         if due(index, running=True) and (self._alone or self._url):
-            self.consolidate()
+            with suppress(StoreError):  # the shard is stored all the same
+                self.consolidate()
 
     def whole(self, names: Iterable[str]) -> set[str]:
         """Those of the pictures whose shards are what they were when they were written; reads the shards that changed
@@ -292,16 +294,20 @@ class FeatureStore(StoreReader):
         self._sound |= sound
         return {name for name, shard in zip(found, shards, strict=True) if shard in sound}
 
+    def _read_index(self) -> Index:
+        return Index() if self._unmade else super()._read_index()
+
     def _make(self) -> None:
         """Make the folder and the head, or take those that one who writes beside has just made."""
+        beside = self._shared or self._url  # where there are no locks, others may always write beside
         with disk_errors(self.path), ExitStack() as undo:
-            if not self._shared:
+            if not beside:
                 check_vacant(self.path)
             if isinstance(self.path, Path):
                 self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock_for_making(self.path, shared=self._shared)
             undo.callback(self._lock.release)
-            if not (self._shared and self.is_store(self.path)):
+            if not (beside and self.is_store(self.path)):
                 check_vacant(self.path)  # nobody came before the lock was had
                 if isinstance(self.path, Path):
                     if self._lock.alone:

@@ -112,12 +112,17 @@ class Summary:
         """How many maps pictures have."""
         return np.diff(self._starts, append=self.batch.num_rows)[self._last[numbers]]
 
-    def entry(self, number: int) -> Entry:
-        """Where a picture stands."""
+    def span(self, number: int) -> tuple[int, int]:
+        """The first of the rows that count, of one picture, and how many there are."""
         last = int(self._last[number])
         start = int(self._starts[last])
         end = int(self._starts[last + 1]) if last + 1 < len(self._starts) else self.batch.num_rows
-        return Entry(self._key(start), self.first(number), -1, start, end - start)
+        return start, end - start
+
+    def entry(self, number: int) -> Entry:
+        """Where a picture stands."""
+        start, maps = self.span(number)
+        return Entry(self._key(start), self.first(number), -1, start, maps)
 
     def first(self, number: int) -> Key:
         """What the place of a picture in the order goes by."""
@@ -126,8 +131,11 @@ class Summary:
     def shards(self) -> dict[str, int]:
         """How many pictures each shard holds."""
         column, rows = self.batch["shard"], _numbers(self.batch["row"])[self._starts]
-        places = np.unique(np.stack([_numbers(column)[self._starts], rows]), axis=1)
-        counts = np.bincount(places[0], minlength=len(column.dictionary))
+        codes = _numbers(column)[self._starts]
+        order = np.lexsort([rows, codes])
+        codes, rows = codes[order], rows[order]
+        fresh = np.r_[True, (codes[1:] != codes[:-1]) | (rows[1:] != rows[:-1])]
+        counts = np.bincount(codes[fresh], minlength=len(column.dictionary))
         return dict(zip(column.dictionary.to_pylist(), counts.tolist(), strict=True))
 
     def _key(self, row: int) -> Key:

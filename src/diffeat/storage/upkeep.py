@@ -184,7 +184,7 @@ def merge(paths: Sequence[PlaceLike], out: PlaceLike) -> FeatureStore:
         position = 0
         for store in stores:
             index = store.index()
-            shards = index.column("shard")
+            shards, there = index.column("shard"), target.whole(index.names())
             first = {shard: -number for number, shard in enumerate(reversed(shards))}
             in_order = sorted(range(len(shards)), key=lambda number: first[shards[number]])
             for shard, numbers in groupby(in_order, shards.__getitem__):
@@ -193,7 +193,7 @@ def merge(paths: Sequence[PlaceLike], out: PlaceLike) -> FeatureStore:
                     replace(row, position=position, generation=0)
                     for rows in pictures
                     for row in rows
-                    if row.image not in target.index()
+                    if row.image not in there
                 ]
                 if fresh:
                     file = shard_file(store.path, shard)
