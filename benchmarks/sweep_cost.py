@@ -1,4 +1,4 @@
-"""What ten timesteps of a recipe of one draw cost when the pictures' posteriors are kept, at real size with random weights.
+"""What ten timesteps of a recipe of one draw cost when posteriors are kept, at real size with random weights.
 
     python benchmarks/sweep_cost.py FOLDER [--size 256] [--timesteps 10] [--pictures 1]
 
