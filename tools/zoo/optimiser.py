@@ -29,9 +29,10 @@ class MuonAdamW:
             else:
                 rest.append(weight)
         views = [view for _, view in self._matrices]
-        muon = torch.optim.Muon(views, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
+        # rates come from the schedule as they are
+        muon = torch.optim.Muon(views, lr=1.0, momentum=0.95, weight_decay=decay, adjust_lr_fn="match_rms_adamw")
         #: To be stepped together, in this order.
-        self.parts = {"muon": muon, "adam": torch.optim.AdamW(rest, betas=(0.9, 0.98), weight_decay=decay)}
+        self.parts = {"muon": muon, "adam": torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=decay)}
 
     def take_gradients(self) -> None:
         """Show Muon the gradients of the weights; to be called before it steps."""

@@ -79,7 +79,7 @@ def train_controlnet(
         run,
         Schedule(
             settings.steps, settings.save_every, clip=1.0, seconds=seconds,
-            rate=lambda number: settings.rate * min(1.0, (number + 1) / settings.warmup),
+            share=lambda number: min(1.0, (number + 1) / settings.warmup),
         ),
         {"optimiser": torch.optim.AdamW(net.parameters(), lr=settings.rate, weight_decay=1e-2)},
         {"net": net},

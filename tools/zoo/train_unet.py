@@ -243,7 +243,7 @@ def train_unet(
         run,
         Schedule(
             stage.steps, stage.save_every, clip=1.0,
-            rate=lambda number: learning_rate(number, stage.steps, stage.peak),
+            share=lambda number: learning_rate(number, stage.steps, stage.peak),
         ),
         optimiser.parts,
         {"weights": Tensors(weights), "average": average, "heads": heads},

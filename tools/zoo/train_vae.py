@@ -53,10 +53,10 @@ class VaeStage:
     rate: float = 1.5e-3
     save_every: int = 200
 
-    def rate_at(self, number: int) -> float:
+    def share_at(self, number: int) -> float:
         """Linear warm-up, then a cosine that falls to a fiftieth."""
         fall = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * number / self.steps))
-        return self.rate * min(1, (number + 1) / 50) * fall
+        return min(1, (number + 1) / 50) * fall
 
 
 def train_vae(vae: AutoencoderKL, run: Path, pictures: Path, stage: VaeStage, work: Work) -> None:
@@ -66,7 +66,7 @@ def train_vae(vae: AutoencoderKL, run: Path, pictures: Path, stage: VaeStage, wo
     weights = list(vae.parameters())
     loop = Loop(
         run,
-        Schedule(stage.steps, stage.save_every, rate=stage.rate_at, clip=1.0),
+        Schedule(stage.steps, stage.save_every, share=stage.share_at, clip=1.0),
         {"optimiser": torch.optim.AdamW(weights, lr=stage.rate, betas=(0.9, 0.98), weight_decay=0.0)},
         {"model": vae},
         prefix="vae-",

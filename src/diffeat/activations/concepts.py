@@ -208,11 +208,12 @@ class _Answered(AttentionWatch):
         for name in ("key", "value"):
             call[name] = torch.cat([call[name][:, :, own], self._recorded[name][:, :, self._image]], dim=2)
         query = call.pop("query")
-        self.concepts = func(query[:, :, own], **call)
+        answer: Tensor = func(query[:, :, own], **call)
+        self.concepts = answer
         if self._beside == "concepts":
             self.image = func(self._recorded["query"][:, :, self._image], **call)
         output = torch.zeros_like(query)
-        output[:, :, own] = self.concepts
+        output[:, :, own] = answer
         return output
 
 
@@ -232,7 +233,8 @@ class _Track:
         self.hooks = Hooks()
         self._denoiser, self._use, self._wanted = denoiser, use, set(wanted)
         self._last, self._stop = wanted[-1], stop
-        self._beside, self._pooled = beside, pooled
+        self._beside: Beside = beside
+        self._pooled = pooled
         self._rule = concept_rule(denoiser)
         self._raw, self._stream = concepts, None
         self._layout: TokenLayout | None = None

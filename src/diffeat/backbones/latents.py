@@ -91,6 +91,7 @@ class Autoencoder:
 
     def _fingerprint(self) -> str:
         """Of the autoencoder as it is now, computed again only after its weights were changed in place."""
+        assert self.vae is not None
         changes = sum(0 if p.is_inference() else p._version for p in self.vae.parameters())
         if self._known is None or self._known[0] != changes:
             self._known = changes, fingerprint(self.vae)

@@ -45,7 +45,7 @@ def _channels_last(backbone: Backbone) -> None:
     ):
         raise InvalidValueError(f"The denoiser of {backbone.name} has no convolutions: channels-last does nothing.")
     for network in networks:
-        network.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def _compile(backbone: Backbone) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 from typer import Argument, Option
@@ -81,6 +81,7 @@ def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: b
     from diffeat.progress import bar
     from diffeat.report.transfer import write_video
     from diffeat.tasks.propagation.own import carry
+    from diffeat.tasks.propagation.propagate import PropagationOptions
     from diffeat.tasks.registry import TASKS
     from diffeat.tasks.transfer import read_annotation
 
@@ -89,7 +90,7 @@ def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: b
         raise InvalidValueError(
             f"{video} is a video of one's own: mark the objects of its first frame with --mask FILE."
         )
-    frames = list_pictures([video], **({} if video.is_dir() else {"fps": _EVERY_FRAME}))
+    frames = list_pictures([video], fps=None if video.is_dir() else _EVERY_FRAME)
     first = frames[0]
     annotation = read_annotation(str(mask), frames.paths[0] if first.is_file else first.image)
     if annotation.mask is None:
@@ -100,7 +101,7 @@ def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: b
     recipe = recipe_of(ctx)
     check_one_map(recipe.name, recipe.map_names)
     values = {name: value for name, value in given(ctx).items() if name in task.options.model_fields}
-    options = options_of(task, recipe, values)
+    options = cast(PropagationOptions, options_of(task, recipe, values))
     masks = carry(list(frames), annotation.mask, load(ctx, recipe), options)
     count = write_video(out, frames, bar(masks, total=len(frames), desc="frames"), str(options))
     typer.echo(f"{count} frames. Page: {out / 'report.html'}", err=True)

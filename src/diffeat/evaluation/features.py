@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, overload
 
 from PIL import Image
 
@@ -17,6 +17,7 @@ from diffeat.features import FeatureMap, ImageLike, Source
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.storage.url import Place
 
 #: A store, the folder of one (made, or gone on with), or ``None`` for one that is gone afterwards.
 Store = str | Path | FeatureStore | None
@@ -99,10 +100,13 @@ def features_of(
     """
     with ExitStack() as stack:
         if store is None:
-            store = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="diffeat-"))) / "features"
+            store = Path(stack.enter_context(_temporary())) / "features"
         if not isinstance(store, FeatureStore):
             store = stack.enter_context(FeatureStore.of(store, source, dtype))
-        copies = mirrored_pictures(mirror, store.path.parent / "mirrored") if mirror else {}
+        copies = {}
+        if mirror:
+            beside = store.path.parent if isinstance(store.path, Path) else Path(stack.enter_context(_temporary()))
+            copies = mirrored_pictures(mirror, beside / "mirrored")
         texts = {**texts, **{copy: texts[path] for path, copy in copies.items()}}
         summary = extract_to_store(source, list(texts), store, list(texts.values()), progress=progress)
         if summary.failed:
@@ -135,9 +139,18 @@ def each_feature(
             yield features.load(path)
 
 
-def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path:
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="diffeat-")
+
+
+@overload
+def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path: ...
+@overload
+def feature_folder(folder: Place, source: Source[FeatureMap]) -> Place: ...
+def feature_folder(folder: str | Place, source: Source[FeatureMap]) -> Place:
     """Where the features of a source rest inside a folder of results."""
-    return Path(folder) / f"features-{source.recipe.hash[:12]}"
+    place = Path(folder) if isinstance(folder, str) else folder
+    return place / f"features-{source.recipe.hash[:12]}"
 
 
 def mirrored_pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

@@ -134,7 +134,7 @@ def _second_vector(affinity: Affinity, degrees: Array) -> Array:
     start[some] = there
     operator = scipy.sparse.linalg.LinearOperator((n, n), matvec=without_first, dtype=np.float64)  # pyright: ignore
     begin = without_first(without_first(start * root))
-    _, vectors = scipy.sparse.linalg.eigsh(operator, k=1, which="LA", v0=begin, tol=1e-5, maxiter=100 * SMALL)
+    _, vectors = scipy.sparse.linalg.eigsh(operator, k=1, which="LA", v0=begin, tol=1e-5, maxiter=100 * SMALL)  # pyright: ignore
     return vectors[:, 0] / root
 
 

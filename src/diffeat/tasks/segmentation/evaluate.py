@@ -260,11 +260,11 @@ def _maps_of(
     """What gives the maps of a picture; features of several models rest beside the store that is given."""
     if isinstance(source.recipe, Joined):
         texts = {path: source.recipe.text_for(None) if text is None else text for path, text in texts.items()}
-    place = store.path if isinstance(store, FeatureStore) else store
+    place = store.path if isinstance(store, FeatureStore) else None if store is None else Path(store)
     with ExitStack() as stack:
         files = []
         for part in [source] if square is None else _extractors(source):
-            own = store if part is source or place is None else feature_folder(Path(place).parent, part)
+            own = store if part is source or place is None else feature_folder(place.parent, part)
             files.append(stack.enter_context(features_of(part, texts, own, keep=0, progress=progress)))
         yield lambda path: reduce(add, (PictureMaps.of(file.load(path), square=square) for file in files))
 
