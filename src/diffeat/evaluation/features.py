@@ -17,10 +17,10 @@ from diffeat.features import FeatureMap, ImageLike, Source
 from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
-from diffeat.storage.url import Place
+from diffeat.storage.url import Place, place_of
 
 #: A store, the folder of one (made, or gone on with), or ``None`` for one that is gone afterwards.
-Store = str | Path | FeatureStore | None
+Store = str | Place | FeatureStore | None
 #: Memory of values that are kept ready: maps at one large grid take hundreds of megabytes.
 MOST_BYTES = 4 << 30
 V = TypeVar("V")
@@ -144,13 +144,12 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 @overload
-def feature_folder(folder: str | Path, source: Source[FeatureMap]) -> Path: ...
+def feature_folder(folder: Path, source: Source[FeatureMap]) -> Path: ...
 @overload
-def feature_folder(folder: Place, source: Source[FeatureMap]) -> Place: ...
+def feature_folder(folder: str | Place, source: Source[FeatureMap]) -> Place: ...
 def feature_folder(folder: str | Place, source: Source[FeatureMap]) -> Place:
     """Where the features of a source rest inside a folder of results."""
-    place = Path(folder) if isinstance(folder, str) else folder
-    return place / f"features-{source.recipe.hash[:12]}"
+    return place_of(folder) / f"features-{source.recipe.hash[:12]}"
 
 
 def mirrored_pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:

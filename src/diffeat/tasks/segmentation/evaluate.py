@@ -33,6 +33,7 @@ from diffeat.extraction.filling import Fills
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.storage.url import place_of
 from diffeat.tasks.segmentation.confusion import Confusion, class_iou
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, Labelling, PixelEnsemble
 from diffeat.tasks.segmentation.linear import LinearProbe
@@ -260,7 +261,7 @@ def _maps_of(
     """What gives the maps of a picture; features of several models rest beside the store that is given."""
     if isinstance(source.recipe, Joined):
         texts = {path: source.recipe.text_for(None) if text is None else text for path, text in texts.items()}
-    place = store.path if isinstance(store, FeatureStore) else None if store is None else Path(store)
+    place = store.path if isinstance(store, FeatureStore) else None if store is None else place_of(store)
     with ExitStack() as stack:
         files = []
         for part in [source] if square is None else _extractors(source):
