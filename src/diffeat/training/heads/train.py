@@ -128,7 +128,7 @@ def train_dense(
         frozen: Source[FeatureMap] = source
         store = None
         if tuned is None and (options.draws or validation is not None):
-            place = feature_folder(features or folder / TRAINING, source)
+            place = feature_folder(Path(features or folder / TRAINING), source)
             store = stack.enter_context(FeatureStore.of(workers.own(place), source, store_dtype))
             frozen = Remembered(source, store)
         if options.draws and store is not None:
