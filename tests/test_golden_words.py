@@ -28,6 +28,10 @@ def test_word_maps(folder: Path) -> None:
     count = len(expected["global"])
     sums: dict[str, torch.Tensor] = {}
 
+    def limit(name: str, usual: float) -> float:
+        """Peaked logits: where float64 is farther from the recorded numbers, kernels of float32 may be as far."""
+        return max(usual, meta["checks"].get(f"{name}_own_float64", 0.0))
+
     def use(attended: Attended) -> torch.Tensor:
         heads = attended.text(range(count), mean_heads=False)[1]
         sums[attended.name] = sums.get(attended.name, 0) + heads
@@ -42,20 +46,21 @@ def test_word_maps(folder: Path) -> None:
     for key, wanted in expected.items():
         if key.startswith("raw."):
             layer, head = (int(part.removeprefix("layer").removeprefix("head")) for part in key.split(".")[1:])
-            # float32 of these peaked logits: float64 differs from the recorded ones by 1.2e-4 (meta.json: checks)
-            assert error(layers[layer][head][meta["raw_token_indices"]], wanted) < 1.2e-4
+            assert error(layers[layer][head][meta["raw_token_indices"]], wanted) < limit("raw_maps", 2e-5)
     maps = aggregate(layers, "bicubic", "heads", (64, 64))
-    assert error(maps, expected["global"]) < 1e-5
+    assert error(maps, expected["global"]) < limit("global", 1e-5)
     if "global_normalised" in expected:
         inner = maps / (maps[1:-1].sum(0) + 1e-6)
         assert error(inner, expected["global_normalised"]) < 1e-5
         assert error(normalised(maps[1:-1], "words"), expected["global_normalised"][1:-1]) < 1e-5
     for word, said in meta["words"].items():
         word_map = maps[said["token_indices"]].mean(0)
-        assert error(word_map, expected[f"word.{word}"]) < 1e-5
+        assert error(word_map, expected[f"word.{word}"]) < limit(f"word.{word}", 1e-5)
         if f"word.{word}.expanded" in expected:
             size = tuple(expected[f"word.{word}.expanded"].shape)  # width and height exchanged, as published
-            large = normalised(F.interpolate(word_map[None, None], size=size, mode="bicubic")[0], "range")[0]
-            assert error(large, expected[f"word.{word}.expanded"]) < 1e-5
+            enlarged = F.interpolate(word_map[None, None], size=size, mode="bicubic")[0]
+            span = (enlarged.amax() - enlarged.amin()) / enlarged.amax()  # stretching enlarges errors, too
+            large = normalised(enlarged, "range")[0]
+            assert error(large, expected[f"word.{word}.expanded"]) < limit(f"word.{word}", 1e-5) / span
             same = (large > 0.4) == expected[f"word.{word}.mask_0.4"].bool()
             assert same.float().mean() > 0.999
