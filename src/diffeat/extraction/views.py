@@ -16,7 +16,7 @@ from diffeat.backbones.fingerprint import fingerprint
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.detect import massive_channels
-from diffeat.extraction.engine import Engine, Read
+from diffeat.extraction.engine import Engine, Maps, Read
 from diffeat.extraction.join import join_of
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.plan import Plan, Reader
@@ -110,7 +110,7 @@ class Views(Streams[list[FeatureMap]]):
         dtype = str(self.backbone.dtype).removeprefix("torch.")
         sound = iter(finite_each([m for of_picture in reads for read in of_picture for m in read.maps.values()]))
         for picture, of_picture in zip(pictures, reads, strict=True):
-            bad = {place: m for read in of_picture for place, m in read.maps.items() if not next(sound)}
+            bad = {name: m for read in of_picture for name, m in _named(read.maps).items() if not next(sound)}
             try:
                 if bad:
                     raise NonFiniteError(_non_finite(*next(iter(bad.items())), picture.name, dtype))
@@ -127,9 +127,8 @@ class Views(Streams[list[FeatureMap]]):
         return [[Read(t, {Place("fused", 0): m})] for t, m in self._run.total(pictures, self._sum.running)]
 
     def _joined(self, picture: Picture, number: int, read: Read, dtype: str) -> FeatureMap:
-        """The maps of one recipe as results call them: with their step where there are several, or joined."""
-        several = len({place.step for place in read.maps}) > 1
-        maps = {str(place) if several else place.name: tensor for place, tensor in read.maps.items()}
+        """The maps of one recipe as results hold them: each, or joined."""
+        maps = _named(read.maps)
         reader, join, note = self.plan.readers[number], self._joins[number], {}
         if join is not None and self._sum is None:
             fused, note = join([list(maps.values())])
@@ -170,7 +169,13 @@ def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:
     return {"discarded": {str(Place(r.name, t)): r.discarded(t) for r in adaln if isinstance(r, AdaLN) for t in steps}}
 
 
-def _non_finite(place: Place, feature: Tensor, picture: str, dtype: str) -> str:
+def _named(maps: Maps) -> dict[str, Tensor]:
+    """Maps as results call them: with their step where there are several."""
+    several = len({place.step for place in maps}) > 1
+    return {str(place) if several else place.name: tensor for place, tensor in maps.items()}
+
+
+def _non_finite(name: str, feature: Tensor, picture: str, dtype: str) -> str:
     bad = int((~torch.isfinite(feature)).sum())
     hint = "Use float32." if dtype != "float32" else "The model's weights or the picture's latent may hold NaN."
-    return f"{place} of {picture} holds {bad} of {feature.numel()} values that are NaN or infinite in {dtype}. {hint}"
+    return f"{name} of {picture} holds {bad} of {feature.numel()} values that are NaN or infinite in {dtype}. {hint}"

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Literal
 
@@ -199,7 +198,7 @@ class Predictor:
                 try:
                     canvas = _Canvas(Picture.of(image), cut)
                 except DiffeatError as error:
-                    on_error(f"picture {number}" if not isinstance(image, str | PathLike) else str(image), error)
+                    on_error(image.name if isinstance(image, Picture) else f"picture {number}", error)
                     continue
                 waiting.append(canvas)
                 yield from canvas.windows()

@@ -54,7 +54,7 @@ def prepare(
     *,
     prompts: PromptPolicy = None,
     mirror: PairDataset | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     limit: int | None = None,
     progress: Progress = silent,
 ) -> Iterator[Prepared]:
@@ -64,6 +64,7 @@ def prepare(
         extractor: Of a recipe without fusion.
         folder: Where the store and mirrored copies go. An earlier store there is gone on with.
         mirror: A dataset whose pictures are needed mirrored as well.
+        dtype: Of the store; if not given, that of an earlier one there, else float32.
         limit: The most bytes the store may take; by default most of the free disk.
 
     Raises:
@@ -79,7 +80,9 @@ def prepare(
     folder.mkdir(parents=True, exist_ok=True)
     room = int(_SHARE_OF_DISK * shutil.disk_usage(folder).free) if limit is None else limit
     store = feature_folder(folder, extractor)
-    if not FeatureStore.is_store(store) and values * _BYTES[dtype] * count > room:
+    earlier = FeatureStore.is_store(store)
+    dtype = dtype or (FeatureStore.open(store).dtype if earlier else "float32")
+    if not earlier and values * _BYTES[dtype] * count > room:
         log.warning(
             "The maps of %d pictures take %.0f GB in %s, of which %.0f GB may be used: none are stored, and every step "
             "extracts its pictures again, which takes many times longer. Make room, or store them smaller (int8).",

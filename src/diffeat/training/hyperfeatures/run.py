@@ -64,6 +64,7 @@ class Storage:
 
     Attributes:
         folder: To be shared by several trainings; that of the training if not given.
+        dtype: In what precision: float16, float32, bfloat16 or int8.
         limit: The most bytes they may take; beyond, pictures are extracted again in every step.
     """
 
@@ -91,7 +92,7 @@ def train_hyperfeatures(
         extractor: Of a recipe without fusion.
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
-        storage: Where features rest; float32 in ``out`` by default.
+        storage: Where features rest; float16 in ``out`` by default.
         loss: A loss of one's own in place of the paper's; pairs then need no points.
         force: Whether the recipe and weights of a training that ended there may be replaced.
 
