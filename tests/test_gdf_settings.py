@@ -18,7 +18,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Joined, JoinedSource, Reading, Recipe, preset_names
 from diffeat.extraction.gdf_config import VERSIONS, recipe_from_gdf
-from diffeat.extraction.reading import AttentionActivation
+from diffeat.extraction.wanted import AttentionActivation
 from support.selection import catalogue, sd15, sdxl
 from test_composed import picture
 from tiny.pipelines import build

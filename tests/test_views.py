@@ -11,7 +11,7 @@ import torch
 from diffeat import Extractor
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Views
-from diffeat.extraction.reading import MapActivation
+from diffeat.extraction.wanted import MapActivation
 from diffeat.techniques import ControlNet, DenoiseFrom, Guidance, LoRA, Prompt
 from support.techniques import backbone, files, picture, recipe  # noqa: F401 (fixtures)
 

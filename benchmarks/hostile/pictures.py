@@ -180,6 +180,7 @@ def _open(name: str) -> None:
 def _stream(name: str) -> None:
     """A stream over it and two good pictures: these are read, whatever becomes of it."""
     from diffeat.errors import DiffeatError
+    from diffeat.features.places.look import LISTS  # such a file stands for as many pictures as it has lines
 
     refused: list[DiffeatError] = []
     features = list(
@@ -188,10 +189,11 @@ def _stream(name: str) -> None:
     if (
         [n for n, _ in features].count("good.png") != 2
         or features[0] != features[-1]
-        or len(features) + len(refused) != 3
+        or len(features) + len(refused) < 3
+        or (len(features) + len(refused) > 3 and not name.endswith(LISTS))
     ):
         raise Wrong(f"read: {features}, refused: {[str(e) for e in refused]}")
-    if len(refused) == 1:
+    if refused:
         raise refused[0]
 
 

@@ -26,7 +26,8 @@ from diffeat.activations.names import is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.extraction.joins.attention_features import aggregate_attention
-from diffeat.extraction.reading import AttentionActivation, MapActivation, Reading, Refine
+from diffeat.extraction.reading import Reading, Refine
+from diffeat.extraction.wanted import AttentionActivation, MapActivation
 from diffeat.refinement import shrink_map
 from diffeat.refinement.adaln import check_channels, modulate
 

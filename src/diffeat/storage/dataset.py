@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from diffeat.features import FeatureMap
+from diffeat.storage.index import Index
 from diffeat.storage.shard import Window
-
-if TYPE_CHECKING:
-    from diffeat.storage.reader import StoreReader
 
 Maps = Tensor | np.ndarray
 #: A picture by number, name or digest, or with a window of its own.
 Item = int | str | tuple[int | str, Window]
+
+
+class _Store(Protocol):
+    """What is used of a store that is read."""
+
+    def index(self) -> Index: ...
+    def names(self) -> list[str]: ...
+    def __len__(self) -> int: ...
+    def load(
+        self, key: str | int, activations: Sequence[str] | None = None, window: Window | None = None
+    ) -> FeatureMap: ...
 
 
 class StoredFeatures(Dataset[Maps | dict[str, Maps]]):
@@ -33,7 +43,7 @@ class StoredFeatures(Dataset[Maps | dict[str, Maps]]):
 
     def __init__(
         self,
-        store: StoreReader,
+        store: _Store,
         activations: str | Sequence[str] | None = None,
         window: Window | None = None,
         dtype: torch.dtype | None = None,
