@@ -10,7 +10,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -61,7 +61,7 @@ class Picture:
         self._open = open
         self._digest = digest
         self._fetched: Where | None = None
-        self._levels: dict[Frame, Tensor] = {}
+        self._fitted: dict[Frame, Image.Image] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -119,21 +119,21 @@ class Picture:
 
     def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
         """The model image in ``frame`` (see :meth:`Frame.pixels`)."""
-        return frame.normalised(self.levels(frame))
+        return frame.after.pixels(self.fitted(frame))
 
-    def levels(self, frame: Frame) -> UInt8[Tensor, "3 rows columns"]:
-        """What the model image is made of (see :meth:`Frame.levels`), made once."""
-        if frame not in self._levels:
-            self._levels[frame] = frame.levels(self.image)
-        return self._levels[frame]
+    def fitted(self, frame: Frame) -> Image.Image:
+        """What the model image is made of (see :meth:`Frame.fitted`), made once."""
+        if frame not in self._fitted:
+            self._fitted[frame] = frame.fitted(self.image)
+        return self._fitted[frame]
 
     @property
     def bytes_held(self) -> int:
         """Of pixels that are kept by now."""
-        image = self.__dict__.get("image")
-        opened = 3 * image.width * image.height if image is not None else 0
+        images = [self.__dict__.get("image"), *self._fitted.values()]
+        different = {id(image): image for image in images if image is not None}
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
-        return opened + fetched + sum(t.nbytes for t in self._levels.values())
+        return fetched + sum(3 * image.width * image.height for image in different.values())
 
     @cached_property
     def digest(self) -> str:
@@ -156,23 +156,19 @@ class Picture:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "image"}
-        return kept | {"_levels": {}, "_fetched": None}
+        return kept | {"_fitted": {}, "_fetched": None}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.apart, other._levels = self.apart, dict(self._levels)
+        other.apart, other._fitted = self.apart, dict(self._fitted)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 
 
 def model_images(pictures: Sequence[Picture], frames: Sequence[Frame]) -> Float[Tensor, "b 3 height width"]:
     """The model images of pictures in frames of one model size, as a batch."""
-    width, height = frames[0].model
-    images = torch.empty(len(pictures), 3, height, width)
-    for picture, frame, image in zip(pictures, frames, images, strict=True):
-        frame.normalised(picture.levels(frame), out=image)
-    return images
+    return torch.stack([picture.pixels(frame) for picture, frame in zip(pictures, frames, strict=True)])
 
 
 def legible(name: str) -> str:

@@ -14,13 +14,13 @@ to ``x' = (x + ½)·w/W₀ − ½ + left``, and on a grid of g columns over the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -69,16 +69,26 @@ class Frame:
         """Whether part of the model image is padding."""
         return self.content != (0, 0, *self.model)
 
+    @property
+    def after(self) -> Frame:
+        """The frame of what :meth:`fitted` gives: the same model image comes of it."""
+        return replace(self, original=self.load or self.model, content=(0, 0, *self.model))
+
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
-        """The model image: :meth:`levels` as float32 in [-1, 1].
+        """The model image: grey levels as ``v / 127.5 - 1``, float32, from the size ``load`` on interpolated.
 
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
         """
-        return self.normalised(self.levels(image))
+        bands = [torch.from_numpy(np.array(band)) for band in self.fitted(image).split()]  # faster than to permute
+        values = torch.stack(bands).float().div_(127.5).sub_(1.0)
+        if self.load is None:
+            return values
+        _, _, width, height = self.content
+        return F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
 
-    def levels(self, image: Image.Image) -> UInt8[Tensor, "3 rows columns"]:
-        """The picture resized to whole grey levels: a quarter of the memory of the model image, which they become.
+    def fitted(self, image: Image.Image) -> Image.Image:
+        """The picture resized and padded, in grey levels: a quarter of the memory of the model image of it.
 
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
@@ -92,27 +102,11 @@ class Frame:
             raise InvalidValueError(f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image.")
         left, top, width, height = self.content
         inner = _resized(image, self.load or (width, height), self.filter)
-        if self.padded:
-            canvas = Image.new("RGB", self.model, (self.fill,) * 3)
-            canvas.paste(inner, (left, top))
-            inner = canvas
-        return torch.from_numpy(np.array(inner)).permute(2, 0, 1).contiguous()
-
-    def normalised(
-        self, levels: UInt8[Tensor, "3 rows columns"], out: Float[Tensor, "3 height width"] | None = None
-    ) -> Float[Tensor, "3 height width"]:
-        """The model image of grey levels: ``v / 127.5 - 1``, from the size ``load`` on interpolated.
-
-        Args:
-            out: Where to put it.
-        """
-        if self.load is not None:
-            values = levels.float().div_(127.5).sub_(1.0)
-            _, _, width, height = self.content
-            values = F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-            return values if out is None else out.copy_(values)
-        out = torch.empty(levels.shape, dtype=torch.float32) if out is None else out
-        return out.copy_(levels).div_(127.5).sub_(1.0)
+        if not self.padded:
+            return inner
+        canvas = Image.new("RGB", self.model, (self.fill,) * 3)
+        canvas.paste(inner, (left, top))
+        return canvas
 
     def points_to_model(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""
@@ -245,6 +239,8 @@ class Frame:
 
 
 def _resized(image: Image.Image, size: tuple[int, int], filter: Filter) -> Image.Image:
+    if image.size == size:
+        return image
     if (resampling := FILTERS[filter]) is not None:
         return image.resize(size, resampling)
     values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(torch.float32)
