@@ -222,7 +222,7 @@ def writing(folder: Path, count: int, side: int) -> Rows:
         start = time.perf_counter()
         for first in range(0, count, 16):
             names = [f"{i}" for i in range(first, min(first + 16, count))]
-            store.write_shard([FeatureMap(n, n, frame, {"map": values}, {}) for n in names], position=first // 16)
+            store.write_shard([FeatureMap({"map": values}, frame, n, n) for n in names], position=first // 16)
         spent = time.perf_counter() - start
     return [(f"{count} maps of 1280×{side}×{side} float16", f"{count * values.nbytes / spent / 1e6:.0f} MB/s")]
 

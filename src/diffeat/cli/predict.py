@@ -41,6 +41,7 @@ def predict(
     blend: Blend = None,
     fps: Annotated[float | None, Option(help="Frames per second of videos; 1 if not given.")] = None,
     column: Annotated[str | None, Option(help="Of tables and lists: the pictures.")] = None,
+    name_column: Annotated[str | None, Option(help="Of tables and lists: the pictures' names.")] = None,
     prompt: Annotated[str | None, Option(help="Text for the pictures; the training's if not given.")] = None,
     device: Annotated[
         str | None, Option(help="cpu, cuda, cuda:1, mps …; the first accelerator if there is one.")
@@ -71,7 +72,7 @@ def predict(
 
     asked = windows_of(ctx, window, stride, blend)
     check_there(paths)
-    listing = list_pictures(paths, fps=fps, column=column)
+    listing = list_pictures(paths, fps=fps, column=column, name_column=name_column)
     if not len(listing):
         raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
     run = read_run(find_run(head), allow_code=allow_code)

@@ -41,9 +41,8 @@ def propagate(
     reads them, and scored here too. Of one's own video the first frame is marked (--mask), and nothing is scored.
 
     Example:
-        diffeat propagate --out propagation
-        diffeat propagate propagation/toyworld/JPEGImages/480p/toy-00 \\
-            --mask propagation/toyworld/Annotations/480p/toy-00/00000.png --out own
+        diffeat propagate -o p
+        diffeat propagate p/toyworld/JPEGImages/480p/toy-00 -o own --mask p/toyworld/Annotations/480p/toy-00/00000.png
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import DATASETS, get_card
