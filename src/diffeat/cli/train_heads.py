@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 
@@ -48,103 +49,68 @@ def _kind(annotation: Any) -> Any:
     return plain[0] if plain and not any(get_args(t) for t in kinds) else str
 
 
-TrainingData = Annotated[str, Argument(help="{datasets}")]
 StoreDtype = Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")]
 ValidationLimit = Annotated[int | None, Option(min=1, help="About so many validation pictures.")]
 
+_SEGMENTATION = """Train a head that labels every pixel: linear, semantic FPN or UPerNet on the maps of a recipe.
 
-def segmentation(
-    ctx: typer.Context,
-    dataset: Annotated[str, Argument(help="{labelled}")],
-    out: TrainingFolder,
-    root: Root = None,
-    split: TrainingSplit = None,
-    validation: Validation = None,
-    limit: Limit = None,
-    validation_limit: ValidationLimit = None,
-    features: SharedFeatures = None,
-    store_dtype: StoreDtype = "float32",
-    force: Force = False,
-) -> None:
-    """Train a head that labels every pixel: linear, semantic FPN or UPerNet on the maps of a recipe.
+Ends with the run folder OUT, which `diffeat predict` takes and which moves as a whole. Stop it when you like: the
+same command goes on and ends in the same weights. In several processes: accelerate launch -m diffeat train ….
 
-    Ends with the run folder OUT, which `diffeat predict` takes and which moves as a whole. Stop it when you like: the
-    same command goes on and ends in the same weights. In several processes: accelerate launch -m diffeat train ….
+Example:
+    diffeat toyworld write toy --pairs 2
+    diffeat train segmentation toyworld-parts --root toy -r tiny-unet --head linear --steps 100 --limit 20 --out run
+"""
+_DEPTH = """Train a head that tells the distance of every pixel, by the scale-invariant loss; else as segmentation.
 
-    Example:
-        diffeat toyworld write toy --pairs 2
-        diffeat train segmentation toyworld-parts --root toy -r tiny-unet --head linear --steps 100 --limit 20 --out run
-    """
-    _train(
-        ctx,
-        "label maps",
-        dataset,
-        root,
-        (split, validation),
-        (limit, validation_limit),
-        features,
-        store_dtype,
-        out,
-        force,
-    )
+Example:
+    diffeat toyworld write toy --pairs 2
+    diffeat train depth toyworld-depth --root toy -r tiny-unet --head fpn --steps 100 --limit 20 --out run
+"""
+_NORMALS = """Train a head that tells where the surface of every pixel faces, by the angle; else as segmentation.
+
+Example:
+    diffeat toyworld write toy --pairs 2
+    diffeat train normals toyworld-normals --root toy -r tiny-unet --head fpn --steps 100 --limit 20 --out run
+"""
 
 
-def depth(
-    ctx: typer.Context,
-    dataset: Annotated[str, Argument(help="{depth}")],
-    out: TrainingFolder,
-    root: Root = None,
-    split: TrainingSplit = None,
-    validation: Validation = None,
-    limit: Limit = None,
-    validation_limit: ValidationLimit = None,
-    features: SharedFeatures = None,
-    store_dtype: StoreDtype = "float32",
-    force: Force = False,
-) -> None:
-    """Train a head that tells the distance of every pixel, by the scale-invariant loss; else as segmentation.
+def _command(kind: Kind, datasets: str, text: str) -> Callable[..., None]:
+    """The command of a kind of dataset; ``text`` is its help."""
 
-    Example:
-        diffeat toyworld write toy --pairs 2
-        diffeat train depth toyworld-depth --root toy -r tiny-unet --head fpn --steps 100 --limit 20 --out run
-    """
-    _train(
-        ctx, "depth", dataset, root, (split, validation), (limit, validation_limit), features, store_dtype, out, force
-    )
+    def train(
+        ctx: typer.Context,
+        dataset: str,
+        out: TrainingFolder,
+        root: Root = None,
+        split: TrainingSplit = None,
+        validation: Validation = None,
+        limit: Limit = None,
+        validation_limit: ValidationLimit = None,
+        features: SharedFeatures = None,
+        store_dtype: StoreDtype = "float32",
+        force: Force = False,
+    ) -> None:
+        splits, limits = (split, validation), (limit, validation_limit)
+        _train(ctx, kind, dataset, root, splits, limits, features, store_dtype, out, force)
 
-
-def normals(
-    ctx: typer.Context,
-    dataset: Annotated[str, Argument(help="{normals}")],
-    out: TrainingFolder,
-    root: Root = None,
-    split: TrainingSplit = None,
-    validation: Validation = None,
-    limit: Limit = None,
-    validation_limit: ValidationLimit = None,
-    features: SharedFeatures = None,
-    store_dtype: StoreDtype = "float32",
-    force: Force = False,
-) -> None:
-    """Train a head that tells where the surface of every pixel faces, by the angle; else as segmentation.
-
-    Example:
-        diffeat toyworld write toy --pairs 2
-        diffeat train normals toyworld-normals --root toy -r tiny-unet --head fpn --steps 100 --limit 20 --out run
-    """
-    _train(
-        ctx, "normals", dataset, root, (split, validation), (limit, validation_limit), features, store_dtype, out, force
-    )
+    train.__annotations__["dataset"] = Annotated[str, Argument(help=datasets)]
+    train.__doc__ = text
+    return train
 
 
-#: By the kind of dataset that they take.
-HEADS = {"label maps": segmentation, "depth": depth, "normals": normals}
+#: By the kind of dataset that is learned from: the command's name, what its help lists, and its help.
+HEADS: dict[Kind, tuple[str, str, str]] = {
+    "label maps": ("segmentation", "{labelled}", _SEGMENTATION),
+    "depth": ("depth", "{depth}", _DEPTH),
+    "normals": ("normals", "{normals}", _NORMALS),
+}
 
 
 def add_to(train: typer.Typer) -> None:
     """Add the commands."""
-    for command in HEADS.values():
-        train.command(cls=reads("tiny-unet", base=DenseCommand))(command)
+    for kind, (name, *told) in HEADS.items():
+        train.command(name, cls=reads("tiny-unet", base=DenseCommand))(_command(kind, *told))
 
 
 def _train(
