@@ -158,7 +158,7 @@ def test_heads_count_as_published_where_asked() -> None:
         ("sd15", {"words": ["dog"], "prompt": "a cat"}, UnknownNameError, "has no word 'dog'"),
         ("sd15", {"words": ["cat"], "layers": ("mid_block.attn9",)}, UnknownNameError, "No text attention"),
         ("sd15", {"words": ["cat"], "prompt": "so " * 200 + "cat"}, InvalidValueError, "beyond the tokens"),
-        ("dit", {"words": ["cat"]}, DiffeatError, ""),
+        ("dit", {"words": ["cat"]}, InvalidValueError, "no text attention"),
     ],
 )
 def test_bad_input(family: str, said: dict, error: type[DiffeatError], message: str) -> None:

@@ -168,7 +168,7 @@ def score(
     interval = interval_of(100 * np.nanmean(class_iou(sums.reshape(-1, *total.table.shape)), axis=1))
     how = predictor.facts.windows if windows is None else windows
     return (
-        f"mIoU {100 * total.miou:.2f} {interval}, pixel accuracy {100 * total.accuracy:.2f} {where}; each at its own "
+        f"mIoU {100 * total.miou:.1f} {interval}, pixel accuracy {100 * total.accuracy:.1f} {where}; each at its own "
         f"size, {how if isinstance(how, Windows) else 'whole'}, mean over the classes that occur, {IGNORE} ignored; "
         "95% bootstrap over pictures"
     )

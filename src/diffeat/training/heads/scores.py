@@ -31,6 +31,8 @@ class Scores(ABC):
     #: Name of the number that is quoted, and whether more of it is better.
     quoted: ClassVar[str]
     rises: ClassVar[bool] = True
+    #: Decimals of that number.
+    digits: ClassVar[int] = 1
 
     def __add__(self, other: Self) -> Self:
         return type(self)(np.concatenate([self.sums, other.sums]), classes=self.classes)
@@ -60,7 +62,8 @@ class Scores(ABC):
 
     def __str__(self) -> str:
         low, high = self.interval()
-        return f"{self.quoted} {self.value:.4g} [{low:.4g}, {high:.4g}]"
+        value, least, most = (f"{v:.{self.digits}f}" for v in (self.value, low, high))
+        return f"{self.quoted} {value} [{least}, {most}]"
 
 
 class LabelScores(Scores):
@@ -98,7 +101,7 @@ class DepthScores(Scores):
     """Over all known pixels: the mean relative error, the root of the mean squared error, and shares within factors of
     1.25, its square and its cube (Eigen et al., NeurIPS 2014)."""
 
-    quoted, rises = "AbsRel", False
+    quoted, rises, digits = "AbsRel", False, 3
 
     @classmethod
     def of(cls, known: NDArray, predicted: NDArray) -> Self:
