@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--no-ray", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of Ray's workers
     recipe = Recipe.load(args.recipe)
     print(f"{args.pictures} pictures, {recipe.name}, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 

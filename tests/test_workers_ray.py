@@ -74,6 +74,14 @@ def test_actors_write_what_one_process_writes(count: int, tmp_path: Path, photos
     assert ray.is_initialized()  # it was not ours to leave
 
 
+def test_threads_are_those_that_a_process_would_have(here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = {}
+    for asked in ("", "1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+        threads[asked] = RayHosts.join("auto", 1, FakeSource, "cpu")._task.threads
+    assert threads == {"": int(ray.cluster_resources()["CPU"]), "1": 1}
+
+
 def test_no_cluster_is_one_line() -> None:
     with pytest.raises(ModelError, match=r"no Ray cluster at '127.0.0.1:1' \(ConnectionRefused.*`ray start --head`"):
         start_workers(Recipe.load("baseline:rgb"), ray="127.0.0.1:1")

@@ -86,7 +86,9 @@ class RayHosts:
             raise InvalidValueError(f"The cluster at {shown(address)} has no GPU. Leave out --device {device}.")
         count = count or gpus or max(1, cpus)
         largest = max((int(node["Resources"].get("CPU", 1)) for node in ray.nodes() if node["Alive"]), default=1)
-        return cls(Task(load, max(1, min(cpus // count, largest))), count, min(1, gpus), leave=leave)
+        asked = os.environ.get("OMP_NUM_THREADS", "")  # as a process of this machine would take it
+        threads = max(1, min(cpus // count, largest, int(asked) if asked.isdecimal() else largest))
+        return cls(Task(load, threads), count, min(1, gpus), leave=leave)
 
     def start(self, number: int) -> None:
         """Start a worker, anew if it was lost."""
