@@ -7,7 +7,7 @@ Every picture is one denoiser call with a row per draw. Each activation goes str
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TypedDict
 
 import numpy as np
@@ -85,10 +85,10 @@ class Measurement:
     """
 
     properties: tuple[Property, ...]
-    redundancy: Tensor
+    redundancy: Tensor = field(repr=False)
     skipped: dict[str, str]
-    thumbnails: dict[str, np.ndarray]
-    picture: Image.Image
+    thumbnails: dict[str, np.ndarray] = field(repr=False)
+    picture: Image.Image = field(repr=False)
     settings: MeasuredOn
 
     def __getitem__(self, id: str) -> Property:
