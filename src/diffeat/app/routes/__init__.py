@@ -1,0 +1,8 @@
+"""The endpoints, a module for each subject; all under ``/api``."""
+
+from __future__ import annotations
+
+from diffeat.app.routes import features, leave, model, pictures
+
+#: In the order of the documentation.
+ROUTERS = (model.router, pictures.router, features.router, leave.router)

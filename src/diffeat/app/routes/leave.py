@@ -1,0 +1,93 @@
+"""What one leaves with: the Python lines and the command that make a view, and its recipe."""
+
+from __future__ import annotations
+
+import shlex
+
+from fastapi import APIRouter
+
+from diffeat.app.asked import Asked, Body, Id, Ids, Number
+from diffeat.app.gallery import Entry, Sample
+from diffeat.app.here import Here
+from diffeat.extraction import Recipe
+
+router = APIRouter()
+
+
+class View(Body):
+    """What is looked at.
+
+    Attributes:
+        pictures: That are shown; a point is sought in them.
+    """
+
+    asked: Asked = Asked()
+    pictures: Ids
+    source: Id | None = None
+    point: tuple[Number, Number] | None = None
+
+
+@router.post("/leave")
+async def leave(session: Here, body: View) -> dict[str, str]:
+    """Python, command and YAML of a view."""
+    recipe = body.asked.of(session.offered)
+    entries = [session.gallery[id] for id in body.pictures]
+    source = session.gallery[body.source] if body.source is not None else entries[0]
+    return {
+        "yaml": recipe.to_yaml(),
+        "python": _python(recipe, source, entries, body.point),
+        "command": _command(source, entries, body.point),
+    }
+
+
+def _python(recipe: Recipe, source: Entry, entries: list[Entry], point: tuple[float, float] | None) -> str:
+    """Lines that can be run where the server was started."""
+    paths = [_path(entry) for entry in [source, *(entry for entry in entries if entry != source)]]
+    lines = ["import diffeat", ""] + (_SAMPLES_PYTHON if any(_sample(e) for e in [source, *entries]) else [])
+    lines += [f'recipe = diffeat.Recipe.from_yaml("""\n{recipe.to_yaml()}""")']
+    lines += ["source = diffeat.load_source(recipe)", f"first, *others = source.extract({paths!r})"]
+    if point is not None:
+        lines += [
+            "for features in [first, *others]:",
+            f"    found = diffeat.match(first, features, [[{point[0]:g}, {point[1]:g}]])",
+            "    print(features.image, found.target[0].tolist(), found.similarity[0].item())",
+        ]
+    else:
+        lines += [
+            "from diffeat.viz import pca_colours",
+            "",
+            "pictures = pca_colours([features.tensor for features in [first, *others]], shared=True)",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _command(source: Entry, entries: list[Entry], point: tuple[float, float] | None) -> str:
+    """Command lines; ``recipe.yaml`` is the recipe."""
+    first = "diffeat samples photos\n" if any(_sample(e) for e in [source, *entries]) else ""
+    if point is None:
+        paths = shlex.join([_path(entry) for entry in entries])
+        return f"{first}diffeat show {paths} --recipe recipe.yaml --shared --out features.png\n"
+    others = [entry for entry in entries if entry != source] or [source]
+    return first + "".join(
+        f"diffeat match {shlex.join([_path(source), _path(entry)])} --recipe recipe.yaml "
+        f"--points {shlex.quote(f'{point[0]:g},{point[1]:g}')} --out match-{i}.png\n"
+        for i, entry in enumerate(others, 1)
+    )
+
+
+_SAMPLES_PYTHON = [
+    "from pathlib import Path",
+    "",
+    "from diffeat.datasets import write_samples",
+    "",
+    'write_samples(Path("photos"), force=True)',
+]
+
+
+def _path(entry: Entry) -> str:
+    """Where people find it; a dropped picture by its name."""
+    return entry.path or entry.name
+
+
+def _sample(entry: Entry) -> bool:
+    return isinstance(entry.where, Sample)

@@ -1,0 +1,4 @@
+// The views, in the order of the bar at the top. To add one: write views/x.js, and name it here.
+import explore from "./explore.js";
+
+export const VIEWS = [explore];
