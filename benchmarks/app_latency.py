@@ -3,7 +3,7 @@
     python benchmarks/app_latency.py [--model tiny-unet | --sd15 FOLDER] [--size 512] [--dtype float32] [--clicks 40]
 
 ``--sd15`` writes a pipeline of Stable Diffusion 1.5's shape with random weights into the folder, once. The server runs
-as ``diffeat app`` does, in a thread of this process; times are of whole requests, as a browser on this machine sees them.
+as ``diffeat app`` does, in a thread of this process; times are of whole requests, as a browser here sees them.
 A click is compared with what ``diffeat.match`` gives.
 """
 

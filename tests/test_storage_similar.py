@@ -61,6 +61,12 @@ def check(found: list[Similar], cosines: dict[str, float], k: int) -> None:
     assert [c for _, c in found] == pytest.approx([c for _, c in best], abs=2e-6)
 
 
+def same(one: list[Similar], other: list[Similar]) -> bool:
+    return [s.name for s in one] == [s.name for s in other] and [s.cosine for s in one] == pytest.approx(
+        [s.cosine for s in other], abs=2e-6
+    )
+
+
 @pytest.fixture(scope="module")
 def where(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("similar") / "s"
@@ -128,7 +134,7 @@ def test_what_is_written_replaced_and_compacted_is_pooled_anew_and_only_that(tmp
         pooled = store.pooled(progress=counted)
         assert read == [12, 12, 2, 2]  # of either map
         check(pooled.nearest("p/003.png", 5), _without(expected(store, picture(3, version=2)), "p/003.png"), 5)
-        assert store.nearest("p/020.png", 3) == pooled.nearest("p/020.png", 3)
+        assert same(store.nearest("p/020.png", 3), pooled.nearest("p/020.png", 3))
         store.write_shard([picture(21)])
         assert "p/021.png" in dict(store.nearest("p/020.png", 50))  # not the pictures of before
         with pytest.raises(UnknownNameError, match=r"'p/021.png' was stored after"):
@@ -138,7 +144,7 @@ def test_what_is_written_replaced_and_compacted_is_pooled_anew_and_only_that(tmp
     compact(tmp_path / "s", shard_size=5)
     there = {file.name for file in (tmp_path / "s" / "pooled").iterdir()}
     assert there == {"notes.txt"}  # every shard was written anew
-    assert FeatureStore.open(tmp_path / "s").nearest("p/002.png", 20) == whole
+    assert same(FeatureStore.open(tmp_path / "s").nearest("p/002.png", 20), whole)
     assert len(list((tmp_path / "s" / "pooled").iterdir())) > 2
     compact(tmp_path / "s", shard_size=5)
     FeatureStore.open(tmp_path / "s").pooled(progress=pytest.fail)  # shards that stayed keep what was pooled
@@ -166,7 +172,7 @@ def test_a_stopped_pooling_is_gone_on_with_and_damage_is_mended(tmp_path: Path) 
     data = bytearray(files[1].read_bytes())
     data[len(data) // 2] ^= 1
     files[1].write_bytes(data)
-    (tmp_path / "s" / "pooled" / f"{'0' * 64}.arrow").symlink_to(files[2])
+    (tmp_path / "s" / "pooled" / f"{'0' * 64}.arrow").symlink_to(files[0])
     problems = FeatureStore.open(tmp_path / "s").verify().problems
     assert len(problems) == 3
     assert all("Delete it" in problem for problem in problems)
@@ -190,11 +196,11 @@ def test_a_store_by_url_and_one_with_a_summary_give_the_same(tmp_path: Path) -> 
         right = store.nearest("p/002.png", 5)
         store.consolidate()
         store.write_shard([picture(3)])
-        assert store.nearest("p/002.png", 5) == right
+        assert same(store.nearest("p/002.png", 5), right)
     url = f"memory://{tmp_path.name}/similar"
     fill(url, range(12))
     for _ in range(2):
-        assert FeatureStore.open(url).nearest("p/002.png", 5) == right
+        assert same(FeatureStore.open(url).nearest("p/002.png", 5), right)
 
 
 def test_wrong_questions_are_told_from_others(where: Path, tmp_path: Path) -> None:
@@ -250,7 +256,7 @@ def test_faiss_finds_the_nearest(where: Path, monkeypatch: pytest.MonkeyPatch) -
 _LETTERS = st.text(st.sampled_from("abA.%_\\/ é\n"), max_size=5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(_LETTERS, min_size=1, max_size=8, unique=True), st.lists(st.sampled_from("abA.%_\\*?é"), max_size=4))
 def test_names_are_found_as_patterns_and_as_parts(tmp_path_factory, names: list[str], letters: list[str]) -> None:
     text = "".join(letters)

@@ -125,7 +125,8 @@ def leftovers(folder: Path, epoch: int, shards: Container[str]) -> Iterator[Path
 
 def temporaries(folder: Path) -> Iterator[Path]:
     """Files of writes that were never finished."""
-    for place in (folder, folder / "shards", folder / "index", folder / POOLED):
+    places = (folder, folder / "shards", folder / "index", folder / POOLED)
+    for place in (p for p in places if p.is_dir() or p.name != POOLED):
         yield from (place / name for name in listed(place) if is_temporary(name) and is_regular(place / name))
 
 

@@ -13,26 +13,39 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffeat.errors import StoreError, clipped
+from diffeat.features import FeatureMap
 from diffeat.progress import Progress
 from diffeat.storage.atomic import is_regular
 from diffeat.storage.head import FORMAT_VERSION
+from diffeat.storage.index import Index
 from diffeat.storage.layout import POOLED, listed, place, sha256_of
 from diffeat.storage.url import Place, Url
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from diffeat.storage.reader import StoreReader
-
 _NAME = re.compile(r"[0-9a-f]{64}\.arrow")
 _PART_BYTES = 64 << 20
 _ROWS = 1 << 32  # more than a shard holds
+
+
+class Stored(Protocol):
+    """What is used of a store that is read."""
+
+    @property
+    def path(self) -> Place: ...
+    @property
+    def recipe_hash(self) -> str: ...
+    def index(self) -> Index: ...
+    def activations(self) -> list[str]: ...
+    def named(self, key: str) -> str: ...
+    def load(self, key: str | int, activations: Sequence[str] | None = None) -> FeatureMap: ...
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ def located(
 
 
 def pool(
-    store: StoreReader,
+    store: Stored,
     name: str,
     missing: NDArray[np.int64],
     shards: pa.DictionaryArray,
@@ -105,7 +118,7 @@ def pool(
 
 
 def _written(
-    store: StoreReader, name: str, lines: Sequence[tuple[str, int, NDArray[np.float32]]], keep: bool
+    store: Stored, name: str, lines: Sequence[tuple[str, int, NDArray[np.float32]]], keep: bool
 ) -> tuple[Part, bool]:
     """A part, mapped where it could be kept, and whether others can be."""
     import pyarrow as pa
@@ -142,10 +155,17 @@ def _as_part(batch: pa.RecordBatch) -> Part:
     return Part(shard.dictionary.to_pylist(), shard.indices.to_numpy(), batch["row"].to_numpy(), flat)
 
 
+def pooled_files(folder: Place) -> list[Place]:
+    """The files that pooling wrote, by their names."""
+    place = folder / POOLED
+    there = listed(place) if isinstance(place, Url) or place.is_dir() else []
+    return [place / name for name in there if _NAME.fullmatch(name)]
+
+
 def read_parts(folder: Place, recipe_hash: str, activation: str) -> Iterator[Part]:
     """What was pooled before; files that are damaged or none of ours do not count."""
-    for name in listed(folder / POOLED):
-        if _NAME.fullmatch(name) and (part := _part_of(folder / POOLED / name, recipe_hash, activation)):
+    for file in pooled_files(folder):
+        if part := _part_of(file, recipe_hash, activation):
             yield part
 
 
@@ -184,9 +204,8 @@ def _batch_of(file: Place) -> pa.RecordBatch | None:
 def remove_stale(folder: Path, shards: Container[str]) -> tuple[int, int]:
     """Remove pooled files that are damaged, or of shards that are all gone; how many, and their bytes."""
     removed = size = 0
-    for name in listed(folder / POOLED):
-        file = folder / POOLED / name
-        if not _NAME.fullmatch(name) or not is_regular(file):
+    for file in pooled_files(folder):
+        if isinstance(file, Url) or not is_regular(file):
             continue
         batch = _batch_of(file)
         if batch is None or not any(shard in shards for shard in batch["shard"].dictionary.to_pylist()):

@@ -22,12 +22,10 @@ from numpy.typing import NDArray
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean, shown
 from diffeat.features import FeatureMap
 from diffeat.progress import Progress, silent
-from diffeat.storage.pooling import Part, located, pool, read_parts, unit
+from diffeat.storage.pooling import Part, Stored, located, pool, read_parts, unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from diffeat.storage.reader import StoreReader
 
 #: Pictures up to which all are compared; more are looked up in an index of faiss where it is installed.
 EXACT = 100_000
@@ -53,7 +51,7 @@ class Pooled:
 
     def __init__(
         self,
-        store: StoreReader,
+        store: Stored,
         activations: str | Sequence[str] | None = None,
         *,
         keep: bool = True,
@@ -143,9 +141,10 @@ class Pooled:
         return key % len(self)
 
     def _place(self, name: str) -> int:
+        import pyarrow as pa
         import pyarrow.compute as pc
 
-        code = pc.call_function("index", [self._names.dictionary], pc.IndexOptions(name)).as_py()
+        code = pc.call_function("index", [self._names.dictionary], pc.IndexOptions(pa.scalar(name))).as_py()
         numbers = np.flatnonzero(self._names.indices.to_numpy() == code)
         if code < 0 or not len(numbers):
             raise UnknownNameError(f"{shown(name)} was stored after these features were pooled. Pool once more.")
