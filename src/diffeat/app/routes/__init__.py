@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffeat.app.routes import features, leave, model, pictures
+from diffeat.app.routes import features, leave, model, pictures, segments
 
 #: In the order of the documentation.
-ROUTERS = (model.router, pictures.router, features.router, leave.router)
+ROUTERS = (model.router, pictures.router, features.router, segments.router, leave.router)

@@ -11,10 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from torch import Tensor
 
-from diffeat.app.asked import Click, Features, Maps
+from diffeat.app.asked import Click, Features, Id, Maps, Number
 from diffeat.app.here import Here
 from diffeat.app.packet import packed
-from diffeat.app.session import Known, Session
+from diffeat.app.session import SHOWN, Known, Session
 from diffeat.errors import InvalidValueError
 from diffeat.refinement.massive import detect_massive
 from diffeat.refinement.stats import ChannelStatistics
@@ -24,6 +24,8 @@ router = APIRouter()
 
 #: Bytes of features that go to the browser, which then compares them itself while the pointer moves.
 MOST_SENT = 16 << 20
+#: Pixels of a picture of a strip.
+STRIP = 60_000
 
 
 @router.post("/features", response_class=Response)
@@ -69,10 +71,50 @@ def _click(session: Session, body: Click, source: Known, targets: list[Known]) -
         x, y = found.target[0].tolist()
         matches.append({"picture": id, "x": x, "y": y, "similarity": float(found.similarity[0])})
         if body.heat:
-            heats.append(session.target(known, id, body.map, shown=True).heat(source.features, point[0]))
+            heats.append(session.target(known, id, body.map, most=SHOWN).heat(source.features, point[0]))
     low = min((float(heat.min()) for heat in heats), default=-1.0)
     high = max((float(heat.max()) for heat in heats), default=1.0)
     return packed({"matches": matches, "low": low, "high": high}, [_bytes(heat, low, high) for heat in heats])
+
+
+class Strip(Features):
+    """All maps of one picture, side by side.
+
+    Attributes:
+        source: The picture that a point lies in, sought in each map; without one, maps are in colours.
+    """
+
+    source: Id | None = None
+    point: tuple[Number, Number] | None = None
+
+
+@router.post("/strip", response_class=Response)
+async def strip(session: Here, request: Request, body: Strip) -> Response:
+    """Several timesteps or layers of one picture: in colours, or what is similar to a point."""
+    ids = [body.picture, *([body.source] if body.source is not None else [])]
+    known, *source = await session.read(request, body.asked, ids)
+    return await run_in_threadpool(_strip, session, body, known, source)
+
+
+def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> Response:
+    names = list(known.features.activations)
+    header: dict[str, Any] = {
+        "maps": [{"name": n, "shape": list(m.shape)} for n, m in known.features.activations.items()]
+    }
+    frame = known.features.frame
+    header |= {"frame": {"original": frame.original, "model": frame.model, "content": frame.content}}
+    header |= {"seconds": known.seconds, "rows": known.rows}
+    if not source or body.point is None:
+        return packed(header, [pca_colours([known.features[name]])[0] for name in names])
+    matches, heats = [], []
+    for name in names:
+        target = session.target(known, body.picture, name, most=STRIP)
+        found = target.find(source[0].features, torch.tensor([body.point], dtype=torch.float64))
+        heat = target.heat(source[0].features, body.point)
+        (x, y), similarity = found.target[0].tolist(), float(found.similarity[0])
+        matches.append({"x": x, "y": y, "similarity": similarity, "low": float(heat.min()), "high": float(heat.max())})
+        heats.append(_bytes(heat, matches[-1]["low"], matches[-1]["high"]))
+    return packed(header | {"matches": matches}, heats)
 
 
 @router.post("/pca", response_class=Response)
