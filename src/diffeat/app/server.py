@@ -59,29 +59,29 @@ def application(
     for router in ROUTERS:
         app.include_router(router, prefix="/api")
     app.mount("/", StaticFiles(directory=str(files("diffeat.app") / "static"), html=True))
-    for kind, status in _STATUS.items():
-        app.add_exception_handler(kind, _answer(status))
+    app.add_exception_handler(DiffeatError, _told)
+    app.add_exception_handler(MemoryError, _no_memory)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
     return Guard(_Bounded(app), host=host, port=port, token=token, frames=frames)
 
 
-#: What a kind of error is called in HTTP; 499 is for a browser that has left.
-_STATUS: dict[type[Exception], int] = {
-    DiffeatError: 400,
-    UnknownNameError: 404,
-    Busy: 429,
-    Stopped: 499,
-    MemoryError: 507,
-}
+#: What a kind of error is called in HTTP, the first that fits; 499 is for a browser that has left.
+_STATUS: dict[type[DiffeatError], int] = {UnknownNameError: 404, Busy: 429, Stopped: 499, DiffeatError: 400}
 
 
-def _answer(status: int) -> Callable[[Request, Exception], JSONResponse]:
-    def answer(_request: Request, error: Exception) -> JSONResponse:
-        text = "There is not enough memory. Take a smaller size." if isinstance(error, MemoryError) else str(error)
-        return JSONResponse({"error": text}, status_code=status)
+def status_of(error: DiffeatError) -> int:
+    """The HTTP status of an error that a user can mend."""
+    return next(status for kind, status in _STATUS.items() if isinstance(error, kind))
 
-    return answer
+
+def _told(_request: Request, error: Exception) -> JSONResponse:
+    status = status_of(error) if isinstance(error, DiffeatError) else 500
+    return JSONResponse({"error": str(error)}, status_code=status)
+
+
+def _no_memory(_request: Request, _error: Exception) -> JSONResponse:
+    return JSONResponse({"error": "There is not enough memory. Take a smaller size."}, status_code=507)
 
 
 def _http(_request: Request, error: Exception) -> JSONResponse:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from fastapi import Request
 
@@ -19,7 +19,9 @@ from diffeat.extraction import Extractor, Joined, JoinedSource, Reading, Recipe,
 from diffeat.features import FeatureMap, Source
 from diffeat.tasks.correspondence import Lattice, Matching, Target
 
-#: Bytes of features, and of pictures prepared to be searched, that are kept.
+T = TypeVar("T")
+
+#: Bytes of features (and of what is made of them), and of pictures prepared to be searched, that are kept.
 FEATURES, TARGETS = 1 << 30, 1 << 29
 #: Pixels at which similarity is shown; a larger picture is read at a smaller size, the best place still at its own.
 SHOWN = 1_000_000
@@ -71,7 +73,7 @@ class Session:
         self._computing = dict(computing or {})
         self._models: dict[str, Extractor] = {}
         self._sources: dict[str, Source[FeatureMap]] = {}
-        self._features: Cache[Known] = Cache(FEATURES)
+        self._known: Cache[Any] = Cache(FEATURES)
         self._targets: Cache[Target] = Cache(TARGETS)
         self._loading = threading.RLock()
 
@@ -112,43 +114,53 @@ class Session:
             DiffeatError: What is asked for is not there or not possible, the line is full, or the browser left.
         """
         recipe = asked.of(self.offered)
-        known = []
-        for entry in [self.gallery[id] for id in ids]:
-            here = self._features.get(_key(recipe, entry))
-            known.append(here or await self.line.run(request, partial(self._compute, recipe, entry)))
-        return known
+        return [
+            await self.once(
+                request, _key(recipe, entry), partial(self._read, recipe, entry), lambda k: k.features.bytes
+            )
+            for entry in [self.gallery[id] for id in ids]
+        ]
+
+    async def once(self, request: Request, key: Hashable, work: Callable[[], T], size: Callable[[T], int]) -> T:
+        """What ``work`` gives, computed in line unless it is known by its key."""
+
+        def unless_known() -> T:  # which another request of the line may have made it
+            known = self._known.get(key)
+            if known is None:
+                known = work()
+                self._known.put(key, known, size(known))
+            return known
+
+        known = self._known.get(key)
+        return known if known is not None else await self.line.run(request, unless_known)
 
     def is_known(self, asked: Asked, id: str) -> bool:
         """Whether features are there without being computed."""
-        return self._features.get(_key(asked.of(self.offered), self.gallery[id])) is not None
+        return self._known.get(_key(asked.of(self.offered), self.gallery[id])) is not None
 
-    def _compute(self, recipe: Recipe, entry: Entry) -> Known:
-        here = self._features.get(_key(recipe, entry))
-        if here is not None:  # another request of the line has computed it
-            return here
+    def _read(self, recipe: Recipe, entry: Entry) -> Known:
         source = self.source(recipe)
         started = time.perf_counter()
         features = source.extract(entry.picture())[0]
         seconds = time.perf_counter() - started
         features = replace(features, activations={n: m.detach().cpu() for n, m in features.activations.items()})
-        known = Known(recipe, features, seconds, rows_of(source))
-        return self._features.put(_key(recipe, entry), known, features.bytes)
+        return Known(recipe, features, seconds, rows_of(source))
 
-    def target(self, known: Known, id: str, map: str | None, *, shown: bool = False) -> Target:
+    def target(self, known: Known, id: str, map: str | None, *, most: int | None = None) -> Target:
         """Features ready to be searched.
 
         Args:
             id: Of their picture.
             map: Which, where there are several.
-            shown: At the pixels that are shown, where these are fewer than the picture's own.
+            most: Pixels that are compared, where these are fewer than the picture's own.
         """
-        size = shown_size(known.features.frame.original) if shown else known.features.frame.original
+        original = known.features.frame.original
+        size = original if most is None else shown_size(original, most)
         key = (_key(known.recipe, self.gallery[id]), map, size)
         target = self._targets.get(key)
         if target is None:
-            own = size == known.features.frame.original
-            target = Target(known.features, None if own else Matching(Lattice(size)), map)
-            tensor = known.features[map] if map is not None else known.features.tensor
+            target = Target(known.features, None if size == original else Matching(Lattice(size)), map)
+            tensor = known.features.tensor if map is None else known.features[map]
             self._targets.put(key, target, 4 * size[0] * size[1] + 4 * tensor.numel())
         return target
 
@@ -157,15 +169,15 @@ class Session:
         self.line.close()
 
 
-def shown_size(original: tuple[int, int]) -> tuple[int, int]:
-    """(width, height) at which a picture's similarities are shown.
+def shown_size(original: tuple[int, int], most: int = SHOWN) -> tuple[int, int]:
+    """(width, height) at which what is laid over a picture is made, of ``most`` pixels.
 
     Example:
         >>> shown_size((640, 480)), shown_size((4000, 3000))
         ((640, 480), (1155, 866))
     """
     width, height = original
-    scale = min(1.0, (SHOWN / (width * height)) ** 0.5)
+    scale = min(1.0, (most / (width * height)) ** 0.5)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from diffeat.app.routes import features, leave, match, model, pictures, stores
+from diffeat.app.routes import features, leave, match, model, pictures, segments, stores
 
 #: In the order of the documentation.
-ROUTERS = (model.router, pictures.router, features.router, match.router, stores.router, leave.router)
+ROUTERS = (
+    model.router,
+    pictures.router,
+    features.router,
+    segments.router,
+    match.router,
+    stores.router,
+    leave.router,
+)

@@ -11,10 +11,10 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from torch import Tensor
 
-from diffeat.app.asked import Click, Features, Maps
+from diffeat.app.asked import Click, Features, Id, Maps, Number
 from diffeat.app.here import Here
-from diffeat.app.packet import packed
-from diffeat.app.session import Known, Session
+from diffeat.app.packet import as_bytes, packed
+from diffeat.app.session import SHOWN, Known, Session
 from diffeat.errors import InvalidValueError
 from diffeat.refinement.massive import detect_massive
 from diffeat.refinement.stats import ChannelStatistics
@@ -24,6 +24,8 @@ router = APIRouter()
 
 #: Bytes of features that go to the browser, which then compares them itself while the pointer moves.
 MOST_SENT = 16 << 20
+#: Pixels of a picture of a strip.
+STRIP = 60_000
 
 
 @router.post("/features", response_class=Response)
@@ -69,10 +71,50 @@ def _click(session: Session, body: Click, source: Known, targets: list[Known]) -
         x, y = found.target[0].tolist()
         matches.append({"picture": id, "x": x, "y": y, "similarity": float(found.similarity[0])})
         if body.heat:
-            heats.append(session.target(known, id, body.map, shown=True).heat(source.features, point[0]))
+            heats.append(session.target(known, id, body.map, most=SHOWN).heat(source.features, point[0]))
     low = min((float(heat.min()) for heat in heats), default=-1.0)
     high = max((float(heat.max()) for heat in heats), default=1.0)
-    return packed({"matches": matches, "low": low, "high": high}, [_bytes(heat, low, high) for heat in heats])
+    return packed({"matches": matches, "low": low, "high": high}, [as_bytes(heat, low, high) for heat in heats])
+
+
+class Strip(Features):
+    """All maps of one picture, side by side.
+
+    Attributes:
+        source: The picture that a point lies in, sought in each map; without one, maps are in colours.
+    """
+
+    source: Id | None = None
+    point: tuple[Number, Number] | None = None
+
+
+@router.post("/strip", response_class=Response)
+async def strip(session: Here, request: Request, body: Strip) -> Response:
+    """Several timesteps or layers of one picture: in colours, or what is similar to a point."""
+    ids = [body.picture, *([body.source] if body.source is not None else [])]
+    known, *source = await session.read(request, body.asked, ids)
+    return await run_in_threadpool(_strip, session, body, known, source)
+
+
+def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> Response:
+    names = list(known.features.activations)
+    header: dict[str, Any] = {
+        "maps": [{"name": n, "shape": list(m.shape)} for n, m in known.features.activations.items()]
+    }
+    frame = known.features.frame
+    header |= {"frame": {"original": frame.original, "model": frame.model, "content": frame.content}}
+    header |= {"seconds": known.seconds, "rows": known.rows}
+    if not source or body.point is None:
+        return packed(header, [pca_colours([known.features[name]])[0] for name in names])
+    matches, heats = [], []
+    for name in names:
+        target = session.target(known, body.picture, name, most=STRIP)
+        found = target.find(source[0].features, torch.tensor([body.point], dtype=torch.float64))
+        heat = target.heat(source[0].features, body.point)
+        (x, y), similarity = found.target[0].tolist(), float(found.similarity[0])
+        matches.append({"x": x, "y": y, "similarity": similarity, "low": float(heat.min()), "high": float(heat.max())})
+        heats.append(as_bytes(heat, matches[-1]["low"], matches[-1]["high"]))
+    return packed(header | {"matches": matches}, heats)
 
 
 @router.post("/pca", response_class=Response)
@@ -98,7 +140,7 @@ async def channel(session: Here, request: Request, body: Channel) -> Response:
         raise InvalidValueError(f"There are channels 0 to {min(len(m) for m in maps) - 1} here, not {body.channel}.")
     values = [m[body.channel].float() for m in maps]
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    return packed({"pictures": body.pictures, "low": low, "high": high}, [_bytes(v, low, high) for v in values])
+    return packed({"pictures": body.pictures, "low": low, "high": high}, [as_bytes(v, low, high) for v in values])
 
 
 @router.post("/statistics")
@@ -125,8 +167,3 @@ def _statistics(maps: list[Tensor]) -> dict[str, Any]:
 
 def _map(known: Known, name: str | None) -> Tensor:
     return known.features.tensor if name is None else known.features[name]
-
-
-def _bytes(values: Tensor, low: float, high: float) -> np.ndarray:
-    """As 0…255 between two values."""
-    return ((values.float() - low) * (255 / max(high - low, 1e-12))).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -72,3 +72,17 @@ export function rgbPixels(values, width, height) {
   }
   return image;
 }
+
+const LABELS = Uint32Array.from({ length: 256 }, (_, i) => {
+  if (!i) return 0x8c160a0c;
+  const code = Number.parseInt(PALETTE[(i - 1) % PALETTE.length].slice(1), 16);
+  return ((0x9e << 24) | ((code & 255) << 16) | (code & 0xff00) | (code >> 16)) >>> 0;
+});
+
+export function labelPixels(values, width, height) {
+  // Numbers of things in the palette's colours; 0, nothing, is dimmed.
+  const image = new ImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = LABELS[values[i]];
+  return image;
+}

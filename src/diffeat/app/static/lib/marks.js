@@ -48,7 +48,7 @@ export class Marker {
 
   #listen() {
     const { area } = this.box;
-    area.style.touchAction = "none";
+    area.classList.add("to-mark");
     area.addEventListener("pointerdown", (event) => {
       if (event.button > 0) return;
       const at = this.#at(event);
@@ -121,6 +121,7 @@ export class Marker {
   }
 
   draw(points, boxes, colour) {
+    this.box.area.dataset.mode = this.handlers.added ? this.mode : "points";
     this.shown = points;
     this.frame = boxes;
     this.colour = colour;

@@ -2,6 +2,17 @@
 import { imageOf } from "./api.js";
 import { element } from "./dom.js";
 
+export function fileName(info) {
+  return info.name.split("/").pop();
+}
+
+export function contentOf(frame, columns, rows) {
+  // The part of a grid over the model's image that the picture covers.
+  const [left, top, width, height] = frame.content;
+  const [across, down] = [columns / frame.model[0], rows / frame.model[1]];
+  return [left * across, top * down, width * across, height * down];
+}
+
 export class PictureBox {
   // handlers: onpoint(x, y), onhover(x, y | null); points are pixels of the original picture.
   constructor(info, { side = 1024, onpoint = null, onhover = null, tools = [], src = imageOf(info.id, side) } = {}) {
@@ -16,14 +27,14 @@ export class PictureBox {
         : { role: "img", "aria-label": info.name },
       this.image, this.overlay, this.marks,
     );
-    this.area.style.aspectRatio = `${info.width} / ${info.height}`;
     this.note = element("span.note");
     this.figure = element(
       "figure.picture",
       {},
       this.area,
-      element("figcaption", {}, element("span.name", { title: info.name }, info.name.split("/").pop()), this.note, ...tools),
+      element("figcaption", {}, element("span.name", { title: info.name }, fileName(info)), this.note, ...tools),
     );
+    this.figure.style.setProperty("--aspect", String(info.width / info.height));
     this.cursor = null;
     if (onpoint) this.#listen(onpoint, onhover);
   }

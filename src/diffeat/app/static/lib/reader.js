@@ -1,7 +1,7 @@
-// Features of pictures, asked for one after the other, and kept; a new wish ends the old one.
+// Answers that take time: asked for one after the other, kept, told in the status line; a new wish ends the old one.
 import { post, wasCancelled } from "./api.js";
 
-const KEPT = 48;
+const KEPT = 64;
 
 export class Reader {
   constructor(status) {
@@ -10,59 +10,61 @@ export class Reader {
     this.running = null;
   }
 
-  known(asked, id) {
-    return this.kept.get(keyOf(asked, id));
+  job(endpoint, body, words) {
+    // A request whose answer is kept.
+    return { key: `${endpoint} ${JSON.stringify(body)}`, words, ask: (signal) => post(endpoint, body, signal) };
   }
 
-  async all(asked, infos, each = () => {}) {
-    // Features of pictures in their order, null for one that fails; `each(info, features | null, error)` as they come.
+  features(asked, info) {
+    return this.job("features", { asked, picture: info.id }, `Reading ${info.name.split("/").pop()}`);
+  }
+
+  known(job) {
+    return this.kept.get(job.key);
+  }
+
+  async run(jobs, each = () => {}) {
+    // Answers of jobs in their order, null for one that fails; `each(index, answer | null, error)` as they come.
     // Resolves to null if something else was wished for meanwhile, or the user cancelled.
     this.cancel();
     const controller = new AbortController();
     this.running = controller;
-    const results = [];
+    const answers = [];
     try {
-      for (const [i, info] of infos.entries()) {
-        const key = keyOf(asked, info.id);
-        let features = this.kept.get(key) ?? null;
+      for (const [i, job] of jobs.entries()) {
+        let answer = this.known(job) ?? null;
         let error = null;
-        if (!features) {
-          this.status.working(`Reading ${info.name.split("/").pop()}`, i, infos.length, () => this.cancel(true));
+        if (!answer) {
+          this.status.working(job.words, i, jobs.length, () => this.cancel(true));
           try {
-            features = await post("features", { asked, picture: info.id }, controller.signal);
-            this.#keep(key, features);
+            answer = this.#keep(job.key, await job.ask(controller.signal));
           } catch (failed) {
             if (wasCancelled(failed)) return null;
             error = failed;
           }
         }
         if (controller.signal.aborted) return null;
-        results.push(features);
-        each(info, features, error);
+        answers.push(answer);
+        each(i, answer, error);
       }
-      return results;
+      return answers;
     } finally {
       if (this.running === controller) {
         this.running = null;
-        this.status.done(controller.signal.aborted ? "Cancelled." : "");
+        this.status.done();
       }
     }
   }
 
   cancel(byUser = false) {
     this.running?.abort();
-    if (byUser) {
-      this.running = null;
-      this.status.done("Cancelled. What was read is kept.");
-    }
+    this.running = null;
+    this.status.done(byUser ? "Cancelled. What was read is kept." : "");
   }
 
-  #keep(key, features) {
-    this.kept.set(key, features);
+  #keep(key, answer) {
+    this.kept.set(key, answer);
     if (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
+    return answer;
   }
-}
-
-function keyOf(asked, id) {
-  return `${id} ${JSON.stringify(asked)}`;
 }

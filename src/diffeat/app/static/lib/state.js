@@ -1,6 +1,6 @@
 // What is looked at, in the address bar: a link shows it again.
 
-const LISTS = new Set(["pictures", "timesteps", "layers", "recipes", "words"]);
+const LISTS = new Set(["pictures", "timesteps", "columns", "words"]);
 const NUMBERS = new Set(["draws", "size", "channel", "seed", "parts"]);
 
 export function readAddress() {
@@ -28,6 +28,34 @@ export function writeAddress(state) {
 
 function rounded(value) {
   return String(Math.round(value * 100) / 100);
+}
+
+export function columnText(asked, map = undefined) {
+  // Which features, as a text for the address bar.
+  const parts = { a: asked.activations?.join(","), t: asked.timesteps?.join(","), d: asked.draws, s: asked.size, p: asked.prompt, m: map };
+  const told = Object.entries(parts).filter(([, v]) => v !== undefined && v !== "");
+  return [encodeURIComponent(asked.recipe ?? ""), ...told.map(([k, v]) => `${k}=${encodeURIComponent(v)}`)].join(";");
+}
+
+export function columnOf(text) {
+  // {asked, map} of such a text.
+  const [recipe, ...parts] = text.split(";");
+  const told = Object.fromEntries(parts.map((part) => part.split("=").map(decoded)));
+  const asked = { recipe: decoded(recipe) };
+  if (told.a) asked.activations = told.a.split(",");
+  if (told.t) asked.timesteps = told.t.split(",").map(Number);
+  if (told.d) asked.draws = Number(told.d);
+  if (told.s) asked.size = Number(told.s);
+  if (told.p !== undefined) asked.prompt = told.p;
+  return { asked, map: told.m };
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 
 export function askedOf(state) {

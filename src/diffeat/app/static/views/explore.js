@@ -2,7 +2,7 @@
 import { post, wasCancelled } from "../lib/api.js";
 import { floorOf, heatPixels, highest, rgbPixels, shadePixels } from "../lib/colours.js";
 import { element } from "../lib/dom.js";
-import { PictureBox } from "../lib/picture.js";
+import { PictureBox, contentOf, fileName } from "../lib/picture.js";
 import { Prepared } from "../lib/similarity.js";
 import { askedOf } from "../lib/state.js";
 
@@ -82,7 +82,9 @@ class Explore {
     const asked = askedOf(state);
     const mark = this.asked;
     let first = true;
-    const results = await this.page.reader.all(asked, this.infos, (info, features, error) => {
+    const infos = this.infos;
+    const results = await this.page.reader.run(infos.map((info) => this.page.reader.features(asked, info)), (i, features, error) => {
+      const info = infos[i];
       const box = this.boxes.get(info.id);
       box.note.textContent = error ? "" : this.#note(features);
       box.figure.classList.toggle("failed", Boolean(error));
@@ -120,13 +122,17 @@ class Explore {
   }
 
   #ready(state) {
-    return this.infos.filter((info) => this.page.reader.known(askedOf(state), info.id));
+    return this.infos.filter((info) => this.#features(info, state));
+  }
+
+  #features(info, state = this.page.state) {
+    return this.page.reader.known(this.page.reader.features(askedOf(state), info));
   }
 
   async #show(state, infos = this.#ready(state)) {
     if (!infos.length) return;
     const mode = state.show ?? "similarity";
-    const map = this.#map(this.page.reader.known(askedOf(state), infos[0].id), state);
+    const map = this.#map(this.#features(infos[0], state), state);
     const wish = JSON.stringify([mode, map, state.channel, state.source, state.point, infos.map((i) => i.id)]);
     if (wish === this.shown) return;
     this.shown = wish;
@@ -164,7 +170,7 @@ class Explore {
     this.legend.textContent = `cosine ${found.low.toFixed(2)} … ${found.high.toFixed(2)}`;
     const others = found.matches.filter((m) => m.picture !== state.source);
     const best = others.sort((a, b) => b.similarity - a.similarity)[0];
-    const name = best && this.page.gallery.infos.get(best.picture).name.split("/").pop();
+    const name = best && fileName(this.page.gallery.infos.get(best.picture));
     if (best) this.page.status.say(`Most similar: ${name} at ${Math.round(best.x)}, ${Math.round(best.y)} (cosine ${best.similarity.toFixed(3)}).`);
   }
 
@@ -186,17 +192,15 @@ class Explore {
   async #showArrays(endpoint, more, infos, map, paint) {
     const answer = await post(endpoint, { ...this.#body(infos, map), ...more }, this.click.signal);
     for (const [i, { shape: [rows, columns], values }] of answer.arrays.entries()) {
-      const { frame } = this.page.reader.known(askedOf(this.page.state), infos[i].id);
-      const [left, top, width, height] = frame.content;
-      const [across, down] = [columns / frame.model[0], rows / frame.model[1]];
-      this.boxes.get(infos[i].id).lay(paint(values, columns, rows), [left * across, top * down, width * across, height * down]);
+      const { frame } = this.#features(infos[i]);
+      this.boxes.get(infos[i].id).lay(paint(values, columns, rows), contentOf(frame, columns, rows));
     }
     this.legend.textContent = endpoint === "pca" ? "Equal colours mean equal content." : `${answer.low.toPrecision(3)} … ${answer.high.toPrecision(3)}`;
   }
 
   #prepare(info) {
     if (!this.prepared.has(info.id)) {
-      const features = this.page.reader.known(askedOf(this.page.state), info.id);
+      const features = this.#features(info);
       if (!features?.arrays.length) return null;
       const scale = Math.min(1, HOVERED / Math.max(info.width, info.height));
       const [width, height] = [Math.max(1, Math.round(info.width * scale)), Math.max(1, Math.round(info.height * scale))];
@@ -262,7 +266,7 @@ class Explore {
   }
 
   async pngs() {
-    return Promise.all(this.infos.map(async (info) => [`${info.name.split("/").pop().replace(/\.\w+$/, "")}-${this.page.state.show ?? "similarity"}.png`, await this.boxes.get(info.id).png()]));
+    return Promise.all(this.infos.map(async (info) => [`${fileName(info).replace(/\.\w+$/, "")}-${this.page.state.show ?? "similarity"}.png`, await this.boxes.get(info.id).png()]));
   }
 }
 

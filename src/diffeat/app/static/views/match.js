@@ -27,9 +27,10 @@ class Match {
       "div.segments", { role: "group", "aria-label": "What is marked" },
       ...MODES.map(([mode, title]) => element("button", { type: "button", "data-mode": mode, onclick: () => page.set({ mark: mode }) }, title)),
     );
-    this.classOf = element("select", { onchange: () => this.#chooseClass() });
+    this.classOf = element("select", { onchange: () => (this.label = Number(this.classOf.value)) });
+    this.newClass = element("input", { type: "text", maxlength: 80, placeholder: "new class", "aria-label": "Name of a new class", onchange: () => this.#addClass() });
     this.brush = element("input", { type: "range", min: 1, max: 20, value: 5 });
-    this.painting = element("div.bar", {}, labelled("Class", this.classOf), labelled("Brush", this.brush));
+    this.painting = element("div.bar", {}, labelled("Class", this.classOf), this.newClass, labelled("Brush", this.brush));
     this.swap = element("button", { type: "button", onclick: () => this.#swap() }, "Swap");
     this.suggest = element("button", { type: "button", onclick: () => this.#suggest() }, "Suggest points");
     this.clear = element("button", { type: "button", onclick: () => this.#clear() }, "Clear");
@@ -82,8 +83,12 @@ class Match {
     if (asked !== this.asked) {
       this.asked = asked;
       this.found = { points: {}, boxes: {} };
-      const read = await this.page.reader.all(askedOf(state), this.infos, (info, _features, error) => error && this.page.status.wrong(error));
-      if (read === null) return;
+      const { reader, status } = this.page;
+      const jobs = this.infos.map((info) => reader.features(askedOf(state), info));
+      if ((await reader.run(jobs, (_k, _answer, error) => error && status.wrong(error))) === null) {
+        this.asked = "";
+        return;
+      }
     }
     this.#draw();
     this.send();
@@ -92,8 +97,9 @@ class Match {
   async #layOut(source, target) {
     if (this.ids === `${source} ${target}`) return;
     this.ids = `${source} ${target}`;
-    this.infos = await this.page.gallery.known([source, target]);
-    const [left, right] = this.infos;
+    const infos = await this.page.gallery.known([source, target]);
+    if (infos.length < 2) throw new Error("One of the two pictures cannot be read. Choose another.");
+    const [left, right] = (this.infos = infos);
     this.source = new Marker(left, {
       moved: (name, place) => this.#set("marks", { ...this.source.points, [name]: place }),
       added: (place) => this.#set("marks", { ...this.source.points, [free(this.source.points)]: place }),
@@ -229,17 +235,15 @@ class Match {
     this.classOf.replaceChildren(
       element("option", { value: 0 }, "0 · nothing"),
       ...this.classes.map((name, k) => element("option", { value: k + 1 }, `${k + 1} · ${name}`)),
-      element("option", { value: "new" }, "New class …"),
     );
     this.classOf.value = this.label;
   }
 
-  #chooseClass() {
-    if (this.classOf.value === "new") {
-      const name = prompt("Name of the class")?.trim();
-      if (name && !this.classes.includes(name) && name !== "background") this.classes.push(name);
-      this.label = name ? this.classes.indexOf(name) + 1 || this.label : this.label;
-    } else this.label = Number(this.classOf.value);
+  #addClass() {
+    const name = this.newClass.value.trim();
+    if (name && name !== "background" && !this.classes.includes(name)) this.classes.push(name);
+    if (this.classes.includes(name)) this.label = this.classes.indexOf(name) + 1;
+    this.newClass.value = "";
     this.#listClasses();
   }
 
