@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from urllib.parse import urlencode
 
 import numpy as np
+import uvicorn  # noqa: F401  what is missing is told before a thread runs into it
 from torch import Tensor
 
 from diffeat.app.gallery import Gallery

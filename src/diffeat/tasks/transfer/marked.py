@@ -3,10 +3,10 @@
 ::
 
     images/NAME.png   the pictures, upright
-    marks/NAME.json   points and boxes                 diffeat transfer images/NAME.png marks/NAME.json PICTURES
-    masks/NAME.png    labels, 0 is background          diffeat transfer images/NAME.png masks/NAME.png PICTURES
-    id2label.json     what labels are called           diffeat eval folder --root FOLDER, diffeat train-heads folder
-    pairs.csv         points that two pictures share   diffeat eval csv --root pairs.csv, diffeat train csv
+    marks/NAME.json   points and boxes               diffeat transfer images/NAME.png marks/NAME.json PICTURES
+    masks/NAME.png    labels, 0 is background        diffeat transfer images/NAME.png masks/NAME.png PICTURES
+    id2label.json     what labels are called         diffeat eval folder, diffeat train segmentation folder
+    pairs.csv         points that two pictures share diffeat eval csv, diffeat train hyperfeatures csv
 """
 
 from __future__ import annotations
