@@ -130,12 +130,12 @@ def test_what_is_written_replaced_and_compacted_is_pooled_anew_and_only_that(tmp
 
     with opened(tmp_path / "s") as store:
         store.pooled(progress=counted)
-        store.write_shard([picture(3, version=2), picture(20)])
+        store.write_shard([picture(3, version=2), picture(20)], position=50)
         pooled = store.pooled(progress=counted)
         assert read == [12, 12, 2, 2]  # of either map
         check(pooled.nearest("p/003.png", 5), _without(expected(store, picture(3, version=2)), "p/003.png"), 5)
         assert same(store.nearest("p/020.png", 3), pooled.nearest("p/020.png", 3))
-        store.write_shard([picture(21)])
+        store.write_shard([picture(21)], position=51)
         assert "p/021.png" in dict(store.nearest("p/020.png", 50))  # not the pictures of before
         with pytest.raises(UnknownNameError, match=r"'p/021.png' was stored after"):
             pooled.nearest("p/021.png")
