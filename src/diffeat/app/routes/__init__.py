@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from diffeat.app.routes import features, leave, model, pictures, segments
+from diffeat.app.routes import features, leave, measured, model, pictures, segments
 
 #: In the order of the documentation.
-ROUTERS = (model.router, pictures.router, features.router, segments.router, leave.router)
+ROUTERS = (model.router, pictures.router, features.router, measured.router, segments.router, leave.router)
