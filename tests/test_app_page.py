@@ -96,7 +96,8 @@ def matches(session: Session, page: Any, **changes: Any) -> list[tuple[float, fl
     told = state(page)
     recipe = next(iter(session.offered.values())).replace(**changes)
     ids = told["pictures"].split("|")
-    maps = dict(zip(ids, session.source(recipe).extract([session.gallery[i].picture() for i in ids]), strict=True))
+    source = session.source(recipe)
+    maps = {i: source.extract(session.gallery[i].picture())[0] for i in ids}
     point = [[float(v) for v in told["point"].split(",")]]
     found = [diffeat.match(maps[told["source"]], maps[i], point) for i in ids if i != told["source"]]
     return [(f.target[0, 0].item(), f.target[0, 1].item()) for f in found]
@@ -184,7 +185,7 @@ def test_compare(tab: Any) -> None:
     tab.get_by_role("button", name="Compare").click()
     tab.locator(".column").nth(1).wait_for()
     tab.locator(".cost .fact").nth(4).wait_for()
-    tab.locator("#stage select").select_option("baseline%3Argb")
+    tab.locator("#stage select").select_option("RGB%20patches")
     tab.locator(".column").nth(2).wait_for()
     pick(tab, 0.5, 0.5)
     for column in range(3):

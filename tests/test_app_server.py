@@ -89,7 +89,8 @@ def ids(client: TestClient) -> list[str]:
 def features(session: Session, ids: list[str], **changes: Any) -> list[diffeat.FeatureMap]:
     """What Python gives for the pictures, by the recipe of the session."""
     recipe = next(iter(session.offered.values())).replace(**changes)
-    return session.source(recipe).extract([session.gallery[id].picture() for id in ids])
+    source = session.source(recipe)
+    return [source.extract(session.gallery[id].picture())[0] for id in ids]
 
 
 # Who may speak
@@ -411,7 +412,7 @@ def test_words_and_parts(client: TestClient, session: Session, ids: list[str]) -
     split = {"asked": ASKED, "pictures": ids, "method": "kmeans", "parts": 3}
     header, masks = unpacked(client.post("/api/parts", json=split).content)
     assert [len(told["names"]) for told in header["pictures"]] == [3, 3, 3]
-    assert {int(v) for mask in masks for v in np.unique(mask)} == {1, 2, 3}
+    assert {int(v) for mask in masks for v in np.unique(mask)} <= {1, 2, 3}
     assert client.post("/api/parts", json={**split, "method": "merging"}).status_code == 400
 
 
@@ -421,8 +422,9 @@ def test_the_map_is_the_catalogue(client: TestClient, session: Session) -> None:
     assert [a["id"] for a in every] == [a.id for a in catalogue]
     globbed = client.get("/api/activations", params={"find": "up_blocks.*.resnets.*"}).json()["activations"]
     assert [a["id"] for a in globbed] == [a.id for a in catalogue.find("up_blocks.*.resnets.*")]
-    words = client.get("/api/activations", params={"find": "up attn1 query q"}).json()["activations"]
-    assert all("attn1" in a["id"] for a in words)
+    words = client.get("/api/activations", params={"find": "UP attn1 attention-q"}).json()["activations"]
+    assert words
+    assert all("attn1" in a["id"] and a["kind"] == "attention-q" for a in words)
     nothing = client.get("/api/activations", params={"find": "up_block.*"})
     assert nothing.status_code == 404
     assert nothing.json()["error"]
@@ -434,11 +436,11 @@ def test_the_map_is_the_catalogue(client: TestClient, session: Session) -> None:
         ({"asked": {"activations": ["up_block.1"]}}, 404, "up_blocks.1"),
         ({"asked": {"timesteps": [2000]}}, 400, "2000"),
         ({"asked": {"recipe": "/etc/passwd"}}, 404, "not offered"),
-        ({"asked": {"recipe": "baseline:rgb"}, "timesteps": []}, 422, "timesteps"),
+        ({"asked": {"recipe": "RGB patches", "timesteps": [5]}}, 400, "as it is"),
         ({"asked": {"model": "other"}}, 422, "model"),
         ({"asked": {"draws": 10**9}}, 422, "draws"),
         ({"asked": {"activations": ["x"] * 99}}, 422, "activations"),
-        ({"asked": {"size": 65}}, 400, "65"),
+        ({"asked": {"size": 7}}, 422, "size"),
         ({"asked": {"prompt": "x" * 5000}}, 422, "prompt"),
         ({"picture": "0" * 12}, 404, "no picture"),
     ],
@@ -620,4 +622,4 @@ def test_errors_of_a_user_are_no_faults_of_the_server() -> None:
     kinds = [DiffeatError]
     for kind in kinds:
         kinds += kind.__subclasses__()
-    assert all(400 <= status_of(kind("x")) < 500 for kind in kinds)
+    assert all(400 <= status_of(kind.__new__(kind)) < 500 for kind in kinds)

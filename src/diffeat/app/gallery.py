@@ -146,7 +146,7 @@ class Gallery:
         name = printable(os.path.basename(name.replace("\\", "/")))[:120] or "picture"
         if len(data) > MOST_BYTES:
             raise ImageError(too_large(name))
-        (width, height), _ = stored_size(io.BytesIO(data))
+        (width, height), _ = stored_size(_Named(data, name))
         if width * height > MOST_PIXELS:
             raise ImageError(
                 f"{name} has {width * height / 1e6:.0f} million pixels; the page takes {MOST_PIXELS // 10**6} million. "
@@ -175,6 +175,14 @@ class Gallery:
     def is_upload(self, entry: Entry) -> bool:
         """Whether it came from the browser."""
         return entry.id in self._uploads
+
+
+class _Named(io.BytesIO):
+    """Bytes that messages call by a name."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        super().__init__(data)
+        self.name = name
 
 
 def too_large(name: str) -> str:

@@ -185,7 +185,10 @@ def rows_of(source: object) -> int:
     """Rows of denoiser calls that one picture takes."""
     if isinstance(source, JoinedSource):
         return sum(rows_of(part) for part in source.sources)
-    return source.plan.cost().rows if isinstance(source, Extractor) else 0
+    if not isinstance(source, Extractor):
+        return 0
+    path = source.recipe.trajectory
+    return path.steps or 0 if path.stepped else source.plan.cost().rows
 
 
 def _key(recipe: Recipe, entry: Entry) -> tuple[str, str, str | None]:

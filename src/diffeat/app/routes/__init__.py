@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from diffeat.app.routes import features, leave, match, model, pictures, segments, stores
+from diffeat.app.routes import features, leave, match, measured, model, pictures, segments, stores
 
 #: In the order of the documentation.
 ROUTERS = (
     model.router,
     pictures.router,
     features.router,
+    measured.router,
     segments.router,
     match.router,
     stores.router,

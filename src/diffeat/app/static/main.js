@@ -25,7 +25,8 @@ class Page {
       this.session = await get("session");
       const { model, family, device, precision } = this.session;
       document.getElementById("model").textContent = `${model} · ${family} · ${device}, ${precision}`;
-      await Promise.all([this.gallery.load(), this.panel.load()]);
+      this.panel.begin();
+      await this.gallery.load();
     } catch (error) {
       this.status.wrong(error);
       return;

@@ -2,6 +2,11 @@
 import { get } from "./api.js";
 import { element, later } from "./dom.js";
 
+const ORDERS = [
+  ["", "In order of execution"], ["noise", "Least noise first"], ["granularity", "Finest first"],
+  ["concentration", "Most evenly spread first"],
+];
+
 export class ModelMap {
   constructor(onchoose) {
     this.onchoose = onchoose;
@@ -15,7 +20,20 @@ export class ModelMap {
       type: "search", placeholder: "Search or glob: up_blocks.*.resnets.*", "aria-label": "Search activations",
       spellcheck: "false", oninput: later(150, () => this.find(this.search.value)),
     });
-    this.root = element("div.map", {}, this.strip, this.search, this.message, this.list);
+    this.order = element(
+      "select", { "aria-label": "Order of activations", hidden: true, onchange: () => this.draw() },
+      ...ORDERS.map(([value, title]) => element("option", { value }, title)),
+    );
+    this.measured = element("p.hint");
+    this.root = element("div.map", {}, this.strip, this.search, this.order, this.measured, this.message, this.list);
+  }
+
+  tell({ on, values }) {
+    // Properties that were measured, by id.
+    this.values = values;
+    this.order.hidden = false;
+    this.measured.textContent = `Measured on ${on.pictures} pictures at t = ${on.timestep}, ${on.draws} draws.`;
+    this.draw();
   }
 
   async load() {
@@ -52,6 +70,14 @@ export class ModelMap {
   draw(open = false) {
     const here = this.every.find((a) => a.id === this.chosen)?.stage;
     this.#drawStrip(here);
+    const by = this.order.value;
+    if (by) {
+      const known = this.shown.filter((a) => this.values[a.id]?.[by] !== undefined);
+      const sign = by === "granularity" ? -1 : 1;
+      known.sort((a, b) => sign * (this.values[a.id][by] - this.values[b.id][by]));
+      this.list.replaceChildren(element("ul.rows", {}, ...known.map((a) => this.#row(a, true))));
+      return;
+    }
     this.list.replaceChildren(
       ...[...this.stages(this.shown)].map(([stage, activations]) => this.#stage(stage, activations, open || stage === here)),
     );
@@ -101,9 +127,10 @@ export class ModelMap {
     return part;
   }
 
-  #row(a) {
+  #row(a, whole = false) {
     const readable = a.grid || a.kind === "map";
-    const short = a.id.replace(/^(down_blocks|up_blocks|mid_block|transformer_blocks|single_transformer_blocks)\.?\d*\.?/, "") || a.id;
+    const short = whole ? a.id : a.id.replace(/^(down_blocks|up_blocks|mid_block|transformer_blocks|single_transformer_blocks)\.?\d*\.?/, "") || a.id;
+    const measured = this.values?.[a.id];
     const button = element(
       "button.site",
       {
@@ -115,9 +142,14 @@ export class ModelMap {
         "span.site-facts", {},
         `${a.kind} · ${a.channels}${a.grid ? ` × ${a.grid[0]} × ${a.grid[1]}` : ""}${a.heads ? ` · ${a.heads} heads` : ""}`,
       ),
+      measured ? element("span.site-facts", {}, `noise ${percent(measured.noise)} · granularity ${measured.granularity.toFixed(2)}${measured.massive ? ` · ${measured.massive} massive` : ""}`) : null,
       element("span.depth", { title: `${Math.round(a.depth * 100)} % of the model's operations` }),
     );
     button.style.setProperty("--depth", `${a.depth * 100}%`);
     return element("li", {}, button);
   }
+}
+
+function percent(share) {
+  return `${Math.round(100 * share)} %`;
 }

@@ -1,11 +1,15 @@
 // What is read: recipe, activation, timestep, draws, text.
-import { element, labelled, later } from "./dom.js";
+import { element, labelled } from "./dom.js";
 import { ModelMap } from "./map.js";
 
 export class Panel {
   constructor(root, page) {
     this.page = page;
     this.map = new ModelMap((activation) => page.set({ activation, map: undefined, channel: undefined }));
+    this.measure = element("button.quiet.small", {
+      type: "button", title: "Noise share, granularity and massive channels of every activation, on the pictures of the stage",
+      onclick: () => this.#measure(),
+    }, "Measure all");
     this.recipe = element("select", { onchange: () => this.#choose(this.recipe.value) });
     this.about = element("p.hint");
     this.timestep = element("input", {
@@ -32,16 +36,28 @@ export class Panel {
     root.append(
       element("h2", {}, "What is read"),
       labelled("Recipe", this.recipe), this.about, this.settings,
-      element("h3", {}, "Activation"), this.map.root,
+      element("div.heading", {}, element("h3", {}, "Activation"), this.measure), this.map.root,
     );
-    this.later = later(0, () => {});
   }
 
-  async load() {
+  async #measure() {
+    const { state, reader, session } = this.page;
+    const timestep = Number(state.timesteps?.[0] ?? this.facts().timesteps[0] ?? 50);
+    const words = `Measuring all activations on ${state.pictures.length} pictures`;
+    const body = { pictures: state.pictures, timestep: Math.min(timestep, session.flow ? 1000 : 999) };
+    await reader.run([reader.job("measure", body, words)], (_, answer, error) => {
+      if (error) this.page.status.wrong(error);
+      else this.map.tell(answer);
+    });
+    this.page.follow();
+  }
+
+  begin() {
     const { recipes, flow } = this.page.session;
     if (flow) this.timestep.max = 1000;
     this.recipe.replaceChildren(...recipes.map((r) => element("option", { value: r.name }, r.name)));
-    await this.map.load();
+    // Not awaited: the first picture does not wait for the map.
+    this.ready = this.map.load().then(() => this.update(this.page.state)).catch((error) => this.page.status.wrong(error));
   }
 
   facts(state = this.page.state) {
@@ -66,7 +82,7 @@ export class Panel {
       this.#says();
     }
     const chosen = state.activation ?? (recipe.activations?.length === 1 ? recipe.activations[0] : "");
-    if (chosen !== this.map.chosen) this.map.choose(chosen);
+    if (this.map.every.length && chosen !== this.map.chosen) this.map.choose(chosen);
   }
 
   #says() {

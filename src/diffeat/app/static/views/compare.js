@@ -37,9 +37,8 @@ class Compare {
 
   #texts(state) {
     if (state.columns?.length) return state.columns.slice(0, MOST);
-    const names = this.page.session.recipes.map((r) => r.name);
-    const usual = [this.page.session.recipes[0].name, "hyperfeatures-tiny", "baseline:daisy"].filter((n) => names.includes(n));
-    return [...new Set([...usual, ...names])].slice(0, 2).map((recipe) => columnText({ recipe }));
+    const now = columnText({ recipe: this.page.session.recipes[0].name, ...askedOf(state) }, state.map);
+    return [now, columnText({ recipe: "DAISY" })]; // which costs next to nothing
   }
 
   #add(text) {

@@ -256,6 +256,7 @@ class Explore {
           "dl", {},
           fact("largest over median", told.peak.toPrecision(3)), fact("inequality of channels (Gini)", told.gini.toFixed(2)),
           fact("massive channels", told.massive.length ? told.massive.join(", ") : "none"),
+          ...this.#measured(),
         ),
         element("p.chips", {}, element("span.hint", {}, "largest channels"), ...chips),
       );
@@ -263,6 +264,13 @@ class Explore {
     } catch (error) {
       this.facts.replaceChildren(element("p.message", {}, error.message));
     }
+  }
+
+  #measured() {
+    const { map } = this.page.panel;
+    const values = map.values?.[map.chosen];
+    if (!values) return [];
+    return [fact("noise share", `${Math.round(100 * values.noise)} %`), fact("granularity", values.granularity.toFixed(2))];
   }
 
   async pngs() {

@@ -42,6 +42,7 @@ class Strips {
     this.find.hidden = along !== "layers";
     this.find.value = state.find ?? "";
     this.message.textContent = "";
+    if (along === "layers") await this.page.panel.ready;
     const infos = await this.page.gallery.known(state.pictures ?? []);
     if (!infos.length) return;
     const source = infos.find((info) => info.id === state.source && state.point) ?? null;
