@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -142,6 +144,28 @@ def test_marks_that_are_none_are_refused_in_words(client: TestClient, ids: list[
         answer = client.post(f"/api/{address}", json=body)
         assert answer.status_code in (400, 422)
         assert words in answer.json()["error"]
+
+
+def test_the_lines_that_one_leaves_with_find_the_same(
+    client: TestClient,
+    ids: list[str],
+    features: list[FeatureMap],
+    store: FeatureStore,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    points, boxes = {"'eye'": [10.5, 20.0]}, {"head": [5, 5, 40, 35]}
+    body = {"asked": RGB, "source": {"picture": ids[0], "points": points, "boxes": boxes}, "target": ids[1]}
+    told, space = client.post("/api/transfer/leave", json=body).json(), {}
+    exec(told["python"], space)
+    assert space["found"] == transfer(features[0], features[1], Annotation(points, boxes))
+    first, second = told["command"].splitlines()
+    assert shlex.split(first) == ["echo", json.dumps({"points": points, "boxes": boxes}), ">", "marks.json"]
+    assert second.startswith("diffeat transfer ")
+    capsys.readouterr()
+    told = client.post("/api/stores/0/leave", json={"picture": "0.png", "count": 2}).json()
+    exec(told["python"].replace("pooled()", "pooled(keep=False)"), {})  # others look at what is in the folder
+    assert capsys.readouterr().out.splitlines() == [str(s) for s in store.pooled(keep=False).nearest("0.png", 2)]
+    assert shlex.split(told["command"]) == ["diffeat", "store", "nearest", str(store.path), "0.png", "-k", "2"]
 
 
 # What is kept

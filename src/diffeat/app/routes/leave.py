@@ -42,10 +42,7 @@ async def leave(session: Here, body: View) -> dict[str, str]:
 
 def _python(recipe: Recipe, source: Entry, entries: list[Entry], point: tuple[float, float] | None) -> str:
     """Lines that can be run where the server was started."""
-    paths = [_path(entry) for entry in [source, *(entry for entry in entries if entry != source)]]
-    lines = ["import diffeat", ""] + (_SAMPLES_PYTHON if any(_sample(e) for e in [source, *entries]) else [])
-    lines += [f'recipe = diffeat.Recipe.from_yaml("""\n{recipe.to_yaml()}""")']
-    lines += ["source = diffeat.load_source(recipe)", f"first, *others = source.extract({paths!r})"]
+    lines = opening(recipe, [source, *(entry for entry in entries if entry != source)])
     if point is not None:
         lines += [
             "for features in [first, *others]:",
@@ -61,15 +58,28 @@ def _python(recipe: Recipe, source: Entry, entries: list[Entry], point: tuple[fl
     return "\n".join(lines) + "\n"
 
 
+def opening(recipe: Recipe, entries: list[Entry]) -> list[str]:
+    """The lines that read pictures: ``first`` and ``others``."""
+    lines = ["import diffeat", ""] + (_SAMPLES_PYTHON if any(map(_sample, entries)) else [])
+    lines += [f'recipe = diffeat.Recipe.from_yaml("""\n{recipe.to_yaml()}""")']
+    paths = [path_of(entry) for entry in entries]
+    return [*lines, "source = diffeat.load_source(recipe)", f"first, *others = source.extract({paths!r})"]
+
+
+def samples_first(entries: list[Entry]) -> str:
+    """The command line that writes sample photographs, where one of them is shown."""
+    return "diffeat samples photos\n" if any(map(_sample, entries)) else ""
+
+
 def _command(source: Entry, entries: list[Entry], point: tuple[float, float] | None) -> str:
     """Command lines; ``recipe.yaml`` is the recipe."""
-    first = "diffeat samples photos\n" if any(_sample(e) for e in [source, *entries]) else ""
+    first = samples_first([source, *entries])
     if point is None:
-        paths = shlex.join([_path(entry) for entry in entries])
+        paths = shlex.join([path_of(entry) for entry in entries])
         return f"{first}diffeat show {paths} --recipe recipe.yaml --shared --out features.png\n"
     others = [entry for entry in entries if entry != source] or [source]
     return first + "".join(
-        f"diffeat match {shlex.join([_path(source), _path(entry)])} --recipe recipe.yaml "
+        f"diffeat match {shlex.join([path_of(source), path_of(entry)])} --recipe recipe.yaml "
         f"--points {shlex.quote(f'{point[0]:g},{point[1]:g}')} --out match-{i}.png\n"
         for i, entry in enumerate(others, 1)
     )
@@ -84,7 +94,7 @@ _SAMPLES_PYTHON = [
 ]
 
 
-def _path(entry: Entry) -> str:
+def path_of(entry: Entry) -> str:
     """Where people find it; a dropped picture by its name."""
     return entry.path or entry.name
 

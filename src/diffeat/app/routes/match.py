@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,6 +22,7 @@ from pydantic import Field
 from diffeat.app.asked import Asked, Body, Id, Name, Number
 from diffeat.app.here import Here
 from diffeat.app.packet import packed
+from diffeat.app.routes.leave import opening, path_of, samples_first
 from diffeat.app.session import SHOWN, Known, Session, shown_size
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
@@ -115,6 +118,29 @@ def _found(body: Transfer, source: Known, target: Known) -> Response:
 
 def _single(features: FeatureMap, name: str | None) -> FeatureMap:
     return features if name is None else replace(features, activations={name: features[name]})
+
+
+@router.post("/transfer/leave")
+async def leave(session: Here, body: Transfer) -> dict[str, str]:
+    """Python, command and recipe that find the points and boxes; a painted mask is saved as a file first."""
+    recipe = body.asked.of(session.offered)
+    marks = {"points": {n: list(p) for n, p in body.source.points.items()}}
+    marks |= {"boxes": {n: list(b) for n, b in body.source.boxes.items()}} if body.source.boxes else {}
+    source, target = session.gallery[body.source.picture], session.gallery[body.target]
+    python = [
+        *opening(recipe, [source, target]),
+        "from diffeat.tasks.transfer import Annotation, transfer",
+        "",
+        f"marks = Annotation(points={marks['points']!r}, boxes={marks.get('boxes', {})!r})",
+        "found = transfer(first, others[0], marks)",
+        "print(found.points, found.boxes)",
+    ]
+    paths = shlex.join([path_of(source), "marks.json", path_of(target)])
+    command = (
+        f"{samples_first([source, target])}echo {shlex.quote(json.dumps(marks))} > marks.json\n"
+        f"diffeat transfer {paths} --recipe recipe.yaml --out found\n"
+    )
+    return {"yaml": recipe.to_yaml(), "python": "\n".join(python) + "\n", "command": command}
 
 
 class Suggest(Body):

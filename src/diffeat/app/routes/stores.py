@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -11,6 +12,7 @@ from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from PIL import Image
 from pydantic import Field
+from yaml import safe_dump
 
 from diffeat.app.asked import Body, Name, Number
 from diffeat.app.packet import as_bytes, packed
@@ -132,6 +134,18 @@ async def nearest(shelf: There, request: Request, body: Nearest) -> dict[str, An
         return {"pictures": [{"name": n, "cosine": c} for n, c in found], "exact": pooled.exact}
 
     return await shelf.line.run(request, work)
+
+
+@router.post("/{number}/leave")
+async def leave(shelf: There, body: Nearest) -> dict[str, str]:
+    """Python and command that find the same pictures, and what the store's features are of."""
+    path, name = str(shelf.store.path), await run_in_threadpool(shelf.store.named, body.picture)
+    chosen, argument = ([], "") if body.map is None else (["-a", body.map], repr(body.map))
+    lines = ["from diffeat import FeatureStore", "", f"store = FeatureStore.open({path!r})"]
+    lines += [f"for similar in store.pooled({argument}).nearest({name!r}, {body.count}):", "    print(similar)"]
+    command = shlex.join(["diffeat", "store", "nearest", path, name, "-k", str(body.count), *chosen])
+    yaml = safe_dump(shelf.store.recipe, sort_keys=False, allow_unicode=True)
+    return {"yaml": yaml, "python": "\n".join(lines) + "\n", "command": f"{command}\n"}
 
 
 class StoredClick(Body):

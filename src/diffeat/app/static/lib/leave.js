@@ -6,11 +6,13 @@ import { askedOf } from "./state.js";
 export async function showLeave(page) {
   const { state } = page;
   const point = state.point && state.source ? { source: state.source, point: state.point } : {};
+  const usual = { endpoint: "leave", body: { asked: askedOf(state), pictures: state.pictures, ...point } };
+  const { endpoint, body } = page.view.leave?.() ?? usual;
   const dialog = document.getElementById("dialog");
   const close = element("button.quiet.close", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "×");
   dialog.replaceChildren(element("h2", { id: "dialog-title" }, "Take it with you"), close);
   try {
-    const told = await post("leave", { asked: askedOf(state), pictures: state.pictures, ...point });
+    const told = await post(endpoint, body);
     dialog.append(
       part("Python", told.python, "view.py"),
       part("Command line", told.command, null),

@@ -292,6 +292,12 @@ class Match {
     }
   }
 
+  leave() {
+    if (!this.source) return null;
+    const { info, points, boxes } = this.source;
+    return { endpoint: "transfer/leave", body: { ...this.#body(), source: { picture: info.id, points, boxes }, target: this.target.info.id } };
+  }
+
   async pngs() {
     return Promise.all([this.source, this.target].map(async ({ info, box }) => [`${info.name.split("/").pop().replace(/\.\w+$/, "")}-match.png`, await box.png()]));
   }

@@ -155,6 +155,11 @@ class Stores {
     }
   }
 
+  leave() {
+    const { stored, map } = this.page.state;
+    return this.stores?.length && stored ? { endpoint: `${this.path}/leave`, body: { picture: stored, ...(map ? { map } : {}) } } : null;
+  }
+
   async pngs() {
     return Promise.all([...this.boxes].map(async ([name, box]) => [`${name.split("/").pop().replace(/\.\w+$/, "")}-store.png`, await box.png()]));
   }
