@@ -6,11 +6,15 @@ import asyncio
 import io
 import json
 import os
+import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -603,12 +607,39 @@ def test_a_forward_pass_ends_in_its_midst_and_leaves_the_model_as_it_was(session
     assert source.extract(session.gallery[ids[0]].picture())[0].tensor.isfinite().all(), "others are not stopped"
 
 
+def test_a_server_leaves_no_file(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with TestClient(application(session), base_url="http://127.0.0.1") as client:
+        told = client.post("/api/pictures?name=x.png", content=encoded(picture(8))).json()
+        client.get(f"/api/pictures/{told['id']}/image")
+        assert client.post("/api/features", json={"asked": ASKED, "picture": told["id"]}).status_code == 200
+        client.delete(f"/api/pictures/{told['id']}")
+    assert list(tmp_path.iterdir()) == []
+
+
 # The command
 
 
-def test_the_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "diffeat", "app", "--no-browser", "--port", "0", "--size", "64"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[1]
+    with urlopen(f"{address}api/session", timeout=300) as answer:
+        assert json.load(answer)["model"] == "tiny-unet"
+    taken = subprocess.run([*command[:5], "--port", address.split(":")[-1].strip("/")], capture_output=True, text=True)
+    assert taken.returncode == 2
+    assert "--port" in taken.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(300) in (0, 130)
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_the_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit):
         main(["app"])

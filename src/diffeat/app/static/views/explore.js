@@ -29,7 +29,7 @@ class Explore {
     this.channel = element("input", {
       type: "number", min: 0, step: 1, "aria-label": "Channel", onchange: () => page.set({ channel: Number(this.channel.value) || 0 }),
     });
-    this.maps = element("select", { "aria-label": "Map", onchange: () => page.set({ map: this.maps.value, channel: undefined }) });
+    this.maps = element("select", { "aria-label": "Map", hidden: true, onchange: () => page.set({ map: this.maps.value, channel: undefined }) });
     this.legend = element("p.legend");
     this.grid = element("div.grid");
     this.facts = element("section.facts", { "aria-label": "Statistics of the activation" });
