@@ -273,6 +273,14 @@ class Explore {
     return [fact("noise share", `${Math.round(100 * values.noise)} %`), fact("granularity", values.granularity.toFixed(2))];
   }
 
+  leaving() {
+    const { state } = this.page;
+    const map = this.#map(null, state);
+    const pointed = (state.show ?? "similarity") === "similarity" && state.point;
+    const what = pointed ? { of: "similarity", source: state.source, point: state.point } : { of: "pca" };
+    return [{ title: "", ...this.#body(this.infos, map), ...what }];
+  }
+
   async pngs() {
     return Promise.all(this.infos.map(async (info) => [`${fileName(info).replace(/\.\w+$/, "")}-${this.page.state.show ?? "similarity"}.png`, await this.boxes.get(info.id).png()]));
   }
