@@ -60,7 +60,7 @@ def store(features: list[FeatureMap], tmp_path_factory: pytest.TempPathFactory) 
         feature.image = f"{number}.png"
     (name, values), *_ = features[0].activations.items()
     far = FeatureMap(
-        {name: torch.rand(len(values), 5, 4)}, FrameSpec("squash", size=16).frame((40, 30)), "gone/far.png"
+        {name: torch.rand(len(values), 5, 4)}, FrameSpec("squash", size=16).frame((40, 30)), "gone/far.png", "far"
     )
     with FeatureStore.of(folder, source) as made:
         made.write_shard([*features, far])
@@ -154,12 +154,14 @@ def test_the_lines_that_one_leaves_with_find_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     points, boxes = {"'eye'": [10.5, 20.0]}, {"head": [5, 5, 40, 35]}
-    body = {"asked": RGB, "source": {"picture": ids[0], "points": points, "boxes": boxes}, "target": ids[1]}
-    told, space = client.post("/api/transfer/leave", json=body).json(), {}
+    body = {"asked": RGB, "of": "transfer", "pictures": ids[:2], "source": ids[0], "points": points, "boxes": boxes}
+    told, space = client.post("/api/leave", json=body).json(), {}
     exec(told["python"], space)
     assert space["found"] == transfer(features[0], features[1], Annotation(points, boxes))
     first, second = told["command"].splitlines()
-    assert shlex.split(first) == ["echo", json.dumps({"points": points, "boxes": boxes}), ">", "marks.json"]
+    echo, marks, *rest = shlex.split(first)
+    assert [echo, *rest] == ["echo", ">", "marks.json"]
+    assert json.loads(marks) == {"points": points, "boxes": boxes}
     assert second.startswith("diffeat transfer ")
     capsys.readouterr()
     told = client.post("/api/stores/0/leave", json={"picture": "0.png", "count": 2}).json()
@@ -242,7 +244,7 @@ def test_without_a_folder_nothing_is_written(photos: Path, ids: list[str]) -> No
 def test_a_set_that_no_reader_could_read_is_refused(client: TestClient, ids: list[str]) -> None:
     def refused(**changes: object) -> str:
         answer = client.post("/api/marks", json={**_collection(ids), **changes})
-        assert answer.status_code == 400
+        assert answer.status_code in (400, 404)
         return answer.json()["error"]
 
     assert "not there" in refused(pairs=[[0, 3]])

@@ -6,15 +6,21 @@ import asyncio
 import io
 import json
 import os
+import shlex
+import signal
 import struct
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="the page needs the extra 'app'")
@@ -26,6 +32,8 @@ from diffeat.app.gallery import Gallery
 from diffeat.app.line import Busy, Line, Stopped, stopped_by
 from diffeat.app.server import application
 from diffeat.app.session import Session
+from diffeat.cli.command import given
+from diffeat.cli.main import app as commands
 from diffeat.cli.main import main
 from diffeat.errors import DiffeatError, ImageError, InvalidValueError
 from diffeat.extraction import Reading, Recipe
@@ -470,10 +478,15 @@ def test_a_body_is_bounded(client: TestClient) -> None:
 
 
 def test_the_python_lines_give_the_clicked_point(
-    client: TestClient, ids: list[str], capsys: pytest.CaptureFixture[str]
+    client: TestClient,
+    session: Session,
+    ids: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("diffeat.load_source", session.source)
     point = {"source": ids[0], "point": [17.3, 30.0]}
-    told = client.post("/api/leave", json={"asked": ASKED, "pictures": ids[:2], **point}).json()
+    told = client.post("/api/leave", json={"asked": ASKED, "of": "similarity", "pictures": ids[:2], **point}).json()
     exec(told["python"], {})
     printed = capsys.readouterr().out.splitlines()
     header, _ = unpacked(client.post("/api/click", json={"asked": ASKED, "pictures": ids[:2], **point}).content)
@@ -481,20 +494,42 @@ def test_the_python_lines_give_the_clicked_point(
         assert f"[{match['x']}, {match['y']}]" in line
 
 
-def test_the_recipe_and_the_commands_are_taken(
-    client: TestClient, ids: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "view",
+    [
+        {"of": "similarity", "point": [17, 30]},
+        {"of": "pca"},
+        {"of": "strip", "asked": {"timesteps": [5, 50], "draws": 1}, "point": [17, 30]},
+        {"of": "strip", "asked": {"timesteps": [5, 50], "draws": 1}},
+        {"of": "words", "words": ["sky", "a circle"], "asked": {**ASKED, "prompt": "a circle in the sky"}},
+        {"of": "parts", "parts": 3},
+        {"of": "parts", "method": "merging"},
+    ],
+    ids=lambda view: "-".join([view["of"], *sorted(view)]),
+)
+def test_every_view_leaves_lines_that_run_and_a_command_that_is_taken(
+    client: TestClient, session: Session, ids: list[str], view: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    body = {"asked": {**ASKED, "prompt": "a cat"}, "pictures": ids[:2]}
-    told = client.post("/api/leave", json={**body, "source": ids[0], "point": [17, 30]}).json()
+    point = {"source": ids[1]} if "point" in view else {}
+    answer = client.post("/api/leave", json={"asked": ASKED, "pictures": ids[:2], **point, **view})
+    assert answer.status_code == 200, answer.text
+    told = answer.json()
     recipe = Recipe.from_yaml(told["yaml"])
-    assert isinstance(recipe, Reading)
-    assert (recipe.prompt, recipe.trajectory.timesteps) == ("a cat", (50,))
-    monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(told["yaml"])
-    (line,) = told["command"].splitlines()
-    main(line.split()[1:])
-    assert Path("match-1.png").exists()
-    assert "diffeat show" in client.post("/api/leave", json=body).json()["command"]
+    monkeypatch.setattr("diffeat.load_source", lambda given: session.source(given) if given == recipe else None)
+    exec(told["python"], {})
+    root = typer.main.get_command(commands)
+    for line in told["command"].splitlines():
+        words = shlex.split(line)
+        command = root.commands[words[1]]
+        context = command.make_context(words[1], words[2:], resilient_parsing=False)
+        assert given(context)["recipe"] == ["recipe.yaml"]
+
+
+def test_what_is_not_there_yet_cannot_be_taken(client: TestClient, ids: list[str]) -> None:
+    for view, word in (({"of": "similarity"}, "click"), ({"of": "words"}, "words")):
+        answer = client.post("/api/leave", json={"pictures": ids[:1], **view})
+        assert answer.status_code == 400
+        assert word in answer.json()["error"]
 
 
 # One at a time
@@ -603,12 +638,39 @@ def test_a_forward_pass_ends_in_its_midst_and_leaves_the_model_as_it_was(session
     assert source.extract(session.gallery[ids[0]].picture())[0].tensor.isfinite().all(), "others are not stopped"
 
 
+def test_a_server_leaves_no_file(session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with TestClient(application(session), base_url="http://127.0.0.1") as client:
+        told = client.post("/api/pictures?name=x.png", content=encoded(picture(8))).json()
+        client.get(f"/api/pictures/{told['id']}/image")
+        assert client.post("/api/features", json={"asked": ASKED, "picture": told["id"]}).status_code == 200
+        client.delete(f"/api/pictures/{told['id']}")
+    assert list(tmp_path.iterdir()) == []
+
+
 # The command
 
 
-def test_the_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
+@pytest.mark.slow
+def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "diffeat", "app", "--no-browser", "--port", "0", "--size", "64"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[1]
+    with urlopen(f"{address}api/session", timeout=300) as answer:
+        assert json.load(answer)["model"] == "tiny-unet"
+    taken = subprocess.run([*command[:5], "--port", address.split(":")[-1].strip("/")], capture_output=True, text=True)
+    assert taken.returncode == 2
+    assert "--port" in taken.stderr
+    process.send_signal(signal.SIGINT)
+    assert process.wait(300) in (0, 130)
+    assert list(tmp_path.iterdir()) == []
 
+
+def test_the_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit):
         main(["app"])

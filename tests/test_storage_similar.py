@@ -205,7 +205,7 @@ def test_a_store_by_url_and_one_with_a_summary_give_the_same(tmp_path: Path) -> 
 
 def test_wrong_questions_are_told_from_others(where: Path, tmp_path: Path) -> None:
     store = FeatureStore.open(where)
-    with pytest.raises(UnknownNameError, match=r"no picture 'p/00.png'\. Did you mean 'p/00"):
+    with pytest.raises(UnknownNameError, match=r"no picture 'p/00.png'\. Did you mean 'p/0"):
         store.nearest("p/00.png")
     with pytest.raises(UnknownNameError, match="no number 30"):
         store.nearest(30)

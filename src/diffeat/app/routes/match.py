@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
-import shlex
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,10 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from diffeat.app.asked import Asked, Body, Id, Name, Number
+from diffeat.app.asked import Asked, Body, Box, Id, Label, Name, Point
 from diffeat.app.here import Here
 from diffeat.app.packet import packed
-from diffeat.app.routes.leave import opening, path_of, samples_first
 from diffeat.app.session import SHOWN, Known, Session, shown_size
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
@@ -32,11 +29,8 @@ from diffeat.tasks.transfer import Annotation, Marked, marked_files, transfer
 
 router = APIRouter()
 
-Point = tuple[Number, Number]
-Box = tuple[Number, Number, Number, Number]
 #: Cells of a side of a painted mask.
 CELLS = 1024
-_Label = Annotated[str, Field(min_length=1, max_length=80)]
 
 
 class Painted(Body):
@@ -67,8 +61,8 @@ class Marks(Body):
     """What is marked in a picture, in its upright pixels."""
 
     picture: Id
-    points: dict[_Label, Point] = Field(default_factory=dict, max_length=200)
-    boxes: dict[_Label, Box] = Field(default_factory=dict, max_length=50)
+    points: dict[Label, Point] = Field(default_factory=dict, max_length=200)
+    boxes: dict[Label, Box] = Field(default_factory=dict, max_length=50)
     mask: Painted | None = None
 
     def annotation(self, size: tuple[int, int]) -> Annotation:
@@ -120,29 +114,6 @@ def _single(features: FeatureMap, name: str | None) -> FeatureMap:
     return features if name is None else replace(features, activations={name: features[name]})
 
 
-@router.post("/transfer/leave")
-async def leave(session: Here, body: Transfer) -> dict[str, str]:
-    """Python, command and recipe that find the points and boxes; a painted mask is saved as a file first."""
-    recipe = body.asked.of(session.offered)
-    marks = {"points": {n: list(p) for n, p in body.source.points.items()}}
-    marks |= {"boxes": {n: list(b) for n, b in body.source.boxes.items()}} if body.source.boxes else {}
-    source, target = session.gallery[body.source.picture], session.gallery[body.target]
-    python = [
-        *opening(recipe, [source, target]),
-        "from diffeat.tasks.transfer import Annotation, transfer",
-        "",
-        f"marks = Annotation(points={marks['points']!r}, boxes={marks.get('boxes', {})!r})",
-        "found = transfer(first, others[0], marks)",
-        "print(found.points, found.boxes)",
-    ]
-    paths = shlex.join([path_of(source), "marks.json", path_of(target)])
-    command = (
-        f"{samples_first([source, target])}echo {shlex.quote(json.dumps(marks))} > marks.json\n"
-        f"diffeat transfer {paths} --recipe recipe.yaml --out found\n"
-    )
-    return {"yaml": recipe.to_yaml(), "python": "\n".join(python) + "\n", "command": command}
-
-
 class Suggest(Body):
     """Places of one picture that choose places of another, and are chosen back."""
 
@@ -174,7 +145,7 @@ class Collection(Body):
     pairs: list[tuple[Annotated[int, Field(ge=0, le=23)], Annotated[int, Field(ge=0, le=23)]]] = Field(
         default_factory=list, max_length=200
     )
-    classes: list[_Label] = Field(default_factory=list, max_length=254)
+    classes: list[Label] = Field(default_factory=list, max_length=254)
 
 
 def _out(request: Request) -> Path | None:

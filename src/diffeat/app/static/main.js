@@ -5,7 +5,7 @@ import { Gallery } from "./lib/gallery.js";
 import { showLeave } from "./lib/leave.js";
 import { Panel } from "./lib/panel.js";
 import { Reader } from "./lib/reader.js";
-import { readAddress, writeAddress } from "./lib/state.js";
+import { askedOf, readAddress, writeAddress } from "./lib/state.js";
 import { Status } from "./lib/status.js";
 import { VIEWS } from "./views/index.js";
 
@@ -58,6 +58,11 @@ class Page {
     this.panel.update(this.state);
     this.gallery.draw();
     Promise.resolve(this.view.update(this.state)).catch((error) => this.status.wrong(error));
+  }
+
+  leaving() {
+    // What the view is made of: bodies for /api/leave, each with a title.
+    return this.view.leaving?.() ?? [{ title: "", asked: askedOf(this.state), pictures: this.state.pictures }];
   }
 
   pngs() {

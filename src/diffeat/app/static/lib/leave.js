@@ -1,28 +1,29 @@
 // What one leaves with: Python, command, recipe, pictures, link.
 import { post } from "./api.js";
 import { element } from "./dom.js";
-import { askedOf } from "./state.js";
 
 export async function showLeave(page) {
-  const { state } = page;
-  const point = state.point && state.source ? { source: state.source, point: state.point } : {};
-  const usual = { endpoint: "leave", body: { asked: askedOf(state), pictures: state.pictures, ...point } };
-  const { endpoint, body } = page.view.leave?.() ?? usual;
   const dialog = document.getElementById("dialog");
   const close = element("button.quiet.close", { type: "button", "aria-label": "Close", onclick: () => dialog.close() }, "×");
   dialog.replaceChildren(element("h2", { id: "dialog-title" }, "Take it with you"), close);
   try {
-    const told = await post(endpoint, body);
-    dialog.append(
-      part("Python", told.python, "view.py"),
-      part("Command line", told.command, null),
-      part("Recipe", told.yaml, "recipe.yaml"),
-      part("Link", location.href, null),
-      element("div.saves", {}, element("button", { type: "button", onclick: () => savePictures(page) }, "Save the pictures as PNG")),
-    );
+    const views = page.leaving();
+    for (const [i, { title, endpoint = "leave", ...view }] of views.entries()) {
+      const told = await post(endpoint, view);
+      const more = views.length > 1 ? ` · ${title}` : "";
+      dialog.append(
+        part(`Python${more}`, told.python, `view${i || ""}.py`),
+        part(`Command line${more}`, told.command, null),
+        part(`Recipe${more}`, told.yaml, "recipe.yaml"),
+      );
+    }
   } catch (error) {
     dialog.append(element("p.message.wrong", { role: "alert" }, error.message));
   }
+  dialog.append(
+    part("Link", location.href, null),
+    element("div.saves", {}, element("button", { type: "button", onclick: () => savePictures(page) }, "Save the pictures as PNG")),
+  );
   dialog.showModal();
 }
 

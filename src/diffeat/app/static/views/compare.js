@@ -159,6 +159,13 @@ class Compare {
     }
   }
 
+  leaving() {
+    const { state } = this.page;
+    const pointed = state.point && this.infos.some((info) => info.id === state.source);
+    const what = pointed ? { of: "similarity", source: state.source, point: state.point } : { of: "pca" };
+    return this.parts.map((part) => ({ title: this.#title(part), ...this.#body(part), ...what }));
+  }
+
   async pngs() {
     const boxes = this.parts.flatMap((part, i) => [...part.boxes.values()].map((box) => [i + 1, box]));
     return Promise.all(boxes.map(async ([i, box]) => [`${box.info.name.split("/").pop().replace(/\.\w+$/, "")}-${i}.png`, await box.png()]));

@@ -29,7 +29,7 @@ class Explore {
     this.channel = element("input", {
       type: "number", min: 0, step: 1, "aria-label": "Channel", onchange: () => page.set({ channel: Number(this.channel.value) || 0 }),
     });
-    this.maps = element("select", { "aria-label": "Map", onchange: () => page.set({ map: this.maps.value, channel: undefined }) });
+    this.maps = element("select", { "aria-label": "Map", hidden: true, onchange: () => page.set({ map: this.maps.value, channel: undefined }) });
     this.legend = element("p.legend");
     this.grid = element("div.grid");
     this.facts = element("section.facts", { "aria-label": "Statistics of the activation" });
@@ -271,6 +271,14 @@ class Explore {
     const values = map.values?.[map.chosen];
     if (!values) return [];
     return [fact("noise share", `${Math.round(100 * values.noise)} %`), fact("granularity", values.granularity.toFixed(2))];
+  }
+
+  leaving() {
+    const { state } = this.page;
+    const map = this.#map(null, state);
+    const pointed = (state.show ?? "similarity") === "similarity" && state.point;
+    const what = pointed ? { of: "similarity", source: state.source, point: state.point } : { of: "pca" };
+    return [{ title: "", ...this.#body(this.infos, map), ...what }];
   }
 
   async pngs() {

@@ -292,10 +292,10 @@ class Match {
     }
   }
 
-  leave() {
-    if (!this.source) return null;
+  leaving() {
+    if (!this.source) return [];
     const { info, points, boxes } = this.source;
-    return { endpoint: "transfer/leave", body: { ...this.#body(), source: { picture: info.id, points, boxes }, target: this.target.info.id } };
+    return [{ title: "Match", of: "transfer", ...this.#body(), source: info.id, pictures: [info.id, this.target.info.id], points, boxes }];
   }
 
   async pngs() {

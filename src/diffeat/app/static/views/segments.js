@@ -134,6 +134,14 @@ class Segments {
     this.notes.textContent = words;
   }
 
+  leaving() {
+    const { state } = this.page;
+    const body = { title: "", asked: askedOf(state), pictures: this.infos.map((info) => info.id) };
+    if ((state.of ?? "words") === "words") return [{ ...body, of: "words", words: state.words ?? [], background: Number(state.height ?? 0.5) }];
+    const method = state.method ?? "kmeans";
+    return [{ ...body, of: "parts", method, ...(method === "merging" ? {} : { parts: state.parts ?? 5 }) }];
+  }
+
   async pngs() {
     return Promise.all([...this.boxes.values()].map(async (box) => [`${fileName(box.info).replace(/\.\w+$/, "")}-${this.page.state.of ?? "words"}.png`, await box.png()]));
   }

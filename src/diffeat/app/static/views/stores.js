@@ -155,9 +155,9 @@ class Stores {
     }
   }
 
-  leave() {
+  leaving() {
     const { stored, map } = this.page.state;
-    return this.stores?.length && stored ? { endpoint: `${this.path}/leave`, body: { picture: stored, ...(map ? { map } : {}) } } : null;
+    return this.stores?.length && stored ? [{ title: "Store", endpoint: `${this.path}/leave`, picture: stored, ...(map ? { map } : {}) }] : [];
   }
 
   async pngs() {

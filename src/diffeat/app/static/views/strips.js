@@ -56,6 +56,7 @@ class Strips {
       this.tiles.replaceChildren();
       return;
     }
+    this.told = this.#whole(steps, shown, source, state, along);
     this.#layOut(steps, shown, source, state);
     await this.#read(steps, shown, source, state);
   }
@@ -76,6 +77,18 @@ class Strips {
     return Array.from({ length: Math.min(MOST, every.length) }, (_, i) => every[Math.floor(i * step)]).map((a) => ({
       title: a.id, hint: `${a.channels} × ${a.grid.join(" × ")}`, changes: { activation: a.id, map: undefined },
     }));
+  }
+
+  #whole(steps, shown, source, state, along) {
+    const asked = along === "timesteps"
+      ? { timesteps: steps.map((step) => Number(step.changes.timesteps[0])) }
+      : { activations: steps.map((step) => step.changes.activation) };
+    const point = source ? { source: source.id, point: state.point } : {};
+    return { title: "", of: "strip", asked: { ...askedOf(state), ...asked }, pictures: [shown.id], ...point };
+  }
+
+  leaving() {
+    return this.told ? [this.told] : [];
   }
 
   #layOut(steps, shown, source, state) {
