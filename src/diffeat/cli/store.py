@@ -98,7 +98,7 @@ def nearest(
     Example:
         diffeat samples photos
         diffeat extract photos --out features
-        diffeat store nearest features "$(diffeat store find features --limit 1)"
+        diffeat store nearest features chelsea.png
     """
     from diffeat.errors import InvalidValueError, printable, shown
     from diffeat.features import Picture
