@@ -1,6 +1,8 @@
 """Draws the pictures of ``docs/app.md``: the page with the embedded model and sample photographs, in Chromium.
 
-python docs/screenshots.py [FOLDER]
+python docs/screenshots.py [ADDRESS]
+
+With the address of a running ``diffeat app``, that one is drawn.
 """
 
 from __future__ import annotations
@@ -13,15 +15,17 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "docs" / "images"
 sys.path[:0] = [str(ROOT / "tests")]
 
+_READ = "recipe=tiny-dift&draws=2&size=384"
 #: Name, width, height, colour scheme, view and what more the address holds.
 PICTURES = [
-    ("app-1440", 1440, 900, "light", "view=explore&show=similarity", True),
-    ("app-dark", 1440, 900, "dark", "view=explore&show=pca", False),
-    ("app-768", 768, 1024, "light", "view=explore&show=similarity", True),
-    ("app-320", 320, 720, "dark", "view=explore&show=similarity", True),
-    ("app-compare", 1440, 900, "light", "view=compare", True),
+    ("app-1440", 1440, 900, "light", f"{_READ}&view=explore&show=similarity", True),
+    ("app-dark", 1440, 900, "dark", f"{_READ}&view=explore&show=pca", False),
+    ("app-768", 768, 1024, "light", f"{_READ}&view=explore&show=similarity", True),
+    ("app-320", 320, 720, "dark", f"{_READ}&view=explore&show=similarity", True),
+    ("app-compare", 1440, 900, "light", f"{_READ}&view=compare", True),
 ]
 #: Colours of a picture: few, so that it stays small.
 _COLOURS = 128
@@ -54,19 +58,23 @@ def settle(page: Any) -> None:
     page.locator("#progress").wait_for(state="hidden")
 
 
-def main(folder: Path) -> None:
+def main(address: str | None) -> None:
     from diffeat.app.gallery import Gallery
     from diffeat.app.server import application
     from diffeat.app.session import Session
     from diffeat.extraction import Reading
     from support.browser import browser, served
 
-    session = Session(Reading.load("tiny-dift"), Gallery())
-    with served(application(session), 600) as address, browser() as chromium:
+    if address is None:
+        session = Session(Reading.load("tiny-dift"), Gallery())
+        with served(application(session), 600) as address:
+            main(address)
+        return
+    with browser() as chromium:
         for name, *how in PICTURES:
-            taken(chromium, address, *how).save(folder / f"{name}.png", optimize=True)
-            print(folder / f"{name}.png", flush=True)
+            taken(chromium, address, *how).save(FOLDER / f"{name}.png", optimize=True)
+            print(FOLDER / f"{name}.png", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "images")
+    main(sys.argv[1] if len(sys.argv) > 1 else None)

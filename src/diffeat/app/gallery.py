@@ -192,8 +192,8 @@ def too_large(name: str) -> str:
 
 def _size(entry: Entry) -> tuple[int, int]:
     if isinstance(entry.where, Confined):
-        with entry.where.stream() as file:
-            (width, height), orientation = stored_size(file)
+        entry.where.check()
+        (width, height), orientation = stored_size(entry.where.path)
         return (height, width) if orientation >= 5 else (width, height)
     return entry.picture().image.size
 

@@ -14,7 +14,7 @@ const HEAT = Uint32Array.from({ length: 256 }, (_, i) => {
   const [r, g, b] = between(INFERNO, 0.12 + 0.83 * share);
   const cover = share ** 0.8;
   const ink = [r, g, b].map((v, k) => Math.round(v * cover + [12, 10, 22][k] * (1 - cover)));
-  const alpha = Math.round(255 * (0.52 + 0.3 * cover));
+  const alpha = Math.round(255 * (0.42 + 0.38 * cover));
   return (alpha << 24) | (ink[2] << 16) | (ink[1] << 8) | ink[0];
 });
 
@@ -40,7 +40,13 @@ export function floorOf(arrays, share) {
   return some.length ? some[Math.floor(share * (some.length - 1))] : 0;
 }
 
-export function highest(arrays) {
+export function topOf(arrays, source) {
+  // The highest value outside the picture that the point lies in, where it is one by itself.
+  const others = arrays.filter((_, i) => i !== source);
+  return highest(others.length ? others : arrays);
+}
+
+function highest(arrays) {
   let high = -Infinity;
   for (const values of arrays) for (let i = 0; i < values.length; i++) if (values[i] > high) high = values[i];
   return high;

@@ -56,6 +56,8 @@ export class ModelMap {
   choose(id) {
     this.chosen = this.every.find((a) => a.id === id || a.aliases.includes(id))?.id ?? id;
     this.draw(Boolean(this.search.value.trim()));
+    const row = this.list.querySelector(".site[aria-pressed=true]");
+    if (row) this.list.scrollTop = Math.max(0, row.closest("li").offsetTop - this.list.clientHeight / 3);
   }
 
   stages(activations) {
@@ -104,7 +106,7 @@ export class ModelMap {
     const part = [...this.list.children].find((each) => each.dataset.stage === stage);
     if (!part) return;
     part.open = true;
-    part.scrollIntoView({ block: "nearest" });
+    this.list.scrollTop = part.offsetTop;
     part.querySelector("summary").focus({ preventScroll: true });
   }
 

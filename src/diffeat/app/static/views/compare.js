@@ -1,6 +1,6 @@
 // Compare: up to four recipes side by side under one click, with what they cost.
 import { post, wasCancelled } from "../lib/api.js";
-import { floorOf, heatPixels, rgbPixels } from "../lib/colours.js";
+import { floorOf, heatPixels, rgbPixels, topOf } from "../lib/colours.js";
 import { element } from "../lib/dom.js";
 import { PictureBox, contentOf } from "../lib/picture.js";
 import { askedOf, columnOf, columnText } from "../lib/state.js";
@@ -139,12 +139,13 @@ class Compare {
 
   async #clicked(part, state) {
     const found = await post("click", { ...this.#body(part), source: state.source, point: state.point }, this.click.signal);
-    const floor = floorOf(found.arrays.map((a) => a.values), 0.6);
+    const heats = found.arrays.map((a) => a.values);
+    const [floor, top] = [floorOf(heats, 0.6), topOf(heats, this.infos.findIndex((info) => info.id === state.source))];
     for (const [i, { shape: [height, width], values }] of found.arrays.entries()) {
       const box = part.boxes.get(this.infos[i].id);
       const { x, y, similarity } = found.matches[i];
       const source = this.infos[i].id === state.source;
-      box.lay(heatPixels(values, width, height, floor, 255));
+      box.lay(heatPixels(values, width, height, floor, top));
       box.mark([source ? { x: state.point[0], y: state.point[1], kind: "source" } : { x, y, kind: "match" }]);
       box.note.textContent = source ? "" : `${Math.round(x)}, ${Math.round(y)} · ${similarity.toFixed(3)}`;
       box.figure.classList.toggle("is-source", source);

@@ -1,6 +1,6 @@
 // Explore: a click lights what is similar, here and in all other pictures; colours, channels, statistics.
 import { post, wasCancelled } from "../lib/api.js";
-import { floorOf, heatPixels, highest, rgbPixels, shadePixels } from "../lib/colours.js";
+import { floorOf, heatPixels, rgbPixels, shadePixels, topOf } from "../lib/colours.js";
 import { element } from "../lib/dom.js";
 import { PictureBox, contentOf, fileName } from "../lib/picture.js";
 import { Prepared } from "../lib/similarity.js";
@@ -162,11 +162,12 @@ class Explore {
     }
     const found = await post("click", { ...this.#body(infos, map), source: state.source, point: state.point }, this.click.signal);
     const arrays = found.arrays.map((a) => a.values);
-    const [floor, top] = [floorOf(arrays, 0.6), 255];
+    const floor = floorOf(arrays, 0.6);
+    const top = topOf(arrays, infos.findIndex((info) => info.id === state.source));
     for (const [i, { shape: [height, width], values }] of found.arrays.entries()) {
       this.boxes.get(infos[i].id).lay(heatPixels(values, width, height, floor, top));
     }
-    this.clicked = { matches: found.matches, heats: found.arrays, floor, infos };
+    this.clicked = { matches: found.matches, heats: found.arrays, floor, top, infos };
     this.legend.textContent = `cosine ${found.low.toFixed(2)} … ${found.high.toFixed(2)}`;
     const others = found.matches.filter((m) => m.picture !== state.source);
     const best = others.sort((a, b) => b.similarity - a.similarity)[0];
@@ -227,7 +228,7 @@ class Explore {
     const descriptor = source.descriptor(x, y);
     const parts = this.infos.map((info) => [info, this.#prepare(info)]).filter(([, p]) => p && p.channels === source.channels);
     const all = parts.map(([, p]) => p.similarity(descriptor));
-    const [floor, top] = [floorOf(all, 0.6), highest(all)];
+    const [floor, top] = [floorOf(all, 0.6), topOf(all, parts.findIndex(([info]) => info.id === id))];
     for (const [i, [info, p]] of parts.entries()) this.boxes.get(info.id).lay(heatPixels(all[i], p.width, p.height, floor, top));
     this.following = true;
   }
@@ -238,7 +239,7 @@ class Explore {
     for (const box of this.boxes.values()) box.lay(null);
     if (!this.clicked) return;
     for (const [i, { shape: [height, width], values }] of this.clicked.heats.entries()) {
-      this.boxes.get(this.clicked.infos[i].id)?.lay(heatPixels(values, width, height, this.clicked.floor, 255));
+      this.boxes.get(this.clicked.infos[i].id)?.lay(heatPixels(values, width, height, this.clicked.floor, this.clicked.top));
     }
   }
 
