@@ -59,7 +59,7 @@ def safe(value: object, most: int = _CELL) -> str:
 
     Example:
         >>> safe("<b>\\n" + "x" * 200, 12)
-        '&lt;b&gt; x…xxxxxx'
+        '&lt;b&gt; xx…xxxxxx'
     """
     return escape(printable(clipped(str(value), most)))
 

@@ -74,7 +74,7 @@ class FeatureMap(Displayed):
         yield pictures((name, colours) for name, v in maps if (colours := _colours(v)) is not None)
         yield table(
             ["map", "c × h × w", "values"],
-            [[name, _shape(v), "{:.3g} … {:.3g}".format(*value_range(v.float()))] for name, v in maps if not v.is_meta],
+            [[name, _shape(v), "{:.3g} … {:.3g}".format(*value_range(v))] for name, v in maps if not v.is_meta],
         )
 
     @property
