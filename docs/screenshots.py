@@ -59,13 +59,14 @@ def settle(page: Any) -> None:
 
 
 def main(address: str | None) -> None:
-    from diffeat.app.gallery import Gallery
-    from diffeat.app.server import application
-    from diffeat.app.session import Session
-    from diffeat.extraction import Reading
     from support.browser import browser, served
 
     if address is None:
+        from diffeat.app.gallery import Gallery
+        from diffeat.app.server import application
+        from diffeat.app.session import Session
+        from diffeat.extraction import Reading
+
         session = Session(Reading.load("tiny-dift"), Gallery())
         with served(application(session), 600) as address:
             main(address)

@@ -122,8 +122,7 @@ def test_activation_and_timestep_are_chosen_and_a_link_shows_them_again(
     tab: Any, session: Session, chromium: Any
 ) -> None:
     tab.locator(".map input[type=search]").fill("up_blocks.1.resnets.*")
-    site = tab.locator(".site", has_text="resnets.1").last
-    site.click()
+    tab.locator(".site[title^='up_blocks.1.resnets.1']").click()
     settled(tab)
     assert state(tab)["activation"].startswith("up_blocks.1.resnets.1")
     slider = tab.locator("input[type=range]").first

@@ -474,6 +474,17 @@ def test_a_body_is_bounded(client: TestClient) -> None:
     assert answer.status_code == 413
 
 
+def test_recipes_on_offer_keep_their_names_apart() -> None:
+    reading = Reading.load("tiny-dift").replace(seed=5)
+    mine = reading.replace(name="mine")
+    offered = Session(reading, Gallery(), [mine, mine.replace(seed=6), Recipe.load("baseline:rgb")]).offered
+    assert list(offered)[:4] == ["tiny-dift", "mine", "mine #2", "RGB patches"]
+    assert offered["tiny-dift"] is reading
+    assert offered["mine #2"].content()["seed"] == 6
+    assert {"hyperfeatures-tiny", "ditf-tiny", "DAISY"} <= set(offered)
+    assert not {"dift-sd21", "gate-tiny"} & set(offered)
+
+
 # What one leaves with
 
 

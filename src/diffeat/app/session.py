@@ -68,8 +68,12 @@ class Session:
     ) -> None:
         self.gallery = gallery
         self.line = Line()
-        self.offered = {recipe.name: recipe for recipe in (reading, *others, *_presets(reading.model))}
-        self.offered[reading.name] = reading
+        self.offered: dict[str, Recipe] = {}
+        for recipe in (reading, *others):
+            alike = sum(name.partition(" #")[0] == recipe.name for name in self.offered)
+            self.offered[f"{recipe.name} #{alike + 1}" if alike else recipe.name] = recipe
+        for recipe in _presets(reading.model):
+            self.offered.setdefault(recipe.name, recipe)
         self._computing = dict(computing or {})
         self._models: dict[str, Extractor] = {}
         self._sources: dict[str, Source[FeatureMap]] = {}
@@ -196,7 +200,8 @@ def _key(recipe: Recipe, entry: Entry) -> tuple[str, str, str | None]:
 
 
 def _presets(model: str) -> list[Recipe]:
-    """Recipes that need nothing that is not here: those of the model and of no model, and of the embedded ones."""
+    """Recipes that need nothing that is not here: those of the model and of no model, and of the embedded ones. Views
+    are left out, which take adapters of their own."""
     from diffeat import zoo
 
     here = {model, *zoo.names()}
@@ -204,6 +209,6 @@ def _presets(model: str) -> list[Recipe]:
     of_models = [
         recipe
         for recipe in presets
-        if all(isinstance(part, Reading) and part.model in here for part in recipe.single())
+        if all(isinstance(part, Reading) and part.model in here and not part.views for part in recipe.single())
     ]
     return [*of_models, Recipe.load("baseline:rgb"), Recipe.load("baseline:daisy")]

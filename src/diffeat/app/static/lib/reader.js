@@ -1,7 +1,7 @@
 // Answers that take time: asked for one after the other, kept, told in the status line; a new wish ends the old one.
 import { post, wasCancelled } from "./api.js";
 
-const KEPT = 64;
+const KEPT = 256 << 20; // bytes of arrays
 
 export class Reader {
   constructor(status) {
@@ -63,8 +63,13 @@ export class Reader {
   }
 
   #keep(key, answer) {
+    this.kept.delete(key);
     this.kept.set(key, answer);
-    if (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
+    let bytes = 0;
+    for (const [other, { arrays }] of [...this.kept].reverse()) {
+      bytes += (arrays ?? []).reduce((sum, { values }) => sum + values.byteLength, 4096);
+      if (bytes > KEPT && other !== key) this.kept.delete(other);
+    }
     return answer;
   }
 }
