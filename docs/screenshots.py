@@ -53,8 +53,8 @@ def taken(browser: Any, address: str, width: int, height: int, scheme: str, view
 
 
 def settle(page: Any) -> None:
-    page.locator(".picture .note:not(:empty), .cost .fact").first.wait_for()
-    page.wait_for_timeout(500)
+    """All pictures are read, and what is made of them is shown."""
+    page.locator(".facts dl, .column .overlay:not([width='1'])").first.wait_for()
     page.locator("#progress").wait_for(state="hidden")
 
 
