@@ -23,7 +23,7 @@ from diffeat.tasks.correspondence import heat_map
 from support.browser import browser, served
 from test_app_server import encoded, picture
 
-PATIENCE = 120_000  # milliseconds; nothing here is measured
+PATIENCE = 300_000  # milliseconds; nothing here is measured
 ASKED = {"trajectory.draws": 1, "frame.longer": 64}
 
 
