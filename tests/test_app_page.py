@@ -32,7 +32,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("photos")
     for i in range(3):
         picture(i, (120, 88)).save(folder / f"{i}.png")
-    return Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    session = Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    _ = session.extractor  # loaded before anybody waits for it
+    return session
 
 
 @pytest.fixture(scope="module")
