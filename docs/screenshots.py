@@ -25,7 +25,6 @@ PICTURES = [
     ("app-dark", 1440, 900, "dark", f"{_READ}&view=explore&show=pca", False),
     ("app-768", 768, 1024, "light", f"{_READ}&view=explore&show=similarity", True),
     ("app-320", 320, 720, "dark", f"{_READ}&view=explore&show=similarity", True),
-    ("app-compare", 1440, 900, "light", f"{_READ}&view=compare", True),
 ]
 #: Colours of a picture: few, so that it stays small.
 _COLOURS = 128
@@ -53,8 +52,8 @@ def taken(browser: Any, address: str, width: int, height: int, scheme: str, view
 
 
 def settle(page: Any) -> None:
-    page.locator(".picture .note:not(:empty), .cost .fact").first.wait_for()
-    page.wait_for_timeout(500)
+    """All pictures are read, and what is made of them is shown."""
+    page.locator(".facts dl").wait_for()
     page.locator("#progress").wait_for(state="hidden")
 
 

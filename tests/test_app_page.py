@@ -23,7 +23,7 @@ from diffeat.tasks.correspondence import heat_map
 from support.browser import browser, served
 from test_app_server import encoded, picture
 
-PATIENCE = 120_000  # milliseconds; nothing here is measured
+PATIENCE = 300_000  # milliseconds; nothing here is measured
 ASKED = {"trajectory.draws": 1, "frame.longer": 64}
 
 
@@ -32,7 +32,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("photos")
     for i in range(3):
         picture(i, (120, 88)).save(folder / f"{i}.png")
-    return Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    session = Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    _ = session.extractor  # loaded before anybody waits for it
+    return session
 
 
 @pytest.fixture(scope="module")

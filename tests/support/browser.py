@@ -27,7 +27,7 @@ def browser() -> Iterator[Any]:
     if path is None:
         pytest.skip("there is no Chromium on PATH (Debian: apt-get install chromium)")
     with playwright.sync_playwright() as p:
-        launched = p.chromium.launch(executable_path=path, args=list(_ARGUMENTS))
+        launched = p.chromium.launch(executable_path=path, args=list(_ARGUMENTS), timeout=300_000)
         try:
             yield launched
         finally:

@@ -105,7 +105,7 @@ class Explore {
 
   #note(features) {
     const [c, h, w] = (features.maps.find((m) => m.name === this.#map(features)) ?? features.maps[0]).shape;
-    return `${c} × ${h} × ${w} · ${features.seconds.toFixed(2)} s`;
+    return `${c} × ${h} × ${w}`;
   }
 
   #offerMaps(features, state) {
