@@ -20,9 +20,9 @@ from diffeat.extraction import Baseline, Joined, load_source
 from diffeat.features import FeatureMap, Source
 from diffeat.tasks.dense import DenseOptions
 from diffeat.tasks.predictors.predictor import Predictor
+from diffeat.tasks.predictors.scores import DepthScores, LabelScores, NormalScores
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.training.heads.cuts import Cut, distorted, drawn
-from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores
 from diffeat.training.heads.train import train_dense
 from diffeat.training.log import read_log
 
@@ -135,16 +135,16 @@ def test_scores_by_hand() -> None:
     truth = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
     guess = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)
     scores = LabelScores.of(truth, guess, "abc")
-    assert np.array_equal(scores.sums[0], [[1, 1, 0], [0, 2, 0], [1, 0, 0]])
+    assert np.array_equal(scores.sums[0, :, :3], [[1, 2, 2], [2, 2, 3], [0, 1, 0]])
     assert scores.value == pytest.approx(100 * np.mean([1 / 3, 2 / 3, 0]))
     both = scores + scores
     assert (both.value, len(both.sums)) == (pytest.approx(scores.value), 2)
     confusion = Confusion(3)
     confusion.add(truth, guess)
     assert scores.value == pytest.approx(100 * confusion.miou)
-    depth = DepthScores.of(np.array([[1.0, 2.0, np.nan]]), np.array([[1.1, 4.0, 9.0]]))
+    depth = DepthScores.of(np.array([[[1.0, 2.0, np.nan]]]), np.array([[1.1, 4.0, 9.0]]))
     assert depth.value == pytest.approx((0.1 + 1) / 2)
-    assert dict(depth.table()[1])["δ < 1.25"] == "50.00"
+    assert {row[0]: row[1] for row in depth.table()[1]}["δ < 1.25"] == "50"
     up, right = np.array([0.0, 0, 1]), np.array([1.0, 0, 0])
     known = np.stack([up, up, np.full(3, np.nan)], axis=1)[:, None]
     normals = NormalScores.of(known, np.stack([up, right, up], axis=1)[:, None])
