@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffeat.ambient import neutral
+from diffeat.datasets.card import Kind
 from diffeat.datasets.labelled import ClassDataset, MaskDataset
 from diffeat.datasets.measured import TargetDataset
 from diffeat.errors import DatasetError, InvalidValueError
@@ -21,6 +22,8 @@ from diffeat.tasks.predictors.scores import SCORES, Scores
 from diffeat.tasks.predictors.windows import Windows
 
 Data = MaskDataset | ClassDataset | TargetDataset
+#: Target of predictions by the kind of datasets that they are scored on.
+KINDS: dict[Kind, str] = {"label maps": "labels", "classes": "classes", "depth": "depth", "normals": "normals"}
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,9 @@ def check_kind(predictor: Predictor, data: Data) -> str:
     Raises:
         InvalidValueError: They are not.
     """
-    kinds = {MaskDataset: "labels", ClassDataset: "classes"}
-    target = data.quantity if isinstance(data, TargetDataset) else kinds[type(data)]
-    if target != predictor.target.name:
-        raise InvalidValueError(f"The run predicts {predictor.target.name}, but {data.name} holds {target}.")
+    kind: Kind = "label maps" if isinstance(data, MaskDataset) else "classes"
+    kind = data.quantity if isinstance(data, TargetDataset) else kind
+    if KINDS[kind] != predictor.target.name:
+        raise InvalidValueError(f"The run predicts {predictor.target.name}, but {data.name} holds {kind}.")
     predictor.legend.check(getattr(data, "classes", ()), f"{data.name} {data.split}".rstrip())
-    return target
+    return KINDS[kind]
