@@ -91,7 +91,7 @@ def _numbers(scores: Scores) -> dict[str, Any]:
     header, rows = scores.table()
     return {
         "value": scores.value,
-        "interval": list(scores.interval()),
+        "interval": [None if end != end else end for end in scores.interval()],
         "quoted": scores.quoted,
         "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
     }

@@ -64,10 +64,10 @@ class Scored:
         return replace(self, scores=self.scores + other.scores, notes=joined(self.notes, other.notes))
 
     def __str__(self) -> str:
-        return (
-            f"{self.scores} on {len(self.scores.sums)} pictures of {f'{self.dataset} {self.split}'.strip()} (95% over "
-            f"pictures drawn anew)\nprotocol: {self.protocol}"
-        )
+        count = len(self.scores.sums)
+        drawn = "one picture has no interval" if count == 1 else "95% over pictures drawn anew"
+        pictures = f"{count} picture{'s' * (count > 1)} of {self.dataset} {self.split}".rstrip()
+        return f"{self.scores} on {pictures} ({drawn})\nprotocol: {self.protocol}"
 
 
 @neutral()

@@ -74,11 +74,15 @@ class Scores(ABC):
         return self.value if self.rises else -self.value
 
     def interval(self) -> Interval:
-        """Of :attr:`value`, pictures drawn anew."""
+        """Of :attr:`value`, pictures drawn anew; NaN of a single picture."""
+        if len(self.sums) == 1:
+            return Interval(float("nan"), float("nan"))
         return interval_of(self.numbers(self.redrawn())[self.quoted])
 
     def redrawn(self) -> Sums:
-        """Sums (replicates, …) over pictures drawn anew."""
+        """Sums (replicates, …) over pictures drawn anew; none of a single picture, of which nothing can be said."""
+        if len(self.sums) == 1:
+            return self.sums[:0]
         return resampled(self.sums.reshape(len(self.sums), -1)).reshape(-1, *self.sums.shape[1:])
 
     def rows(self) -> list[list[str]]:
@@ -92,7 +96,7 @@ class Scores(ABC):
         return ["number", "value", "95%"], self.rows()
 
     def __str__(self) -> str:
-        *others, quoted = (" ".join(row) for row in self.rows())
+        *others, quoted = (" ".join(row).rstrip() for row in self.rows())
         return ", ".join([quoted, *others])
 
 
@@ -252,9 +256,15 @@ def _mean(values: Sums) -> Sums:
 
 
 def _told(value: float, anew: Sums) -> tuple[str, str]:
-    """A number and its interval with three digits that count; empty where there is none."""
+    """A number and its interval with three digits that count; empty where there is none.
+
+    Args:
+        anew: (replicates,) of the number.
+    """
     if np.isnan(value):
         return "", ""
+    if not len(anew):
+        return _digits(value), ""
     low, high = (_digits(end) for end in interval_of(anew))
     return _digits(value), f"[{low}, {high}]"
 
