@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from diffeat.tasks.classification import Classification, evaluate_classification
     from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
     from diffeat.tasks.homography import Homographies, HomographyOptions, evaluate_homographies
+    from diffeat.tasks.predictors.evaluate import Scored, evaluate_head
     from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe
     from diffeat.tasks.predictors.predictor import Prediction, Predictor
     from diffeat.tasks.predictors.windows import Windows
@@ -30,11 +31,13 @@ _HOMES = {
     "Predictor": "predictors.predictor",
     "Propagation": "propagation",
     "PropagationOptions": "propagation",
+    "Scored": "predictors.evaluate",
     "Segmentation": "segmentation",
     "SegmentationOptions": "segmentation",
     "TASKS": "registry",
     "Windows": "predictors.windows",
     "evaluate_classification": "classification",
+    "evaluate_head": "predictors.evaluate",
     "evaluate_homographies": "homography",
     "evaluate_pairs": "correspondence.evaluate",
     "evaluate_segmentation": "segmentation",
@@ -56,10 +59,12 @@ __all__ = [
     "Predictor",
     "Propagation",
     "PropagationOptions",
+    "Scored",
     "Segmentation",
     "SegmentationOptions",
     "Windows",
     "evaluate_classification",
+    "evaluate_head",
     "evaluate_homographies",
     "evaluate_pairs",
     "evaluate_segmentation",
