@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
+import multiprocessing.process
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -203,36 +203,40 @@ def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named
 # ---- real signals
 
 
-def trained(own: Path, out: Path, *more: str) -> list[str]:
-    command = ["train", "segmentation", "folder", "--root", str(own / "data"), "--out", str(out), "--flip", "0.5"]
-    options = ["-r", "baseline:rgb", "--steps", "60", "--batch", "2", "--every", "3", "--variants", "2"]
-    return [*command, *options, "--head", "fpn", "--channels", "8", *more]
+def train(data: Path, out: Path) -> None:
+    """In a process of its own."""
+    torch.set_num_threads(1)
+    command = ["train", "segmentation", "folder", "--root", str(data), "--out", str(out), "-r", "baseline:rgb"]
+    main([*command, "--head", "fpn", "--channels", "8", "--steps", "60", "--batch", "2", "--every", "3"])
 
 
 @pytest.mark.slow
 def test_a_training_killed_by_signals_at_ten_random_moments_ends_in_the_same_weights(own: Path, tmp_path: Path) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["diffeat.cli.main", "diffeat.training"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    main(trained(own, whole))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    rng, kills = np.random.default_rng(0), 0
     log = killed / "training" / "log.csv"
+
+    def started(out: Path) -> multiprocessing.process.BaseProcess:
+        process = processes.Process(target=train, args=(own / "data", out))
+        process.start()
+        return process
 
     def steps() -> int:
         return max(0, log.read_text().count("\n") - 1) if log.is_file() else 0
 
-    while kills < 10:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "diffeat", *trained(own, killed)], env=environment,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        until = steps() + int(rng.integers(1, 5))
-        while steps() < until and process.poll() is None:
-            time.sleep(0.005)
-        assert process.poll() is None, "it ended before it was killed"
-        process.send_signal(signal.SIGKILL if kills % 3 else signal.SIGINT)
-        code = process.wait()
-        assert code in (-signal.SIGKILL, 130)
-        kills += 1
-    main(trained(own, killed))
+    started(whole).join()
+    rng = np.random.default_rng(0)
+    for kill in range(10):
+        process, until = started(killed), steps() + int(rng.integers(1, 5))
+        while steps() < until and process.is_alive():
+            time.sleep(0.002)
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGINT if kill % 3 == 2 else signal.SIGKILL)
+        process.join()
+        assert process.exitcode in (-signal.SIGKILL, 130), "it ended before it was killed"
+    last = started(killed)
+    last.join()
+    assert last.exitcode == 0
     weights = [(folder / "predictor.safetensors").read_bytes() for folder in (whole, killed)]
     assert weights[0] == weights[1]

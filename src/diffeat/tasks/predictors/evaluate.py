@@ -102,7 +102,7 @@ def evaluate_head(
     for sample, prediction in zip(data, progress(predictions, total=len(data), desc=f"score {where}"), strict=True):
         known: Any = kind.read(sample, data)
         parts.append(kind.of(known, prediction.values, classes))
-        if len(kept) < shown:
+        if predictor.target.of_pixels and len(kept) < shown:
             kept.append((prediction, known))
     how = predictor.facts.windows if windows is None else windows
     size = f"each picture at its own size, {how if isinstance(how, Windows) else 'whole'}; "
