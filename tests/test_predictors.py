@@ -185,7 +185,7 @@ def test_one_that_fails_costs_no_other(linear: Predictor, data: MaskDataset, tmp
     assert told == ["broken.png", "gone.png"] * 2
 
 
-def test_classes_of_pictures(source: Source[FeatureMap], tmp_path: Path) -> None:
+def test_classes_of_pictures(source: Source[FeatureMap], linear: Predictor, tmp_path: Path) -> None:
     def block(k: int, seed: int) -> np.ndarray:
         noise = np.random.default_rng(seed).normal(0, 20, (32, 32, 3))
         return (COLOURS[k] + noise).clip(0, 255).astype(np.uint8)
@@ -198,6 +198,14 @@ def test_classes_of_pictures(source: Source[FeatureMap], tmp_path: Path) -> None
     assert [int(p.values) for p in found] == [0, 1, 2]
     assert all(sum(p.shares.values()) == pytest.approx(1, abs=1e-5) for p in found)
     assert found[0].confidence == pytest.approx(max(found[0].shares.values()))
+    others = ClassDataset(
+        "blocks", "test", tuple(ClassSample(block(k, 50 + k), (k + 1) % 3) for k in range(2)), CLASSES
+    )
+    scored = evaluate_head(loaded, others, shown=2)  # every class is told to be another
+    assert (scored.value, scored.interval(), list(scored.shown)) == (0, (0, 0), [])
+    assert "accuracy 0 [0, 0] on 2 pictures of blocks test" in str(scored)
+    with pytest.raises(InvalidValueError, match="holds classes"):
+        evaluate_head(linear, others)
     with pytest.raises(InvalidValueError, match="whole pictures"):
         next(loaded.predict(block(0, 0), windows=Windows(size=(16, 16))))
 

@@ -84,6 +84,7 @@ def test_presets_of_papers_hold_their_head_and_its_training(name: str) -> None:
     assert (options.head, options.steps, options.batch, options.rate) == ("upernet", 80_000, 2, 1.6e-4)
     assert options.share(0) == 1
     assert options.share(79_999) * options.rate == pytest.approx(1e-4, rel=1e-3)
+    assert (options.stride, options.blend) == (1 if "ade20k" in name else 0.5, "mean")  # as their sliding tests
     assert (options.crop, options.jitter) == (("square", (0.5, 2)) if "ade20k" in name else (1024, (1, 1)))
 
 
