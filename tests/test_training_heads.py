@@ -272,6 +272,18 @@ def test_a_number_has_an_interval_where_there_are_pictures_to_draw() -> None:
     assert rows[0][2] == "[50, 100]"  # the worse picture twice, and the better one
 
 
+def test_the_interval_of_a_set_with_rare_classes_holds_its_value() -> None:
+    """Each of thirty classes is shown by one picture of thirty, beside the first; one in two is told."""
+    parts = []
+    for k in range(1, 31):
+        known = np.array([[0] * 8 + [k] * 8], np.uint8)
+        parts.append(LabelScores.of(known, known if k % 2 else np.zeros_like(known), [str(c) for c in range(31)]))
+    scores = sum(parts[1:], parts[0])
+    low, high = scores.interval()
+    assert low <= scores.value <= high
+    assert low < high
+
+
 def test_what_cannot_be_learned_is_refused_before_features_are_read(
     source: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

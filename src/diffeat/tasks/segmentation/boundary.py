@@ -59,7 +59,10 @@ def boundary_f(counts: NDArray[np.number]) -> NDArray[np.float64]:
         array([0.857,   nan])
     """
     predicted, right, true, found = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    precision, recall = right / np.maximum(predicted, 1), found / np.maximum(true, 1)
+    precision, recall = (
+        np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+        for part, whole in ((right, predicted), (found, true))
+    )
     total = precision + recall
     f = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     return np.where(predicted + true > 0, f, np.nan)
