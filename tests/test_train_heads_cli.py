@@ -46,6 +46,8 @@ def test_a_run_folder_and_its_report(toy: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 2
     facts = json.loads((out / "training" / "report.json").read_text())
     assert (facts["quoted"], len(facts["losses"])) == ("mIoU", 4)
+    assert 0 <= facts["waited"] <= 1
+    assert "waiting for data" in page
     (prediction,) = Predictor.load(out).predict(next((toy / "JPEGImages" / "dog").glob("test_*.jpg")))
     assert prediction.values.shape == (64, 64)
     again = run("train", "segmentation", "toyworld-parts", "--root", toy, "--out", out, *QUICK)

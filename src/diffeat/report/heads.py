@@ -37,8 +37,11 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
         page.text(str(scores), "big")
     page.bullets(trained.notes)
     page.heading("Training")
+    seconds, waited = (sum(float(row[name]) for row in rows) for name in ("seconds", "waited"))
+    share = waited / max(seconds, 1e-9)
     page.drawing(
-        _curves(rows, None if scores is None else scores.quoted), f"{len(rows)} steps; kept: step {trained.step}"
+        _curves(rows, None if scores is None else scores.quoted),
+        f"{len(rows)} steps in {seconds:.0f} s, {share:.0%} of it waiting for data; kept: step {trained.step}",
     )
     tables = []
     if scored is not None:
@@ -49,6 +52,8 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
         "recipe": recipe.name,
         "recipe_hash": recipe.hash,
         "step": trained.step,
+        "seconds": seconds,
+        "waited": share,
         **(_numbers(scores) if scores is not None else {}),
         "notes": list(trained.notes),
         "losses": list(trained.losses),
