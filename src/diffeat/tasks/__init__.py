@@ -1,16 +1,52 @@
 """Uses of features, and how each is scored: ``evaluate_…(data, source, options)`` gives a result with ``value``,
 ``interval()``, ``table()`` and ``merge()`` (:class:`diffeat.evaluation.Result`).
+
+These load on first use, so that the command line can name the options of tasks at once.
 """
 
-from diffeat.tasks.classification import Classification, evaluate_classification
-from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
-from diffeat.tasks.homography import Homographies, HomographyOptions, evaluate_homographies
-from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe
-from diffeat.tasks.predictors.predictor import Prediction, Predictor
-from diffeat.tasks.predictors.windows import Windows
-from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
-from diffeat.tasks.registry import TASKS, options_for, task_of
-from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffeat.tasks.classification import Classification, evaluate_classification
+    from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
+    from diffeat.tasks.homography import Homographies, HomographyOptions, evaluate_homographies
+    from diffeat.tasks.predictors.evaluate import Scored, evaluate_head
+    from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe
+    from diffeat.tasks.predictors.predictor import Prediction, Predictor
+    from diffeat.tasks.predictors.windows import Windows
+    from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
+    from diffeat.tasks.registry import TASKS, options_for, task_of
+    from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation
+
+_HOMES = {
+    "Classification": "classification",
+    "CorrespondenceOptions": "correspondence.evaluate",
+    "Evaluation": "correspondence.evaluate",
+    "Homographies": "homography",
+    "HomographyOptions": "homography",
+    "Prediction": "predictors.predictor",
+    "Predictor": "predictors.predictor",
+    "Propagation": "propagation",
+    "PropagationOptions": "propagation",
+    "Scored": "predictors.evaluate",
+    "Segmentation": "segmentation",
+    "SegmentationOptions": "segmentation",
+    "TASKS": "registry",
+    "Windows": "predictors.windows",
+    "evaluate_classification": "classification",
+    "evaluate_head": "predictors.evaluate",
+    "evaluate_homographies": "homography",
+    "evaluate_pairs": "correspondence.evaluate",
+    "evaluate_segmentation": "segmentation",
+    "evaluate_videos": "propagation",
+    "fit_class_probe": "predictors.fit",
+    "fit_pixel_probe": "predictors.fit",
+    "options_for": "registry",
+    "task_of": "registry",
+}
 
 __all__ = [
     "TASKS",
@@ -23,10 +59,12 @@ __all__ = [
     "Predictor",
     "Propagation",
     "PropagationOptions",
+    "Scored",
     "Segmentation",
     "SegmentationOptions",
     "Windows",
     "evaluate_classification",
+    "evaluate_head",
     "evaluate_homographies",
     "evaluate_pairs",
     "evaluate_segmentation",
@@ -36,3 +74,9 @@ __all__ = [
     "options_for",
     "task_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"diffeat.tasks.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'diffeat.tasks' has no attribute {name!r}")

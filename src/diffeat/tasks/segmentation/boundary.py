@@ -33,18 +33,19 @@ def boundary_counts(
     Args:
         bound: Distance as a share of the diagonal; pixels, if 1 or more.
     """
-    from scipy.ndimage import distance_transform_edt
+    from scipy.spatial import KDTree
 
     pixels = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape))
     void = truth == IGNORE
     counts = np.zeros((classes, 4), np.int64)
     for label in np.unique(np.concatenate([np.unique(truth[~void]), np.unique(predicted[~void])])):
-        one, other = (_outline(labels == label, void) for labels in (predicted, truth))
+        one, other = (np.argwhere(_outline(labels == label, void)) for labels in (predicted, truth))
         for column, (own, against) in enumerate(((one, other), (other, one))):
             near = 0
-            if own.any() and against.any():
-                near = (np.asarray(distance_transform_edt(~against))[own] <= pixels).sum()
-            counts[label, 2 * column : 2 * column + 2] = own.sum(), near
+            if len(own) and len(against):
+                distances, _ = KDTree(against).query(own, distance_upper_bound=pixels + 0.25)
+                near = (distances <= pixels).sum()
+            counts[label, 2 * column : 2 * column + 2] = len(own), near
     return counts
 
 
@@ -58,7 +59,10 @@ def boundary_f(counts: NDArray[np.number]) -> NDArray[np.float64]:
         array([0.857,   nan])
     """
     predicted, right, true, found = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
-    precision, recall = right / np.maximum(predicted, 1), found / np.maximum(true, 1)
+    precision, recall = (
+        np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+        for part, whole in ((right, predicted), (found, true))
+    )
     total = precision + recall
     f = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
     return np.where(predicted + true > 0, f, np.nan)
