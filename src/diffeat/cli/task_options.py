@@ -98,9 +98,11 @@ def _homes() -> Mapping[str, str]:
     from diffeat.tasks.registry import TASKS
 
     homes: dict[str, list[str]] = {}
+    kinds = [task.kind for task in TASKS.values()]
     for task in TASKS.values():
+        home = task.kind if kinds.count(task.kind) == 1 else f"{task.kind} (--task {task.name})"
         for name in task.options.model_fields:
-            homes.setdefault(name, []).append(task.kind)
+            homes.setdefault(name, []).append(home)
     for card in DATASETS.values():
         for name in card.options:
             homes.setdefault(name, []).append(card.name)

@@ -29,7 +29,7 @@ from torch import Tensor
 from diffeat.activations.attended import Attended, AttentionTaps
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, clipped
-from diffeat.extraction import Extractor
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import ImageLike, Picture
 from diffeat.tasks.parts.find import self_attentions
@@ -52,10 +52,11 @@ class WordOptions:
 
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
-        layers: Ids or globs of attentions; by default the middle grids.
+        layers: Ids or globs of attentions; by default those measured for the model, else the middle grids.
         heads: Which heads of each layer; all if not given.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
+        apart: Whether each word has a text, and passes, of its own.
         background: Height above which a place belongs to a word; ``None`` gives every place the highest word.
         resize: To the finest grid.
         weigh: What counts the same.
@@ -69,6 +70,7 @@ class WordOptions:
     background: float | None = 0.5
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     weigh: Literal["layers", "heads"] = "layers"
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if self.normalise not in _SAID:
@@ -98,19 +100,33 @@ def words(
     check_attending(recipe)
     picture = Picture.of(picture)
     layers = choose_layers(backbone, options.layers)
-    text = recipe.text_for(", ".join(wanted)) if options.prompt is None else options.prompt
-    spans = [backbone.token_index(text, word) for word in wanted]
+    texts = _texts(recipe, wanted, options)
+    spans = {text: [backbone.token_index(text, word) for word in named] for text, named in texts.items()}
+    watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
+    maps, count = [], 0
     with torch.no_grad(), backbone.ready():
-        watch = _Watch(layers, spans, options)
-        watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
-        with AttentionTaps(backbone.denoiser, watched, watch) as taps:
-            for inputs in passes(recipe, backbone, picture, text):
-                taps.run(**inputs)
-                watch.end()
-        maps = normalised(watch.mean(), options.normalise)
-    notes = (f"text: {text}", f"{len(layers)} layers, {watch.passes} passes", _SAID[options.normalise])
+        for text, own in spans.items():
+            watch = _Watch(layers, own, options)
+            with AttentionTaps(backbone.denoiser, watched, watch) as taps:
+                for inputs in passes(recipe, backbone, picture, text):
+                    taps.run(**inputs)
+                    watch.end()
+            maps.append(watch.mean())
+            count += watch.passes
+    notes = (f"text: {' | '.join(texts)}", f"{len(layers)} layers, {count} passes", _SAID[options.normalise])
     frame = frame_of(recipe, backbone, picture)
-    return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+    return ScoredMaps(
+        tuple(wanted), normalised(torch.cat(maps), options.normalise), frame, picture.name, notes, options.background
+    )
+
+
+def _texts(recipe: Reading, wanted: Sequence[str], options: WordOptions) -> dict[str, list[str]]:
+    """Texts that are read, with the words looked for in each."""
+    if not options.apart:
+        return {recipe.text_for(", ".join(wanted)) if options.prompt is None else options.prompt: [*wanted]}
+    if options.prompt is not None:
+        raise InvalidValueError("Words in a prompt of your own are read together; leave out the prompt, or 'apart'.")
+    return {recipe.text_for(word): [word] for word in wanted}
 
 
 def checked_words(words: Sequence[str]) -> list[str]:
