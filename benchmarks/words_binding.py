@@ -4,7 +4,11 @@
 
 *What the text tells the model*: the error of its prediction (of the noise, in the mean over cells) on pictures of one
 figure under "a photo of a NAME" with the right class, with another class, with no class ("a photo of a") and with no
-text. If the text is understood, the right one has the smallest error; the class of least error, of all, is a classifier.
+text. If the text is understood, the right one has the smallest error; the class of least error, of all, is a
+classifier.
+
+*Which tokens tell it*: the text of another class with the row of the noun taken from the right one's embedding, or the
+rows after it (end and padding); how much of the right text's gain that gives. And where the attention goes.
 
 *Where*: pictures of two figures of different classes, each cut out and set into one place, left and right. The text
 names both, in either order, or one at a time. Over the cells of both figures: how often is the own word's map the
@@ -65,9 +69,22 @@ class Model:
         found = self.backbone.estimate_noise(many, times, self.backbone.denoise(many, times, conditioning))
         return ((found - noise.repeat(len(texts), 1, 1, 1)) ** 2).mean(1).unflatten(0, (len(texts), draws)).mean(1)
 
-    def attention(self, image: np.ndarray, t: float, text: str, words: Sequence[str]) -> dict[str, Tensor]:
-        """Maps of words (k, h, w) by layer and head."""
+    def errors_of(self, image: np.ndarray, t: float, embedded: Tensor, draws: int) -> Tensor:
+        """Of the noise (texts,), of text embeddings (texts, tokens, c)."""
+        noisy, noise = self.noisy(image, t, draws)
+        many, times = noisy.repeat(len(embedded), 1, 1, 1), torch.full((len(embedded) * draws,), t)
+        inputs = self.backbone.denoiser_inputs(many, times, self.backbone.condition([""] * len(many), (SIZE, SIZE)))
+        inputs["encoder_hidden_states"] = embedded.repeat_interleave(draws, 0)
+        found = self.backbone.estimate_noise(many, times, self.backbone.denoiser(**inputs)[0])
+        return ((found - noise.repeat(len(embedded), 1, 1, 1)) ** 2).mean((1, 2, 3)).view(-1, draws).mean(1)
+
+    def attention(
+        self, image: np.ndarray, t: float, text: str, words: Sequence[str], after: bool = False
+    ) -> dict[str, Tensor]:
+        """Maps of words (k, h, w) by layer and head; with all that stands after the word where asked."""
         spans = [self.backbone.token_index(text, word) for word in words]
+        if after:
+            spans = [range(span[0], 32) for span in spans]
         maps: dict[str, Tensor] = {}
 
         def use(attended: Attended) -> Tensor:
@@ -129,6 +146,36 @@ def of_one_figure(model: Model, pictures: int) -> dict:
     return table
 
 
+def of_tokens(model: Model, pictures: int) -> dict:
+    """Which rows of the text tell the class, and where the attention goes."""
+    world, table = Toyworld(SEED, SIZE), {}
+    text = "a photo of a {}".format
+    noun = model.backbone.token_index(text("cat"), "cat")[0]
+    for t in TIMES:
+        rows: dict[str, list] = {}
+        mass: dict[str, list] = {}
+        for k in bar(range(pictures), total=pictures, desc=f"tokens, t = {t:g}"):
+            sample = world[k]
+            names = CLASSES[sample.label], CLASSES[(sample.label + 7) % len(CLASSES)]
+            right, wrong = model.backbone.condition([*map(text, names)]).arguments()["encoder_hidden_states"]
+            only, after = wrong.clone(), wrong.clone()
+            only[noun], after[noun + 1 :] = right[noun], right[noun + 1 :]
+            errors = model.errors_of(sample.image, t, torch.stack([right, wrong, only, after]), 4)
+            gain = float(errors[1] - errors[0])
+            rows.setdefault("of the noun's own row", []).append([float(errors[1] - errors[2]), gain])
+            rows.setdefault("of the rows after it", []).append([float(errors[1] - errors[3]), gain])
+            for name, tail in (("noun", False), ("noun and after", True)):
+                maps = model.attention(sample.image, t, text(names[0]), names[:1], tail)
+                for layer, values in maps.items():
+                    if "[" not in layer:
+                        span = 32 - noun if tail else 1
+                        mass.setdefault(f"{layer}: {name}", []).append(float(values.mean()) * span)
+        table[f"{t:g}"] = {"gain, %": {name: told(values) for name, values in rows.items()}}
+        table[f"{t:g}"]["attention, %"] = {name: round(100 * float(np.mean(v)), 1) for name, v in mass.items()}
+        print(t, json.dumps(table[f"{t:g}"], indent=1), flush=True)
+    return table
+
+
 def two_figures(index: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
     """A picture, which figure each pixel shows (1 left, 2 right), and their classes."""
     world, rng = Toyworld(SEED + 1, SIZE), np.random.default_rng(index)
@@ -177,8 +224,16 @@ def of_two_figures(model: Model, choose: int, score: int) -> dict:
             for key in each[0]:
                 maps = stretched(torch.cat([e[key] for e in each]))
                 note("attention, a text for each word", f"{key} @ {t:g}", maps, which)
-            errors = model.errors(image, t, alone, 4)
+            each = [
+                model.attention(image, t, text, [name], True) for text, name in zip(alone, names, strict=True)
+            ]
+            for key in each[0]:
+                maps = stretched(torch.cat([e[key] for e in each]))
+                note("attention to the word and what follows, a text for each", f"{key} @ {t:g}", maps, which)
+            errors = F.avg_pool2d(model.errors(image, t, alone, 4)[None], 5, 1, 2, count_include_pad=False)[0]
             note("errors, a text for each word", f"errors @ {t:g}", -errors, which)
+            total = -errors if t == TIMES[0] else total - errors
+        note("errors, a text for each word", "errors, all", total, which)
     table = {}
     for way, by_key in rows.items():
         chosen = {key: np.mean([r[0] for r in values[:choose]]) for key, values in by_key.items()}
@@ -192,13 +247,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=48)
-    parser.add_argument("--only", choices=("one", "two"))
+    parser.add_argument("--only", choices=("one", "tokens", "two"))
     asked = parser.parse_args()
     with torch.no_grad():
         model, result = Model(), {}
-        if asked.only != "two":
+        if asked.only in (None, "tokens"):
+            result["tokens"] = of_tokens(model, asked.pictures)
+        if asked.only in (None, "one"):
             result["one figure"] = of_one_figure(model, asked.pictures)
-        if asked.only != "one":
+        if asked.only in (None, "two"):
             result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures)
             result["two figures, random weights"] = of_two_figures(Model(random=True), 12, asked.pictures // 2)
     asked.out.write_text(json.dumps(result, indent=1))

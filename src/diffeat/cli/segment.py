@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from diffeat.tasks.scored import ScoredMaps
 
 _PARTS = ("method", "parts", "together", "alpha", "isolated", "memory")
-_WORDS = ("layer", "refine", "normalise", "background", "concepts", "rest")
+_WORDS = ("layer", "refine", "normalise", "background", "apart", "concepts", "rest")
 
 
 def segment(
@@ -48,7 +48,8 @@ def segment(
     rest: Annotated[
         list[str] | None, Option(help="With --concepts: a word for all else, as ground; repeatable.")
     ] = None,
-    layer: Annotated[list[str] | None, Option(help="Attention (or block) for words, id or glob; repeatable.")] = None,
+    layer: Annotated[list[str] | None, Option(help="Attention (or block) for words, id or glob, with [3] head 3; repeatable.")] = None,
+    apart: Annotated[bool, Option("--apart", help="Each word in a text of its own.")] = False,
     refine: Annotated[int, Option(min=0, max=10, help="Products of word maps with the self-attention.")] = 0,
     normalise: Annotated[str, Option(help="Of word maps: range, words or none.")] = "range",
     background: Annotated[float, Option(help="Height of word maps below which a pixel is no word's.")] = 0.5,
@@ -84,11 +85,11 @@ def segment(
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
         if concepts:
-            refuse(ctx, ["refine", "normalise", "background"], "--concepts gives shares; --rest is their background")
+            refuse(ctx, ["refine", "normalise", "background", "apart"], "--concepts gives shares; --rest is their background")
             found = _concepts(ctx, images, words, layer, rest)
         else:
             refuse(ctx, ["rest"], "it belongs to --concepts")
-            found = _words(ctx, images, words, layer, refine, normalise, background)
+            found = _words(ctx, images, words, layer, apart, refine, normalise, background)
     else:
         from diffeat.tasks.parts import PartOptions
 
@@ -119,6 +120,7 @@ def _words(
     images: list[Picture],
     words: list[str],
     layers: list[str] | None,
+    apart: bool,
     refine: int,
     normalise: str,
     background: float,
@@ -129,7 +131,7 @@ def _words(
     wanted, asked = checked_words(words), given(ctx)
     reading = reading_of(ctx)
     text = reading.prompt if "prompt" in asked else None
-    options = WordOptions(text, tuple(layers or ()), None, refine, normalise, background)  # pyright: ignore[reportArgumentType]
+    options = WordOptions(text, tuple(layers or ()), refine, normalise, background, apart=apart)  # pyright: ignore[reportArgumentType]
     source = load(ctx, reading)
     return (find(image, wanted, source, options) for image in images)
 

@@ -40,8 +40,7 @@ class WordsOptions(TaskOptions):
     )
     concepts: bool = Field(default=False, description="Words as concepts beside the text, not by its attention.")
     apart: bool = Field(default=False, description="Each word in a text of its own.")
-    layers: tuple[str, ...] = Field(default=(), description="Attentions or blocks, ids or globs; repeatable.")
-    heads: tuple[int, ...] = Field(default=(), description="Only these heads of each layer; repeatable.")
+    layers: tuple[str, ...] = Field(default=(), description="Attentions or blocks, ids or globs, ….map[3] for a head; repeatable.")
     refine: int = Field(default=0, ge=0, le=10, description="Products of the maps with the self-attention.")
     normalise: Normalise = Field(default="range", description="Of maps: 'range', 'words' or 'none'.")
     background: float = Field(default=0.5, description="Height below which a pixel is no word's.")
@@ -51,7 +50,7 @@ class WordsOptions(TaskOptions):
     def finding(self) -> WordOptions:
         """The options of word maps."""
         return WordOptions(
-            None, self.layers, self.heads or None, self.refine, self.normalise, self.background, apart=self.apart
+            None, self.layers, self.refine, self.normalise, self.background, apart=self.apart
         )
 
 

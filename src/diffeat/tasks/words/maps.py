@@ -16,7 +16,6 @@ bicubically, cuts what is negative and lets every head count the same, so that l
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -52,8 +51,8 @@ class WordOptions:
 
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
-        layers: Ids or globs of attentions; by default those measured for the model, else the middle grids.
-        heads: Which heads of each layer; all if not given.
+        layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those measured for the
+            model, else the middle grids.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
         apart: Whether each word has a text, and passes, of its own.
@@ -64,7 +63,6 @@ class WordOptions:
 
     prompt: str | None = None
     layers: tuple[str, ...] = ()
-    heads: tuple[int, ...] | None = None
     refine: int = 0
     normalise: Normalise = "range"
     background: float | None = 0.5
@@ -96,28 +94,49 @@ def words(
             recipe that walks or has techniques.
     """
     options, wanted = options or WordOptions(), checked_words(words)
+    layers = choose_layers(source.backbone, options.layers)
+    picture = Picture.of(picture)
+    read = read_layers(picture, wanted, source, list(layers), options)
+    chosen = [_heads(maps, name, layers[name]) for name, maps in read.maps.items()]
+    maps = normalised(aggregate(chosen, options.resize, options.weigh), options.normalise)
+    notes = (f"text: {' | '.join(read.texts)}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+    frame = frame_of(source.recipe, source.backbone, picture)
+    return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """Maps of words by layer (heads, words, h, w), mean over passes, under these texts."""
+
+    maps: dict[str, Float[Tensor, "n k h w"]]
+    texts: tuple[str, ...]
+    passes: int
+
+
+def read_layers(
+    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Sequence[str], options: WordOptions
+) -> LayerMaps:
+    """The maps that layers give words; of refined ones heads are averaged.
+
+    Raises:
+        DiffeatError: As :func:`words`.
+    """
     recipe, backbone = source.recipe, source.backbone
     check_attending(recipe)
-    picture = Picture.of(picture)
-    layers = choose_layers(backbone, options.layers)
     texts = _texts(recipe, wanted, options)
     spans = {text: [backbone.token_index(text, word) for word in named] for text, named in texts.items()}
     watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
-    maps, count = [], 0
+    parts, count = [], 0
     with torch.no_grad(), backbone.ready():
         for text, own in spans.items():
-            watch = _Watch(layers, own, options)
+            watch = _Watch(layers, own, options.refine)
             with AttentionTaps(backbone.denoiser, watched, watch) as taps:
                 for inputs in passes(recipe, backbone, picture, text):
                     taps.run(**inputs)
                     watch.end()
-            maps.append(watch.mean())
+            parts.append(watch.mean())
             count += watch.passes
-    notes = (f"text: {' | '.join(texts)}", f"{len(layers)} layers, {count} passes", _SAID[options.normalise])
-    frame = frame_of(recipe, backbone, picture)
-    return ScoredMaps(
-        tuple(wanted), normalised(torch.cat(maps), options.normalise), frame, picture.name, notes, options.background
-    )
+    return LayerMaps({name: torch.cat([part[name] for part in parts], 1) for name in layers}, tuple(texts), count)
 
 
 def _texts(recipe: Reading, wanted: Sequence[str], options: WordOptions) -> dict[str, list[str]]:
@@ -146,58 +165,50 @@ def checked_words(words: Sequence[str]) -> list[str]:
 
 
 class _Watch:
-    """Sums maps over layers and passes while they run."""
+    """Sums maps over passes while they run."""
 
-    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], options: WordOptions) -> None:
+    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], refine: int) -> None:
         self.passes = 0
-        self._layers, self._options = frozenset(layers), options
+        self._layers, self._refine = frozenset(layers), refine
         self._tokens = sorted({token for span in spans for token in span})
         self._share = torch.tensor([[(t in span) / len(span) for t in self._tokens] for span in spans])
-        self._maps: list[Tensor] = []
+        self._maps: dict[str, Tensor] = {}
         self._looks: list[Attended] = []
-        self._sum: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
 
     def __call__(self, attended: Attended) -> Tensor:
         if attended.name in self._layers:
             heads = attended.text(self._tokens, mean_heads=False)[0].float()  # (heads, tokens, h, w)
-            chosen = heads if self._options.heads is None else heads[_heads(attended, self._options.heads, len(heads))]
-            share = self._share.to(chosen)
-            self._maps.append(torch.einsum("wt,ntyx->nwyx", share, chosen))
+            self._maps[attended.name] = torch.einsum("wt,ntyx->nwyx", self._share.to(heads), heads)
         else:
             self._looks.append(attended)
         return torch.empty(0)
 
     def end(self) -> None:
         """A pass is over."""
-        if self._options.refine:
-            self._maps = self._refined()
-        mean = aggregate(self._maps, self._options.resize, self._options.weigh)
-        self._sum = mean if self._sum is None else self._sum + mean
-        self._maps, self._looks, self.passes = [], [], self.passes + 1
+        for name, maps in self._maps.items():
+            maps = self._refined(maps.mean(0))[None] if self._refine else maps
+            self._sums[name] = self._sums[name] + maps if name in self._sums else maps
+        self._maps, self._looks, self.passes = {}, [], self.passes + 1
 
-    def mean(self) -> Float[Tensor, "k h w"]:
-        if self._sum is None:
+    def mean(self) -> dict[str, Float[Tensor, "n k h w"]]:
+        if not self.passes:
             raise InvalidValueError("The recipe has no timesteps.")
-        return (self._sum / self.passes).cpu()
+        return {name: (total / self.passes).cpu() for name, total in self._sums.items()}
 
-    def _refined(self) -> list[Tensor]:
-        looks: dict[tuple[int, int], list[Attended]] = defaultdict(list)
-        for attended in self._looks:
-            looks[attended.grid].append(attended)
-        refined = []
-        for heads in self._maps:
-            maps = heads.mean(0)
-            at = looks.get((maps.shape[1], maps.shape[2]), [])
-            for _ in range(self._options.refine if at else 0):
-                maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
-            refined.append(maps[None])
-        return refined
+    def _refined(self, maps: Tensor) -> Tensor:
+        at = [attended for attended in self._looks if attended.grid == tuple(maps.shape[1:])]
+        for _ in range(self._refine if at else 0):
+            maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
+        return maps
 
 
-def _heads(attended: Attended, heads: Sequence[int], there: int) -> list[int]:
-    if max(heads) >= there or min(heads) < 0:
-        raise InvalidValueError(f"{attended.name} has heads 0 to {there - 1}, not {max(heads)}.")
-    return list(heads)
+def _heads(maps: Tensor, name: str, heads: Sequence[int] | None) -> Tensor:
+    if heads is None:
+        return maps
+    if max(heads) >= len(maps):
+        raise InvalidValueError(f"{name} has heads 0 to {len(maps) - 1}, not {max(heads)} (refined ones are averaged).")
+    return maps[list(heads)]
 
 
 def aggregate(
