@@ -1,14 +1,10 @@
 """Is a word tied to a place at all? Direct tests of a text-conditional model on the toy world.
 
-    python -m benchmarks.words_binding --out words-binding.json            (about ten minutes on one CPU core)
+    python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
 
-*What the text tells the model*: the error of its prediction (of the noise, in the mean over cells) on pictures of one
-figure under "a photo of a NAME" with the right class, with another class, with no class ("a photo of a") and with no
-text. If the text is understood, the right one has the smallest error; the class of least error, of all, is a
-classifier.
-
-*Which tokens tell it*: the text of another class with the row of the noun taken from the right one's embedding, or the
-rows after it (end and padding); how much of the right text's gain that gives. And where the attention goes.
+*What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
+noise under "a photo of a NAME" with the right class, with another class, and with the embedding of the other of which
+the noun's row is taken from the right one, or the rows after it (end and padding). And where the attention goes.
 
 *Where*: pictures of two figures of different classes, each cut out and set into one place, left and right. The text
 names both, in either order, or one at a time. Over the cells of both figures: how often is the own word's map the
@@ -39,7 +35,6 @@ from diffeat.progress import bar
 from diffeat.tasks.words import text_attentions
 
 SEED, SIZE, APART = 7, 128, 30
-TIMES = (100.0, 300.0, 500.0, 700.0, 900.0)
 
 
 class Model:
@@ -110,48 +105,12 @@ def told(rows: Sequence[Sequence[float]], statistic=ratio) -> list[float]:
     return [float(statistic(both.sum(0)[None])[0]), *bootstrap(both, statistic)]
 
 
-def of_one_figure(model: Model, pictures: int) -> dict:
-    """Errors under texts, and the classifier of least error."""
-    world, table = Toyworld(SEED, SIZE), {}
-    texts = [f"a photo of a {name}" for name in CLASSES] + ["a photo of a", ""]
-    for t in TIMES:
-        rows: dict[str, list] = {}
-        for k in bar(range(pictures), total=pictures, desc=f"one figure, t = {t:g}"):
-            sample = world[k]
-            errors = model.errors(sample.image, t, texts, 2)
-            figure = torch.from_numpy((sample.parts > 0).astype(np.float32))[None, None]
-            inside = F.adaptive_avg_pool2d(figure, errors.shape[1:])[0, 0] > 0.5
-            own, other = sample.label, (sample.label + 7) % len(CLASSES)
-            whole = errors.mean((1, 2))
-            for name, i in (("another class", other), ("no class", len(CLASSES)), ("no text", len(CLASSES) + 1)):
-                rows.setdefault(f"error, {name} over the right one, %", []).append([whole[i], whole[own]])
-                if inside.any() and not inside.all():
-                    gain = errors[i] - errors[own]
-                    rows.setdefault(f"gain per cell against {name}: figure, rest, 1e-4", []).append(
-                        [gain[inside].mean(), gain[~inside].mean()]
-                    )
-            best = int(whole[: len(CLASSES)].argmin())
-            rows.setdefault("right class has least error of 21, %", []).append([best == own, 1])
-        table[f"{t:g}"] = {}
-        for name, values in rows.items():
-            if "1e-4" in name:
-                both = np.array(values) * 1e4
-                table[f"{t:g}"][name] = [
-                    both.mean(0).round(2).tolist(),
-                    (both.std(0) / len(both) ** 0.5).round(2).tolist(),
-                ]
-            else:
-                table[f"{t:g}"][name] = told(values)
-        print(t, json.dumps(table[f"{t:g}"], indent=1), flush=True)
-    return table
-
-
-def of_tokens(model: Model, pictures: int) -> dict:
+def of_tokens(model: Model, pictures: int, times: Sequence[float]) -> dict:
     """Which rows of the text tell the class, and where the attention goes."""
     world, table = Toyworld(SEED, SIZE), {}
     text = "a photo of a {}".format
     noun = model.backbone.token_index(text("cat"), "cat")[0]
-    for t in TIMES:
+    for t in times:
         rows: dict[str, list] = {}
         mass: dict[str, list] = {}
         for k in bar(range(pictures), total=pictures, desc=f"tokens, t = {t:g}"):
@@ -162,6 +121,9 @@ def of_tokens(model: Model, pictures: int) -> dict:
             only[noun], after[noun + 1 :] = right[noun], right[noun + 1 :]
             errors = model.errors_of(sample.image, t, torch.stack([right, wrong, only, after]), 4)
             gain = float(errors[1] - errors[0])
+            rows.setdefault("error of another class over the right one", []).append(
+                [float(errors[1]), float(errors[0])]
+            )
             rows.setdefault("of the noun's own row", []).append([float(errors[1] - errors[2]), gain])
             rows.setdefault("of the rows after it", []).append([float(errors[1] - errors[3]), gain])
             for name, tail in (("noun", False), ("noun and after", True)):
@@ -207,7 +169,7 @@ def right(maps: Tensor, which: np.ndarray) -> list[float]:
     return [float(np.mean(shares)), 1.0]
 
 
-def of_two_figures(model: Model, choose: int, score: int) -> dict:
+def of_two_figures(model: Model, choose: int, score: int, times: Sequence[float]) -> dict:
     rows: dict[str, dict[str, list[list[float]]]] = {}
 
     def note(way: str, key: str, maps: Tensor, which: np.ndarray) -> None:
@@ -217,22 +179,20 @@ def of_two_figures(model: Model, choose: int, score: int) -> dict:
         image, which, names = two_figures(k)
         both = f"a photo of a {names[0]} and a {names[1]}" if k % 2 else f"a photo of a {names[1]} and a {names[0]}"
         alone = [f"a photo of a {name}" for name in names]
-        for t in TIMES:
+        for t in times:
             for key, maps in model.attention(image, t, both, names).items():
                 note("attention, both words in one text", f"{key} @ {t:g}", stretched(maps), which)
             each = [model.attention(image, t, text, [name]) for text, name in zip(alone, names, strict=True)]
             for key in each[0]:
                 maps = stretched(torch.cat([e[key] for e in each]))
                 note("attention, a text for each word", f"{key} @ {t:g}", maps, which)
-            each = [
-                model.attention(image, t, text, [name], True) for text, name in zip(alone, names, strict=True)
-            ]
+            each = [model.attention(image, t, text, [name], True) for text, name in zip(alone, names, strict=True)]
             for key in each[0]:
                 maps = stretched(torch.cat([e[key] for e in each]))
                 note("attention to the word and what follows, a text for each", f"{key} @ {t:g}", maps, which)
             errors = F.avg_pool2d(model.errors(image, t, alone, 4)[None], 5, 1, 2, count_include_pad=False)[0]
             note("errors, a text for each word", f"errors @ {t:g}", -errors, which)
-            total = -errors if t == TIMES[0] else total - errors
+            total = -errors if t == times[0] else total - errors
         note("errors, a text for each word", "errors, all", total, which)
     table = {}
     for way, by_key in rows.items():
@@ -247,17 +207,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--pictures", type=int, default=48)
-    parser.add_argument("--only", choices=("one", "tokens", "two"))
+    parser.add_argument("--timesteps", type=float, nargs="+", default=[100, 300, 500, 700, 900])
+    parser.add_argument("--only", choices=("tokens", "two"))
     asked = parser.parse_args()
     with torch.no_grad():
         model, result = Model(), {}
         if asked.only in (None, "tokens"):
-            result["tokens"] = of_tokens(model, asked.pictures)
-        if asked.only in (None, "one"):
-            result["one figure"] = of_one_figure(model, asked.pictures)
+            result["tokens"] = of_tokens(model, asked.pictures, asked.timesteps)
         if asked.only in (None, "two"):
-            result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures)
-            result["two figures, random weights"] = of_two_figures(Model(random=True), 12, asked.pictures // 2)
+            result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures, asked.timesteps)
+            result["two figures, random weights"] = of_two_figures(
+                Model(random=True), asked.pictures // 4, asked.pictures // 2, asked.timesteps
+            )
     asked.out.write_text(json.dumps(result, indent=1))
 
 

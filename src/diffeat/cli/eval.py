@@ -33,8 +33,9 @@ def evaluate(
 
     The kind of the dataset says how: pairs of pictures by PCK; planes by the corners under
     homographies; label maps by the mIoU of a classifier of pixels that
-    learned from few labels (--task parts or words: by what needs none); classes by a linear probe on averaged features; videos by J&F of labels carried from the
-    first frame. Options of another kind than the dataset's are refused.
+    learned from few labels (with --task parts or words by what needs none); classes by a linear probe on averaged
+    features; videos by J&F of labels carried from the first frame. Options of another kind than the dataset's are
+    refused.
 
     Example:
         diffeat toyworld write toy --pairs 2

@@ -48,12 +48,14 @@ def segment(
     rest: Annotated[
         list[str] | None, Option(help="With --concepts: a word for all else, as ground; repeatable.")
     ] = None,
-    layer: Annotated[list[str] | None, Option(help="Attention (or block) for words, id or glob, with [3] head 3; repeatable.")] = None,
+    layer: Annotated[
+        list[str] | None, Option(help="Attention (or block) for words: id or glob, with [3] only head 3; repeatable.")
+    ] = None,
     apart: Annotated[bool, Option("--apart", help="Each word in a text of its own.")] = False,
     refine: Annotated[int, Option(min=0, max=10, help="Products of word maps with the self-attention.")] = 0,
     normalise: Annotated[str, Option(help="Of word maps: range, words or none.")] = "range",
     background: Annotated[float, Option(help="Height of word maps below which a pixel is no word's.")] = 0.5,
-    sharpen: Annotated[str, Option(help="To the pixels: bilinear, guided or bilateral.")] = "bilinear",
+    sharpen: Annotated[str, Option(help="To the pixels: bilinear, guided, bilateral or anyup (if fetched).")] = "bilinear",
     limit: Annotated[int | None, Option(min=1, help="At most this many pictures.")] = None,
     force: Force = False,
 ) -> None:
@@ -85,7 +87,8 @@ def segment(
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
         if concepts:
-            refuse(ctx, ["refine", "normalise", "background", "apart"], "--concepts gives shares; --rest is their background")
+            others = ["refine", "normalise", "background", "apart"]
+            refuse(ctx, others, "--concepts gives shares; --rest is their background")
             found = _concepts(ctx, images, words, layer, rest)
         else:
             refuse(ctx, ["rest"], "it belongs to --concepts")

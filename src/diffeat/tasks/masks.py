@@ -27,6 +27,20 @@ NONE = -1
 
 
 @dataclass(frozen=True)
+class MaskProtocol:
+    """What numbers of masks are."""
+
+    what: str
+    sides: tuple[str, str] = ("over classes", "F of outlines")
+
+    def measure(self) -> str:
+        return "mIoU"
+
+    def __str__(self) -> str:
+        return f"{self.what}; mIoU from sums over all pictures"
+
+
+@dataclass(frozen=True)
 class MaskScores:
     """A :class:`~diffeat.evaluation.Result`; numbers in percent.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from pydantic import Field
@@ -21,6 +21,7 @@ from diffeat.progress import Progress, silent
 from diffeat.refinement.upsampling import upsampler
 from diffeat.tasks.masks import MaskScores, assigned, mask_counts
 from diffeat.tasks.parts.find import METHODS, PartOptions, attention_parts, parts_of
+from diffeat.tasks.scored import ScoredMaps
 from diffeat.tasks.segmentation.boundary import outline_counts
 
 
@@ -63,20 +64,23 @@ def evaluate_parts(
     """
     options = options or PartsOptions(**suggested(source.recipe, "parts"))
     plain = options.finding(2 if options.true_parts else None)
+    read = _read(data, source, plain, one_text(options.prompts), store)
+    return score_parts(data, progress(read, total=len(data), desc="parts"), options, source)
+
+
+def score_parts(
+    data: MaskDataset, read: Iterable[FeatureMap | Picture], options: PartsOptions, source: Source[FeatureMap]
+) -> MaskScores:
+    """The scores of parts by features that are read, or of the self-attention on pictures, in the data's order."""
     upsampler(options.sharpen)
-    text, counts, outlines = one_text(options.prompts), [], []
-    for sample, feature in zip(
-        progress(data, total=len(data), desc="parts"), _read(data, source, plain, text, store), strict=True
-    ):
-        truth = sample.labels(len(data.classes))
+    classes, counts, outlines = len(data.classes), [], []
+    for sample, seen in zip(data, read, strict=True):
+        truth = sample.labels(classes)
         there = len(np.unique(truth[truth != IGNORE]))
         finding = options.finding(max(1, there) if options.true_parts else None)
-        if isinstance(feature, FeatureMap):
-            maps = parts_of([feature], finding)[0]
-        else:
-            maps = attention_parts(_model(source), feature, finding)
+        maps = parts_of([seen], finding)[0] if isinstance(seen, FeatureMap) else _merged(source, seen, finding)
         labels = maps.labels(open_image(sample.image), options.sharpen).numpy()
-        counts.append(mask_counts(truth, assigned(truth, labels, len(data.classes)), len(data.classes)))
+        counts.append(mask_counts(truth, assigned(truth, labels, classes), classes))
         outlines.append(outline_counts(truth, labels))
     number = "as many as the label map shows" if options.true_parts else f"{options.parts or 'number found'}"
     return MaskScores(
@@ -106,10 +110,10 @@ def _read(
         yield picture if text is None else picture.told(text)
 
 
-def _model(source: Source[FeatureMap]) -> Extractor:
+def _merged(source: Source[FeatureMap], picture: Picture, options: PartOptions) -> ScoredMaps:
     if not isinstance(source, Extractor):
         raise InvalidValueError("Merging reads the self-attention of a diffusion model; this recipe runs none.")
-    return source
+    return attention_parts(source, picture, options)
 
 
 TASK = Task("parts", "label maps", PartsOptions, evaluate_parts, one_map=True)

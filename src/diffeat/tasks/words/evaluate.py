@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from diffeat.refinement.upsampling import upsampler
 from diffeat.tasks.masks import NONE, MaskScores, mask_counts
 from diffeat.tasks.segmentation.boundary import outline_counts
 from diffeat.tasks.words.concepts import ConceptOptions, concept_maps
-from diffeat.tasks.words.maps import Normalise, WordOptions, words
+from diffeat.tasks.words.maps import Normalise, WordOptions, words_by_layer
 
 #: Names of a first class that no word is looked for of: it is what no word claims.
 REST = ("background", "_background_", "unlabeled", "unlabelled", "void", "none", "other")
@@ -40,7 +41,9 @@ class WordsOptions(TaskOptions):
     )
     concepts: bool = Field(default=False, description="Words as concepts beside the text, not by its attention.")
     apart: bool = Field(default=False, description="Each word in a text of its own.")
-    layers: tuple[str, ...] = Field(default=(), description="Attentions or blocks, ids or globs, ….map[3] for a head; repeatable.")
+    layers: tuple[str, ...] = Field(
+        default=(), description="Attentions or blocks, ids or globs, ….map[3] for a head; repeatable."
+    )
     refine: int = Field(default=0, ge=0, le=10, description="Products of the maps with the self-attention.")
     normalise: Normalise = Field(default="range", description="Of maps: 'range', 'words' or 'none'.")
     background: float = Field(default=0.5, description="Height below which a pixel is no word's.")
@@ -49,9 +52,7 @@ class WordsOptions(TaskOptions):
     @property
     def finding(self) -> WordOptions:
         """The options of word maps."""
-        return WordOptions(
-            None, self.layers, self.refine, self.normalise, self.background, apart=self.apart
-        )
+        return WordOptions(None, self.layers, self.refine, self.normalise, self.background, apart=self.apart)
 
 
 @neutral()
@@ -74,6 +75,21 @@ def evaluate_words(
         InvalidValueError: The recipe runs no such model, or no text holds so many words (take ``apart``).
     """
     options = options or WordsOptions(**suggested(source.recipe, "words"))
+    return score_words(data, source, options, progress=progress)[""]
+
+
+def score_words(
+    data: MaskDataset,
+    source: Source[FeatureMap],
+    options: WordsOptions,
+    layers: Sequence[str] = (),
+    progress: Progress = silent,
+) -> dict[str, MaskScores]:
+    """The scores by the layers of the options under ``""``; where layers are given, those of each alone under its name.
+
+    Raises:
+        DiffeatError: As :func:`evaluate_words`.
+    """
     if not isinstance(source, Extractor):
         raise InvalidValueError("Words are found by the attention of a diffusion model; this recipe runs none.")
     if options.prompts is not None:
@@ -81,34 +97,43 @@ def evaluate_words(
     upsampler(options.sharpen)
     rest = data.classes[0].lower() in REST
     named = {name: k for k, name in enumerate(data.classes) if not (rest and k == 0)}
-    counts, outlines = [], []
+    nothing = 0 if rest else NONE
+    choices = {name: [name] for name in layers} or {"": options.layers}
+    counts: dict[str, list[np.ndarray]] = {key: [] for key in choices}
+    outlines: dict[str, list[np.ndarray]] = {key: [] for key in choices}
     for sample in progress(data, total=len(data), desc="words"):
         truth = sample.labels(len(data.classes))
         there = set(np.unique(truth).tolist())
         wanted = [name for name, k in named.items() if options.vocabulary == "all" or k in there]
-        found = np.full(truth.shape, 0 if rest else NONE, np.int64)
-        if wanted:
-            if options.concepts:
-                maps = concept_maps(sample.image, wanted, source, ConceptOptions(layers=options.layers))
-            else:
-                maps = words(sample.image, wanted, source, options.finding)
-            at = np.array([0 if rest else NONE, *(named[name] for name in maps.names)])
-            found = at[maps.labels(open_image(sample.image), options.sharpen).numpy()]
-        counts.append(mask_counts(truth, found, len(data.classes)))
-        outlines.append(outline_counts(truth, found))
+        if not wanted:
+            maps = {}
+        elif options.concepts:
+            maps = {"": concept_maps(sample.image, wanted, source, ConceptOptions(layers=options.layers))}
+        else:
+            maps = words_by_layer(sample.image, wanted, source, choices, options.finding)
+        for key in choices:
+            found = np.full(truth.shape, nothing, np.int64)
+            if key in maps:
+                at = np.array([nothing, *(named[name] for name in maps[key].names)])
+                found = at[maps[key].labels(open_image(sample.image), options.sharpen).numpy()]
+            counts[key].append(mask_counts(truth, found, len(data.classes)))
+            outlines[key].append(outline_counts(truth, found))
     how = "concepts beside the text" if options.concepts else "attention to the text"
-    return MaskScores(
-        dataset=data.name,
-        recipe=source.recipe.name,
-        recipe_hash=source.recipe.hash,
-        classes=data.classes,
-        counts=np.stack(counts),
-        outlines=np.stack(outlines),
-        options=options,
-        what=f"words by {how} ({'each in a text of its own' if options.apart else 'all in one text'}; "
-        f"{options.sharpen})",
-        notes=joined(data.notes, (_SAID[options.vocabulary],), precision_notes(source)),
-    )
+    return {
+        key: MaskScores(
+            dataset=data.name,
+            recipe=source.recipe.name,
+            recipe_hash=source.recipe.hash,
+            classes=data.classes,
+            counts=np.stack(counts[key]),
+            outlines=np.stack(outlines[key]),
+            options=options,
+            what=f"words by {how} ({'each in a text of its own' if options.apart else 'all in one text'}; "
+            f"{options.sharpen})",
+            notes=joined(data.notes, (_SAID[options.vocabulary],), precision_notes(source)),
+        )
+        for key in choices
+    }
 
 
 TASK = Task("words", "label maps", WordsOptions, evaluate_words)

@@ -16,7 +16,7 @@ bicubically, cuts what is negative and lets every head count the same, so that l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -93,15 +93,36 @@ def words(
         InvalidValueError: No words or too many, a word beyond the model's text, a model without text attention, or a
             recipe that walks or has techniques.
     """
-    options, wanted = options or WordOptions(), checked_words(words)
-    layers = choose_layers(source.backbone, options.layers)
-    picture = Picture.of(picture)
-    read = read_layers(picture, wanted, source, list(layers), options)
-    chosen = [_heads(maps, name, layers[name]) for name, maps in read.maps.items()]
-    maps = normalised(aggregate(chosen, options.resize, options.weigh), options.normalise)
-    notes = (f"text: {' | '.join(read.texts)}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+    options = options or WordOptions()
+    return words_by_layer(picture, words, source, {"": options.layers}, options)[""]
+
+
+@neutral()
+def words_by_layer(
+    picture: ImageLike,
+    words: Sequence[str],
+    source: Extractor,
+    choices: Mapping[str, Sequence[str]],
+    options: WordOptions | None = None,
+) -> dict[str, ScoredMaps]:
+    """As :func:`words`, by several choices of layers at once: the model runs as often as for one.
+
+    Args:
+        choices: Layers under a name each, in place of those of the options.
+    """
+    options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
+    chosen = {key: choose_layers(source.backbone, layers) for key, layers in choices.items()}
+    everything = list(dict.fromkeys(name for layers in chosen.values() for name in layers))
+    read = read_layers(picture, wanted, source, everything, options)
     frame = frame_of(source.recipe, source.backbone, picture)
-    return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+    result = {}
+    for key, layers in chosen.items():
+        heads = [_heads(read.maps[name], name, some) for name, some in layers.items()]
+        maps = normalised(aggregate(heads, options.resize, options.weigh), options.normalise)
+        text = " | ".join(read.texts)
+        notes = (f"text: {text}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+        result[key] = ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+    return result
 
 
 @dataclass(frozen=True)
