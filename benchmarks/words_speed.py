@@ -49,6 +49,7 @@ def cuts(side: int, memory: int) -> dict:
             region = (4 * y).astype(int) // 1 * 2 + (2 * x).astype(int)
             features = centres[region.ravel()] + noise * rng.normal(size=(side * side, 640))
         for how, given in (("six parts", {"parts": 6}), ("by the spectrum", {}), ("cost 0.5", {"threshold": 0.5})):
+
             def run(features=features, given=given) -> None:
                 affinity = affinity_of(features.astype(np.float32), memory=memory)
                 assert affinity is not None
@@ -101,10 +102,10 @@ def words() -> dict:
 @torch.no_grad()
 def concepts(size: int) -> dict:
     from diffusers import FluxTransformer2DModel
-    from tiny.pipelines import build
 
     from diffeat.activations.concepts import ConceptRows, read_concepts
     from diffeat.backbones import Backbone
+    from tiny.pipelines import build
 
     pipeline = build("flux")
     pipeline.transformer = FluxTransformer2DModel(num_layers=1, num_single_layers=0).eval()
@@ -145,7 +146,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1024, help="Pixels, of concepts.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    runs = {"cuts": lambda: cuts(asked.side, asked.memory << 20), "words": words, "concepts": lambda: concepts(asked.size)}
+    runs = {
+        "cuts": lambda: cuts(asked.side, asked.memory << 20),
+        "words": words,
+        "concepts": lambda: concepts(asked.size),
+    }
     print(json.dumps(runs[asked.what](), indent=1))
 
 

@@ -15,6 +15,7 @@ from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec
+from diffeat.refinement import low_pass
 from diffeat.report.results import write_result
 from diffeat.report.sweep import write_sweep
 from diffeat.studies.mask_sweeps import sweep_parts, sweep_words
@@ -139,3 +140,34 @@ def test_scores_add_up_and_outlines_are_told_without_classes() -> None:
     assert (result.value, result.boundary) == (100, 100)
     assert np.isnan(result.iou[2])
     assert [row[0] for row in result.table()[1]] == ["a", "b", "all"]
+
+
+def test_a_head_is_its_columns_and_outputs_of_heads_make_the_attention(unet: Extractor) -> None:
+    module = "up_blocks.2.attentions.0.transformer_blocks.0.attn1"
+    network = unet.backbone.denoiser.get_submodule(module)
+    heads = network.heads
+    names = [module, *(f"{module}.{part}" for part in "qkvo"), *(f"{module}.{part}[1]" for part in "qkvo")]
+    found = unet.of(unet.recipe.replace(activations=names)).extract([np.zeros((64, 64, 3), np.uint8)])[0]
+    for part in "qkvo":
+        whole = found[f"{module}.{part}"]
+        width = len(whole) // heads
+        torch.testing.assert_close(found[f"{module}.{part}[1]"], whole[width : 2 * width])
+    joined = network.to_out[0](found[f"{module}.o"].flatten(1).T).T.reshape(found[module].shape)
+    torch.testing.assert_close(joined.detach(), found[module], atol=1e-5, rtol=1e-4)
+    for name in (f"{module}.o[99]", "up_blocks.2.resnets.0.o", "up_blocks.2.resnets.0.o[0]"):
+        with pytest.raises(UnknownNameError, match="No activation"):
+            unet.of(unet.recipe.replace(activations=[name])).extract([np.zeros((64, 64, 3), np.uint8)])
+
+
+def test_low_pass_keeps_what_is_coarse(unet: Extractor) -> None:
+    y, x = torch.meshgrid((torch.arange(16) + 0.5) / 16, (torch.arange(24) + 0.5) / 16, indexing="ij")
+    for half_cycles in (1, 3, 8):  # cosines that are mirrored at the edges
+        wave = torch.cos(torch.pi * half_cycles * y)[None].expand(1, 16, 24)
+        torch.testing.assert_close(low_pass(wave, 2), wave * 2 ** -((half_cycles / 2 / 2) ** 2), atol=1e-5, rtol=1e-4)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    recipe = unet.recipe.replace(activations=["up_blocks.1"])
+    plain, smooth = (unet.of(recipe.replace(low_pass=cycles)).extract([picture])[0].tensor for cycles in (None, 1.5))
+    torch.testing.assert_close(smooth, low_pass(plain, 1.5))
+    assert recipe.hash != recipe.replace(low_pass=1.5).hash
+    with pytest.raises(DiffeatError, match="low_pass"):
+        recipe.replace(low_pass=0)

@@ -84,7 +84,7 @@ class MaskScores:
         return bootstrap(self.outlines, lambda sums: 100 * boundary_f(sums))
 
     def _miou(self, sums: NDArray) -> NDArray[np.float64]:
-        return 100 * np.nanmean(_iou(sums.reshape(len(sums), len(self.classes), 3)), axis=1)
+        return mask_miou(sums.reshape(len(sums), len(self.classes), 3))
 
     def table(self) -> Table:
         """IoU by class, for classes that occur."""
@@ -112,6 +112,16 @@ class MaskScores:
 def _iou(sums: NDArray) -> NDArray[np.float64]:
     total = sums.sum(-1).astype(float)
     return np.divide(sums[..., 0], total, out=np.full(total.shape, np.nan), where=total > 0)
+
+
+def mask_miou(sums: NDArray) -> NDArray[np.float64]:
+    """mIoU (r,) in percent of counts (r, classes, 3), over the classes that occur or are found.
+
+    Example:
+        >>> mask_miou(np.array([[[1, 1, 0], [0, 0, 0]]])).tolist()
+        [50.0]
+    """
+    return 100 * np.nanmean(_iou(sums), axis=1)
 
 
 def mask_counts(truth: NDArray[np.integer], found: NDArray[np.integer], classes: int) -> NDArray[np.int64]:
