@@ -160,7 +160,7 @@ def test_a_head_is_its_columns_and_outputs_of_heads_make_the_attention(unet: Ext
 
 
 def test_low_pass_keeps_what_is_coarse(unet: Extractor) -> None:
-    y, x = torch.meshgrid((torch.arange(16) + 0.5) / 16, (torch.arange(24) + 0.5) / 16, indexing="ij")
+    y, _ = torch.meshgrid((torch.arange(16) + 0.5) / 16, (torch.arange(24) + 0.5) / 16, indexing="ij")
     for half_cycles in (1, 3, 8):  # cosines that are mirrored at the edges
         wave = torch.cos(torch.pi * half_cycles * y)[None].expand(1, 16, 24)
         torch.testing.assert_close(low_pass(wave, 2), wave * 2 ** -((half_cycles / 2 / 2) ** 2), atol=1e-5, rtol=1e-4)

@@ -55,7 +55,9 @@ def segment(
     refine: Annotated[int, Option(min=0, max=10, help="Products of word maps with the self-attention.")] = 0,
     normalise: Annotated[str, Option(help="Of word maps: range, words or none.")] = "range",
     background: Annotated[float, Option(help="Height of word maps below which a pixel is no word's.")] = 0.5,
-    sharpen: Annotated[str, Option(help="To the pixels: bilinear, guided, bilateral or anyup (if fetched).")] = "bilinear",
+    sharpen: Annotated[
+        str, Option(help="To the pixels: bilinear, guided, bilateral or anyup (if fetched).")
+    ] = "bilinear",
     limit: Annotated[int | None, Option(min=1, help="At most this many pictures.")] = None,
     force: Force = False,
 ) -> None:

@@ -43,7 +43,8 @@ def select(
         list[Path] | None, Option("--root", help="Folder of the dataset; one for each, in their order, or one for all.")
     ] = None,
     task: Annotated[
-        list[str] | None, Option(help="correspondence, segmentation, classification or parts; by default the first three there are labels for.")
+        list[str] | None,
+        Option(help="correspondence, segmentation, classification or parts; all but parts by default."),
     ] = None,
     category: Annotated[list[str] | None, Option(help="Of label maps, only this one; repeatable.")] = None,
     samples: Annotated[int, Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,

@@ -189,7 +189,7 @@ def _measured(
     digests, size = [Picture.of(image).digest for image in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     numbers = [field.name for field in fields(Measured)]
-    facts = [
+    facts: list[object] = [
         backbone.name,
         backbone.fingerprint,
         digests,
@@ -199,8 +199,8 @@ def _measured(
         base.prompt,
         seed,
         numbers,
-        settings.heads,
     ]
+    facts += ["heads"] if settings.heads else []
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     found = load_measurement(folder, key)
     if found is None:
