@@ -91,15 +91,15 @@ class PropagationOptions(TaskOptions):
             len(maps) != 2 or _SIDE.sub("", maps[0]) != _SIDE.sub("", maps[1])
         ):
             raise InvalidValueError(
-                f"Recipe {recipe!r} gives {', '.join(maps) or 'one map'}; the kernel 'attention' takes queries and keys "
-                "of one attention, as -a ….attn1.q -a ….attn1.k at one timestep."
+                "The kernel 'attention' takes queries and keys of one attention, as -a ….attn1.q -a ….attn1.k at one "
+                f"timestep; recipe {recipe!r} gives {', '.join(maps) or 'one map'}."
             )
 
     def __str__(self) -> str:
         kernel = "" if self.kernel == "features" else "kernel attention, "
         return (
-            f"{kernel}radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, first and last "
-            f"{' '.join([str(self.last_frames), *(f'({item})' for item in self.frames_of)])} frames"
+            f"{kernel}radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, first and "
+            f"last {' '.join([str(self.last_frames), *(f'({item})' for item in self.frames_of)])} frames"
         )
 
 
