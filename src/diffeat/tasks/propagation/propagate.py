@@ -97,9 +97,10 @@ class PropagationOptions(TaskOptions):
 
     def __str__(self) -> str:
         kernel = "" if self.kernel == "features" else "kernel attention, "
+        frames = " ".join([str(self.last_frames), *(f"({item})" for item in self.frames_of)])
         return (
-            f"{kernel}radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, first and "
-            f"last {' '.join([str(self.last_frames), *(f'({item})' for item in self.frames_of)])} frames"
+            f"{kernel}radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, "
+            f"first and last {frames} frames"
         )
 
 

@@ -51,8 +51,8 @@ class WordOptions:
 
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
-        layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those measured for the
-            model, else the middle grids.
+        layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those that the
+            recipe has for the task ``words``, else those measured for the model, else the middle grids.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
         apart: Whether each word has a text, and passes, of its own.
@@ -111,7 +111,8 @@ def words_by_layer(
         choices: Layers under a name each, in place of those of the options.
     """
     options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
-    chosen = {key: choose_layers(source.backbone, layers) for key, layers in choices.items()}
+    own = source.recipe.tasks.get("words", {}).get("layers", ())
+    chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
     everything = list(dict.fromkeys(name for layers in chosen.values() for name in layers))
     read = read_layers(picture, wanted, source, everything, options)
     frame = frame_of(source.recipe, source.backbone, picture)
