@@ -117,9 +117,12 @@ def upsampler(name: str) -> Upsampler:
 
     Raises:
         UnknownNameError: There is none.
+        InvalidValueError: Its weights are not there.
     """
     if name not in UPSAMPLERS:
         raise UnknownNameError(f"There is no upsampler {name!r}. {did_you_mean(name, UPSAMPLERS)}".rstrip())
+    if UPSAMPLERS[name] is anyup:
+        _anyup(torch.hub.get_dir())  # refused before anything else is done
     return UPSAMPLERS[name]
 
 

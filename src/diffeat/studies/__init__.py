@@ -2,7 +2,8 @@
 
 :func:`select` chooses activations, :func:`gate` tells which techniques bring features closer to the picture,
 :func:`find_massive` finds massive activations, :func:`sweep` scores a recipe at every timestep and block
-(:func:`sweep_parts` and :func:`sweep_words` what finds masks without training). Every result has ``recipe``, what it ends in, and ``table()``, header and rows.
+(:func:`sweep_parts` and :func:`sweep_words` what finds masks without training). Every result has ``recipe``, what it
+ends in, and ``table()``, header and rows.
 """
 
 from diffeat.studies.content_shift import GateResult, GateSettings, SearchResult, gate, search
