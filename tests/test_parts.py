@@ -235,14 +235,16 @@ def test_upsamplers_keep_a_constant_and_follow_an_edge_no_worse_than_bilinear(na
 
 def test_files_are_written_once(tmp_path: Path) -> None:
     frame = Frame((8, 6), (8, 8), (0, 0, 8, 8))
-    maps = ScoredMaps(("cat <b>", "sofa"), torch.rand(2, 4, 4), frame, "x", ("note",), 0.5)
+    single = {"up <1>": torch.rand(2, 2, 2)}
+    maps = ScoredMaps(("cat <b>", "sofa"), torch.rand(2, 4, 4), frame, "x", ("note",), 0.5, single)
     picture = Image.new("RGB", (8, 6))
     result = (picture, maps, maps.labels(picture), maps.at_pixels(picture))
-    page = write_segments(tmp_path, ["x"], [result], "words")
+    page = write_segments(tmp_path, ["x"], iter([result]), "words", words=maps.names, layers=list(single))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files_of(["x"]))
     stored = np.asarray(Image.open(tmp_path / "x.labels.png"))
     assert (stored == result[2].numpy()).all()
     assert "cat &lt;b&gt;" in page.read_text()
-    assert 'type="range"' in page.read_text()
+    assert page.read_text().count('type="range"') == 2
+    assert page.read_text().count('alt="up &lt;1&gt;"') == 2
     with pytest.raises(DiffeatError, match="there already"):
         write_segments(tmp_path, ["x"], [result], "words")
