@@ -19,7 +19,7 @@ from diffeat.tasks.masks import MaskProtocol, MaskScores
 from diffeat.tasks.parts.evaluate import PartsOptions, score_parts
 from diffeat.tasks.parts.find import METHODS
 from diffeat.tasks.words.evaluate import WordsOptions, score_words
-from diffeat.tasks.words.layers import text_attentions
+from diffeat.tasks.words.layers import choose_layers, text_attentions
 
 
 def sweep_parts(
@@ -68,7 +68,7 @@ def sweep_words(
     """Score words by every attention to the text, and each of its heads, at every timestep.
 
     Args:
-        layers: Ids of attentions; all that read text if not given.
+        layers: Ids or globs of attentions, with ``[3]`` head 3; all that read text if not given.
         heads: Whether each head is a cell of its own beside the mean of its layer.
 
     Raises:
@@ -77,13 +77,13 @@ def sweep_words(
     if options.concepts:
         raise InvalidValueError("A sweep of words is one of attentions; leave --concepts out.")
     backbone = extractor(recipe).backbone
-    names = list(layers or text_attentions(backbone))
-    if heads:
-        counts = {name: backbone.denoiser.get_submodule(name.rpartition(".")[0]).heads for name in names}
-        names = [key for name in names for key in (name, *(f"{name}[{h}]" for h in range(counts[name])))]
+    names: list[str] = []
+    for name, some in choose_layers(backbone, layers or list(text_attentions(backbone))).items():
+        there = backbone.denoiser.get_submodule(name.rpartition(".")[0]).heads if heads else 0
+        names += [name, *(f"{name}[{h}]" for h in range(there))] if some is None else [f"{name}[{h}]" for h in some]
 
     def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
-        reader = extractor(recipe.replace(**{"trajectory.timesteps": [t]}))
+        reader = extractor(recipe.replace(fuse=None, **{"trajectory.timesteps": [t]}))
         for name, result in score_words(data, reader, options, list(wanted), progress).items():
             yield _cell(t, name, result)
 

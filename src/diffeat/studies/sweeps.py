@@ -230,8 +230,7 @@ def scored(
     for t in progress(times, total=len(times), desc="timesteps"):
         files: dict[str, Path] = {}
         for name in names:
-            single = recipe.replace(**{"trajectory.timesteps": [t]})
-            key = hashlib.sha256(f"{single.hash}|{name}|{form}|{facts!r}".encode()).hexdigest()[:24]
+            key = hashlib.sha256(f"{recipe.hash}|{t}|{name}|{form}|{facts!r}".encode()).hexdigest()[:24]
             files[name] = root / "cells" / f"{key}.json"
         missing = [name for name in names if not files[name].is_file()]
         with kept:
