@@ -15,7 +15,7 @@ ROWS = [
     (["cli", "app"], "faces: thin, no logic of their own"),
     (["report", "distributed", "bench", "reproduce"], "many pictures, many recipes, many machines"),
     (["studies", "training"], "procedures that end in a recipe"),
-    (["tasks", "evaluation"], "uses of features, and how they are scored"),
+    (["tasks", "evaluation", "interfaces"], "uses of features, and how they are scored"),
     (["extraction"], "recipes, and the sources that run them"),
     (["techniques"], "what acts on a model while it is read"),
     (["refinement", "trajectories", "storage"], "steps on maps; noisy latents; where features rest"),

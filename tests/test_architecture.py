@@ -17,7 +17,7 @@ ROWS = [
     {"cli", "app", "__main__"},
     {"report", "distributed", "bench", "reproduce"},
     {"studies", "training"},
-    {"tasks", "evaluation"},
+    {"tasks", "evaluation", "interfaces"},
     {"extraction", "recipes"},
     {"techniques"},
     {"refinement", "trajectories", "storage"},
