@@ -33,6 +33,7 @@ from diffeat.cli.match import match
 from diffeat.cli.models import models
 from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
+from diffeat.cli.push import push
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
 from diffeat.cli.reproduce import reproduce
@@ -113,6 +114,7 @@ for panel, name, command, cls in (
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),
     (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True)),
     (_USE, "reproduce", reproduce, Command),
+    (_KNOW, "push", push, Command),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
     (_KNOW, "ap10k-pairs", ap10k_pairs, Command),

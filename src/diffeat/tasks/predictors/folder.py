@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from diffeat.backbones.card import cards
+from diffeat.backbones.hub import mirrored
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
 from diffeat.extraction import Reading, Recipe
@@ -171,7 +172,7 @@ def write_run(
     """
     from safetensors.torch import save
 
-    contained, copies = _contained(recipe)
+    contained, copies = self_contained(recipe)
     names = [*FILES, *copies]
     new_folder(folder, names, force=force)
     head = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
@@ -184,8 +185,8 @@ def write_run(
     return folder
 
 
-def _contained(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
-    """The recipe with its trained weights beside it, and these by their names in the folder."""
+def self_contained(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
+    """A recipe with its trained weights beside it, and these by their names in the folder."""
     copies: dict[str, bytes] = {}
 
     def moved(value: Any) -> Any:
@@ -253,6 +254,8 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
     if path.exists():
         return path
     text = str(name)
+    if (held := mirrored(text)) is not None:
+        return held
     if text.count("/") != 1 or text.startswith((".", "/", "~")) or os.sep != "/":
         raise ModelError(f"There is no run folder {shown(text)}; give the --out of a training, or OWNER/NAME of a hub.")
     from huggingface_hub import snapshot_download
