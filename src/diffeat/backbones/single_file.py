@@ -27,7 +27,10 @@ def is_single_file(path: str) -> bool:
         return False
     if file.suffix == ".gguf":
         return True
-    names = check_safetensors(file) if file.suffix == ".safetensors" else read_tensors(file)
+    try:
+        names = check_safetensors(file) if file.suffix == ".safetensors" else read_tensors(file)
+    except ModelError:
+        return False
     return all(any(name.startswith(prefix) for name in names) for prefix in _SINGLE_FILE)
 
 

@@ -203,7 +203,7 @@ class _Parquet(Form):
             f"{self._pictures} pictures, extracted by diffeat: {json.dumps({k: v for k, v in facts.items() if v})}.",
             *[
                 "",
-                "A row is a picture. The values of each map lie in one list; `MAP.shape` says (channels, height, width):",
+                "A row is a picture. The values of a map lie in one list; `MAP.shape` says (channels, height, width):",
             ],
             *["", *maps, "", "```python", "import numpy as np", "from datasets import load_dataset", ""],
             *['row = load_dataset("OWNER/NAME", split="train")[0]', f"name = {next(iter(first.activations))!r}"],
