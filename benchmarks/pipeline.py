@@ -5,7 +5,8 @@
 The autoencoder and the denoiser of ``tiny-unet`` are replaced by stand-ins. One is free: it gives a map of 1280×32×32
 that is there already. One takes 20 ms a picture without holding the interpreter, as a GPU would; how long it was at
 work, of the time between its first call and its last, is how busy it was. Files in, a float16 store out. Beside every
-number a store is compared with features extracted one picture at a time, bit for bit.
+number a store is compared with features extracted one picture at a time, bit for bit. A call takes 16 pictures, as on a
+device of some memory.
 
 A process is bound to ``--cores`` cores. On a machine with other work the clock tells little: read the CPU time.
 """
@@ -65,7 +66,7 @@ def stand_in(ms: float, several: bool):
             "activations": ["mid_block"],
         }
     )
-    extractor = Extractor.from_recipe(recipe, device="cpu")
+    extractor = Extractor.from_recipe(recipe, device="cpu", batch_size=16)
     maps = torch.randn(16, *SHAPE, generator=torch.Generator().manual_seed(0))
     calls: list[tuple[float, float]] = []
 

@@ -27,7 +27,7 @@ from diffeat.backbones.placement import device_of
 from diffeat.backbones.schedule import NoiseSchedule
 from diffeat.backbones.sharing import ready, shared
 from diffeat.backbones.words import word_positions
-from diffeat.backbones.wrappers import unwrapped
+from diffeat.backbones.wrappers import computing_dtype, unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
 from diffeat.memory import moved
@@ -143,7 +143,7 @@ class Backbone:
     @property
     def dtype(self) -> torch.dtype:
         """In which the denoiser computes, whatever its weights are stored in."""
-        return getattr(unwrapped(self.denoiser), "dtype", None) or next(self.denoiser.parameters()).dtype
+        return computing_dtype(self.denoiser)
 
     @property
     def fingerprint(self) -> str:

@@ -27,6 +27,29 @@ def unwrapped(network: Any) -> Any:
     return network
 
 
+def computing_dtype(network: nn.Module) -> torch.dtype:
+    """In which a network computes: what its ``dtype`` says if it has one, ten times as fast where nothing is hooked to
+    its layers (this is asked at every call)."""
+    inner = unwrapped(network)
+    if hasattr(type(inner), "dtype") and _hooked(inner):  # layers may compute in another type than they are kept in
+        return inner.dtype
+    kept = getattr(inner, "_keep_in_fp32_modules", None) or ()
+    for name, weight in inner.named_parameters():
+        if weight.is_floating_point() and not any(part in name for part in kept):
+            return weight.dtype
+    return getattr(inner, "dtype", None) or next(inner.parameters()).dtype
+
+
+def _hooked(network: nn.Module) -> bool:
+    waiting = [network]
+    while waiting:
+        module = waiting.pop()
+        if "_diffusers_hook" in module.__dict__:
+            return True
+        waiting += [child for child in module._modules.values() if child is not None]
+    return False
+
+
 @contextmanager
 def uncompiled(network: nn.Module | None = None, hooked: Iterable[str] = ()) -> Iterator[None]:
     """Whatever was compiled runs as it was written: hooks are not part of compiled code.

@@ -61,7 +61,7 @@ class Picture:
         self._open = open
         self._digest = digest
         self._fetched: Where | None = None
-        self._fitted: dict[Frame, Image.Image] = {}
+        self._pixels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -118,22 +118,18 @@ class Picture:
         return pixel_digest(self.image)
 
     def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
-        """The model image in ``frame`` (see :meth:`Frame.pixels`)."""
-        return frame.after.pixels(self.fitted(frame))
-
-    def fitted(self, frame: Frame) -> Image.Image:
-        """What the model image is made of (see :meth:`Frame.fitted`), made once."""
-        if frame not in self._fitted:
-            self._fitted[frame] = frame.fitted(self.image)
-        return self._fitted[frame]
+        """The model image in ``frame`` (see :meth:`Frame.pixels`), made once."""
+        if frame not in self._pixels:
+            self._pixels[frame] = frame.pixels(self.image)
+        return self._pixels[frame]
 
     @property
     def bytes_held(self) -> int:
         """Of pixels that are kept by now."""
-        images = [self.__dict__.get("image"), *self._fitted.values()]
-        different = {id(image): image for image in images if image is not None}
+        image = self.__dict__.get("image")
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
-        return fetched + sum(3 * image.width * image.height for image in different.values())
+        opened = 0 if image is None else 3 * image.width * image.height
+        return fetched + opened + sum(pixels.nbytes for pixels in self._pixels.values())
 
     @cached_property
     def digest(self) -> str:
@@ -156,12 +152,12 @@ class Picture:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "image"}
-        return kept | {"_fitted": {}, "_fetched": None}
+        return kept | {"_pixels": {}, "_fetched": None}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.apart, other._fitted = self.apart, dict(self._fitted)
+        other.apart, other._pixels = self.apart, dict(self._pixels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 

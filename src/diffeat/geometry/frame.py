@@ -14,7 +14,7 @@ to ``x' = (x + ½)·w/W₀ − ½ + left``, and on a grid of g columns over the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -69,26 +69,8 @@ class Frame:
         """Whether part of the model image is padding."""
         return self.content != (0, 0, *self.model)
 
-    @property
-    def after(self) -> Frame:
-        """The frame of what :meth:`fitted` gives: the same model image comes of it."""
-        return replace(self, original=self.load or self.model, content=(0, 0, *self.model))
-
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 height width"]:
         """The model image: grey levels as ``v / 127.5 - 1``, float32, from the size ``load`` on interpolated.
-
-        Raises:
-            InvalidValueError: The picture is not of this frame's original size, or not RGB.
-        """
-        bands = [torch.from_numpy(np.array(band)) for band in self.fitted(image).split()]  # faster than to permute
-        values = torch.stack(bands).float().div_(127.5).sub_(1.0)
-        if self.load is None:
-            return values
-        _, _, width, height = self.content
-        return F.interpolate(values[None], size=(height, width), mode="bilinear", align_corners=False)[0]
-
-    def fitted(self, image: Image.Image) -> Image.Image:
-        """The picture resized and padded, in grey levels: a quarter of the memory of the model image of it.
 
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
@@ -102,11 +84,19 @@ class Frame:
             raise InvalidValueError(f"An RGB picture is wanted, got mode {image.mode!r}. Open it with open_image.")
         left, top, width, height = self.content
         inner = _resized(image, self.load or (width, height), self.filter)
-        if not self.padded:
-            return inner
-        canvas = Image.new("RGB", self.model, (self.fill,) * 3)
-        canvas.paste(inner, (left, top))
-        return canvas
+        if self.padded:
+            canvas = Image.new("RGB", self.model, (self.fill,) * 3)
+            canvas.paste(inner, (left, top))
+            inner = canvas
+        bands = np.empty((3, inner.height, inner.width), np.float32)
+        for band, values in zip(bands, inner.split(), strict=True):  # faster than to permute
+            np.divide(np.asarray(values), np.float32(127.5), out=band)
+        bands -= 1  # by NumPy, which starts no threads of its own: pictures are read on several
+        if self.load is None:
+            return torch.from_numpy(bands)
+        return F.interpolate(torch.from_numpy(bands)[None], size=(height, width), mode="bilinear", align_corners=False)[
+            0
+        ]
 
     def points_to_model(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""
