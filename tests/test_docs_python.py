@@ -18,7 +18,8 @@ ROOMS = ["diffeat"] + [
     for room in (
         "extraction", "features", "activations", "backbones", "techniques", "trajectories", "refinement", "storage",
         "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.homography", "tasks.segmentation",
-        "tasks.classification", "tasks.propagation", "interfaces", "tasks.transfer", "tasks.dense", "tasks.words", "tasks.parts",
+        "interfaces", "tasks.classification", "tasks.propagation", "tasks.transfer", "tasks.dense", "tasks.words",
+        "tasks.parts",
         "studies", "studies.selection",
         "studies.content_shift", "training", "distributed", "reproduce", "viz", "geometry",
     )

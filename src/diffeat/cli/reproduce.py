@@ -44,7 +44,9 @@ def reproduce(
     from diffeat.reproduce import load_table, run_rows, table_names
 
     if table is None:
-        refuse(ctx, ["root", "out", "rows", "own", "limit", "plan", "seconds"], "the tables are listed")
+        refuse(ctx, ["root", "out", "rows", "limit", "plan", "seconds"], "the tables are listed")
+        if own:
+            raise InvalidValueError("--with would be ignored: the tables are listed.")
         tables = {name: load_table(name) for name in table_names()}
         print_table(
             ["table", "rows", "title"],
@@ -111,7 +113,7 @@ def _print_plan(
     plans = plan_rows(asked, chosen, own=recipes, pictures=pictures)
     cells = []
     for step in plans:
-        total = None if step.pictures is None or step.calls is None else step.pictures * step.calls
+        total = None if step.pictures is None else step.pictures * step.calls
         hours = step.hours(seconds)
         cells.append(
             [

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -51,14 +52,15 @@ class PckMetric:
         category: str = "",
         images: tuple[str, str] | None = None,
     ) -> None:
-        """Add a pair; arguments and errors as of :func:`~diffeat.tasks.correspondence.record_pair`."""
+        """Add a pair; arguments and errors as of :func:`~diffeat.tasks.correspondence.record_pair`. Pictures of pairs
+        that do not name theirs are of no other pair."""
         self.records.append(
             record_pair(
                 predicted,
                 truth,
                 target_size=target_size,
                 target_box=target_box,
-                name=str(len(self.records)),
+                name=uuid4().hex,
                 category=category,
                 images=images,
             )

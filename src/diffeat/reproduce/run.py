@@ -60,19 +60,20 @@ class Plan:
 
     Attributes:
         pictures: To read; ``None`` if not known without the dataset.
-        calls: Rows of denoiser calls for a picture; ``None`` if not known without the model.
+        calls: Rows of denoiser calls for a picture.
         bytes: Of the stored features; ``None`` if not known without the model.
     """
 
     row: str
     pictures: int | None
-    calls: int | None
+    calls: int
     bytes: int | None
 
     def hours(self, seconds: float | None) -> float | None:
         """At so many seconds for one row of a denoiser call."""
-        known = seconds is not None and self.pictures is not None and self.calls is not None
-        return self.pictures * self.calls * seconds / 3600 if known else None  # pyright: ignore[reportOptionalOperand]
+        if seconds is None or self.pictures is None:
+            return None
+        return self.pictures * self.calls * seconds / 3600
 
 
 def recipe_of(row: Row, own: Mapping[str, str]) -> Recipe:
@@ -105,18 +106,17 @@ def plan_rows(
     plans, seen = [], set()
     count = pictures if pictures is not None else table.pictures
     for row in rows:
-        name = (own or {}).get(row.name, row.recipe)
-        recipe = None if name is None else Recipe.load(name)
-        shared = recipe is not None and recipe.hash in seen
-        seen |= set() if recipe is None else {recipe.hash}
-        calls = row.calls if recipe is None or row.calls is not None else _calls(recipe)
+        recipe = Recipe.load((own or {}).get(row.name, row.reads))
+        shared = recipe.hash in seen
+        seen.add(recipe.hash)
+        calls = row.calls if row.calls is not None else _calls(recipe)
         volume = None if row.map is None else row.map[0] * row.map[1] * row.map[2] * _BYTES
         size = None if volume is None or count is None else volume * count
         plans.append(Plan(row.name, 0 if shared and count is not None else count, calls, 0 if shared else size))
     return plans
 
 
-def _calls(recipe: Recipe) -> int | None:
+def _calls(recipe: Recipe) -> int:
     """Rows of denoiser calls for a picture, those of guidance and of techniques that steer left out."""
     total = 0
     for part in recipe.single():

@@ -39,7 +39,7 @@ class Row(_Part):
         options: Of the task, as :class:`~diffeat.evaluation.task.TaskOptions` takes them.
         reading: Options of the dataset.
         differs: What in the paper or its released code is not what is run here.
-        map: Channels, height and width of a picture's features, if they do not depend on the picture.
+        map: Channels, height and width of a picture's features, at most.
         calls: Of the denoiser for a picture, where the recipe does not tell.
     """
 
@@ -63,7 +63,15 @@ class Row(_Part):
     def _runs(self) -> Row:
         if (self.recipe is None) == (self.train is None):
             raise ValueError(f"{self.name}: give either the recipe or the command that trains one")
+        if self.train is not None and "--recipe " not in self.train:
+            raise ValueError(f"{self.name}: the command that trains must say --recipe")
         return self
+
+    @property
+    def reads(self) -> str:
+        """The recipe, or the one that the training starts from."""
+        words = (self.train or "").split()
+        return self.recipe or words[words.index("--recipe") + 1]
 
     @property
     def published(self) -> str:
