@@ -82,7 +82,8 @@ def test_a_row_that_cannot_be_run_says_why_and_the_others_go_on(toy, tmp_path: P
     file = tmp_path / "mine.yaml"
     file.write_text(
         "title: mine\ndataset: toyworld\nrows:\n"
-        "  - {name: trained, paper: p, measure: m, source: none, train: diffeat train convolution --recipe tiny-unet --out x}\n"
+        "  - {name: trained, paper: p, measure: m, source: none,"
+        " train: diffeat train convolution --recipe tiny-unet --out x}\n"
         "  - {name: lost, paper: p, measure: m, source: none, recipe: nowhere.yaml}\n"
         "  - {name: ours, paper: p, number: 5, measure: m, source: s, recipe: 'baseline:rgb'}\n"
     )

@@ -51,7 +51,7 @@ class FeatureBackbone(nn.Module):
         super().__init__()
         self.source = source
         self._tuned = tuned
-        for name, weight in {} if tuned is None else tuned._weights.items():
+        for name, weight in () if tuned is None else tuned.named_parameters().items():
             self.register_parameter(_registered(name), weight)
         example = source.extract(torch.full((1, 3, 64, 64), 0.5))[0]
         self._layout = Layout.of(_recipe(source), example, mix=False)
