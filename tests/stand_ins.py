@@ -140,6 +140,7 @@ COCO_RAW = [number for number in range(182) if number not in COCO_UNUSED]
 STAND_INS: dict[str, Callable[[Path], Path]] = {
     "spair": _spair,
     "spair-json": _pair_list,
+    "spair-u": _spair,
     "ap10k": _ap10k,
     "pf-pascal": _pf_pascal,
     "cub": _cub,

@@ -38,6 +38,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 _CARDS: tuple[DatasetCard, ...] = (
     spair.CARD,
     spair.LIST_CARD,
+    spair.U_CARD,
     ap10k.CARD,
     pf_pascal.CARD,
     cub.CARD,
