@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.ap10k_pairs import ap10k_pairs
+from diffeat.cli.app import app as open_app
 from diffeat.cli.bench import bench
 from diffeat.cli.check import CheckCommand, check
 from diffeat.cli.command import Command
@@ -95,6 +96,7 @@ _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
     (_LOOK, "extract", extract, reads("tiny-unet", paths=True, workers=True)),
     (_LOOK, "show", show, reads("tiny-unet", paths=True)),
+    (_LOOK, "app", open_app, reads("tiny-dift", several=False)),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
     (_USE, "segment", segment, reads("tiny-dift", paths=True)),

@@ -1,0 +1,8 @@
+"""The endpoints, a module for each subject; all under ``/api``."""
+
+from __future__ import annotations
+
+from diffeat.app.routes import features, leave, measured, model, pictures, segments
+
+#: In the order of the documentation.
+ROUTERS = (model.router, pictures.router, features.router, measured.router, segments.router, leave.router)
