@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from fastapi import Response
+from torch import Tensor
 
 
 def packed(header: dict[str, Any], arrays: Sequence[np.ndarray]) -> Response:
@@ -30,3 +32,8 @@ def packed(header: dict[str, Any], arrays: Sequence[np.ndarray]) -> Response:
         data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).tobytes()
         body += [data, bytes(-len(data) % 8)]
     return Response(b"".join(body), media_type="application/octet-stream")
+
+
+def as_bytes(values: Tensor, low: float, high: float) -> np.ndarray:
+    """As 0…255 between two values."""
+    return ((values.float() - low) * (255 / max(high - low, 1e-12))).round().clamp(0, 255).to(torch.uint8).numpy()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,6 +22,7 @@ from diffeat.app.guard import Guard
 from diffeat.app.line import Busy, Stopped
 from diffeat.app.routes import ROUTERS
 from diffeat.app.session import Session
+from diffeat.app.shelf import Shelf
 from diffeat.errors import DiffeatError, UnknownNameError
 
 #: Bytes of a body that is no picture.
@@ -27,7 +30,14 @@ _MOST_JSON = 1 << 20
 
 
 def application(
-    session: Session, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None, frames: Collection[str] = ()
+    session: Session,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    token: str | None = None,
+    frames: Collection[str] = (),
+    shelves: Sequence[Shelf] = (),
+    out: Path | None = None,
 ) -> ASGIApp:
     """The whole server, as an ASGI application.
 
@@ -36,6 +46,8 @@ def application(
         port: Likewise; 0 takes any.
         token: That requests must know.
         frames: Sites whose pages may hold ours in a frame, for a notebook.
+        shelves: Stores that can be looked through.
+        out: Folder that marks may be written into.
     """
 
     @asynccontextmanager
@@ -44,7 +56,7 @@ def application(
         session.close()
 
     app = FastAPI(title="diffeat app", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.state.session = session
+    app.state.session, app.state.shelves, app.state.out = session, shelves, out
     for router in ROUTERS:
         app.include_router(router, prefix="/api")
     app.mount("/", StaticFiles(directory=str(files("diffeat.app") / "static"), html=True))
@@ -107,8 +119,10 @@ class _Bounded:
         await self._app(scope, bounded, send)
 
 
-def serve(app: ASGIApp, host: str, port: int, ready: Callable[[int], None]) -> None:
-    """Run until Ctrl-C.
+def serve(
+    app: ASGIApp, host: str, port: int, ready: Callable[[int], None], stop: threading.Event | None = None
+) -> None:
+    """Run until Ctrl-C, or until ``stop`` is set.
 
     Args:
         port: 0 lets the system choose.
@@ -125,8 +139,17 @@ def serve(app: ASGIApp, host: str, port: int, ready: Callable[[int], None]) -> N
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen(128)  # from here on a browser waits, and is not refused
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=3, server_header=False, ws="none"
         )
         ready(listener.getsockname()[1])
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        if stop is not None:
+            threading.Thread(target=_end, args=(server, stop), daemon=True).start()
+        server.run(sockets=[listener])
+
+
+def _end(server: Any, stop: threading.Event) -> None:
+    stop.wait()
+    server.should_exit = True

@@ -87,6 +87,10 @@ class Session:
         first = next(iter(self.offered.values()))
         return cast(Extractor, self.source(first))
 
+    def lend(self, extractor: Extractor) -> None:
+        """Have recipes of a model run on one that is loaded already."""
+        self._models[f"{extractor.recipe.model} {extractor.recipe.denoiser}"] = extractor
+
     def source(self, recipe: Recipe) -> Source[FeatureMap]:
         """What runs a recipe; recipes of one model share it."""
         with self._loading:

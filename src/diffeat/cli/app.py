@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,10 @@ def app(
     ] = None,
     compare: Annotated[
         list[str] | None, Option(help="A further recipe to offer: preset, file, vision:MODEL; repeatable.")
+    ] = None,
+    store: Annotated[list[str] | None, Option(help="A feature store to look through; repeatable.")] = None,
+    out: Annotated[
+        Path | None, Option("--out", "-o", help="Folder that marks may be written into, in a new one each time.")
     ] = None,
     host: Annotated[str, Option(help="Where to listen. Other than this machine's own needs the token it prints.")] = (
         "127.0.0.1"
@@ -49,9 +54,15 @@ def app(
     from diffeat.app.guard import is_loopback
     from diffeat.app.server import application, serve
     from diffeat.app.session import Session
+    from diffeat.app.shelf import Shelf
     from diffeat.extraction import Recipe
+    from diffeat.files import new_folder
+    from diffeat.storage import FeatureStore
 
     gallery = Gallery(paths or [])
+    shelves = [Shelf(FeatureStore.open(folder), gallery) for folder in store or []]
+    if out is not None:
+        new_folder(out)
     reading = reading_of(ctx)
     others = [Recipe.load(name) for name in compare or []]
     asked = given(ctx)
@@ -68,7 +79,7 @@ def app(
             _open_later(address)
 
     try:
-        serve(application(session, host=host, port=port, token=token), host, port, ready)
+        serve(application(session, host=host, port=port, token=token, shelves=shelves, out=out), host, port, ready)
     except OSError as error:
         raise InvalidValueError(
             f"Nothing can listen at {host}:{port} ({error.strerror or error}). Another --port, or 0 for a free one?"

@@ -72,9 +72,9 @@ def write_labelled_samples(folder: Path, *, force: bool = False) -> list[Path]:
     outlines = json.loads(files("diffeat.datasets").joinpath("sample_masks.json").read_text(encoding="utf-8"))
     written = []
     for name in LABELLED:
-        photo = photo(name)
-        written.append(write_picture(photo, parts[0] / f"{name}.png", force=force))
-        write_picture(_mask(outlines[name], photo.size), parts[1] / f"{name}.png", force=force)
+        picture = photo(name)
+        written.append(write_picture(picture, parts[0] / f"{name}.png", force=force))
+        write_picture(_mask(outlines[name], picture.size), parts[1] / f"{name}.png", force=force)
     write_files(folder, list(texts), list(texts.values()), force=force)
     return written
 

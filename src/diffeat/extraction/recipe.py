@@ -38,6 +38,7 @@ from diffeat.explain import InvalidFieldsError
 from diffeat.features import Whole
 from diffeat.files import read_text, write_files
 from diffeat.geometry import FrameSpec
+from diffeat.notebook import Displayed, Html, folded, paragraph
 from diffeat.techniques.named import code_allowed
 
 #: Counts changes in what a field means; part of every hash.
@@ -69,7 +70,7 @@ class Part(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid")
 
 
-class Recipe(Part, frozen=True):
+class Recipe(Displayed, Part, frozen=True):
     """What all kinds of recipes share; each kind is a subclass with a ``kind`` of its own."""
 
     #: The kinds, by name.
@@ -100,6 +101,18 @@ class Recipe(Part, frozen=True):
         if self.template.count("{}") != 1:
             raise ValueError(f"template {self.template!r} must hold '{{}}' once, where the caller's text goes")
         return self
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        models = " + ".join(dict.fromkeys(str(getattr(part, "model", part.name)) for part in self.single()))
+        return self.name, {"model": models, "hash": self.hash[:12]}
+
+    def _details(self) -> Iterator[Html]:
+        if self.description:
+            yield paragraph(self.description)
+        yield folded("YAML", self.to_yaml())
 
     @classmethod
     def load(cls, name: str | Path | Recipe, *, allow_code: bool = False) -> Self:

@@ -21,7 +21,7 @@ from diffeat.activations import Catalogue
 from diffeat.backbones import Memory
 from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import InvalidValueError
-from diffeat.evaluation.result import joined
+from diffeat.evaluation.result import Tabled, joined
 from diffeat.evaluation.texts import PromptPolicy
 from diffeat.extraction import Reading
 from diffeat.features import FeatureMap, Source
@@ -88,8 +88,8 @@ class Cell:
         )
 
 
-@dataclass(frozen=True)
-class Sweep:
+@dataclass(frozen=True, repr=False)
+class Sweep(Tabled):
     """The outcome of :func:`sweep`.
 
     Attributes:
@@ -107,6 +107,9 @@ class Sweep:
     cells: dict[tuple[float, str], Cell]
     computed: int
     task: str = "correspondence"
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.dataset, {"best": self.best.told(self.protocol), "of": self.base.name, "cells": len(self.cells)}
 
     @property
     def best(self) -> Cell:

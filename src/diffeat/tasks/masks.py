@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from diffeat.datasets.labelled import IGNORE
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import TaskOptions
 from diffeat.tasks.segmentation.boundary import boundary_f
 
@@ -40,8 +40,8 @@ class MaskProtocol:
         return f"{self.what}; mIoU from sums over all pictures"
 
 
-@dataclass(frozen=True)
-class MaskScores:
+@dataclass(frozen=True, repr=False)
+class MaskScores(ShownResult):
     """A :class:`~diffeat.evaluation.Result`; numbers in percent.
 
     Attributes:

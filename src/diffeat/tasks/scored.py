@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -11,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.geometry import Frame
+from diffeat.notebook import Displayed, Html, notes, pictures
 from diffeat.refinement.upsampling import upsampler
+from diffeat.viz import heat_overlay
 
 
-@dataclass(frozen=True)
-class ScoredMaps:
+@dataclass(frozen=True, repr=False)
+class ScoredMaps(Displayed):
     """
     Attributes:
         names: Of the things, words or numbers of parts.
@@ -34,6 +36,14 @@ class ScoredMaps:
     notes: tuple[str, ...] = ()
     background: float | None = None
     layers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.image, {"maps": ", ".join(self.names), "grid": "×".join(map(str, self.maps.shape[1:]))}
+
+    def _details(self) -> Iterator[Html]:
+        blank = Image.new("RGB", (128, max(1, round(128 * self.maps.shape[1] / self.maps.shape[2]))), "grey")
+        yield pictures((name, heat_overlay(blank, m)) for name, m in zip(self.names, self.maps, strict=True))
+        yield notes(self.notes)
 
     def at_pixels(self, picture: Image.Image, by: str = "bilinear") -> Float[Tensor, "k height width"]:
         """The maps at the pixels of the upright picture.

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from diffeat.app.routes import features, leave, measured, model, pictures, segments
+from diffeat.app.routes import features, leave, match, measured, model, pictures, segments, stores
 
 #: In the order of the documentation.
-ROUTERS = (model.router, pictures.router, features.router, measured.router, segments.router, leave.router)
+ROUTERS = (
+    model.router,
+    pictures.router,
+    features.router,
+    measured.router,
+    segments.router,
+    match.router,
+    stores.router,
+    leave.router,
+)

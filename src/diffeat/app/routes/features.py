@@ -13,7 +13,7 @@ from torch import Tensor
 
 from diffeat.app.asked import Click, Features, Id, Maps, Number
 from diffeat.app.here import Here
-from diffeat.app.packet import packed
+from diffeat.app.packet import as_bytes, packed
 from diffeat.app.session import SHOWN, Known, Session
 from diffeat.errors import InvalidValueError
 from diffeat.refinement.massive import detect_massive
@@ -74,7 +74,7 @@ def _click(session: Session, body: Click, source: Known, targets: list[Known]) -
             heats.append(session.target(known, id, body.map, most=SHOWN).heat(source.features, point[0]))
     low = min((float(heat.min()) for heat in heats), default=-1.0)
     high = max((float(heat.max()) for heat in heats), default=1.0)
-    return packed({"matches": matches, "low": low, "high": high}, [_bytes(heat, low, high) for heat in heats])
+    return packed({"matches": matches, "low": low, "high": high}, [as_bytes(heat, low, high) for heat in heats])
 
 
 class Strip(Features):
@@ -113,7 +113,7 @@ def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> 
         heat = target.heat(source[0].features, body.point)
         (x, y), similarity = found.target[0].tolist(), float(found.similarity[0])
         matches.append({"x": x, "y": y, "similarity": similarity, "low": float(heat.min()), "high": float(heat.max())})
-        heats.append(_bytes(heat, matches[-1]["low"], matches[-1]["high"]))
+        heats.append(as_bytes(heat, matches[-1]["low"], matches[-1]["high"]))
     return packed(header | {"matches": matches}, heats)
 
 
@@ -140,7 +140,7 @@ async def channel(session: Here, request: Request, body: Channel) -> Response:
         raise InvalidValueError(f"There are channels 0 to {min(len(m) for m in maps) - 1} here, not {body.channel}.")
     values = [m[body.channel].float() for m in maps]
     low, high = min(float(v.min()) for v in values), max(float(v.max()) for v in values)
-    return packed({"pictures": body.pictures, "low": low, "high": high}, [_bytes(v, low, high) for v in values])
+    return packed({"pictures": body.pictures, "low": low, "high": high}, [as_bytes(v, low, high) for v in values])
 
 
 @router.post("/statistics")
@@ -167,8 +167,3 @@ def _statistics(maps: list[Tensor]) -> dict[str, Any]:
 
 def _map(known: Known, name: str | None) -> Tensor:
     return known.features.tensor if name is None else known.features[name]
-
-
-def _bytes(values: Tensor, low: float, high: float) -> np.ndarray:
-    """As 0…255 between two values."""
-    return ((values.float() - low) * (255 / max(high - low, 1e-12))).round().clamp(0, 255).to(torch.uint8).numpy()

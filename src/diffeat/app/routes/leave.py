@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import Field
 
-from diffeat.app.asked import Asked, Body, Id, Ids, Name, Number
+from diffeat.app.asked import Asked, Body, Box, Id, Ids, Label, Name, Number, Point
 from diffeat.app.gallery import Sample
 from diffeat.app.here import Here
 from diffeat.app.routes.segments import Word
@@ -32,7 +33,7 @@ class View(Body):
     """
 
     asked: Asked = Asked()
-    of: Literal["similarity", "pca", "strip", "words", "parts"] = "pca"
+    of: Literal["similarity", "pca", "strip", "words", "parts", "transfer"] = "pca"
     pictures: Ids
     map: Name | None = None
     source: Id | None = None
@@ -41,6 +42,8 @@ class View(Body):
     background: float = Field(default=0.5, ge=0, le=1)
     method: Literal["cuts", "kmeans", "merging"] = "kmeans"
     parts: int | None = Field(default=None, ge=1, le=24)
+    points: dict[Label, Point] = Field(default_factory=dict, max_length=200)
+    boxes: dict[Label, Box] = Field(default_factory=dict, max_length=50)
 
 
 @router.post("/leave")
@@ -157,12 +160,33 @@ def _parts(view: View, paths: list[str]) -> Told:
     )
 
 
+def _transfer(view: View, paths: list[str]) -> Told:
+    if not view.points and not view.boxes:
+        raise InvalidValueError("Mark a point or a box first; a painted mask is saved with the set.")
+    which = (
+        "features" if view.map is None else f"replace(features, activations={{{view.map!r}: features[{view.map!r}]}})"
+    )
+    python = [
+        f"maps = [{which} for features in source.extract({paths!r})]",
+        f"marks = Annotation(points={view.points!r}, boxes={view.boxes!r})",
+        "found = transfer(maps[0], maps[1], marks)",
+        "print(found.points, found.boxes)",
+    ]
+    marks = {"points": view.points, "boxes": view.boxes}
+    arguments = shlex.join([paths[0], "marks.json", *paths[1:]])
+    commands = [f"echo {shlex.quote(json.dumps(marks))} > marks.json"]
+    commands += [f"diffeat transfer {arguments} --recipe recipe.yaml --out found"]
+    imports = ["from diffeat.tasks.transfer import Annotation, transfer"]
+    return Told(python, commands, (*imports, *(["from dataclasses import replace"] if view.map is not None else [])))
+
+
 _MAKERS: dict[str, Callable[[View, list[str]], Told]] = {
     "similarity": _similarity,
     "pca": _pca,
     "strip": _strip,
     "words": _words,
     "parts": _parts,
+    "transfer": _transfer,
 }
 _SAMPLES = [
     "from pathlib import Path",

@@ -41,7 +41,7 @@ async def picture(session: Here, id: _Id) -> dict[str, Any]:
 @router.get("/pictures/{id}/image", response_class=Response)
 async def image(session: Here, id: _Id, side: Annotated[int, Query(ge=16, le=2048)] = 1024) -> Response:
     """The picture as it is read, upright, no larger than ``side``."""
-    data, kind = await run_in_threadpool(_encoded, session.gallery[id], side)
+    data, kind = await run_in_threadpool(encoded, session.gallery[id], side)
     return Response(data, media_type=kind)
 
 
@@ -81,7 +81,8 @@ def _told(gallery: Gallery, entry: Entry) -> dict[str, Any]:
     return told
 
 
-def _encoded(entry: Entry, side: int) -> tuple[bytes, str]:
+def encoded(entry: Entry, side: int) -> tuple[bytes, str]:
+    """A picture as the page shows it, no larger than ``side``, and its media type."""
     picture = entry.picture().image
     small = max(picture.size) <= side
     if not small:

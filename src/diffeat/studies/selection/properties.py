@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypedDict
 
 import numpy as np
@@ -87,10 +87,10 @@ class Measurement:
     """
 
     properties: tuple[Property, ...]
-    redundancy: Tensor
+    redundancy: Tensor = field(repr=False)
     skipped: dict[str, str]
-    thumbnails: dict[str, np.ndarray]
-    picture: Image.Image
+    thumbnails: dict[str, np.ndarray] = field(repr=False)
+    picture: Image.Image = field(repr=False)
     settings: MeasuredOn
 
     def __getitem__(self, id: str) -> Property:

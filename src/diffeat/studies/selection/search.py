@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from diffeat.datasets.labelled import ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import feature_folder, features_of
+from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import FeatureMap, ImageLike, Picture, Source
 from diffeat.progress import Progress, silent
@@ -64,8 +65,8 @@ class SelectionSettings:
     heads: bool = False
 
 
-@dataclass(frozen=True)
-class Selection:
+@dataclass(frozen=True, repr=False)
+class Selection(Tabled):
     """The outcome of :func:`select`.
 
     Attributes:
@@ -79,6 +80,9 @@ class Selection:
     steps: tuple[Step, ...]
     settings: SelectionSettings
     tasks: tuple[str, ...]
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.recipe.name, {"activations": len(self.recipe.activations), "for": ", ".join(self.tasks)}
 
     @property
     def best_single(self) -> str:

@@ -13,7 +13,7 @@ from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
@@ -42,8 +42,8 @@ class VideoScore:
         return (self.j["mean"] + self.f["mean"]) / 2
 
 
-@dataclass(frozen=True)
-class Propagation:
+@dataclass(frozen=True, repr=False)
+class Propagation(ShownResult):
     """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str

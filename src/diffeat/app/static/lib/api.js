@@ -41,6 +41,7 @@ async function sent(url, options) {
 async function answered(response) {
   if (response.status === 204) return null;
   const kind = response.headers.get("Content-Type") ?? "";
+  if (response.ok && kind === "application/zip") return response.blob();
   if (response.ok) return kind.startsWith("application/json") ? response.json() : readPacket(await response.arrayBuffer());
   const told = kind.startsWith("application/json") ? await response.json() : {};
   throw new Error(told.error ?? `The server answered ${response.status}.`);

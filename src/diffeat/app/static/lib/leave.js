@@ -8,8 +8,8 @@ export async function showLeave(page) {
   dialog.replaceChildren(element("h2", { id: "dialog-title" }, "Take it with you"), close);
   try {
     const views = page.leaving();
-    for (const [i, { title, ...view }] of views.entries()) {
-      const told = await post("leave", view);
+    for (const [i, { title, endpoint = "leave", ...view }] of views.entries()) {
+      const told = await post(endpoint, view);
       const more = views.length > 1 ? ` · ${title}` : "";
       dialog.append(
         part(`Python${more}`, told.python, `view${i || ""}.py`),

@@ -15,9 +15,9 @@ export function contentOf(frame, columns, rows) {
 
 export class PictureBox {
   // handlers: onpoint(x, y), onhover(x, y | null); points are pixels of the original picture.
-  constructor(info, { side = 1024, onpoint = null, onhover = null, tools = [] } = {}) {
+  constructor(info, { side = 1024, onpoint = null, onhover = null, tools = [], src = imageOf(info.id, side) } = {}) {
     this.info = info;
-    this.image = element("img", { src: imageOf(info.id, side), alt: "", draggable: "false", decoding: "async" });
+    this.image = element("img", { src, alt: "", draggable: "false", decoding: "async" });
     this.overlay = element("canvas.overlay", { width: 1, height: 1, "aria-hidden": "true" });
     this.marks = element("div.marks", { "aria-hidden": "true" });
     this.area = element(
