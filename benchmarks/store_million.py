@@ -116,6 +116,24 @@ def open_to_read(folder: Path, pictures: int, files: int) -> Iterator[str]:
     yield "all names"
 
 
+def find_alike(folder: Path, pictures: int, files: int) -> Iterator[str]:
+    """Names by the page, pooled features of all, and the nearest of some; what is pooled is removed before."""
+    store = FeatureStore.open(folder / "store")
+    shutil.rmtree(folder / "store" / "pooled", ignore_errors=True)
+    assert store.find("*_77.JPEG").names == [name(77)]
+    yield "open, and find a name by its pattern"
+    assert store.find("n00000123/", start=10, most=50).total == len(range(123, pictures, 1000))
+    yield "a page of names by a part of them"
+    pooled = store.pooled()
+    yield "pool all features"
+    again = FeatureStore.open(folder / "store").pooled()
+    yield "open anew what is pooled"
+    for number in random.Random(1).sample(range(pictures), 20):
+        found = again.nearest(name(number), 5)
+        assert all(similar.cosine > 1 - 1e-5 for similar in found)  # a thousandth of all are the same
+    yield f"the 5 nearest of 20 pictures, {'exactly' if pooled.exact else 'by faiss'}"
+
+
 def open_to_write(folder: Path, pictures: int, files: int) -> Iterator[str]:
     store = FeatureStore.open_to_write(folder / "store", HEAD)
     assert name(3) in store
@@ -153,7 +171,7 @@ def export_each(folder: Path, pictures: int, files: int) -> Iterator[str]:
 
 
 ACTS: dict[str, Callable[[Path, int, int], Iterator[str]]] = {
-    act.__name__: act for act in (open_to_read, open_to_write, resume, export_each)
+    act.__name__: act for act in (open_to_read, find_alike, open_to_write, resume, export_each)
 }
 
 

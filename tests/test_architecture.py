@@ -15,9 +15,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "diffeat"
 #: Rooms from the roof to the ground; a room imports from its own row and the rows below it.
 ROWS = [
     {"cli", "app", "__main__"},
-    {"report", "distributed", "bench"},
+    {"report", "distributed", "bench", "reproduce"},
     {"studies", "training"},
-    {"tasks", "evaluation"},
+    {"tasks", "evaluation", "interfaces"},
     {"extraction", "recipes"},
     {"techniques"},
     {"refinement", "trajectories", "storage"},
@@ -26,7 +26,7 @@ ROWS = [
     {"features", "datasets", "zoo"},
     {"viz", "geometry"},
     {"ambient", "memory"},
-    {"errors", "explain", "files", "progress", "__about__"},
+    {"errors", "explain", "files", "notebook", "progress", "__about__"},
 ]
 HEIGHT = {room: len(ROWS) - i for i, row in enumerate(ROWS) for room in row}
 

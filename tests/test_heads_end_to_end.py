@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from diffeat.cli.main import main
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
-from diffeat.tasks.predictors.contained import contained
+from diffeat.extraction.contained import contained
 from diffeat.tasks.predictors.folder import RECIPE, PredictorFacts, read_run, write_run
 from mini_datasets import ade20k, cityscapes, truth
 from stand_ins import CITYSCAPES_RAW

@@ -9,7 +9,7 @@ the time an activation is ready.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
+from diffeat.notebook import Displayed, Html, paragraph, table
 
 #: Catalogues that are kept, by class and configuration of the denoiser and by size.
 REMEMBERED = 16
@@ -62,7 +63,7 @@ class Activation:
     aliases: tuple[str, ...] = ()
 
 
-class Catalogue:
+class Catalogue(Displayed):
     """All activations of one denoiser, in order of execution.
 
     Iterate it, index it by id or alias, or select with :meth:`find`.
@@ -76,6 +77,23 @@ class Catalogue:
         self._denoiser = denoiser
         self.activations = tuple(activations)
         self.flops = flops
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        name = type(bare_denoiser(self._denoiser)).__name__
+        return name, {"activations": len(self), "GFLOP": f"{self.flops / 1e9:.3g}"}
+
+    def _details(self) -> Iterator[Html]:
+        stages: dict[str, list[Activation]] = {}
+        for activation in self:
+            stages.setdefault(activation.stage, []).append(activation)
+        rows = []
+        for stage, several in stages.items():
+            grids = dict.fromkeys("{}×{}".format(*a.grid) for a in several if a.grid)
+            channels = [a.channels for a in several if a.grid]
+            width = f"{min(channels)}–{max(channels)}" if len(set(channels)) > 1 else "".join(map(str, channels[:1]))
+            rows.append([stage, str(len(several)), width, ", ".join(grids), f"{several[-1].depth:.0%}", several[-1].id])
+        yield table(["stage", "activations", "channels", "grid", "depth", "its last"], rows)
+        yield paragraph("Choose: catalogue.find('up_blocks.*'), catalogue[name].")
 
     def __iter__(self) -> Iterator[Activation]:
         return iter(self.activations)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -93,9 +93,9 @@ class ConceptRows:
     """
 
     name: str
-    concepts: Float[Tensor, "b c d"]
-    image: Float[Tensor, "b n d"]
-    stream: Float[Tensor, "b c e"] | None
+    concepts: Float[Tensor, "b c d"] = field(repr=False)
+    image: Float[Tensor, "b n d"] = field(repr=False)
+    stream: Float[Tensor, "b c e"] | None = field(repr=False)
     grid: tuple[int, int]
 
     def scores(self, unit: bool = False) -> Float[Tensor, "b c h w"]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,8 +34,8 @@ _PIXELS_AT_ONCE = 4 * 512 * 512  # the autoencoder's activations outweigh the de
 class LatentPosterior:
     """Normalised latents as mean and standard deviation (0 where encoding is deterministic)."""
 
-    mean: Float[Tensor, "b c h w"]
-    std: Float[Tensor, "b c h w"]
+    mean: Float[Tensor, "b c h w"] = field(repr=False)
+    std: Float[Tensor, "b c h w"] = field(repr=False)
 
     def sample(self, eps: Float[Tensor, "#b c h w"]) -> Float[Tensor, "b c h w"]:
         """The draw that belongs to the standard normal ``eps``: the stock draw, normalised, for the same ``eps``."""

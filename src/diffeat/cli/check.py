@@ -63,11 +63,11 @@ def check(
     if card.kind not in _KINDS:
         raise InvalidValueError(f"Label maps, depth and normals can be checked; {dataset} holds {card.kind}.")
     parts, data, failed = [], None, dict[str, str]()
-    for name in [card.split(split)] if split else card.splits:
+    for name in (card.split(split),) if split else card.splits:
         try:
             part = open_dataset(dataset, root, name, **given(ctx))
         except DatasetError as error:
-            failed[name] = str(error)
+            failed[str(name)] = str(error)
             continue
         data = data or part
         parts.append(check_samples(part, bar))

@@ -34,6 +34,9 @@ def evaluate(
     window: Window = None,
     stride: Stride = None,
     blend: Blend = None,
+    task: Annotated[
+        str | None, Option(help="Of label maps: segmentation, or without labels to learn from parts or words.")
+    ] = None,
     out: Annotated[
         Path | None,
         Option("--out", "-o", help="Folder of features and report; continued."),
@@ -44,9 +47,10 @@ def evaluate(
 
     The kind of the dataset says how: pairs of pictures by PCK; planes by the corners under
     homographies; label maps by the mIoU of a classifier of pixels that
-    learned from few labels; classes by a linear probe on averaged features; videos by J&F of labels carried from the
-    first frame. A head (--head) predicts the pictures as `diffeat predict` does and is scored by what it predicts:
-    labels, classes, depth or normals. Options that are not used are refused.
+    learned from few labels (with --task parts or words by what needs none); classes by a linear probe on averaged
+    features; videos by J&F of labels carried from the first frame. A head (--head) predicts the pictures as `diffeat
+    predict` does and is scored by what it predicts: labels, classes, depth or normals. Options of another kind than the
+    dataset's are refused.
 
     Example:
         diffeat toyworld write toy --pairs 2
@@ -65,28 +69,31 @@ def evaluate(
         new_folder(out, REPORT, force=force)
     card = get_card(dataset)
     if head is not None:
+        if task is not None:
+            raise InvalidValueError("--task would be ignored: a head (--head) is scored by what it predicts.")
         _head(ctx, head, dataset, root, windows_of(ctx, window, stride, blend), out, force)
         return
     refuse(ctx, ["window", "stride", "blend"], "they belong to --head")
     if card.kind in ("depth", "normals"):
         raise InvalidValueError(f"{dataset} holds {card.kind}, which a trained head tells: give its --head RUN.")
-    task = task_of(card.kind)
-    asked, fields = given(ctx), task.options.model_fields
-    refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {card.kind}")
+    chosen = task_of(card.kind, task)
+    asked, fields = given(ctx), chosen.options.model_fields
+    scored = card.kind if task is None else f"{card.kind}, scored by {task}"
+    refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {scored}")
     if (masks := asked.get("masks")) is not None:
         new_folder(masks.absolute().parent, [f"{masks.name}/"], force=force)
     elif out is None:
         refuse(ctx, ["force"], "nothing is written without --out")
     recipe = recipe_of(ctx, used_elsewhere=fields)
-    if task.one_map:
+    if chosen.one_map:
         check_one_map(recipe.name, recipe.map_names)
-    options = options_of(task, recipe, {name: value for name, value in asked.items() if name in fields})
+    options = options_of(chosen, recipe, {name: value for name, value in asked.items() if name in fields})
     reading = {name: value for name, value in asked.items() if name in card.options}
-    data = task.open(dataset, root, options, **reading)
+    data = chosen.open(dataset, root, options, **reading)
     source = load_or_start(ctx, recipe)
     store = feature_folder(out, source) if out else None
     with remembered(None if out is None else out / "encoded"):  # for other recipes on the same pictures
-        result = task.evaluate(data, source, options, store=store, progress=bar)
+        result = chosen.evaluate(data, source, options, store=store, progress=bar)
     print_table(*result.table(), sums_up=True)
     typer.echo("\n".join(dict.fromkeys([*str(result).splitlines(), *(f"Note: {note}" for note in result.notes)])))
     if out is not None:

@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.ap10k_pairs import ap10k_pairs
+from diffeat.cli.app import app as open_app
 from diffeat.cli.bench import bench
 from diffeat.cli.check import CheckCommand, check
 from diffeat.cli.command import Command
@@ -30,17 +31,20 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.models import models
 from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
+from diffeat.cli.push import push
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
+from diffeat.cli.reproduce import reproduce
 from diffeat.cli.samples import samples
 from diffeat.cli.segment import segment
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
-from diffeat.cli.task_options import PropagationCommand, TaskCommand
+from diffeat.cli.task_options import MaskCommand, PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.cli.transfer import transfer
@@ -92,6 +96,7 @@ _LOOK, _USE, _CHOOSE, _TRAIN, _KNOW = _PANELS
 for panel, name, command, cls in (
     (_LOOK, "extract", extract, reads("tiny-unet", paths=True, workers=True)),
     (_LOOK, "show", show, reads("tiny-unet", paths=True)),
+    (_LOOK, "app", open_app, reads("tiny-dift", several=False)),
     (_USE, "match", match, reads("tiny-dift")),
     (_USE, "edit", edit, reads("tiny-dift")),
     (_USE, "segment", segment, reads("tiny-dift", paths=True)),
@@ -109,7 +114,9 @@ for panel, name, command, cls in (
     ),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, paths=True, without=("batch_size",))),
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),
-    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True)),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True, base=MaskCommand)),
+    (_USE, "reproduce", reproduce, Command),
+    (_KNOW, "push", push, Command),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
     (_KNOW, "ap10k-pairs", ap10k_pairs, Command),
@@ -123,6 +130,7 @@ for panel, name, group in (
     (_LOOK, "store", store),
     (_CHOOSE, "bench", bench),
     (_TRAIN, "train", train),
+    (_KNOW, "models", models),
     (_KNOW, "toyworld", toyworld),
 ):
     app.add_typer(group, name=name, rich_help_panel=panel)

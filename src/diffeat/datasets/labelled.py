@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -110,7 +110,7 @@ class MaskDataset(Samples[MaskSample]):
 class ClassSample:
     """A picture (file or array) and the number of its class."""
 
-    image: Path | np.ndarray
+    image: Path | np.ndarray = field(repr=False)
     label: int
 
 

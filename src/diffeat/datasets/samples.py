@@ -47,7 +47,7 @@ def write_samples(folder: Path, *, force: bool = False) -> list[Path]:
         InvalidValueError: One of them is there already, and may not be replaced (``force``).
     """
     new_folder(folder, [f"{name}.png" for name in SAMPLES], force=force)
-    return [write_picture(_photo(name), folder / f"{name}.png", force=force) for name in SAMPLES]
+    return [write_picture(photo(name), folder / f"{name}.png", force=force) for name in SAMPLES]
 
 
 def write_labelled_samples(folder: Path, *, force: bool = False) -> list[Path]:
@@ -72,14 +72,15 @@ def write_labelled_samples(folder: Path, *, force: bool = False) -> list[Path]:
     outlines = json.loads(files("diffeat.datasets").joinpath("sample_masks.json").read_text(encoding="utf-8"))
     written = []
     for name in LABELLED:
-        photo = _photo(name)
-        written.append(write_picture(photo, parts[0] / f"{name}.png", force=force))
-        write_picture(_mask(outlines[name], photo.size), parts[1] / f"{name}.png", force=force)
+        picture = photo(name)
+        written.append(write_picture(picture, parts[0] / f"{name}.png", force=force))
+        write_picture(_mask(outlines[name], picture.size), parts[1] / f"{name}.png", force=force)
     write_files(folder, list(texts), list(texts.values()), force=force)
     return written
 
 
-def _photo(name: str) -> Image.Image:
+def photo(name: str) -> Image.Image:
+    """One of the photographs, by its name."""
     from PIL import Image
     from skimage import data
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol, Self
 
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.intervals import Interval
+from diffeat.notebook import Displayed, Html, notes, paragraph, table
 
 #: Header and rows; the last row sums up.
 Table = tuple[list[str], list[list[str]]]
@@ -47,6 +48,41 @@ class Result(Protocol):
             InvalidValueError: The parts were not scored alike.
         """
         ...
+
+
+class Tabled(Displayed):
+    """What a study or a task ends in, shown with its table and what must be known of it."""
+
+    def table(self) -> Table:
+        """Header and rows."""
+        raise NotImplementedError
+
+    def _details(self) -> Iterator[Html]:
+        yield table(*self.table())
+        yield notes(getattr(self, "notes", ()))
+
+
+class ShownResult(Tabled):
+    """How a :class:`Result` shows itself."""
+
+    dataset: str
+    recipe: str
+
+    @property
+    def value(self) -> float:
+        """See :class:`Result`."""
+        raise NotImplementedError
+
+    def interval(self) -> Interval:
+        """See :class:`Result`."""
+        raise NotImplementedError
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.dataset, {"value": f"{self.value:.2f}", "recipe": self.recipe}
+
+    def _details(self) -> Iterator[Html]:
+        yield paragraph(f"{self.value:.2f} {self.interval()}, an interval of 95%")
+        yield from super()._details()
 
 
 def check_alike(one: object, other: object, *names: str) -> None:

@@ -38,6 +38,7 @@ from diffeat.explain import InvalidFieldsError
 from diffeat.features import Whole
 from diffeat.files import read_text, write_files
 from diffeat.geometry import FrameSpec
+from diffeat.notebook import Displayed, Html, folded, paragraph
 from diffeat.techniques.named import code_allowed
 
 #: Counts changes in what a field means; part of every hash.
@@ -69,7 +70,7 @@ class Part(BaseModel, frozen=True):
     model_config = ConfigDict(extra="forbid")
 
 
-class Recipe(Part, frozen=True):
+class Recipe(Displayed, Part, frozen=True):
     """What all kinds of recipes share; each kind is a subclass with a ``kind`` of its own."""
 
     #: The kinds, by name.
@@ -101,14 +102,26 @@ class Recipe(Part, frozen=True):
             raise ValueError(f"template {self.template!r} must hold '{{}}' once, where the caller's text goes")
         return self
 
+    def __str__(self) -> str:
+        return repr(self)
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        models = " + ".join(dict.fromkeys(str(getattr(part, "model", part.name)) for part in self.single()))
+        return self.name, {"model": models, "hash": self.hash[:12]}
+
+    def _details(self) -> Iterator[Html]:
+        if self.description:
+            yield paragraph(self.description)
+        yield folded("YAML", self.to_yaml())
+
     @classmethod
     def load(cls, name: str | Path | Recipe, *, allow_code: bool = False) -> Self:
         """A recipe by what a user writes for it.
 
         Args:
             name: A preset, the path of a YAML file or of a layer file of Generic Diffusion Feature, ``vision:MODEL``
-                (or ``vision:MODEL,layer=11,size=518``), ``baseline:rgb``, ``baseline:daisy``, several of these joined
-                by `` + `` (with equal weights), or a recipe as it is.
+                (or ``vision:MODEL,layer=11,size=518``), ``baseline:rgb``, ``baseline:daisy``, ``hub:OWNER/NAME``,
+                several of these joined by `` + `` (with equal weights), or a recipe as it is.
             allow_code: Import functions that the file names (``module:function``); their modules are run.
 
         Raises:
@@ -285,7 +298,7 @@ def _load(name: str) -> Recipe:
     what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
     prefix, colon, _ = name.partition(":")
     hint = did_you_mean(name, preset_names()) or "List the presets with: diffeat recipes."
-    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline"), 1)):
+    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline", "hub"), 1)):
         hint = f"Did you mean '{near[0]}:…'?"
     raise UnknownNameError(f"There is no {what} {shown(name)}. {hint} A path to a YAML file works too.")
 

@@ -91,7 +91,7 @@ def open_stored(path: str | os.PathLike[str]) -> Image.Image:
     return _with_file(path, lambda image, _: image.copy())
 
 
-def stored_size(path: str | os.PathLike[str]) -> tuple[Size, int]:
+def stored_size(path: str | os.PathLike[str] | IO[bytes]) -> tuple[Size, int]:
     """(width, height) of a picture file as it is stored, and its EXIF orientation 1…8. Raises as :func:`open_image`."""
 
     def read(image: Image.Image, _: str) -> tuple[Size, int]:

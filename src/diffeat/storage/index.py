@@ -184,18 +184,27 @@ class Index:
 
     def column(self, field: str, numbers: np.ndarray | None = None) -> list[Any]:
         """A column's value in the first row of pictures: of all in their order, or of those :meth:`find` gave."""
+        return self.values(field, numbers).to_pylist()
+
+    def values(self, field: str, numbers: np.ndarray | None = None) -> pa.ChunkedArray:
+        """:meth:`column` as it lies in memory: texts of a summary as codes into its list of them."""
         import pyarrow as pa
 
         numbers = self._ordered if numbers is None else numbers
-        values = np.empty(len(numbers), object)
         early = numbers >= 0
+        chunks: list[pa.Array] = []
         if self.summary is not None and early.any():
-            rows = pa.array(self.summary.rows(numbers[early]))
-            values[early] = self.summary.batch[field].take(rows).to_pylist()
-        for place in np.flatnonzero(~early):
-            entry = self._late[-1 - numbers[place]]
-            values[place] = self._table(entry)[field][entry.start].as_py()
-        return values.tolist()
+            chunks.append(self.summary.batch[field].take(pa.array(self.summary.rows(numbers[early]))))
+        if not early.all():
+            late = (self._late[-1 - number] for number in numbers[~early])
+            plain = pa.array([self._table(e)[field][e.start].as_py() for e in late], schema().field(field).type)
+            chunks.append(plain.dictionary_encode() if pa.types.is_string(plain.type) else plain)
+        kind = chunks[0].type if chunks else schema().field(field).type
+        together = pa.chunked_array(chunks, kind).unify_dictionaries()
+        if len(chunks) < 2:
+            return together
+        places = np.concatenate([np.flatnonzero(early), np.flatnonzero(~early)])
+        return together.take(pa.array(np.argsort(places)))
 
     def table(self) -> tuple[pa.Table, np.ndarray]:
         """The rows that count in the order of the pictures, and the number of maps of each picture."""

@@ -7,6 +7,7 @@
     shards/<sha256>.safetensors             the maps of some pictures
     index/<epoch>-<kind>-<sha256>.parquet   their rows: the parts
     index/<epoch>-all-<sha256>.arrow        the rows of many parts once more, sorted
+    pooled/<sha256>.arrow                   pooled features (:mod:`diffeat.storage.similar`); they may be missing
 
 A shard and a file of the index are named by the SHA-256 of their bytes: they are never changed, a damaged one is told
 by its name, and writing the same once more changes nothing. An epoch ends when a store is compacted; the files of other
@@ -38,6 +39,8 @@ from diffeat.storage.atomic import (
 from diffeat.storage.url import Place, Url
 
 HEAD_FILE = "store.json"
+#: The folder of what :mod:`diffeat.storage.similar` keeps; it never counts.
+POOLED = "pooled"
 _MOST_BYTES = 1 << 30  # of a part
 _SHARD = re.compile(r"([0-9a-f]{64})\.safetensors")
 _INDEX = re.compile(r"(\d{1,9})-(?:(new|old)-([0-9a-f]{64})\.parquet|(all)-([0-9a-f]{64})\.arrow)")
@@ -122,7 +125,8 @@ def leftovers(folder: Path, epoch: int, shards: Container[str]) -> Iterator[Path
 
 def temporaries(folder: Path) -> Iterator[Path]:
     """Files of writes that were never finished."""
-    for place in (folder, folder / "shards", folder / "index"):
+    places = (folder, folder / "shards", folder / "index", folder / POOLED)
+    for place in (p for p in places if p.is_dir() or p.name != POOLED):
         yield from (place / name for name in listed(place) if is_temporary(name) and is_regular(place / name))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
 
-from diffeat.errors import StoreError, UnknownNameError, did_you_mean
+from diffeat.errors import StoreError, UnknownNameError, did_you_mean, shown
 from diffeat.features import FeatureMap
+from diffeat.notebook import Displayed, Html, folded
+from diffeat.progress import Progress, silent
+from diffeat.storage.browse import Page, named_like
 from diffeat.storage.dataset import StoredFeatures
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
@@ -19,6 +22,7 @@ from diffeat.storage.layout import shard_file
 from diffeat.storage.report import VerifyReport, listing, verify
 from diffeat.storage.rows import Row
 from diffeat.storage.shard import ShardReader, Window
+from diffeat.storage.similar import Pooled, Similar
 from diffeat.storage.url import Place
 
 _OPEN_SHARDS = 32  # mapped at once by one reader
@@ -31,7 +35,7 @@ class Identity(NamedTuple):
     text: str
 
 
-class StoreReader:
+class StoreReader(Displayed):
     """The reading half of a :class:`~diffeat.storage.FeatureStore`, which tells of its attributes."""
 
     def __init__(self, path: Place, head: Head) -> None:
@@ -39,6 +43,7 @@ class StoreReader:
         self.head = head
         self._readers: OrderedDict[str, ShardReader] = OrderedDict()
         self._index: Index | None = None
+        self._pooled: Pooled | None = None
 
     @property
     def recipe(self) -> dict[str, Any]:
@@ -55,9 +60,16 @@ class StoreReader:
         """``"float32"``, ``"float16"``, ``"bfloat16"`` or ``"int8"``."""
         return self.head.dtype
 
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        read = {} if self._index is None else {"pictures": f"{len(self._index):,}"}
+        return str(self.path), {**read, "dtype": self.dtype, "recipe": self.recipe_hash[:12]}
+
+    def _details(self) -> Iterable[Html]:
+        yield folded(f"{len(self):,} pictures", self.listing())
+
     def refresh(self) -> None:
         """Forget the index, so that what others wrote meanwhile is seen."""
-        self._index = None
+        self._index = self._pooled = None
 
     def index(self) -> Index:
         """The rows, read once.
@@ -122,6 +134,55 @@ class StoreReader:
         parts = Path(os.path.abspath(path)).parts
         tails = (PurePath(*parts[start:]).as_posix() for start in range(len(parts)))
         return next((name for name in (Path(path).as_posix(), *tails) if name in index), None)
+
+    def named(self, key: str) -> str:
+        """The name of a picture by its name or digest.
+
+        Raises:
+            UnknownNameError: No such picture.
+        """
+        index = self.index()
+        name = key if key in index else index.named(key)
+        if name is None:
+            near = did_you_mean(key, self.find(most=5000).names)
+            raise UnknownNameError(f"The store {self.path} has no picture {shown(key)}. {near}".rstrip())
+        return name
+
+    def find(self, text: str = "", start: int = 0, most: int = 100) -> Page:
+        """Names of pictures, a page of them; see :func:`~diffeat.storage.browse.named_like`."""
+        return named_like(self.index(), text, start, most)
+
+    def pooled(
+        self,
+        activations: str | Sequence[str] | None = None,
+        *,
+        keep: bool = True,
+        progress: Progress = silent,
+    ) -> Pooled:
+        """Pooled features, to find pictures that are alike (see :mod:`diffeat.storage.similar`).
+
+        What was not pooled before is read and pooled now.
+
+        Args:
+            activations: The maps that are compared; all if not given.
+            keep: Whether what is pooled now is kept in the store's folder, where that can be written.
+            progress: How to show the pictures go by that are read.
+
+        Raises:
+            UnknownNameError: No such activation.
+            InvalidValueError: The store is empty.
+            StoreError: A shard is damaged, or maps of one name have different channels.
+        """
+        return Pooled(self, activations, keep=keep, progress=progress)
+
+    def nearest(self, query: str | int | FeatureMap, k: int = 10) -> list[Similar]:
+        """The pictures most like one by the pooled features of all maps; see :meth:`Pooled.nearest`.
+
+        They are pooled at the first call, and kept.
+        """
+        if self._pooled is None:
+            self._pooled = self.pooled()
+        return self._pooled.nearest(query, k)
 
     def activations(self) -> list[str]:
         """Names of all activations."""
@@ -200,11 +261,7 @@ class StoreReader:
             if not -len(index) <= key < len(index):
                 raise UnknownNameError(f"The store {self.path} has {len(index)} pictures, no number {key}.")
             return index.at(key)
-        name = key if key in index else index.named(key)
-        if name is None:
-            near = did_you_mean(key, self.names()[:5000])
-            raise UnknownNameError(f"The store {self.path} has no picture {key!r}. {near}")
-        return index.rows(name)
+        return index.rows(self.named(key))
 
     def _load(self, rows: Sequence[Row], wanted: Sequence[str] | None, window: Window | None) -> FeatureMap:
         by_name = {row.activation: row for row in rows}

@@ -13,6 +13,7 @@ from diffeat.features.feature_map import value_range
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
 from diffeat.storage.layout import check, index_names, leftovers, shard_file
+from diffeat.storage.pooling import pooled_files
 from diffeat.storage.rows import Row
 from diffeat.storage.shard import ShardReader
 from diffeat.storage.url import Place
@@ -82,6 +83,11 @@ def _check_index(folder: Place, head: Head, index: Index, report: VerifyReport) 
         except StoreError as error:
             report.problems.append(str(error))
     lost = index.covered - {name.sha256 for name in there}
+    for file in pooled_files(folder):
+        try:
+            check(file, file.name.partition(".")[0])
+        except StoreError as error:
+            report.problems.append(f"{error} Delete it: pictures are pooled anew when they are compared.")
     report.problems += [f"The part {sha256} of the index is missing; the next run makes it again." for sha256 in lost]
 
 

@@ -276,6 +276,7 @@ class FeatureStore(StoreReader):
             self.refresh()
             return
         index.add(table, part)
+        self._pooled = None
         if due(index, running=True) and (self._alone or self._url):
             with suppress(StoreError):  # the shard is stored all the same
                 self.consolidate()

@@ -17,6 +17,7 @@ from diffeat.errors import InvalidValueError, StoreError
 from diffeat.storage.atomic import disk_errors
 from diffeat.storage.index import Index
 from diffeat.storage.layout import IndexName, leftovers, place, shard_file, whole
+from diffeat.storage.pooling import remove_stale
 from diffeat.storage.rows import Row, schema, table_of, to_parquet
 from diffeat.storage.settle import sum_up
 from diffeat.storage.shard import Sealed, ShardReader, seal
@@ -76,9 +77,11 @@ def compact(path: PlaceLike, shard_size: int = 16) -> Compacted:
             replace(head, parts=fresh.late).write(folder)
         shards = fresh.shards
         removed, size = _remove(folder, head.epoch, shards)
+        with disk_errors(folder):
+            pooled, bytes_pooled = remove_stale(folder, shards)
         store.refresh()
         store.head = replace(head, parts=fresh.late)
-        return Compacted(len(index), len(shards), removed, size)
+        return Compacted(len(index), len(shards), removed + pooled, size + bytes_pooled)
 
 
 def _parts(store: FeatureStore, index: Index, shard_size: int) -> Iterator[pa.Table]:

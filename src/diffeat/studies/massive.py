@@ -7,7 +7,7 @@ activations. The modulation parameters depend on timestep and text alone and are
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from diffeat.activations import Catalogue, modulated_sites, read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.detect import raw_statistics
 from diffeat.extraction.reduce import Place
@@ -47,8 +48,8 @@ class Birth:
     gate_rank: int | None
 
 
-@dataclass(frozen=True)
-class Survey:
+@dataclass(frozen=True, repr=False)
+class Survey(Tabled):
     """What :func:`find_massive` measured.
 
     Attributes:
@@ -76,6 +77,10 @@ class Survey:
     modulation: dict[Place, dict[str, Tensor]]
     high_norm: dict[str, float]
     examples: list[dict[str, FeatureMap]]
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        massive = ", ".join(map(str, self.channels)) or "none"
+        return self.model, {"massive channels": massive, "blocks": len(self.blocks), "pictures": self.pictures}
 
     @property
     def place(self) -> Place:

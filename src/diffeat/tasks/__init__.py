@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from diffeat.tasks.classification import Classification, evaluate_classification
     from diffeat.tasks.correspondence.evaluate import CorrespondenceOptions, Evaluation, evaluate_pairs
     from diffeat.tasks.homography import Homographies, HomographyOptions, evaluate_homographies
+    from diffeat.tasks.masks import MaskScores
+    from diffeat.tasks.parts.evaluate import PartsOptions, evaluate_parts
     from diffeat.tasks.predictors.evaluate import Scored, evaluate_head
     from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe
     from diffeat.tasks.predictors.predictor import Prediction, Predictor
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from diffeat.tasks.propagation import Propagation, PropagationOptions, evaluate_videos
     from diffeat.tasks.registry import TASKS, options_for, task_of
     from diffeat.tasks.segmentation import Segmentation, SegmentationOptions, evaluate_segmentation
+    from diffeat.tasks.words.evaluate import WordsOptions, evaluate_words
 
 _HOMES = {
     "Classification": "classification",
@@ -27,6 +30,8 @@ _HOMES = {
     "Evaluation": "correspondence.evaluate",
     "Homographies": "homography",
     "HomographyOptions": "homography",
+    "MaskScores": "masks",
+    "PartsOptions": "parts.evaluate",
     "Prediction": "predictors.predictor",
     "Predictor": "predictors.predictor",
     "Propagation": "propagation",
@@ -36,12 +41,15 @@ _HOMES = {
     "SegmentationOptions": "segmentation",
     "TASKS": "registry",
     "Windows": "predictors.windows",
+    "WordsOptions": "words.evaluate",
     "evaluate_classification": "classification",
     "evaluate_head": "predictors.evaluate",
     "evaluate_homographies": "homography",
     "evaluate_pairs": "correspondence.evaluate",
+    "evaluate_parts": "parts.evaluate",
     "evaluate_segmentation": "segmentation",
     "evaluate_videos": "propagation",
+    "evaluate_words": "words.evaluate",
     "fit_class_probe": "predictors.fit",
     "fit_pixel_probe": "predictors.fit",
     "options_for": "registry",
@@ -55,6 +63,8 @@ __all__ = [
     "Evaluation",
     "Homographies",
     "HomographyOptions",
+    "MaskScores",
+    "PartsOptions",
     "Prediction",
     "Predictor",
     "Propagation",
@@ -63,12 +73,15 @@ __all__ = [
     "Segmentation",
     "SegmentationOptions",
     "Windows",
+    "WordsOptions",
     "evaluate_classification",
     "evaluate_head",
     "evaluate_homographies",
     "evaluate_pairs",
+    "evaluate_parts",
     "evaluate_segmentation",
     "evaluate_videos",
+    "evaluate_words",
     "fit_class_probe",
     "fit_pixel_probe",
     "options_for",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -10,11 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.geometry import Frame
+from diffeat.notebook import Displayed, Html, notes, pictures
 from diffeat.refinement.upsampling import upsampler
+from diffeat.viz import heat_overlay
 
 
-@dataclass(frozen=True)
-class ScoredMaps:
+@dataclass(frozen=True, repr=False)
+class ScoredMaps(Displayed):
     """
     Attributes:
         names: Of the things, words or numbers of parts.
@@ -23,6 +26,7 @@ class ScoredMaps:
         image: The picture's name.
         notes: How the maps were made and what must be known of them.
         background: Places where no map is above this belong to nothing; ``None``: every place belongs to something.
+        layers: Maps (k, h, w) of single layers by name, to be looked at.
     """
 
     names: tuple[str, ...]
@@ -31,6 +35,15 @@ class ScoredMaps:
     image: str = ""
     notes: tuple[str, ...] = ()
     background: float | None = None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.image, {"maps": ", ".join(self.names), "grid": "×".join(map(str, self.maps.shape[1:]))}
+
+    def _details(self) -> Iterator[Html]:
+        blank = Image.new("RGB", (128, max(1, round(128 * self.maps.shape[1] / self.maps.shape[2]))), "grey")
+        yield pictures((name, heat_overlay(blank, m)) for name, m in zip(self.names, self.maps, strict=True))
+        yield notes(self.notes)
 
     def at_pixels(self, picture: Image.Image, by: str = "bilinear") -> Float[Tensor, "k height width"]:
         """The maps at the pixels of the upright picture.
@@ -45,7 +58,11 @@ class ScoredMaps:
 
     def labels(self, picture: Image.Image, by: str = "bilinear") -> Int[Tensor, "height width"]:
         """The thing of every pixel from 1, in the order of the names; 0 where it belongs to nothing."""
-        values, best = self.at_pixels(picture, by).max(0)
+        return self.labels_of(self.at_pixels(picture, by))
+
+    def labels_of(self, heights: Float[Tensor, "k height width"]) -> Int[Tensor, "height width"]:
+        """The same, of the maps at the pixels."""
+        values, best = heights.max(0)
         if self.background is None:
             return best + 1
         return torch.where(values > self.background, best + 1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Scene:
     """
 
     key: str
-    pixels: Tensor
+    pixels: Tensor = field(repr=False)
     text: str = ""
     name: str = ""
     shown: Scene | None = None

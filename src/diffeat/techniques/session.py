@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import torch
@@ -42,7 +42,7 @@ class Rows:
 
     conditioning: Conditioning
     other: Conditioning | None
-    told: Mapping[Technique, Tensor]
+    told: Mapping[Technique, Tensor] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.conditioning)

@@ -73,8 +73,8 @@ class Walk:
         clean: Estimates of the clean latent, likewise; the first is the input.
     """
 
-    latents: list[Tensor] = field(default_factory=list)
-    clean: list[Tensor] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list, repr=False)
+    clean: list[Tensor] = field(default_factory=list, repr=False)
 
     @property
     def end(self) -> Tensor:

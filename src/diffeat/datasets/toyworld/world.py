@@ -8,7 +8,7 @@ it follows from ``(seed, index)``, bit for bit. Coordinates are pixel indices: t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +48,11 @@ class ToySample:
         occluded: whether an occluder hides a part of it.
     """
 
-    image: NDArray[np.uint8]
+    image: NDArray[np.uint8] = field(repr=False)
     names: tuple[str, ...]
-    points: NDArray[np.float64]
-    visible: NDArray[np.bool_]
-    parts: NDArray[np.uint8]
+    points: NDArray[np.float64] = field(repr=False)
+    visible: NDArray[np.bool_] = field(repr=False)
+    parts: NDArray[np.uint8] = field(repr=False)
     label: int
     name: str
     box: tuple[float, float, float, float]
@@ -78,8 +78,8 @@ class ToySurface:
             there is only the backdrop.
     """
 
-    depth: NDArray[np.float32]
-    normals: NDArray[np.float32]
+    depth: NDArray[np.float32] = field(repr=False)
+    normals: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ the picture, the *shuffled* twin that is shown another picture (must not help).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,8 +20,10 @@ import numpy as np
 
 from diffeat.backbones import Backbone, remembered
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
+from diffeat.notebook import Html, notes
 from diffeat.progress import Progress, silent
 from diffeat.studies.content_shift.measures import LAPLACIAN_DEFECTS
 from diffeat.studies.content_shift.meter import STAGES, GateSettings, ShiftMeter, Shifts, Stage
@@ -47,8 +49,8 @@ class Variant:
         return f"   ↳ {self.role}" if self.of else self.name
 
 
-@dataclass(frozen=True)
-class GateResult:
+@dataclass(frozen=True, repr=False)
+class GateResult(Tabled):
     """All shifts, and the verdicts that follow.
 
     Attributes:
@@ -70,6 +72,13 @@ class GateResult:
     calls: float = 0
     warnings: tuple[str, ...] = ()
     precision: str = ""
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.base.name, {"gains most": self.ranking()[0], "pictures": len(self.pictures)}
+
+    def _details(self) -> Iterator[Html]:
+        yield from super()._details()
+        yield notes(self.warnings)
 
     def deciding(self, variant: str, stage: Stage = "img2img") -> Verdict | None:
         """The verdict by the first measure of a stage."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from diffeat.backbones import Backbone, remembered
 from diffeat.errors import InvalidValueError
+from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike
 from diffeat.studies.content_shift.gating import without_effect
@@ -50,8 +51,8 @@ class Round:
     spent: float
 
 
-@dataclass(frozen=True)
-class SearchResult:
+@dataclass(frozen=True, repr=False)
+class SearchResult(Tabled):
     """Where a search ended.
 
     Attributes:
@@ -67,6 +68,9 @@ class SearchResult:
     reason: str
     recipe: Reading | None = None
     warnings: tuple[str, ...] = ()
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.chosen.label, {"because": self.reason, "rounds": len(self.rounds)}
 
     def table(self) -> tuple[list[str], list[list[str]]]:
         """Header and rows: every round's candidates, the best first."""

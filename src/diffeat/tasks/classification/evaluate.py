@@ -15,7 +15,7 @@ from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
@@ -26,8 +26,8 @@ STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _HOLD_OUT = 4
 
 
-@dataclass(frozen=True)
-class Classification:
+@dataclass(frozen=True, repr=False)
+class Classification(ShownResult):
     """The outcome of :func:`evaluate_classification`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
 
     Attributes:
@@ -177,12 +177,7 @@ def fit_linear(
 
 def pooled_features(features: FeatureMap, activations: Sequence[str] | None = None) -> Float[Tensor, " c"]:
     """Mean over cells of every map of a picture (or of some), side by side; padding does not count."""
-    parts = []
-    for name in activations if activations is not None else features.activations:
-        values = features[name].float().cpu()
-        top, left, height, width = features.frame.content_cells((values.shape[1], values.shape[2]))
-        parts.append(values[:, top : top + height, left : left + width].mean((1, 2)))
-    return torch.cat(parts)
+    return torch.cat([features.pooled(name) for name in (features.activations if activations is None else activations)])
 
 
 def _every_fourth(labels: Tensor) -> Tensor:

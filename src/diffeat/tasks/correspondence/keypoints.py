@@ -10,7 +10,7 @@ a picture lies in many pairs, so resampling pairs would be too sure of itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.intervals import Interval, interval_of, resampled
-from diffeat.evaluation.result import Table
+from diffeat.evaluation.result import Table, Tabled
 from diffeat.tasks.correspondence.protocol import PER, Average, Protocol
 
 
@@ -54,8 +54,8 @@ class Score:
     points: int
 
 
-@dataclass(frozen=True)
-class PckResult:
+@dataclass(frozen=True, repr=False)
+class PckResult(Tabled):
     """Numbers and the protocol they belong to; printing it prints both, by the pair and by the point.
 
     Attributes:
@@ -70,6 +70,12 @@ class PckResult:
     spreads: dict[str, dict[float, Interval]]
     confidence: float = 0.95
     notes: tuple[str, ...] = ()
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.protocol.measure(), {
+            "value": self.number(self.protocol.alpha, self.protocol.average),
+            "over": self.counts,
+        }
 
     def __getitem__(self, alpha: float) -> float:
         """The protocol's number at ``alpha``, in percent."""

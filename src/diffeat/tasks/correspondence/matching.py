@@ -10,13 +10,15 @@ from torch import Tensor
 
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, did_you_mean
+from diffeat.features.feature_map import value_range
+from diffeat.notebook import Displayed, Html, table
 from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.readout import window_soft_argmax
 from diffeat.tasks.correspondence.target import PreparedTarget, check_features
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from diffeat.features import FeatureMap
     from diffeat.geometry import Frame
@@ -58,8 +60,8 @@ class Matching:
         return f"cosine {how} over {where}{convention}"
 
 
-@dataclass(frozen=True)
-class Matches:
+@dataclass(frozen=True, repr=False)
+class Matches(Displayed):
     """Where points were found.
 
     Attributes:
@@ -74,6 +76,18 @@ class Matches:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        low, high = value_range(self.similarity)
+        return f"{len(self)} points", {"similarity": f"{low:.2f} … {high:.2f}"} if len(self) else {}
+
+    def _details(self) -> Iterator[Html]:
+        places = torch.cat([self.source, self.target], 1).tolist()
+        rows = [
+            [f"({a:.1f}, {b:.1f})", f"({c:.1f}, {d:.1f})", f"{cosine:.3f}"]
+            for (a, b, c, d), cosine in zip(places, self.similarity.tolist(), strict=True)
+        ]
+        yield table(["source (x, y)", "target (x, y)", "cosine"], rows)
 
 
 class Target:

@@ -6,7 +6,7 @@ among all pixels of the target. RANSAC takes the homography that most of them ag
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,10 +31,10 @@ class Edit:
         agree: Which of these agree with it.
     """
 
-    layer: Image.Image
-    homography: NDArray[np.floating]
+    layer: Image.Image = field(repr=False)
+    homography: NDArray[np.floating] = field(repr=False)
     matches: Matches
-    agree: NDArray[np.bool_]
+    agree: NDArray[np.bool_] = field(repr=False)
 
     def on(self, picture: Image.Image) -> Image.Image:
         """The target picture with the layer on it."""

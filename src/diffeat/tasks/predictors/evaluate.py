@@ -15,7 +15,7 @@ from diffeat.datasets.labelled import ClassDataset, MaskDataset
 from diffeat.datasets.measured import TargetDataset
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.intervals import Interval
-from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.progress import Progress, silent
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.tasks.predictors.scores import SCORES, Scores
@@ -26,8 +26,8 @@ Data = MaskDataset | ClassDataset | TargetDataset
 KINDS: dict[Kind, str] = {"label maps": "labels", "classes": "classes", "depth": "depth", "normals": "normals"}
 
 
-@dataclass(frozen=True)
-class Scored:
+@dataclass(frozen=True, repr=False)
+class Scored(ShownResult):
     """The outcome of :func:`evaluate_head`, a :class:`~diffeat.evaluation.Result`.
 
     Attributes:

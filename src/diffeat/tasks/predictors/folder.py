@@ -24,12 +24,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from diffeat.backbones.card import cards
+from diffeat.backbones.hub import mirrored
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
 from diffeat.extraction import Reading, Recipe
+from diffeat.extraction.contained import WEIGHTS as NAMED
+from diffeat.extraction.contained import contained, copy_into, left, located, portable
 from diffeat.files import new_folder, read_bytes, read_text, write_files
-from diffeat.tasks.predictors.contained import WEIGHTS as NAMED
-from diffeat.tasks.predictors.contained import contained, copy_into, left, located, portable
 from diffeat.tasks.predictors.registry import head_of
 from diffeat.tasks.predictors.target import TARGETS, Legend
 from diffeat.tasks.predictors.windows import Windows
@@ -229,6 +230,8 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
     if path.exists():
         return path
     text = str(name)
+    if (held := mirrored(text)) is not None:
+        return held
     if text.count("/") != 1 or text.startswith((".", "/", "~")) or os.sep != "/":
         raise ModelError(f"There is no run folder {shown(text)}; give the --out of a training, or OWNER/NAME of a hub.")
     from huggingface_hub import snapshot_download

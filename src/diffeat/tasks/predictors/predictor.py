@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from diffeat.extraction import Recipe, load_source
 from diffeat.features import FeatureMap, Images, OnError, Picture, Source
 from diffeat.features.picture import several
 from diffeat.features.streaming import raise_error
+from diffeat.notebook import Displayed, Html, notes, pictures, table
 from diffeat.tasks.predictors.folder import PredictorFacts, find_run, read_run, write_run
 from diffeat.tasks.predictors.head import Head, PictureHead, PixelHead
 from diffeat.tasks.predictors.registry import head_of
@@ -28,8 +29,8 @@ from diffeat.tasks.predictors.target import TARGETS, Legend, Target, Verdict, de
 from diffeat.tasks.predictors.windows import Mosaic, Windows
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Displayed):
     """What is predicted of a picture, at its own size; arrays are (H, W) where nothing else is said.
 
     Attributes:
@@ -44,13 +45,24 @@ class Prediction:
     """
 
     name: str
-    image: Image.Image = field(repr=False)
-    target: Target = field(repr=False)
-    legend: Legend = field(repr=False)
-    values: NDArray[np.generic] = field(repr=False)
-    confidence: NDArray[np.float32] | None = field(default=None, repr=False)
-    uncertainty: NDArray[np.float32] | None = field(default=None, repr=False)
-    probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
+    image: Image.Image
+    target: Target
+    legend: Legend
+    values: NDArray[np.generic]
+    confidence: NDArray[np.float32] | None = None
+    uncertainty: NDArray[np.float32] | None = None
+    probabilities: NDArray[np.float32] | None = None
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        return self.name, {"target": self.target.name, "picture": f"{self.image.width}×{self.image.height}"}
+
+    def _details(self) -> Iterator[Html]:
+        yield pictures([(self.name, self.image)])
+        largest = sorted(self.shares.items(), key=lambda share: -share[1])
+        if largest:
+            yield table(
+                ["class", "share" if self.target.of_pixels else "probability"], [[n, f"{v:.1%}"] for n, v in largest]
+            )
 
     @property
     def shares(self) -> dict[str, float]:
@@ -63,7 +75,7 @@ class Prediction:
         return {n: float(c / counts.sum()) for n, c in zip(self.legend.classes, counts, strict=True) if c}
 
 
-class Predictor:
+class Predictor(Displayed):
     """A recipe's source and the head that was trained on its features.
 
     Args:
@@ -93,6 +105,13 @@ class Predictor:
                 "colours": self.legend.colours,
             }
         )
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        facts: dict[str, object] = {"recipe": self.source.recipe.name, "head": self.head.kind}
+        return self.target.name, {**facts, "classes": ", ".join(self.legend.classes)} if self.legend.classes else facts
+
+    def _details(self) -> Iterator[Html]:
+        yield notes(self.facts.notes)
 
     @classmethod
     @neutral()

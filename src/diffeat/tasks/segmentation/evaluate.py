@@ -25,7 +25,7 @@ from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, feature_folder, features_of
 from diffeat.evaluation.intervals import TRACE, Interval, interval_of, resampled
-from diffeat.evaluation.result import Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import precision_notes, text_notes, text_of
 from diffeat.extraction import Extractor, Joined, JoinedSource, Reading
@@ -110,8 +110,8 @@ class Split:
         return float(np.mean(self.doubts)) if self.doubts else None
 
 
-@dataclass(frozen=True)
-class Segmentation:
+@dataclass(frozen=True, repr=False)
+class Segmentation(ShownResult):
     """The outcome of :func:`evaluate_segmentation`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str

@@ -34,7 +34,7 @@ class Annotation:
 
     points: Mapping[str, Point] = field(default_factory=dict)
     boxes: Mapping[str, Box] = field(default_factory=dict)
-    mask: NDArray[np.uint8] | None = None
+    mask: NDArray[np.uint8] | None = field(default=None, repr=False)
 
     def check(self, size: tuple[int, int]) -> None:
         """Refuse marks that do not lie on a picture of (width, height).

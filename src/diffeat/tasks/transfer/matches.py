@@ -16,6 +16,7 @@ checked like a point's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch import Tensor
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
+from diffeat.notebook import Displayed, Html, table
 from diffeat.tasks.correspondence.matching import Target, check_same_recipe
 from diffeat.tasks.transfer.annotation import Annotation, Box, Point
 
@@ -80,8 +82,8 @@ class FoundBox:
     confidence: float
 
 
-@dataclass(frozen=True)
-class Transferred:
+@dataclass(frozen=True, repr=False)
+class Transferred(Displayed):
     """The marks in another picture.
 
     Attributes:
@@ -93,6 +95,20 @@ class Transferred:
     boxes: dict[str, FoundBox] = field(default_factory=dict)
     mask: NDArray[np.uint8] | None = None
     confidence: NDArray[np.float32] | None = None
+
+    def _facts(self) -> tuple[str, Mapping[str, object]]:
+        marks = {"points": len(self.points), "boxes": len(self.boxes)}
+        return "marks", marks if self.mask is None else {**marks, "mask": f"{self.mask.shape[1]}×{self.mask.shape[0]}"}
+
+    def _details(self) -> Iterator[Html]:
+        points = {name: (point.at, point.confidence) for name, point in self.points.items()}
+        boxes = {name: (box.at, box.confidence) for name, box in self.boxes.items()}
+        rows = [
+            [name, "not found" if at is None else ", ".join(f"{v:.1f}" for v in at), f"{confidence:.2f}"]
+            for name, (at, confidence) in {**points, **boxes}.items()
+        ]
+        if rows:
+            yield table(["mark", "at", "confidence"], rows)
 
 
 @neutral()

@@ -42,9 +42,9 @@ class DescribedPair:
         example: Name, maps and points in original pixels.
     """
 
-    source: Tensor
-    target: Tensor
-    points: tuple[Tensor, Tensor]
+    source: Tensor = field(repr=False)
+    target: Tensor = field(repr=False)
+    points: tuple[Tensor, Tensor] = field(repr=False)
     example: Example
 
 

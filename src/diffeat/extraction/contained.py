@@ -18,8 +18,8 @@ from pydantic import BaseModel
 
 from diffeat.backbones.card import cards
 from diffeat.errors import InvalidValueError, shown
-from diffeat.extraction import Recipe
 from diffeat.extraction.reading import TrainedWeights
+from diffeat.extraction.recipe import Recipe
 from diffeat.geometry import file_digest
 
 WEIGHTS = "weights"
