@@ -256,6 +256,7 @@ def test_validation_pictures_are_cut_as_the_options_say_and_the_run_keeps_it() -
     square = windows_of(48, DenseOptions(crop="square", stride=1))
     assert square is not None
     assert square.boxes((200, 100)) == [(0, 0, 100, 100), (100, 0, 200, 100)]
+    assert str(square) == "windows of squares of the shorter side side by side, blended by hat"
     assert windows_of(None, DenseOptions(crop="whole")) is None
     assert Windows(size=(9, 9)).boxes((15, 9)) == [(0, 0, 9, 9), (6, 0, 15, 9)]  # two thirds, without rounding off
 

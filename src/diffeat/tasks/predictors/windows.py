@@ -75,8 +75,8 @@ class Windows(BaseModel):
     def __str__(self) -> str:
         size = "squares of the shorter side" if self.size is None else f"{self.size[0]}×{self.size[1]} pixels"
         share = self.stride
-        every = f"{share[0]}×{share[1]}" if isinstance(share, tuple) else f"{share:.3g} of it"
-        return f"windows of {size} every {every}, blended by {self.blend}"
+        every = f"every {share[0]}×{share[1]}" if isinstance(share, tuple) else f"every {share:.3g} of it"
+        return f"windows of {size} {'side by side' if share == 1 else every}, blended by {self.blend}"
 
 
 class Mosaic:
