@@ -145,7 +145,8 @@ STAND_INS: dict[str, Callable[[Path], Path]] = {
     "pf-pascal": _pf_pascal,
     "cub": _cub,
     **dict.fromkeys(
-        ("toyworld", "toyworld-parts", "toyworld-classes", "toyworld-depth", "toyworld-normals"), _toyworld
+        ("toyworld", "toyworld-parts", "toyworld-figures", "toyworld-classes", "toyworld-depth", "toyworld-normals"),
+        _toyworld,
     ),
     "csv": _csv,
     **dict.fromkeys(("hpatches", "hpatches-points"), _hpatches),

@@ -43,7 +43,7 @@ from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
-from diffeat.cli.task_options import PropagationCommand, TaskCommand
+from diffeat.cli.task_options import MaskCommand, PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.cli.transfer import transfer
@@ -112,7 +112,7 @@ for panel, name, command, cls in (
     ),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, paths=True, without=("batch_size",))),
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),
-    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True)),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True, base=MaskCommand)),
     (_USE, "reproduce", reproduce, Command),
     (_KNOW, "push", push, Command),
     (_KNOW, "recipes", recipes, Command),

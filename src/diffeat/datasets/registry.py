@@ -56,6 +56,7 @@ _CARDS: tuple[DatasetCard, ...] = (
     *nyuv2.CARDS,
     *label_scarce.CARDS,
     toyworld_labels.PARTS_CARD,
+    toyworld_labels.FIGURES_CARD,
     cifar.CARD,
     class_folders.CARD,
     toyworld_labels.CLASSES_CARD,

@@ -6,7 +6,6 @@ models never do, and a recipe that names a file of this machine is refused. The 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction import Reading, Recipe, Vision
 from diffeat.extraction.published import RECIPE
 from diffeat.files import read_bytes, read_text
-from diffeat.tasks.predictors.folder import CARD, FACTS, FILES, JOINS, licences, read_run, self_contained
+from diffeat.tasks.predictors.contained import WEIGHTS, contained, left
+from diffeat.tasks.predictors.folder import CARD, FACTS, FILES, licences, read_run
 
 _LARGEST = 8 << 30
 _REPORT = "report.md"
@@ -65,8 +65,8 @@ def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[s
         return "dataset", {file.name: str(file) for file in [*sorted(what.glob("*.parquet")), what / CARD]}
     if (what / FACTS).is_file():
         run = read_run(what)
-        _check_runs_elsewhere(run.recipe)
-        joins = {f"{JOINS}/{file.name}": str(file) for file in sorted((what / JOINS).glob("*"))}
+        _check_runs_elsewhere(contained(run.recipe)[0])
+        joins = {f"{WEIGHTS}/{file.name}": str(file) for file in sorted((what / WEIGHTS).glob("*"))}
         text = read_text(what / CARD, "card") if (what / CARD).is_file() else ""
         own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in FILES if name != CARD}
         return "model", {**own, **joins, CARD: _with(text, numbers).encode()}
@@ -75,8 +75,9 @@ def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[s
         raise InvalidValueError(
             f"{shown(str(what))} is no run folder, recipe file or Parquet export: nothing can be pushed from it."
         )
-    recipe, weights = self_contained(Recipe.load(file))
+    recipe, copies = contained(Recipe.load(file))
     _check_runs_elsewhere(recipe)
+    weights = {name: str(path) for name, path in copies.items()}
     return "model", {RECIPE: recipe.to_yaml().encode(), **weights, CARD: _with(recipe_card(recipe), numbers).encode()}
 
 
@@ -108,15 +109,9 @@ def _with(card: str, numbers: str) -> str:
 
 
 def _check_runs_elsewhere(recipe: Recipe) -> None:
-    """Refuse files of this machine that nobody else has."""
-    for part in recipe.single():
-        places = [part.model] if isinstance(part, (Reading, Vision)) else []
-        for view in part.view_recipes() if isinstance(part, Reading) else ():
-            places += [view.denoiser.source] if view.denoiser is not None else []
-            places += [file for technique in view.techniques or () for file in technique.files()]
-        for place in places:
-            if os.path.exists(place) or os.path.isabs(place):
-                raise InvalidValueError(
-                    f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, "
-                    "and name it there (or a model by its name)."
-                )
+    """Refuse files of this machine that do not go along."""
+    for place in left(recipe):
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, and "
+            "name it there (or a model by its name)."
+        )
