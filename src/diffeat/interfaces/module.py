@@ -133,7 +133,8 @@ def as_module(
     Example:
         >>> import torch
         >>> backbone = as_module("baseline:rgb")
-        >>> [tuple(level.shape) for level in backbone(torch.rand(2, 3, 32, 48))] == [(2, backbone.channels[0], 4, 6)]
+        >>> levels = backbone(torch.rand(2, 3, 32, 48))
+        >>> [tuple(level.shape[:2]) for level in levels] == [(2, channels) for channels in backbone.channels]
         True
     """
     if isinstance(recipe, (str, Path, Recipe)):
