@@ -6,6 +6,8 @@
    enlarged; both give the same scores. Each in a fresh process.
 2. A training of UPerNet from a store of Generic Diffusion Feature's maps (3,520 channels at 512²): seconds of a step,
    the share of them that is spent waiting for data, and the process's peak memory. Maps are random numbers.
+3. Peak memory of a prediction in windows of 512 every 256 of a picture of 2048×1024 pixels, and of one four times as
+   high, less what the picture and its prediction take (16 bytes a pixel); a head of 19 classes on colours.
 """
 
 from __future__ import annotations
@@ -125,17 +127,45 @@ def train(pictures: int, steps: int) -> dict:
         }
 
 
+def slide(rows: int) -> dict:
+    import numpy as np
+
+    from diffeat.extraction import load_source
+    from diffeat.tasks.predictors.folder import PredictorFacts
+    from diffeat.tasks.predictors.predictor import Predictor
+    from diffeat.tasks.predictors.probes import LinearPixels
+    from diffeat.tasks.predictors.windows import Windows
+
+    source = load_source("baseline:rgb")
+    (example,) = source.extract(np.zeros((64, 64, 3), np.uint8))
+    classes = 19
+    head = LinearPixels(torch.randn(classes, example.tensor.shape[0]), torch.zeros(classes), list(example.activations))
+    names = tuple(map(str, range(classes)))
+    predictor = Predictor(source, head, PredictorFacts(kind=head.kind, target="labels", classes=names))
+    picture = np.random.default_rng(0).integers(0, 255, (rows, 2048, 3), np.uint8)
+    next(predictor.predict(picture[:600], windows=Windows(size=(512, 512), stride=(256, 256))))
+    before = peak()
+    next(predictor.predict(picture, windows=Windows(size=(512, 512), stride=(256, 256))))
+    own = 16 * picture.size / 3 / 2**30
+    return {"rows": rows, "gib": peak() - before, "picture_gib": own}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=16)
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--one", choices=["features", "scores", "train"], help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=["features", "scores", "train", "slide", "high"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(train(args.pictures, args.steps) if args.one == "train" else classify(args.one)))
+        parts = {
+            "train": lambda: train(args.pictures, args.steps),
+            "slide": lambda: slide(1024),
+            "high": lambda: slide(4096),
+        }
+        print(json.dumps(parts.get(args.one, lambda: classify(args.one))()))
         return
     shown = {}
-    for part in ("features", "scores", "train"):
+    for part in ("features", "scores", "train", "slide", "high"):
         command = [
             sys.executable,
             __file__,

@@ -8,7 +8,8 @@ and threshold are chosen on pictures of their own, for the controls as well:
 another class's name in the same text (shuffled), the same network with random weights, clusters of colours (of two, the
 one that is nearer to the centre) and a bump at the centre.
 
-*Parts*: features are split into as many parts as the picture shows, for the controls as well; each part of the picture
+*Parts*: features are split into as many parts as the picture shows, and so are the controls: clusters of colours, of
+colours and places (superpixels), cells of a grid, and regions around places at random; each part of the picture
 takes the found part that overlaps most, one to one (Hungarian), and IoU is averaged over the parts of all pictures.
 F of boundaries: pixels within 2 of each other.
 
@@ -184,8 +185,30 @@ def part_f(sums: np.ndarray) -> np.ndarray:
     return 100 * 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
-def run_parts(score: Sequence[ToySample]) -> dict:
+def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
+    """Partitions into so many parts that no model made."""
     from scipy.cluster.vq import kmeans2
+
+    rng = np.random.default_rng(seed)
+    colours = np.asarray(Picture.of(sample.image).image, dtype=float) / 255
+    height, width = colours.shape[:2]
+    y, x = np.mgrid[:height, :width] / max(height, width)
+    places = np.stack([y, x], -1).reshape(-1, 2)
+    both = np.concatenate([colours.reshape(-1, 3), places], 1)
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = int(np.ceil(count / columns))
+    cells = np.minimum((y * rows).astype(int) * columns + (x * columns).astype(int), count - 1)
+    apart = ((places[:, None] - rng.random((count, 2))[None]) ** 2).sum(-1)
+    found = {
+        "colours": kmeans2(colours.reshape(-1, 3), count, minit="++", rng=seed)[1],
+        "colours and places": kmeans2(both, count, minit="++", rng=seed)[1],
+        "grid": cells.ravel(),
+        "at random": apart.argmin(1),
+    }
+    return {name: torch.from_numpy(labels.reshape(height, width)) for name, labels in found.items()}
+
+
+def run_parts(score: Sequence[ToySample]) -> dict:
 
     source = Extractor.from_recipe("tiny-dift")
     frame = {"mode": "squash", "size": [256, 256]}
@@ -196,14 +219,13 @@ def run_parts(score: Sequence[ToySample]) -> dict:
         count = len(np.unique(truth))
         picture = Picture.of(sample.image)
         feature = source.extract([picture])
-        pixels = np.asarray(picture.image, dtype=float).reshape(-1, 3)
         found = {
             "cuts": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image),
             "cuts, guided": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image, "guided"),
             "cuts, bilateral": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image, "bilateral"),
             "k-means": parts_of(feature, PartOptions("kmeans", count))[0].labels(picture.image),
             "merging": attention_parts(source, picture).labels(picture.image),
-            "colour clusters": torch.from_numpy(kmeans2(pixels, count, minit="++", rng=0)[1].reshape(truth.shape)),
+            **controls(sample, count, len(units.get("cuts", ()))),
         }
         for way, labels in found.items():
             units.setdefault(way, []).append(part_scores(labels.numpy(), truth))

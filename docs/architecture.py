@@ -13,9 +13,9 @@ STEPS = ["frame", "encode", "trajectory", "denoise + taps", "reduce, join"]
 #: Rows of tests/test_architecture.py, which says that all rooms are here.
 ROWS = [
     (["cli", "app"], "faces: thin, no logic of their own"),
-    (["report", "distributed", "bench"], "many pictures, many recipes, many machines"),
+    (["report", "distributed", "bench", "reproduce"], "many pictures, many recipes, many machines"),
     (["studies", "training"], "procedures that end in a recipe"),
-    (["tasks", "evaluation"], "uses of features, and how they are scored"),
+    (["tasks", "evaluation", "interfaces"], "uses of features, and how they are scored"),
     (["extraction"], "recipes, and the sources that run them"),
     (["techniques"], "what acts on a model while it is read"),
     (["refinement", "trajectories", "storage"], "steps on maps; noisy latents; where features rest"),

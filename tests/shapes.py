@@ -46,7 +46,10 @@ class _Finder(PathFinder):
 class _Loader(SourceFileLoader):
     def get_code(self, fullname: str) -> Any:  # no bytecode is kept: it would be found by runs without the checks
         path = self.get_filename(fullname)
-        tree = ast.parse(self.get_data(path), path)
+        source = self.get_data(path)
+        if not any(array.encode() in source for array in _ARRAYS):
+            return super().get_code(fullname)
+        tree = ast.parse(source, path)
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and _has_shapes([*_arguments(node), node.returns]):
                 node.decorator_list.append(_decorator(node))

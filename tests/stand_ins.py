@@ -140,11 +140,13 @@ COCO_RAW = [number for number in range(182) if number not in COCO_UNUSED]
 STAND_INS: dict[str, Callable[[Path], Path]] = {
     "spair": _spair,
     "spair-json": _pair_list,
+    "spair-u": _spair,
     "ap10k": _ap10k,
     "pf-pascal": _pf_pascal,
     "cub": _cub,
     **dict.fromkeys(
-        ("toyworld", "toyworld-parts", "toyworld-classes", "toyworld-depth", "toyworld-normals"), _toyworld
+        ("toyworld", "toyworld-parts", "toyworld-figures", "toyworld-classes", "toyworld-depth", "toyworld-normals"),
+        _toyworld,
     ),
     "csv": _csv,
     **dict.fromkeys(("hpatches", "hpatches-points"), _hpatches),

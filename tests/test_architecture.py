@@ -15,9 +15,9 @@ SOURCE = Path(__file__).parent.parent / "src" / "diffeat"
 #: Rooms from the roof to the ground; a room imports from its own row and the rows below it.
 ROWS = [
     {"cli", "app", "__main__"},
-    {"report", "distributed", "bench"},
+    {"report", "distributed", "bench", "reproduce"},
     {"studies", "training"},
-    {"tasks", "evaluation"},
+    {"tasks", "evaluation", "interfaces"},
     {"extraction", "recipes"},
     {"techniques"},
     {"refinement", "trajectories", "storage"},

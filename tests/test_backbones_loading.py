@@ -106,11 +106,11 @@ def test_what_a_card_says_is_heeded(saved, monkeypatch: pytest.MonkeyPatch) -> N
         load_meta_denoiser("gated")
     asked: list[tuple[str, str | None]] = []
 
-    def config(_, place: str, revision: str | None, **__) -> dict:
+    def fetch_file(place: str, _: str, revision: str | None) -> Path:
         asked.append((place, revision))
-        raise loading._Unreachable("nothing there")
+        raise loading.UnreachableError("nothing there")
 
-    monkeypatch.setattr(loading, "_config", config)
+    monkeypatch.setattr(loading, "fetch_file", fetch_file)
     for revision in (None, "mine"):
         with pytest.raises(ModelError, match="nothing there"):
             load_meta_denoiser("pinned", revision=revision)

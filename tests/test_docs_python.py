@@ -18,9 +18,10 @@ ROOMS = ["diffeat"] + [
     for room in (
         "extraction", "features", "activations", "backbones", "techniques", "trajectories", "refinement", "storage",
         "datasets", "evaluation", "tasks", "tasks.correspondence", "tasks.homography", "tasks.segmentation",
-        "tasks.classification", "tasks.propagation", "tasks.transfer", "tasks.dense", "tasks.words", "tasks.parts",
+        "interfaces", "tasks.classification", "tasks.propagation", "tasks.transfer", "tasks.dense", "tasks.words",
+        "tasks.parts",
         "studies", "studies.selection",
-        "studies.content_shift", "training", "distributed", "viz", "geometry",
+        "studies.content_shift", "training", "distributed", "reproduce", "viz", "geometry",
     )
 ]  # fmt: skip
 

@@ -211,3 +211,27 @@ def test_bad_pictures_can_be_passed_over(backbone: Backbone, pictures: list, tmp
 def test_too_few_prompts(backbone: Backbone, pictures: list) -> None:
     with pytest.raises(InvalidValueError, match="2 images and 1 prompts"):
         Extractor(Recipe.from_dict(RECIPE), backbone).extract(pictures[:2], ["a cat"])
+
+
+@pytest.mark.parametrize("frame", [{"mode": "squash", "size": 64}, {"mode": "keep", "longer": 64}], ids=["one", "own"])
+@pytest.mark.parametrize("family", ["sd15", "sdxl", "pixart_alpha", "sd3"])
+def test_text_encoders_are_freed_once_all_texts_are_known(family: str, frame: dict, pictures: list) -> None:
+    activations = ["mid_block" if family in ("sd15", "sdxl") else "transformer_blocks.0"]
+    recipe = Recipe.from_dict({**RECIPE, "activations": activations, "prompt": "a cat", "frame": frame})
+    texts = ["a dog", None, "a dog"]
+    before = Extractor(recipe, Backbone.from_pipeline(build(family)), batch_size=2)
+    after = Extractor(recipe, Backbone.from_pipeline(build(family)), batch_size=2)
+    assert after.settle_texts({"a dog", None})
+    assert after.backbone.pipeline.text_encoder is None
+    assert after.fingerprint == before.fingerprint
+    for one, other in zip(before.extract(pictures[:3], texts), after.extract(pictures[:3], texts), strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one.activations)
+    with pytest.raises(ModelError, match="'a bird' is not encoded yet"):
+        after.extract(pictures[:1], "a bird")
+
+
+def test_text_encoders_stay_where_they_may_be_needed(backbone: Backbone) -> None:
+    told = Recipe.from_dict({**RECIPE, "techniques": [{"kind": "prompt", "text": "a photo"}]})
+    assert not Extractor(told, backbone).settle_texts({None})
+    assert not Extractor(Recipe.from_dict(RECIPE), backbone).settle_texts({str(number) for number in range(300)})
+    assert backbone.pipeline.text_encoder is not None

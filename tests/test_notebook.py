@@ -28,8 +28,11 @@ from diffeat.studies.sweeps import Cell
 from diffeat.tasks import Classification, Homographies, HomographyOptions, Prediction, Propagation, PropagationOptions
 from diffeat.tasks.correspondence import get_protocol
 from diffeat.tasks.homography import PlaneScore
+from diffeat.tasks.masks import MaskScores
+from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import PredictorFacts
 from diffeat.tasks.predictors.probes import LinearPixels
+from diffeat.tasks.predictors.scores import LabelScores
 from diffeat.tasks.predictors.target import TARGETS, Legend
 from diffeat.tasks.propagation import VideoScore
 from diffeat.tasks.registry import TASKS
@@ -94,6 +97,10 @@ def results(rng: np.random.Generator, names: tuple[str, ...]) -> Iterator[Displa
     yield Classification(*RUN, names, truth, predicted, 0.1, 9, TaskOptions(), names)
     part = {"mean": 0.5, "recall": 0.4, "decay": 0.1}
     yield Propagation(*RUN, tuple(VideoScore(n, 1, part, part) for n in names), (), PropagationOptions(), names)
+    labels = LabelScores.of(truth[None], predicted[None], names)
+    yield Scored(BAD, LONG, *RUN[1:], labels, LONG, names)
+    counts, outlines = rng.integers(0, 9, (5, 300, 3)), rng.integers(1, 9, (5, 4))
+    yield MaskScores(*RUN, names, counts, outlines, TaskOptions(), LONG, names)
     planes = tuple(PlaneScore(n, "i", n, 2.0, 9, 5) for n in names)
     yield Homographies(*RUN, HomographyOptions(), planes, names)
     base = Reading.load("tiny-unet")

@@ -178,6 +178,48 @@ def test_bilateral_is_the_direct_sum() -> None:
         assert torch.allclose(found[:, py, px], total / weights, atol=1e-4)
 
 
+_HUBCONF = """
+import torch
+
+class Stand(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sharpness = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, image, features, output_size=None, q_chunk_size=None):
+        b, k, h, w = features.shape
+        cells = torch.nn.functional.adaptive_avg_pool2d(image, (h, w)).flatten(2)[0].T
+        pixels = image.flatten(2)[0].T
+        at = lambda n, m: torch.cartesian_prod(*((torch.arange(s) + 0.5) / s for s in (n, m)))
+        apart = torch.cdist(pixels, cells) + 9 * torch.cdist(at(*image.shape[2:]), at(h, w))
+        share = torch.cat([(-self.sharpness * part).softmax(1) for part in apart.split(q_chunk_size)])
+        return (share @ features.flatten(2)[0].T).T.view(1, k, *image.shape[2:])
+
+def anyup(pretrained=True):
+    assert not pretrained
+    return Stand()
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of torch.hub with a stand-in for AnyUp."""
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for folder in ("wimmerth_anyup_main", "checkpoints"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "wimmerth_anyup_main" / "hubconf.py").write_text(_HUBCONF)
+    torch.save({"sharpness": torch.tensor(8.0)}, tmp_path / "checkpoints" / "anyup_paper.pth")
+    return tmp_path
+
+
+def test_anyup_is_asked_for_where_it_is_not(hub: Path) -> None:
+    (hub / "checkpoints" / "anyup_paper.pth").unlink()
+    frame = FrameSpec("squash", (64, 64)).frame((64, 64))
+    with pytest.raises(DiffeatError, match=r"Fetch its code and weights \(CC-BY-4.0.*torch.hub.load\('wimmerth/anyup'"):
+        UPSAMPLERS["anyup"](torch.zeros(1, 8, 8), frame, Image.new("RGB", (64, 64)))
+
+
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize("name", UPSAMPLERS)
 def test_upsamplers_keep_a_constant_and_follow_an_edge_no_worse_than_bilinear(name: str) -> None:
     frame = FrameSpec("squash", (64, 64)).frame((64, 64))
@@ -193,14 +235,16 @@ def test_upsamplers_keep_a_constant_and_follow_an_edge_no_worse_than_bilinear(na
 
 def test_files_are_written_once(tmp_path: Path) -> None:
     frame = Frame((8, 6), (8, 8), (0, 0, 8, 8))
-    maps = ScoredMaps(("cat <b>", "sofa"), torch.rand(2, 4, 4), frame, "x", ("note",), 0.5)
+    single = {"up <1>": torch.rand(2, 2, 2)}
+    maps = ScoredMaps(("cat <b>", "sofa"), torch.rand(2, 4, 4), frame, "x", ("note",), 0.5, single)
     picture = Image.new("RGB", (8, 6))
     result = (picture, maps, maps.labels(picture), maps.at_pixels(picture))
-    page = write_segments(tmp_path, ["x"], [result], "words")
+    page = write_segments(tmp_path, ["x"], iter([result]), "words", words=maps.names, layers=list(single))
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(files_of(["x"]))
     stored = np.asarray(Image.open(tmp_path / "x.labels.png"))
     assert (stored == result[2].numpy()).all()
     assert "cat &lt;b&gt;" in page.read_text()
-    assert 'type="range"' in page.read_text()
+    assert page.read_text().count('type="range"') == 2
+    assert page.read_text().count('alt="up &lt;1&gt;"') == 2
     with pytest.raises(DiffeatError, match="there already"):
         write_segments(tmp_path, ["x"], [result], "words")

@@ -17,7 +17,8 @@ from diffeat.errors import DiffeatError, InvalidValueError, ModelError, UnknownN
 from diffeat.extraction import load_source
 from diffeat.features import FeatureMap, Source
 from diffeat.report.predictions import DRAWERS, drawn, palette_picture
-from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe, score
+from diffeat.tasks.predictors.evaluate import evaluate_head
+from diffeat.tasks.predictors.fit import fit_class_probe, fit_pixel_probe
 from diffeat.tasks.predictors.folder import FACTS, RECIPE, WEIGHTS, PredictorFacts
 from diffeat.tasks.predictors.head import GridHead
 from diffeat.tasks.predictors.predictor import Predictor
@@ -98,7 +99,7 @@ def test_a_run_folder_gives_the_same_predictions_wherever_it_lies(
         assert np.allclose(one.uncertainty, other.uncertainty, atol=1e-6)
     assert loaded.facts == predictor.facts.model_copy(update={"weights": loaded.facts.weights})
     assert "grey, red, blue" in (tmp_path / "elsewhere" / "README.md").read_text()
-    assert "mIoU 9" in score(loaded, data)  # above 90
+    assert "mIoU 9" in str(evaluate_head(loaded, data))  # above 90
 
 
 def test_probabilities_are_calibrated_and_doubts_lie_where_errors_are(linear: Predictor, data: MaskDataset) -> None:
@@ -184,7 +185,7 @@ def test_one_that_fails_costs_no_other(linear: Predictor, data: MaskDataset, tmp
     assert told == ["broken.png", "gone.png"] * 2
 
 
-def test_classes_of_pictures(source: Source[FeatureMap], tmp_path: Path) -> None:
+def test_classes_of_pictures(source: Source[FeatureMap], linear: Predictor, tmp_path: Path) -> None:
     def block(k: int, seed: int) -> np.ndarray:
         noise = np.random.default_rng(seed).normal(0, 20, (32, 32, 3))
         return (COLOURS[k] + noise).clip(0, 255).astype(np.uint8)
@@ -197,6 +198,14 @@ def test_classes_of_pictures(source: Source[FeatureMap], tmp_path: Path) -> None
     assert [int(p.values) for p in found] == [0, 1, 2]
     assert all(sum(p.shares.values()) == pytest.approx(1, abs=1e-5) for p in found)
     assert found[0].confidence == pytest.approx(max(found[0].shares.values()))
+    others = ClassDataset(
+        "blocks", "test", tuple(ClassSample(block(k, 50 + k), (k + 1) % 3) for k in range(2)), CLASSES
+    )
+    scored = evaluate_head(loaded, others, shown=2)  # every class is told to be another
+    assert (scored.value, scored.interval(), list(scored.shown)) == (0, (0, 0), [])
+    assert "accuracy 0 [0, 0] on 2 pictures of blocks test" in str(scored)
+    with pytest.raises(InvalidValueError, match="holds classes"):
+        evaluate_head(linear, others)
     with pytest.raises(InvalidValueError, match="whole pictures"):
         next(loaded.predict(block(0, 0), windows=Windows(size=(16, 16))))
 
@@ -257,7 +266,7 @@ def test_nothing_is_written_over_and_other_classes_are_refused(linear: Predictor
         linear.save(tmp_path)
     other = MaskDataset("others", "test", data.samples, ("grey", "blue", "red"))
     with pytest.raises(InvalidValueError, match="label 1 is 'blue' there and 'red' in the run"):
-        score(linear, other)
+        evaluate_head(linear, other)
     with pytest.raises(InvalidValueError, match="nothing but pixels"):
         fit_pixel_probe(MaskDataset("void", "train", data.samples, CLASSES), linear.source, rare=10**6)
     with pytest.raises((ModelError, InvalidValueError), match="no run folder"):

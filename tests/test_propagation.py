@@ -63,6 +63,26 @@ def test_equals_the_dense_form(frames: int, h: int, w: int, radius: int, topk: i
     torch.testing.assert_close(got, _dense(target, context, labels, radius, topk, 0.1), rtol=1e-4, atol=1e-5)
 
 
+def test_the_attention_kernel_is_that_of_a_head() -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries, keys = (torch.randn(4, 5, 6, generator=generator) for _ in range(2))
+    labels = torch.rand(3, 5, 6, generator=generator)
+    options = PropagationOptions(kernel="attention", radius=0, topk=30, temperature=1)
+    found = propagate_labels(queries, [keys], [labels], options)
+    heads = F.scaled_dot_product_attention(*(x.flatten(1).T[None] for x in (queries, keys, labels)))
+    torch.testing.assert_close(found.flatten(1).T, heads[0])
+
+    frame = FrameSpec("squash", (60, 50)).frame((60, 50))
+    maps = {"a.attn1.k[3]": keys, "a.attn1.q[3]": queries}
+    mask = torch.arange(50)[:, None].expand(50, 60) // 25
+    video = [FeatureMap(maps, frame, "x")] * 2
+    assert next(propagate_video(video, mask, options)).shape == (50, 60)
+    assert "kernel attention" in str(options)
+    for names in ([*maps, "b"], ["a.attn1.q[3]"], ["a.attn1.q[3]", "b.attn1.k[3]"], ["a.attn1.q", "a.attn1.k[3]"], []):
+        with pytest.raises(InvalidValueError, match="takes queries and keys"):
+            options.check_maps("r", names)
+
+
 def test_with_a_large_radius_it_looks_everywhere() -> None:
     target, context, labels = _video(2, 6, 9, 13)
     got = propagate_labels(target, context, labels, PropagationOptions(radius=99))

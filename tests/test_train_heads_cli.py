@@ -46,6 +46,8 @@ def test_a_run_folder_and_its_report(toy: Path, tmp_path: Path) -> None:
     assert page.count("data:image/jpeg") == 2
     facts = json.loads((out / "training" / "report.json").read_text())
     assert (facts["quoted"], len(facts["losses"])) == ("mIoU", 4)
+    assert 0 <= facts["waited"] <= 1
+    assert "waiting for data" in page
     (prediction,) = Predictor.load(out).predict(next((toy / "JPEGImages" / "dog").glob("test_*.jpg")))
     assert prediction.values.shape == (64, 64)
     again = run("train", "segmentation", "toyworld-parts", "--root", toy, "--out", out, *QUICK)
@@ -84,6 +86,7 @@ def test_presets_of_papers_hold_their_head_and_its_training(name: str) -> None:
     assert (options.head, options.steps, options.batch, options.rate) == ("upernet", 80_000, 2, 1.6e-4)
     assert options.share(0) == 1
     assert options.share(79_999) * options.rate == pytest.approx(1e-4, rel=1e-3)
+    assert (options.stride, options.blend) == (1 if "ade20k" in name else 0.5, "mean")  # as their sliding tests
     assert (options.crop, options.jitter) == (("square", (0.5, 2)) if "ade20k" in name else (1024, (1, 1)))
 
 

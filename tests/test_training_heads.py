@@ -20,9 +20,11 @@ from diffeat.extraction import Baseline, Joined, load_source
 from diffeat.features import FeatureMap, Source
 from diffeat.tasks.dense import DenseOptions
 from diffeat.tasks.predictors.predictor import Predictor
+from diffeat.tasks.predictors.scores import DepthScores, LabelScores, NormalScores
+from diffeat.tasks.predictors.windows import Windows
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.training.heads.cuts import Cut, distorted, drawn
-from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores
+from diffeat.training.heads.prepare import windows_of
 from diffeat.training.heads.train import train_dense
 from diffeat.training.log import read_log
 
@@ -135,16 +137,16 @@ def test_scores_by_hand() -> None:
     truth = np.array([[0, 0, 1], [1, 2, 255]], np.uint8)
     guess = np.array([[0, 1, 1], [1, 0, 2]], np.uint8)
     scores = LabelScores.of(truth, guess, "abc")
-    assert np.array_equal(scores.sums[0], [[1, 1, 0], [0, 2, 0], [1, 0, 0]])
+    assert np.array_equal(scores.sums[0, :, :3], [[1, 2, 2], [2, 2, 3], [0, 1, 0]])
     assert scores.value == pytest.approx(100 * np.mean([1 / 3, 2 / 3, 0]))
     both = scores + scores
     assert (both.value, len(both.sums)) == (pytest.approx(scores.value), 2)
     confusion = Confusion(3)
     confusion.add(truth, guess)
     assert scores.value == pytest.approx(100 * confusion.miou)
-    depth = DepthScores.of(np.array([[1.0, 2.0, np.nan]]), np.array([[1.1, 4.0, 9.0]]))
+    depth = DepthScores.of(np.array([[[1.0, 2.0, np.nan]]]), np.array([[1.1, 4.0, 9.0]]))
     assert depth.value == pytest.approx((0.1 + 1) / 2)
-    assert dict(depth.table()[1])["δ < 1.25"] == "50.00"
+    assert {row[0]: row[1] for row in depth.table()[1]}["δ < 1.25"] == "50"
     up, right = np.array([0.0, 0, 1]), np.array([1.0, 0, 0])
     known = np.stack([up, up, np.full(3, np.nan)], axis=1)[:, None]
     normals = NormalScores.of(known, np.stack([up, right, up], axis=1)[:, None])
@@ -246,6 +248,43 @@ def test_mirrored_normals_point_the_other_way(folder: Path) -> None:
     assert torch.allclose(mirrored.flip(2) * torch.tensor([-1.0, 1, 1])[:, None, None], plain)
 
 
+def test_validation_pictures_are_cut_as_the_options_say_and_the_run_keeps_it() -> None:
+    windows = windows_of(48, DenseOptions(crop=48, stride=0.5, blend="mean"))
+    assert windows is not None
+    assert windows.boxes((96, 48)) == Windows(size=(48, 48), stride=(24, 24)).boxes((96, 48))
+    assert str(windows) == "windows of 48×48 pixels every 0.5 of it, blended by mean"
+    square = windows_of(48, DenseOptions(crop="square", stride=1))
+    assert square is not None
+    assert square.boxes((200, 100)) == [(0, 0, 100, 100), (100, 0, 200, 100)]
+    assert str(square) == "windows of squares of the shorter side side by side, blended by hat"
+    assert windows_of(None, DenseOptions(crop="whole")) is None
+    assert Windows(size=(9, 9)).boxes((15, 9)) == [(0, 0, 9, 9), (6, 0, 15, 9)]  # two thirds, without rounding off
+
+
+def test_a_number_has_an_interval_where_there_are_pictures_to_draw() -> None:
+    known, guess = np.array([[0, 0, 1, 1]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8)
+    one = LabelScores.of(known, guess, "ab")
+    assert str(one).startswith(f"mIoU {100 * (1 / 2 + 2 / 3) / 2:.3g}, boundary F")
+    assert np.isnan(one.interval()).all()
+    both = one + LabelScores.of(known, known, "ab")
+    header, rows = both.table()
+    assert header == ["class", "IoU", "95%", "boundary F", "95% of F"]
+    assert [row[:2] for row in rows] == [["a", "75"], ["b", "80"], ["pixel accuracy", "87.5"], ["mean", "77.5"]]
+    assert rows[0][2] == "[50, 100]"  # the worse picture twice, and the better one
+
+
+def test_the_interval_of_a_set_with_rare_classes_holds_its_value() -> None:
+    """Each of thirty classes is shown by one picture of thirty, beside the first; one in two is told."""
+    parts = []
+    for k in range(1, 31):
+        known = np.array([[0] * 8 + [k] * 8], np.uint8)
+        parts.append(LabelScores.of(known, known if k % 2 else np.zeros_like(known), [str(c) for c in range(31)]))
+    scores = sum(parts[1:], parts[0])
+    low, high = scores.interval()
+    assert low <= scores.value <= high
+    assert low < high
+
+
 def test_what_cannot_be_learned_is_refused_before_features_are_read(
     source: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,6 +325,7 @@ def test_what_cannot_be_learned_is_refused_before_features_are_read(
         ({"tune": "lora", "variants": 2}, "cannot be stored"),
         ({"final": 1.0}, "above the rate"),
         ({"hed": "fpn"}, "head"),
+        ({"crop": "whole", "stride": 0.5}, "stride would be ignored: whole pictures are predicted whole"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line(options: Any, message: str) -> None:

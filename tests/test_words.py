@@ -17,21 +17,17 @@ from diffeat.extraction.attending import passes
 from diffeat.features import Picture
 from diffeat.tasks.words import ConceptOptions, WordOptions, concept_maps, text_attentions, words
 from diffeat.tasks.words.maps import MOST_WORDS, aggregate
-from tiny.pipelines import build
+from tiny.pipelines import FAMILIES, build
 
 PICTURE = Picture.of(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8), name="noise")
-READ = (
-    "sd15",
-    pytest.param("sdxl", marks=pytest.mark.slow),
-    "pixart_sigma",
-    "hunyuan_dit",
-    "sd3",
-    "flux",
-    "aura_flow",
-    "qwen_image",
-    "lumina2",
-    "z_image",
-)
+#: Each kind of text attention in every run, its relatives in slow ones.
+KINDS = ("sd15", "pixart_sigma", "hunyuan_dit", "sd3", "flux", "aura_flow", "qwen_image", "lumina2", "z_image")
+WITHOUT_TEXT = ("ddpm", "dit")
+READ = [
+    family if family in KINDS else pytest.param(family, marks=pytest.mark.slow)
+    for family in FAMILIES
+    if family not in WITHOUT_TEXT
+]
 WITH_CONCEPTS = ("sd3", "sd35", "flux", "chroma", "aura_flow", "qwen_image", "flux2_klein")
 _BUILT: dict[str, Extractor] = {}
 

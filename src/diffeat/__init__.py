@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from diffeat.extraction import Extractor, Reading, Recipe, load_source
     from diffeat.features import FeatureMap, Picture
     from diffeat.geometry import Frame
+    from diffeat.interfaces import as_module
     from diffeat.storage import FeatureStore
     from diffeat.tasks import Predictor
     from diffeat.tasks.correspondence import Matches, match
@@ -35,6 +36,7 @@ _HOMES = {
     "Predictor": "diffeat.tasks",
     "Reading": "diffeat.extraction",
     "Recipe": "diffeat.extraction",
+    "as_module": "diffeat.interfaces",
     "load_source": "diffeat.extraction",
     "match": "diffeat.tasks.correspondence",
     "read": "diffeat.activations",
@@ -57,6 +59,7 @@ __all__ = [
     "Reading",
     "Recipe",
     "__version__",
+    "as_module",
     "load_source",
     "match",
     "read",

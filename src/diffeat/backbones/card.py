@@ -19,6 +19,22 @@ from diffeat.errors import ModelError
 HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 
 
+class Massive(BaseModel):
+    """Channels of a model that are far larger than the others, whatever the picture.
+
+    Attributes:
+        activations: Where; none where the source does not say.
+        channels: Their numbers.
+        source: Who found them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    activations: tuple[str, ...] = ()
+    channels: tuple[int, ...] = Field(min_length=1)
+    source: str = Field(min_length=1)
+
+
 class Card(BaseModel):
     """One model.
 
@@ -31,6 +47,7 @@ class Card(BaseModel):
         gated: Whether it must be accepted on the hub before downloading.
         prediction: What the denoiser predicts.
         size: Width and height in pixels of the images it is made for.
+        massive: Its massive channels, as far as somebody has published them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -43,6 +60,7 @@ class Card(BaseModel):
     gated: bool = False
     prediction: Literal["epsilon", "v_prediction", "sample", "flow"]
     size: tuple[int, int]
+    massive: tuple[Massive, ...] = ()
 
     @model_validator(mode="after")
     def _of_a_family(self) -> Card:

@@ -19,8 +19,11 @@ from diffeat.errors import ModelError, did_you_mean
 
 INDEX = "model_index.json"
 _CONFIGS = ("config.json", "scheduler_config.json")
+#: Parts that never run when features are read.
+UNUSED = frozenset({"safety_checker"})
 _WEIGHTS = re.compile(
-    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.(?:safetensors|bin)"
+    r"(?:diffusion_pytorch_model|pytorch_model|model)(?:\.(\w+))?(?:-\d+-of-\d+)?(?:\.(\w+))?\.(safetensors|bin)"
+    r"(?:\.index(?:\.(\w+))?\.json)?"
 )
 #: What to install for weights that were quantised, by ``quant_method``.
 _QUANTISERS = {
@@ -46,7 +49,7 @@ class PipelineFolder:
         path: The folder.
         pipeline: Name of the class of the pipeline.
         classes: Name of the class of each part that it was saved with.
-        absent: Parts that it was saved without.
+        absent: Parts that it was saved without, and those that never run.
         variants: Of the weights of each part that has weights, such as ``"fp16"``; ``None`` for plain files.
     """
 
@@ -77,10 +80,10 @@ class PipelineFolder:
         variants: dict[str, set[str]] = {}
         for part in classes:
             check_folder(path / part)
-            matches = [_WEIGHTS.fullmatch(file.name) for file in (path / part).iterdir()]
-            if any(matches):
-                variants[part] = {match[1] or match[2] or "" for match in matches if match}
-        chosen = _variant(path, variants, variant)
+            weights = [weights_of(file.name) for file in (path / part).iterdir() if file.suffix != ".json"]
+            if any(weights):
+                variants[part] = {kind[0] for kind in weights if kind}
+        chosen = chosen_variant(path, variants, variant)
         return cls(
             path, pipeline, classes, absent, {part: chosen if chosen in v else None for part, v in variants.items()}
         )
@@ -92,7 +95,7 @@ class PipelineFolder:
 
 
 def read_index(path: Path) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    """Class of the pipeline, classes of its parts, and the parts it was saved without.
+    """Class of the pipeline, classes of its parts, and the parts it was saved without or that never run.
 
     Raises:
         ModelError: No index of a pipeline, or of one that cannot be used.
@@ -108,7 +111,7 @@ def read_index(path: Path) -> tuple[str, dict[str, str], tuple[str, ...]]:
     for part, value in index.items():
         if not isinstance(value, list) or part.startswith("_"):
             continue
-        if value == [None, None]:
+        if value == [None, None] or part in UNUSED:
             absent.append(part)
         elif len(value) == 2 and part.isidentifier() and all(isinstance(v, str) for v in value):
             classes[part] = value[1]
@@ -221,8 +224,21 @@ def shards_of(index: Path) -> list[Path]:
     return [check_regular(index.parent / name) for name in dict.fromkeys(names)]
 
 
-def _variant(path: Path, variants: dict[str, set[str]], asked: str | None) -> str | None:
-    """The variant to load."""
+def weights_of(name: str) -> tuple[str, str] | None:
+    """Variant (``""`` if plain) and format of a file of weights or of their index, by its name; ``None`` for others."""
+    match = _WEIGHTS.fullmatch(name)
+    return match and (match[1] or match[2] or match[4] or "", match[3])
+
+
+def chosen_variant(path: Path | str, variants: dict[str, set[str]], asked: str | None) -> str | None:
+    """The variant to load.
+
+    Args:
+        variants: That each part has; ``""`` for plain weights.
+
+    Raises:
+        ModelError: There is none for all parts, or not the one that is asked for.
+    """
     if asked:
         if not any(asked in held for held in variants.values()):
             held = ", ".join(sorted({v for held in variants.values() for v in held} - {""})) or "none"

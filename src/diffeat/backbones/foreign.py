@@ -73,7 +73,7 @@ def _of_file(file: Path, which: str = "") -> str:
     if file.suffix in (".gguf", ".safetensors", *PICKLED):
         check_regular(file)
     if file.suffix == ".gguf":
-        return f"{subject} a quantised denoiser (GGUF), which is not supported: load unquantised weights."
+        return f"{subject} a quantised denoiser (GGUF): give the file itself as the model."
     if file.suffix == ".safetensors":
         names = check_safetensors(file)
         if any("lora" in name for name in names):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,13 +14,16 @@ import torch
 from torch import nn
 
 from diffeat import zoo
-from diffeat.backbones.card import Card, cards, refuse_unsupported
+from diffeat.backbones.card import Card, cards
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
-from diffeat.backbones.files import first_line, is_path, said
+from diffeat.backbones.files import is_path, said
 from diffeat.backbones.folder import INDEX, PipelineFolder, check_config, read_index
 from diffeat.backbones.foreign import explain
+from diffeat.backbones.hub import MIRROR, UnreachableError, fetch_file, mirrored, snapshot
+from diffeat.backbones.named import ModelName
 from diffeat.backbones.placement import dtype_of
+from diffeat.backbones.single_file import base_of, is_single_file, load_single_file
 from diffeat.errors import ModelError, UnknownNameError, did_you_mean
 
 T = TypeVar("T")
@@ -29,18 +33,20 @@ def resolve_model(name: str) -> list[str]:
     """Hub ids or local paths to try, in order.
 
     Args:
-        name: A model name of diffeat, a hub id, or a path; the last two are returned as they are.
+        name: A model name of diffeat, a hub id, or a path, as :class:`~diffeat.backbones.named.ModelName` reads it; the
+            last two are returned as they are.
 
     Raises:
         UnknownNameError: If it is none of these.
     """
-    name = str(name)
+    name = ModelName.parse(str(name)).name
     if _is_pipeline(Path(name)):
         return [name]  # a directory of that name goes before a name of ours
     if name in zoo.names():
         return [str(zoo.path(name))]
     if name in cards():
-        return list(cards()[name].ids)
+        own = mirrored(name)
+        return ([str(own)] if own else []) + list(cards()[name].ids)
     if "/" in name or os.path.lexists(name) or name.startswith((".", "~")):
         return [str(Path(name).expanduser()) if name.startswith("~") else name]
     raise UnknownNameError(
@@ -62,12 +68,16 @@ def load_pipeline(
         UnknownNameError: If the name is no model and no path.
     """
     precision = dtype_of(dtype) or torch.float32
+    asked = ModelName.parse(str(id_or_path))
+    if is_single_file(asked.name):
+        return _load_file(asked, precision)
+    chosen = variant or asked.variant
 
     def load(place: str) -> Any:
-        directory = _directory(place, revision or _revision(id_or_path, place), variant)
-        return _load(PipelineFolder.read(directory, variant), place, precision)
+        directory = _directory(place, revision or asked.revision or pinned(asked.name, place), chosen)
+        return _load(PipelineFolder.read(directory, chosen), place, precision)
 
-    return _first(id_or_path, load)
+    return first_place(asked.name, load)
 
 
 def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn.Module, Family]:
@@ -79,27 +89,20 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     """
     import diffusers
 
+    asked = ModelName.parse(str(id_or_path))
+    if is_single_file(asked.name):
+        asked = ModelName.parse(asked.base or base_of(asked.name))
+
     def load(place: str) -> tuple[nn.Module, Family]:
-        pinned = revision or _revision(id_or_path, place)
         if is_path(place):
-            index, folder = {}, Path(place)
             _check_directory(place)
-            classes = read_index(folder)[1]
-        else:
-            index = _config(diffusers.DiffusionPipeline, place, pinned)
-            refuse_unsupported(str(index.get("_class_name")))
-            classes = {name: value[1] for name, value in index.items() if isinstance(value, list) and len(value) == 2}
-        part = next((p for p in ("unet", "transformer") if classes.get(p)), None)
+        file = partial(_config_file, place, revision or asked.revision or pinned(asked.name, place))
+        classes = read_index(file(INDEX).parent)[1]
+        part = next((p for p in ("unet", "transformer") if p in classes), None)
         if part is None:
             raise ModelError(f"The pipeline {place!r} has no unet and no transformer.")
-        refuse_unsupported(classes[part])
-        model_class: Any = getattr(diffusers, str(classes[part]), None)
-        if model_class is None:
-            raise ModelError(f"diffusers {diffusers.__version__} has no class {classes[part]!r}.")
-        if is_path(place):
-            config = check_config(Path(place) / part / "config.json")
-        else:
-            config = _config(model_class, place, pinned, subfolder=part)
+        model_class: Any = getattr(diffusers, classes[part])
+        config = check_config(file(f"{part}/config.json"))
         try:
             with torch.device("meta"):
                 denoiser = model_class.from_config(config)
@@ -107,26 +110,22 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
         except Exception as error:  # anything that a configuration of nonsense provokes
             raise ModelError(f"The {part} of {place} cannot be built ({said(error)}).") from error
 
-    return _first(id_or_path, load)
+    return first_place(asked.name, load)
 
 
 def card_of(name: str) -> Card | None:
     """The card of a model name; ``None`` for hub ids, directories and embedded models."""
-    card = cards().get(str(name))
-    return card if card is not None and resolve_model(name) == list(card.ids) else None
+    name = ModelName.parse(str(name)).name
+    return None if _is_pipeline(Path(name)) or name in zoo.names() else cards().get(name)
 
 
-def _revision(name: str, place: str) -> str | None:
+def pinned(name: str, place: str) -> str | None:
     """The revision that a model's card pins at one of its places."""
     card = card_of(name)
-    return card.revision if card is not None and place == card.ids[0] else None
+    return card.revision if card is not None and card.ids and place == card.ids[0] else None
 
 
-class _Unreachable(ModelError):
-    """A hub id that could not be fetched; the message is the bare reason."""
-
-
-def _first(name: str, load: Callable[[str], T]) -> T:
+def first_place(name: str, load: Callable[[str], T]) -> T:
     """What ``load`` gives for the first of a model's places that works; quiet.
 
     Raises:
@@ -145,55 +144,41 @@ def _first(name: str, load: Callable[[str], T]) -> T:
                 return load(place)
         except ModelError as error:
             reasons[place] = error
-    local = [error for error in reasons.values() if not isinstance(error, _Unreachable)]
+    local = [error for error in reasons.values() if not isinstance(error, UnreachableError)]
     if local:
         raise local[0]
-    tried = "; ".join(f"{place}: {reason}" for place, reason in reasons.items())
+    tried = "; ".join(f"{place}: {str(reason).rstrip('.')}" for place, reason in reasons.items())
     card = card_of(name)
     gate = f"accept its licence ({card.licence}) on the hub and log in" if card and card.gated else "log in if need be"
     raise ModelError(
         f"The model {name!r} is not on this machine and could not be fetched from the hub ({tried}). Check the name "
-        f"and the connection ({gate}), or fetch it elsewhere with "
-        f"`hf download {next(iter(reasons))}` and give the path of that directory."
+        f"and the connection ({gate}), or fetch it elsewhere with `diffeat models get {name} --to FOLDER` and name "
+        f"the path of that directory: {MIRROR}=FOLDER."
     )
 
 
-def _no_connection() -> bool:
-    """Whether the hub's name cannot even be resolved: then its client's minute of retries is spared."""
-    import socket
-    from urllib.parse import urlparse
-
-    from huggingface_hub import constants
-
-    try:
-        socket.getaddrinfo(urlparse(constants.ENDPOINT).hostname, None)
-    except OSError:
-        return True
-    return False
+def _config_file(place: str, revision: str | None, file: str) -> Path:
+    return Path(place) / file if is_path(place) else fetch_file(place, file, revision)
 
 
-def _config(loader: Any, place: str, revision: str | None, subfolder: str | None = None) -> dict[str, Any]:
-    options = {"subfolder": subfolder} if subfolder else {}
-    try:
-        config = loader.load_config(place, revision=revision, local_files_only=_no_connection(), **options)
-    except Exception as error:  # the hub client has no common base for its errors
-        raise _Unreachable("no connection to the hub" if _no_connection() else first_line(error)) from error
-    return config[0] if isinstance(config, tuple) else config
-
-
-def _directory(place: str, revision: str | None, variant: str | None) -> Path:
+def _directory(place: str, revision: str | None, variant: str | None, weights: bool = True) -> Path:
     if is_path(place):
         _check_directory(place)
         return Path(place)
-    from diffusers import DiffusionPipeline
+    read_index(fetch_file(place, INDEX, revision).parent)  # before gigabytes are fetched
+    return snapshot(place, revision, variant, weights=weights)
 
-    index = _config(DiffusionPipeline, place, revision)
-    refuse_unsupported(str(index.get("_class_name")))
-    try:
-        cached = _no_connection()
-        return Path(DiffusionPipeline.download(place, revision=revision, variant=variant, local_files_only=cached))
-    except Exception as error:  # the hub client has no common base for its errors
-        raise _Unreachable("no connection to the hub" if _no_connection() else first_line(error)) from error
+
+def _load_file(asked: ModelName, dtype: torch.dtype) -> Any:
+    """The pipeline of a single file."""
+    base, whole = asked.base or base_of(asked.name), asked.name.endswith(".gguf")
+    folder = first_place(base, lambda place: _directory(place, pinned(base, place), None, weights=whole))
+    with _quiet():
+        pipeline = load_single_file(asked.name, folder, dtype)
+    for network in pipeline.components.values():
+        if isinstance(network, nn.Module):
+            _refuse_missing(Path(asked.name), [name for name, p in network.named_parameters() if p.is_meta])
+    return pipeline
 
 
 def _is_pipeline(path: Path) -> bool:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from diffeat.backbones.files import PICKLED, first_line, is_path, read_tensors, said
+from diffeat.backbones.files import PICKLED, is_path, read_tensors, said
 from diffeat.backbones.folder import shards_of
+from diffeat.backbones.hub import UnreachableError, fetch_file, near
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
 
@@ -117,7 +118,7 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     Raises:
         ModelError: If there is none, or it cannot be fetched.
     """
-    path = Path(source).expanduser()
+    path = Path(near(source)).expanduser()
     if path.is_dir():
         if file is None or not (path / file).exists():
             held = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *PICKLED))
@@ -129,13 +130,10 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
         raise ModelError(f"The {what} weights {source} are not there: no such file or folder.")
     if file is None:
         raise ModelError(f"{source!r} is no local file; for a hub repository name the file in it as well.")
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
-        return Path(hf_hub_download(source, file, revision=revision))
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        return fetch_file(source, file, revision)
+    except UnreachableError as error:
         raise ModelError(
-            f"The {what} weights {file!r} of {source!r} cannot be fetched ({first_line(error)}). Check the name and "
-            "the connection, or give a local file."
+            f"The {what} weights {file!r} of {source!r} cannot be fetched ({error}). Check the name and the "
+            "connection, or give a local file."
         ) from None

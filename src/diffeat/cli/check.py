@@ -62,23 +62,23 @@ def check(
     card = get_card(dataset)
     if card.kind not in _KINDS:
         raise InvalidValueError(f"Label maps, depth and normals can be checked; {dataset} holds {card.kind}.")
-    parts, data, failed = [], None, list[str]()
-    for name in [card.split(split)] if split else card.splits:
+    parts, data, failed = [], None, dict[str, str]()
+    for name in (card.split(split),) if split else card.splits:
         try:
             part = open_dataset(dataset, root, name, **given(ctx))
         except DatasetError as error:
-            failed.append(f"{name}: {error}")
+            failed[str(name)] = str(error)
             continue
         data = data or part
         parts.append(check_samples(part, bar))
         typer.echo("\n".join([_told(parts[-1]), *(f"Note: {note}" for note in part.notes)]))
     if data is None:
-        raise DatasetError("; ".join(dict.fromkeys(failed)))
+        raise DatasetError("; ".join(dict.fromkeys(failed.values())))
     classes = getattr(data, "classes", ())
     if classes:
         rows = [[name, *(f"{part.shown[name]}" for part in parts), f"{_share(parts, name):.2f}"] for name in classes]
         print_table(["class", *(f"{part.split}: pictures" for part in parts), "% of pixels"], rows)
-    for line in [*failed, *warnings_of(parts, classes)]:
+    for line in [*(f"{name}: {reason}" for name, reason in failed.items()), *warnings_of(parts, classes)]:
         typer.echo(f"Warning: {line}", err=True)
     if out is not None:
         typer.echo(f"Samples: {write_picture(samples_picture(data), out, force=force)}", err=True)

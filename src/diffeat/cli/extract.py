@@ -87,7 +87,7 @@ def extract(
             typer.echo("\n".join(f"{what:<11} {says}" for what, says in expected.table()))
             expected.check()
         elif left:
-            source = load_or_start(ctx, recipe)
+            source = load_or_start(ctx, recipe, {picture.text for picture in left})
             if not isinstance(source, Fills) and len(left) > shard_size:
                 check_room(source, left, store.packed, folder)
             extract_units(source, store, units, summary, bar)

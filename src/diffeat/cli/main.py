@@ -31,17 +31,20 @@ from diffeat.cli.gate import gate
 from diffeat.cli.generate import generate
 from diffeat.cli.massive import massive
 from diffeat.cli.match import match
+from diffeat.cli.models import models
 from diffeat.cli.predict import predict
 from diffeat.cli.propagate import propagate
+from diffeat.cli.push import push
 from diffeat.cli.recipe_options import reads
 from diffeat.cli.recipes import recipes
+from diffeat.cli.reproduce import reproduce
 from diffeat.cli.samples import samples
 from diffeat.cli.segment import segment
 from diffeat.cli.select import select
 from diffeat.cli.show import show
 from diffeat.cli.store import store
 from diffeat.cli.sweep import sweep
-from diffeat.cli.task_options import PropagationCommand, TaskCommand
+from diffeat.cli.task_options import MaskCommand, PropagationCommand, TaskCommand
 from diffeat.cli.toyworld import toyworld
 from diffeat.cli.train import train
 from diffeat.cli.transfer import transfer
@@ -111,7 +114,9 @@ for panel, name, command, cls in (
     ),
     (_CHOOSE, "gate", gate, reads("tiny-unet", several=False, paths=True, without=("batch_size",))),
     (_CHOOSE, "massive", massive, reads("ditf-tiny", several=False, paths=True, without=("batch_size",))),
-    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True)),
+    (_CHOOSE, "sweep", sweep, reads("ditf-tiny", several=False, without=("prompt",), workers=True, base=MaskCommand)),
+    (_USE, "reproduce", reproduce, Command),
+    (_KNOW, "push", push, Command),
     (_KNOW, "recipes", recipes, Command),
     (_KNOW, "activations", activations, Command),
     (_KNOW, "ap10k-pairs", ap10k_pairs, Command),
@@ -125,6 +130,7 @@ for panel, name, group in (
     (_LOOK, "store", store),
     (_CHOOSE, "bench", bench),
     (_TRAIN, "train", train),
+    (_KNOW, "models", models),
     (_KNOW, "toyworld", toyworld),
 ):
     app.add_typer(group, name=name, rich_help_panel=panel)

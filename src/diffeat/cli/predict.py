@@ -25,7 +25,10 @@ Window = Annotated[
     str | None,
     Option("--window", help="Sliding windows: WIDTHxHEIGHT or a side in pixels, 'shorter' (squares), or 'whole'."),
 ]
-Stride = Annotated[str | None, Option(help="Between windows, XxY or one number; two thirds of the window by default.")]
+Stride = Annotated[
+    str | None,
+    Option(help="Between windows: pixels (XxY or one number), or a share such as 0.5; two thirds if not given."),
+]
 Blend = Annotated[
     str | None, Option(help="Where windows overlap: 'hat' (no seams, the default) or 'mean' (as papers do).")
 ]
@@ -83,7 +86,8 @@ def predict(
     done = {} if force else _done(out, told)
     if not done:
         new_folder(out, [SCORES, PARTIAL, PAGE, SHEET], force=force)
-        write_files(out, [PARTIAL], [json.dumps(told) + "\n"], force=True)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in (told, *done.values())]
+    write_files(out, [PARTIAL], ["".join(lines)], force=True)  # without the half line of a call that was killed
     left = [picture for picture in listing if picture.name not in done]
     predictor = Predictor.load(head, device=device, dtype=dtype, batch_size=batch_size, allow_code=allow_code)
     failed: dict[str, str] = {}
@@ -138,10 +142,15 @@ def windows_of(
         return None if window is None else "whole"
     given = {
         "size": None if window == "shorter" else read_size(window, "--window"),
-        "stride": None if stride is None else read_size(stride, "--stride"),
+        **({} if stride is None else {"stride": float(stride) if _is_share(stride) else read_size(stride, "--stride")}),
         **({} if blend is None else {"blend": blend}),
     }
     return Windows(**given)
+
+
+def _is_share(text: str) -> bool:
+    whole, point, rest = text.partition(".")
+    return bool(point) and (whole + rest).isdecimal()
 
 
 def check_there(paths: Iterable[str | Path]) -> None:

@@ -46,10 +46,10 @@ def propagate(
     """
     from diffeat.datasets.davis import write_toyworld_videos
     from diffeat.datasets.registry import DATASETS, get_card
-    from diffeat.features import check_one_map
     from diffeat.progress import bar
     from diffeat.report.page import REPORT
     from diffeat.report.results import write_result
+    from diffeat.tasks.propagation.propagate import PropagationOptions
     from diffeat.tasks.registry import TASKS
 
     task, asked = TASKS["propagation"], given(ctx)
@@ -61,8 +61,9 @@ def propagate(
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}
     reading = {name: value for name, value in asked.items() if name in card.options}
     recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.map_names)
-    options = options_of(task, recipe, {"masks": out / "masks", **values})
+    options = cast(PropagationOptions, options_of(task, recipe, {"masks": out / "masks", **values}))
+    if recipe.map_names:
+        options.check_maps(recipe.name, recipe.map_names)
     new_folder(out, REPORT, force=force)
     masks = Path(values.get("masks", out / "masks")).absolute()
     new_folder(masks.parent, [f"{masks.name}/"], force=force)
@@ -76,7 +77,7 @@ def propagate(
 
 def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: bool) -> None:
     """A folder of frames, or a video, of which the first frame is marked."""
-    from diffeat.features import check_one_map, list_pictures
+    from diffeat.features import list_pictures
     from diffeat.progress import bar
     from diffeat.report.transfer import write_video
     from diffeat.tasks.propagation.own import carry
@@ -98,9 +99,10 @@ def _own(ctx: typer.Context, video: Path, mask: Path | None, out: Path, force: b
     new_folder(out, ["masks/", "overlays/", "report.html"], force=force)
     task = TASKS["propagation"]
     recipe = recipe_of(ctx)
-    check_one_map(recipe.name, recipe.map_names)
     values = {name: value for name, value in given(ctx).items() if name in task.options.model_fields}
     options = cast(PropagationOptions, options_of(task, recipe, values))
+    if recipe.map_names:
+        options.check_maps(recipe.name, recipe.map_names)
     masks = carry(list(frames), annotation.mask, load(ctx, recipe), options)
     count = write_video(out, frames, bar(masks, total=len(frames), desc="frames"), str(options))
     typer.echo(f"{count} frames. Page: {out / 'report.html'}", err=True)

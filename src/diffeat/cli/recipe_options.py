@@ -162,30 +162,36 @@ def _names(ctx: typer.Context) -> list[str]:
 @overload
 def load(ctx: typer.Context, recipe: Reading) -> Extractor: ...
 @overload
-def load(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
-def load(ctx: typer.Context, recipe: Recipe) -> Any:
-    """Load the models, telling on standard error what is being loaded."""
+def load(ctx: typer.Context, recipe: Recipe, texts: Collection[str | None] | None = None) -> Source[FeatureMap]: ...
+def load(ctx: typer.Context, recipe: Recipe, texts: Collection[str | None] | None = None) -> Any:
+    """Load the models, telling on standard error what is being loaded.
+
+    Args:
+        texts: As :func:`~diffeat.extraction.load_source` takes them.
+    """
     from rich.console import Console
     from rich.text import Text
 
     with Console(stderr=True).status(Text(f"Loading {getattr(recipe, 'model', recipe.name)} …")):
         from diffeat.extraction import load_source
 
-        return load_source(recipe, **_computing(ctx))
+        return load_source(recipe, texts=texts, **_computing(ctx))
 
 
 @overload
 def load_or_start(ctx: typer.Context, recipe: Reading) -> Extractor | Workers: ...
 @overload
-def load_or_start(ctx: typer.Context, recipe: Recipe) -> Source[FeatureMap]: ...
-def load_or_start(ctx: typer.Context, recipe: Recipe) -> Any:
+def load_or_start(
+    ctx: typer.Context, recipe: Recipe, texts: Collection[str | None] | None = None
+) -> Source[FeatureMap]: ...
+def load_or_start(ctx: typer.Context, recipe: Recipe, texts: Collection[str | None] | None = None) -> Any:
     """Likewise, or have the workers that the command line asks for do so when they are needed."""
     asked = given(ctx)
     if "workers" not in asked and "ray" not in asked:
-        return load(ctx, recipe)
+        return load(ctx, recipe, texts)
     from diffeat.distributed import start_workers
 
-    workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), **_computing(ctx))
+    workers = start_workers(recipe, asked.get("workers"), ray=asked.get("ray"), texts=texts, **_computing(ctx))
     ctx.call_on_close(workers.close)
     return workers
 

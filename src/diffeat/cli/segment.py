@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,12 +15,15 @@ from diffeat.cli.options import Force, Paths, pictures_of
 from diffeat.cli.recipe_options import load, reading_of, recipe_of
 
 if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
     from diffeat.features import Picture
     from diffeat.tasks.parts import PartOptions
     from diffeat.tasks.scored import ScoredMaps
 
 _PARTS = ("method", "parts", "together", "alpha", "isolated", "memory")
-_WORDS = ("layer", "refine", "normalise", "background", "concepts", "rest")
+_WORDS = ("layer", "refine", "normalise", "background", "apart", "concepts", "rest")
 
 
 def segment(
@@ -48,11 +52,16 @@ def segment(
     rest: Annotated[
         list[str] | None, Option(help="With --concepts: a word for all else, as ground; repeatable.")
     ] = None,
-    layer: Annotated[list[str] | None, Option(help="Attention (or block) for words, id or glob; repeatable.")] = None,
+    layer: Annotated[
+        list[str] | None, Option(help="Attention (or block) for words: id or glob, with [3] only head 3; repeatable.")
+    ] = None,
+    apart: Annotated[bool, Option("--apart", help="Each word in a text of its own.")] = False,
     refine: Annotated[int, Option(min=0, max=10, help="Products of word maps with the self-attention.")] = 0,
     normalise: Annotated[str, Option(help="Of word maps: range, words or none.")] = "range",
     background: Annotated[float, Option(help="Height of word maps below which a pixel is no word's.")] = 0.5,
-    sharpen: Annotated[str, Option(help="To the pixels: bilinear, guided or bilateral.")] = "bilinear",
+    sharpen: Annotated[
+        str, Option(help="To the pixels: bilinear, guided, bilateral or anyup (if fetched).")
+    ] = "bilinear",
     limit: Annotated[int | None, Option(min=1, help="At most this many pictures.")] = None,
     force: Force = False,
 ) -> None:
@@ -81,14 +90,16 @@ def segment(
     names = names_of([Path(image.name) for image in images])
     new_folder(out, files_of(names), force=force)
     refuse(ctx, _PARTS if words else _WORDS, "it belongs to parts" if words else "it belongs to --words")
+    shown: list[str] = []
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
         if concepts:
-            refuse(ctx, ["refine", "normalise", "background"], "--concepts gives shares; --rest is their background")
+            others = ["refine", "normalise", "background", "apart"]
+            refuse(ctx, others, "--concepts gives shares; --rest is their background")
             found = _concepts(ctx, images, words, layer, rest)
         else:
             refuse(ctx, ["rest"], "it belongs to --concepts")
-            found = _words(ctx, images, words, layer, refine, normalise, background)
+            found, shown = _words(ctx, images, words, layer, apart, refine, normalise, background)
     else:
         from diffeat.tasks.parts import PartOptions
 
@@ -99,18 +110,19 @@ def segment(
         if together and method == "merging":
             raise InvalidValueError("--together splits features; merging reads the attention of one picture at a time.")
         found = _parts(ctx, images, options, together)
-    results = []
-    for image, maps in bar(zip(images, found, strict=True), total=len(images), desc="segment"):
-        picture = image.image
-        results.append((picture, maps, maps.labels(picture, sharpen), maps.at_pixels(picture, sharpen)))
-    title = f"{', '.join(words) if words else 'parts'} · {sharpen}"
-    page = write_segments(out, names, results, title, force=force)
-    for name, (_, maps, labels, _) in zip(names, results, strict=True):
-        share = ", ".join(f"{n} {(labels == k).float().mean() * 100:.0f} %" for k, n in enumerate(maps.names, start=1))
-        typer.echo(f"{name}: {share}")
-        if words:
-            for note in maps.notes:
+
+    def results() -> Iterator[tuple[Image.Image, ScoredMaps, Tensor, Tensor]]:
+        for name, image, maps in bar(zip(names, images, found, strict=True), total=len(images), desc="segment"):
+            picture, heights = image.image, maps.at_pixels(image.image, sharpen)
+            labels = maps.labels_of(heights)
+            shares = [f"{n} {(labels == k).float().mean() * 100:.0f} %" for k, n in enumerate(maps.names, start=1)]
+            typer.echo(f"{name}: {', '.join(shares)}")
+            for note in maps.notes if words else ():
                 typer.secho(f"  {note}", dim=True, err=True)
+            yield picture, maps, labels, heights
+
+    title = f"{', '.join(words) if words else 'parts'} · {sharpen}"
+    page = write_segments(out, names, results(), title, words=words or (), layers=shown, force=force)
     typer.echo(f"Page: {page}", err=True)
 
 
@@ -119,19 +131,27 @@ def _words(
     images: list[Picture],
     words: list[str],
     layers: list[str] | None,
+    apart: bool,
     refine: int,
     normalise: str,
     background: float,
-) -> Iterator[ScoredMaps]:
-    from diffeat.tasks.words.maps import WordOptions, checked_words
-    from diffeat.tasks.words.maps import words as find
+) -> tuple[Iterator[ScoredMaps], list[str]]:
+    """The maps, with those of every layer beside the chosen ones, and the layers' names."""
+    from diffeat.tasks.words import text_attentions
+    from diffeat.tasks.words.maps import WordOptions, checked_words, words_by_layer
 
     wanted, asked = checked_words(words), given(ctx)
     reading = reading_of(ctx)
     text = reading.prompt if "prompt" in asked else None
-    options = WordOptions(text, tuple(layers or ()), None, refine, normalise, background)  # pyright: ignore[reportArgumentType]
+    options = WordOptions(text, tuple(layers or ()), refine, normalise, background, apart=apart)  # pyright: ignore[reportArgumentType]
     source = load(ctx, reading)
-    return (find(image, wanted, source, options) for image in images)
+    every = {name.removesuffix(".map"): [name] for name in text_attentions(source.backbone)}
+
+    def find(image: Picture) -> ScoredMaps:
+        found = words_by_layer(image, wanted, source, {"": options.layers, **every}, options)
+        return replace(found.pop(""), layers={name: maps.maps for name, maps in found.items()})
+
+    return (find(image) for image in images), list(every)
 
 
 def _concepts(

@@ -43,7 +43,8 @@ def select(
         list[Path] | None, Option("--root", help="Folder of the dataset; one for each, in their order, or one for all.")
     ] = None,
     task: Annotated[
-        list[str] | None, Option(help="correspondence, segmentation or classification; all there are labels for.")
+        list[str] | None,
+        Option(help="correspondence, segmentation, classification or parts; all but parts by default."),
     ] = None,
     category: Annotated[list[str] | None, Option(help="Of label maps, only this one; repeatable.")] = None,
     samples: Annotated[int, Option(min=4, help="Labelled pairs or pictures to score on.")] = 60,
@@ -55,6 +56,7 @@ def select(
     draws: Annotated[int, Option(min=2, help="Noise draws of that measurement.")] = 4,
     most: Annotated[int, Option(min=1, help="Activations at most.")] = 8,
     limit: Annotated[int, Option(min=2, help="Pictures to measure on, spread evenly over those given.")] = 16,
+    heads: Annotated[bool, Option("--heads", help="Single heads of attentions are candidates, too.")] = False,
     seed: Annotated[int, Option(help="Of noise, samples and intervals.")] = 0,
     force: Force = False,
 ) -> None:
@@ -92,7 +94,7 @@ def select(
     limits = {"categories": category or (), "most": samples, "seed": seed}
     labels = open_several(dataset, root or [None], task, **limits) if dataset else []
     backbone, base = _model(ctx)
-    settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed)
+    settings = SelectionSettings(budget, rules, noise_timestep, draws, most, seed, heads)
     source = partial(load_or_start, ctx) if {"workers", "ray"} & given(ctx).keys() else None
     result = run(backbone, images, settings, folder, labels=labels, base=base, source=source, progress=bar)
     page = write_selection(result, out, folder, force=force)

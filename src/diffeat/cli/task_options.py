@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast, get_args, get_origin
 
@@ -25,19 +25,28 @@ class TaskCommand(Command):
     What was typed lies in :func:`~diffeat.cli.command.given`; values keep the defaults of the models otherwise.
 
     Attributes:
-        only: The one task that the command is about.
+        only: The tasks that the command is about, where it is not about all.
+        own: Whether it declares the options that every task has, and those of datasets, itself.
     """
 
-    only: ClassVar[str | None] = None
+    only: ClassVar[tuple[str, ...]] = ()
+    own: ClassVar[bool] = False
 
     def shared(self) -> list[Any]:
-        return [*super().shared(), *_options(self.only)]
+        return [*super().shared(), *_options(self.only, self.own)]
 
 
 class PropagationCommand(TaskCommand):
     """With the options of propagation."""
 
-    only = "propagation"
+    only = ("propagation",)
+
+
+class MaskCommand(TaskCommand):
+    """With the options of tasks that find masks without training."""
+
+    only = ("parts", "words")
+    own = True
 
 
 def refuse_others(names: Iterable[str], used: Iterable[str], what: str) -> None:
@@ -98,26 +107,30 @@ def _homes() -> Mapping[str, str]:
     from diffeat.tasks.registry import TASKS
 
     homes: dict[str, list[str]] = {}
+    kinds = [task.kind for task in TASKS.values()]
     for task in TASKS.values():
+        home = task.kind if kinds.count(task.kind) == 1 else f"{task.kind} (--task {task.name})"
         for name in task.options.model_fields:
-            homes.setdefault(name, []).append(task.kind)
+            homes.setdefault(name, []).append(home)
     for card in DATASETS.values():
         for name in card.options:
             homes.setdefault(name, []).append(card.name)
     return {name: " and ".join(kinds) for name, kinds in homes.items()}
 
 
-def _options(only: str | None) -> list[Any]:
+def _options(only: Sequence[str], own: bool) -> list[Any]:
     """An option for every field."""
     from diffeat.datasets.registry import DATASETS
     from diffeat.evaluation.task import TaskOptions
     from diffeat.tasks.registry import TASKS
 
-    tasks = [task for task in TASKS.values() if only in (None, task.name)]
+    tasks = [task for task in TASKS.values() if not only or task.name in only]
     declared: dict[str, Any] = {}
     for task in tasks:
         for name, field in task.options.model_fields.items():
             users = [t for t in tasks if name in t.options.model_fields]
+            if own and name in TaskOptions.model_fields:
+                continue
             if name in TaskOptions.model_fields:
                 panel, users = "Options", users[:1]
             else:
@@ -125,7 +138,7 @@ def _options(only: str | None) -> list[Any]:
             help = " ".join(_help(t.options.model_fields[name]) for t in users)
             declared.setdefault(name, option(_kind(field.annotation), help, panel=panel))
     for card in DATASETS.values():
-        if card.kind in {task.kind for task in tasks}:
+        if not own and card.kind in {task.kind for task in tasks}:
             for name, text in card.options.items():
                 declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
     return options(declared)

@@ -147,6 +147,8 @@ def _train(
     taken = {name: value for name, value in suggested(recipe, "dense").items() if name not in own}
     if own.get("head", taken.get("head")) != taken.get("head"):  # of the recipe's own head
         taken = {name: value for name, value in taken.items() if name not in DecoderOptions.model_fields}
+    if own.get("crop") == "whole":
+        taken = {name: value for name, value in taken.items() if name not in ("jitter", "stride", "blend")}
     settings = DenseOptions(**{**taken, **own})
     if taken:
         told = ", ".join(f"--{name.replace('_', '-')} {shown(value)}" for name, value in taken.items())

@@ -60,7 +60,8 @@ def probe(
     from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.evaluation.features import feature_folder
     from diffeat.progress import bar
-    from diffeat.tasks.predictors.fit import Classifier, fit_class_probe, fit_pixel_probe, score, with_notes
+    from diffeat.tasks.predictors.evaluate import evaluate_head
+    from diffeat.tasks.predictors.fit import Classifier, fit_class_probe, fit_pixel_probe, with_notes
     from diffeat.tasks.predictors.folder import FILES
     from diffeat.tasks.segmentation import EnsembleSettings
 
@@ -103,7 +104,7 @@ def probe(
         )
     predictor = predictor.cut_by(windows)
     if held is not None:
-        predictor = with_notes(predictor, [score(predictor, held, progress=bar)])
+        predictor = with_notes(predictor, str(evaluate_head(predictor, held, progress=bar)).splitlines())
     predictor.save(out, force=force)
     typer.echo("\n".join(predictor.facts.notes))
     typer.echo(f"Run: {out}   (diffeat predict PICTURES --head {out} --out predictions)")

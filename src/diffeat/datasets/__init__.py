@@ -28,7 +28,7 @@ from diffeat.datasets.pascal import read_pascal_context, read_voc
 from diffeat.datasets.pf_pascal import read_pf_pascal
 from diffeat.datasets.registry import DATASETS, get_card, open_dataset
 from diffeat.datasets.samples import write_labelled_samples, write_samples
-from diffeat.datasets.spair import read_pair_list, read_spair
+from diffeat.datasets.spair import read_pair_list, read_spair, read_spair_u
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import read_toyworld_pairs, write_toyworld_pairs
 from diffeat.datasets.toyworld_surfaces import read_toyworld_surfaces
@@ -75,6 +75,7 @@ __all__ = [
     "read_pascal_context",
     "read_pf_pascal",
     "read_spair",
+    "read_spair_u",
     "read_toyworld_classes",
     "read_toyworld_pairs",
     "read_toyworld_parts",

@@ -40,7 +40,7 @@ class NamedObjects(Coding):
         try:
             stored = np.asarray(open_stored(path).convert("RGB")).astype(np.int64)
         except ImageError as error:
-            raise DatasetError(f"The label map {path} cannot be read ({error}).") from error
+            raise DatasetError(f"The label map {path} cannot be read ({str(error).removesuffix('.')}).") from error
         numbers = stored[..., 0] // 10 * 256 + stored[..., 1]
         beside = path.with_name(path.name.removesuffix("_seg.png") + ".json")
         table = parsed(beside, "ade20k", PAGE, _read_names)

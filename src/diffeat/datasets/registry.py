@@ -38,6 +38,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 _CARDS: tuple[DatasetCard, ...] = (
     spair.CARD,
     spair.LIST_CARD,
+    spair.U_CARD,
     ap10k.CARD,
     pf_pascal.CARD,
     cub.CARD,
@@ -55,6 +56,7 @@ _CARDS: tuple[DatasetCard, ...] = (
     *nyuv2.CARDS,
     *label_scarce.CARDS,
     toyworld_labels.PARTS_CARD,
+    toyworld_labels.FIGURES_CARD,
     cifar.CARD,
     class_folders.CARD,
     toyworld_labels.CLASSES_CARD,

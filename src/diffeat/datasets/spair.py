@@ -6,6 +6,7 @@ Diffusion Hyperfeatures distributes (``source_path``, ``source_points`` …), su
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from diffeat.errors import DatasetError, UnknownNameError, did_you_mean
 
 NAME = "SPair-71k"
 PAGE = "http://cvlab.postech.ac.kr/research/SPair-71k/"
+U_PAGE = "https://github.com/VICO-UoE/JamaisVu"
 LIST_PAGE = "https://diffusion-hyperfeatures.github.io"
 SPLITS = {"train": "trn", "trn": "trn", "val": "val", "test": "test"}
 ATTRIBUTES = ("mirror", "viewpoint_variation", "scale_variation", "truncation", "occlusion")
@@ -142,7 +144,16 @@ def as_box(values: Any) -> Box | None:
     return left, top, right, bottom
 
 
+def read_spair_u(root: str | Path, split: str = "test") -> PairDataset:
+    """SPair-U: other key points on the pictures of SPair-71k (Jamais Vu, NeurIPS 2025), in the layout of its folder.
+
+    Arguments and errors as of :func:`read_spair`.
+    """
+    return replace(read_spair(root, split), name="spair-u")
+
+
 CARD = DatasetCard("spair", "pairs", read_spair, ("train", "val", "test"), protocol="spair", page=PAGE)
+U_CARD = DatasetCard("spair-u", "pairs", read_spair_u, ("train", "val", "test"), protocol="spair", page=U_PAGE)
 LIST_CARD = DatasetCard(
     "spair-json",
     "pairs",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from diffeat.datasets.card import DatasetCard
+from diffeat.datasets.coding import Coding
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.datasets.pairs import inside, need, parsed, read_json
 from diffeat.datasets.toyworld.figure import PARTS
@@ -26,6 +28,17 @@ def read_toyworld_parts(root: str | Path, split: str = "train") -> MaskDataset:
         for name, image in pictures_of(root, split)
     )
     return MaskDataset("toyworld-parts", split, samples, PARTS)
+
+
+def read_toyworld_figures(root: str | Path, split: str = "train") -> MaskDataset:
+    """Pictures with the class of the figure at every pixel, 0 elsewhere; errors as :func:`read_toyworld_parts`."""
+    parts = read_toyworld_parts(root, split)
+    names = tuple(dict.fromkeys(sample.category for sample in parts))
+    coding = {
+        name: Coding(((0, 0), *((k, label) for k in range(1, len(PARTS))))) for label, name in enumerate(names, 1)
+    }
+    samples = tuple(replace(sample, coding=coding[sample.category]) for sample in parts)
+    return MaskDataset("toyworld-figures", split, samples, ("background", *names))
 
 
 def read_toyworld_classes(root: str | Path, split: str = "train") -> ClassDataset:
@@ -54,5 +67,6 @@ def pictures_of(root: str | Path, split: str) -> list[tuple[str, Path]]:
 
 
 _SPLITS = ("train", "val", "test")
+FIGURES_CARD = DatasetCard("toyworld-figures", "label maps", read_toyworld_figures, _SPLITS, page=PAGE)
 PARTS_CARD = DatasetCard("toyworld-parts", "label maps", read_toyworld_parts, _SPLITS, page=PAGE)
 CLASSES_CARD = DatasetCard("toyworld-classes", "classes", read_toyworld_classes, _SPLITS, page=PAGE)

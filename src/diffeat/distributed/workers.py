@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
@@ -286,6 +286,7 @@ def start_workers(
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     optimise: Sequence[str] = (),
+    texts: Collection[str | None] | None = None,
 ) -> Workers:
     """Workers for a recipe; they start when they are needed, and end with a ``with`` block or the process.
 
@@ -294,7 +295,8 @@ def start_workers(
             cluster: one for each GPU, or each CPU, if not given.
         ray: Address of a Ray cluster (``host:port``, ``auto`` for the one that this machine is part of, ``local`` for
             one of its own); needs ``pip install "diffeat[ray]"``.
-        device: As :func:`~diffeat.extraction.load_source` takes it, as ``dtype``, ``batch_size`` and ``optimise``.
+        device: As :func:`~diffeat.extraction.load_source` takes it, as ``dtype``, ``batch_size``, ``optimise`` and
+            ``texts``.
 
     Raises:
         InvalidValueError: There are not as many devices.
@@ -308,6 +310,7 @@ def start_workers(
         ...         extract_to_store(source, sorted(Path("photos").glob("*.jpg")), store)
     """
     how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size, "optimise": optimise}
+    how["texts"] = texts
     here = partial(load_source, recipe, **how)
     another = partial(start_workers, count=count, ray=ray, **how)
     if ray is not None:

@@ -22,6 +22,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
 
+#: Share of the whole that is added to every replicate where a score is a mean over classes: one that a replicate lacks
+#: then counts with its score in the whole. Left out, the interval of a set with rare classes would lie above its score.
+TRACE = 1e-9
 _AT_ONCE = 64  # replicates; their weights are (replicates, units)
 
 

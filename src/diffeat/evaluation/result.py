@@ -62,7 +62,7 @@ class Tabled(Displayed):
         yield notes(getattr(self, "notes", ()))
 
 
-class Scored(Tabled):
+class ShownResult(Tabled):
     """How a :class:`Result` shows itself."""
 
     dataset: str

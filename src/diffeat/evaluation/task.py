@@ -62,7 +62,7 @@ class Task:
         kind: Of the datasets that it is scored on.
         options: What may be said about it.
         evaluate: ``evaluate(data, source, options, *, store=None, progress=silent)`` gives a :class:`Result`.
-        one_map: Whether it takes one map of a picture; others take several side by side.
+        one_map: Whether it takes one map of a picture; others take several side by side, or say it by their options.
         learns: Whether ``data`` is a pair: the part that is learned from, and the part that is scored.
     """
 

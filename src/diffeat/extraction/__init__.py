@@ -18,6 +18,7 @@ from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConf
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.extraction.kinds import Baseline, Joined, Vision, join_recipes
 from diffeat.extraction.plan import Cost, Plan
+from diffeat.extraction.published import published_folder
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe, preset_names
 from diffeat.extraction.sources import load_source
@@ -53,6 +54,7 @@ __all__ = [
     "load_amalgamation",
     "load_source",
     "preset_names",
+    "published_folder",
     "recipe_from_gdf",
     "save_aggregation",
     "save_amalgamation",

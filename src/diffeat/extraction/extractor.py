@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
+from diffeat.backbones.encoded import REMEMBERED_TEXTS
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.optimise import optimise as make_faster
 from diffeat.backbones.placement import placed
@@ -106,6 +107,26 @@ class Extractor(Streams[FeatureMap]):
     def of(self, recipe: Reading) -> Extractor:
         """Another recipe of the same model."""
         return Extractor(recipe, self.backbone, batch_size=self.batch_size)
+
+    def settle_texts(self, texts: Collection[str | None]) -> bool:
+        """Encode all that will be read of pictures, then free the text encoders: calls have their memory from then on.
+
+        Args:
+            texts: ``None`` stands for the recipe's own.
+
+        Returns:
+            Whether it was done: not where techniques have texts of their own, a trajectory walks,
+            or there are more than are kept at a time (:data:`diffeat.backbones.encoded.REMEMBERED_TEXTS`).
+        """
+        own = self.plan.steers or self.recipe.trajectory.stepped
+        if own or len(texts) >= REMEMBERED_TEXTS or not self.backbone.family.conditional:
+            return False
+        with self.session():  # which may read texts itself
+            for recipe in (reader.recipe for reader in self.plan.readers):
+                said = dict.fromkeys(recipe.prompt if text is None else text for text in texts)
+                self.backbone.condition(list(said), None, **recipe.conditioning)
+        self.backbone.drop_text_encoders()
+        return True
 
     @property
     def times(self) -> tuple[float, ...]:

@@ -277,6 +277,11 @@ class Reading(Recipe, frozen=True):
     refine: Refine | None = Field(
         default=None, description="AdaLN features from the mean of raw draws; channel discard"
     )
+    low_pass: float | None = Field(
+        default=None,
+        gt=0,
+        description="of every map only what is coarser than so many cycles per shorter side",
+    )
     shrink: int | None = Field(
         default=None,
         ge=2,

@@ -120,8 +120,8 @@ class Recipe(Displayed, Part, frozen=True):
 
         Args:
             name: A preset, the path of a YAML file or of a layer file of Generic Diffusion Feature, ``vision:MODEL``
-                (or ``vision:MODEL,layer=11,size=518``), ``baseline:rgb``, ``baseline:daisy``, several of these joined
-                by `` + `` (with equal weights), or a recipe as it is.
+                (or ``vision:MODEL,layer=11,size=518``), ``baseline:rgb``, ``baseline:daisy``, ``hub:OWNER/NAME``,
+                several of these joined by `` + `` (with equal weights), or a recipe as it is.
             allow_code: Import functions that the file names (``module:function``); their modules are run.
 
         Raises:
@@ -298,7 +298,7 @@ def _load(name: str) -> Recipe:
     what = "recipe file" if path.suffix in {".yaml", ".yml"} else "recipe"
     prefix, colon, _ = name.partition(":")
     hint = did_you_mean(name, preset_names()) or "List the presets with: diffeat recipes."
-    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline"), 1)):
+    if colon and (near := difflib.get_close_matches(prefix[:40], ("vision", "baseline", "hub"), 1)):
         hint = f"Did you mean '{near[0]}:…'?"
     raise UnknownNameError(f"There is no {what} {shown(name)}. {hint} A path to a YAML file works too.")
 

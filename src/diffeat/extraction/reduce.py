@@ -28,7 +28,7 @@ from diffeat.errors import InvalidValueError, did_you_mean
 from diffeat.extraction.joins.attention_features import aggregate_attention
 from diffeat.extraction.reading import Reading, Refine
 from diffeat.extraction.wanted import AttentionActivation, MapActivation
-from diffeat.refinement import shrink_map
+from diffeat.refinement import low_pass, shrink_map
 from diffeat.refinement.adaln import check_channels, modulate
 
 #: Names of the decoded clean image.
@@ -66,6 +66,11 @@ class Reducer(ABC):
     wants: tuple[str | MapRequest, ...] = ()
     exact: bool = False
     predicts: bool = False
+
+    @property
+    def core(self) -> Reducer:
+        """What it does before a map is smoothed or shrunk."""
+        return self
 
     @abstractmethod
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
@@ -178,12 +183,44 @@ class Shrunk(Reducer):
     inner: Reducer
     factor: int
 
+    @property
+    def core(self) -> Reducer:
+        return self.inner.core
+
     @classmethod
     def of(cls, inner: Reducer, factor: int) -> Shrunk:
         return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, factor=factor)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
         return shrink_map(self.inner.map(means, step), self.factor)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothed(Reducer):
+    """Another reducer's map without its fine frequencies."""
+
+    inner: Reducer
+    cycles: float
+
+    @property
+    def core(self) -> Reducer:
+        return self.inner.core
+
+    @classmethod
+    def of(cls, inner: Reducer, cycles: float) -> Smoothed:
+        return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, cycles=cycles)
+
+    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
+        return low_pass(self.inner.map(means, step), self.cycles)
+
+
+def _finished(reducer: Reducer, recipe: Reading) -> Reducer:
+    """With what the recipe does to every map but a picture."""
+    if reducer.predicts:
+        return reducer
+    if recipe.low_pass is not None:
+        reducer = Smoothed.of(reducer, recipe.low_pass)
+    return reducer if recipe.shrink is None else Shrunk.of(reducer, recipe.shrink)
 
 
 def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = None) -> list[Reducer]:
@@ -201,8 +238,7 @@ def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = 
     reducers: dict[str, Reducer] = {}
     for wanted in recipe.activations:
         for reducer in _reducers(wanted, recipe, backbone):
-            shrinks = recipe.shrink is not None and not reducer.predicts
-            reducers[reducer.name] = Shrunk.of(reducer, recipe.shrink or 1) if shrinks else reducer
+            reducers[reducer.name] = _finished(reducer, recipe)
     return list(reducers.values())
 
 
@@ -241,8 +277,7 @@ def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Chann
         }
     if refine.discard == "none":
         channels = {}
-    made = [AdaLN.of(site, refine, channels, backbone.dtype) for site in sites.values()]
-    return list(made) if recipe.shrink is None else [Shrunk.of(r, recipe.shrink) for r in made]
+    return [_finished(AdaLN.of(site, refine, channels, backbone.dtype), recipe) for site in sites.values()]
 
 
 def _mean(request: str | MapRequest) -> Mean:

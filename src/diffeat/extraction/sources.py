@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def load_source(
     dtype: torch.dtype | str | None = None,
     batch_size: int | None = None,
     optimise: Sequence[str] = (),
+    texts: Collection[str | None] | None = None,
 ) -> Source[FeatureMap]:
     """Load a recipe and the models it names.
 
@@ -39,6 +40,8 @@ def load_source(
         dtype: Precision of the models; ``None`` is bfloat16 on an accelerator and float32 on the CPU.
         batch_size: Rows of one denoiser call; ``None`` chooses by memory.
         optimise: Ways to run diffusion models faster (see :mod:`diffeat.backbones.optimise`).
+        texts: All that will be read of pictures, ``None`` for the recipe's own: text encoders are freed once they have
+            encoded them (see :meth:`Extractor.settle_texts`).
 
     Raises:
         UnknownNameError: Unknown recipe or activation.
@@ -54,9 +57,13 @@ def load_source(
         if recipe.network is not None:
             convolution_file(recipe.network)
         how: dict[str, Any] = {"device": device, "dtype": dtype, "batch_size": batch_size, "optimise": optimise}
+        how["texts"] = texts
         return JoinedSource(recipe, [load_source(part, **how) for part in recipe.parts])
     if isinstance(recipe, Vision):
         return VisionExtractor.from_pretrained(recipe, device=device, dtype=precision)
     if isinstance(recipe, Baseline):
         return BASELINES[recipe.name](recipe)
-    return Extractor.from_recipe(recipe, device=device, dtype=precision, batch_size=batch_size, optimise=optimise)
+    source = Extractor.from_recipe(recipe, device=device, dtype=precision, batch_size=batch_size, optimise=optimise)
+    if texts is not None:
+        source.settle_texts(texts)
+    return source

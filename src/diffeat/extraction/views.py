@@ -21,7 +21,7 @@ from diffeat.extraction.join import join_of
 from diffeat.extraction.joins.hyperfeatures import Hyperfeatures
 from diffeat.extraction.plan import Plan, Reader
 from diffeat.extraction.reading import Reading
-from diffeat.extraction.reduce import AdaLN, Place, Shrunk
+from diffeat.extraction.reduce import AdaLN, Place
 from diffeat.extraction.walker import Walker
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
 from diffeat.features.feature_map import finite_each
@@ -164,7 +164,7 @@ def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:
     refine = reader.recipe.refine
     if refine is None or refine.discard == "none":
         return {}
-    adaln = [r.inner if isinstance(r, Shrunk) else r for r in reader.reducers]
+    adaln = [r.core for r in reader.reducers]
     steps = reader.recipe.trajectory.read_steps
     return {"discarded": {str(Place(r.name, t)): r.discarded(t) for r in adaln if isinstance(r, AdaLN) for t in steps}}
 

@@ -17,6 +17,7 @@ from diffeat.ambient import neutral
 from diffeat.backbones.files import is_path, read_object, said
 from diffeat.backbones.fingerprint import fingerprint
 from diffeat.backbones.folder import check_folder
+from diffeat.backbones.hub import near
 from diffeat.backbones.placement import device_of, dtype_of
 from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
@@ -89,7 +90,7 @@ class VisionExtractor(Streams[FeatureMap]):
 
         where, precision = device_of(device or "cpu"), dtype_of(dtype) or torch.float32
         recipe = recipe if isinstance(recipe, Vision) else Vision(model=str(recipe))
-        model = recipe.model
+        model = near(recipe.model)
         if is_path(model):
             check_folder(Path(model))
         try:

@@ -36,6 +36,23 @@ def resize_map(
     return F.interpolate(wide, size=grid, mode="bilinear", align_corners=False, antialias=smooth)[0].to(feature.dtype)
 
 
+def low_pass(feature: Float[Tensor, "c h w"], cycles: float) -> Float[Tensor, "c h w"]:
+    r"""What is coarser than so many cycles per shorter side: a frequency f is left with :math:`2^{-(f / f_0)^2}` of it.
+    The map is mirrored at its edges.
+
+    Example:
+        >>> low_pass(torch.ones(1, 4, 6), 1).allclose(torch.ones(1, 4, 6))
+        True
+    """
+    h, w = feature.shape[1:]
+    whole = feature.float()
+    whole = torch.cat([whole, whole.flip(1)], 1)
+    whole = torch.cat([whole, whole.flip(2)], 2)
+    y, x = torch.fft.fftfreq(2 * h, 1 / min(h, w)), torch.fft.rfftfreq(2 * w, 1 / min(h, w))
+    kept = torch.exp2(-(y[:, None] ** 2 + x**2) / cycles**2).to(whole.device)
+    return torch.fft.irfft2(torch.fft.rfft2(whole) * kept, s=(2 * h, 2 * w))[:, :h, :w].to(feature.dtype)
+
+
 def shrink_map(feature: Float[Tensor, "c h w"], factor: int) -> Float[Tensor, "c h2 w2"]:
     """Average over areas, ``factor`` times fewer cells each way (rounded down, one at least)."""
     h, w = feature.shape[-2:]

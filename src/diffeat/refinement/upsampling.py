@@ -6,13 +6,17 @@ pixels. *bilateral* (Kopf et al. 2007) gives a pixel p the mean of the cells q a
 
 .. math:: \frac{\sum_q m_q\, e^{-|p - q|^2 / 2 s^2}\, e^{-|I_p - I_q|^2 / 2 r^2}}{\sum_q \dots} ,
 
-distances in cells, colours I in 0…1 and those of cells the means of their pixels. Gains over bilinear are small where
-they were published (about one mIoU), so a result by another is to be told beside one by bilinear.
+distances in cells, colours I in 0…1 and those of cells the means of their pixels. *anyup* (Wimmer et al.,
+arXiv:2510.12764; code and weights CC-BY-4.0, not part of this package) is a trained attention of pixels to the cells
+around them; it is there once its users have fetched it into the folder of torch.hub. Gains over bilinear are small
+where they were published (about one mIoU), so a result by another is to be told beside one by bilinear.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +25,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffeat.errors import UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.geometry import Frame
 
 #: Maps (k, h, w) over the model's image, the frame and the upright picture, to (k, height, width) of the picture.
@@ -30,6 +34,9 @@ Upsampler = Callable[[Tensor, Frame, Image.Image], Tensor]
 _WINDOW, _REACH = 2, 2
 _EPSILON = 1e-3
 _SPACE, _COLOUR = 1.0, 0.1
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+#: Pixels that AnyUp treats at a time.
+_QUERIES = 4096
 
 
 def bilinear(maps: Float[Tensor, "k h w"], frame: Frame, picture: Image.Image) -> Float[Tensor, "k H W"]:
@@ -75,8 +82,34 @@ def bilateral(maps: Float[Tensor, "k h w"], frame: Frame, picture: Image.Image) 
     return total / weights
 
 
+def anyup(maps: Float[Tensor, "k h w"], frame: Frame, picture: Image.Image) -> Float[Tensor, "k H W"]:
+    """By AnyUp, at the size of the model's image, from there bilinearly.
+
+    Raises:
+        InvalidValueError: Its code or weights are not in the folder of torch.hub; tells how they come there.
+    """
+    mean, std = (torch.tensor(v)[:, None, None] for v in _IMAGENET)
+    image = (((frame.pixels(picture) + 1) / 2 - mean) / std)[None]
+    with torch.no_grad():
+        large = _anyup(torch.hub.get_dir())(image, maps.float()[None], q_chunk_size=_QUERIES)[0]
+    return frame.map_to_original(large)
+
+
+@lru_cache(1)
+def _anyup(hub: str) -> torch.nn.Module:
+    code, weights = Path(hub, "wimmerth_anyup_main"), Path(hub, "checkpoints", "anyup_paper.pth")
+    if not (code.is_dir() and weights.is_file()):
+        raise InvalidValueError(
+            f"The upsampler 'anyup' is not in {hub}. Fetch its code and weights (CC-BY-4.0, they are not part of this "
+            "package) once with: python -c \"import torch; torch.hub.load('wimmerth/anyup', 'anyup')\""
+        )
+    network = torch.hub.load(str(code), "anyup", source="local", pretrained=False)
+    network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return network.eval()
+
+
 #: By name. An upsampler of a package or of hub weights is a line here.
-UPSAMPLERS: dict[str, Upsampler] = {"bilinear": bilinear, "guided": guided, "bilateral": bilateral}
+UPSAMPLERS: dict[str, Upsampler] = {"bilinear": bilinear, "guided": guided, "bilateral": bilateral, "anyup": anyup}
 
 
 def upsampler(name: str) -> Upsampler:
@@ -84,9 +117,12 @@ def upsampler(name: str) -> Upsampler:
 
     Raises:
         UnknownNameError: There is none.
+        InvalidValueError: Its weights are not there.
     """
     if name not in UPSAMPLERS:
         raise UnknownNameError(f"There is no upsampler {name!r}. {did_you_mean(name, UPSAMPLERS)}".rstrip())
+    if UPSAMPLERS[name] is anyup:
+        _anyup(torch.hub.get_dir())  # refused before anything else is done
     return UPSAMPLERS[name]
 
 

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,10 @@ from PIL import Image
 
 from diffeat.files import write_files
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import TRAINING
 from diffeat.tasks.predictors.predictor import Prediction
+from diffeat.tasks.predictors.scores import Scores
 from diffeat.training.heads.train import Trained
 from diffeat.training.log import read_log
 from diffeat.training.loop import LOG
@@ -24,7 +27,8 @@ _HEIGHT, _GAP = 160, 8
 
 def write_training(trained: Trained, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html`` beside the training's log; returns the page."""
-    folder, predictor, scores = trained.folder / TRAINING, trained.predictor, trained.scores
+    folder, predictor, scored = trained.folder / TRAINING, trained.predictor, trained.scored
+    scores = trained.scores
     recipe = predictor.source.recipe
     title = f"{recipe.name}: {predictor.facts.target}"
     rows = read_log(folder / LOG)
@@ -33,32 +37,69 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
         page.text(str(scores), "big")
     page.bullets(trained.notes)
     page.heading("Training")
+    seconds, waited = (sum(float(row[name]) for row in rows) for name in ("seconds", "waited"))
+    share = waited / max(seconds, 1e-9)
     page.drawing(
-        _curves(rows, None if scores is None else scores.quoted), f"{len(rows)} steps; kept: step {trained.step}"
+        _curves(rows, None if scores is None else scores.quoted),
+        f"{len(rows)} steps in {seconds:.0f} s, {share:.0%} of it waiting for data; kept: step {trained.step}",
     )
     tables = []
-    if scores is not None:
-        page.heading("Validation pictures")
-        for prediction, known in trained.shown:
-            page.picture(_panels(prediction, known), f"{Path(prediction.name).name}: picture, truth, prediction")
-        page.heading("Numbers")
-        page.table(*scores.table())
-        tables = [markdown_table(*scores.table(), sums_up=True)]
+    if scored is not None:
+        tables = _show(page, scored, "Validation pictures")
     page.heading("Levels")
     page.code(str(getattr(getattr(predictor.head, "network", None), "layout", "")))
     data = {
         "recipe": recipe.name,
         "recipe_hash": recipe.hash,
         "step": trained.step,
-        "value": None if scores is None else scores.value,
-        "interval": None if scores is None else list(scores.interval()),
-        "quoted": None if scores is None else scores.quoted,
-        "numbers": {} if scores is None else {row[0]: row[1] for row in scores.table()[1]},
+        "seconds": seconds,
+        "waited": share,
+        **(_numbers(scores) if scores is not None else {}),
         "notes": list(trained.notes),
         "losses": list(trained.losses),
     }
     text = markdown_report(title, tables, ([str(scores)] if scores is not None else []) + list(trained.notes))
     return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+
+
+def write_scored(scored: Scored, folder: str | Path, *, force: bool = False) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html`` of a head's scores; returns the page."""
+    where = f"{scored.dataset} {scored.split}".rstrip()
+    told = [*str(scored).splitlines(), *scored.notes]
+    page = Page(f"{scored.recipe}: {where}", f"recipe {scored.recipe_hash[:12]}")
+    page.text(str(scored.scores), "big")
+    page.bullets(told)
+    tables = _show(page, scored, "Pictures")
+    facts = {
+        "dataset": scored.dataset,
+        "split": scored.split,
+        "recipe": scored.recipe,
+        "recipe_hash": scored.recipe_hash,
+    }
+    data = facts | {"pictures": len(scored.scores.sums), "protocol": scored.protocol, **_numbers(scored.scores)}
+    text = markdown_report(f"{scored.recipe}: {where}", tables, told)
+    return write_files(Path(folder), REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+
+
+def _show(page: Page, scored: Scored, heading: str) -> list[str]:
+    """Pictures and numbers on a page; gives the numbers in Markdown."""
+    if scored.shown:
+        page.heading(heading)
+    for prediction, known in scored.shown:
+        page.picture(_panels(prediction, known), f"{Path(prediction.name).name}: picture, truth, prediction")
+    page.heading("Numbers")
+    page.table(*scored.table())
+    return [markdown_table(*scored.table(), sums_up=True)]
+
+
+def _numbers(scores: Scores) -> dict[str, Any]:
+    header, rows = scores.table()
+    return {
+        "value": scores.value,
+        "interval": [None if end != end else end for end in scores.interval()],
+        "quoted": scores.quoted,
+        "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
+    }
 
 
 def _curves(rows: Sequence[Mapping[str, str]], quoted: str | None) -> str:

@@ -1,4 +1,4 @@
-"""Reports of segmentation from few labels and of classification."""
+"""Reports of segmentation from few labels, of words and parts, and of classification."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from diffeat.files import write_files
 from diffeat.geometry import open_image
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
 from diffeat.tasks.classification import Classification
+from diffeat.tasks.masks import MaskScores
 from diffeat.tasks.segmentation.evaluate import Example, Segmentation
 from diffeat.viz import heat_overlay
 
@@ -56,6 +57,20 @@ def write_classification(result: Classification, folder: str | Path, *, force: b
         "trained_on": result.trained_on,
     }
     return _write(folder, data, result, f"accuracy {result.value:.1f} {result.interval()}", force=force)
+
+
+def write_masks(result: MaskScores, folder: str | Path, *, force: bool = False) -> Path:
+    """Write ``report.json``, ``report.md`` and ``report.html`` of words or parts; returns the page."""
+    data = _head(result) | {
+        "miou": result.value,
+        "boundary_f": result.boundary,
+        "boundary_interval": list(result.boundary_interval()),
+        "iou": {n: None if v != v else float(v) for n, v in zip(result.classes, result.iou, strict=True)},
+        "protocol": result.what,
+        "options": result.options.model_dump(mode="json"),
+    }
+    number = f"mIoU {result.value:.1f} {result.interval()}, F of outlines {result.boundary:.1f}"
+    return _write(folder, data, result, number, force=force)
 
 
 def example_picture(example: Example) -> Image.Image:

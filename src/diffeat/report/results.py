@@ -7,12 +7,15 @@ from pathlib import Path
 
 from diffeat.evaluation.result import Result
 from diffeat.report.correspondence import write_report
+from diffeat.report.heads import write_scored
 from diffeat.report.homography import write_homographies
-from diffeat.report.labels import write_classification, write_segmentation
+from diffeat.report.labels import write_classification, write_masks, write_segmentation
 from diffeat.report.propagation import write_propagation
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.homography import Homographies
+from diffeat.tasks.masks import MaskScores
+from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.propagation import Propagation
 from diffeat.tasks.segmentation import Segmentation
 
@@ -22,6 +25,8 @@ WRITERS: dict[type, Callable[..., Path]] = {
     Segmentation: write_segmentation,
     Classification: write_classification,
     Propagation: write_propagation,
+    Scored: write_scored,
+    MaskScores: write_masks,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
@@ -24,9 +24,11 @@ _WIDEST = 480
 
 _SLIDER = """
 document.querySelectorAll("figure.word").forEach(figure => {
-  const image = figure.querySelector("img"), canvas = figure.querySelector("canvas");
+  const images = figure.querySelectorAll("img"), canvas = figure.querySelector("canvas");
   const draw = () => {
     const level = 255 * document.getElementById("level").value, pen = canvas.getContext("2d");
+    const image = images[Math.min(document.getElementById("layer").value, images.length - 1)];
+    document.getElementById("layer-name").textContent = image.alt;
     pen.drawImage(image, 0, 0, canvas.width, canvas.height);
     const data = pen.getImageData(0, 0, canvas.width, canvas.height);
     for (let i = 0; i < data.data.length; i += 4) {
@@ -35,8 +37,8 @@ document.querySelectorAll("figure.word").forEach(figure => {
     }
     pen.putImageData(data, 0, 0);
   };
-  image.complete ? draw() : image.addEventListener("load", draw);
-  document.getElementById("level").addEventListener("input", draw);
+  images.forEach(image => image.complete ? draw() : image.addEventListener("load", draw));
+  ["level", "layer"].forEach(id => document.getElementById(id).addEventListener("input", draw));
 });
 """
 
@@ -64,16 +66,20 @@ def files_of(names: Sequence[str]) -> list[str]:
 def write_segments(
     folder: str | Path,
     names: Sequence[str],
-    results: Sequence[tuple[Image.Image, ScoredMaps, Tensor, Tensor]],
+    results: Iterable[tuple[Image.Image, ScoredMaps, Tensor, Tensor]],
     title: str,
     *,
+    words: Sequence[str] = (),
+    layers: Sequence[str] = (),
     force: bool = False,
 ) -> Path:
     """Write a label map (palette PNG, 0 is nothing) and an overlay of each picture, and a page; returns the page.
 
     Args:
         names: Of the files, one for each picture.
-        results: Picture, its maps, its labels (H, W), and the maps at its pixels (k, H, W).
+        results: Picture, its maps, its labels (H, W), and the maps at its pixels (k, H, W); taken one by one.
+        words: Whose maps are shown, with a slider for the threshold.
+        layers: Of which the maps have maps by themselves, with a slider through them.
 
     Raises:
         InvalidValueError: A file is there already, or more than 255 things.
@@ -81,9 +87,12 @@ def write_segments(
     files = files_of(names)
     new_folder(folder, files, force=force)
     page, contents = Page(title), []
-    words = bool(results) and results[0][1].background is not None
     if words:
-        page.html_part('<p>threshold <input id="level" type="range" min="0" max="1" step="0.01" value="0.5"></p>')
+        page.html_part(
+            '<p>threshold <input id="level" type="range" min="0" max="1" step="0.01" value="0.5"> '
+            f'layer <input id="layer" type="range" min="0" max="{len(layers)}" step="1" value="0"'
+            f'{"" if layers else " disabled"}> <span id="layer-name"></span></p>'
+        )
     for name, (picture, maps, labels, heights) in zip(names, results, strict=True):
         if len(maps.names) > 255:
             raise InvalidValueError(f"A label map holds 255 labels at most, {name} has {len(maps.names)}.")
@@ -103,18 +112,26 @@ def _heights(picture: Image.Image, maps: ScoredMaps, heights: Tensor) -> str:
     """Each word's map, over which a threshold is drawn."""
     photo = _small(picture, _WIDEST)
     figures = []
-    for word, values in zip(maps.names, heights, strict=True):
-        low, high = float(values.min()), float(values.max())
-        grey = ((values - low) / max(high - low, 1e-12) * 255).round().numpy().astype(np.uint8)
-        map_ = Image.fromarray(grey).resize(photo.size, Image.Resampling.BILINEAR)
+    for k, word in enumerate(maps.names):
+        shown = {"as chosen": _grey(heights[k]).resize(photo.size, Image.Resampling.BILINEAR)}
+        for layer, alone in maps.layers.items():
+            top, left, rows, columns = maps.frame.content_cells((alone.shape[1], alone.shape[2]))
+            shown[layer] = _grey(alone[k, top : top + rows, left : left + columns])
+        sources = "".join(f'<img alt="{escape(n)}" hidden src="{_url(m, "PNG")}">' for n, m in shown.items())
         style = (
             f"background:url({_url(photo, 'JPEG')});width:{photo.width}px;height:{photo.height}px;background-size:cover"
         )
         figures.append(
-            f'<figure class="word"><img alt="" hidden src="{_url(map_, "PNG")}"><canvas width="{photo.width}" '
+            f'<figure class="word">{sources}<canvas width="{photo.width}" '
             f'height="{photo.height}" style="{style}"></canvas><figcaption>{escape(word)}</figcaption></figure>'
         )
     return "".join(figures)
+
+
+def _grey(values: Tensor) -> Image.Image:
+    """Stretched from black to white."""
+    low, high = float(values.min()), float(values.max())
+    return Image.fromarray(((values - low) / max(high - low, 1e-12) * 255).round().numpy().astype(np.uint8))
 
 
 def _palette(labels: np.ndarray) -> bytes:

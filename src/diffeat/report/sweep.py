@@ -12,7 +12,6 @@ import numpy as np
 from diffeat.files import write_files
 from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table
 from diffeat.studies.sweeps import Sweep
-from diffeat.tasks.correspondence.protocol import PER
 
 #: What is written.
 FILES = ("sweep.json", "sweep.md", "best.yaml", "sweep.html")
@@ -32,7 +31,7 @@ def write_sweep(sweep: Sweep, folder: str | Path, *, force: bool = False) -> Pat
     page = Page(title, str(sweep.protocol))
     page.text(f"t = {sweep.best.timestep:g}, {sweep.best.block}", "big")
     page.text(sweep.best.told(sweep.protocol))
-    quoted, other = (PER[average] for average in sweep.protocol.averages)
+    quoted, other = sweep.protocol.sides
     page.drawing(heat_map(sweep), f"{sweep.protocol.measure()} in percent, {quoted}; the best cell is framed.")
     page.bullets(summary(sweep))
     page.text(f"{sweep.protocol.measure()}, {quoted} ({other}):")
@@ -77,7 +76,7 @@ def heat_map(sweep: Sweep) -> str:
     axes.set_xticks(range(columns), [f"{t:g}" for t in sweep.timesteps])
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
     axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
-    figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.measure()}, {PER[sweep.protocol.average]} (%)")
+    figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.measure()}, {sweep.protocol.sides[0]} (%)")
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
     return buffer.getvalue()

@@ -127,7 +127,7 @@ class _WebDataset(Form):
 
 
 class _Parquet(Form):
-    """``000000.parquet``, …: a row for each picture, for ``datasets.load_dataset("parquet", …)``.
+    """``000000.parquet``, …: a row for each picture, for ``datasets.load_dataset(FOLDER)``, and a card, ``README.md``.
 
     Columns are ``image``, ``digest``, ``text``, ``frame`` and ``provenance`` (JSON), and for each activation its values
     in one list and ``ACTIVATION.shape``; bfloat16 becomes float32.
@@ -135,12 +135,15 @@ class _Parquet(Form):
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
         super().__init__(folder, files)
+        self._first: FeatureMap | None = None
+        self._pictures = 0
         self._rows: list[dict[str, object]] = []
         self._bytes = self._files = 0
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, number: int, feature: FeatureMap, text: str) -> None:
         row = {key: v if isinstance(v, str) else json.dumps(v) for key, v in told(feature, text).items()}
+        self._first, self._pictures = self._first or feature, self._pictures + 1
         self._rows.append({**row, **{name: as_numpy(v) for name, v in feature.activations.items()}})
         self._bytes += feature.bytes
         if self._bytes > _GROUP_BYTES:
@@ -181,6 +184,32 @@ class _Parquet(Form):
             self._flush()
         if self._writer is not None:
             self._writer.close()
+        if self._first is not None:
+            (self.folder / "README.md").write_text(self._card(self._first), encoding="utf-8")
+
+    def _card(self, first: FeatureMap) -> str:
+        """What a hub and its readers want to know."""
+        facts = {name: first.provenance.get(name) for name in ("recipe", "recipe_hash", "model")}
+        maps = [f"- `{name}`: {tuple(values.shape)} of the first picture" for name, values in first.activations.items()]
+        lines = [
+            *[
+                "---",
+                "tags: [diffeat, dense-features]",
+                "configs:",
+                "- config_name: default",
+                "  data_files: '*.parquet'",
+            ],
+            *["---", "", "# Features of pictures", ""],
+            f"{self._pictures} pictures, extracted by diffeat: {json.dumps({k: v for k, v in facts.items() if v})}.",
+            *[
+                "",
+                "A row is a picture. The values of a map lie in one list; `MAP.shape` says (channels, height, width):",
+            ],
+            *["", *maps, "", "```python", "import numpy as np", "from datasets import load_dataset", ""],
+            *['row = load_dataset("OWNER/NAME", split="train")[0]', f"name = {next(iter(first.activations))!r}"],
+            *['values = np.asarray(row[name]).reshape(row[f"{name}.shape"])', "```"],
+        ]
+        return "\n".join(lines) + "\n"
 
 
 #: Every form, by name.

@@ -1,8 +1,9 @@
 """Which timestep and which block: a recipe scored at every combination, on a dataset.
 
-Pictures are extracted once for each timestep, all blocks together; each cell of the table is then scored and written
-to disk. A later run of the same sweep, or of a larger one, goes on with the cells that are there. Choose on a
-validation split: the best of many cells is too good a number for the split it was chosen on.
+Pictures are extracted once for each timestep, all blocks together (:func:`sweep` on pairs;
+:mod:`~diffeat.studies.mask_sweeps` for parts and words); each cell of the table is then scored and written to disk. A
+later run of the same sweep, or of a larger one, goes on with the cells that are there. Choose on a validation split:
+the best of many cells is too good a number for the split it was chosen on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -27,7 +29,22 @@ from diffeat.progress import Progress, silent
 from diffeat.storage.atomic import StagedFile
 from diffeat.tasks.correspondence.evaluate import evaluate
 from diffeat.tasks.correspondence.keypoints import PckResult
-from diffeat.tasks.correspondence.protocol import PER, Protocol
+from diffeat.tasks.correspondence.protocol import Protocol
+
+
+class Scale(typing.Protocol):
+    """What the numbers of cells are."""
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """What the value is taken per, and what the other number is."""
+        ...
+
+    def measure(self) -> str: ...
+
+
+#: Scores names (blocks) at a timestep, one after the other.
+Scoring = Callable[[float, Sequence[str]], Iterable["Cell"]]
 
 
 @dataclass(frozen=True)
@@ -36,9 +53,10 @@ class Cell:
 
     Attributes:
         timestep: 0…1000.
-        value: PCK by the protocol's threshold and average, in percent.
-        other: By the other of its :attr:`~diffeat.tasks.correspondence.Protocol.averages`.
-        pairs: That were scored.
+        value: PCK by the protocol's threshold and average, or mIoU, in percent.
+        other: By the other of the protocol's :attr:`Scale.sides`.
+        pairs: Or pictures that were scored.
+        points: Of pairs.
         notes: What a reader of the score must know.
     """
 
@@ -60,12 +78,13 @@ class Cell:
         beside, score = result.overall.values[alpha][other], result.overall
         return cls(timestep, block, result.value, low, high, beside, score.pairs, score.points, result.notes)
 
-    def told(self, protocol: Protocol) -> str:
+    def told(self, protocol: Scale) -> str:
         """The score with all that it means."""
-        quoted, other = (PER[average] for average in protocol.averages)
+        quoted, other = protocol.sides
+        counted = f"{self.pairs} pairs, {self.points} points" if self.points else f"{self.pairs} pictures"
         return (
             f"{protocol.measure()} {self.value:.1f} [{self.low:.1f}, {self.high:.1f}] {quoted} ({self.other:.1f} "
-            f"{other}); {self.pairs} pairs, {self.points} points"
+            f"{other}); {counted}"
         )
 
 
@@ -77,15 +96,17 @@ class Sweep(Tabled):
         base: What was swept.
         dataset: Name and split.
         computed: How many cells this run scored; the others were there.
+        task: What was scored; blocks of ``words`` are attentions, which the recipe has among the task's options.
     """
 
     base: Reading
     dataset: str
-    protocol: Protocol
+    protocol: Scale
     timesteps: tuple[float, ...]
     blocks: tuple[str, ...]
     cells: dict[tuple[float, str], Cell]
     computed: int
+    task: str = "correspondence"
 
     def _facts(self) -> tuple[str, Mapping[str, object]]:
         return self.dataset, {"best": self.best.told(self.protocol), "of": self.base.name, "cells": len(self.cells)}
@@ -106,9 +127,10 @@ class Sweep(Tabled):
         best, base = self.best, self.base
         times = ", ".join(f"{t:g}" for t in self.timesteps)
         path = {"trajectory.timesteps": [best.timestep]}
+        own = {**base.tasks.get(self.task, {}), "layers": [best.block]}
+        words = {"tasks": {**base.tasks, self.task: own}}
         return base.replace(
-            activations=[best.block],
-            fuse=None,
+            **(words if self.task == "words" else {"activations": [best.block], "fuse": None}),
             name=f"{base.name}-swept",
             description=f"{base.name} at the best timestep and block of a sweep on {self.dataset}",
             source=f"The best of {len(self.cells)} cells of a sweep of {base.name} on {self.dataset}: "
@@ -158,17 +180,8 @@ def sweep(
     Raises:
         UnknownNameError: A block that the model does not have.
     """
-    root = Path(folder)
-    (root / "cells").mkdir(parents=True, exist_ok=True)
-    if not timesteps or not blocks:
-        raise InvalidValueError("A sweep takes at least one timestep and one block.")
-    times, names = tuple(dict.fromkeys(map(float, timesteps))), tuple(dict.fromkeys(blocks))
-    cells: dict[tuple[float, str], Cell] = {}
-    computed = 0
     prompts = protocol.prompts(prompts, recipe)
-    form = [field.name for field in fields(Cell)]  # cells of another form are scored anew
     facts = (
-        form,
         dataset.name,
         dataset.split,
         str(dataset.root),
@@ -176,32 +189,62 @@ def sweep(
         protocol.to_dict(),
         _plain(prompts),
     )
-    told = repr(facts) + weights
-    kept = Memory(root / "encoded")  # of the pictures, which every timestep sees
-    for t in progress(times, total=len(times), desc="timesteps"):
-        wide = recipe.replace(activations=list(names), fuse=None, **{"trajectory.timesteps": [t]})
-        reader: Source[FeatureMap] | None = None
-        store = root / f"features-{wide.hash[:12]}"
-        for name in names:
-            single = wide.replace(activations=[name])
-            key = hashlib.sha256(f"{single.hash}|{told}".encode()).hexdigest()[:24]
-            file = root / "cells" / f"{key}.json"
-            if file.is_file():
-                stored = json.loads(file.read_text(encoding="utf-8"))
-                cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
-                continue
-            reader = reader or extractor(wide)
-            with kept:
-                result = evaluate(
-                    dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
-                ).result
-            cells[t, name] = Cell.of(t, name, result)
-            StagedFile(file, json.dumps(asdict(cells[t, name])).encode()).commit()
-            computed += 1
+
+    def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
+        wide = recipe.replace(activations=list(blocks), fuse=None, **{"trajectory.timesteps": [t]})
+        reader, store = extractor(wide), Path(folder) / f"features-{wide.hash[:12]}"
+        for name in wanted:
+            result = evaluate(
+                dataset, reader, protocol, prompts=prompts, store=store, activation=name, progress=progress
+            ).result
+            yield Cell.of(t, name, result)
         shutil.rmtree(store, ignore_errors=True)
+
+    cells, computed = scored(recipe, folder, timesteps, blocks, (facts, weights), score, progress)
+    times, names = (tuple(dict.fromkeys(part)) for part in zip(*cells, strict=True))
+    return Sweep(recipe, f"{dataset.name} {dataset.split}".strip(), protocol, times, names, cells, computed)
+
+
+def scored(
+    recipe: Reading,
+    folder: str | Path,
+    timesteps: Sequence[float],
+    blocks: Sequence[str],
+    facts: object,
+    score: Scoring,
+    progress: Progress = silent,
+) -> tuple[dict[tuple[float, str], Cell], int]:
+    """Every cell, those that rest in the folder not scored again; and how many were scored.
+
+    Args:
+        facts: What else the scores depend on.
+
+    Raises:
+        InvalidValueError: No timestep, or no block.
+    """
+    if not timesteps or not blocks:
+        raise InvalidValueError("A sweep takes at least one timestep and one block.")
+    root = Path(folder)
+    (root / "cells").mkdir(parents=True, exist_ok=True)
+    form = [field.name for field in fields(Cell)]  # cells of another form are scored anew
+    names, cells, computed = list(dict.fromkeys(blocks)), dict[tuple[float, str], Cell](), 0
+    kept = Memory(root / "encoded")  # of the pictures, which every timestep sees
+    times = tuple(dict.fromkeys(map(float, timesteps)))
+    for t in progress(times, total=len(times), desc="timesteps"):
+        files: dict[str, Path] = {}
+        for name in names:
+            key = hashlib.sha256(f"{recipe.hash}|{t}|{name}|{form}|{facts!r}".encode()).hexdigest()[:24]
+            files[name] = root / "cells" / f"{key}.json"
+        missing = [name for name in names if not files[name].is_file()]
+        with kept:
+            for cell in score(t, missing) if missing else ():
+                StagedFile(files[cell.block], json.dumps(asdict(cell)).encode()).commit()
+                computed += 1
+        for name, file in files.items():
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
     kept.clear()
-    name = f"{dataset.name} {dataset.split}".strip()
-    return Sweep(recipe, name, protocol, times, names, cells, computed)
+    return cells, computed
 
 
 def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | int]) -> list[str]:

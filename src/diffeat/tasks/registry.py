@@ -12,25 +12,31 @@ from diffeat.tasks.classification import evaluate as classification
 from diffeat.tasks.correspondence import evaluate as correspondence
 from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.homography import evaluate as homography
+from diffeat.tasks.parts import evaluate as parts
 from diffeat.tasks.propagation import evaluate as propagation
 from diffeat.tasks.segmentation import evaluate as segmentation
+from diffeat.tasks.words import evaluate as words
 
 TASKS: dict[str, Task] = {
-    part.TASK.name: part.TASK for part in (correspondence, homography, segmentation, classification, propagation)
+    part.TASK.name: part.TASK
+    for part in (correspondence, homography, segmentation, classification, propagation, parts, words)
 }
 
 
-def task_of(kind: Kind) -> Task:
-    """The task that a kind of dataset is scored by.
+def task_of(kind: Kind, name: str | None = None) -> Task:
+    """The task that a kind of dataset is scored by: the one of a name, or the first.
 
     Raises:
         InvalidValueError: There is none.
+        UnknownNameError: None of this name, or it is scored on another kind.
     """
-    for task in TASKS.values():
-        if task.kind == kind:
-            return task
-    known = ", ".join(dict.fromkeys(task.kind for task in TASKS.values()))
-    raise InvalidValueError(f"No task is scored on {kind}; there are tasks for {known}.")
+    tasks = {task.name: task for task in TASKS.values() if task.kind == kind}
+    if not tasks:
+        known = ", ".join(dict.fromkeys(task.kind for task in TASKS.values()))
+        raise InvalidValueError(f"No task is scored on {kind}; there are tasks for {known}.")
+    if name is not None and name not in tasks:
+        raise UnknownNameError(f"No task {name!r} is scored on {kind}. {did_you_mean(name, tasks)}".rstrip())
+    return next(iter(tasks.values())) if name is None else tasks[name]
 
 
 def options_for(task: Task, recipe: Recipe, **given: object) -> TaskOptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
@@ -26,6 +26,7 @@ class ScoredMaps(Displayed):
         image: The picture's name.
         notes: How the maps were made and what must be known of them.
         background: Places where no map is above this belong to nothing; ``None``: every place belongs to something.
+        layers: Maps (k, h, w) of single layers by name, to be looked at.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,7 @@ class ScoredMaps(Displayed):
     image: str = ""
     notes: tuple[str, ...] = ()
     background: float | None = None
+    layers: Mapping[str, Tensor] = field(default_factory=dict)
 
     def _facts(self) -> tuple[str, Mapping[str, object]]:
         return self.image, {"maps": ", ".join(self.names), "grid": "×".join(map(str, self.maps.shape[1:]))}
@@ -56,7 +58,11 @@ class ScoredMaps(Displayed):
 
     def labels(self, picture: Image.Image, by: str = "bilinear") -> Int[Tensor, "height width"]:
         """The thing of every pixel from 1, in the order of the names; 0 where it belongs to nothing."""
-        values, best = self.at_pixels(picture, by).max(0)
+        return self.labels_of(self.at_pixels(picture, by))
+
+    def labels_of(self, heights: Float[Tensor, "k height width"]) -> Int[Tensor, "height width"]:
+        """The same, of the maps at the pixels."""
+        values, best = heights.max(0)
         if self.background is None:
             return best + 1
         return torch.where(values > self.background, best + 1, 0)

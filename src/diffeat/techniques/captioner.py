@@ -31,8 +31,9 @@ class Captioner:
 
         from diffeat.backbones.files import said
         from diffeat.backbones.folder import check_folder
+        from diffeat.backbones.hub import near
 
-        self._name, self._request = model, request
+        self._name, self._request, model = model, request, near(model)
         try:
             if Path(model).is_dir():
                 check_folder(Path(model))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffeat.backbones.files import is_path, said
 from diffeat.backbones.folder import check_folder
+from diffeat.backbones.hub import near
 from diffeat.errors import InvalidValueError, ModelError, did_you_mean, shown
 from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
@@ -83,6 +84,7 @@ def _depth(model: str) -> Condition:
     """Near is white, as published depth ControlNets expect it."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
+    model = near(model)
     if is_path(model):
         check_folder(Path(model))
     try:

@@ -24,6 +24,7 @@ from torch import Tensor
 from diffeat.backbones import Backbone
 from diffeat.backbones.files import is_path, said
 from diffeat.backbones.folder import check_folder
+from diffeat.backbones.hub import near
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.techniques.base import Call
@@ -284,6 +285,7 @@ def load_controlnet(path: str, backbone: Backbone) -> Control:
     if not kinds:
         raise ModelError(f"ControlNets are supported for {_supported()}; this model has a {ours}.")
     any_net: Any = diffusers.ControlNetModel
+    path = near(path)
     if is_path(path):
         check_folder(Path(path))
     try:

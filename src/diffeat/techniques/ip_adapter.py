@@ -53,12 +53,14 @@ class IPAdapter(Technique, frozen=True):
         Raises:
             ModelError: If the pipeline takes none, or it cannot be loaded or does not fit.
         """
+        from diffeat.backbones.hub import near
+
         (adapter,) = techniques
         pipeline = desk.backbone.pipeline
         if not hasattr(pipeline, "load_ip_adapter") or not hasattr(pipeline, "unet"):
             raise ModelError(f"Diffusers offers no IP-Adapter for {type(pipeline).__name__}.")
         try:
-            pipeline.load_ip_adapter(adapter.path, subfolder=adapter.subfolder, weight_name=adapter.file)
+            pipeline.load_ip_adapter(near(adapter.path), subfolder=adapter.subfolder, weight_name=adapter.file)
         except Exception as error:  # diffusers raises whatever it runs into
             raise ModelError(
                 f"The IP-Adapter {adapter.path!r} cannot be applied ({type(error).__name__}: {error})."

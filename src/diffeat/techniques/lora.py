@@ -52,6 +52,8 @@ class LoRA(Technique, frozen=True):
         Raises:
             ModelError: If a file cannot be read, or was made for another architecture; names the layers.
         """
+        from diffeat.backbones.hub import near
+
         pipeline = desk.backbone.pipeline
         if not hasattr(pipeline, "load_lora_weights"):
             raise ModelError(f"{type(pipeline).__name__} takes no LoRA.")
@@ -67,7 +69,7 @@ class LoRA(Technique, frozen=True):
             _check(pipeline, lora, state)
             name = f"diffeat{i}"
             try:
-                pipeline.load_lora_weights(lora.path, adapter_name=name, **_file(lora))
+                pipeline.load_lora_weights(near(lora.path), adapter_name=name, **_file(lora))
             except Exception as error:  # PEFT and diffusers raise whatever they run into
                 raise ModelError(
                     f"The LoRA {lora.path!r} cannot be applied ({type(error).__name__}: {error})."
@@ -82,11 +84,13 @@ def _file(lora: LoRA) -> dict[str, str]:
 
 
 def _read(pipeline: DiffusionPipeline, lora: LoRA) -> Mapping[str, Tensor]:
+    from diffeat.backbones.hub import near
+
     if lora.path.endswith((".safetensors", ".bin", ".pt")) and not Path(lora.path).is_file():
         raise ModelError(f"The LoRA {lora.path!r} cannot be read: there is no such file.")
     options = {"unet_config": pipeline.unet.config} if hasattr(pipeline, "unet") else {}
     try:
-        state = pipeline.lora_state_dict(lora.path, **_file(lora), **options)
+        state = pipeline.lora_state_dict(near(lora.path), **_file(lora), **options)
     except Exception as error:
         raise ModelError(f"The LoRA {lora.path!r} cannot be read ({type(error).__name__}: {error}).") from error
     return state[0] if isinstance(state, tuple) else state

@@ -10,9 +10,9 @@ from torch import nn
 
 from diffeat.activations.anatomy import Node, has, nodes, stage_of
 from diffeat.activations.sites.adaln import AdaLN, Modulation
-from diffeat.activations.sites.attention import Map, Projection, of_head
+from diffeat.activations.sites.attention import Map, Projection, head_outputs, of_head
 from diffeat.activations.sites.feedforward import Inner
-from diffeat.activations.sites.probe import OutputProbe, Probe
+from diffeat.activations.sites.probe import Probe, StreamProbe
 from diffeat.activations.sites.site import Site
 from diffeat.activations.sites.streams import Increment, Input, Output
 
@@ -41,7 +41,9 @@ SITES: dict[str, Site] = {
 KINDS = tuple(dict.fromkeys(kind for site in SITES.values() for kind in site.kinds))
 
 
-_HEAD = re.compile(r"(.+\.[qkv])\[(\d{1,4})\]")
+#: Of an attention, beside what is listed: what its heads give.
+HEADS = "o"
+_HEAD = re.compile(r"(.+\.[qkvo])\[(\d{1,4})\]")
 
 
 @dataclass(frozen=True)
@@ -84,12 +86,14 @@ def find_probe(denoiser: nn.Module, name: str) -> Probe | None:
     whole, head = split_head(name)
     if head is not None:
         probe = find_probe(denoiser, whole)
-        if isinstance(probe, OutputProbe):
+        if isinstance(probe, StreamProbe):
             return of_head(Node.of(denoiser, whole.rpartition(".")[0]), whole, probe, head)
         return probe
     if name and has(denoiser, name):
         return SITES[""].at(Node.of(denoiser, name))
     path, _, site = name.rpartition(".")
-    if not path or not site or site not in SITES or not has(denoiser, path):
+    if not path or not has(denoiser, path) or site not in (*SITES, HEADS):
         return None
+    if site == HEADS:
+        return head_outputs(Node.of(denoiser, path))
     return SITES[site].at(Node.of(denoiser, path))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffeat.activations.anatomy import Node, class_name, has, is_attention, is_cross_attention
 from diffeat.activations.attention import AttentionCall, AttentionWatch, MapRequest, probabilities
 from diffeat.activations.grids import image_spans, text_spans
-from diffeat.activations.sites.probe import OutputProbe, Pass, Probe, See, Stream
+from diffeat.activations.sites.probe import InputProbe, OutputProbe, Pass, Probe, See, Stream, StreamProbe
 from diffeat.activations.sites.site import NoSuchSite, Site
 from diffeat.backbones import TokenLayout
 from diffeat.backbones.sharing import Hooks
@@ -47,11 +47,23 @@ class Projection(Site):
         raise NoSuchSite(f"{node.path!r} is a {class_name(node.module)} without a {self.name} projection")
 
 
+def head_outputs(node: Node) -> InputProbe:
+    """``ATTENTION.o``: what heads give before their projection, side by side; of a joint attention that of the image.
+    Catalogues do not list it: together heads say what the attention's output says.
+
+    Raises:
+        NoSuchSite: It is no attention, or its heads are projected together with something else.
+    """
+    if is_attention(node.module) and has(node.module, "to_out.0"):
+        return InputProbe(f"{node.path}.to_out.0", "text" if node.text else "image", anchor=node.anchor)
+    raise NoSuchSite(f"the heads of {node.path!r}, a {class_name(node.module)}, have no projection of their own")
+
+
 _FUSED = "to_qkv_mlp_proj"
 
 
-def of_head(node: Node, name: str, probe: OutputProbe, head: int) -> OutputProbe:
-    """One head of queries, keys or values.
+def of_head(node: Node, name: str, probe: StreamProbe, head: int) -> StreamProbe:
+    """One head of queries, keys, values or outputs.
 
     Raises:
         NoSuchSite: There are fewer heads, or nothing tells how wide one is.

@@ -16,11 +16,23 @@ from diffeat.datasets.registry import get_card, open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, UnknownNameError, did_you_mean
 
 #: Tasks to rank by, and the kind of dataset that each needs.
-TASKS: dict[str, Kind] = {"correspondence": "pairs", "segmentation": "label maps", "classification": "classes"}
+TASKS: dict[str, Kind] = {
+    "correspondence": "pairs",
+    "segmentation": "label maps",
+    "classification": "classes",
+    "parts": "label maps",
+}
+#: Those of a dataset that serves all, where none is named; parts, which need no labels to learn from, are asked for.
+_USUAL = ("correspondence", "segmentation", "classification")
 Sample = PointPair | MaskSample | ClassSample
 S = TypeVar("S", PointPair, MaskSample, ClassSample)
 T = TypeVar("T")
-_TOYWORLD = {"correspondence": "toyworld", "segmentation": "toyworld-parts", "classification": "toyworld-classes"}
+_TOYWORLD = {
+    "correspondence": "toyworld",
+    "segmentation": "toyworld-parts",
+    "classification": "toyworld-classes",
+    "parts": "toyworld-parts",
+}
 
 
 @dataclass(frozen=True)
@@ -80,14 +92,14 @@ def open_labels(
         if task not in TASKS:
             raise UnknownNameError(f"No task {task!r}. {did_you_mean(task, TASKS)}".rstrip())
     if dataset == "toyworld":
-        return [_open(task, _TOYWORLD[task], root, categories, most, seed) for task in tasks or TASKS]
+        return [_open(task, _TOYWORLD[task], root, categories, most, seed) for task in tasks or _USUAL]
     kind = get_card(dataset).kind
-    own = next((task for task, needed in TASKS.items() if needed == kind), None)
-    if own is None:
+    own = [task for task, needed in TASKS.items() if needed == kind]
+    if not own:
         raise InvalidValueError(f"Dataset {dataset!r} holds {kind}; there is no probe for them.")
-    if tasks and set(tasks) != {own}:
-        raise InvalidValueError(f"Dataset {dataset!r} is labelled for {own}, not for {', '.join(tasks)}.")
-    return [_open(own, dataset, root, categories, most, seed)]
+    if not set(tasks or ()) <= set(own):
+        raise InvalidValueError(f"Dataset {dataset!r} is labelled for {' and '.join(own)}, not for {', '.join(tasks)}.")
+    return [_open(task, dataset, root, categories, most, seed) for task in tasks or own[:1]]
 
 
 def open_several(
@@ -125,7 +137,7 @@ def _open(task: str, dataset: str, root: str | Path | None, categories: Sequence
 
     def read(split: str) -> MaskDataset | ClassDataset:
         part = open_dataset(dataset, root, split)
-        return part.only(categories) if categories and task == "segmentation" else part
+        return part.only(categories) if categories and TASKS[task] == "label maps" else part
 
     train = read("train")
     if "val" in card.splits:

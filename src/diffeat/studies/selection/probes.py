@@ -8,7 +8,8 @@ sum of them, and a search over sets reads no features. The strength of a ridge i
 the training pictures: a fixed one would favour sets of the size that it happens to suit.
 
 *Correspondence*: the most similar cell, PCK at 0.1 of the target's box. *Segmentation*: ridge on a few hundred pixels,
-mIoU on sampled pixels of other pictures. *Classification*: ridge on averaged maps, accuracy. They rank; numbers to
+mIoU on sampled pixels of other pictures. *Parts*: normalised cuts, which take the sum of cosines as it is, on a coarse
+grid. *Classification*: ridge on averaged maps, accuracy. They rank; numbers to
 quote come from the tasks themselves.
 """
 
@@ -22,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffeat.datasets.labelled import ClassSample, MaskSample
+from diffeat.datasets.labelled import IGNORE, ClassSample, MaskSample
 from diffeat.datasets.pairs import PointPair
 from diffeat.errors import InvalidValueError
 from diffeat.features import FeatureMap
@@ -30,6 +31,9 @@ from diffeat.refinement import normalise_channels, resize_map
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.tasks.classification import pooled_features
 from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
+from diffeat.tasks.masks import assigned, mask_counts, mask_miou
+from diffeat.tasks.parts.affinity import affinity_of_cosines
+from diffeat.tasks.parts.cuts import normalised_cuts
 from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels
 
@@ -40,6 +44,8 @@ ALPHA = 0.1
 _STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0)
 #: Training pixels in all, and pixels of a picture that is scored.
 _PIXELS, _CHECKED = 900, 200
+#: Cells a side on which parts are cut, and pictures at most: every set that is tried is cut anew.
+_PART_CELLS, _PART_PICTURES = 12, 16
 
 
 class Probe(Protocol):
@@ -157,6 +163,40 @@ class SegmentationProbe:
         units = np.zeros((self._picture.max() + 1, k * k))
         np.add.at(units, (self._picture, self._truth * k + predicted), 1)
         return Score(units, lambda sums: 100 * Confusion(k, sums.reshape(k, k)).miou)
+
+
+class PartsProbe:
+    """Normalised cuts of each picture into as many parts as its label map shows, on a coarse grid; mIoU of the classes
+    that parts are assigned to (:mod:`diffeat.tasks.masks`).
+    """
+
+    name = "parts"
+
+    def __init__(self, pictures: Sequence[MaskSample], classes: int, ids: Sequence[str], load: Load) -> None:
+        self._classes = classes
+        self._cosines: dict[str, list[Tensor]] = {id: [] for id in ids}
+        self._truth: list[np.ndarray] = []
+        grid = (_PART_CELLS, _PART_CELLS)
+        for sample in pictures[:_PART_PICTURES]:
+            features = load(sample.image)
+            labels = torch.from_numpy(sample.labels(classes))
+            self._truth.append(features.frame.map_from_original(labels, grid, mode="nearest").numpy())
+            for id in ids:
+                unit = normalise_channels(resize_map(features[id].float(), grid)).flatten(1)
+                self._cosines[id].append(unit.T @ unit)
+
+    def score(self, ids: Sequence[str]) -> Score:
+        units = []
+        for k, truth in enumerate(self._truth):
+            there = len(np.unique(truth[truth != IGNORE]))
+            cosines = torch.stack([self._cosines[id][k] for id in ids]).mean(0).double().numpy()
+            affinity = affinity_of_cosines(cosines)
+            parts = np.zeros(truth.size, np.intp)
+            if affinity is not None and there > 1:
+                parts = normalised_cuts(affinity, parts=there).labels
+            found = assigned(truth, parts.reshape(truth.shape), self._classes)
+            units.append(mask_counts(truth, found, self._classes).ravel())
+        return Score(np.array(units, float), lambda sums: float(mask_miou(sums.reshape(1, self._classes, 3))[0]))
 
 
 class ClassificationProbe:

@@ -7,7 +7,8 @@ Every picture is one denoiser call with a row per draw. Each activation goes str
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
 from typing import TypedDict
 
 import numpy as np
@@ -16,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffeat.activations import Activation, Catalogue, Taps
+from diffeat.activations.names import locate
 from diffeat.backbones import Backbone
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike, Picture
 from diffeat.geometry import FrameSpec, to_image
@@ -117,6 +119,22 @@ def measurable(catalogue: Iterable[Activation]) -> tuple[list[Activation], dict[
     return kept, skipped
 
 
+def heads_of(backbone: Backbone, activation: Activation) -> list[Activation]:
+    """The heads of queries, keys or values as activations of their own; with queries those of the outputs, too."""
+    whole, heads = activation, activation.heads
+    if activation.kind not in ("attention-q", "attention-k", "attention-v") or not heads:
+        return []
+    names = [f"{whole.id}[{h}]" for h in range(heads)]
+    if activation.kind == "attention-q":
+        names += [f"{whole.id[:-1]}o[{h}]" for h in range(heads)]
+    found = []
+    for name in names:
+        with suppress(UnknownNameError):  # fewer keys than queries, or heads that are projected with something else
+            locate(backbone.denoiser, [name])
+            found.append(replace(whole, id=name, channels=whole.channels // heads, heads=1, aliases=()))
+    return found
+
+
 def measure(
     backbone: Backbone,
     images: Sequence[ImageLike],
@@ -127,6 +145,7 @@ def measure(
     prompts: str | Sequence[str | None] | None = None,
     seed: int = 0,
     activations: Sequence[str] | None = None,
+    heads: bool = False,
     progress: Progress = silent,
 ) -> Measurement:
     """Measure the properties of activations.
@@ -138,6 +157,7 @@ def measure(
         size: Size of the pictures for the model (squashed); its own by default.
         prompts: A text for all, or one per picture.
         activations: Ids or patterns; all by default.
+        heads: Also every head of queries, keys, values and outputs by itself.
 
     Raises:
         InvalidValueError: One picture only, equal pictures, fewer than two draws.
@@ -149,6 +169,7 @@ def measure(
     frames = [backbone.frame(recipe.frame, p.image.size, p.name) for p in pictures]
     catalogue = Catalogue.of(backbone, size=frames[0].model)
     wanted, skipped = measurable(catalogue if activations is None else catalogue.find(activations))
+    wanted += [head for a in wanted for head in heads_of(backbone, a)] if heads else []
     if not wanted:
         raise InvalidValueError("None of these activations is a map of features: there is nothing to measure.")
     meters: dict[str, Meter] = {}

@@ -30,6 +30,7 @@ from diffeat.studies.selection.probes import (
     ClassificationProbe,
     CorrespondenceProbe,
     CoverageProbe,
+    PartsProbe,
     Probe,
     SegmentationProbe,
 )
@@ -52,6 +53,7 @@ class SelectionSettings:
         rules: ``"measured"``, ``"paper"`` or a rule file.
         noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
         most: Activations at most.
+        heads: Whether single heads of attentions are candidates beside their whole queries, keys, values and outputs.
     """
 
     budget: int
@@ -60,6 +62,7 @@ class SelectionSettings:
     draws: int = 4
     most: int = 8
     seed: int = 0
+    heads: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -190,7 +193,18 @@ def _measured(
     digests, size = [Picture.of(image).digest for image in images], base.frame.size or backbone.default_size
     timestep, draws, seed = settings.noise_timestep, settings.draws, settings.seed
     numbers = [field.name for field in fields(Measured)]
-    facts = [backbone.name, backbone.fingerprint, digests, timestep, draws, size, base.prompt, seed, numbers]
+    facts: list[object] = [
+        backbone.name,
+        backbone.fingerprint,
+        digests,
+        timestep,
+        draws,
+        size,
+        base.prompt,
+        seed,
+        numbers,
+    ]
+    facts += ["heads"] if settings.heads else []
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     found = load_measurement(folder, key)
     if found is None:
@@ -202,6 +216,7 @@ def _measured(
             size=size,
             prompts=base.prompt or None,
             seed=seed,
+            heads=settings.heads,
             progress=progress,
         )
         save_measurement(found, folder, key)
@@ -236,6 +251,8 @@ def _probes(
                 scale = min(1.0, _MOST_CELLS / max(grid))
                 cells = (max(1, round(grid[0] * scale)), max(1, round(grid[1] * scale)))
                 probes.append(CorrespondenceProbe(part.parts(PointPair)[1], ids, features.load, cells))
+            elif part.task == "parts":
+                probes.append(PartsProbe(part.parts(MaskSample)[1], len(part.classes), ids, features.load))
             elif part.task == "segmentation":
                 train, check = part.parts(MaskSample)
                 probes.append(SegmentationProbe(train, check, len(part.classes), ids, features.load, seed))

@@ -15,7 +15,7 @@ from diffeat.datasets.labelled import ClassDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Scored, Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
@@ -27,7 +27,7 @@ _HOLD_OUT = 4
 
 
 @dataclass(frozen=True, repr=False)
-class Classification(Scored):
+class Classification(ShownResult):
     """The outcome of :func:`evaluate_classification`, a :class:`~diffeat.evaluation.Result`; numbers in percent.
 
     Attributes:

@@ -23,7 +23,7 @@ from diffeat.datasets.registry import DATASETS
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Kept, Loads, Store, features_of
 from diffeat.evaluation.intervals import Interval
-from diffeat.evaluation.result import Scored, Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import PromptPolicy, picture_texts, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source, check_one_map
@@ -108,7 +108,7 @@ class Tally:
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(Scored):
+class Evaluation(ShownResult):
     """The outcome of :func:`evaluate`, a :class:`~diffeat.evaluation.Result`.
 
     Attributes:

@@ -103,6 +103,12 @@ class Protocol:
         """The one that is quoted, and the other of pair and point."""
         return self.average, _BESIDE[self.average]
 
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Both in words."""
+        quoted, other = self.averages
+        return PER[quoted], PER[other]
+
     def prompts(self, policy: PromptPolicy, spec: Spec) -> PromptPolicy:
         """The texts to give: those asked for, else the published ones if the recipe has a template for them."""
         takes = policy is None and self.category_prompts and spec.template != "{}"
@@ -120,7 +126,7 @@ class Protocol:
 
     def columns(self) -> list[str]:
         """A heading for every threshold, of cells as :meth:`PckResult.cell` writes them."""
-        quoted, other = (PER[average] for average in self.averages)
+        quoted, other = self.sides
         unit = " px" if self.reference == "pixels" else ""
         return [f"PCK@{alpha:g}{unit} {quoted} ({other})" for alpha in self.alphas]
 

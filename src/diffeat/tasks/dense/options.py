@@ -74,6 +74,15 @@ class DenseOptions(DecoderOptions):
         description="What is shown: 'whole' pictures, a 'square' of the shorter side, or so many pixels a side; whole "
         "if pictures or the recipe's frame are of one size, else a square.",
     )
+    stride: float = Field(
+        default=2 / 3,
+        gt=0,
+        le=1,
+        description="Between the windows in which pictures are predicted after crops: a share of their side.",
+    )
+    blend: Literal["hat", "mean"] = Field(
+        default="hat", description="Where such windows overlap: 'hat' (no seams) or 'mean' (as papers do)."
+    )
     jitter: tuple[float, float] = Field(
         default=(1.0, 1.0), description="Least and greatest scale of crops: two numbers."
     )
@@ -106,6 +115,9 @@ class DenseOptions(DecoderOptions):
             raise ValueError(f"crop must be 8 pixels or more, got {self.crop}")
         if self.crop == "whole" and (low, high) != (1, 1):
             raise ValueError("jitter scales crops; whole pictures are not scaled")
+        idle = [name for name in ("stride", "blend") if name in self.model_fields_set]
+        if self.crop == "whole" and idle:
+            raise ValueError(f"{', '.join(idle)} would be ignored: whole pictures are predicted whole")
         if self.final > self.rate:
             raise ValueError(f"final {self.final:g} is above the rate {self.rate:g}, which falls to it")
         for names, used, home in (

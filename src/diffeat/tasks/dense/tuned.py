@@ -98,6 +98,10 @@ class Tuned:
         """What is trained."""
         return list(self._weights.values())
 
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return dict(self._weights)
+
     def state_dict(self) -> dict[str, Tensor]:
         """By name."""
         return {name: weight.detach() for name, weight in self._weights.items()}

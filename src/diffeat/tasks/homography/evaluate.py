@@ -14,7 +14,7 @@ from diffeat.datasets.hpatches import PlanarDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, features_of
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Scored, Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
 from diffeat.features import FeatureMap, Source
@@ -73,7 +73,7 @@ class PlaneScore:
 
 
 @dataclass(frozen=True, repr=False)
-class Homographies(Scored):
+class Homographies(ShownResult):
     """The outcome of :func:`evaluate_homographies`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str

@@ -112,13 +112,17 @@ def affinity_of(features: Array, alpha: float = 10, memory: int = 2**30) -> Affi
     if not np.isfinite(unit).all():
         raise InvalidValueError("These features are not all finite, so they cannot be compared.")
     if n * n * unit.itemsize <= memory:
-        cosines = unit @ unit.T
-        low, high = cosines.min(), cosines.max()
-        return None if _alike(low, high) else Dense(_powered(cosines, low, high, alpha))
+        return affinity_of_cosines(unit @ unit.T, alpha)
     count = min(_LANDMARKS, n, memory // (2 * n * unit.itemsize))
     if count < 2:
         raise InvalidValueError(f"{memory} bytes are too few for a graph of {n} nodes; allow {16 * n} at least.")
     return _nystrom(unit, spread(n, count), alpha)
+
+
+def affinity_of_cosines(cosines: Array, alpha: float = 10) -> Dense | None:
+    """The affinity of nodes whose cosines (n, n) are known, which it takes over; ``None`` where all are alike."""
+    low, high = cosines.min(), cosines.max()
+    return None if _alike(low, high) else Dense(_powered(cosines, low, high, alpha))
 
 
 def _nystrom(unit: Array, landmarks: Nodes, alpha: float) -> Affinity | None:

@@ -203,7 +203,8 @@ def normalised_cuts(
         sides = []
         for nodes in (part.used[positive], part.used[~positive]):
             used = nodes if gone is None else nodes[~gone[nodes]]
-            sides.append(_considered(affinity, nodes, used))
+            final = made + 1 == parts  # nothing is cut any more
+            sides.append(_Part(nodes, None, used) if final else _considered(affinity, nodes, used))
             heapq.heappush(waiting, (sides[-1].value, made * 2 + len(sides), sides[-1]))
         part.sides = (sides[0], sides[1])
         made += 1

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +13,6 @@ from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, ClassDataset, MaskDataset
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, each_feature, features_of
-from diffeat.evaluation.intervals import bootstrap, interval_of, resampled
 from diffeat.evaluation.texts import precision_notes
 from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
@@ -23,8 +20,6 @@ from diffeat.tasks.classification.evaluate import fit_linear, pooled_features
 from diffeat.tasks.predictors.folder import PredictorFacts
 from diffeat.tasks.predictors.predictor import Predictor
 from diffeat.tasks.predictors.probes import LinearPictures, LinearPixels, VotingPixels
-from diffeat.tasks.predictors.windows import Windows
-from diffeat.tasks.segmentation.confusion import Confusion, class_iou
 from diffeat.tasks.segmentation.ensemble import EnsembleSettings, PixelEnsemble
 from diffeat.tasks.segmentation.linear import LinearProbe
 from diffeat.tasks.segmentation.pixels import PictureMaps, TrainingPixels, without_rare
@@ -134,44 +129,6 @@ def fit_class_probe(
         kind=LinearPictures.kind, target="classes", classes=data.classes, prompt=prompt, notes=tuple(notes)
     )
     return Predictor(source, LinearPictures(fit.weight, fit.bias, names, fit.sharpness), facts)
-
-
-@neutral()
-def score(
-    predictor: Predictor,
-    data: MaskDataset | ClassDataset,
-    *,
-    windows: Windows | Literal["whole"] | None = None,
-    progress: Progress = silent,
-) -> str:
-    """How well a predictor does on pictures that it has not seen, in a sentence that names the protocol.
-
-    Raises:
-        InvalidValueError: The data are of other classes than the run.
-        DatasetError: A label map does not fit.
-    """
-    predictor.legend.check(data.classes, f"{data.name} {data.split}".rstrip())
-    predictions = predictor.predict([sample.image for sample in data], windows=windows)
-    shown = progress(predictions, total=len(data), desc=f"scoring {data.split}")
-    where = f"on {len(data)} pictures of {data.name} {data.split}".rstrip()
-    if isinstance(data, ClassDataset):
-        hits = np.array([int(p.values) == s.label for p, s in zip(shown, data, strict=True)])
-        interval = bootstrap(hits[:, None], lambda sums: 100 * sums[:, 0] / len(hits))
-        return f"Accuracy {100 * hits.mean():.2f} {interval} {where}; 95% bootstrap over pictures"
-    classes = len(data.classes)
-    confusions = []
-    for prediction, sample in zip(shown, data, strict=True):
-        confusions.append(Confusion(classes))
-        confusions[-1].add(sample.labels(classes), np.asarray(prediction.values))
-    total = reduce(add, confusions)
-    sums = resampled(np.stack([c.table for c in confusions]).reshape(len(confusions), -1))
-    interval = interval_of(100 * np.nanmean(class_iou(sums.reshape(-1, *total.table.shape)), axis=1))
-    how = predictor.facts.windows if windows is None else windows
-    return (
-        f"mIoU {100 * total.miou:.1f} {interval}, pixel accuracy {100 * total.accuracy:.1f} {where}; each at its own "
-        f"size, {how if isinstance(how, Windows) else 'whole'}, mean over the classes that occur, {IGNORE} ignored; "
-        "95% bootstrap over pictures"
-    )
 
 
 def with_notes(predictor: Predictor, notes: Sequence[str]) -> Predictor:

@@ -2,7 +2,7 @@
 
 ======================== ==========================================================================================
  ``recipe.yaml``          what features are read, as every command takes it
- ``weights/``             trained weights that the recipe names, where it does
+ ``weights/``             files of weights that the recipe names, where it does
  ``predictor.json``       :class:`PredictorFacts`
  ``predictor.safetensors`` the trained head
  ``README.md``            a card for people and hubs
@@ -24,21 +24,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from diffeat.backbones.card import cards
+from diffeat.backbones.hub import mirrored
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
 from diffeat.extraction import Reading, Recipe
-from diffeat.extraction.reading import TrainedWeights
+from diffeat.extraction.contained import WEIGHTS as NAMED
+from diffeat.extraction.contained import contained, copy_into, left, located, portable
 from diffeat.files import new_folder, read_bytes, read_text, write_files
 from diffeat.tasks.predictors.registry import head_of
 from diffeat.tasks.predictors.target import TARGETS, Legend
 from diffeat.tasks.predictors.windows import Windows
 
-RECIPE, FACTS, WEIGHTS, CARD, JOINS, TRAINING = (
+RECIPE, FACTS, WEIGHTS, CARD, TRAINING = (
     "recipe.yaml",
     "predictor.json",
     "predictor.safetensors",
     "README.md",
-    "weights",
     "training",
 )
 #: What :func:`write_run` writes.
@@ -139,13 +140,12 @@ def read_run(folder: Path, *, allow_code: bool = False) -> Run:
     except (SafetensorError, ValueError) as error:
         raise ModelError(f"{shown(str(folder / WEIGHTS))} cannot be read: {error}") from None
     recipe = Recipe.load(folder / RECIPE, allow_code=allow_code)
-    if facts.recipe and recipe.hash != facts.recipe:
+    if facts.recipe and (hash := portable(recipe).hash) != facts.recipe:
         raise InvalidValueError(
-            f"The head in {shown(str(folder))} belongs to another recipe: {RECIPE} ({recipe.name!r}, "
-            f"{recipe.hash[:12]}) was changed after the training ({facts.recipe[:12]}). Put the old one back, or train "
-            "again."
+            f"The head in {shown(str(folder))} belongs to another recipe: {RECIPE} ({recipe.name!r}, {hash[:12]}) was "
+            f"changed after the training ({facts.recipe[:12]}). Put the old one back, or train again."
         )
-    return Run(folder, recipe, facts, state)
+    return Run(folder, located(recipe, folder), facts, state)
 
 
 def _facts(file: Path) -> PredictorFacts:
@@ -164,49 +164,26 @@ def _facts(file: Path) -> PredictorFacts:
 def write_run(
     folder: Path, recipe: Recipe, facts: PredictorFacts, state: Mapping[str, Tensor], *, force: bool = False
 ) -> Path:
-    """Write a run folder, with copies of the trained weights that the recipe names; returns it.
+    """Write a run folder, with copies of the files of weights that the recipe names; returns it.
 
     Raises:
         InvalidValueError: One of its files is there already, and may not be replaced.
     """
     from safetensors.torch import save
 
-    contained, copies = _contained(recipe)
-    names = [*FILES, *copies]
-    new_folder(folder, names, force=force)
+    inside, copies = contained(recipe)
+    new_folder(folder, FILES, force=force)
     head = save({name: value.detach().cpu().contiguous().clone() for name, value in state.items()})
-    facts = facts.model_copy(update={"recipe": recipe.hash, "weights": hashlib.sha256(head).hexdigest()})
+    needs = tuple(f"Needs {path}, which does not lie in this folder" for path in left(inside))
+    notes = (*(note for note in facts.notes if note not in needs), *needs)
+    facts = facts.model_copy(
+        update={"recipe": portable(inside).hash, "notes": notes, "weights": hashlib.sha256(head).hexdigest()}
+    )
     facts_text = json.dumps(facts.model_dump(mode="json", exclude_none=True), indent=1, ensure_ascii=False) + "\n"
-    for name, content in copies.items():
-        write_files(folder / JOINS, [Path(name).name], [content], force=True)
-    contents = [contained.to_yaml(), facts_text, head, card(recipe, facts)]
+    copy_into(folder, copies)
+    contents = [inside.to_yaml(), facts_text, head, card(recipe, facts)]
     write_files(folder, FILES, contents, force=force)
     return folder
-
-
-def _contained(recipe: Recipe) -> tuple[Recipe, dict[str, bytes]]:
-    """The recipe with its trained weights beside it, and these by their names in the folder."""
-    copies: dict[str, bytes] = {}
-
-    def moved(value: Any) -> Any:
-        if isinstance(value, TrainedWeights):
-            path = Path(value.source)
-            file = path / (value.file or "model.safetensors") if path.is_dir() else path
-            if not file.is_file():
-                return value  # of a hub
-            data = read_bytes(file, "trained join", _LARGEST)
-            digest = hashlib.sha256(data).hexdigest()
-            copies[name := f"{JOINS}/{digest[:12]}{file.suffix}"] = data
-            return value.model_copy(update={"source": name, "file": None, "sha256": value.sha256 or digest})
-        if isinstance(value, BaseModel):
-            changed = {field: new for field, old in value if (new := moved(old)) is not old}
-            return value.model_copy(update=changed) if changed else value
-        if isinstance(value, tuple):
-            new = tuple(map(moved, value))
-            return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
-        return value
-
-    return moved(recipe), copies
 
 
 def licences(recipe: Recipe) -> Iterable[str]:
@@ -253,12 +230,14 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
     if path.exists():
         return path
     text = str(name)
+    if (held := mirrored(text)) is not None:
+        return held
     if text.count("/") != 1 or text.startswith((".", "/", "~")) or os.sep != "/":
         raise ModelError(f"There is no run folder {shown(text)}; give the --out of a training, or OWNER/NAME of a hub.")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    patterns: Sequence[str] = [*FILES, f"{JOINS}/*"]
+    patterns: Sequence[str] = [*FILES, f"{NAMED}/*"]
     try:
         return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns)))
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:

@@ -9,7 +9,8 @@ in strips, as soon as no later window sees them, so that memory does not grow wi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import ceil
+from math import ceil, floor
+from operator import gt
 from typing import Annotated, Literal, Self
 
 import torch
@@ -22,6 +23,7 @@ from diffeat.tasks.predictors.head import Opinion, PixelOpinions
 #: left, top, right, bottom
 Box = tuple[int, int, int, int]
 Side = Annotated[int, Field(ge=1, le=2**16)]
+Share = Annotated[float, Field(gt=0, le=1)]
 #: Values of a strip that are held at once.
 _VALUES = 1 << 23
 
@@ -39,8 +41,8 @@ class Windows(BaseModel):
     size: tuple[Side, Side] | None = Field(
         default=None, description="(width, height) in pixels; a square of the picture's shorter side if none"
     )
-    stride: tuple[Side, Side] | None = Field(
-        default=None, description="(x, y) in pixels; two thirds of the size if none"
+    stride: tuple[Side, Side] | Share = Field(
+        default=2 / 3, description="between windows: (x, y) in pixels, or a share of their size"
     )
     blend: Literal["hat", "mean"] = Field(default="hat", description="weights where windows overlap")
 
@@ -52,7 +54,7 @@ class Windows(BaseModel):
 
     @model_validator(mode="after")
     def _without_gaps(self) -> Self:
-        if self.size and self.stride and (self.stride[0] > self.size[0] or self.stride[1] > self.size[1]):
+        if self.size and isinstance(self.stride, tuple) and any(map(gt, self.stride, self.size)):
             raise ValueError(f"stride {self.stride} is larger than the windows {self.size}: pixels would be left out")
         return self
 
@@ -65,14 +67,16 @@ class Windows(BaseModel):
         """Where windows begin, and their length."""
         length = picture[axis]
         size = min(length, self.size[axis] if self.size else min(picture))
-        stride = min(size, self.stride[axis]) if self.stride else max(1, size * 2 // 3)
+        share = self.stride
+        stride = min(size, share[axis]) if isinstance(share, tuple) else max(1, floor(size * share + 1e-6))
         count = ceil((length - size) / stride) + 1
         return [min(i * stride, length - size) for i in range(count)], size
 
     def __str__(self) -> str:
         size = "squares of the shorter side" if self.size is None else f"{self.size[0]}×{self.size[1]} pixels"
-        every = "two thirds of it" if self.stride is None else f"{self.stride[0]}×{self.stride[1]}"
-        return f"windows of {size} every {every}, blended by {self.blend}"
+        share = self.stride
+        every = f"every {share[0]}×{share[1]}" if isinstance(share, tuple) else f"every {share:.3g} of it"
+        return f"windows of {size} {'side by side' if share == 1 else every}, blended by {self.blend}"
 
 
 class Mosaic:

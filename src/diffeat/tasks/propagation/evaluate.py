@@ -13,10 +13,10 @@ from diffeat.datasets.davis import Video, VideoDataset, write_mask
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Store, each_feature
 from diffeat.evaluation.intervals import Interval, bootstrap
-from diffeat.evaluation.result import Scored, Table, check_alike, joined
+from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, suggested
 from diffeat.evaluation.texts import one_text, precision_notes, text_notes
-from diffeat.features import FeatureMap, Source, check_one_map
+from diffeat.features import FeatureMap, Source
 from diffeat.progress import Progress, silent
 from diffeat.tasks.propagation.metric import boundary_score, over_frames, region_score
 from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_video
@@ -43,7 +43,7 @@ class VideoScore:
 
 
 @dataclass(frozen=True, repr=False)
-class Propagation(Scored):
+class Propagation(ShownResult):
     """The outcome of :func:`evaluate_videos`, a :class:`~diffeat.evaluation.Result`; numbers in percent."""
 
     dataset: str
@@ -123,7 +123,7 @@ def evaluate_videos(
         DatasetError: A mask has another size than its frame, or only first frames are annotated.
     """
     options = options or PropagationOptions(**suggested(source.recipe, "propagation"))
-    check_one_map(source.recipe.name, source.map_names)
+    options.check_maps(source.recipe.name, source.map_names)
     text = one_text(options.prompts)
     unknown = sorted(options.frames_by_video.keys() - {video.name for video in data})
     data = data.only(options.video) if options.video else data
@@ -174,4 +174,4 @@ def _scores(video: Video, found: Sequence[np.ndarray]) -> list[VideoScore]:
     return scores
 
 
-TASK = Task("propagation", "videos", PropagationOptions, evaluate_videos, one_map=True)
+TASK = Task("propagation", "videos", PropagationOptions, evaluate_videos)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from diffeat.evaluation.texts import one_text
-from diffeat.features import FeatureMap, ImageLike, Source, check_one_map
+from diffeat.features import FeatureMap, ImageLike, Source
 from diffeat.tasks.propagation.propagate import PropagationOptions, propagate_video
 
 
@@ -30,7 +30,7 @@ def carry(
         InvalidValueError: The source gives several maps.
     """
     options = options or PropagationOptions()
-    check_one_map(source.recipe.name, source.map_names)
+    options.check_maps(source.recipe.name, source.map_names)
     yield first_mask
     features = source.stream(frames, one_text(options.prompts))
     for mask in propagate_video(features, torch.from_numpy(first_mask.astype(np.int64)), options):

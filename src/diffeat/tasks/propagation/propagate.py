@@ -12,6 +12,12 @@ R = 12, k = 5, τ = 0.1 and 7 last frames, DIFT with R = 15, k = 15, τ = 0.2 an
 is ever made: queries come in square tiles, a tile meets only the window around it, one context frame at a time, and a
 running top-k remains.
 
+With the kernel *attention* the model's own takes the place of the cosine: the frame's queries meet the context's keys,
+:math:`q_i \cdot k_j / \sqrt{C}`, C channels of a head (``….attn1.q[3]`` and ``….attn1.k[3]``), or of all heads, whose
+mean it then is but for a factor that belongs to τ. With one head, τ = 1, R without limit and k all tokens, weights are
+what that head would look at if its keys were those of the context. Recent zero-shot video work reads these under
+inversion (the recipe's trajectory); ``docs/words.md`` says what was measured.
+
 The steps around it are theirs too, in their order. The first mask comes to the grid by Pillow's nearest pixel. Soft
 labels go on as they are; for the result they are enlarged bilinearly to the model's image, each object's are stretched
 to 0…1 (small objects would never win otherwise), the highest wins, and its number comes to the original size by
@@ -20,10 +26,12 @@ Pillow's nearest pixel.
 
 from __future__ import annotations
 
+import math
+import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -36,8 +44,11 @@ from torch import Tensor
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.task import TaskOptions
-from diffeat.features import FeatureMap
+from diffeat.features import FeatureMap, check_one_map
 from diffeat.geometry import Frame
+
+#: The side of an attention, and its head.
+_SIDE = re.compile(r"\.([qk])(?=(\[\d+\])?$)")
 
 
 class PropagationOptions(TaskOptions):
@@ -46,6 +57,11 @@ class PropagationOptions(TaskOptions):
     radius: int = Field(default=12, ge=0, description="Of the window around a token, in tokens; 0 looks everywhere.")
     topk: int = Field(default=5, ge=1, description="Context tokens that a token's labels come from.")
     temperature: float = Field(default=0.1, gt=0, description="Of the weights among them.")
+    kernel: Literal["features", "attention"] = Field(
+        default="features",
+        description="What makes tokens alike: 'features', cosines of one map, or 'attention', a frame's queries on the "
+        "others' keys, of a recipe with two maps, ….q and ….k.",
+    )
     last_frames: int = Field(default=7, ge=0, description="Frames of context besides the first.")
     frames_of: tuple[Annotated[str, Field(pattern=r"^.+=\d+$")], ...] = Field(
         default=(), description="Another number of last frames for a sequence, VIDEO=NUMBER; repeatable."
@@ -64,10 +80,27 @@ class PropagationOptions(TaskOptions):
         """Other numbers of last frames, by sequence."""
         return {name: int(count) for name, count in (item.rsplit("=", 1) for item in self.frames_of)}
 
+    def check_maps(self, recipe: str, maps: Sequence[str]) -> None:
+        """
+        Raises:
+            InvalidValueError: A recipe of these maps does not give what the kernel reads.
+        """
+        if self.kernel == "features":
+            check_one_map(recipe, maps)
+        elif sorted(match[1] for match in map(_SIDE.search, maps) if match) != ["k", "q"] or (
+            len(maps) != 2 or _SIDE.sub("", maps[0]) != _SIDE.sub("", maps[1])
+        ):
+            raise InvalidValueError(
+                "The kernel 'attention' takes queries and keys of one attention, as -a ….attn1.q -a ….attn1.k at one "
+                f"timestep; recipe {recipe!r} gives {', '.join(maps) or 'one map'}."
+            )
+
     def __str__(self) -> str:
+        kernel = "" if self.kernel == "features" else "kernel attention, "
+        frames = " ".join([str(self.last_frames), *(f"({item})" for item in self.frames_of)])
         return (
-            f"radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, first and last "
-            f"{' '.join([str(self.last_frames), *(f'({item})' for item in self.frames_of)])} frames"
+            f"{kernel}radius {self.radius or 'unlimited'}, top {self.topk}, temperature {self.temperature:g}, "
+            f"first and last {frames} frames"
         )
 
 
@@ -85,7 +118,8 @@ def propagate_labels(
     """Soft labels of a frame from those of other frames of the same video.
 
     Args:
-        context: Features of the other frames, same grid.
+        target: Features of the frame; its queries, with the kernel ``attention``.
+        context: Features, or keys, of the other frames, same grid.
 
     Raises:
         InvalidValueError: If the grids or the counts differ.
@@ -95,8 +129,11 @@ def propagate_labels(
     options, grid = options or PropagationOptions(), target.shape[1:]
     if any(f.shape != target.shape for f in context) or any(m.shape[1:] != grid for m in labels):
         raise InvalidValueError("Frames and labels of a video must share one grid and one number of channels.")
-    queries = F.normalize(target.float(), dim=0)
-    keys = [F.normalize(f.float(), dim=0) for f in context]
+    queries, keys = target.float(), [f.float() for f in context]
+    if options.kernel == "features":
+        queries, keys = F.normalize(queries, dim=0), [F.normalize(f, dim=0) for f in keys]
+    else:
+        queries = queries / math.sqrt(len(queries))
     h, w = grid
     result = labels[0].new_zeros(labels[0].shape[0], h, w, dtype=torch.float32)
     for top in range(0, h, TILE):
@@ -162,15 +199,24 @@ def propagate_video(
     first: tuple[Tensor, Tensor] | None = None
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.last_frames)
     for feature in features:
-        tensor = feature.tensor
+        tensor, key = _sides(feature, options)
         if first is None:
             on_grid = mask_on_grid(first_mask, feature.frame, (int(tensor.shape[1]), int(tensor.shape[2])))
-            first = tensor, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
+            first = key, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
             continue
         context = [first, *recent]
         soft = propagate_labels(tensor, [f for f, _ in context], [m for _, m in context], options)
-        recent.append((tensor, soft))
+        recent.append((key, soft))
         yield objects[strongest_label(soft.cpu(), feature.frame)]
+
+
+def _sides(feature: FeatureMap, options: PropagationOptions) -> tuple[Tensor, Tensor]:
+    """What asks, and what is asked."""
+    if options.kernel == "features":
+        return feature.tensor, feature.tensor
+    options.check_maps(feature.image, [*feature.activations])
+    sides = {match[1]: feature[name] for name in feature.activations if (match := _SIDE.search(name))}
+    return sides["q"], sides["k"]
 
 
 def mask_on_grid(mask: Int[Tensor, "height width"], frame: Frame, grid: tuple[int, int]) -> Int[Tensor, "rows columns"]:

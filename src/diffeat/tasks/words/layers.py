@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from diffeat.activations import Catalogue
@@ -9,6 +10,7 @@ from diffeat.activations.names import compile_pattern, is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 
+_HEAD = re.compile(r"(.+)\[(\d{1,4})\]")
 #: Layers by model, ours: chosen on the toy world (benchmarks/words_toyworld.py, docs/words.md).
 MEASURED = {"tiny-unet": ("up_blocks.2.attentions.*.transformer_blocks.0.attn2.map",)}
 
@@ -32,9 +34,10 @@ def text_attentions(backbone: Backbone) -> dict[str, tuple[int, int]]:
     return found
 
 
-def choose_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]:
-    """Ids or globs of maps from image to text, as ids; without any, those measured to locate best (:data:`MEASURED`),
-    or, of a model that was not measured, those of the middle grids.
+def choose_layers(backbone: Backbone, layers: Sequence[str] | None) -> dict[str, list[int] | None]:
+    """Ids or globs of maps from image to text, ``….attn2.map[3]`` for head 3 alone, as ids with their heads (``None``:
+    all). Without any, those measured to locate best (:data:`MEASURED`), or, of a model that was not measured, those of
+    the middle grids.
 
     Raises:
         UnknownNameError: One that is no text attention of this model.
@@ -43,12 +46,16 @@ def choose_layers(backbone: Backbone, layers: Sequence[str] | None) -> list[str]
     if not layers:
         sizes = sorted({h * w for h, w in there.values()})
         middle = sizes[len(sizes) // 3 :][:2]
-        return [id for id, (h, w) in there.items() if h * w in middle]
-    chosen = []
+        return {id: None for id, (h, w) in there.items() if h * w in middle}
+    chosen: dict[str, list[int] | None] = {}
     for name in layers:
-        form = compile_pattern(name) if is_pattern(name) else None
-        hits = [id for id in there if id == name or (form is not None and form.fullmatch(id))]
+        match = _HEAD.fullmatch(name)
+        bare = match[1] if match else name
+        form = compile_pattern(bare) if is_pattern(bare) else None
+        hits = [id for id in there if id == bare or (form is not None and form.fullmatch(id))]
         if not hits:
-            raise UnknownNameError(f"No text attention {name!r} in this model. {did_you_mean(name, there)}".rstrip())
-        chosen += hits
-    return list(dict.fromkeys(chosen))
+            raise UnknownNameError(f"No text attention {name!r} in this model. {did_you_mean(bare, there)}".rstrip())
+        for id in hits:
+            heads = chosen.get(id, [])
+            chosen[id] = None if match is None or heads is None else [*heads, int(match[2])]
+    return chosen

@@ -16,8 +16,7 @@ bicubically, cuts what is negative and lets every head count the same, so that l
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +28,7 @@ from torch import Tensor
 from diffeat.activations.attended import Attended, AttentionTaps
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, clipped
-from diffeat.extraction import Extractor
+from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import ImageLike, Picture
 from diffeat.tasks.parts.find import self_attentions
@@ -52,10 +51,11 @@ class WordOptions:
 
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
-        layers: Ids or globs of attentions; by default the middle grids.
-        heads: Which heads of each layer; all if not given.
+        layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those that the
+            recipe has for the task ``words``, else those measured for the model, else the middle grids.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
+        apart: Whether each word has a text, and passes, of its own.
         background: Height above which a place belongs to a word; ``None`` gives every place the highest word.
         resize: To the finest grid.
         weigh: What counts the same.
@@ -63,12 +63,12 @@ class WordOptions:
 
     prompt: str | None = None
     layers: tuple[str, ...] = ()
-    heads: tuple[int, ...] | None = None
     refine: int = 0
     normalise: Normalise = "range"
     background: float | None = 0.5
     resize: Literal["bilinear", "bicubic"] = "bilinear"
     weigh: Literal["layers", "heads"] = "layers"
+    apart: bool = False
 
     def __post_init__(self) -> None:
         if self.normalise not in _SAID:
@@ -93,24 +93,81 @@ def words(
         InvalidValueError: No words or too many, a word beyond the model's text, a model without text attention, or a
             recipe that walks or has techniques.
     """
-    options, wanted = options or WordOptions(), checked_words(words)
+    options = options or WordOptions()
+    return words_by_layer(picture, words, source, {"": options.layers}, options)[""]
+
+
+@neutral()
+def words_by_layer(
+    picture: ImageLike,
+    words: Sequence[str],
+    source: Extractor,
+    choices: Mapping[str, Sequence[str]],
+    options: WordOptions | None = None,
+) -> dict[str, ScoredMaps]:
+    """As :func:`words`, by several choices of layers at once: the model runs as often as for one.
+
+    Args:
+        choices: Layers under a name each, in place of those of the options.
+    """
+    options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
+    own = source.recipe.tasks.get("words", {}).get("layers", ())
+    chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
+    everything = list(dict.fromkeys(name for layers in chosen.values() for name in layers))
+    read = read_layers(picture, wanted, source, everything, options)
+    frame = frame_of(source.recipe, source.backbone, picture)
+    result = {}
+    for key, layers in chosen.items():
+        heads = [_heads(read.maps[name], name, some) for name, some in layers.items()]
+        maps = normalised(aggregate(heads, options.resize, options.weigh), options.normalise)
+        text = " | ".join(read.texts)
+        notes = (f"text: {text}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+        result[key] = ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+    return result
+
+
+@dataclass(frozen=True)
+class LayerMaps:
+    """Maps of words by layer (heads, words, h, w), mean over passes, under these texts."""
+
+    maps: dict[str, Float[Tensor, "n k h w"]]
+    texts: tuple[str, ...]
+    passes: int
+
+
+def read_layers(
+    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Sequence[str], options: WordOptions
+) -> LayerMaps:
+    """The maps that layers give words; of refined ones heads are averaged.
+
+    Raises:
+        DiffeatError: As :func:`words`.
+    """
     recipe, backbone = source.recipe, source.backbone
     check_attending(recipe)
-    picture = Picture.of(picture)
-    layers = choose_layers(backbone, options.layers)
-    text = recipe.text_for(", ".join(wanted)) if options.prompt is None else options.prompt
-    spans = [backbone.token_index(text, word) for word in wanted]
+    texts = _texts(recipe, wanted, options)
+    spans = {text: [backbone.token_index(text, word) for word in named] for text, named in texts.items()}
+    watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
+    parts, count = [], 0
     with torch.no_grad(), backbone.ready():
-        watch = _Watch(layers, spans, options)
-        watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
-        with AttentionTaps(backbone.denoiser, watched, watch) as taps:
-            for inputs in passes(recipe, backbone, picture, text):
-                taps.run(**inputs)
-                watch.end()
-        maps = normalised(watch.mean(), options.normalise)
-    notes = (f"text: {text}", f"{len(layers)} layers, {watch.passes} passes", _SAID[options.normalise])
-    frame = frame_of(recipe, backbone, picture)
-    return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
+        for text, own in spans.items():
+            watch = _Watch(layers, own, options.refine)
+            with AttentionTaps(backbone.denoiser, watched, watch) as taps:
+                for inputs in passes(recipe, backbone, picture, text):
+                    taps.run(**inputs)
+                    watch.end()
+            parts.append(watch.mean())
+            count += watch.passes
+    return LayerMaps({name: torch.cat([part[name] for part in parts], 1) for name in layers}, tuple(texts), count)
+
+
+def _texts(recipe: Reading, wanted: Sequence[str], options: WordOptions) -> dict[str, list[str]]:
+    """Texts that are read, with the words looked for in each."""
+    if not options.apart:
+        return {recipe.text_for(", ".join(wanted)) if options.prompt is None else options.prompt: [*wanted]}
+    if options.prompt is not None:
+        raise InvalidValueError("Words in a prompt of your own are read together; leave out the prompt, or 'apart'.")
+    return {recipe.text_for(word): [word] for word in wanted}
 
 
 def checked_words(words: Sequence[str]) -> list[str]:
@@ -130,58 +187,50 @@ def checked_words(words: Sequence[str]) -> list[str]:
 
 
 class _Watch:
-    """Sums maps over layers and passes while they run."""
+    """Sums maps over passes while they run."""
 
-    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], options: WordOptions) -> None:
+    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], refine: int) -> None:
         self.passes = 0
-        self._layers, self._options = frozenset(layers), options
+        self._layers, self._refine = frozenset(layers), refine
         self._tokens = sorted({token for span in spans for token in span})
         self._share = torch.tensor([[(t in span) / len(span) for t in self._tokens] for span in spans])
-        self._maps: list[Tensor] = []
+        self._maps: dict[str, Tensor] = {}
         self._looks: list[Attended] = []
-        self._sum: Tensor | None = None
+        self._sums: dict[str, Tensor] = {}
 
     def __call__(self, attended: Attended) -> Tensor:
         if attended.name in self._layers:
             heads = attended.text(self._tokens, mean_heads=False)[0].float()  # (heads, tokens, h, w)
-            chosen = heads if self._options.heads is None else heads[_heads(attended, self._options.heads, len(heads))]
-            share = self._share.to(chosen)
-            self._maps.append(torch.einsum("wt,ntyx->nwyx", share, chosen))
+            self._maps[attended.name] = torch.einsum("wt,ntyx->nwyx", self._share.to(heads), heads)
         else:
             self._looks.append(attended)
         return torch.empty(0)
 
     def end(self) -> None:
         """A pass is over."""
-        if self._options.refine:
-            self._maps = self._refined()
-        mean = aggregate(self._maps, self._options.resize, self._options.weigh)
-        self._sum = mean if self._sum is None else self._sum + mean
-        self._maps, self._looks, self.passes = [], [], self.passes + 1
+        for name, maps in self._maps.items():
+            maps = self._refined(maps.mean(0))[None] if self._refine else maps
+            self._sums[name] = self._sums[name] + maps if name in self._sums else maps
+        self._maps, self._looks, self.passes = {}, [], self.passes + 1
 
-    def mean(self) -> Float[Tensor, "k h w"]:
-        if self._sum is None:
+    def mean(self) -> dict[str, Float[Tensor, "n k h w"]]:
+        if not self.passes:
             raise InvalidValueError("The recipe has no timesteps.")
-        return (self._sum / self.passes).cpu()
+        return {name: (total / self.passes).cpu() for name, total in self._sums.items()}
 
-    def _refined(self) -> list[Tensor]:
-        looks: dict[tuple[int, int], list[Attended]] = defaultdict(list)
-        for attended in self._looks:
-            looks[attended.grid].append(attended)
-        refined = []
-        for heads in self._maps:
-            maps = heads.mean(0)
-            at = looks.get((maps.shape[1], maps.shape[2]), [])
-            for _ in range(self._options.refine if at else 0):
-                maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
-            refined.append(maps[None])
-        return refined
+    def _refined(self, maps: Tensor) -> Tensor:
+        at = [attended for attended in self._looks if attended.grid == tuple(maps.shape[1:])]
+        for _ in range(self._refine if at else 0):
+            maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
+        return maps
 
 
-def _heads(attended: Attended, heads: Sequence[int], there: int) -> list[int]:
-    if max(heads) >= there or min(heads) < 0:
-        raise InvalidValueError(f"{attended.name} has heads 0 to {there - 1}, not {max(heads)}.")
-    return list(heads)
+def _heads(maps: Tensor, name: str, heads: Sequence[int] | None) -> Tensor:
+    if heads is None:
+        return maps
+    if max(heads) >= len(maps):
+        raise InvalidValueError(f"{name} has heads 0 to {len(maps) - 1}, not {max(heads)} (refined ones are averaged).")
+    return maps[list(heads)]
 
 
 def aggregate(

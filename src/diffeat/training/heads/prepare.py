@@ -63,7 +63,7 @@ def windows_of(side: int | None, options: DenseOptions) -> Windows | None:
     """How pictures are predicted: as they were learned from."""
     if side is None:
         return None
-    return Windows() if options.crop == "square" else Windows(size=(side, side))
+    return Windows(size=None if options.crop == "square" else (side, side), stride=options.stride, blend=options.blend)
 
 
 def network_of(

@@ -30,12 +30,13 @@ from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.tasks.dense import DenseHead
 from diffeat.tasks.dense.options import DenseOptions
+from diffeat.tasks.predictors.evaluate import Scored, evaluate_head
 from diffeat.tasks.predictors.folder import FILES, TRAINING, PredictorFacts
-from diffeat.tasks.predictors.predictor import Prediction, Predictor
+from diffeat.tasks.predictors.predictor import Predictor
+from diffeat.tasks.predictors.scores import Scores
 from diffeat.training import checkpoint
 from diffeat.training.heads.examples import Batch, Examples, Feed, Fresh, Remembered, Stored, ahead
 from diffeat.training.heads.prepare import check_alike, network_of, shown, windows_of, with_gradients
-from diffeat.training.heads.scores import Scores
 from diffeat.training.heads.truth import Data, Truth, truth_of
 from diffeat.training.heads.workers import Workers
 from diffeat.training.loop import Loop, Schedule, Values
@@ -53,19 +54,22 @@ class Trained:
         folder: The run folder.
         predictor: With the weights that were kept: the best by validation, the last without.
         step: Of these weights.
-        scores: Of the validation pictures by these weights; ``None`` without any.
+        scored: The validation pictures by these weights; ``None`` without any.
         losses: Of each step.
         notes: What a reader of the numbers must know.
-        shown: Some validation pictures as they are predicted, with what is known.
     """
 
     folder: Path
     predictor: Predictor
     step: int
-    scores: Scores | None
+    scored: Scored | None
     losses: tuple[float, ...]
     notes: tuple[str, ...]
-    shown: tuple[tuple[Prediction, Any], ...] = ()
+
+    @property
+    def scores(self) -> Scores | None:
+        """Of :attr:`scored`."""
+        return None if self.scored is None else self.scored.scores
 
 
 @neutral()
@@ -140,7 +144,7 @@ def train_dense(
         scored: dict[int, Scores] = {}
 
         def validated() -> float:
-            scored[run.loop.step] = scores_of(predictor, truth, validation or data)[0]
+            scored[run.loop.step] = evaluate_head(predictor, validation or data).scores
             return scored[run.loop.step].merit
 
         run.train(
@@ -150,13 +154,13 @@ def train_dense(
             progress=progress,
         )
         step = run.restore()
-        scores, pictures = (None, []) if validation is None else scores_of(predictor, truth, validation, SHOWN)
-    lines = _about(data, validation, options, step, scores, predictor)
+        best = None if validation is None else evaluate_head(predictor, validation, shown=SHOWN)
+    lines = _about(data, options, step, best)
     predictor.source = source
     predictor.facts = predictor.facts.model_copy(update={"notes": (*lines, *notes)})
     if workers.first:
         predictor.save(folder, force=True)
-    return Trained(folder, predictor, step, scores, tuple(run.loop.losses), (*lines, *notes), tuple(pictures))
+    return Trained(folder, predictor, step, best, tuple(run.loop.losses), (*lines, *notes))
 
 
 class _Run:
@@ -243,9 +247,7 @@ class _Run:
         return facts["step"]
 
 
-def _about(
-    data: Data, validation: Data | None, options: DenseOptions, step: int, scores: Scores | None, predictor: Predictor
-) -> list[str]:
+def _about(data: Data, options: DenseOptions, step: int, best: Scored | None) -> list[str]:
     """What a card and a report say of the training."""
     shown = {"whole": "whole pictures", "square": "squares of the shorter side"}.get(
         str(options.crop), f"crops of {options.crop}×{options.crop} pixels"
@@ -257,33 +259,6 @@ def _about(
         + f": {shown}, {options.steps} steps of {options.batch * options.accumulate}, rate {options.rate:g}, "
         + ", ".join([f"seed {options.seed}", *tuned])
     ]
-    if scores is not None and validation is not None:
-        windows = predictor.facts.windows
-        lines.append(
-            f"step {step}, the best on {len(validation)} pictures of {validation.name} {validation.split}: {scores} "
-            f"(95% over pictures drawn anew; it is the maximum over validations); at each picture's own size, "
-            + ("whole" if windows is None else str(windows))
-        )
+    if best is not None:
+        lines += [f"step {step}, the best of the validations, so that its number is a maximum", *str(best).splitlines()]
     return lines
-
-
-def scores_of(
-    predictor: Predictor, truth: Truth, data: Data, shown: int = 0
-) -> tuple[Scores, list[tuple[Prediction, Any]]]:
-    """How well a predictor does on a dataset, and some of its predictions beside what is known.
-
-    Raises:
-        DatasetError: The dataset is empty, or a picture cannot be used.
-    """
-    total: Scores | None = None
-    examples = []
-    predictions = predictor.predict(sample.image for sample in data)
-    for sample, prediction in zip(data, predictions, strict=True):
-        known = truth.read(sample)
-        scores = truth.score(known, prediction.values)
-        total = scores if total is None else total + scores
-        if len(examples) < shown:
-            examples.append((prediction, known))
-    if total is None:
-        raise DatasetError(f"{data.name} {data.split} holds no pictures to score.")
-    return total, examples

@@ -18,8 +18,8 @@ from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.progress import Progress, silent
 from diffeat.tasks.dense import angular_loss, lovasz_softmax, scale_invariant_loss
 from diffeat.tasks.dense.options import DenseOptions
+from diffeat.tasks.predictors.scores import SCORES
 from diffeat.training.heads.cuts import Cut
-from diffeat.training.heads.scores import DepthScores, LabelScores, NormalScores, Scores
 
 Data = MaskDataset | TargetDataset
 
@@ -45,6 +45,7 @@ class Truth(ABC):
     fill: ClassVar[float] = float("nan")
 
     def __init__(self, data: Any) -> None:
+        self.data = data
         self.classes: tuple[str, ...] = getattr(data, "classes", ())
         self.colours = getattr(data, "colours", ())
         self.start: Tensor | None = None
@@ -54,9 +55,9 @@ class Truth(ABC):
     def outputs(self) -> int:
         """Scores of a cell."""
 
-    @abstractmethod
     def read(self, sample: Any) -> NDArray:
         """(…, H, W) of a sample's picture."""
+        return SCORES[self.target].read(sample, self.data)
 
     def cut(self, known: NDArray, cut: Cut) -> Tensor:
         """A piece of it, (…, h, w)."""
@@ -65,10 +66,6 @@ class Truth(ABC):
     @abstractmethod
     def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
         """Of enlarged scores (b, k, h, w) and a batch of pieces (b, …, h, w)."""
-
-    @abstractmethod
-    def score(self, known: NDArray, predicted: NDArray) -> Scores:
-        """Of one picture."""
 
     def check(self, data: Any, progress: Progress = silent) -> list[str]:
         """Read all that is known once; gives what a reader of numbers must know.
@@ -98,17 +95,11 @@ class LabelTruth(Truth):
     def outputs(self) -> int:
         return len(self.classes)
 
-    def read(self, sample: Any) -> NDArray:
-        return sample.labels(len(self.classes)).astype(np.uint8)
-
     def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
         labels = truth.long()
         known = (labels != IGNORE).sum().clamp(min=1)
         loss = F.cross_entropy(scores.float(), labels, ignore_index=IGNORE, reduction="sum") / known
         return loss + options.lovasz * lovasz_softmax(scores, labels, IGNORE) if options.lovasz else loss
-
-    def score(self, known: NDArray, predicted: NDArray) -> Scores:
-        return LabelScores.of(known, predicted, self.classes)
 
     def check(self, data: Any, progress: Progress = silent) -> list[str]:
         counts: Counter[int] = Counter()
@@ -133,25 +124,12 @@ class DepthTruth(Truth):
 
     kind, target, positive = "depth", "depth", True
 
-    def __init__(self, data: Any) -> None:
-        super().__init__(data)
-        self._limits = getattr(data, "limits", (0.0, float("inf")))
-
     @property
     def outputs(self) -> int:
         return 1
 
-    def read(self, sample: Any) -> NDArray:
-        depth = sample.target()
-        near, far = self._limits
-        with np.errstate(invalid="ignore"):
-            return np.where((depth > near) & (depth <= far), depth, np.float32(np.nan))[None]
-
     def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
         return scale_invariant_loss(scores, truth)
-
-    def score(self, known: NDArray, predicted: NDArray) -> Scores:
-        return DepthScores.of(known[0], predicted)
 
 
 class NormalTruth(Truth):
@@ -163,18 +141,12 @@ class NormalTruth(Truth):
     def outputs(self) -> int:
         return 3
 
-    def read(self, sample: Any) -> NDArray:
-        return sample.target()
-
     def cut(self, known: NDArray, cut: Cut) -> Tensor:
         piece = super().cut(known, cut)
         return piece * torch.tensor([-1.0, 1.0, 1.0])[:, None, None] if cut.flip else piece
 
     def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
         return angular_loss(scores, truth)
-
-    def score(self, known: NDArray, predicted: NDArray) -> Scores:
-        return NormalScores.of(known, predicted)
 
 
 #: By kind of dataset.

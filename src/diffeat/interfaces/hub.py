@@ -1,0 +1,117 @@
+"""What was made with diffeat, on a hub: recipes with trained parts, heads and probes, exported features.
+
+What is pushed is written for others: trained weights that a recipe names go along (``weights/``), weights of base
+models never do, and a recipe that names a file of this machine is refused. The card is written from the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from diffeat.backbones import cards
+from diffeat.backbones.files import first_line
+from diffeat.errors import InvalidValueError, ModelError, shown
+from diffeat.extraction import Reading, Recipe, Vision
+from diffeat.extraction.contained import WEIGHTS, contained, left
+from diffeat.extraction.published import RECIPE
+from diffeat.files import read_bytes, read_text
+from diffeat.tasks.predictors.folder import CARD, FACTS, FILES, licences, read_run
+
+_LARGEST = 8 << 30
+_REPORT = "report.md"
+
+
+def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None = None, private: bool = False) -> str:
+    """Put a run on a hub.
+
+    Args:
+        what: A run folder of a training, a recipe's file, or a folder of ``diffeat store export --as parquet``.
+        repository: ``OWNER/NAME``; made if missing.
+        report: Folder of an evaluation (``diffeat eval --out``): its numbers, with their protocol and intervals, go
+            into the card.
+        private: Of a repository that is made.
+
+    Returns:
+        Its address.
+
+    Raises:
+        InvalidValueError: It is none of these, is not whole, or would not run elsewhere.
+        ModelError: The hub refuses it; says what to do.
+    """
+    kind, files = pushed_files(Path(what), None if report is None else Path(report))
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        api.create_commit(repository, operations, commit_message="From diffeat", repo_type=kind)
+    except Exception as error:  # the hub client has no common base for its errors
+        raise ModelError(
+            f"{shown(repository)} cannot be written ({first_line(error)}). Log in with a token that may write "
+            "(`hf auth login`, or HF_TOKEN), and name it OWNER/NAME."
+        ) from error
+    return str(url)
+
+
+def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[str, bytes | str]]:
+    """The kind of the repository, and its files by name: contents, or paths of large ones; errors as of
+    :func:`push_to_hub`."""
+    numbers = "" if report is None else read_text(report / _REPORT, "report")
+    if what.is_dir() and sorted(what.glob("*.parquet")):
+        if not (what / CARD).is_file():
+            raise InvalidValueError(f"{shown(str(what))} has no {CARD}: export it again.")
+        return "dataset", {file.name: str(file) for file in [*sorted(what.glob("*.parquet")), what / CARD]}
+    if (what / FACTS).is_file():
+        read_run(what)  # is whole
+        _check_runs_elsewhere(Recipe.load(what / RECIPE))
+        weights = {f"{WEIGHTS}/{file.name}": str(file) for file in sorted((what / WEIGHTS).glob("*"))}
+        text = read_text(what / CARD, "card") if (what / CARD).is_file() else ""
+        own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in FILES if name != CARD}
+        return "model", {**own, **weights, CARD: _with(text, numbers).encode()}
+    file = what / RECIPE if what.is_dir() else what
+    if not file.is_file():
+        raise InvalidValueError(
+            f"{shown(str(what))} is no run folder, recipe file or Parquet export: nothing can be pushed from it."
+        )
+    recipe, weights = contained(Recipe.load(file))
+    _check_runs_elsewhere(recipe)
+    named = {name: str(file) for name, file in weights.items()}
+    return "model", {RECIPE: recipe.to_yaml().encode(), **named, CARD: _with(recipe_card(recipe), numbers).encode()}
+
+
+def recipe_card(recipe: Recipe) -> str:
+    """The README of a recipe's repository."""
+    bases = [part.model for part in recipe.single() if isinstance(part, (Reading, Vision))]
+    ids = [name if name not in cards() else next(iter(cards()[name].ids), "") for name in bases]
+    hub = [name for name in ids if name.count("/") == 1]
+    front = ["---", "library_name: diffeat", "tags: [diffeat, dense-features]"]
+    front += ["base_model:", *(f"- {name}" for name in dict.fromkeys(hub))] if hub else []
+    known = [f"- {line}" for line in licences(recipe)]
+    lines = [
+        *[*front, "---", "", f"# {recipe.name}", ""],
+        recipe.description or "A recipe of diffeat.",
+        "",
+        *([f"From: {recipe.source}", ""] if recipe.source else []),
+        *["```python", "from diffeat import load_source", "", 'source = load_source("hub:OWNER/NAME")'],
+        *["features = source.extract(['photo.jpg'])", "```", ""],
+        *["```", "diffeat extract photos --recipe hub:OWNER/NAME --out features", "```", ""],
+        f"Hash of the recipe, which stored features are kept under: `{recipe.hash}`.",
+        *(["", "Licences of the models, whose weights are not in here:", "", *known] if known else []),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _with(card: str, numbers: str) -> str:
+    """A card with a report's numbers, whose title becomes a heading of it."""
+    return card if not numbers else f"{card.rstrip()}\n\n## Numbers\n\n{numbers.lstrip('# ')}"
+
+
+def _check_runs_elsewhere(recipe: Recipe) -> None:
+    """Refuse files of this machine that do not go along."""
+    for place in left(recipe):
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, and "
+            "name it there (or a model by its name)."
+        )

@@ -1,0 +1,242 @@
+"""Runs the rows of a table that are missing, and sets them beside what was published.
+
+A folder holds the features of every recipe (a store that a later run goes on with), ``rows.json`` with every row's
+number, and the table as ``reproduce.md`` and ``reproduce.html``, written anew after every row. A row that was run with
+the same recipe, options and data is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from diffeat.backbones import remembered
+from diffeat.datasets.registry import get_card
+from diffeat.errors import DiffeatError, InvalidValueError
+from diffeat.evaluation.features import feature_folder
+from diffeat.evaluation.result import Table as Cells
+from diffeat.evaluation.task import Task, TaskOptions
+from diffeat.extraction import Reading, Recipe
+from diffeat.features import FeatureMap, Source
+from diffeat.files import read_text, write_files
+from diffeat.progress import Progress, silent
+from diffeat.report.page import Page, markdown_report, markdown_table
+from diffeat.reproduce.table import Row, Table
+from diffeat.tasks.registry import options_for, task_of
+
+_STATE, _PAGES = "rows.json", ("reproduce.md", "reproduce.html")
+#: Bytes of a stored value.
+_BYTES = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row that was run.
+
+    Attributes:
+        key: Of what decides its number: recipe, options, data.
+        value: In percent; ``None`` where it could not be run.
+        low: End of the interval.
+        high: End of the interval.
+        notes: What a reader of the number must know, or why there is none.
+    """
+
+    key: str
+    value: float | None
+    low: float | None
+    high: float | None
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "–" if self.value is None else f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a row will take, from its recipe and the table alone.
+
+    Attributes:
+        pictures: To read; ``None`` if not known without the dataset.
+        calls: Rows of denoiser calls for a picture.
+        bytes: Of the stored features; ``None`` if not known without the model.
+    """
+
+    row: str
+    pictures: int | None
+    calls: int
+    bytes: int | None
+
+    def hours(self, seconds: float | None) -> float | None:
+        """At so many seconds for one row of a denoiser call."""
+        if seconds is None or self.pictures is None:
+            return None
+        return self.pictures * self.calls * seconds / 3600
+
+
+def recipe_of(row: Row, own: Mapping[str, str]) -> Recipe:
+    """The recipe of a row: one's own for it, else the table's.
+
+    Args:
+        own: Recipes by row.
+
+    Raises:
+        InvalidValueError: A part of it has to be trained first.
+    """
+    name = own.get(row.name, row.recipe)
+    if name is None:
+        raise InvalidValueError(
+            f"{row.name}: a part of it is trained first: `{row.train}`. Then give its recipe: --with "
+            f"'{row.name}=RECIPE'."
+        )
+    return Recipe.load(name)
+
+
+def plan_rows(
+    table: Table, rows: Sequence[Row], *, own: Mapping[str, str] | None = None, pictures: int | None = None
+) -> list[Plan]:
+    """What rows will take. Rows of one recipe share its features, which count once, in the first of them.
+
+    Args:
+        own: Recipes by row.
+        pictures: That are read, where the dataset is on this disk.
+    """
+    plans, seen = [], set()
+    count = pictures if pictures is not None else table.pictures
+    for row in rows:
+        recipe = Recipe.load((own or {}).get(row.name, row.reads))
+        shared = recipe.hash in seen
+        seen.add(recipe.hash)
+        calls = row.calls if row.calls is not None else _calls(recipe)
+        volume = None if row.map is None else row.map[0] * row.map[1] * row.map[2] * _BYTES
+        size = None if volume is None or count is None else volume * count
+        plans.append(Plan(row.name, 0 if shared and count is not None else count, calls, 0 if shared else size))
+    return plans
+
+
+def _calls(recipe: Recipe) -> int:
+    """Rows of denoiser calls for a picture, those of guidance and of techniques that steer left out."""
+    total = 0
+    for part in recipe.single():
+        if isinstance(part, Reading):
+            for view in part.view_recipes():
+                path = view.trajectory
+                total += (path.steps or 0) if path.stepped else len(path.timesteps) * path.draws
+    return total
+
+
+def count_pictures(table: Table, root: Path | None, limit: int | None = None) -> int:
+    """How many pictures of a dataset are read, each once.
+
+    Raises:
+        DiffeatError: The dataset cannot be read.
+    """
+    task = task_of(get_card(table.dataset).kind)
+    data: Any = task.open(table.dataset, root, task.options(**({} if limit is None else {"limit": limit})))
+    seen: set[object] = set()
+    for part in data if isinstance(data, tuple) else (data,):
+        for sample in part:
+            held = [getattr(sample, name, ()) for name in ("image", "source", "target", "frames")]
+            for value in held:
+                several = value if isinstance(value, tuple) else (value,)
+                seen |= {one if isinstance(one, Path) else id(one) for one in several}
+    return len(seen)
+
+
+def run_rows(
+    table: Table,
+    rows: Sequence[Row],
+    root: Path | None,
+    folder: Path,
+    load: Callable[[Recipe], Source[FeatureMap]],
+    *,
+    own: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[Row, Outcome]]:
+    """Run what is missing of rows, one after the other; a row that cannot be run says why, and the others go on.
+
+    Args:
+        root: Of the dataset.
+        folder: Of features, numbers and pages; gone on with.
+        load: Makes the source of a recipe.
+        own: Recipes by row, in place of the table's.
+        limit: About so many pairs, pictures or videos.
+    """
+    task = task_of(get_card(table.dataset).kind)
+    held = _read(folder)
+    for row in rows:
+        try:
+            recipe = recipe_of(row, own or {})
+            options = options_for(task, recipe, **row.options, **({} if limit is None else {"limit": limit}))
+            key = _key(table, row, recipe, options, root)
+            if row.name not in held or held[row.name].key != key or held[row.name].value is None:
+                held[row.name] = _run(table, row, task, recipe, options, root, folder, load, key, progress)
+        except DiffeatError as error:
+            held[row.name] = Outcome("", None, None, None, (str(error),))
+        _write(folder, table, held)
+        yield row, held[row.name]
+
+
+def _run(
+    table: Table,
+    row: Row,
+    task: Task,
+    recipe: Recipe,
+    options: TaskOptions,
+    root: Path | None,
+    folder: Path,
+    load: Callable[[Recipe], Source[FeatureMap]],
+    key: str,
+    progress: Progress,
+) -> Outcome:
+    data = task.open(table.dataset, root, options, **row.reading)
+    source = load(recipe)
+    with remembered(folder / "encoded"):
+        result = task.evaluate(data, source, options, store=feature_folder(folder, source), progress=progress)
+    low, high = result.interval()
+    return Outcome(key, float(result.value), float(low), float(high), tuple(result.notes))
+
+
+def _key(table: Table, row: Row, recipe: Recipe, options: TaskOptions, root: Path | None) -> str:
+    """What decides a row's number, but for the model's weights, which its store compares."""
+    facts: dict[str, Any] = {"dataset": table.dataset, "root": str(root and root.resolve()), "recipe": recipe.hash}
+    facts |= {"options": options.model_dump(mode="json"), "reading": row.reading}
+    return json.dumps(facts, sort_keys=True)
+
+
+def _read(folder: Path) -> dict[str, Outcome]:
+    if not (folder / _STATE).is_file():
+        return {}
+    try:
+        data = json.loads(read_text(folder / _STATE, "file of rows"))
+        return {name: Outcome(**{**values, "notes": tuple(values["notes"])}) for name, values in data.items()}
+    except (ValueError, TypeError, AttributeError, KeyError):
+        raise InvalidValueError(
+            f"{folder / _STATE} is damaged. Remove it: rows are run again, from the stored features."
+        ) from None
+
+
+def outcome_cells(table: Table, outcomes: Mapping[str, Outcome]) -> Cells:
+    """Header and rows of *paper | yours [interval] | what differs*."""
+    cells = []
+    for row in table.rows:
+        if row.name in outcomes:
+            outcome = outcomes[row.name]
+            differs = "; ".join((*row.differs, *outcome.notes)) or "nothing that is known"
+            cells.append([row.name, row.measure, row.published, str(outcome), differs])
+    return ["row", "measure", "paper", "yours", "what differs"], cells
+
+
+def _write(folder: Path, table: Table, outcomes: Mapping[str, Outcome]) -> None:
+    cells = outcome_cells(table, outcomes)
+    sources = [f"{row.name}: {row.paper}{f', {row.place}' if row.place else ''}. {row.source}" for row in table.rows]
+    page = Page(table.title, f"Dataset {table.dataset}; intervals are 95 % bootstraps of what was scored here.")
+    page.table(*cells)
+    page.heading("Where the papers' numbers were read")
+    page.bullets(sources)
+    state = json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=1)
+    text = markdown_report(table.title, [markdown_table(*cells)], sources)
+    write_files(folder, [_STATE, *_PAGES], [state, text, page.html()], force=True)

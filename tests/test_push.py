@@ -1,0 +1,114 @@
+"""Runs, recipes and exported features on a hub: pushed as they are taken, with a card written from them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from diffeat.cli.main import app
+from diffeat.errors import InvalidValueError, ModelError
+from diffeat.extraction import Recipe
+from diffeat.interfaces.hub import push_to_hub, pushed_files
+from diffeat.storage import export
+from diffeat.tasks.predictors.folder import PredictorFacts, find_run, read_run, write_run
+from support.hub import Hub, hub  # noqa: F401
+from support.stores import FakeSource
+
+WEIGHTS = b"trained" * 100
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    """As a training leaves it: a recipe, and weights beside it."""
+    (tmp_path / "run" / "weights").mkdir(parents=True)
+    (tmp_path / "run" / "weights" / "a.safetensors").write_bytes(WEIGHTS)
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        "name: mine\ndescription: all layers\nmodel: sd15\nframe: {mode: squash, size: 64}\n"
+        "trajectory: {kind: inversion, steps: 3}\nactivations: [up_blocks.1]\n"
+        "fuse: {kind: hyperfeatures, weights: {source: weights/a.safetensors}}\n"
+    )
+    return tmp_path / "run"
+
+
+def test_a_recipe_goes_out_with_its_trained_part_and_comes_back(
+    hub: Hub,  # noqa: F811
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch,
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.md").write_text("# SPair-71k\n\nPCK@0.1 59.6 [58.0, 61.2], protocol dift\n")
+    url = push_to_hub(trained, "someone/mine", report=tmp_path / "out")
+    assert url == f"{hub.url}/someone/mine"
+    files = hub.repositories["someone/mine"]
+    name = f"weights/{hashlib.sha256(WEIGHTS).hexdigest()[:12]}.safetensors"
+    assert set(files) == {"recipe.yaml", "README.md", name}
+    card = files["README.md"].decode()
+    assert "base_model:\n- stable-diffusion-v1-5/stable-diffusion-v1-5" in card
+    assert "sd15: creativeml-openrail-m" in card
+    assert "PCK@0.1 59.6 [58.0, 61.2], protocol dift" in card
+    assert str(tmp_path) not in "".join(content.decode() for content in files.values())
+    here = Recipe.load(trained / "recipe.yaml")
+    for _ in range(2):
+        there = Recipe.load("hub:someone/mine")
+        assert there.hash == here.hash
+        assert Path(there.fuse.weights.source).read_bytes() == WEIGHTS  # pyright: ignore
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # and again from the cache
+    with pytest.raises(ModelError, match=r"'someone/else' cannot be fetched.*local file"):
+        Recipe.load("hub:someone/else")
+
+
+def test_a_head_goes_out_and_comes_back(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+    facts = PredictorFacts(kind="linear", target="labels", classes=("sky", "cat"), notes=("mIoU 50.0 [40.0, 60.0]",))
+    state = {"weight": torch.eye(2), "bias": torch.zeros(2)}
+    write_run(tmp_path / "head", Recipe.load("baseline:rgb"), facts, state)
+    push_to_hub(tmp_path / "head", "someone/head")
+    assert "mIoU 50.0 [40.0, 60.0]" in hub.repositories["someone/head"]["README.md"].decode()
+    run = read_run(find_run("someone/head"))
+    assert torch.equal(run.state["weight"], state["weight"])
+    assert run.facts.classes == ("sky", "cat")
+    (tmp_path / "head" / "predictor.safetensors").write_bytes(b"damaged")
+    with pytest.raises(InvalidValueError, match="is not the head"):
+        push_to_hub(tmp_path / "head", "someone/head")
+
+
+def test_features_go_out_as_a_data_set(hub: Hub, tmp_path: Path) -> None:  # noqa: F811
+    source = FakeSource()
+    features = source.extract(torch.rand(2, 3, 8, 8))
+    with source.store(tmp_path / "store") as store:
+        store.write_shard(features)
+    export(tmp_path / "store", tmp_path / "table", "parquet")
+    push_to_hub(tmp_path / "table", "someone/features")
+    files = hub.repositories["datasets/someone/features"]
+    assert "data_files: '*.parquet'" in files["README.md"].decode()
+    assert "2 pictures" in files["README.md"].decode()
+    row = pq.read_table(io.BytesIO(files["000000.parquet"])).to_pylist()[0]
+    assert row["a.shape"] == [3, 2, 3]
+    torch.testing.assert_close(torch.tensor(row["a"]).reshape(3, 2, 3), features[0]["a"], rtol=1e-3, atol=1e-3)
+
+
+def test_what_would_not_run_elsewhere_is_refused(trained: Path, tmp_path: Path) -> None:
+    text = (trained / "recipe.yaml").read_text()
+    (trained / "recipe.yaml").write_text(text.replace("model: sd15", f"model: {tmp_path}"))
+    with pytest.raises(InvalidValueError, match="a file of this machine"):
+        pushed_files(trained)
+    with pytest.raises(InvalidValueError, match="nothing can be pushed"):
+        pushed_files(tmp_path)
+
+
+def test_the_command_shows_what_it_would_push(trained: Path) -> None:
+    done = CliRunner().invoke(app, ["push", str(trained), "someone/mine", "--plan"])
+    assert done.exit_code == 0, done.output
+    assert "model: recipe.yaml" in done.output
+    assert "# mine" in done.output
+
+
+def test_a_hub_that_refuses_is_one_line(trained: Path) -> None:
+    with pytest.raises(ModelError, match=r"cannot be written .*hf auth login"):
+        push_to_hub(trained, "someone/mine")  # offline
