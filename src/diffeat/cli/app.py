@@ -80,6 +80,8 @@ def app(
 
     try:
         serve(application(session, host=host, port=port, token=token, shelves=shelves, out=out), host, port, ready)
+    except KeyboardInterrupt:
+        typer.echo("Stopped.")
     except OSError as error:
         raise InvalidValueError(
             f"Nothing can listen at {host}:{port} ({error.strerror or error}). Another --port, or 0 for a free one?"
