@@ -87,7 +87,8 @@ class Coding:
                 raise
             if not os.path.exists(path):
                 raise DatasetError(f"There is no label map {path}.") from None
-            raise DatasetError(f"The label map {path} cannot be read ({clipped(str(error).removesuffix("."), 200)}).") from error
+            reason = clipped(str(error).removesuffix("."), 200)
+            raise DatasetError(f"The label map {path} cannot be read ({reason}).") from error
 
     def _stored(self, path: Path) -> NDArray:
         if path.suffix == ".npy":
