@@ -19,6 +19,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,16 +37,17 @@ PICTURES = 4
 
 
 class Browser:
-    """Requests to the server, one connection for all."""
+    """Requests to the server."""
 
     def __init__(self, port: int) -> None:
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=3600)
+        self.port = port
 
     def ask(self, method: str, path: str, body: Any = None) -> bytes:
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        self.connection.request(method, f"/api/{path}", data, {"Content-Type": "application/json"})
-        answer = self.connection.getresponse()
-        content = answer.read()
+        with closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=3600)) as connection:
+            connection.request(method, f"/api/{path}", data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
         assert answer.status == 200, content[:300]
         return content
 

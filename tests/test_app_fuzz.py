@@ -131,18 +131,22 @@ def operations(server: Server) -> list[Any]:
 def fuzzed(server: Server, examples: int, start: int = 0) -> None:
     """So many requests of every endpoint, the same ones every time."""
     for operation in operations(server):
-        chance = random.Random(start)
+        _fuzzed(server, operation, examples, start)
 
-        @seed(start)
-        @settings(
-            max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )  # fmt: skip
-        @given(case=operation.as_strategy())
-        def check(case: Any, chance: random.Random = chance) -> None:
-            server.ask(case, chance)
 
-        check()
+def _fuzzed(server: Server, operation: Any, examples: int, start: int) -> None:
+    chance = random.Random(start)
+
+    @seed(start)
+    @settings(
+        max_examples=examples, deadline=None, database=None, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy())
+    def check(case: Any) -> None:
+        server.ask(case, chance)
+
+    check()
 
 
 def damaged(count: int, start: int = 0) -> Iterator[bytes]:

@@ -181,7 +181,7 @@ def test_views_fit_and_axe_finds_nothing_serious(tab: Any, address: str, view: s
     pytest.importorskip("axe_playwright_python", reason="axe comes with axe-playwright-python")
     from importlib.resources import files
 
-    told = {"match": {"marks": "1,40,30;2,90,60"}, "stores": {"stored": "1.png", "from": "1.png", "point": "40,30"}}
+    told = {"match": {"marks": "1,40,30;2,90,60"}, "stores": {"stored": "1.png", "from": "1.png", "spot": "40,30"}}
     opened(tab, address, view=view, **told[view])
     tab.locator("#stage .mark").nth(2).wait_for()
     tab.evaluate(files("axe_playwright_python").joinpath("axe.min.js").read_text(encoding="utf-8"))

@@ -32,7 +32,9 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     folder = tmp_path_factory.mktemp("photos")
     for i in range(3):
         picture(i, (120, 88)).save(folder / f"{i}.png")
-    return Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    session = Session(Reading.load("tiny-dift").replace(**ASKED), Gallery([str(folder)]))
+    _ = session.extractor  # loaded before anybody waits for it
+    return session
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +268,9 @@ def test_two_tabs_keep_their_own(tab: Any, chromium: Any, address: str, session:
 def test_everything_is_reached_by_keyboard(tab: Any, session: Session) -> None:
     tab.keyboard.press("Tab")
     assert tab.evaluate("document.activeElement.className") == "skip"
+    before = tab.url
     tab.keyboard.press("Enter")
+    assert tab.url == before, "the view is kept"
     for _ in range(12):
         tab.keyboard.press("Tab")
         if tab.evaluate("document.activeElement.classList.contains('area')"):

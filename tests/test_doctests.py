@@ -9,6 +9,8 @@ import pytest
 
 MODULES = [
     *("evaluation.intervals", "tasks.correspondence.keypoints", "trajectories.noise"),
+    *("backbones.hub", "backbones.named", "extraction.needs", "interfaces.metrics", "interfaces.module"),
+    *("interfaces.sklearn", "reproduce.table"),
     *("geometry.frame", "geometry.spec", "refinement.maps", "refinement.massive"),
 ]
 

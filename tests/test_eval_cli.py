@@ -108,11 +108,20 @@ def test_points_and_policies(tmp_path: Path) -> None:
             "--average, --flip, --joint-pca belong to pairs, but toyworld-parts holds label maps.",
         ),
         ("toyworld-parts --protocol spair", "protocol: Input should be 'native' or 'gdf' (got 'spair')"),
-        ("davis --protocol gdf", "--protocol belongs to pairs and label maps, but davis holds videos."),
-        ("toyworld --classifier linear", "--classifier belongs to label maps, but toyworld holds pairs."),
+        (
+            "davis --protocol gdf",
+            "--protocol belongs to pairs and label maps (--task segmentation), but davis holds videos.",
+        ),
+        (
+            "toyworld --classifier linear",
+            "--classifier belongs to label maps (--task segmentation), but toyworld holds pairs.",
+        ),
         ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
         ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),
-        ("davis --year 2016 --last-frames 0 --category x", "--category belongs to label maps, but davis holds videos."),
+        (
+            "davis --year 2016 --last-frames 0 --category x",
+            "--category belongs to label maps (--task segmentation), but davis holds videos.",
+        ),
         ("toyworld --protocol spairs", "Did you mean 'spair'"),
         ("toyworld --average imag", "Did you mean 'image'"),
         ("toyworld --limit 0", "limit"),

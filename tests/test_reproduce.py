@@ -93,8 +93,8 @@ def test_a_row_that_cannot_be_run_says_why_and_the_others_go_on(toy, tmp_path: P
     assert "nowhere.yaml" in found["lost"].notes[0]
     assert found["ours"].value is not None
     state = json.loads((tmp_path / "out" / "rows.json").read_text())
-    again = dict(run_rows(table, table.like(("ours",)), root, tmp_path / "out", load_source, limit=2))
-    assert json.loads(next(iter(again.values())).key)["options"]["limit"] == 2
+    ((_, again),) = run_rows(table, table.like(("ours",)), root, tmp_path / "out", load_source, limit=2)
+    assert json.loads(again.key)["options"]["limit"] == 2
     assert json.loads(state["ours"]["key"])["options"]["limit"] is None
     (tmp_path / "out" / "rows.json").write_text("[1]")
     with pytest.raises(InvalidValueError, match=r"rows\.json is damaged"):

@@ -65,7 +65,9 @@ def safe(value: object, most: int = _CELL) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") -> Html:
-    """The first rows of a table and its last, which sums up; columns likewise."""
+    """The first rows of a table and its last, which sums up; columns likewise; nothing where there is no row."""
+    if not rows:
+        return Html("")
     cut = len(rows) > _ROWS
     shown = [*rows[: _ROWS - 1], rows[-1]] if cut else rows
     lines = [_row(header, "th"), *(_row(row, "td") for row in shown)]
@@ -73,7 +75,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], note: str = "") 
         lines.insert(_ROWS, f'<tr><td style="{_SOFT};text-align:left">… {len(rows) - _ROWS:,} more</td></tr>')
     below = f'<div style="{_SOFT};font-size:.9em">{safe(note, _LINE)}</div>' if note else ""
     return Html(
-        '<div style="overflow-x:auto"><table style="border-collapse:collapse;margin:.5em 0;'
+        '<div style="overflow-x:auto"><table style="border-collapse:collapse;font-size:inherit;margin:.5em 0;'
         f'font-variant-numeric:tabular-nums">{"".join(lines)}</table></div>{below}'
     )
 

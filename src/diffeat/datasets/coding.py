@@ -87,8 +87,9 @@ class Coding:
                 raise
             if not os.path.exists(path):
                 raise DatasetError(f"There is no label map {path}.") from None
-            reason = clipped(str(error).removesuffix("."), 200)
-            raise DatasetError(f"The label map {path} cannot be read ({reason}).") from error
+            raise DatasetError(
+                f"The label map {path} cannot be read ({clipped(str(error).removesuffix('.'), 200)})."
+            ) from error
 
     def _stored(self, path: Path) -> NDArray:
         if path.suffix == ".npy":

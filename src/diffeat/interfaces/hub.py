@@ -6,7 +6,6 @@ models never do, and a recipe that names a file of this machine is refused. The 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from diffeat.backbones import cards
 from diffeat.backbones.files import first_line
 from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction import Reading, Recipe, Vision
-from diffeat.extraction.contained import WEIGHTS, contained
+from diffeat.extraction.contained import WEIGHTS, contained, left
 from diffeat.extraction.published import RECIPE
 from diffeat.files import read_bytes, read_text
 from diffeat.tasks.predictors.folder import CARD, FACTS, FILES, licences, read_run
@@ -110,15 +109,9 @@ def _with(card: str, numbers: str) -> str:
 
 
 def _check_runs_elsewhere(recipe: Recipe) -> None:
-    """Refuse files of this machine that nobody else has."""
-    for part in recipe.single():
-        places = [part.model] if isinstance(part, (Reading, Vision)) else []
-        for view in part.view_recipes() if isinstance(part, Reading) else ():
-            places += [view.denoiser.source] if view.denoiser is not None else []
-            places += [file for technique in view.techniques or () for file in technique.files()]
-        for place in places:
-            if os.path.exists(place) or os.path.isabs(place):
-                raise InvalidValueError(
-                    f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, "
-                    "and name it there (or a model by its name)."
-                )
+    """Refuse files of this machine that do not go along."""
+    for place in left(recipe):
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, and "
+            "name it there (or a model by its name)."
+        )

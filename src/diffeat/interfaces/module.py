@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeat.errors import InvalidValueError
@@ -69,11 +68,11 @@ class FeatureBackbone(nn.Module):
         """Of every level."""
         return [info.reduction for info in self.feature_info]
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], prompts: Prompts = None) -> list[Tensor]:
+    def forward(self, images: Tensor, prompts: Prompts = None) -> list[Tensor]:
         """The levels, from fine to coarse.
 
         Args:
-            images: In [0, 1], on any device.
+            images: (b, 3, h, w) in [0, 1], on any device.
             prompts: Texts, as ``extract`` takes them; the recipe's own by default.
 
         Returns:
@@ -134,7 +133,8 @@ def as_module(
     Example:
         >>> import torch
         >>> backbone = as_module("baseline:rgb")
-        >>> [tuple(level.shape) for level in backbone(torch.rand(2, 3, 32, 48))] == [(2, backbone.channels[0], 4, 6)]
+        >>> levels = backbone(torch.rand(2, 3, 32, 48))
+        >>> [tuple(level.shape[:2]) for level in levels] == [(2, channels) for channels in backbone.channels]
         True
     """
     if isinstance(recipe, (str, Path, Recipe)):

@@ -97,6 +97,10 @@ function theme() {
   say();
 }
 
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address bar holds the view
+  document.getElementById("stage").focus();
+});
 theme();
 window.page = new Page();
 window.page.begin();

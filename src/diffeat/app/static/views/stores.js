@@ -18,7 +18,7 @@ class Stores {
     this.page = page;
     this.boxes = new Map();
     this.start = 0;
-    this.which = element("select", { onchange: () => page.set({ store: this.which.value, stored: undefined, point: undefined, map: undefined }) });
+    this.which = element("select", { onchange: () => page.set({ store: this.which.value, stored: undefined, spot: undefined, map: undefined }) });
     this.maps = element("select", { onchange: () => page.set({ map: this.maps.value || undefined }) });
     this.search = element("input", {
       type: "search", placeholder: "part of a name, or *.jpg", "aria-label": "Find by name",
@@ -82,7 +82,7 @@ class Stores {
   }
 
   #choose(name) {
-    this.page.set({ stored: name, from: undefined, point: undefined });
+    this.page.set({ stored: name, from: undefined, spot: undefined });
   }
 
   async #look(state, store) {
@@ -124,7 +124,7 @@ class Stores {
       infos.map((info, k) => {
         const src = `/api/${this.path}/image?${new URLSearchParams({ name: info.name, side: 512 })}`;
         const more = element("button.quiet", { type: "button", "aria-label": `Like ${info.name}`, onclick: () => this.#choose(info.name) }, "like this");
-        const box = new PictureBox({ ...info, id: info.name }, { src, tools: k ? [more] : [], onpoint: (x, y) => this.page.set({ from: info.name, point: [x, y] }) });
+        const box = new PictureBox({ ...info, id: info.name }, { src, tools: k ? [more] : [], onpoint: (x, y) => this.page.set({ from: info.name, spot: [x, y].map((v) => v.toFixed(2)).join() }) });
         box.note.textContent = k ? all[k].cosine.toFixed(3) : "chosen";
         return [info.name, box];
       }),
@@ -138,16 +138,17 @@ class Stores {
       box.mark([]);
     }
     this.legend.textContent = "Click on a picture.";
-    if (!state.point || !this.boxes.has(state.from)) return;
+    const point = (state.spot ?? "").split(",").map(Number);
+    if (point.length !== 2 || !point.every(Number.isFinite) || !this.boxes.has(state.from)) return;
     const names = [...this.boxes.keys()];
     try {
-      const found = await post(`${this.path}/click`, { map, source: state.from, point: state.point, pictures: names });
+      const found = await post(`${this.path}/click`, { map, source: state.from, point, pictures: names });
       const floor = floorOf(found.arrays.map((a) => a.values), 0.6);
       for (const [i, { shape: [height, width], values }] of found.arrays.entries()) {
         const box = this.boxes.get(names[i]);
         box.lay(heatPixels(values, width, height, floor, 255));
         const match = found.matches[i];
-        box.mark(names[i] === state.from ? [{ x: state.point[0], y: state.point[1], kind: "source" }] : [{ ...match, kind: "match" }]);
+        box.mark(names[i] === state.from ? [{ x: point[0], y: point[1], kind: "source" }] : [{ ...match, kind: "match" }]);
       }
       this.legend.textContent = `cosine ${found.low.toFixed(2)} … ${found.high.toFixed(2)}`;
     } catch (error) {
