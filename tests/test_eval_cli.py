@@ -117,6 +117,11 @@ def test_points_and_policies(tmp_path: Path) -> None:
             "--classifier belongs to label maps (--task segmentation), but toyworld holds pairs.",
         ),
         ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
+        (
+            "toyworld-parts --vocabulary all",
+            "--vocabulary belongs to --task words, but toyworld-parts holds label maps.",
+        ),
+        ("toyworld-parts --task part", "No task 'part' is scored on label maps. Did you mean 'parts'"),
         ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),
         (
             "davis --year 2016 --last-frames 0 --category x",

@@ -79,7 +79,7 @@ def evaluate(
     chosen = task_of(card.kind, task)
     asked, fields = given(ctx), chosen.options.model_fields
     scored = card.kind if task is None else f"{card.kind}, scored by {task}"
-    refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {scored}")
+    refuse_others({*asked} - {"seed"}, {*fields, *card.options}, f"{dataset} holds {scored}", card.kind)
     if (masks := asked.get("masks")) is not None:
         new_folder(masks.absolute().parent, [f"{masks.name}/"], force=force)
     elif out is None:

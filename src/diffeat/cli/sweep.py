@@ -69,7 +69,7 @@ def sweep(
     if not block and task != "words":
         raise InvalidValueError("Say which blocks to try: give --block.")
     asked, fields = given(ctx), TASKS[task].options.model_fields
-    refuse_others({*asked} - {"seed"}, {*fields, "split", "limit"}, f"{task} is swept")
+    refuse_others({*asked} - {"seed"}, {*fields, "split", "limit"}, f"{task} is swept", TASKS[task].kind)
     refuse(ctx, ["heads"] if task != "words" else ["layers"], "it belongs to --task words; --block names attentions")
     if task != _PAIRS:
         refuse(ctx, ["protocol", "prompts"], "it belongs to pairs")

@@ -49,19 +49,20 @@ class MaskCommand(TaskCommand):
     own = True
 
 
-def refuse_others(names: Iterable[str], used: Iterable[str], what: str) -> None:
+def refuse_others(names: Iterable[str], used: Iterable[str], what: str, kind: str = "") -> None:
     """Refuse options of other tasks and datasets.
 
     Args:
         names: Given ones.
         used: By what is done.
         what: What is done, for the message.
+        kind: Of the data: options of its other tasks are told with their task.
 
     Raises:
         InvalidValueError: Naming them, and where they belong.
     """
     by_home: dict[str, list[str]] = {}
-    homes = _homes()
+    homes = _homes(kind)
     for name in sorted(set(names) & set(homes) - set(used)):
         by_home.setdefault(homes[name], []).append(flag(name))
     if by_home:
@@ -101,21 +102,20 @@ def protocol_of(name: str | None, recipe: Recipe, usual: str) -> Protocol:
     return cast(CorrespondenceOptions, options).protocol_for(usual)
 
 
-def _homes() -> Mapping[str, str]:
+def _homes(kind: str) -> Mapping[str, str]:
     """What each option belongs to: the kinds of data, or the dataset."""
     from diffeat.datasets.registry import DATASETS
     from diffeat.tasks.registry import TASKS
 
     homes: dict[str, list[str]] = {}
-    kinds = [task.kind for task in TASKS.values()]
     for task in TASKS.values():
-        home = task.kind if kinds.count(task.kind) == 1 else f"{task.kind} (--task {task.name})"
+        home = f"--task {task.name}" if task.kind == kind else task.kind
         for name in task.options.model_fields:
             homes.setdefault(name, []).append(home)
     for card in DATASETS.values():
         for name in card.options:
             homes.setdefault(name, []).append(card.name)
-    return {name: " and ".join(kinds) for name, kinds in homes.items()}
+    return {name: " and ".join(dict.fromkeys(kinds)) for name, kinds in homes.items()}
 
 
 def _options(only: Sequence[str], own: bool) -> list[Any]:
