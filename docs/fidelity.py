@@ -125,6 +125,7 @@ def _scales(recipe: Reading) -> str:
     scales = [f"{t.kind} {scale:g}" for t in techniques if (scale := getattr(t, "scale", None)) is not None]
     scales += [f"{name.replace('_', ' ')} {value}" for name, value in recipe.conditioning.items()]
     scales += [f"shrink {recipe.shrink}"] if recipe.shrink else []
+    scales += [f"low-pass {recipe.low_pass}"] if recipe.low_pass else []
     if recipe.trajectory.guidance is not None:
         scales.append(f"guidance {recipe.trajectory.guidance:g}, against “{recipe.trajectory.negative_prompt or ''}”")
     return ", ".join(dict.fromkeys(scales)) or NONE

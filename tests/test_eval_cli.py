@@ -110,11 +110,11 @@ def test_points_and_policies(tmp_path: Path) -> None:
         ("toyworld-parts --protocol spair", "protocol: Input should be 'native' or 'gdf' (got 'spair')"),
         (
             "davis --protocol gdf",
-            "--protocol belongs to pairs and label maps (--task segmentation), but davis holds videos.",
+            "--protocol belongs to pairs and label maps, but davis holds videos.",
         ),
         (
             "toyworld --classifier linear",
-            "--classifier belongs to label maps (--task segmentation), but toyworld holds pairs.",
+            "--classifier belongs to label maps, but toyworld holds pairs.",
         ),
         ("toyworld-classes --splits 3 --radius 4", "--radius belongs to videos; --splits belongs to label maps"),
         (
@@ -125,7 +125,7 @@ def test_points_and_policies(tmp_path: Path) -> None:
         ("spair --images x", "--images belongs to spair-json, but spair holds pairs."),
         (
             "davis --year 2016 --last-frames 0 --category x",
-            "--category belongs to label maps (--task segmentation), but davis holds videos.",
+            "--category belongs to label maps, but davis holds videos.",
         ),
         ("toyworld --protocol spairs", "Did you mean 'spair'"),
         ("toyworld --average imag", "Did you mean 'image'"),

@@ -50,7 +50,7 @@ def test_every_preset_stands_in_one_group_with_every_number(fidelity: Any) -> No
     ("part", "fields"),
     [
         (Reading, "model precision denoiser frame prompt template conditioning trajectory activations techniques views "
-         "refine shrink fuse seed tasks"),
+         "refine shrink low_pass fuse seed tasks"),
         (Joined, "precision prompt template parts join weights network tasks"),
         (Trajectory, "timesteps draws latent steps save guidance negative_prompt prediction"),
         (Refine, "discard channels ratio"),

@@ -17,6 +17,7 @@ import av
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -192,8 +193,8 @@ def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named
     with pytest.raises(InvalidValueError, match=r"needs .*here/my model.*, which is not there") as caught:
         read_run(moved)
     assert "\n" not in str(caught.value)
-    text = (moved / RECIPE).read_text().replace(str(model), str(tmp_path / "my model"))
-    (moved / RECIPE).write_text(text)  # as the message says
+    said = yaml.safe_load((moved / RECIPE).read_text())
+    (moved / RECIPE).write_text(yaml.safe_dump(said | {"model": str(tmp_path / "my model")}))  # as the message says
     assert getattr(read_run(moved).recipe, "model", "") == str(tmp_path / "my model")
     next((moved / "weights").iterdir()).unlink()
     with pytest.raises(InvalidValueError, match="copy the whole folder"):

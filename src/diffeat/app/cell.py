@@ -7,6 +7,7 @@ import io
 import os
 import threading
 from collections.abc import Iterable
+from typing import Any
 from urllib.parse import urlencode
 
 import numpy as np
@@ -81,7 +82,7 @@ def click(
         >>> click(["cat.jpg", "dog.jpg"], "dift-sd21")  # doctest: +SKIP
     """
     alone = isinstance(images, (str, np.ndarray, Tensor)) or not isinstance(images, Iterable)
-    given = [images] if alone else list(images)  # pyright: ignore[reportArgumentType]
+    given: list[Any] = [images] if alone else list(images)  # pyright: ignore[reportArgumentType]
     gallery = Gallery([os.fspath(image) for image in given if isinstance(image, (str, os.PathLike))])
     for image in several([image for image in given if not isinstance(image, (str, os.PathLike))]):
         picture, data = Picture.of(image), io.BytesIO()

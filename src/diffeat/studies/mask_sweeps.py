@@ -79,8 +79,10 @@ def sweep_words(
     backbone = extractor(recipe).backbone
     names: list[str] = []
     for name, some in choose_layers(backbone, layers or list(text_attentions(backbone))).items():
-        there = backbone.denoiser.get_submodule(name.rpartition(".")[0]).heads if heads else 0
-        names += [name, *(f"{name}[{h}]" for h in range(there))] if some is None else [f"{name}[{h}]" for h in some]
+        there = getattr(backbone.denoiser.get_submodule(name.rpartition(".")[0]), "heads", 0) if heads else 0
+        names += (
+            [name, *(f"{name}[{h}]" for h in range(int(there)))] if some is None else [f"{name}[{h}]" for h in some]
+        )
 
     def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
         reader = extractor(recipe.replace(fuse=None, **{"trajectory.timesteps": [t]}))

@@ -98,7 +98,9 @@ def open_labels(
     if not own:
         raise InvalidValueError(f"Dataset {dataset!r} holds {kind}; there is no probe for them.")
     if not set(tasks or ()) <= set(own):
-        raise InvalidValueError(f"Dataset {dataset!r} is labelled for {' and '.join(own)}, not for {', '.join(tasks)}.")
+        raise InvalidValueError(
+            f"Dataset {dataset!r} is labelled for {' and '.join(own)}, not for {', '.join(tasks or ())}."
+        )
     return [_open(task, dataset, root, categories, most, seed) for task in tasks or own[:1]]
 
 
