@@ -9,6 +9,9 @@ os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # of processes that tests start; two of them on two cores are slow otherwise
 
 from pathlib import Path
 

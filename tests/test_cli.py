@@ -238,7 +238,9 @@ def test_samples(run: Callable[..., Result], tmp_path: Path) -> None:
     assert all(Path(p).is_file() for p in paths)
 
 
-def test_an_interrupt_leaves_a_store_that_goes_on(photos: Path, recipe: Path, tmp_path: Path) -> None:
+def test_an_interrupt_leaves_a_store_that_goes_on(
+    run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path
+) -> None:
     """Ctrl-C: one line, exit code 130, and the next run completes."""
     code = (
         "import sys, os, signal\n"
@@ -256,6 +258,5 @@ def test_an_interrupt_leaves_a_store_that_goes_on(photos: Path, recipe: Path, tm
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, env=os.environ)
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
-    again = subprocess.run([sys.executable, "-m", "diffeat", *command], capture_output=True, text=True)
-    assert again.returncode == 0
+    assert run(*command).code == 0
     assert len(FeatureStore.open(tmp_path / "store")) == 3

@@ -16,6 +16,8 @@ export default {
   mount: (root, page) => new Match(root, page),
 };
 
+const PAUSE = 60; // milliseconds
+
 class Match {
   constructor(root, page) {
     this.page = page;
@@ -46,7 +48,7 @@ class Match {
       this.painting, this.pair, element("div.wide", {}, this.table),
       element("div.bar", { role: "group", "aria-label": "Data of your own" }, this.add, this.save, this.write, this.count),
     );
-    this.send = later(60, () => this.#find());
+    this.send = later(PAUSE, () => this.#find());
     this.#listClasses();
     get("marks").then(({ folder }) => { this.write.hidden = !folder; this.write.title = folder ?? ""; }, () => {});
   }
@@ -146,7 +148,17 @@ class Match {
     return { picture: marker.info.id, points, boxes: marker.boxes, ...(mask ? { mask } : {}) };
   }
 
-  async #find() {
+  #find() {
+    return (this.finding = this.#search());
+  }
+
+  async #settled() {
+    // What is kept is the answer to the last question, not to the one before; a question waits as long as this before it is put.
+    await new Promise((done) => setTimeout(done, PAUSE));
+    for (let last; last !== this.finding; ) await (last = this.finding);
+  }
+
+  async #search() {
     const marks = this.#marks(this.source, this.source.points);
     if (!marks.mask && !Object.keys(marks.points).length && !Object.keys(marks.boxes).length) {
       this.found = { points: {}, boxes: {} };
@@ -265,7 +277,8 @@ class Match {
     return { pictures, pairs };
   }
 
-  #keepPair() {
+  async #keepPair() {
+    await this.#settled();
     const { pictures, pairs } = this.#collected();
     kept.pictures = pictures;
     kept.pairs = pairs;
@@ -274,6 +287,7 @@ class Match {
   }
 
   async #save(endpoint) {
+    await this.#settled();
     const { pictures, pairs } = this.#collected();
     const ids = [...pictures.keys()];
     const painted = [...pictures.values()].some((marks) => marks.mask);
