@@ -17,8 +17,8 @@ from diffeat.features import FeatureMap, Picture, Source
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
 
-#: Pictures that may wait to be packed.
-_WAITING = 4
+#: Bytes of features that may wait to be packed: those of a whole call, so that the next one need not wait for the disk.
+_WAITING = 5e8
 
 
 @dataclass(frozen=True)
@@ -119,17 +119,18 @@ class _Writer:
     def __init__(self, store: FeatureStore, done: Done) -> None:
         self._store, self._done = store, done
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffeat-write")
-        self._waiting: deque[Future[None]] = deque()
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        self._held = 0  # bytes that wait
         self._packed: dict[int, dict[str, Maps]] = {}  # used on the thread only
         self._failed = False
 
     def add(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
         """Add a picture to a shard."""
-        self._do(self._pack, position, feature, text, stamp)
+        self._do(feature.bytes, self._pack, position, feature, text, stamp)
 
     def end(self, unit: Unit, failures: dict[str, str]) -> None:
         """Write the shard of a unit, and tell what came of it."""
-        self._do(self._write, unit, failures)
+        self._do(0, self._write, unit, failures)
 
     def __enter__(self) -> Self:
         return self
@@ -137,12 +138,18 @@ class _Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=kind is not None)
         while self._waiting and kind is None:
-            self._waiting.popleft().result()
+            self._first()
 
-    def _do(self, act: Callable[..., None], *arguments: object) -> None:
-        while len(self._waiting) > _WAITING or (self._waiting and self._waiting[0].done()):
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._unless_failed, act, *arguments))
+    def _do(self, size: int, act: Callable[..., None], *arguments: object) -> None:
+        while self._waiting and (self._held > _WAITING or self._waiting[0][0].done()):
+            self._first()
+        self._held += size
+        self._waiting.append((self._thread.submit(self._unless_failed, act, *arguments), size))
+
+    def _first(self) -> None:
+        done, size = self._waiting.popleft()
+        self._held -= size
+        done.result()
 
     def _unless_failed(self, act: Callable[..., None], *arguments: object) -> None:
         if self._failed:  # a shard without one of its pictures is not written
