@@ -1,8 +1,8 @@
 """What words and parts cost, in processor time of one thread (so that other work on the machine does not count).
 
-    OMP_NUM_THREADS=1 python -m benchmarks.words_speed cuts          normalised cuts of a 64×64 grid
-    OMP_NUM_THREADS=1 python -m benchmarks.words_speed words         SD 1.5's UNet at 512 px, five words, all layers
-    OMP_NUM_THREADS=1 python -m benchmarks.words_speed concepts      a block of FLUX's width at 1024 px, ten concepts
+    OMP_NUM_THREADS=1 python benchmarks/words_speed.py cuts          normalised cuts of a 64×64 grid
+    OMP_NUM_THREADS=1 python benchmarks/words_speed.py words         SD 1.5's UNet at 512 px, five words, all layers
+    OMP_NUM_THREADS=1 python benchmarks/words_speed.py concepts      a block of FLUX's width at 1024 px, ten concepts
 
 Weights are random. Peak memory is that of the process; of *words* also what materialising all probabilities costs.
 """
