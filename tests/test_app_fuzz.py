@@ -66,8 +66,8 @@ class Server:
         self.session = Session(
             Reading.load("tiny-unet").replace(**{"frame.longer": 64, "trajectory.draws": 1}), gallery
         )
+        model = self.session.extractor  # loading reads what libraries read of the system
         if quick:  # everything but the model: all recipes give colours
-            model = self.session.extractor
             self.session.source = lambda recipe: model if recipe is next(iter(self.session.offered.values())) else rgb
         shelves = [Shelf(FeatureStore.open(folder / "store"), gallery)]
         app = application(self.session, shelves=shelves, out=self.out)
