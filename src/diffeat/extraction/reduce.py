@@ -14,8 +14,9 @@ decoded. It needs the whole forward pass.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -177,41 +178,22 @@ class AdaLN(Reducer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shrunk(Reducer):
-    """Another reducer's map with fewer cells."""
+class Changed(Reducer):
+    """Another reducer's map, changed as a whole."""
 
     inner: Reducer
-    factor: int
+    change: Callable[[Tensor], Tensor]
 
     @property
     def core(self) -> Reducer:
         return self.inner.core
 
     @classmethod
-    def of(cls, inner: Reducer, factor: int) -> Shrunk:
-        return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, factor=factor)
+    def of(cls, inner: Reducer, change: Callable[[Tensor], Tensor]) -> Changed:
+        return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, change=change)
 
     def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
-        return shrink_map(self.inner.map(means, step), self.factor)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Smoothed(Reducer):
-    """Another reducer's map without its fine frequencies."""
-
-    inner: Reducer
-    cycles: float
-
-    @property
-    def core(self) -> Reducer:
-        return self.inner.core
-
-    @classmethod
-    def of(cls, inner: Reducer, cycles: float) -> Smoothed:
-        return cls(name=inner.name, wants=inner.wants, exact=inner.exact, inner=inner, cycles=cycles)
-
-    def map(self, means: Mapping[str, Tensor], step: float) -> Tensor:
-        return low_pass(self.inner.map(means, step), self.cycles)
+        return self.change(self.inner.map(means, step))
 
 
 def _finished(reducer: Reducer, recipe: Reading) -> Reducer:
@@ -219,8 +201,8 @@ def _finished(reducer: Reducer, recipe: Reading) -> Reducer:
     if reducer.predicts:
         return reducer
     if recipe.low_pass is not None:
-        reducer = Smoothed.of(reducer, recipe.low_pass)
-    return reducer if recipe.shrink is None else Shrunk.of(reducer, recipe.shrink)
+        reducer = Changed.of(reducer, partial(low_pass, cycles=recipe.low_pass))
+    return reducer if recipe.shrink is None else Changed.of(reducer, partial(shrink_map, factor=recipe.shrink))
 
 
 def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = None) -> list[Reducer]:
