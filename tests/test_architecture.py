@@ -44,9 +44,14 @@ def _imports(file: Path) -> list[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{file}:{node.lineno} uses a relative import"
             found.append((node.lineno, node.module))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else ""
+            found += [(node.lineno, str(name))] if name else []
     return found
 
 
+#: The one door that opens upwards: ``diffeat.viz.click`` shows the page in a cell, and is looked up when it is asked for.
+DOORS = {("viz", "diffeat.app.cell")}
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
@@ -58,7 +63,7 @@ def test_imports_run_one_way(file: Path) -> None:
     assert here in HEIGHT, f"{here} has no place in the architecture"
     for line, module in _imports(file):
         room = _room(module)
-        if room is not None:
+        if room is not None and (here, module) not in DOORS:
             assert HEIGHT[room] <= HEIGHT[here], f"{file}:{line} imports upwards: {here} from {room}"
 
 
@@ -74,8 +79,8 @@ def test_the_drawing_shows_these_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_checker_sees_an_upward_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
-    file.write_text("def f():\n    from diffeat.cli.main import app\n")
-    assert _imports(file) == [(2, "diffeat.cli.main")]
+    file.write_text("def f():\n    from diffeat.cli.main import app\n    import_module('diffeat.cli.main')\n")
+    assert _imports(file) == [(2, "diffeat.cli.main"), (3, "diffeat.cli.main")]
     assert HEIGHT[_room("diffeat.cli.main")] > HEIGHT["geometry"]  # pyright: ignore
 
 
