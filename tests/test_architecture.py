@@ -50,7 +50,7 @@ def _imports(file: Path) -> list[tuple[int, str]]:
     return found
 
 
-#: The one door that opens upwards: ``diffeat.viz.click`` shows the page in a cell, and is looked up when it is asked for.
+#: The one door that opens upwards: ``diffeat.viz.click``, the page in a cell, is looked up when it is asked for.
 DOORS = {("viz", "diffeat.app.cell")}
 FILES = sorted(SOURCE.rglob("*.py"))
 
