@@ -683,7 +683,12 @@ def test_massive_channels_are_found_before_anything_runs_and_remembered(monkeypa
     indirect=["case"],
 )
 def test_only_the_pictures_of_two_calls_are_held(
-    case: Case, lazy: bool, pictures: list[Path], files: Any, monkeypatch: pytest.MonkeyPatch
+    case: Case,
+    lazy: bool,
+    pictures: list[Path],
+    files: Any,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("diffeat.features.ahead.THREADS", 1)
     source = case.make(files, 4)
@@ -698,6 +703,8 @@ def test_only_the_pictures_of_two_calls_are_held(
         return group(picture)
 
     source.group = watched  # pyright: ignore[reportAttributeAccessIssue]
+    request.addfinalizer(gc.unfreeze)
+    gc.freeze()  # what other tests left is not gone through again and again
     images = [Picture(f"{i}", lambda i=i: Image.open(pictures[i % 3])) for i in range(12)]
     size = group(Picture.of(pictures[0])).most
     features = source.stream((i for i in images) if lazy else images)
