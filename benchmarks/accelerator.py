@@ -10,7 +10,7 @@
 5. A store written from maps in memory: bytes per second.
 
 Without an accelerator everything runs on the CPU; ``--small`` takes the tiny model, as the tests do. A part that would
-begin after the time is up is left out, and says so.
+begin after the time is up is left out, and says so; one that fails says why, and the others go on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -253,7 +254,11 @@ def main(arguments: Sequence[str] | None = None) -> str:
             if time.perf_counter() - begun > LIMIT:
                 rows: Rows = [("left out", "the time is up")]
             else:
-                rows = part()
+                try:
+                    rows = part()
+                except Exception as error:
+                    traceback.print_exc()
+                    rows = [("FAILED", f"{type(error).__name__}: {error}".splitlines()[0])]
             lines += [f"## {title}", "", "| | |", "|---|---|", *(f"| {what} | {says} |" for what, says in rows), ""]
             print("\n".join(lines[-len(rows) - 5 :]), flush=True)
     text = "\n".join([*lines, f"{time.perf_counter() - begun:.0f} s in all."])

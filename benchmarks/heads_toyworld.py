@@ -162,7 +162,7 @@ def headed(args: argparse.Namespace, target: str, head: str, column: str, source
         run,
         DenseOptions(**own),
         validation=val,
-        features=args.out / "features",
+        features=args.out / f"features-{column.replace(' ', '-')}",
         progress=bar,
         force=True,
     )

@@ -163,5 +163,9 @@ def test_metrics_add_up() -> None:
     low, high = result.interval()
     assert low < result.value < high
     assert result.table()[1][-1] == ["all", f"{result.value:.2f}"]
+    many, labels = MeanIoU(300, ignore=-1), np.arange(300).reshape(10, 30)
+    many.update(labels, (labels + (labels > 253)) % 300)
+    right = 253 + 1 / 2  # 0 is found, and once more where it is not; of 254 on each is taken for the next
+    assert many.compute().value == pytest.approx(100 * right / 300)
     with pytest.raises(InvalidValueError, match="predicted label is none of the 3"):
         metric.update(np.full((2, 2), 3), np.zeros((2, 2)))

@@ -142,6 +142,21 @@ def test_scores_add_up_and_outlines_are_told_without_classes() -> None:
     assert [row[0] for row in result.table()[1]] == ["a", "b", "all"]
 
 
+def test_an_interval_of_rare_classes_holds_the_number() -> None:
+    rng = np.random.default_rng(0)
+    tables, outlines = [], []
+    for picture in range(20):  # class 1 + n occurs in picture n alone, and is missed
+        true = np.zeros((8, 8), int)
+        true[:2] = 1 + picture
+        guess = np.where(rng.random((8, 8)) < 0.9, 0, 1 + picture)
+        tables.append(mask_counts(guess, true, 21))
+        outlines.append(outline_counts(guess, true))
+    names = tuple(map(str, range(21)))
+    result = MaskScores("d", "r", "h", names, np.stack(tables), np.stack(outlines), PartsOptions(), "parts")
+    low, high = result.interval()
+    assert low <= result.value <= high
+
+
 def test_a_head_is_its_columns_and_outputs_of_heads_make_the_attention(unet: Extractor) -> None:
     module = "up_blocks.2.attentions.0.transformer_blocks.0.attn1"
     network = unet.backbone.denoiser.get_submodule(module)

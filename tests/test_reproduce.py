@@ -66,14 +66,15 @@ def test_rows_run_once_and_stand_beside_the_paper(toy, tmp_path: Path, monkeypat
     assert list(rows) == ["RGB patches", "tiny-unet"]
     data = open_dataset("toyworld", root, kind="pairs")
     expected = evaluate_pairs(data, load_source("baseline:rgb"))
-    assert rows["RGB patches"]["value"] == pytest.approx(expected.value, abs=1e-9)
-    assert (rows["RGB patches"]["low"], rows["RGB patches"]["high"]) == pytest.approx(tuple(expected.interval()))
+    (found,) = rows["RGB patches"].values()
+    assert found["value"] == pytest.approx(expected.value, abs=1e-9)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(expected.interval()))
     page = (tmp_path / "out" / "reproduce.html").read_text()
     assert "6.6" in page
     assert f"{expected.value:.1f} [" in page
     assert "what differs" in page
     assert count_pictures(load_table("toyworld"), root) == len(data.images())
-    monkeypatch.setattr("diffeat.extraction.load_source", None)  # a second run loads nothing
+    monkeypatch.setattr("diffeat.reproduce.run._run", None)  # a second run scores nothing
     assert CliRunner().invoke(app, words).exit_code == 0
 
 
@@ -92,13 +93,47 @@ def test_a_row_that_cannot_be_run_says_why_and_the_others_go_on(toy, tmp_path: P
     assert "diffeat train convolution --recipe tiny-unet --out x" in found["trained"].notes[0]
     assert "nowhere.yaml" in found["lost"].notes[0]
     assert found["ours"].value is not None
-    state = json.loads((tmp_path / "out" / "rows.json").read_text())
-    ((_, again),) = run_rows(table, table.like(("ours",)), root, tmp_path / "out", load_source, limit=2)
-    assert json.loads(again.key)["options"]["limit"] == 2
-    assert json.loads(state["ours"]["key"])["options"]["limit"] is None
     (tmp_path / "out" / "rows.json").write_text("[1]")
     with pytest.raises(InvalidValueError, match=r"rows\.json is damaged"):
         list(run_rows(table, table.rows, root, tmp_path / "out", load_source))
+
+
+def test_no_number_is_lost_or_taken_for_another(toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, _ = toy
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    file.write_text(
+        "title: mine\ndataset: toyworld\nrows:\n"
+        "  - {name: ours, paper: p, number: 5, measure: m, source: s, recipe: 'baseline:rgb'}\n"
+    )
+    table = load_table(str(file))
+
+    def run(load: Any = load_source, **options: Any) -> Any:
+        ((_, outcome),) = run_rows(table, table.rows, options.pop("root", root), out, load, **options)
+        return outcome
+
+    def told() -> str:
+        return (out / "reproduce.md").read_text()
+
+    whole = run()
+    assert run(root=tmp_path / "nowhere").value is None
+    assert str(whole) in told()
+    few = run(limit=2)
+    assert few != whole
+    assert str(few) in told()
+
+    class Precise:  # the same recipe in another precision
+        def __init__(self, recipe: Recipe) -> None:
+            self._source = load_source(recipe)
+
+        precision = "bfloat16"
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._source, name)
+
+    assert run(Precise).key != whole.key
+    monkeypatch.setattr("diffeat.reproduce.run._run", None)
+    assert run() == whole
+    assert run(limit=2) == few
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from diffeat.errors import InvalidValueError
 
-#: Share of the whole that is added to every replicate where a score is a mean over classes: one that a replicate lacks
-#: then counts with its score in the whole. Left out, the interval of a set with rare classes would lie above its score.
-TRACE = 1e-9
+#: Share of the whole that is added to every replicate of means over classes.
+_TRACE = 1e-9
 _AT_ONCE = 64  # replicates; their weights are (replicates, units)
 
 
@@ -47,6 +46,7 @@ def bootstrap(
     replicates: int = 1000,
     confidence: float = 0.95,
     seed: int = 0,
+    over_classes: bool = False,
 ) -> Interval:
     """The interval of a score, or of the difference of two.
 
@@ -58,6 +58,8 @@ def bootstrap(
         replicates: How often to resample.
         confidence: Share of replicates inside.
         seed: Equal seeds give equal intervals.
+        over_classes: Whether the score is a mean over classes: one that a replicate lacks then counts with its score
+            in the whole. Left out, the interval of a set with rare classes would lie above its score.
 
     Raises:
         InvalidValueError: No unit, or units and groups that do not fit.
@@ -72,7 +74,7 @@ def bootstrap(
     """
     table = np.asarray(units, dtype=np.float64)
     both = table if paired is None else np.concatenate([table, np.asarray(paired, dtype=np.float64)], axis=1)
-    sums = resampled(both, groups=groups, replicates=replicates, seed=seed)
+    sums = resampled(both, groups=groups, replicates=replicates, seed=seed, over_classes=over_classes)
     scores = np.asarray(statistic(sums[:, : table.shape[1]]))
     if paired is not None:
         scores = scores - np.asarray(statistic(sums[:, table.shape[1] :]))
@@ -86,7 +88,12 @@ def interval_of(scores: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def resampled(
-    units: ArrayLike, *, groups: Sequence[Hashable] | None = None, replicates: int = 1000, seed: int = 0
+    units: ArrayLike,
+    *,
+    groups: Sequence[Hashable] | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+    over_classes: bool = False,
 ) -> NDArray[np.float64]:
     """Sums (r, k) of the units (n, k) in every replicate; arguments and errors as of :func:`bootstrap`."""
     table = np.asarray(units, dtype=np.float64)
@@ -95,7 +102,8 @@ def resampled(
         sums.append(weights[weights.any(1)] @ table)  # a replicate of pairs may hold no whole pair
         if sum(map(len, sums)) >= replicates:
             break
-    return np.concatenate(sums)[:replicates]
+    drawn = np.concatenate(sums)[:replicates]
+    return drawn + _TRACE * table.sum(0) if over_classes else drawn
 
 
 def _weights(count: int, groups: Sequence[Hashable] | None, seed: int) -> Iterator[NDArray[np.float64]]:

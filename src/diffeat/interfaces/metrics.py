@@ -19,7 +19,7 @@ from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.protocol import Protocol, get_protocol
-from diffeat.tasks.segmentation.confusion import Confusion, class_iou
+from diffeat.tasks.segmentation.confusion import class_iou
 
 
 class PckMetric:
@@ -115,8 +115,8 @@ class IouResult:
 
     def interval(self) -> Interval:
         """Of :attr:`value`, over pictures."""
-        sums = resampled(self.tables.reshape(len(self.tables), -1)).reshape(-1, *self.tables.shape[1:])
-        return interval_of(100 * np.nanmean(class_iou(sums), axis=1))
+        sums = resampled(self.tables.reshape(len(self.tables), -1), over_classes=True)
+        return interval_of(100 * np.nanmean(class_iou(sums.reshape(-1, *self.tables.shape[1:])), axis=1))
 
     def table(self) -> Table:
         """IoU by class, for classes that occur."""
@@ -157,9 +157,8 @@ class MeanIoU:
             for what, values in (("predicted", one[kept]), ("true", other[kept])):
                 if values.size and not 0 <= values.min() <= values.max() < len(self.classes):
                     raise InvalidValueError(f"A {what} label is none of the {len(self.classes)} classes.")
-            confusion = Confusion(len(self.classes))
-            confusion.add(np.where(kept, other, IGNORE), one)
-            self.tables.append(confusion.counts)
+            n = len(self.classes)
+            self.tables.append(np.bincount(n * other[kept] + one[kept], minlength=n * n).reshape(n, n))
 
     def compute(self) -> IouResult:
         """The numbers so far.

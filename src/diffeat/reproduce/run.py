@@ -1,15 +1,17 @@
 """Runs the rows of a table that are missing, and sets them beside what was published.
 
-A folder holds the features of every recipe (a store that a later run goes on with), ``rows.json`` with every row's
-number, and the table as ``reproduce.md`` and ``reproduce.html``, written anew after every row. A row that was run with
-the same recipe, options and data is not run again.
+A folder holds the features of every recipe (a store that a later run goes on with), ``rows.json`` with every number,
+and the table as ``reproduce.md`` and ``reproduce.html``, written anew after every row. A row that was run with the
+same recipe, options, data, weights and precision is not run again. No number is lost: those of other options stay in
+``rows.json``, and a row that fails keeps in the table what it had, beside why it failed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from diffeat.evaluation.result import Table as Cells
 from diffeat.evaluation.task import Task, TaskOptions
 from diffeat.extraction import Reading, Recipe
 from diffeat.features import FeatureMap, Source
-from diffeat.files import read_text, write_files
+from diffeat.files import read_text, size_and_time, write_files
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_report, markdown_table
 from diffeat.reproduce.table import Row, Table
@@ -37,7 +39,7 @@ class Outcome:
     """A row that was run.
 
     Attributes:
-        key: Of what decides its number: recipe, options, data.
+        key: Of what decides its number: recipe, options, data, weights, precision.
         value: In percent; ``None`` where it could not be run.
         low: End of the interval.
         high: End of the interval.
@@ -135,14 +137,16 @@ def count_pictures(table: Table, root: Path | None, limit: int | None = None) ->
     """
     task = task_of(get_card(table.dataset).kind)
     data: Any = task.open(table.dataset, root, task.options(**({} if limit is None else {"limit": limit})))
-    seen: set[object] = set()
+    return len(set(_pictures(data)))
+
+
+def _pictures(data: Any) -> Iterator[Path | int]:
+    """The files of a dataset's pictures, in its order; a number in place of one that is drawn."""
     for part in data if isinstance(data, tuple) else (data,):
         for sample in part:
-            held = [getattr(sample, name, ()) for name in ("image", "source", "target", "frames")]
-            for value in held:
+            for value in (getattr(sample, name, ()) for name in ("image", "source", "target", "frames")):
                 several = value if isinstance(value, tuple) else (value,)
-                seen |= {one if isinstance(one, Path) else id(one) for one in several}
-    return len(seen)
+                yield from (one if isinstance(one, Path) else id(one) for one in several)
 
 
 def run_rows(
@@ -167,52 +171,58 @@ def run_rows(
     """
     task = task_of(get_card(table.dataset).kind)
     held = _read(folder)
+    source: Source[FeatureMap] | None = None
     for row in rows:
+        numbers, failed = held.setdefault(row.name, {}), dict[str, Outcome]()
         try:
             recipe = recipe_of(row, own or {})
             options = options_for(task, recipe, **row.options, **({} if limit is None else {"limit": limit}))
-            key = _key(table, row, recipe, options, root)
-            if row.name not in held or held[row.name].key != key or held[row.name].value is None:
-                held[row.name] = _run(table, row, task, recipe, options, root, folder, load, key, progress)
-        except DiffeatError as error:
-            held[row.name] = Outcome("", None, None, None, (str(error),))
-        _write(folder, table, held)
-        yield row, held[row.name]
+            data = task.open(table.dataset, root, options, **row.reading)
+            if source is None or source.recipe.hash != recipe.hash:
+                source = load(recipe)
+            key = _key(table, row, source, options, data)
+            outcome = numbers.pop(key, None) or _run(task, source, data, options, folder, key, progress)
+            numbers[key] = outcome  # the last is the one that is shown
+        except (DiffeatError, OSError, MemoryError) as error:
+            outcome = Outcome("", None, None, None, (str(error) or "out of memory",))
+            last = next(reversed(numbers.values()), outcome)
+            failed = {row.name: last if last is outcome else replace(last, notes=(f"older: {outcome.notes[0]}",))}
+        _write(folder, table, held, failed)
+        yield row, outcome
 
 
 def _run(
-    table: Table,
-    row: Row,
     task: Task,
-    recipe: Recipe,
+    source: Source[FeatureMap],
+    data: Any,
     options: TaskOptions,
-    root: Path | None,
     folder: Path,
-    load: Callable[[Recipe], Source[FeatureMap]],
     key: str,
     progress: Progress,
 ) -> Outcome:
-    data = task.open(table.dataset, root, options, **row.reading)
-    source = load(recipe)
     with remembered(folder / "encoded"):
         result = task.evaluate(data, source, options, store=feature_folder(folder, source), progress=progress)
     low, high = result.interval()
     return Outcome(key, float(result.value), float(low), float(high), tuple(result.notes))
 
 
-def _key(table: Table, row: Row, recipe: Recipe, options: TaskOptions, root: Path | None) -> str:
-    """What decides a row's number, but for the model's weights, which its store compares."""
-    facts: dict[str, Any] = {"dataset": table.dataset, "root": str(root and root.resolve()), "recipe": recipe.hash}
-    facts |= {"options": options.model_dump(mode="json"), "reading": row.reading}
-    return json.dumps(facts, sort_keys=True)
+def _key(table: Table, row: Row, source: Source[FeatureMap], options: TaskOptions, data: Any) -> str:
+    """A hash of what decides a row's number."""
+    files = [(str(file), size_and_time(file)) if isinstance(file, Path) else "" for file in _pictures(data)]
+    facts = [table.dataset, files, source.recipe.hash, source.fingerprint, source.precision]
+    facts += [options.model_dump(mode="json"), row.reading]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _read(folder: Path) -> dict[str, Outcome]:
+def _read(folder: Path) -> dict[str, dict[str, Outcome]]:
     if not (folder / _STATE).is_file():
         return {}
     try:
         data = json.loads(read_text(folder / _STATE, "file of rows"))
-        return {name: Outcome(**{**values, "notes": tuple(values["notes"])}) for name, values in data.items()}
+        return {
+            name: {key: Outcome(key, **{**values, "notes": tuple(values["notes"])}) for key, values in numbers.items()}
+            for name, numbers in data.items()
+        }
     except (ValueError, TypeError, AttributeError, KeyError):
         raise InvalidValueError(
             f"{folder / _STATE} is damaged. Remove it: rows are run again, from the stored features."
@@ -230,13 +240,22 @@ def outcome_cells(table: Table, outcomes: Mapping[str, Outcome]) -> Cells:
     return ["row", "measure", "paper", "yours", "what differs"], cells
 
 
-def _write(folder: Path, table: Table, outcomes: Mapping[str, Outcome]) -> None:
-    cells = outcome_cells(table, outcomes)
+def _write(
+    folder: Path, table: Table, held: Mapping[str, Mapping[str, Outcome]], failed: Mapping[str, Outcome]
+) -> None:
+    cells = outcome_cells(
+        table, {name: list(numbers.values())[-1] for name, numbers in held.items() if numbers} | dict(failed)
+    )
     sources = [f"{row.name}: {row.paper}{f', {row.place}' if row.place else ''}. {row.source}" for row in table.rows]
     page = Page(table.title, f"Dataset {table.dataset}; intervals are 95 % bootstraps of what was scored here.")
     page.table(*cells)
     page.heading("Where the papers' numbers were read")
     page.bullets(sources)
-    state = json.dumps({name: asdict(outcome) for name, outcome in outcomes.items()}, indent=1)
+    told = {name: {key: _told(outcome) for key, outcome in numbers.items()} for name, numbers in held.items()}
+    state = json.dumps(told, indent=1)
     text = markdown_report(table.title, [markdown_table(*cells)], sources)
     write_files(folder, [_STATE, *_PAGES], [state, text, page.html()], force=True)
+
+
+def _told(outcome: Outcome) -> dict[str, Any]:
+    return {name: value for name, value in vars(outcome).items() if name != "key"}

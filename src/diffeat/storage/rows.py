@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from diffeat.errors import StoreError
+from diffeat.files import size_and_time
 from diffeat.geometry import Frame
 from diffeat.storage.head import FORMAT_VERSION, check_version
 from diffeat.storage.layout import HEAD_FILE, IndexName, whole
@@ -90,9 +91,9 @@ def stamp_of(file: str | os.PathLike[str]) -> str:
     Raises:
         OSError: There is no such file.
     """
-    found = os.stat(file)
-    settled = abs(time.time() - found.st_mtime) > _SETTLED
-    return f"{found.st_size}-{found.st_mtime_ns}" if settled else ""
+    size, changed = size_and_time(file)
+    settled = abs(time.time() - changed / 1e9) > _SETTLED
+    return f"{size}-{changed}" if settled else ""
 
 
 def schema(metadata: dict[str, str] | None = None) -> pa.Schema:

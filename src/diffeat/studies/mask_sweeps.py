@@ -13,6 +13,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import features_of
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import FeatureMap, Source
+from diffeat.files import size_and_time
 from diffeat.progress import Progress, silent
 from diffeat.studies.sweeps import Cell, Scoring, Sweep, scored
 from diffeat.tasks.masks import MaskProtocol, MaskScores
@@ -43,7 +44,7 @@ def sweep_parts(
         raise InvalidValueError(f"{options.method!r} reads self-attention, not a block: sweep 'cuts' or 'kmeans'.")
 
     def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
-        reader = extractor(recipe.replace(activations=list(blocks), fuse=None, **{"trajectory.timesteps": [t]}))
+        reader = extractor(recipe.replace(activations=list(wanted), fuse=None, **{"trajectory.timesteps": [t]}))
         with features_of(reader, {sample.image: None for sample in data}, keep=0, progress=progress) as features:
             for name in wanted:
                 maps = (features.load(sample.image, [name]) for sample in data)
@@ -109,8 +110,8 @@ def _swept(
     score: Scoring,
     progress: Progress,
 ) -> Sweep:
-    pictures = [sample.image.as_posix() for sample in data]
-    facts = (task, data.name, data.split, pictures, options.model_dump_json(), weights)
+    files = [(file.as_posix(), size_and_time(file)) for sample in data for file in (sample.image, sample.mask)]
+    facts = (task, data.name, data.split, data.classes, files, options.model_dump_json(), weights)
     cells, computed = scored(recipe, folder, timesteps, names, facts, score, progress)
     times, blocks = (tuple(dict.fromkeys(part)) for part in zip(*cells, strict=True))
     protocol = MaskProtocol(f"{task} ({options.model_dump_json(exclude_defaults=True)})")

@@ -77,7 +77,7 @@ class MaskScores(ShownResult):
 
     def interval(self) -> Interval:
         """Of mIoU, over pictures."""
-        return bootstrap(self.counts.reshape(len(self.counts), -1), self._miou)
+        return bootstrap(self.counts.reshape(len(self.counts), -1), self._miou, over_classes=True)
 
     def boundary_interval(self) -> Interval:
         """Of :attr:`boundary`, over pictures."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from diffeat.evaluation.intervals import TRACE, Interval, interval_of, resampled
+from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import Table
 from diffeat.tasks.segmentation.boundary import boundary_counts, boundary_f
 from diffeat.tasks.segmentation.confusion import Confusion
@@ -83,8 +83,8 @@ class Scores(ABC):
         """Sums (replicates, …) over pictures drawn anew; none of a single picture, of which nothing can be said."""
         if len(self.sums) == 1:
             return self.sums[:0]
-        sums = resampled(self.sums.reshape(len(self.sums), -1)).reshape(-1, *self.sums.shape[1:])
-        return sums + TRACE * self.sums.sum(0)
+        sums = resampled(self.sums.reshape(len(self.sums), -1), over_classes=True)
+        return sums.reshape(-1, *self.sums.shape[1:])
 
     def rows(self) -> list[list[str]]:
         """Every number and its interval; the quoted one is the last."""

@@ -24,7 +24,7 @@ from diffeat.ambient import neutral
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.errors import InvalidValueError
 from diffeat.evaluation.features import Store, feature_folder, features_of
-from diffeat.evaluation.intervals import TRACE, Interval, interval_of, resampled
+from diffeat.evaluation.intervals import Interval, interval_of, resampled
 from diffeat.evaluation.result import ShownResult, Table, check_alike, joined
 from diffeat.evaluation.task import Task, TaskOptions, suggested
 from diffeat.evaluation.texts import precision_notes, text_notes, text_of
@@ -165,9 +165,8 @@ class Segmentation(ShownResult):
         scores = []
         for k, split in enumerate(self.splits):
             tables = np.stack([c.table for c in split.confusions])
-            sums = resampled(tables.reshape(len(tables), -1), seed=k).reshape(-1, *tables.shape[1:])
-            sums = sums + TRACE * tables.sum(0)
-            scores.append(np.nanmean(class_iou(sums), axis=1))
+            sums = resampled(tables.reshape(len(tables), -1), seed=k, over_classes=True)
+            scores.append(np.nanmean(class_iou(sums.reshape(-1, *tables.shape[1:])), axis=1))
         return interval_of(100 * np.mean(scores, axis=0))
 
     def table(self) -> Table:
