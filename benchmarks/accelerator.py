@@ -4,8 +4,9 @@
 
 1. Equality: features of every family's tiny pipeline, CPU against the accelerator, in float32 without TF32.
 2. Throughput: `extract` of JPEG files with a model of real size and random weights: pictures per second, and how busy
-   the accelerator is (nvidia-smi).
-3. The effect of each option on the same pictures: precision, pictures in a call, channels_last, regional compile.
+   the accelerator is (nvidia-smi), for one draw and for eight.
+3. The effect of each option on the same pictures: precision, pictures in a call, channels_last, regional compile. All
+   but the first part run with torch's own settings, of which one lets convolutions of float32 use TF32.
 4. Out of memory: calls that are too large are halved; no picture is lost, and features stay the same.
 5. A store written from maps in memory: bytes per second.
 
@@ -79,8 +80,10 @@ def photos(folder: Path, count: int) -> Path:
 
 
 def equality(device: str, names: Sequence[str]) -> Rows:
-    """Features of each family on the CPU and on the accelerator."""
+    """Features of each family on the CPU and on the accelerator, without TF32."""
     from diffeat.activations import Catalogue
+
+    torch.backends.cudnn.allow_tf32 = False
 
     _, build = families()
     pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 255, (48, 64, 3), np.uint8)) for i in range(2)]
@@ -94,6 +97,7 @@ def equality(device: str, names: Sequence[str]) -> Rows:
             sides.append(Extractor(reading(activations[-3:], 64), backbone, batch_size=1).extract(pictures))
         worst = max(difference(a, b) for a, b in zip(*sides, strict=True))
         rows.append((name, f"{worst:.1e}{'' if worst < ROUNDING else '  NOT EQUAL'}"))
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     return rows
 
 
@@ -144,42 +148,55 @@ def seconds(run: Callable[[], Any], device: str) -> float:
 def throughput(device: str, small: bool, folder: Path, count: int) -> Rows:
     """Files to store, warm."""
     backbone, activations, size = model(device, small, torch.float32 if device == "cpu" else torch.bfloat16)
-    source = Extractor(reading(activations, size), backbone)
     pictures = list(list_pictures(photos(folder / "photos", count)))
-    source.extract(pictures[: count // 4])
-    with FeatureStore.of(folder / "store", source) as store, busy(device) as told:
-        spent = seconds(lambda: extract_to_store(source, pictures, store), device)
-        rate = told()
-    return [(f"{count} files of 640×480 → {size} px → store", f"{count / spent:.1f} pictures/s; accelerator {rate}")]
+    rows = []
+    for draws in (1, 8):
+        path = {"timesteps": [261], "latent": "mean", "draws": draws}
+        source = Extractor(reading(activations, size, trajectory=path), backbone)
+        source.extract(pictures[: count // 4])
+        with FeatureStore.of(folder / f"store-{draws}", source) as store, busy(device) as told:
+            spent = seconds(lambda run=source, to=store: extract_to_store(run, pictures, to), device)
+            rate = told()
+        what = f"{count} files of 640×480 → {size} px → store, {draws} {'draw' if draws == 1 else 'draws'}"
+        rows.append((what, f"{count / spent:.1f} pictures/s; accelerator {rate}"))
+    return rows
 
 
 def options(device: str, small: bool, folder: Path, count: int) -> Rows:
-    """Each option against the plain run."""
+    """Each option against the plain run in bfloat16, and that against float32."""
     images = [Image.open(path).convert("RGB") for path in sorted(photos(folder / "photos", count).iterdir())[:count]]
-    backbone, activations, size = model(device, small)
-    recipe = reading(activations, size)
-    batch = min(8, count)
-    plain = Extractor(recipe, backbone, batch_size=batch)
-    expected = plain.extract(images)
-    base = seconds(lambda: plain.extract(images), device)
-    rows = [(f"float32, {batch} rows a call", f"{count / base:.1f} pictures/s")]
+    batch = min(16, count)
+    rows: Rows = []
 
-    def against(name: str, source: Extractor) -> None:
+    def plain(dtype: torch.dtype) -> tuple[Backbone, Reading, list[FeatureMap], float]:
+        backbone, activations, size = model(device, small, dtype)
+        backbone.pipeline.to(dtype)
+        recipe = reading(activations, size)
+        source = Extractor(recipe, backbone, batch_size=batch)
+        features = source.extract(images)
+        spent = seconds(lambda: source.extract(images), device)
+        rows.append((f"{dtype}, {batch} rows a call".removeprefix("torch."), f"{count / spent:.1f} pictures/s"))
+        return backbone, recipe, features, spent
+
+    *_, exact, base = plain(torch.float32)
+    backbone, recipe, expected, half = plain(torch.bfloat16)
+    worst = max(difference(a, b) for a, b in zip(exact, expected, strict=True))
+    rows.append(("bfloat16 against float32", f"{base / half:.2f}×, differs by {worst:.1e}"))
+
+    def against(name: str, size: int = batch) -> None:
+        source = Extractor(recipe, backbone, batch_size=size)
         features = source.extract(images)
         spent = seconds(lambda: source.extract(images), device)
         worst = max(difference(a, b) for a, b in zip(expected, features, strict=True))
-        rows.append((name, f"{base / spent:.2f}×, differs by {worst:.1e}"))
+        rows.append((f"bfloat16, {name}", f"{half / spent:.2f}×, differs by {worst:.1e}"))
 
-    against("1 row a call", Extractor(recipe, backbone, batch_size=1))
-    backbone.denoiser.to(memory_format=torch.channels_last)
-    against("channels_last", Extractor(recipe, backbone, batch_size=batch))
+    against("1 row a call", 1)
+    denoiser: Any = backbone.denoiser
+    denoiser.to(memory_format=torch.channels_last)
+    against("channels_last")
     if device != "cpu":
-        backbone.denoiser.compile_repeated_blocks(dynamic=False)
-        against("channels_last, regional compile", Extractor(recipe, backbone, batch_size=batch))
-    del backbone, plain
-    half, *_ = model(device, small, torch.bfloat16)
-    half.pipeline.to(torch.bfloat16)
-    against("bfloat16", Extractor(recipe, half, batch_size=batch))
+        denoiser.compile_repeated_blocks(dynamic=False)
+        against("channels_last, regional compile")
     return rows
 
 
@@ -236,7 +253,6 @@ def main(arguments: Sequence[str] | None = None) -> str:
     parser.add_argument("--out", type=Path, help="Markdown file to write.")
     asked = parser.parse_args(arguments)
     device, small, begun = asked.device, asked.small, time.perf_counter()
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     count = 4 if small else 16 if device == "cpu" else 256
     few = min(count, 16)
     name = torch.cuda.get_device_name() if device.startswith("cuda") else "CPU"

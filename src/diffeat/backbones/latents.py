@@ -129,12 +129,13 @@ class Autoencoder:
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:
-        """Float32 for the while where the configuration asks for it: some autoencoders overflow in half precision.
+        """Float32 for the while where the configuration asks for it, in so many words: some overflow in half precision.
 
         Afterwards its weights are the very ones of before, in their place in memory; other threads wait.
         """
         vae: Any = self.vae
-        if vae.dtype == torch.float32 or not vae.config.get("force_upcast"):
+        asked = vae.config.get("force_upcast") and "force_upcast" not in vae.config.get("_use_default_values", ())
+        if vae.dtype == torch.float32 or not asked:
             yield
             return
         with alone(vae):

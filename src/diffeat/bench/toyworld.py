@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from diffeat.activations import Catalogue
+from diffeat.ambient import seeded
 from diffeat.bench.rows import FILES, BenchRow, RowSource, choosing, pair_score, score_rows, with_choosing, write_rows
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_spair
@@ -136,8 +136,7 @@ def random_weights(recipe: Reading) -> Extractor:
     """The same network before any training (the autoencoder stays trained)."""
     extractor = Extractor.from_recipe(recipe)
     denoiser = extractor.backbone.denoiser
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    with seeded(0):
         fresh = type(denoiser).from_config(denoiser.config)  # type: ignore[attr-defined]
     denoiser.load_state_dict(fresh.state_dict())
     named = recipe.replace(name=f"{recipe.name} (random weights)", seed=recipe.seed + 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from inspect import Parameter, Signature
+from pathlib import Path
 from textwrap import dedent
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -105,13 +106,14 @@ def options(declared: Mapping[str, Any]) -> list[Any]:
     app.command()(function)
     made = get_command(app).params
     for parameter in made:
-        parameter.expose_value, parameter.callback = False, _remember
+        is_path = Path in get_args(get_args(function.__annotations__[str(parameter.name)])[0])
+        parameter.expose_value, parameter.callback = False, partial(_remember, is_path)
     return made
 
 
-def _remember(ctx: Any, option: Any, value: Any) -> None:
-    if is_given(ctx, option.name):
-        ctx.meta.setdefault(_GIVEN, {})[option.name] = value
+def _remember(is_path: bool, ctx: Any, option: Any, value: Any) -> None:
+    if is_given(ctx, option.name):  # typer gives its own callbacks paths, others (in some versions) text
+        ctx.meta.setdefault(_GIVEN, {})[option.name] = Path(value) if is_path else value
 
 
 def given(ctx: typer.Context) -> dict[str, Any]:

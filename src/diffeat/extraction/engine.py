@@ -98,7 +98,7 @@ class Engine:
         frames = [self.frame(picture) for picture in pictures]
         sums = [[_Means(reader) for reader in self.plan.readers] for _ in pictures]
         with self._backbone.ready(), self.session(), nullcontext() if self._grad else torch.no_grad():
-            pixels = model_images(pictures, frames)
+            pixels = model_images(pictures, frames, self._backbone.device)
             posterior = self._backbone.encode_images(pixels)
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
@@ -114,7 +114,7 @@ class Engine:
         sums: list[list[_Means]],
     ) -> None:
         readers: dict[Job, list[int]] = {}
-        rows, place = self._prepare(cluster, pictures, pixels)
+        rows, place = self._prepare(cluster, pictures, pixels.cpu() if self.plan.steers else pixels)
         for number in cluster.readers:
             reader = self.plan.readers[number]
             for i in range(len(pictures)):

@@ -128,8 +128,8 @@ class VisionExtractor(Streams[FeatureMap]):
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:
         """Features of pictures of one group: one map ``patches`` each."""
         frames = [self.frame(picture) for picture in pictures]
-        pixels = model_images(pictures, frames)
-        values = (((pixels + 1) / 2 - self._mean) / self._std).to(self.model.device, self.model.dtype)
+        pixels = model_images(pictures, frames, self.model.device)
+        values = (((pixels + 1) / 2 - self._mean.to(pixels)) / self._std.to(pixels)).to(self.model.dtype)
         with ready(self.model), torch.no_grad():
             hidden = self.model(values, output_hidden_states=True).hidden_states[self.recipe.layer]
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):

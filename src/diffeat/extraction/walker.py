@@ -163,7 +163,7 @@ class Walker:
         frames = [self.frame(picture) for picture in pictures]
         size = frames[0].model
         if path.kind == "inversion":
-            pixels = model_images(pictures, frames)
+            pixels = model_images(pictures, frames, backbone.device)
             posterior = backbone.encode_images(pixels)
             latents = noisy_latents(
                 backbone,

@@ -10,7 +10,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from diffeat.features.places.look import look
 from diffeat.features.places.where import Found, Where
 from diffeat.geometry import Frame, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
+from diffeat.memory import moved
 
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")
 
@@ -61,7 +62,7 @@ class Picture:
         self._open = open
         self._digest = digest
         self._fetched: Where | None = None
-        self._pixels: dict[Frame, Tensor] = {}
+        self._levels: dict[Frame, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -117,11 +118,15 @@ class Picture:
         """Hash of the pixels; keys the noise, so that one picture gives the same features however it came."""
         return pixel_digest(self.image)
 
+    def levels(self, frame: Frame) -> UInt8[Tensor, "3 height width"]:
+        """The grey levels of the model image in ``frame`` (see :meth:`Frame.levels`), made once."""
+        if frame not in self._levels:
+            self._levels[frame] = frame.levels(self.image)
+        return self._levels[frame]
+
     def pixels(self, frame: Frame) -> Float[Tensor, "3 height width"]:
-        """The model image in ``frame`` (see :meth:`Frame.pixels`), made once."""
-        if frame not in self._pixels:
-            self._pixels[frame] = frame.pixels(self.image)
-        return self._pixels[frame]
+        """The model image in ``frame`` (see :meth:`Frame.pixels`)."""
+        return frame.normalised(self.levels(frame)[None])[0]
 
     @property
     def bytes_held(self) -> int:
@@ -129,7 +134,7 @@ class Picture:
         image = self.__dict__.get("image")
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
         opened = 0 if image is None else 3 * image.width * image.height
-        return fetched + opened + sum(pixels.nbytes for pixels in self._pixels.values())
+        return fetched + opened + sum(levels.nbytes for levels in self._levels.values())
 
     @cached_property
     def digest(self) -> str:
@@ -157,14 +162,20 @@ class Picture:
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
-        other.apart, other._pixels = self.apart, dict(self._pixels)
+        other.apart, other._levels = self.apart, dict(self._levels)
         other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
         return other
 
 
-def model_images(pictures: Sequence[Picture], frames: Sequence[Frame]) -> Float[Tensor, "b 3 height width"]:
-    """The model images of pictures in frames of one model size, as a batch."""
-    return torch.stack([picture.pixels(frame) for picture, frame in zip(pictures, frames, strict=True)])
+def model_images(
+    pictures: Sequence[Picture], frames: Sequence[Frame], device: torch.device
+) -> Float[Tensor, "b 3 height width"]:
+    """The model images of pictures in frames of one model size, as a batch on a device."""
+    levels = [picture.levels(frame) for picture, frame in zip(pictures, frames, strict=True)]
+    if len({frame.load for frame in frames}) == 1:
+        return frames[0].normalised(moved(torch.stack(levels), device))
+    each = zip(levels, frames, strict=True)
+    return torch.cat([frame.normalised(moved(values[None], device)) for values, frame in each])
 
 
 def legible(name: str) -> str:

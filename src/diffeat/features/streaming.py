@@ -67,7 +67,7 @@ def stream(
 
     def prepare(picture: Picture) -> None:
         for frame in source.group(picture).frames:
-            picture.pixels(frame)
+            picture.levels(frame)
 
     def ready() -> Iterator[T]:
         while line and line[0].result is not None:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -75,6 +75,14 @@ class Frame:
         Raises:
             InvalidValueError: The picture is not of this frame's original size, or not RGB.
         """
+        return self.normalised(self.levels(image)[None])[0]
+
+    def levels(self, image: Image.Image) -> UInt8[Tensor, "3 height width"]:
+        """The grey levels of the model image as Pillow makes them; of the size ``load`` where there is one.
+
+        Raises:
+            InvalidValueError: The picture is not of this frame's original size, or not RGB.
+        """
         if image.size != self.original:
             raise InvalidValueError(
                 f"This frame is of a picture of {self.original[0]}×{self.original[1]} pixels, got one of "
@@ -88,15 +96,15 @@ class Frame:
             canvas = Image.new("RGB", self.model, (self.fill,) * 3)
             canvas.paste(inner, (left, top))
             inner = canvas
-        bands = np.empty((3, inner.height, inner.width), np.float32)
-        for band, values in zip(bands, inner.split(), strict=True):  # faster than to permute
-            np.divide(np.asarray(values), np.float32(127.5), out=band)
-        bands -= 1  # by NumPy, which starts no threads of its own: pictures are read on several
+        return torch.from_numpy(np.stack([np.asarray(band) for band in inner.split()]))  # faster than to permute
+
+    def normalised(self, levels: UInt8[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 height width"]:
+        """What the model reads of grey levels, on their device: an accelerator is sent a quarter of the bytes."""
+        scale = torch.full((), 127.5, device=levels.device)  # a tensor, since devices multiply by 1 / a number instead
+        values = levels.float().div_(scale).sub_(1)
         if self.load is None:
-            return torch.from_numpy(bands)
-        return F.interpolate(torch.from_numpy(bands)[None], size=(height, width), mode="bilinear", align_corners=False)[
-            0
-        ]
+            return values
+        return F.interpolate(values, size=self.content[:1:-1], mode="bilinear", align_corners=False)
 
     def points_to_model(self, points: Points) -> Float[Tensor, "*n 2"]:
         """Points (x, y) of the original picture in model pixels."""

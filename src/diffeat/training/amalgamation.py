@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffeat.ambient import seeded
 from diffeat.backbones import Backbone
 from diffeat.datasets.labelled import IGNORE, MaskDataset
 from diffeat.datasets.pairs import PairDataset
@@ -61,6 +62,10 @@ class _Stack:
     levels: list[Tensor]
     extra: Tensor | None
     frame: Frame
+
+    @property
+    def device(self) -> torch.device:
+        return self.levels[0].device
 
 
 def train_on_pairs(
@@ -99,7 +104,7 @@ def train_on_pairs(
         out, weights = _mixed(network, [one, two], settings.shared)
         grid = (out.shape[-2], out.shape[-1])
         cells = [
-            nearest_cells(s.frame.points_to_grid(torch.tensor(points, dtype=torch.float64), grid), grid)
+            nearest_cells(s.frame.points_to_grid(torch.tensor(points, dtype=torch.float64), grid), grid).to(out.device)
             for s, points in ((one, pair.source_points), (two, pair.target_points))
         ]
         return [(keypoint_loss(out[0], out[1], cells[0], cells[1]), weights)]
@@ -157,15 +162,14 @@ def _picture_losses(
 ) -> tuple[Losses, nn.Module]:
     """Cross-entropy of a linear classifier on the joint maps of some pictures."""
     paths = list(stacks)
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with torch.no_grad(), seeded(settings.seed):
         channels = _mixed(network, [stacks[paths[0]]], False)[0].shape[1]
-        probe = nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, classes, 1))
+        probe = nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, classes, 1)).to(stacks[paths[0]].device)
 
     def losses_of(generator: torch.Generator) -> list[tuple[Tensor, list[Tensor]]]:
         chosen = [paths[i] for i in torch.randint(len(paths), (settings.batch,), generator=generator).tolist()]
         out, weights = _mixed(network, [stacks[p] for p in chosen], False)
-        truth = torch.stack([labels[p] for p in chosen])
+        truth = torch.stack([labels[p] for p in chosen]).to(out.device)
         return [(F.cross_entropy(probe(out), truth, ignore_index=IGNORE), weights)]
 
     return losses_of, probe
@@ -182,16 +186,17 @@ def _pixel_losses(
     views = torch.cat([s.levels[0].flatten(2).permute(2, 0, 1) for s in stacks.values()])  # pixels, views, channels
     extras = [s.extra.flatten(1).T for s in stacks.values() if s.extra is not None]
     extra = torch.cat(extras) if extras else None
-    truth = torch.cat([labels[path].flatten() for path in stacks])
+    truth = torch.cat([labels[path].flatten() for path in stacks]).to(views.device)
     known = (truth != IGNORE).nonzero()[:, 0]
     if not len(known):
         raise DatasetError("The labelled pictures hold no labelled pixel.")
     generator = torch.Generator().manual_seed(settings.seed)
     width = views.shape[2] + (0 if extra is None else extra.shape[1])
-    members = nn.ModuleList(pixel_classifier(width, classes, generator) for _ in range(settings.assigners))
+    made = (pixel_classifier(width, classes, generator) for _ in range(settings.assigners))
+    members = nn.ModuleList(made).to(views.device)
 
     def losses_of(generator: torch.Generator) -> list[tuple[Tensor, list[Tensor]]]:
-        some = known[torch.randint(len(known), (settings.batch,), generator=generator)]
+        some = known[torch.randint(len(known), (settings.batch,), generator=generator).to(known.device)]
         beside = None if extra is None else extra[some][..., None, None]
         out, weights = network(views[some][..., None, None], beside)
         mixtures = out.flatten(1).chunk(len(members), dim=1)
@@ -206,7 +211,8 @@ def _pixel_losses(
 class _Chance:
     """What is random in a training: examples by a generator of their own, dropout by torch's, walks by their losses."""
 
-    def __init__(self, seed: int, walks: int) -> None:
+    def __init__(self, seed: int, walks: int, device: torch.device) -> None:
+        self._cuda = device if device.type == "cuda" else None
         self.examples = torch.Generator().manual_seed(seed)
         self.walks = [SparsityWalk(seed + k) for k in range(walks)]
         self.told: list[list[float]] = []
@@ -219,11 +225,14 @@ class _Chance:
 
     def state_dict(self) -> dict[str, Tensor]:
         told = torch.tensor(self.told, dtype=torch.float64)
-        return {"examples": self.examples.get_state(), "dropout": torch.get_rng_state(), "losses": told}
+        state = {"examples": self.examples.get_state(), "dropout": torch.get_rng_state(), "losses": told}
+        return state if self._cuda is None else {**state, "dropout there": torch.cuda.get_rng_state(self._cuda)}
 
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
         self.examples.set_state(state["examples"])
         torch.set_rng_state(state["dropout"])
+        if self._cuda is not None and "dropout there" in state:
+            torch.cuda.set_rng_state(state["dropout there"], self._cuda)
         for losses in state["losses"].tolist():
             self.update(losses)
 
@@ -238,13 +247,13 @@ def _train(
     folder: Path | None,
     progress: Progress,
 ) -> Amalgamated:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    device = next(iter(stacks.values())).device
+    with seeded(settings.seed, device):
         parts: dict[str, nn.Module] = {"network": network.train()}
         if classifiers is not None:
             parts["classifiers"] = classifiers
         weights = [weight for part in parts.values() for weight in part.parameters()]
-        chance = _Chance(settings.seed, settings.assigners if settings.pixel else 1)
+        chance = _Chance(settings.seed, settings.assigners if settings.pixel else 1, device)
         how = {name: value for name, value in asdict(settings).items() if name != "steps" or settings.final is not None}
         loop = Loop(
             folder,
@@ -323,16 +332,15 @@ def _network(recipe: Reading, stacks: Mapping[Path, _Stack], settings: Amalgamat
         )
         for views in some.levels
     ]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         if settings.levels:
-            return LevelAmalgamation(configs, recipe.fuse.grid if recipe.fuse else None).eval()
+            return LevelAmalgamation(configs, recipe.fuse.grid if recipe.fuse else None).to(some.device).eval()
         network = Amalgamation(configs[0])
         for module in network.modules() if settings.pixel else ():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, 0.0, 0.02)
                 nn.init.zeros_(module.bias)
-        return network.eval()
+        return network.to(some.device).eval()
 
 
 def _stacks(

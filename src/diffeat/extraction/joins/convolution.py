@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from diffeat.ambient import neutral
+from diffeat.ambient import neutral, seeded
 from diffeat.backbones.files import read_tensors
 from diffeat.backbones.weights import find_weights
 from diffeat.errors import ModelError
@@ -28,8 +28,7 @@ def new_convolution(channels: int, models: int, seed: int = 0) -> nn.Conv2d:
         channels: Of the joined maps.
         models: Whose maps they are.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return nn.Conv2d(channels, channels if models == 1 else channels // 2, 3, padding=1, bias=False)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from diffeat.ambient import seeded
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction import Extractor
@@ -61,8 +62,7 @@ class Tuned:
         for network in backbone.networks:
             network.requires_grad_(False)
         self._weights: dict[str, nn.Parameter] = {}
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, next(denoiser.parameters()).device):
             if what == "denoiser":
                 denoiser.requires_grad_(True)
                 self._weights = dict(denoiser.named_parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
+from diffeat.ambient import seeded
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.features import FeatureMap, Picture, Source
@@ -83,8 +84,7 @@ def network_of(
         raise InvalidValueError("A model is tuned in float32: load it with dtype float32 (--dtype float32).")
     (example,) = source.extract(examples[0].picture(), prompt)
     layout = Layout.of(recipe, example, options.mix == "weights")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
+    with seeded(options.seed):
         network = DenseNetwork(layout, truth.outputs, options.architecture)
     if truth.start is not None:
         network.decoder.begin_at(truth.start)

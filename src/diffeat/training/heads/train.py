@@ -21,7 +21,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from diffeat.ambient import neutral
+from diffeat.ambient import neutral, seeded
 from diffeat.errors import DatasetError
 from diffeat.evaluation.features import feature_folder
 from diffeat.features import FeatureMap, Source
@@ -207,8 +207,7 @@ class _Run:
         def gradients(number: int) -> Values:
             self._network.train()
             total, waited = 0.0, 0.0
-            with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-                torch.manual_seed((options.seed << 32) + number * workers.count + workers.rank)
+            with seeded((options.seed << 32) + number * workers.count + workers.rank, device):
                 for _ in range(options.accumulate):
                     began = time.perf_counter()
                     made = next(ready)

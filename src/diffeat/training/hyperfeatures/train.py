@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from diffeat.ambient import seeded
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
@@ -112,8 +113,7 @@ class Trained:
 
 def new_network(config: AggregationConfig, seed: int) -> AggregationNetwork:
     """A network with first weights of a seed, whatever was drawn before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return AggregationNetwork(config)
 
 
