@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -108,8 +109,9 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
 
 def denoiser_files(source: str, file: str | None = None, revision: str | None = None) -> list[Path]:
     """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there."""
-    folder = Path(source).expanduser()
-    return _in_folder(folder) if file is None and folder.is_dir() else [find_weights(source, file, revision)]
+    folder = Path(os.path.expanduser(source))
+    whole = file is None and revision is None and folder.is_dir()
+    return _in_folder(folder) if whole else [find_weights(source, file, revision)]
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
@@ -118,7 +120,11 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     Raises:
         ModelError: If there is none, or it cannot be fetched.
     """
-    path = Path(near(source)).expanduser()
+    path = Path(os.path.expanduser(near(source, revision)))
+    if os.path.lexists(os.path.expanduser(source)):
+        unused = "revision" if revision is not None else "file" if file is not None and path.is_file() else None
+        if unused is not None:
+            raise ModelError(f"The {what} weights {source} lie on this machine and take no {unused}: leave it out.")
     if path.is_dir():
         if file is None or not (path / file).exists():
             held = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *PICKLED))
