@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from diffeat.errors import DiffeatError
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.memory import Aside
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
 
@@ -126,7 +127,8 @@ class _Writer:
 
     def add(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
         """Add a picture to a shard."""
-        self._do(feature.bytes, self._pack, position, feature, text, stamp)
+        first = next(iter(feature.activations.values()))
+        self._do(feature.bytes, self._pack, position, feature, Aside(first.device), text, stamp)
 
     def end(self, unit: Unit, failures: dict[str, str]) -> None:
         """Write the shard of a unit, and tell what came of it."""
@@ -160,8 +162,9 @@ class _Writer:
             self._failed = True
             raise
 
-    def _pack(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
-        self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
+    def _pack(self, position: int, feature: FeatureMap, aside: Aside, text: str, stamp: str) -> None:
+        with aside:
+            self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
 
     def _write(self, unit: Unit, failures: dict[str, str]) -> None:
         packed = self._packed.pop(unit.position, {})
