@@ -38,11 +38,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a unit: names of the pictures in the shard, and of those that failed, with the reason."""
+    """What came of a unit: names of the pictures in the shard, and of those that failed, with the reason.
+
+    Attributes:
+        bytes: Of the features in the shard.
+    """
 
     position: int
     extracted: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
 
 
 #: Told what came of each unit, when its shard is on disk.
@@ -170,4 +175,5 @@ class _Writer:
         packed = self._packed.pop(unit.position, {})
         if packed:
             self._store.write_packed(list(packed.values()), position=unit.position)
-        self._done(Row(unit.position, tuple(packed), failures))
+        size = sum(values.nbytes for maps in packed.values() for _, tensors in maps for values in tensors.values())
+        self._done(Row(unit.position, tuple(packed), failures, size))
