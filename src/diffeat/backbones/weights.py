@@ -14,6 +14,7 @@ from diffeat.backbones.folder import shards_of
 from diffeat.backbones.hub import UnreachableError, fetch_file, near
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
+from diffeat.geometry import file_digest
 
 if TYPE_CHECKING:
     from diffeat.backbones.backbone import Backbone
@@ -107,11 +108,23 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
         return state
 
 
-def denoiser_files(source: str, file: str | None = None, revision: str | None = None) -> list[Path]:
-    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there."""
+def denoiser_files(
+    source: str, file: str | None = None, revision: str | None = None, sha256: str | None = None
+) -> list[Path]:
+    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there.
+
+    Args:
+        sha256: Digest of the one file; another is refused.
+    """
     folder = Path(os.path.expanduser(source))
     whole = file is None and revision is None and folder.is_dir()
-    return _in_folder(folder) if whole else [find_weights(source, file, revision)]
+    files = _in_folder(folder) if whole else [find_weights(source, file, revision)]
+    if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
+        raise ModelError(
+            f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
+            "there, or remove denoiser.sha256 to accept this one."
+        )
+    return files
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
