@@ -12,15 +12,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from diffeat.activations import Catalogue, Taps
+from diffeat.ambient import seeded
 from diffeat.backbones import Backbone
-from diffeat.backbones.weights import denoiser_weights
 from diffeat.cli.main import app
 from diffeat.errors import DatasetError, DiffeatError, InvalidValueError, ModelError
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.contained import contained
+from diffeat.features import Picture
 from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
-from diffeat.training.clean import _check_trainable
+from diffeat.training.clean import _check_trainable, _Training
 from diffeat.training.log import read_log
 from diffeat.training.loop import Loop
 from tiny.pipelines import FAMILIES, build
@@ -41,14 +42,14 @@ def recipe(**changes: Any) -> Reading:
             "model": "tiny",
             "frame": {"mode": "keep"},
             "trajectory": {"timesteps": [100], "draws": 8},
-            "activations": ["down_blocks.0", "down_blocks.1.resnets.0"],
+            "activations": ["transformer_blocks.0", "transformer_blocks.1"],
         }
     ).replace(**changes)
 
 
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
-    return Backbone.from_pipeline(build("sd15"))
+    return Backbone.from_pipeline(build("pixart_sigma"))
 
 
 @pytest.fixture(scope="module")
@@ -70,19 +71,21 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))
-def test_every_family_learns_in_its_copy(family: str, tmp_path: Path) -> None:
+def test_every_family_learns_in_its_copy(family: str) -> None:
     backbone = Backbone.from_pipeline(build(family))
     before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
     maps = [a.id for a in Catalogue.of(backbone) if a.grid and a.kind not in ("input", "map", "modulation")]
-    one = recipe(activations=[maps[len(maps) // 4]], frame={"mode": "squash", "size": 2 * backbone.multiple})
+    chosen = maps[len(maps) // 4]
+    one = recipe(activations=[chosen], frame={"mode": "squash", "size": 2 * backbone.multiple})
     settings = CleanSettings(steps=2, batch=1, levels=1, rate=1e-3)
-    outcome = train_clean(Extractor(one, backbone), [PICTURE], tmp_path, settings)
-    assert all(0 <= loss <= 2 for loss in outcome.losses)
-    assert all(torch.equal(value, before[name]) for name, value in backbone.denoiser.state_dict().items())
-    trained = Reading.load(outcome.recipe).denoiser
-    assert trained is not None
-    learned = denoiser_weights(backbone, trained.source)
+    with backbone.ready():
+        training = _Training(Extractor(one, backbone), clean_recipe(one), [chosen], [Picture.of(PICTURE)], settings)
+        training.run(None)
+    assert all(0 <= loss <= 2 for loss in training.losses)
+    learned = training.student.state_dict()
+    assert learned.keys() == before.keys()
     assert any(not torch.equal(value, before[name]) for name, value in learned.items())
+    assert all(torch.equal(value, before[name]) for name, value in backbone.denoiser.state_dict().items())
 
 
 def test_the_loss_is_one_minus_the_cosine_to_the_frozen_noisy_features(backbone: Backbone, tmp_path: Path) -> None:
@@ -91,28 +94,34 @@ def test_the_loss_is_one_minus_the_cosine_to_the_frozen_noisy_features(backbone:
     noise, inputs = backbone.noise, backbone.denoiser_inputs
     try:
         backbone.noise = lambda x, t, e: seen.append((t, noise(x, t, e))) or seen[-1][1]  # type: ignore[method-assign]
-        one = recipe(activations=["down_blocks.0"], **{"trajectory.latent": "mean"})
+        one = recipe(activations=["transformer_blocks.0"], **{"trajectory.latent": "mean"})
         outcome = train_clean(Extractor(one, backbone), [PICTURE], tmp_path, CleanSettings(steps=1, batch=1, levels=3))
     finally:
         del backbone.noise
     ((times, noisy),) = seen
     assert [int(t) * 3 // 999 for t in times - 1] == [0, 1, 2]
-    with backbone.ready(), torch.no_grad(), Taps(backbone.denoiser, ["down_blocks.0"]) as taps:
+    with backbone.ready(), torch.no_grad(), Taps(backbone.denoiser, ["transformer_blocks.0"]) as taps:
         pixels = torch.from_numpy(np.asarray(picture()) / 127.5 - 1).permute(2, 0, 1)[None].float()
         clean = backbone.encode_images(pixels).mean
         told = backbone.condition([""] * 3, (48, 48))
-        target = taps.run(**inputs(noisy, times, told))["down_blocks.0"]
-        feature = taps.run(**inputs(clean, 100, told.take([0])))["down_blocks.0"]
+        target = taps.run(**inputs(noisy, times, told))["transformer_blocks.0"]
+        feature = taps.run(**inputs(clean, 100, told.take([0])))["transformer_blocks.0"]
     dots = (target * feature).sum(1) / (target.norm(dim=1) * feature.norm(dim=1))
     assert outcome.losses[0] == pytest.approx(1 - float(dots.mean()), rel=1e-4)
 
 
-def test_it_learns(backbone: Backbone, tmp_path: Path) -> None:
-    settings = CleanSettings(steps=12, batch=1, levels=2, rate=1e-2)
-    losses = train_clean(
-        Extractor(recipe(activations=["down_blocks.0"]), backbone), [PICTURE], tmp_path, settings
-    ).losses
-    assert np.mean(losses[-4:]) < 0.7 * np.mean(losses[:2])
+def test_it_learns(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One picture with noise that stays, by heart: the loss falls to almost nothing (0.04 of the first, of random
+    weights)."""
+    extractor = Extractor(recipe(), backbone)
+    settings = CleanSettings(steps=20, batch=1, levels=2, rate=3e-3)
+    with backbone.ready():
+        training = _Training(extractor, clean_recipe(recipe()), extractor.names, [Picture.of(PICTURE)], settings)
+        with seeded(0):
+            example = training._example(0)
+        monkeypatch.setattr(training, "_example", lambda _: example)
+        training.run(None)
+    assert training.losses[-1] < 0.3 * training.losses[0]
 
 
 def test_the_recipe_is_used_at_once_and_elsewhere(run: Path, backbone: Backbone, tmp_path: Path) -> None:
@@ -128,11 +137,11 @@ def test_the_recipe_is_used_at_once_and_elsewhere(run: Path, backbone: Backbone,
         portable, copies = contained(there)
         assert portable.hash == trained.hash
         assert list(copies.values()) == [Path(there.denoiser.source)]
-        build("sd15").save_pretrained(tmp_path / "model")
+        build("pixart_sigma").save_pretrained(tmp_path / "model")
         source = Extractor.from_recipe(there, tmp_path / "model", device="cpu")
         own = source.backbone.denoiser.state_dict()
         assert all(torch.equal(own[name], value) for name, value in weights(moved).items() if name in own)
-        assert not torch.equal(own["conv_in.weight"], backbone.denoiser.state_dict()["conv_in.weight"])
+        assert not torch.equal(own["pos_embed.proj.weight"], backbone.denoiser.state_dict()["pos_embed.proj.weight"])
         wrong = there.replace(**{"denoiser.sha256": "0" * 64})
         with pytest.raises(ModelError, match=r"not the file that the recipe was written with.*denoiser\.sha256"):
             Extractor.from_recipe(wrong, tmp_path / "model", device="cpu")
@@ -142,13 +151,13 @@ def test_the_recipe_is_used_at_once_and_elsewhere(run: Path, backbone: Backbone,
 
 def test_adapters_are_read_as_those_that_are_published(run: Path) -> None:
     adapters = CleanDiftAdapters.load(str(run / "weights" / "adapters.safetensors"))
-    assert adapters.names == ["down_blocks.0", "down_blocks.1.resnets.0"]
+    assert adapters.names == ["transformer_blocks.0", "transformer_blocks.1"]
     assert adapters.timestep == 100
-    feature = torch.randn(2, 4, 3, 3)
-    both = adapters("down_blocks.0", feature, torch.tensor([20.0, 900.0]))
+    feature = torch.randn(2, 16, 3, 3)
+    both = adapters("transformer_blocks.0", feature, torch.tensor([20.0, 900.0]))
     for row, t in enumerate((20.0, 900.0)):
-        torch.testing.assert_close(both[row], adapters("down_blocks.0", feature[row], t))
-    assert not torch.allclose(adapters("down_blocks.0", feature, 20.0), feature)
+        torch.testing.assert_close(both[row], adapters("transformer_blocks.0", feature[row], t))
+    assert not torch.allclose(adapters("transformer_blocks.0", feature, 20.0), feature)
 
 
 def test_stopped_and_gone_on_with_it_ends_in_the_same_weights(
@@ -192,8 +201,7 @@ def test_a_picture_that_cannot_be_read_costs_no_other(backbone: Backbone, tmp_pa
         train_clean(Extractor(recipe(), backbone), both[:1], tmp_path / "no", settings, on_error=lambda *_: None)
 
 
-def test_a_refined_recipe_matches_its_raw_stream(tmp_path: Path) -> None:
-    backbone = Backbone.from_pipeline(build("pixart_sigma"))
+def test_a_refined_recipe_matches_its_raw_stream(backbone: Backbone, tmp_path: Path) -> None:
     base = recipe(activations=["ditf:1"], refine={"discard": "none"})
     outcome = train_clean(Extractor(base, backbone), [PICTURE], tmp_path, CleanSettings(steps=1, batch=1, levels=1))
     assert outcome.activations == ("transformer_blocks.1.norm1.in",)
@@ -226,7 +234,7 @@ def test_what_else_is_refused(backbone: Backbone, tmp_path: Path) -> None:
         ({"images": []}, DatasetError, "no picture to learn from"),
         ({"activations": ["vae-out"]}, InvalidValueError, "vae-out has no channels that could be matched"),
         (
-            {"activations": [{"id": "mid_block.attentions.0.transformer_blocks.0.attn1.map"}]},
+            {"activations": [{"id": "transformer_blocks.0.attn1.map"}]},
             InvalidValueError,
             "no ch",
         ),

@@ -208,7 +208,7 @@ class _Training:
         names: Sequence[str],
         pictures: Sequence[Picture],
         settings: CleanSettings,
-        on_error: OnError,
+        on_error: OnError = raise_error,
     ) -> None:
         self._backbone, self._recipe, self._names, self._settings = extractor.backbone, recipe, names, settings
         self._rows = extractor.batch_size
@@ -232,7 +232,7 @@ class _Training:
             weight.requires_grad_(True)
         self._adapt = CleanDiftAdapters(self.adapters)
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path | None, progress: Progress = silent) -> None:
         """To the end."""
         settings = self._settings
         how = {name: value for name, value in asdict(settings).items() if name not in ("steps", "every")}
