@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffeat.cli.predict import stems
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, StoreError
 from diffeat.features import FeatureMap
 from diffeat.report.massive_figures import local_similarity
+from diffeat.storage import FeatureStore, export
 from diffeat.studies import massive
 from support.stores import FakeSource
 
@@ -56,3 +59,31 @@ def test_two_pictures_never_share_a_file() -> None:
     for names in (["../x.png", "x.png"], ["/a/x.png", "a/x.png"], ["x.png", "x.jpg", "x.jpg.png"]):
         with pytest.raises(InvalidValueError, match="would have one file"):
             stems(names)
+
+
+@pytest.mark.parametrize("form", ["numpy", "safetensors", "webdataset", "parquet"])
+def test_an_export_asks_for_the_room_that_its_values_take(form: str, tmp_path: Path, monkeypatch) -> None:
+    """Arrays hold no bfloat16: what takes two bytes in the store takes four there."""
+    source = FakeSource()
+    features = source.extract(torch.rand(2, 3, 8, 8))
+    with FeatureStore.of(tmp_path / "store", source, "bfloat16") as store:
+        store.write_shard(features)
+    values = sum(values.numel() for feature in features for values in feature.activations.values())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=3 * values))
+    if form == "safetensors":
+        assert export(tmp_path / "store", tmp_path / "out", form) == 2
+    else:
+        with pytest.raises(StoreError, match="has .* left"):
+            export(tmp_path / "store", tmp_path / "out", form)
+        assert not (tmp_path / "out").exists()
+
+
+def test_two_maps_never_have_one_name_in_an_archive(tmp_path: Path) -> None:
+    source = FakeSource()
+    (feature,) = source.extract(torch.rand(1, 3, 8, 8))
+    values = feature["a"]
+    with source.store(tmp_path / "store") as store:
+        store.write_shard([replace(feature, activations={"view/a": values, "view_a": -values})])
+    with pytest.raises(StoreError, match="one name"):
+        export(tmp_path / "store", tmp_path / "out", "webdataset")
+    assert export(tmp_path / "store", tmp_path / "out", "numpy") == 1
