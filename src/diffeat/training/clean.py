@@ -208,7 +208,7 @@ class _Training:
         names: Sequence[str],
         pictures: Sequence[Picture],
         settings: CleanSettings,
-        on_error: OnError,
+        on_error: OnError = raise_error,
     ) -> None:
         self._backbone, self._recipe, self._names, self._settings = extractor.backbone, recipe, names, settings
         self._rows = extractor.batch_size
@@ -232,7 +232,7 @@ class _Training:
             weight.requires_grad_(True)
         self._adapt = CleanDiftAdapters(self.adapters)
 
-    def run(self, folder: Path, progress: Progress) -> None:
+    def run(self, folder: Path | None, progress: Progress = silent) -> None:
         """To the end."""
         settings = self._settings
         how = {name: value for name, value in asdict(settings).items() if name not in ("steps", "every")}
@@ -307,7 +307,7 @@ class _Training:
         if self._recipe.trajectory.latent == "sample":
             latent = posterior.sample(torch.randn(shape))
         edges = torch.linspace(1, self._backbone.train_steps, settings.levels + 1)
-        times = (edges[:-1] + torch.rand(settings.levels) * edges.diff()).floor()
+        times = (edges[:-1] + torch.rand(settings.levels) * edges.diff()).floor().clamp(max=edges[-1] - 1)
         noise = torch.randn(settings.levels, *shape[1:])
         text = self._recipe.prompt if picture.text is None else picture.text
         return _Example(moved(latent[0], self._backbone.device), text, size, times, noise)
@@ -398,9 +398,12 @@ def _check_trainable(backbone: Backbone) -> None:
     if backbone.dtype not in _DTYPES:
         kind = str(backbone.dtype).removeprefix("torch.")
         raise InvalidValueError(f"Clean features are trained in float32 or bfloat16, not in {kind}: --dtype bfloat16.")
-    if hasattr(backbone.denoiser, "_hf_hook") or hasattr(backbone.denoiser, "_diffusers_hook"):
+    network = unwrapped(backbone.denoiser)
+    if any(
+        hasattr(m, "_hf_hook") or getattr(getattr(m, "_diffusers_hook", None), "hooks", ()) for m in network.modules()
+    ):
         raise InvalidValueError(f"The weights of {backbone.name} are offloaded; load it without, to train it.")
-    for weight in unwrapped(backbone.denoiser).parameters():
+    for weight in network.parameters():
         if weight.element_size() < 2 or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
             raise InvalidValueError(f"The weights of {backbone.name} are quantised, and such are not trained.")
 
