@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,11 @@ from typer.testing import CliRunner
 from diffeat.backbones import Backbone, cards, copies, load_meta_denoiser, loading
 from diffeat.backbones import hub as hubs
 from diffeat.backbones.named import ModelName
+from diffeat.backbones.weights import denoiser_files
 from diffeat.cli.main import app
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction import Recipe
+from diffeat.extraction import Reading, Recipe
+from diffeat.extraction.join import check_weights
 from diffeat.extraction.needs import needs
 from support.hub import Hub, hub  # noqa: F401
 from tiny.pipelines import build
@@ -415,3 +419,24 @@ def test_what_recipes_need(tmp_path: Path, monkeypatch) -> None:
         assert names(**fields) == expected, technique
     joined = Recipe.from_dict({"parts": [base], "join": "convolution", "network": {"source": "c/d"}})
     assert [(n.name, n.file) for n in needs(joined)] == [("sd15", None), ("c/d", "convolution.safetensors")]
+
+
+def test_weights_that_lie_here_take_nothing_that_is_not_used(tmp_path: Path) -> None:
+    """Nor are those of a view taken for others."""
+    file = tmp_path / "x.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    for options, said in (
+        ({"source": str(file), "file": "y.safetensors"}, "take no file"),
+        ({"source": str(file), "revision": "v1"}, "take no revision"),
+        ({"source": str(tmp_path), "file": "x.safetensors", "revision": "v1"}, "take no revision"),
+        ({"source": str(tmp_path), "revision": "v1"}, "take no revision"),
+    ):
+        with pytest.raises(ModelError, match=f"{said}: leave it out"):
+            denoiser_files(**options)
+    assert denoiser_files(str(tmp_path), "x.safetensors") == [file]
+    recipe = Reading.load("tiny-unet")
+    for sha256, fits in ((hashlib.sha256(file.read_bytes()).hexdigest(), True), ("0" * 64, False)):
+        weights = {"source": str(file), "sha256": sha256}
+        for fields in ({"denoiser": weights}, {"views": ({"denoiser": weights}, {}), "fuse": {"kind": "mean"}}):
+            with nullcontext() if fits else pytest.raises(ModelError, match="its SHA-256 differs"):
+                check_weights(recipe.replace(**fields))

@@ -118,7 +118,7 @@ def test_base_models_are_never_copied_whatever_they_are_called(tmp_path: Path, m
     """Nor are parts of pipelines; fine-tuned parts travel."""
     monkeypatch.chdir(tmp_path)
     names = ("model.diffusion_model.x", "first_stage_model.x")
-    save_file(dict.fromkeys(names, torch.zeros(1)), "base.safetensors")
+    save_file({name: torch.zeros(1) for name in names}, "base.safetensors")
     save_file({"x": torch.ones(1)}, "style.safetensors")
     (tmp_path / "tiny-unet").mkdir()  # named like a model, and none
     (tmp_path / "pipeline" / "unet").mkdir(parents=True)

@@ -63,13 +63,13 @@ def _travels(part: BaseModel, file: Path) -> bool:
     """Whether a file is neither a whole model nor a part of one."""
     if isinstance(part, TrainedWeights):
         return True
-    of_a_model = (file.parents[1] / INDEX).is_file() or is_single_file(str(file))
+    of_a_model = (file.absolute().parents[1] / INDEX).is_file() or is_single_file(str(file))
     return file.suffix == ".safetensors" and not of_a_model and "subfolder" not in type(part).model_fields
 
 
 def _in_full(name: str) -> str:
     place = local_place(name)
-    return name if place is None else str(place.resolve())
+    return name if place is None else os.path.abspath(place)
 
 
 def copy_into(folder: Path, copies: dict[str, Path]) -> None:
@@ -105,7 +105,7 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             raise InvalidValueError(
                 f"The run {shown(str(folder))} needs {shown(str(place))}, which is not there: {told}."
             )
-        return str(place.resolve()) if inside else name
+        return os.path.abspath(place) if inside else name  # links of the hub's cache lead to files without endings
 
     return _changed(recipe, found)
 

@@ -161,7 +161,7 @@ class Weights(Part, frozen=True):
     def beside(self, folder: Path) -> Weights:
         """Those in a folder, where they are there: at their full path."""
         file = folder / self.source
-        return self.model_copy(update={"source": str(file.resolve())}) if os.path.exists(file) else self
+        return self.model_copy(update={"source": os.path.abspath(file)}) if os.path.exists(file) else self
 
     def content(self) -> dict[str, Any]:
         """What tells them from others: the digest alone, if it is known."""
@@ -178,7 +178,7 @@ class TrainedWeights(Weights, frozen=True):
         path = file / (self.file or "model.safetensors") if file.is_dir() else file
         known = self.sha256 is not None or not path.is_file()
         return self.model_copy(
-            update={"source": str(file.resolve()), "sha256": self.sha256 if known else file_digest(path)}
+            update={"source": os.path.abspath(file), "sha256": self.sha256 if known else file_digest(path)}
         )
 
 

@@ -61,6 +61,7 @@ class PredictorFacts(BaseModel):
         recipe: Hash of the recipe.
         fingerprint: Of the source that features were made by.
         precision: In which they were computed.
+        model: A fingerprint of the source that is the same in every precision.
         weights: SHA-256 of the head's file.
         settings: Of the head.
         notes: What a reader of the card must know: data, numbers with their protocol, and the like.
@@ -79,6 +80,7 @@ class PredictorFacts(BaseModel):
     recipe: str = ""
     fingerprint: str = ""
     precision: str = ""
+    model: str = ""
     weights: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
