@@ -70,7 +70,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ("sd21", "sdxl") else f for f in FAMILIES]
+)
 def test_every_family_learns_in_its_copy(family: str) -> None:
     backbone = Backbone.from_pipeline(build(family))
     before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
@@ -280,7 +282,8 @@ def test_command_line(tmp_path: Path) -> None:
     assert used.exit_code == 0, used.output
     for arguments, message in [
         ([str(tmp_path / "a.png"), "--out", str(run)], "is there already"),
-        ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "none"),
+        ([str(tmp_path / "none.png"), "--out", str(tmp_path / "new")], "none.png"),
+        ([str(tmp_path / "none.png"), "--out", str(tmp_path / "new"), "-r", "tiny-unet", "-t", "1", "-t", "2"], "one"),
         ([str(tmp_path / "a.png"), "-r", "vision:dinov2", "--out", str(tmp_path / "new")], "is a vision recipe"),
         ([str(tmp_path / "a.png"), "-r", "gate-tiny", "--out", str(tmp_path / "new")], "has views"),
     ]:
