@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
+import re
 from pathlib import Path
 
 import pytest
@@ -101,11 +104,36 @@ def test_patterns(unet) -> None:
         ("*attn.q", "x.y.attn.q", "x.attn.q.z"),
         ("a.[!b]", "a.c", "a.b"),
         ("a.?", "a.1", "a.10"),
+        ("**a*b", "a.a1b", "a.1b"),
+        ("a.[[c]*", "a.c1", "a.b1"),
     ],
 )
 def test_pattern_language(pattern: str, yes: str, no: str) -> None:
     assert compile_pattern(pattern).fullmatch(yes)
     assert not compile_pattern(pattern).fullmatch(no)
+
+
+def test_patterns_mean_what_plain_regular_expressions_do() -> None:
+    chance = random.Random(0)
+    plain = {"**": ".*", "*": r"[^.]*", "?": r"[^.]", "[!a]": r"[^.a]", "[ab]": "[ab]", "a": "a", "b": "b", ".": r"\."}
+    matched = 0
+    for _ in range(4000):
+        pieces = ["a", *chance.choices([*plain], k=chance.randint(1, 7))]
+        if any(one.startswith("*") and other.startswith("*") for one, other in itertools.pairwise(pieces)):
+            continue  # read as another star
+        text = "a" + "".join(chance.choices("ab.", k=chance.randint(0, 8)))
+        expected = re.fullmatch("".join(plain[piece] for piece in pieces), text) is not None
+        assert (compile_pattern("".join(pieces)).fullmatch(text) is not None) == expected, (pieces, text)
+        matched += expected
+    assert matched > 100
+
+
+def test_no_pattern_takes_forever_or_is_no_regular_expression() -> None:
+    name = "up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    for pattern in ("**?" * 90 + "**!", "x" + "*?" * 90 + "!", "**u*b" * 60):  # ages, with backtracking
+        assert not compile_pattern(pattern).fullmatch(name)
+    with pytest.raises(InvalidValueError, match=r"\[z-a\]"):
+        compile_pattern("[z-a]")
 
 
 @pytest.mark.parametrize(

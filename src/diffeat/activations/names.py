@@ -35,21 +35,35 @@ def is_pattern(name: str) -> bool:
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A glob over ids: ``*`` stays within one part between dots, ``**`` and a leading ``*`` cross dots."""
+    """A glob over ids: ``*``, ``?`` and ``[…]`` stay within a part between dots, ``**`` and a leading ``*`` cross dots.
+
+    A name is matched in time quadratic in its length, whatever the pattern: what a star takes at first, the least that
+    leads to what follows, is not tried anew, since the next star takes whatever more there may be.
+
+    Raises:
+        InvalidValueError: A range ``[…]`` that is none.
+    """
     pieces = re.split(r"(\*\*|\*|\?|\[[^\]]+\])", pattern)
-    out = []
+    stretches = [[""]]  # each begins where dots may be crossed; in it, what begins with a star that stays
     for i, piece in enumerate(pieces):
         if piece == "**" or (piece == "*" and i == 1 and not pieces[0]):
-            out.append(".*")
+            stretches.append([".*?"])
         elif piece == "*":
-            out.append(r"[^.]*")
+            stretches[-1].append(r"[^.]*?")
         elif piece == "?":
-            out.append(r"[^.]")
+            stretches[-1][-1] += r"[^.]"
         elif piece.startswith("[") and len(piece) > 2:
-            out.append(piece.replace("[!", "[^", 1))
+            kept = re.sub(r"([\[\\&~|])", r"\\\1", piece[1:])
+            stretches[-1][-1] += r"(?!\.)[" + re.sub("^!", "^", kept)
         else:
-            out.append(re.escape(piece))
-    return re.compile("".join(out))
+            stretches[-1][-1] += re.escape(piece)
+    *settled, last = stretches
+    out = ["".join(("(?>", first, *(f"(?>{rest})" for rest in more), ")")) for first, *more in settled]
+    out += [last[0], *(f"(?>{rest})" for rest in last[1:-1]), *last[1:][-1:]]
+    try:
+        return re.compile("".join(out))
+    except re.error as error:
+        raise InvalidValueError(f"{shown(pattern)} is no pattern of activations: {error}.") from None
 
 
 def ids_of(denoiser: nn.Module, names: Iterable[str]) -> list[str]:

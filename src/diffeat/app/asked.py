@@ -13,7 +13,7 @@ from diffeat.extraction import Reading, Recipe
 Name = Annotated[str, Field(max_length=300)]
 Id = Annotated[str, Field(max_length=32)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
-Ids = Annotated[list[Id], Field(min_length=1, max_length=64)]
+Ids = Annotated[list[Id], Field(min_length=1, max_length=24)]
 #: Of points, boxes and classes.
 Label = Annotated[str, Field(min_length=1, max_length=80)]
 Point = tuple[Number, Number]

@@ -2,14 +2,16 @@
 
 A computation runs in a thread. When the browser leaves, or the server stops, the next module of any network that is
 called in that thread raises :class:`Stopped`: a forward pass ends within milliseconds, and with it all that led to it.
+So does :func:`go_on`, which what takes long without a network calls now and then.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from fastapi import Request
@@ -20,6 +22,8 @@ T = TypeVar("T")
 
 #: Computations that one model has at once, the running one included.
 LONGEST = 16
+#: Set when nobody waits for what runs here any more.
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
 class Stopped(DiffeatError):
@@ -79,25 +83,37 @@ async def _left(request: Request) -> None:
 
 
 def _stoppable(work: Callable[[], T], stop: threading.Event) -> T:
-    if stop.is_set():
-        raise Stopped("Cancelled.")
     with stopped_by(stop):
+        go_on()
         return work()
+
+
+def go_on() -> None:
+    """
+    Raises:
+        Stopped: Nobody waits any more for what runs in this thread.
+    """
+    stop = _STOP.get()
+    if stop is not None and stop.is_set():
+        raise Stopped("Cancelled.")
+
+
+def wanted(items: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
+    """Items while somebody waits for what is made of them; a :data:`diffeat.progress.Progress`. Raises as go_on."""
+    for item in items:
+        go_on()
+        yield item
 
 
 @contextmanager
 def stopped_by(stop: threading.Event) -> Iterator[None]:
-    """Calls of modules in this thread raise :class:`Stopped` once the event is set."""
+    """Calls of modules in this thread, and :func:`go_on`, raise :class:`Stopped` once the event is set."""
     from torch.nn.modules.module import register_module_forward_pre_hook
 
-    here = threading.get_ident()
-
-    def check(_module: object, _inputs: object) -> None:
-        if stop.is_set() and threading.get_ident() == here:
-            raise Stopped("Cancelled.")
-
-    handle = register_module_forward_pre_hook(check)
+    token = _STOP.set(stop)
+    handle = register_module_forward_pre_hook(lambda _module, _inputs: go_on())
     try:
         yield
     finally:
         handle.remove()
+        _STOP.reset(token)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from fastapi import Request
 
 from diffeat.app.asked import Asked
+from diffeat.app.bounds import check_reading, rows_of
 from diffeat.app.cache import Cache
 from diffeat.app.gallery import Entry, Gallery
 from diffeat.app.line import Line
@@ -57,6 +58,7 @@ class Session:
     Attributes:
         offered: Recipes that the browser can ask for, by name.
         line: Where computations wait.
+        quick: Where what is made of features that are there waits, so that it is not behind those.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Session:
         computing: Mapping[str, Any] | None = None,
     ) -> None:
         self.gallery = gallery
-        self.line = Line()
+        self.line, self.quick = Line(), Line()
         self.offered: dict[str, Recipe] = {}
         for recipe in (reading, *others):
             alike = sum(name.partition(" #")[0] == recipe.name for name in self.offered)
@@ -118,12 +120,26 @@ class Session:
             DiffeatError: What is asked for is not there or not possible, the line is full, or the browser left.
         """
         recipe = asked.of(self.offered)
+        entries = [self.gallery[id] for id in ids]
+        unknown = {entry.id: entry for entry in entries if self._known.get(_key(recipe, entry)) is None}
+        if unknown:
+            await self.line.run(request, partial(self.check, recipe, list(unknown.values())))
         return [
             await self.once(
                 request, _key(recipe, entry), partial(self._read, recipe, entry), lambda k: k.features.bytes
             )
-            for entry in [self.gallery[id] for id in ids]
+            for entry in entries
         ]
+
+    def check(self, recipe: Recipe, entries: Sequence[Entry]) -> Source[FeatureMap]:
+        """What runs a recipe. To be called in line.
+
+        Raises:
+            InvalidValueError: Reading all these pictures is more than a request may take.
+        """
+        source = self.source(recipe)
+        check_reading(source, [self.gallery.size(entry) for entry in entries])
+        return source
 
     async def once(self, request: Request, key: Hashable, work: Callable[[], T], size: Callable[[T], int]) -> T:
         """What ``work`` gives, computed in line unless it is known by its key."""
@@ -171,6 +187,7 @@ class Session:
     def close(self) -> None:
         """Stop what runs."""
         self.line.close()
+        self.quick.close()
 
 
 def shown_size(original: tuple[int, int], most: int = SHOWN) -> tuple[int, int]:
@@ -183,16 +200,6 @@ def shown_size(original: tuple[int, int], most: int = SHOWN) -> tuple[int, int]:
     width, height = original
     scale = min(1.0, (most / (width * height)) ** 0.5)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def rows_of(source: object) -> int:
-    """Rows of denoiser calls that one picture takes."""
-    if isinstance(source, JoinedSource):
-        return sum(rows_of(part) for part in source.sources)
-    if not isinstance(source, Extractor):
-        return 0
-    path = source.recipe.trajectory
-    return path.steps or 0 if path.stepped else source.plan.cost().rows
 
 
 def _key(recipe: Recipe, entry: Entry) -> tuple[str, str, str | None]:

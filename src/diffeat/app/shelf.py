@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from diffeat.app.cache import Cache
 from diffeat.app.gallery import Entry, Gallery
-from diffeat.app.line import Line
+from diffeat.app.line import Line, wanted
 from diffeat.app.session import shown_size
 from diffeat.errors import InvalidValueError, shown
 from diffeat.features import FeatureMap
@@ -86,10 +86,10 @@ class Shelf:
             self._pooled[map] = self.store.pooled(map, keep=False, progress=self._bounded)
         return self._pooled[map]
 
-    def _bounded(self, items: Sequence[int], total: int, desc: str) -> Sequence[int]:
+    def _bounded(self, items: Sequence[int], total: int, desc: str) -> Iterator[int]:
         if total > POOLED:
             raise InvalidValueError(
                 f"{total:,} pictures of {self.name} were never compared, which takes a while the first time. Run "
                 f"diffeat store nearest {shown(str(self.store.path))} with the name of any picture; then it is quick."
             )
-        return items
+        yield from wanted(items)

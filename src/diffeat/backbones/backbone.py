@@ -221,7 +221,7 @@ class Backbone:
             return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
         with self.ready(), shared(self.denoiser):
             self._check_same_parts()
-            rows = tuple(self.texts.row(prompt, size, options) for prompt in prompts)
+            rows = self.texts.rows(prompts, size, options)
         return Conditioning(rows, tuple(prompts), size, self.family.shared)
 
     def drop_text_encoders(self) -> None:

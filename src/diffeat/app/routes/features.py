@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from torch import Tensor
 
 from diffeat.app.asked import Click, Features, Id, Maps, Number
+from diffeat.app.bounds import check_pixels
 from diffeat.app.here import Here
+from diffeat.app.line import wanted
 from diffeat.app.packet import as_bytes, packed
 from diffeat.app.session import SHOWN, Known, Session
 from diffeat.errors import InvalidValueError
@@ -33,7 +35,7 @@ async def features(session: Here, request: Request, body: Features) -> Response:
     """Compute a picture's features, or find them; they are sent where they are small enough."""
     cached = session.is_known(body.asked, body.picture)
     (known,) = await session.read(request, body.asked, [body.picture])
-    return await run_in_threadpool(_features, known, cached)
+    return await session.quick.run(request, partial(_features, known, cached))
 
 
 def _features(known: Known, cached: bool) -> Response:
@@ -60,13 +62,14 @@ def _half(features: Tensor) -> np.ndarray:
 async def click(session: Here, request: Request, body: Click) -> Response:
     """The places that :func:`diffeat.match` finds for a point, and the similarity with every pixel shown."""
     source, *targets = await session.read(request, body.asked, [body.source, *body.pictures])
-    return await run_in_threadpool(_click, session, body, source, targets)
+    check_pixels(known.features.frame.original for known in targets)
+    return await session.quick.run(request, partial(_click, session, body, source, targets))
 
 
 def _click(session: Session, body: Click, source: Known, targets: list[Known]) -> Response:
     point = torch.tensor([body.point], dtype=torch.float64)
     matches, heats = [], []
-    for id, known in zip(body.pictures, targets, strict=True):
+    for id, known in wanted(zip(body.pictures, targets, strict=True)):
         found = session.target(known, id, body.map).find(source.features, point)
         x, y = found.target[0].tolist()
         matches.append({"picture": id, "x": x, "y": y, "similarity": float(found.similarity[0])})
@@ -93,7 +96,7 @@ async def strip(session: Here, request: Request, body: Strip) -> Response:
     """Several timesteps or layers of one picture: in colours, or what is similar to a point."""
     ids = [body.picture, *([body.source] if body.source is not None else [])]
     known, *source = await session.read(request, body.asked, ids)
-    return await run_in_threadpool(_strip, session, body, known, source)
+    return await session.quick.run(request, partial(_strip, session, body, known, source))
 
 
 def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> Response:
@@ -105,9 +108,9 @@ def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> 
     header |= {"frame": {"original": frame.original, "model": frame.model, "content": frame.content}}
     header |= {"seconds": known.seconds, "rows": known.rows}
     if not source or body.point is None:
-        return packed(header, [pca_colours([known.features[name]])[0] for name in names])
+        return packed(header, [pca_colours([known.features[name]])[0] for name in wanted(names)])
     matches, heats = [], []
-    for name in names:
+    for name in wanted(names):
         target = session.target(known, body.picture, name, most=STRIP)
         found = target.find(source[0].features, torch.tensor([body.point], dtype=torch.float64))
         heat = target.heat(source[0].features, body.point)
@@ -121,8 +124,11 @@ def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> 
 async def pca(session: Here, request: Request, body: Maps) -> Response:
     """The first three principal components as colours, one basis for all pictures."""
     known = await session.read(request, body.asked, body.pictures)
-    colours = await run_in_threadpool(lambda: pca_colours([_map(k, body.map) for k in known], shared=True))
-    return packed({"pictures": body.pictures}, colours)
+
+    def colours() -> Response:
+        return packed({"pictures": body.pictures}, pca_colours([_map(k, body.map) for k in known], shared=True))
+
+    return await session.quick.run(request, colours)
 
 
 class Channel(Maps):
@@ -147,12 +153,12 @@ async def channel(session: Here, request: Request, body: Channel) -> Response:
 async def statistics(session: Here, request: Request, body: Maps) -> dict[str, Any]:
     """What the channels are like over the pictures: spread, inequality, massive ones."""
     known = await session.read(request, body.asked, body.pictures)
-    return await run_in_threadpool(_statistics, [_map(k, body.map) for k in known])
+    return await session.quick.run(request, partial(_statistics, [_map(k, body.map) for k in known]))
 
 
 def _statistics(maps: list[Tensor]) -> dict[str, Any]:
     statistics = ChannelStatistics(len(maps[0]))
-    for each in maps:
+    for each in wanted(maps):
         statistics.update(each.flatten(1).T)
     top = statistics.top(8)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
 from diffeat.app.asked import Asked, Body, Box, Id, Label, Name, Point
+from diffeat.app.bounds import check_pairs, check_pixels
 from diffeat.app.here import Here
+from diffeat.app.line import wanted
 from diffeat.app.packet import packed
 from diffeat.app.session import SHOWN, Known, Session, shown_size
 from diffeat.errors import InvalidValueError
@@ -88,8 +89,10 @@ class Transfer(Body):
 async def found(session: Here, request: Request, body: Transfer) -> Response:
     """What :func:`diffeat.tasks.transfer.transfer` finds: places, whether they are mutual, how sure they are."""
     known = await session.read(request, body.asked, [body.source.picture, body.target])
+    check_pixels(k.features.frame.original for k in known)
     if body.source.mask is None:
-        return await run_in_threadpool(_found, body, *known)
+        return await session.quick.run(request, partial(_found, body, *known))
+    _check_all_with_all([_single(k.features, body.map) for k in known])
     return await session.line.run(request, partial(_found, body, *known))
 
 
@@ -108,6 +111,11 @@ def _found(body: Transfer, source: Known, target: Known) -> Response:
         sure = (255 * result.confidence.clip(0, 1)).round().astype(np.uint8)
         masks = [np.asarray(Image.fromarray(m).resize(size, Image.Resampling.NEAREST)) for m in (result.mask, sure)]
     return packed({"points": points, "boxes": boxes}, masks)
+
+
+def _check_all_with_all(features: Sequence[FeatureMap]) -> None:
+    one, other = (f.tensor for f in features)
+    check_pairs(one[0].numel(), other[0].numel(), len(one))
 
 
 def _single(features: FeatureMap, name: str | None) -> FeatureMap:
@@ -129,6 +137,8 @@ async def suggest(session: Here, request: Request, body: Suggest) -> dict[str, A
     """The strongest mutual matches, spread over the picture."""
     known = await session.read(request, body.asked, [body.source, body.target])
     one, other = (_single(k.features, body.map) for k in known)
+    check_pixels([one.frame.original, other.frame.original])
+    _check_all_with_all([one, other])
     found = await session.line.run(request, partial(strongest_matches, one, other, body.count))
     return {"source": found.source.tolist(), "target": found.target.tolist(), "similarity": found.similarity.tolist()}
 
@@ -162,9 +172,9 @@ async def where(out: Out) -> dict[str, Any]:
 
 
 @router.post("/marks", response_class=Response)
-async def marks(session: Here, body: Collection) -> Response:
+async def marks(session: Here, request: Request, body: Collection) -> Response:
     """A zip of a folder that the commands read (see :mod:`diffeat.tasks.transfer.marked`)."""
-    return await run_in_threadpool(_zipped, session, body)
+    return await session.quick.run(request, partial(_zipped, session, body))
 
 
 def _zipped(session: Session, body: Collection) -> Response:
@@ -176,16 +186,17 @@ def _zipped(session: Session, body: Collection) -> Response:
 
 
 @router.post("/marks/keep")
-async def keep(session: Here, out: Out, body: Collection) -> dict[str, Any]:
+async def keep(session: Here, request: Request, out: Out, body: Collection) -> dict[str, Any]:
     """Write the same folder into the one that the server was given, beside what is there."""
-    return {"folder": str(await run_in_threadpool(lambda: write_new(out, _files(session, body))))}
+    return {"folder": str(await session.quick.run(request, lambda: write_new(out, _files(session, body))))}
 
 
 def _files(session: Session, body: Collection) -> dict[str, bytes]:
     if max((n for pair in body.pairs for n in pair), default=0) >= len(body.pictures):
         raise InvalidValueError("A pair names a picture that is not there.")
     entries = [session.gallery[marks.picture] for marks in body.pictures]
-    images = [entry.picture().image for entry in entries]
+    check_pixels(session.gallery.size(entry) for entry in entries)
+    images = [entry.picture().image for entry in wanted(entries)]
     several = zip(entries, images, body.pictures, strict=True)
     return marked_files([Marked(e.name, i, m.annotation(i.size)) for e, i, m in several], body.pairs, body.classes)
 

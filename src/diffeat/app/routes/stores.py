@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -15,6 +16,9 @@ from pydantic import Field
 from yaml import safe_dump
 
 from diffeat.app.asked import Body, Name, Number
+from diffeat.app.bounds import check_pixels
+from diffeat.app.here import Here
+from diffeat.app.line import wanted
 from diffeat.app.packet import as_bytes, packed
 from diffeat.app.routes.pictures import encoded
 from diffeat.app.session import SHOWN
@@ -158,15 +162,16 @@ class StoredClick(Body):
 
 
 @router.post("/{number}/click", response_class=Response)
-async def click(shelf: There, body: StoredClick) -> Response:
+async def click(session: Here, request: Request, shelf: There, body: StoredClick) -> Response:
     """What :func:`diffeat.match` finds in stored features, and the similarity with every pixel shown."""
-    return await run_in_threadpool(_click, shelf, body)
+    return await session.quick.run(request, partial(_click, shelf, body))
 
 
 def _click(shelf: Shelf, body: StoredClick) -> Response:
     source, point = shelf.features(body.source), torch.tensor([body.point], dtype=torch.float64)
+    check_pixels(shelf.features(name).frame.original for name in wanted(body.pictures))
     matches, heats = [], []
-    for name in body.pictures:
+    for name in wanted(body.pictures):
         found = shelf.target(name, body.map).find(source, point)
         x, y = found.target[0].tolist()
         matches.append({"picture": name, "x": x, "y": y, "similarity": float(found.similarity[0])})

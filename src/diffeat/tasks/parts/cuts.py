@@ -28,6 +28,7 @@ import scipy.sparse.linalg
 from numpy.typing import NDArray
 
 from diffeat.errors import InvalidValueError
+from diffeat.progress import Progress, silent
 from diffeat.tasks.parts.affinity import SMALL, Affinity, Array, Dense, Nodes, spread
 
 #: Thresholds that are tried on an eigenvector, between 0.99 of its ends.
@@ -171,6 +172,7 @@ def normalised_cuts(
     threshold: float | None = None,
     parts: int | None = None,
     isolated: Isolated = "keep",
+    progress: Progress = silent,
 ) -> Cuts:
     """Cut a graph again and again, the cheapest cut first.
 
@@ -194,8 +196,8 @@ def normalised_cuts(
     whole = _considered(affinity, np.arange(n), np.arange(n))
     gone = _isolated(affinity) if isolated == "drop" else None
     waiting = [(whole.value, 0, whole)]
-    made = 1
-    while waiting and made < (parts or n):
+    cut = 0
+    for made in progress(range(1, parts or n), total=(parts or n) - 1, desc="cuts"):
         value, _, part = heapq.heappop(waiting)
         if part.cut is None or (threshold is not None and value >= threshold):
             break
@@ -207,8 +209,8 @@ def normalised_cuts(
             sides.append(_Part(nodes, None, used) if final else _considered(affinity, nodes, used))
             heapq.heappush(waiting, (sides[-1].value, made * 2 + len(sides), sides[-1]))
         part.sides = (sides[0], sides[1])
-        made += 1
-    masks = np.zeros((made - 1, n), dtype=bool)
+        cut += 1
+    masks = np.zeros((cut, n), dtype=bool)
     for mask, nodes in zip(masks, _positive_sides(whole), strict=True):
         mask[nodes] = True
     return Cuts(masks, _numbered(masks))

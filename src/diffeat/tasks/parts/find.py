@@ -22,6 +22,7 @@ from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction import Extractor
 from diffeat.extraction.attending import frame_of, passes
 from diffeat.features import FeatureMap, Picture
+from diffeat.progress import Progress, silent
 from diffeat.tasks.parts.affinity import affinity_of
 from diffeat.tasks.parts.cuts import Isolated, normalised_cuts
 from diffeat.tasks.parts.merging import THRESHOLDS, AttentionRows, merge_by_divergence
@@ -71,14 +72,14 @@ class PartOptions:
             raise InvalidValueError("k-means takes a number of parts, no threshold.")
 
 
-def _by_cuts(rows: np.ndarray, options: PartOptions) -> np.ndarray:
+def _by_cuts(rows: np.ndarray, options: PartOptions, progress: Progress) -> np.ndarray:
     affinity = affinity_of(rows, options.alpha, options.memory)
     if affinity is None:
         return np.zeros(len(rows), dtype=np.intp)
-    return normalised_cuts(affinity, options.threshold, options.parts, options.isolated).labels
+    return normalised_cuts(affinity, options.threshold, options.parts, options.isolated, progress).labels
 
 
-def _by_kmeans(rows: np.ndarray, options: PartOptions) -> np.ndarray:
+def _by_kmeans(rows: np.ndarray, options: PartOptions, progress: Progress) -> np.ndarray:
     from scipy.cluster.vq import kmeans2
 
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -87,8 +88,9 @@ def _by_kmeans(rows: np.ndarray, options: PartOptions) -> np.ndarray:
     return labels
 
 
+Method = Callable[[np.ndarray, PartOptions, Progress], np.ndarray]
 #: What gives every row of features a part; ``merging`` reads self-attention instead.
-METHODS: dict[str, Callable[[np.ndarray, PartOptions], np.ndarray] | None] = {
+METHODS: dict[str, Method | None] = {
     "cuts": _by_cuts,
     "kmeans": _by_kmeans,
     "merging": None,
@@ -97,7 +99,11 @@ METHODS: dict[str, Callable[[np.ndarray, PartOptions], np.ndarray] | None] = {
 
 @neutral()
 def parts_of(
-    features: Sequence[FeatureMap], options: PartOptions | None = None, *, together: bool = False
+    features: Sequence[FeatureMap],
+    options: PartOptions | None = None,
+    *,
+    together: bool = False,
+    progress: Progress = silent,
 ) -> list[ScoredMaps]:
     """Parts of pictures by their features.
 
@@ -116,19 +122,19 @@ def parts_of(
     if method is None:
         raise InvalidValueError(f"{options.method!r} reads self-attention, not features: use attention_parts.")
     if not together:
-        return [maps for feature in features for maps in _split([feature], method, options)]
+        return [maps for feature in features for maps in _split([feature], method, options, progress)]
     if len({feature.tensor.shape[0] for feature in features}) > 1:
         raise InvalidValueError("Pictures are split together by one recipe; these features differ in channels.")
-    return _split(features, method, options)
+    return _split(features, method, options, progress)
 
 
 def _split(
-    features: Sequence[FeatureMap], method: Callable[[np.ndarray, PartOptions], np.ndarray], options: PartOptions
+    features: Sequence[FeatureMap], method: Method, options: PartOptions, progress: Progress
 ) -> list[ScoredMaps]:
     units = [F.normalize(feature.tensor.detach().float().cpu(), dim=0) for feature in features]
     inside = [_content(feature, unit.shape[-2:]) for feature, unit in zip(features, units, strict=True)]
     rows = torch.cat([unit.flatten(1).T[kept] for unit, kept in zip(units, inside, strict=True)])
-    labels = torch.from_numpy(np.asarray(method(rows.numpy(), options), dtype=np.int64))
+    labels = torch.from_numpy(np.asarray(method(rows.numpy(), options, progress), dtype=np.int64))
     labels = torch.unique(labels, return_inverse=True)[1]
     count = int(labels.max()) + 1
     means = torch.zeros(count, rows.shape[1]).index_add_(0, labels, rows) / labels.bincount()[:, None]
