@@ -21,7 +21,8 @@ from diffeat.extraction.contained import contained
 from diffeat.features import Picture
 from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
-from diffeat.training.clean import _check_trainable, _Training
+from diffeat.training.clean import _Training
+from diffeat.training.cleanable import check_trainable
 from diffeat.training.log import read_log
 from diffeat.training.loop import Loop
 from tiny.pipelines import FAMILIES, build
@@ -255,7 +256,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         return type("Stand-in", (), {"denoiser": network, "dtype": dtype, "name": "m"})()
 
     whole = torch.zeros(1, 1)
-    _check_trainable(backbone_of(whole))
+    check_trainable(backbone_of(whole))
     for refused, message in [
         (backbone_of(whole.to(torch.uint8)), "m are quantised"),
         (backbone_of(whole.to(torch.float8_e4m3fn)), "m are quantised"),
@@ -263,7 +264,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         (backbone_of(whole, _hf_hook=object()), "m are offloaded"),
     ]:
         with pytest.raises(InvalidValueError, match=message):
-            _check_trainable(refused)
+            check_trainable(refused)
 
 
 def test_command_line(tmp_path: Path) -> None:
