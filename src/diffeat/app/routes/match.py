@@ -19,7 +19,7 @@ from pydantic import Field
 from diffeat.app.asked import Asked, Body, Box, Id, Label, Name, Point
 from diffeat.app.bounds import check_pairs, check_pixels
 from diffeat.app.here import Here
-from diffeat.app.line import wanted
+from diffeat.app.line import while_wanted
 from diffeat.app.packet import packed
 from diffeat.app.session import SHOWN, Known, Session, shown_size
 from diffeat.errors import InvalidValueError
@@ -196,7 +196,7 @@ def _files(session: Session, body: Collection) -> dict[str, bytes]:
         raise InvalidValueError("A pair names a picture that is not there.")
     entries = [session.gallery[marks.picture] for marks in body.pictures]
     check_pixels(session.gallery.size(entry) for entry in entries)
-    images = [entry.picture().image for entry in wanted(entries)]
+    images = [entry.picture().image for entry in while_wanted(entries)]
     several = zip(entries, images, body.pictures, strict=True)
     return marked_files([Marked(e.name, i, m.annotation(i.size)) for e, i, m in several], body.pairs, body.classes)
 
