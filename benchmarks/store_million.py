@@ -66,7 +66,7 @@ def write_store(folder: Path, pictures: int, files: int, per_shard: int) -> None
         os.utime(folder / "photos" / f"{number}", (1e9, 1e9))
     maps = [encoded(picture(n), "", 0, HEAD.dtype) for n in range(1000)]
     like = maps[0][0][0]
-    columns: dict[str, list[object]] = {name: [] for name in schema().names}
+    columns: dict[str, list[object]] = {field: [] for field in schema().names}
     for position in range(-(-pictures // per_shard)):
         numbers = range(position * per_shard, min(pictures, (position + 1) * per_shard))
         tensors = {f"{place}/{like.activation}": maps[n % 1000][0][1][""] for place, n in enumerate(numbers)}

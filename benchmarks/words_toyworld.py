@@ -1,6 +1,7 @@
 """Words and parts on the toy world, against controls.
 
     python -m benchmarks.words_toyworld --out words-toyworld.json          (about twenty minutes on two idle CPU cores)
+    python -m benchmarks.words_toyworld --model tiny-dit --out dit.json    (the other embedded model)
 
 *Words*: the text is "a photo of a NAME" with the class of the picture's figure, which is given; the map of the name,
 stretched to 0…1, is cut at a threshold, and figure and rest are scored: mIoU of both over all pictures. Layer, timestep
@@ -42,6 +43,8 @@ from diffeat.tasks.parts import PartOptions, attention_parts, parts_of
 from diffeat.tasks.words import text_attentions
 
 SEED, SIZE = 7, 128
+#: Of each model, the recipe for words and the one for parts.
+RECIPES = {"tiny-unet": ("tiny-unet", "tiny-dift"), "tiny-dit": ("ditf-tiny", "ditf-tiny")}
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
@@ -111,13 +114,13 @@ def centre(_: ToySample) -> np.ndarray:
     return np.exp(-(y**2 + x**2) / 0.08)
 
 
-def run_words(choose: Sequence[ToySample], score: Sequence[ToySample], timesteps: list[float]) -> dict:
-    source = Extractor.from_recipe("tiny-unet")
+def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample], timesteps: list[float]) -> dict:
+    source = Extractor.from_recipe(name)
     recipe = source.recipe.replace(
         **{"trajectory.timesteps": timesteps, "trajectory.draws": 1, "frame": {"mode": "squash", "size": [SIZE, SIZE]}}
     )
     source = Extractor(recipe, source.backbone)
-    random = Extractor(recipe, Extractor.from_recipe("tiny-unet").backbone)
+    random = Extractor(recipe, Extractor.from_recipe(name).backbone)
     torch.manual_seed(0)
     for module in random.backbone.denoiser.modules():
         if hasattr(module, "reset_parameters"):
@@ -208,9 +211,8 @@ def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(labels.reshape(height, width)) for name, labels in found.items()}
 
 
-def run_parts(score: Sequence[ToySample]) -> dict:
-
-    source = Extractor.from_recipe("tiny-dift")
+def run_parts(name: str, score: Sequence[ToySample]) -> dict:
+    source = Extractor.from_recipe(name)
     frame = {"mode": "squash", "size": [256, 256]}
     source = Extractor(source.recipe.replace(frame=frame), source.backbone)
     units: dict[str, list] = {}
@@ -244,15 +246,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=84, help="Scored; half as many again to choose by.")
     parser.add_argument("--timesteps", type=float, nargs="+", default=[50, 200, 400, 600, 800])
     parser.add_argument("--only", choices=("words", "parts"))
+    parser.add_argument("--model", choices=RECIPES, default="tiny-unet")
     asked = parser.parse_args()
     world = Toyworld(SEED, SIZE)
     samples = [world[k] for k in range(asked.pictures + asked.pictures // 2)]
     score, choose = samples[: asked.pictures], samples[asked.pictures :]
     result = {}
     if asked.only != "parts":
-        result["words"] = run_words(choose, score, asked.timesteps)
+        result["words"] = run_words(RECIPES[asked.model][0], choose, score, asked.timesteps)
     if asked.only != "words":
-        result["parts"] = run_parts(score)
+        result["parts"] = run_parts(RECIPES[asked.model][1], score)
     asked.out.write_text(json.dumps(result, indent=1))
 
 

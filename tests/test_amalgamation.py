@@ -23,6 +23,7 @@ from diffeat.extraction.joins.amalgamation import (
     entropy,
 )
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
+from diffeat.extraction.joins.views import MixedViews
 from diffeat.geometry import FrameSpec
 from diffeat.storage import FeatureStore
 from diffeat.techniques import LoRA
@@ -98,6 +99,10 @@ def test_a_trained_amalgamation_in_a_recipe(backbone: Any, files: Any, tmp_path:
     assert torch.allclose(found.tensor, expected[0], rtol=1e-3, atol=1e-4)
     assert sum(found.provenance["view_weights"]) == pytest.approx(1, abs=1e-3)
     assert weights.shape == (2, 1, 4, channels)
+    elsewhere: Any = SimpleNamespace(device=torch.device("meta"))
+    mixture = MixedViews.of(mixed, elsewhere, [])
+    assert mixture.network is not None
+    assert all(weight.is_meta for weight in mixture.network.parameters())  # where the maps will be
 
 
 def test_refusals(backbone: Any, files: Any, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, in_any_precision
 from diffeat.errors import ModelError, StoreError
 from diffeat.storage import FeatureStore
 
@@ -104,3 +104,18 @@ def test_the_extractor_tells_the_weights_of_its_model(tmp_path: Path):
     with torch.no_grad():
         next(pipeline.vae.parameters()).mul_(1.01)
     assert Extractor(recipe, Backbone.from_pipeline(pipeline)).fingerprint != before
+
+
+def test_a_fingerprint_for_every_precision_tells_models_apart() -> None:
+    """By signs, which no rounding changes: also of numbers that a half-precision float cannot hold."""
+    weights = torch.tensor([[1e-9, -1e-9, 3.0], [-70.1, 1e-40, -0.0]])
+    prints: dict[str, set[str]] = {"one": set(), "other": set()}
+    for kind, flip in (("one", 1.0), ("other", -1.0)):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            net = nn.Linear(3, 2, bias=False).to(dtype)
+            net.weight.data = (weights * torch.tensor([[1.0, flip, 1.0]])).to(dtype)
+            with in_any_precision():
+                prints[kind].add(fingerprint(net))
+            assert fingerprint(net) not in prints[kind]
+    assert [len(found) for found in prints.values()] == [1, 1]
+    assert not prints["one"] & prints["other"]

@@ -126,7 +126,9 @@ def test_a_layer_file_is_read_directly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["sd15", "sdxl", "pixart", "flux"])
 def test_maps_come_in_the_order_of_execution(family: str) -> None:
-    meta = next(m for root in golden_roots() if (m := root / "gdf" / family / "meta.json").is_file())
+    meta = next((m for root in golden_roots() if (m := root / "gdf" / family / "meta.json").is_file()), None)
+    if meta is None:
+        pytest.skip("this part of the reference data is not beside the repository")
     ids = [id for id in json.loads(meta.read_text())["ids_in_reference_order"] if "map" not in id]
     shuffled = np.random.default_rng(0).permutation(ids).tolist()
     recipe = recipe_from_gdf(dict.fromkeys(shuffled, True), "1-5")

@@ -189,6 +189,7 @@ def test_a_recipe_with_the_published_checkpoint(root: Path, batch_size: int, mon
     extractor = Extractor.from_recipe(recipe, device="cpu", dtype=torch.float32, batch_size=batch_size)
     pixels = F.interpolate(stored["images"], size=(case["vae_size"],) * 2, mode="bilinear")
     images = [Image.new("RGB", (case["vae_size"],) * 2, (i, 0, 0)) for i in range(len(pixels))]
-    monkeypatch.setattr("diffeat.geometry.Frame.pixels", lambda self, image: pixels[image.getpixel((0, 0))[0]])
+    numbered = lambda _, levels: torch.stack([pixels[int(values[0, 0, 0])] for values in levels])  # noqa: E731
+    monkeypatch.setattr("diffeat.geometry.Frame.normalised", numbered)
     found = extractor.extract(images)
     assert error(torch.stack([f.tensor for f in found]), expected) <= TOLERANCE

@@ -312,7 +312,7 @@ def mutated(data: Any, dice: random.Random) -> Any:
 def test_any_recipe_is_taken_or_refused_in_one_line(tmp_path: Path, run: Run) -> None:
     dice, file, codes = random.Random(15), tmp_path / "r.yaml", set()
     presets = [yaml.safe_load(Recipe.load(name).to_yaml()) for name in preset_names()[::4]]
-    for _ in range(50):
+    for _ in range(30):
         data = dice.choice(presets)
         for _ in range(dice.randint(1, 3)):
             data = mutated(data, dice) or {"x": 1}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,15 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from diffeat.backbones import Backbone, cards, load_meta_denoiser, loading
+from diffeat.backbones import Backbone, cards, copies, load_meta_denoiser, loading
 from diffeat.backbones import hub as hubs
 from diffeat.backbones.named import ModelName
+from diffeat.backbones.weights import denoiser_files
 from diffeat.cli.main import app
 from diffeat.errors import InvalidValueError, ModelError
+from diffeat.extraction import Reading, Recipe
+from diffeat.extraction.join import check_weights
+from diffeat.extraction.needs import needs
 from support.hub import Hub, hub  # noqa: F401
 from tiny.pipelines import build
 
@@ -109,14 +115,14 @@ def test_a_mirror_folder_goes_first_and_needs_no_hub(repository: Path, tmp_path:
     assert Backbone.from_pretrained("someone/model").family.name == "sd"
     assert hubs.near("someone/model") == str(tmp_path / "someone/model")
     assert hubs.near("../model") == "../model"
-    assert "someone/model" in hubs.in_cache()
-    copy = hubs.copy_of("someone/model")
+    assert "someone/model" in copies.in_cache()
+    copy = copies.copy_of("someone/model")
     assert copy is not None
     assert copy.missing == ()
     assert copy.size > 10_000
     (tmp_path / "broken" / "unet").mkdir(parents=True)
     (tmp_path / "broken" / "model_index.json").write_text((repository / "model_index.json").read_text())
-    broken = hubs.copy_of("broken")
+    broken = copies.copy_of("broken")
     assert broken is not None
     assert set(broken.missing) >= {"vae", "text_encoder"}
 
@@ -149,6 +155,85 @@ def test_how_models_are_written(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("x,variant=fp16").mkdir()
     assert ModelName.parse("x,variant=fp16") == ModelName("x,variant=fp16")
+
+
+@pytest.mark.parametrize(
+    ("text", "option"),
+    [("tiny-unet,base=sd15", "base"), ("tiny-unet,revision=ab", "revision"), ("sd15,base=sd21", "base"),
+     ("FILE,variant=fp16", "variant"), ("FILE,revision=ab", "revision"), ("FOLDER,revision=ab", "revision"),
+     ("FOLDER,base=sd15", "base")],
+)  # fmt: skip
+def test_what_a_model_does_not_use_is_refused(text: str, option: str, repository: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    text = text.replace("FILE", str(tmp_path / "m.gguf")).replace("FOLDER", str(repository))
+    for load in (Backbone.from_pretrained, load_meta_denoiser):
+        with pytest.raises(InvalidValueError, match=f"takes no {option}, which belongs to .*: leave it out"):
+            load(text)
+
+
+def test_a_mirror_serves_the_revision_and_variant_that_it_has(served: Hub, tmp_path: Path, monkeypatch) -> None:
+    commit = served.sha("mirror/sd")
+    assert run("models", "get", "mirror/sd", "--to", str(tmp_path / "models"))[0] == 0
+    monkeypatch.setenv("DIFFEAT_MODELS", str(tmp_path / "models"))
+    mirror = tmp_path / "models" / "mirror" / "sd"
+    assert hubs.mirrored("mirror/sd", commit) == hubs.mirrored("mirror/sd", commit[:8]) == mirror
+    assert hubs.mirrored("mirror/sd", "0123456789") is hubs.mirrored("mirror/sd", "main") is None
+    assert hubs.mirrored("mirror/sd", variant="fp16") is None  # the plain weights alone were fetched
+    assert hubs.near("mirror/sd", "0123456789") == "mirror/sd"
+    served.requests.clear()
+    assert hubs.snapshot("mirror/sd", commit) == mirror
+    assert not served.requests
+    assert hubs.snapshot("mirror/sd", variant="fp16").is_relative_to(tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelError, match=r"HF_HUB_OFFLINE is set; the mirror folder has no such revision"):
+        Backbone.from_pretrained("mirror/sd,revision=0123456789")
+
+
+def test_a_full_disk_is_not_taken_for_no_connection(served: Hub, monkeypatch) -> None:
+    import errno
+
+    import huggingface_hub
+
+    real = huggingface_hub.hf_hub_download
+
+    def full(place: str, file: str, **options):
+        if file.endswith(".safetensors"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(place, file, **options)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", full)
+    with pytest.raises(ModelError, match=r"safetensors of mirror/sd cannot be written.*No space left") as error:
+        hubs.snapshot("mirror/sd")
+    assert not isinstance(error.value, hubs.UnreachableError)
+    with pytest.raises(ModelError, match="No space left"):
+        Backbone.from_pretrained("mirror/sd")
+
+
+def test_a_copy_is_whole_with_all_shards(tmp_path: Path) -> None:
+    part = tmp_path / "unet"
+    part.mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "X", "unet": ["diffusers", "UNet2DConditionModel"]}')
+    (part / "config.json").write_text("{}")
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = part / "model.safetensors.index.json"
+    for name, missing in ((None, ("unet",)), (shards[0], ("unet",)), (shards[1], ())):
+        index.write_text(json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}))
+        if name is not None:
+            (part / name).write_bytes(b"weights")
+        copy = copies.copy_of(str(tmp_path))
+        assert copy is not None
+        assert copy.missing == missing
+    index.unlink()
+    assert getattr(copies.copy_of(str(tmp_path)), "missing", ()) == ("unet",)
+
+
+def test_a_home_is_found_in_names_of_files(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
+    with pytest.raises(ModelError, match=r"mine\.gguf is quantised by GGUF"):
+        Backbone.from_pretrained("~/mine.gguf")
+    with pytest.raises(ModelError, match="is not there"):
+        Backbone.from_pretrained("~nobody-of-this-name/model")
 
 
 def _original(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Tensor]:
@@ -231,9 +316,18 @@ def test_the_command_lists_plans_and_fetches(served: Hub, tmp_path: Path, monkey
         "denoiser: {source: CompVis/cleandift, file: one.safetensors}\n"
         "techniques: [{kind: controlnet, model: no/control}]\n"
     )
+    fine = tmp_path / "fine.yaml"
+    fine.write_text(recipe.read_text().partition("techniques")[0])
+    code, said = run("models", "get", "--recipe", str(fine), "--plan")
+    assert (code, served.fetched().count("one.safetensors")) == (0, 0)
+    assert f"mirror/sd: is here, in {folder}." in said
+    assert "CompVis/cleandift: one.safetensors, 0 kB; 0 kB are left there" in said
+    served.spoilt.add("one.safetensors")
     code, said = run("models", "get", "--recipe", str(recipe))
     assert code == 1
     assert "no/control: there is no such repository" in said
+    fetched = next((tmp_path / "cache").rglob("one.safetensors"))
+    assert fetched.read_bytes() == b"weights"  # though it came spoilt at first
     assert "one.safetensors" in served.fetched()
     assert "other.safetensors" not in served.fetched()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -247,3 +341,102 @@ def test_the_command_lists_plans_and_fetches(served: Hub, tmp_path: Path, monkey
     assert "eval_spair.py" in said
     assert "did you mean 'sd21'" in run("models", "show", "sd2.1")[1].lower()
     assert "Name a model" in run("models", "get")[1]
+
+
+def test_what_is_here_is_a_model_and_what_is_fetched_is_something(served: Hub, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sd15").mkdir()  # named like a model, and none
+    assert run("models", "get", "sd15", "--plan")[1].startswith("mirror/sd: ")
+    Path("other").mkdir()
+    code, said = run("models", "get", "./other")
+    assert (code, "other" in said, "is here" in said) == (1, True, False)
+    assert "is not there" in run("models", "get", "./gone")[1]
+    assert "tiny-unet: is here" in run("models", "get", "tiny-unet")[1]
+    served.repositories["some/lora"] = {"style.safetensors": b"lora", "README.md": b"x"}
+    served.repositories["some/loras"] = {"a.safetensors": b"a", "b.safetensors": b"b"}
+    code, said = run("models", "get", "some/lora")
+    assert code == 0
+    assert (Path(said.replace(" ", "")) / "style.safetensors").read_bytes() == b"lora"
+    code, said = run("models", "get", "some/loras")
+    assert code == 1
+    assert "some/loras holds no model" in said
+    assert "leave it out" in run("models", "get", "-r", "tiny-unet", "--variant", "fp16")[1]
+
+
+def test_room_is_asked_for_what_is_not_here_yet(served: Hub, tmp_path: Path, monkeypatch) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    whole = hubs.plan("mirror/sd")
+    assert whole.absent() == whole.size - len(served.repositories["mirror/sd"]["model_index.json"])  # read for the plan
+    hubs.fetch(whole)
+    assert whole.absent() == 0
+    assert whole.absent(tmp_path) == whole.size
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    assert run("models", "get", "mirror/sd")[0] == 0
+    code, said = run("models", "get", "mirror/sd", "--to", str(tmp_path / "to"))
+    assert code == 1
+    assert "more, and" in said
+
+
+def test_what_recipes_need(tmp_path: Path, monkeypatch) -> None:
+    """Of every part that can name weights: trained joins, networks of joined recipes, bases of single files, and what
+    techniques bring."""
+    monkeypatch.chdir(tmp_path)
+    Path("mine.gguf").write_bytes(b"GGUF")
+    base = {"model": "sd15", "activations": ["up_blocks.1"], "trajectory": {"timesteps": [1]}}
+    steps = {"kind": "inversion", "steps": 1}
+
+    def names(**fields: object) -> set[tuple[str, str | None, str | None, bool]]:
+        recipe = Recipe.from_dict(base | fields)
+        return {(n.name, n.file, n.revision, n.weights) for n in needs(recipe)} - {("sd15", None, None, True)}
+
+    def fuse(**weights: str) -> dict[str, object]:
+        return {"trajectory": steps, "fuse": {"kind": "hyperfeatures", "weights": weights}}
+
+    assert names(**fuse(source="a/b", file="x.pt")) == {("a/b", "x.pt", None, True)}
+    both = {("a/b", "model.safetensors", "v1", True), ("a/b", "config.json", "v1", True)}
+    assert names(**fuse(source="a/b", revision="v1")) == both
+    assert names(model="mine.gguf,base=sd21") == {("sd21", None, None, True)}
+    Path("mine.safetensors").write_bytes(b"")
+    assert names(model="mine.safetensors,base=sd21") == {("sd21", None, None, False)}
+    assert names(denoiser={"source": "mine.safetensors"}) == set()
+    for technique, expected in (
+        ({"kind": "lora", "path": "a/b"}, {("a/b", None, None, True)}),
+        ({"kind": "lora", "path": "a/b", "file": "in/x.safetensors"}, {("a/b", "in/x.safetensors", None, True)}),
+        ({"kind": "lora", "path": "loras/x.safetensors"}, {("loras/x.safetensors", None, None, True)}),
+        ({"kind": "lora", "path": "/no/loras/x.safetensors"}, {("/no/loras/x.safetensors", None, None, True)}),
+        ({"kind": "weights", "source": "a/b", "file": "x.bin", "revision": "v1"}, {("a/b", "x.bin", "v1", True)}),
+        ({"kind": "weights", "model": "sd21,variant=fp16"}, {("sd21,variant=fp16", None, None, True)}),
+        ({"kind": "weights", "model": "mine.gguf,base=sd21"}, {("sd21", None, None, True)}),
+        ({"kind": "ip-adapter"}, {("h94/IP-Adapter", "models/ip-adapter_sd15.safetensors", None, True),
+                                  ("h94/IP-Adapter", "models/image_encoder", None, True)}),
+        ({"kind": "controlnet", "model": "a/b", "condition": "depth"},
+         {("a/b", None, None, True), ("Intel/dpt-hybrid-midas", None, None, True)}),
+    ):  # fmt: skip
+        assert names(techniques=[technique]) == expected, technique
+        fields = {"views": [{"techniques": [technique]}, {}], "fuse": {"kind": "mean"}}
+        assert names(**fields) == expected, technique
+    joined = Recipe.from_dict({"parts": [base], "join": "convolution", "network": {"source": "c/d"}})
+    assert [(n.name, n.file) for n in needs(joined)] == [("sd15", None), ("c/d", "convolution.safetensors")]
+
+
+def test_weights_that_lie_here_take_nothing_that_is_not_used(tmp_path: Path) -> None:
+    """Nor are those of a view taken for others."""
+    file = tmp_path / "x.safetensors"
+    save_file({"x": torch.zeros(1)}, file)
+    for options, said in (
+        ({"source": str(file), "file": "y.safetensors"}, "take no file"),
+        ({"source": str(file), "revision": "v1"}, "take no revision"),
+        ({"source": str(tmp_path), "file": "x.safetensors", "revision": "v1"}, "take no revision"),
+        ({"source": str(tmp_path), "revision": "v1"}, "take no revision"),
+    ):
+        with pytest.raises(ModelError, match=f"{said}: leave it out"):
+            denoiser_files(**options)
+    assert denoiser_files(str(tmp_path), "x.safetensors") == [file]
+    recipe = Reading.load("tiny-unet")
+    for sha256, fits in ((hashlib.sha256(file.read_bytes()).hexdigest(), True), ("0" * 64, False)):
+        weights = {"source": str(file), "sha256": sha256}
+        for fields in ({"denoiser": weights}, {"views": ({"denoiser": weights}, {}), "fuse": {"kind": "mean"}}):
+            with nullcontext() if fits else pytest.raises(ModelError, match="its SHA-256 differs"):
+                check_weights(recipe.replace(**fields))

@@ -11,10 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffeat.datasets.labelled import ClassDataset, ClassSample, MaskDataset, MaskSample
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError, UnknownNameError
-from diffeat.extraction import load_source
+from diffeat.extraction import Reading, load_source
 from diffeat.features import FeatureMap, Source
 from diffeat.report.predictions import DRAWERS, drawn, palette_picture
 from diffeat.tasks.predictors.evaluate import evaluate_head
@@ -293,3 +294,31 @@ def test_masks_are_palette_pictures(linear: Predictor, data: MaskDataset) -> Non
     assert sum(result.row["classes"].values()) == pytest.approx(1, abs=1e-4)
     many = Legend(tuple(map(str, range(300))))
     assert np.array_equal(np.asarray(palette_picture(np.array([[299, 0]]), many)), [[299, 0]])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_head_is_refused_on_another_model_of_the_same_name_in_any_precision(dtype: str, tmp_path: Path) -> None:
+    from diffeat import zoo
+    from diffeat.tasks.predictors.folder import write_run
+    from diffeat.tasks.predictors.predictor import model_of
+
+    model = tmp_path / "one" / "mine"
+    shutil.copytree(zoo.path("tiny-unet"), model)
+    recipe = Reading.load("tiny-unet").replace(model=str(model))
+    source = load_source(recipe, device="cpu", dtype="float32")
+    facts = PredictorFacts(
+        kind="linear", target="labels", classes=("a", "b"), settings={"activations": []},
+        fingerprint=source.fingerprint, precision=source.precision, model=model_of(source),
+    )  # fmt: skip
+    write_run(tmp_path / "run", recipe, facts, {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)})
+    other = tmp_path / "other" / "mine"
+    shutil.move(model.parent, other.parent)
+    text = (tmp_path / "run" / RECIPE).read_text().replace(str(model), str(other))
+    (tmp_path / "run" / RECIPE).write_text(text)
+    Predictor.load(tmp_path / "run", device="cpu", dtype=dtype)  # the same model at another place
+    file = other / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    state["conv_in.weight"] = -state["conv_in.weight"]
+    save_file(state, file)
+    with pytest.raises(ModelError, match=r"was trained on another model"):
+        Predictor.load(tmp_path / "run", device="cpu", dtype=dtype)

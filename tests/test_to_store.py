@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.extraction import extract_to_store
+from diffeat.extraction.filling import fill
 from diffeat.features import Picture
 from diffeat.features.places.files import LocalFile
 from diffeat.storage import FeatureStore
@@ -201,3 +203,22 @@ def test_files_that_are_as_they_were_are_not_read_again(tmp_path: Path, monkeypa
         assert read == [paths[1].name]
         with pytest.raises(StoreError, match="text '' there, 'a photo of a cat' here"):
             extract_to_store(source, paths[:1], store, "cat")
+
+
+def test_workers_end_where_the_disk_does_not_hold_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(FakeSource):
+        def fill(self, store: FeatureStore, units: Any, done: Any, step: Any) -> None:
+            fill(FakeSource(self.recipe), store, units, done, step)
+
+        def of(self, recipe: Any) -> Any:
+            return self
+
+    source, photos = Elsewhere(FakeRecipe()), write_photos(tmp_path, 6)
+    monkeypatch.setattr("diffeat.extraction.estimate.free_bytes", lambda _: 100)
+    with FeatureStore.of(tmp_path / "store", source) as store:
+        with pytest.raises(StoreError, match=r"The features of 4 more pictures would take .*, and 100 B are free"):
+            extract_to_store(source, photos, store, shard_size=2)
+        assert len(store) >= 2  # what was written stays
+        monkeypatch.setattr("diffeat.extraction.estimate.free_bytes", lambda _: 10**9)
+        summary = extract_to_store(source, photos, store, shard_size=2)
+    assert len(summary.present) + len(summary.extracted) == 6

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import TypeVar
 
 import torch
@@ -31,6 +33,37 @@ def moved(tensor: Tensor, device: torch.device) -> Tensor:
     if tensor.device.type == "cpu" and device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+class Aside:
+    """Work on what an accelerator was asked for so far, on a stream of its own: what it is asked for afterwards is not
+    waited for. Made where the work was asked for, entered (on any thread) where it is used. Nothing on a CPU.
+
+    Args:
+        device: Of the results.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._asked = torch.cuda.Event() if device.type == "cuda" else None
+        if self._asked is not None:
+            self._asked.record(torch.cuda.current_stream(device))
+        self._device = device
+        self._inside = ExitStack()
+
+    def __enter__(self) -> None:
+        if self._asked is not None:
+            own = vars(_streams)
+            if str(self._device) not in own:
+                own[str(self._device)] = torch.cuda.Stream(self._device)
+            stream = own[str(self._device)]
+            stream.wait_event(self._asked)
+            self._inside.enter_context(torch.cuda.stream(stream))
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.close()
+
+
+_streams = threading.local()
 
 
 class Parts:

@@ -19,7 +19,7 @@ from diffeat.backbones.encoded import EncodedTexts
 from diffeat.backbones.families import config_of, family_named, family_of
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family
-from diffeat.backbones.fingerprint import fingerprint, of_pipeline
+from diffeat.backbones.fingerprint import fingerprint, of_pipeline, precision_of
 from diffeat.backbones.latents import Autoencoder, LatentPosterior
 from diffeat.backbones.loading import card_of, load_pipeline
 from diffeat.backbones.parts import check_parts, is_flow
@@ -153,7 +153,7 @@ class Backbone:
             ModelError: If the pipeline's denoiser or autoencoder was exchanged since this backbone was made.
         """
         self._check_same_parts()
-        facts = [self.family.name, str(self.dtype), self._schedule.alphas]
+        facts = [self.family.name, precision_of(self.dtype), self._schedule.alphas]
         with shared(self.denoiser):
             return fingerprint(of_pipeline(self.pipeline, self._scheduler, self.texts.dropped), *facts)
 
@@ -221,7 +221,7 @@ class Backbone:
             return Conditioning(tuple({} for _ in prompts), tuple(prompts), size)
         with self.ready(), shared(self.denoiser):
             self._check_same_parts()
-            rows = tuple(self.texts.row(prompt, size, options) for prompt in prompts)
+            rows = self.texts.rows(prompts, size, options)
         return Conditioning(rows, tuple(prompts), size, self.family.shared)
 
     def drop_text_encoders(self) -> None:

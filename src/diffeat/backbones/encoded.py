@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -38,17 +38,22 @@ class EncodedTexts:
         self._texts: dict[tuple[str, int], dict[str, Any]] = {}
         self._rows: dict[tuple[tuple[str, int], str, tuple[int, int], str], Mapping[str, Any]] = {}
 
-    def row(self, prompt: str, size: tuple[int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The conditions of one text: the denoiser's arguments but latent and timestep."""
-        key = (self._key(), prompt, size, repr(sorted(options.items())))
-        row = self._rows.get(key)
-        if row is None:
-            row, _ = self.record([prompt], size, options)
-            for name in (self._family.latent_argument, self._family.timestep_argument, "return_dict"):
-                row.pop(name, None)
-            self._rows[key] = row
+    def rows(
+        self, prompts: Sequence[str], size: tuple[int, int], options: Mapping[str, Any]
+    ) -> tuple[Mapping[str, Any], ...]:
+        """The conditions of each text: the denoiser's arguments but latent and timestep."""
+        state, told = self._key(), repr(sorted(options.items()))
+        rows: dict[str, Mapping[str, Any]] = {}
+        for prompt in dict.fromkeys(prompts):
+            key = (state, prompt, size, told)
+            if key not in self._rows:
+                row, _ = self.record([prompt], size, options)
+                for name in (self._family.latent_argument, self._family.timestep_argument, "return_dict"):
+                    row.pop(name, None)
+                self._rows[key] = row
+            rows[prompt] = self._rows[key]
             self._forget_oldest()
-        return row
+        return tuple(rows[prompt] for prompt in prompts)
 
     def record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -29,6 +31,23 @@ _IRRELEVANT = frozenset(
 )
 #: Private settings that count: which adapters of PEFT act.
 _ADAPTERS = ("_active_adapter", "_disable_adapters")
+_ANY_PRECISION = ContextVar("any precision", default=False)
+
+
+@contextmanager
+def in_any_precision() -> Iterator[None]:
+    """Fingerprints that are the same in every precision: of weights their signs count, which rounding keeps (of what it
+    makes zero, too), and of a pipeline all but its text encoders, which may be gone by then."""
+    token = _ANY_PRECISION.set(True)
+    try:
+        yield
+    finally:
+        _ANY_PRECISION.reset(token)
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    """A precision as fingerprints tell it."""
+    return "any" if _ANY_PRECISION.get() else str(dtype)
 
 
 @torch.no_grad()
@@ -59,6 +78,8 @@ def of_pipeline(pipeline: Any, scheduler: Any, dropped: Mapping[str, str]) -> li
     if parts.get("image_encoder") is None:
         parts["feature_extractor"] = None  # which prepares pictures for it, or else for the checker
     config = {k: v for k, v in pipeline.config.items() if k not in parts and k != "requires_safety_checker"}
+    if _ANY_PRECISION.get():
+        parts, dropped = {n: part for n, part in parts.items() if not n.startswith("text_encoder")}, {}
     digests = {name: fingerprint(part) for name, part in parts.items() if part is not None}
     return [type(pipeline).__name__, settings_of(pipeline), _plain(config), {**digests, **dropped}]
 
@@ -98,7 +119,8 @@ def _of_modules(network: nn.Module) -> Iterator[Any]:
         for key, value in sorted({**module._parameters, **own}.items()):
             if value is not None:
                 weight = _read(*elsewhere[id(value)]) if id(value) in elsewhere else _kept(module, key, value)
-                yield name, key, tuple(weight.shape), str(weight.dtype), _sums(weight, f"{name}.{key}")
+                told = _sums(weight, f"{name}.{key}", _ANY_PRECISION.get())
+                yield name, key, tuple(weight.shape), precision_of(weight.dtype), told
 
 
 def settings_of(thing: Any) -> dict[str, Any]:
@@ -167,13 +189,16 @@ def _read(file: str, key: str) -> Tensor:
         return opened.get_tensor(key)
 
 
-def _sums(value: Tensor, name: str = "a weight") -> Any:
+def _sums(value: Tensor, name: str = "a weight", signs: bool = False) -> Any:
     flatten = None if type(value) in (Tensor, nn.Parameter) else getattr(value, "__tensor_flatten__", None)
     if flatten is not None:  # quantised
-        return [_sums(getattr(value, inner), name) for inner in flatten()[0]]
+        return [_sums(getattr(value, inner), name, signs) for inner in flatten()[0]]
     if value.is_meta:
         raise ModelError(f"{name} is on the meta device, without content: load the weights before asking for features.")
     flat = value.detach().contiguous().flatten()
+    if signs:
+        small = flat.is_floating_point() and flat.element_size() == 1  # float8 has no signbit
+        flat = torch.signbit(flat.float() if small else flat)
     flat = flat.view(torch.uint8) if len(flat) else flat.to(torch.uint8)
     if len(flat) % 8 or flat.storage_offset() % 8:
         flat = torch.cat([flat, flat.new_zeros(-len(flat) % 8)])

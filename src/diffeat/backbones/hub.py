@@ -1,9 +1,9 @@
 """Where models lie, and how they come here: a mirror folder, the cache of the hub, the hub.
 
 A mirror is a folder that holds repositories as ``owner/name``, or models by their name here, as ``diffeat models get
---to FOLDER`` or ``hf download --local-dir`` write them; the environment variable ``DIFFEAT_MODELS`` names it, and it
-goes before the cache and the hub. ``HF_ENDPOINT``, ``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they mean
-everywhere.
+--to FOLDER`` or ``hf download --local-dir`` write them; the environment variable ``DIFFEAT_MODELS`` names it. It goes
+before the cache and the hub, unless a revision or variant is asked for that it does not have. ``HF_ENDPOINT``,
+``HF_HOME``, ``HF_TOKEN`` and ``HF_HUB_OFFLINE`` mean what they mean everywhere.
 
 Of a repository only what is used is fetched: no safety checker, weights in one format and one variant. What was fetched
 by halves is gone on with, and by :func:`fetch` compared with the sizes and SHA-256 digests that the hub tells.
@@ -11,20 +11,23 @@ by halves is gone on with, and by :func:`fetch` compared with the sizes and SHA-
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from diffeat.backbones.files import first_line
 from diffeat.backbones.folder import INDEX, UNUSED, chosen_variant, weights_of
-from diffeat.errors import ModelError
+from diffeat.errors import ModelError, did_you_mean
 from diffeat.progress import Progress, silent
 
 MIRROR = "DIFFEAT_MODELS"
 _PLAIN = (".json", ".txt", ".model", ".jinja")
+#: Errors of the disk, which no other place mends.
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 class UnreachableError(ModelError):
@@ -80,34 +83,45 @@ class Download:
         """Bytes in all, of the files whose size is known."""
         return sum(file.size or 0 for file in self.files)
 
+    def absent(self, into: Path | None = None) -> int:
+        """Bytes of the files that do not lie yet in a folder, or in the cache of the hub."""
+        from huggingface_hub import try_to_load_from_cache
 
-@dataclass(frozen=True)
-class Copy:
-    """A pipeline on this disk.
+        def is_here(file: RemoteFile) -> bool:
+            cached = try_to_load_from_cache(self.place, file.name, revision=self.revision) if into is None else None
+            place = cached if isinstance(cached, str) else "" if into is None else into / file.name
+            return os.path.isfile(place) and os.path.getsize(place) == file.size
 
-    Attributes:
-        path: Its folder.
-        size: Bytes.
-        missing: Parts that it lacks.
+        return sum(file.size or 0 for file in self.files if not is_here(file))
+
+
+def mirrored(name: str, revision: str | None = None, variant: str | None = None) -> Path | None:
+    """The folder of a repository, or of a model by its name, in the mirror.
+
+    Args:
+        revision: That it must be of, as the hub's client noted when it was fetched.
+        variant: That some of its weights must have.
     """
-
-    path: Path
-    size: int
-    missing: tuple[str, ...]
-
-
-def mirrored(name: str) -> Path | None:
-    """The folder of a repository, or of a model by its name, in the mirror."""
     mirror = os.environ.get(MIRROR)
     if not mirror or os.path.isabs(name) or name.startswith((".", "~")) or ".." in PurePosixPath(name).parts:
         return None
     folder = Path(mirror).expanduser() / name
-    return folder if folder.is_dir() else None
+    if not folder.is_dir() or (revision is not None and not _is_of(folder, revision)):
+        return None
+    held = (weights_of(file.name) for depth in ("*", "*/*") for file in folder.glob(depth))
+    return folder if variant is None or any(kind and kind[0] == variant for kind in held) else None
 
 
-def near(name: str) -> str:
+def _is_of(folder: Path, revision: str) -> bool:
+    """Whether all files of a folder were fetched at this commit, by the notes of the hub's client."""
+    notes = (folder / ".cache" / "huggingface" / "download").rglob("*.metadata")
+    commits = {note.read_text(encoding="utf-8", errors="replace").partition("\n")[0] for note in notes}
+    return len(commits) == 1 and len(revision) >= 7 and commits.pop().startswith(revision)
+
+
+def near(name: str, revision: str | None = None) -> str:
     """The folder of a repository in the mirror, else the name as it is: for other libraries' loaders."""
-    return name if os.path.lexists(name) else str(mirrored(name) or name)
+    return name if os.path.lexists(name) else str(mirrored(name, revision) or name)
 
 
 def offline() -> bool:
@@ -127,42 +141,52 @@ def offline() -> bool:
     return False
 
 
-def fetch_file(
-    place: str, file: str, revision: str | None = None, *, into: Path | None = None, again: bool = False
-) -> Path:
-    """One file of a repository: in the cache of the hub or in a folder, fetched if need be.
-
-    Args:
-        into: A folder to lie in, in place of the cache.
-        again: Fetch it though it is there.
+def fetch_file(place: str, file: str, revision: str | None = None) -> Path:
+    """One file of a repository: in the mirror or in the cache of the hub, fetched if need be.
 
     Raises:
         UnreachableError: It cannot be had; says why.
+        ModelError: The disk does not take it.
     """
+    held = mirrored(place, revision)
+    return held / file if held is not None and (held / file).is_file() else _fetched(place, file, revision)
+
+
+def _fetched(place: str, file: str, revision: str | None, *, into: Path | None = None, again: bool = False) -> Path:
+    """One file of a repository in the cache of the hub or in a folder; errors as of :func:`fetch_file`."""
     from huggingface_hub import hf_hub_download
 
-    held = mirrored(place)
-    if held is not None and into is None and (held / file).is_file():
-        return held / file
     try:
         found = hf_hub_download(
             place, file, revision=revision, local_dir=into, force_download=again, local_files_only=offline()
         )
         return Path(found)
     except Exception as error:  # the hub client has no common base for its errors
-        raise UnreachableError(_reason(error, place, file)) from error
+        if isinstance(error, OSError) and error.errno in _DISK:
+            where = into or "the cache of the hub (HF_HOME)"
+            raise ModelError(f"{file} of {place} cannot be written to {where}: {error.strerror}.") from error
+        lacks = "; the mirror folder has no such revision, variant or file" if mirrored(place) else ""
+        raise UnreachableError(_reason(error, place, file) + lacks) from error
 
 
-def plan(place: str, revision: str | None = None, variant: str | None = None, *, weights: bool = True) -> Download:
+def plan(
+    place: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    *,
+    weights: bool = True,
+    file: str | None = None,
+) -> Download:
     """What is used of a repository.
 
     Args:
         variant: Of the weights; by default the plain ones, or the variant that is there alone.
         weights: Whether weights are.
+        file: The one file or folder that is, in place of what is used of a whole model.
 
     Raises:
         UnreachableError: The hub does not say.
-        ModelError: It has no such variant.
+        ModelError: It has no such variant or file, or nothing that could be used.
     """
     from huggingface_hub import HfApi
 
@@ -177,8 +201,12 @@ def plan(place: str, revision: str | None = None, variant: str | None = None, *,
         for file in info.siblings or ()
     }
     commit = str(info.sha)
-    parts = _parts(_index(fetch_file(place, INDEX, revision or None))) if INDEX in files else [""]
-    names = [name for name in needed(files, parts, variant, place) if weights or not weights_of(Path(name).name)]
+    parts = [file] if file else parts_of(_fetched(place, INDEX, commit)) if INDEX in files else [""]
+    names = [file] if file in files else needed(files, parts, variant, place)
+    names = [name for name in names if weights or not weights_of(Path(name).name)]
+    if not names:
+        what = f"no {file}" if file else "no model of diffusers or transformers, and not one file of weights alone"
+        raise ModelError(f"The repository {place} holds {what}. {did_you_mean(file or place, files)}".strip())
     left = sum(file.size or 0 for name, file in files.items() if name not in set(names))
     return Download(place, commit, tuple(files[name] for name in names), left)
 
@@ -195,14 +223,14 @@ def fetch(download: Download, *, into: Path | None = None, check: bool = False, 
 
     Raises:
         UnreachableError: A file cannot be fetched.
-        ModelError: A file that was fetched again still differs.
+        ModelError: A file that was fetched again still differs, or the disk does not take it.
     """
     folder = into or Path()
     for file in progress(download.files, total=len(download.files), desc=f"fetching {download.place}"):
-        path = fetch_file(download.place, file.name, download.revision, into=into)
+        path = _fetched(download.place, file.name, download.revision, into=into)
         folder = path.parents[file.name.count("/")]
         if check and file.fault(folder):
-            fetch_file(download.place, file.name, download.revision, into=into, again=True)
+            _fetched(download.place, file.name, download.revision, into=into, again=True)
             fault = file.fault(folder)
             if fault:
                 raise ModelError(
@@ -219,16 +247,17 @@ def snapshot(place: str, revision: str | None = None, variant: str | None = None
 
     Raises:
         UnreachableError: It is not on this machine and cannot be fetched.
-        ModelError: It has no such variant.
+        ModelError: It has no such variant, or the disk does not take it.
     """
-    held = mirrored(place)
+    held = mirrored(place, revision, variant)
     if held is not None:
         return held
-    index = fetch_file(place, INDEX, revision)
+    index = _fetched(place, INDEX, revision)
     try:
-        return fetch(plan(place, revision, variant, weights=weights))
+        download = plan(place, revision, variant, weights=weights)
     except UnreachableError:
         return index.parent  # what is there may be enough; the folder is looked through next
+    return fetch(download)
 
 
 def needed(files: Iterable[str], parts: Collection[str], variant: str | None, place: str) -> list[str]:
@@ -236,7 +265,8 @@ def needed(files: Iterable[str], parts: Collection[str], variant: str | None, pl
 
     Args:
         files: All of them.
-        parts: Folders of the parts of a pipeline; ``""`` for a repository that is one network.
+        parts: Folders of the parts of a pipeline; ``""`` for a repository that is one network, or one file of weights
+            (a LoRA).
         variant: As in :func:`plan`.
 
     Raises:
@@ -264,63 +294,26 @@ def needed(files: Iterable[str], parts: Collection[str], variant: str | None, pl
             plain = name not in kinds and name.endswith(_PLAIN) and ".index." not in name
             if plain or kinds.get(name) == kept:
                 names.append(f"{part}/{name}".lstrip("/"))
-    return names
+    alone = [name for name in inside.get("", ()) if name.endswith(".safetensors")]
+    return alone if len(alone) == 1 and not weights[""] else names
 
 
-def copy_of(place: str, revision: str | None = None) -> Copy | None:
-    """What is on this disk of a pipeline: a folder, in the mirror or in the cache of the hub; nothing is fetched."""
-    from huggingface_hub import try_to_load_from_cache
-
-    folder = Path(place) if (Path(place) / INDEX).is_file() else mirrored(place)
-    if folder is None and place.count("/") == 1:
-        index = try_to_load_from_cache(place, INDEX, revision=revision)
-        folder = Path(index).parent if isinstance(index, str) else None
-    if folder is None or not (folder / INDEX).is_file():
-        return None
-    files = [file for file in folder.rglob("*") if file.is_file() and ".cache" not in file.relative_to(folder).parts]
-    missing = [part for part in _parts(_index(folder / INDEX)) if not _is_whole(folder / part)]
-    return Copy(folder, sum(file.stat().st_size for file in files), tuple(missing))
-
-
-def in_cache() -> list[str]:
-    """Hub ids of the pipelines in the cache of the hub and in the mirror."""
-    from huggingface_hub import constants
-
-    cached = Path(constants.HF_HUB_CACHE).glob(f"models--*--*/snapshots/*/{INDEX}")
-    ids = {"/".join(index.parents[2].name.split("--")[1:3]) for index in cached}
-    mirror = os.environ.get(MIRROR)
-    if mirror:
-        root = Path(mirror).expanduser()
-        ids |= {index.parent.relative_to(root).as_posix() for index in root.glob(f"*/*/{INDEX}")}
-    return sorted(ids)
-
-
-def _index(path: Path) -> Mapping[str, object]:
+def parts_of(index: Path) -> list[str]:
+    """Names of the parts of a pipeline that run, by its index, which is looked through with all care only when it is
+    loaded."""
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(index.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}  # the folder is looked through with all care when it is loaded
-    return index if isinstance(index, dict) else {}
-
-
-def _parts(index: Mapping[str, object]) -> list[str]:
+        return []
     return [
         part
-        for part, value in index.items()
+        for part, value in (entries.items() if isinstance(entries, dict) else ())
         if isinstance(value, list)
         and len(value) == 2
         and all(isinstance(v, str) for v in value)
         and part.isidentifier()
         and part not in UNUSED
     ]
-
-
-def _is_whole(part: Path) -> bool:
-    """Whether a part's folder is there, with weights if it is a network."""
-    if not part.is_dir():
-        return False
-    names = [file.name for file in part.iterdir()]
-    return "config.json" not in names or any(weights_of(name) for name in names)
 
 
 def _absent() -> str:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from diffeat.backbones.hub import MIRROR, UnreachableError, fetch_file, mirrored
 from diffeat.backbones.named import ModelName
 from diffeat.backbones.placement import dtype_of
 from diffeat.backbones.single_file import base_of, is_single_file, load_single_file
-from diffeat.errors import ModelError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 
 T = TypeVar("T")
 
@@ -39,20 +40,49 @@ def resolve_model(name: str) -> list[str]:
     Raises:
         UnknownNameError: If it is none of these.
     """
-    name = ModelName.parse(str(name)).name
+    asked = ModelName.parse(str(name))
+    name = os.path.expanduser(asked.name)
     if _is_pipeline(Path(name)):
         return [name]  # a directory of that name goes before a name of ours
     if name in zoo.names():
         return [str(zoo.path(name))]
     if name in cards():
-        own = mirrored(name)
+        own = mirrored(name, asked.revision, asked.variant)
         return ([str(own)] if own else []) + list(cards()[name].ids)
     if "/" in name or os.path.lexists(name) or name.startswith((".", "~")):
-        return [str(Path(name).expanduser()) if name.startswith("~") else name]
+        return [name]
     raise UnknownNameError(
         f"{name!r} is no model name, hub id (owner/name) or existing directory. "
         + did_you_mean(name, [*cards(), *zoo.names()])
     )
+
+
+def local_place(name: str) -> Path | None:
+    """The file or folder of this machine that a model's name means; ``None`` for names of diffeat and hub ids."""
+    path = Path(os.path.expanduser(name))
+    named = name in zoo.names() or name in cards()
+    return path if os.path.lexists(path) and (not named or _is_pipeline(path)) else None
+
+
+def model_asked(text: str, revision: str | None = None, variant: str | None = None) -> ModelName:
+    """A model as it is written and asked for.
+
+    Raises:
+        InvalidValueError: It says something that such a model does not use.
+    """
+    asked = ModelName.parse(str(text))
+    asked = replace(asked, revision=revision or asked.revision, variant=variant or asked.variant)
+    place = local_place(asked.name)
+    is_file = place is not None and place.is_file()
+    unused = {
+        "base": None if is_file else "belongs to models in one file",
+        "variant": "belongs to folders and repositories, which hold several" if is_file else None,
+        "revision": "belongs to repositories of the hub" if place or asked.name in zoo.names() else None,
+    }
+    for option, why in unused.items():
+        if why is not None and getattr(asked, option) is not None:
+            raise InvalidValueError(f"The model {shown(asked.name)} takes no {option}, which {why}: leave it out.")
+    return asked
 
 
 def load_pipeline(
@@ -66,18 +96,17 @@ def load_pipeline(
     Raises:
         ModelError: If none of the places that the name stands for has a usable pipeline.
         UnknownNameError: If the name is no model and no path.
+        InvalidValueError: If a revision, variant or base is given that such a model does not use.
     """
     precision = dtype_of(dtype) or torch.float32
-    asked = ModelName.parse(str(id_or_path))
+    asked = model_asked(id_or_path, revision, variant)
     if is_single_file(asked.name):
         return _load_file(asked, precision)
-    chosen = variant or asked.variant
 
     def load(place: str) -> Any:
-        directory = _directory(place, revision or asked.revision or pinned(asked.name, place), chosen)
-        return _load(PipelineFolder.read(directory, chosen), place, precision)
+        return _load(PipelineFolder.read(_directory(place, asked), asked.variant), place, precision)
 
-    return first_place(asked.name, load)
+    return first_place(str(asked), load)
 
 
 def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn.Module, Family]:
@@ -86,17 +115,18 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     Raises:
         ModelError: If no configuration can be had or its denoiser is unknown.
         UnknownNameError: If the name is no model and no path.
+        InvalidValueError: If a revision, variant or base is given that such a model does not use.
     """
     import diffusers
 
-    asked = ModelName.parse(str(id_or_path))
+    asked = model_asked(id_or_path, revision)
     if is_single_file(asked.name):
-        asked = ModelName.parse(asked.base or base_of(asked.name))
+        asked = model_asked(asked.base or base_of(asked.name))
 
     def load(place: str) -> tuple[nn.Module, Family]:
         if is_path(place):
             _check_directory(place)
-        file = partial(_config_file, place, revision or asked.revision or pinned(asked.name, place))
+        file = partial(_config_file, place, _revision(place, asked))
         classes = read_index(file(INDEX).parent)[1]
         part = next((p for p in ("unet", "transformer") if p in classes), None)
         if part is None:
@@ -110,7 +140,7 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
         except Exception as error:  # anything that a configuration of nonsense provokes
             raise ModelError(f"The {part} of {place} cannot be built ({said(error)}).") from error
 
-    return first_place(asked.name, load)
+    return first_place(str(asked), load)
 
 
 def card_of(name: str) -> Card | None:
@@ -135,8 +165,8 @@ def first_place(name: str, load: Callable[[str], T]) -> T:
     places = resolve_model(name)
     if not places:
         raise ModelError(
-            f"The model {name!r} is not on the hub. Download {cards()[name].weights}, make a pipeline of it with "
-            f"`diffeat convert FILE --out FOLDER`, and give that folder as the model."
+            f"The model {name!r} is not on the hub. Download {cards()[ModelName.parse(name).name].weights}, make a "
+            "pipeline of it with `diffeat convert FILE --out FOLDER`, and give that folder as the model."
         )
     for place in places:
         try:
@@ -161,23 +191,31 @@ def _config_file(place: str, revision: str | None, file: str) -> Path:
     return Path(place) / file if is_path(place) else fetch_file(place, file, revision)
 
 
-def _directory(place: str, revision: str | None, variant: str | None, weights: bool = True) -> Path:
+def _directory(place: str, asked: ModelName, weights: bool = True) -> Path:
     if is_path(place):
         _check_directory(place)
         return Path(place)
+    revision = _revision(place, asked)
     read_index(fetch_file(place, INDEX, revision).parent)  # before gigabytes are fetched
-    return snapshot(place, revision, variant, weights=weights)
+    return snapshot(place, revision, asked.variant, weights=weights)
+
+
+def _revision(place: str, asked: ModelName) -> str | None:
+    """The one that is asked for, else that of the card, which a mirror folder need not prove."""
+    held = None if asked.revision else mirrored(place, variant=asked.variant)
+    return asked.revision or (pinned(asked.name, place) if held is None else None)
 
 
 def _load_file(asked: ModelName, dtype: torch.dtype) -> Any:
     """The pipeline of a single file."""
-    base, whole = asked.base or base_of(asked.name), asked.name.endswith(".gguf")
-    folder = first_place(base, lambda place: _directory(place, pinned(base, place), None, weights=whole))
+    file = os.path.expanduser(asked.name)
+    base, whole = model_asked(asked.base or base_of(file)), file.endswith(".gguf")
+    folder = first_place(str(base), lambda place: _directory(place, base, weights=whole))
     with _quiet():
-        pipeline = load_single_file(asked.name, folder, dtype)
+        pipeline = load_single_file(file, folder, dtype)
     for network in pipeline.components.values():
         if isinstance(network, nn.Module):
-            _refuse_missing(Path(asked.name), [name for name, p in network.named_parameters() if p.is_meta])
+            _refuse_missing(Path(file), [name for name, p in network.named_parameters() if p.is_meta])
     return pipeline
 
 

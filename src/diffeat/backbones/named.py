@@ -48,3 +48,7 @@ class ModelName:
                 )
             said[key] = value
         return cls(name, **said)
+
+    def __str__(self) -> str:
+        said = ((field.name, getattr(self, field.name)) for field in fields(self)[1:])
+        return ",".join([self.name, *(f"{name}={value}" for name, value in said if value is not None)])

@@ -6,6 +6,7 @@ diffusers takes its tensors for.
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ _SINGLE_FILE = ("model.diffusion_model.", "first_stage_model.")
 
 def is_single_file(path: str) -> bool:
     """Whether a path is a file that holds a whole model, or a denoiser in GGUF, by its name and its tensors' names."""
-    file = Path(path)
+    file = Path(os.path.expanduser(path))
     if file.suffix not in (".safetensors", ".gguf", *PICKLED) or not file.is_file():
         return False
     if file.suffix == ".gguf":
@@ -46,7 +47,7 @@ def base_of(path: str) -> str:
         load_single_file_checkpoint,
     )
 
-    _check_gguf(path)
+    _check_gguf(path := os.path.expanduser(path))
     try:
         kind = infer_diffusers_model_type(load_single_file_checkpoint(path))
     except Exception as error:  # whatever a foreign file provokes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from diffeat.backbones.folder import shards_of
 from diffeat.backbones.hub import UnreachableError, fetch_file, near
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
+from diffeat.geometry import file_digest
 
 if TYPE_CHECKING:
     from diffeat.backbones.backbone import Backbone
@@ -106,10 +108,23 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
         return state
 
 
-def denoiser_files(source: str, file: str | None = None, revision: str | None = None) -> list[Path]:
-    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there."""
-    folder = Path(source).expanduser()
-    return _in_folder(folder) if file is None and folder.is_dir() else [find_weights(source, file, revision)]
+def denoiser_files(
+    source: str, file: str | None = None, revision: str | None = None, sha256: str | None = None
+) -> list[Path]:
+    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there.
+
+    Args:
+        sha256: Digest of the one file; another is refused.
+    """
+    folder = Path(os.path.expanduser(source))
+    whole = file is None and revision is None and folder.is_dir()
+    files = _in_folder(folder) if whole else [find_weights(source, file, revision)]
+    if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
+        raise ModelError(
+            f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
+            "there, or remove denoiser.sha256 to accept this one."
+        )
+    return files
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
@@ -118,7 +133,11 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     Raises:
         ModelError: If there is none, or it cannot be fetched.
     """
-    path = Path(near(source)).expanduser()
+    path = Path(os.path.expanduser(near(source, revision)))
+    if os.path.lexists(os.path.expanduser(source)):
+        unused = "revision" if revision is not None else "file" if file is not None and path.is_file() else None
+        if unused is not None:
+            raise ModelError(f"The {what} weights {source} lie on this machine and take no {unused}: leave it out.")
     if path.is_dir():
         if file is None or not (path / file).exists():
             held = sorted(p.name for p in path.iterdir() if p.suffix in (".safetensors", *PICKLED))

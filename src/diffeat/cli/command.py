@@ -48,11 +48,8 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         for parameter in self.get_params(ctx):
-            text = getattr(parameter, "help", None) or ""
-            for word, names in _NAMES.items():
-                if word in text:
-                    text = text.replace(word, names())
-                    setattr(parameter, "help", text)  # noqa: B010 (arguments and options share no class that has it)
+            if text := getattr(parameter, "help", None):
+                setattr(parameter, "help", filled(text))  # noqa: B010 (arguments and options share no class that has it)
         super().format_help(ctx, formatter)
         if self.example:
             typer.echo(" Example:\n\n" + "".join(f"   {line}\n" for line in self.example.splitlines()))
@@ -80,6 +77,14 @@ _NAMES: dict[str, Callable[[], str]] = {
     "{learned}": lambda: _datasets("pairs", "label maps"),
     "{techniques}": _techniques,
 }
+
+
+def filled(text: str) -> str:
+    """A help text with the names that its words in braces stand for."""
+    for word, names in _NAMES.items():
+        if word in text:
+            text = text.replace(word, names())
+    return text
 
 
 def option(kind: Any, help: str, *short: str, panel: str, **settings: Any) -> Any:

@@ -14,6 +14,7 @@ from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_
 
 if TYPE_CHECKING:
     from diffeat.backbones.hub import Download
+    from diffeat.backbones.named import ModelName
     from diffeat.extraction.needs import Need
 
 models = typer.Typer(
@@ -29,7 +30,7 @@ def _list(ctx: typer.Context) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from diffeat.backbones import cards
-    from diffeat.backbones.hub import copy_of, in_cache
+    from diffeat.backbones.copies import copy_of, in_cache
 
     rows, shown = [], set()
     for name, card in cards().items():
@@ -54,7 +55,7 @@ def show(name: Annotated[str, Argument(help="Name of a model.")]) -> None:
         diffeat models show sd21
     """
     from diffeat.backbones import cards
-    from diffeat.backbones.hub import copy_of
+    from diffeat.backbones.copies import copy_of
 
     if name not in cards():
         raise UnknownNameError(f"There is no card of a model {name!r}. {did_you_mean(name, cards())}".strip())
@@ -99,6 +100,8 @@ def get(
     from diffeat.extraction import Recipe
     from diffeat.extraction.needs import Need, needs
 
+    if variant and recipe:
+        raise InvalidValueError("A recipe says itself which variant it reads (model: sd15,variant=fp16); leave it out.")
     wanted = [Need(name) for name in names or ()]
     wanted += [need for name in recipe or () for need in needs(Recipe.load(name))]
     if not wanted:
@@ -108,45 +111,73 @@ def get(
 
 
 def _get(need: Need, variant: str | None, to: Path | None, plan: bool) -> None:
-    from diffeat import zoo
-    from diffeat.backbones import cards, hub
-    from diffeat.backbones.named import ModelName
-
-    name = ModelName.parse(need.name).name
-    if name in zoo.names() or Path(name).exists():
-        typer.echo(f"{name}: is here.")
-        return
-    if "/" not in name and need.file is None and name not in cards() and Path(name).suffix:
-        typer.echo(f"{name}: a file that you have to put here yourself; the recipe says where it comes from.")
-        return
-    if need.file is not None:
-        if plan:
-            typer.echo(f"{name}: {need.file}")
-            return
-        typer.echo(hub.fetch_file(name, need.file, need.revision, into=to and to / name))
-        return
-    download = _planned(need, variant)
-    if plan:
-        facts = f"{len(download.files)} files, {_size(download.size)}; {_size(download.left)} are left there"
-        typer.echo(f"{download.place}: {facts}")
-        return
-    _check_space(download, to)
+    from diffeat.backbones import hub
+    from diffeat.backbones.loading import model_asked
     from diffeat.progress import bar
 
-    typer.echo(hub.fetch(download, into=to and to / download.place, check=True, progress=bar))
+    asked = model_asked(need.name, need.revision, variant)
+    if (place := _here(need, asked, to)) is not None:
+        typer.echo(f"{asked.name}: is here{place}.")
+        return
+    if need.is_file:
+        typer.echo(f"{asked.name}: a file that you have to put here yourself; the recipe says where it comes from.")
+        return
+    download = _planned(need, asked)
+    into = to and to / download.place
+    if plan:
+        what = f"{len(download.files)} files" if need.file is None else need.file
+        kept = download.size - download.absent(into)
+        facts = [_size(download.size), *([f"{_size(kept)} are here"] if kept else [])]
+        typer.echo(f"{download.place}: {what}, {', '.join(facts)}; {_size(download.left)} are left there")
+        return
+    _check_space(download, to)
+    typer.echo(hub.fetch(download, into=into, check=True, progress=bar))
 
 
-def _planned(need: Need, variant: str | None) -> Download:
+def _here(need: Need, asked: ModelName, to: Path | None) -> str | None:
+    """Where a model is that is not to be fetched, for people: embedded, on this disk, or whole in the mirror folder.
+
+    Raises:
+        ModelError: A path that is no model; says what it is.
+    """
+    from diffeat import zoo
+    from diffeat.backbones import hub
+    from diffeat.backbones.copies import copy_of
+    from diffeat.backbones.files import is_path
+    from diffeat.backbones.folder import INDEX
+    from diffeat.backbones.foreign import explain
+    from diffeat.backbones.loading import local_place, resolve_model
+
+    place = local_place(asked.name)
+    if place is not None:
+        if not (place.is_file() or any((place / name).is_file() for name in (INDEX, "config.json"))):
+            raise explain(str(place))
+        return ""
+    if asked.name in zoo.names():
+        return ""
+    if need.is_file or to is not None:
+        return None
+    for name in resolve_model(str(asked)):
+        folder = Path(name) if is_path(name) else hub.mirrored(name, asked.revision, asked.variant)
+        copy = copy_of(str(folder)) if folder is not None and need.file is None else None
+        whole = copy is not None and not copy.missing
+        if folder is not None and (whole or (need.file is not None and (folder / need.file).exists())):
+            return f", in {folder}"
+    return None
+
+
+def _planned(need: Need, asked: ModelName) -> Download:
     from diffeat.backbones import hub, loading
-    from diffeat.backbones.named import ModelName
-
-    asked = ModelName.parse(need.name)
+    from diffeat.backbones.files import is_path
+    from diffeat.backbones.foreign import explain
 
     def plan(place: str) -> Download:
-        revision = need.revision or asked.revision or loading.pinned(asked.name, place)
-        return hub.plan(place, revision, variant or asked.variant)
+        if is_path(place):
+            raise hub.UnreachableError("not whole") if Path(place).is_dir() else explain(place)
+        revision = asked.revision or loading.pinned(asked.name, place)
+        return hub.plan(place, revision, asked.variant, weights=need.weights, file=need.file)
 
-    return loading.first_place(asked.name, plan)
+    return loading.first_place(str(asked), plan)
 
 
 def _check_space(download: Download, to: Path | None) -> None:
@@ -157,10 +188,10 @@ def _check_space(download: Download, to: Path | None) -> None:
 
     target = Path(to or constants.HF_HUB_CACHE).absolute()
     folder = next(p for p in (target, *target.parents) if p.exists())
-    free = shutil.disk_usage(folder).free
-    if download.size > free:
+    free, absent = shutil.disk_usage(folder).free, download.absent(to and to / download.place)
+    if absent > free:
         raise ModelError(
-            f"{download.place} needs {_size(download.size)}, and {folder} has {_size(free)} left. Free some, or give "
+            f"{download.place} needs {_size(absent)} more, and {folder} has {_size(free)} left. Free some, or give "
             "another folder with --to or HF_HOME."
         )
 

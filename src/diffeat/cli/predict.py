@@ -78,6 +78,7 @@ def predict(
     listing = list_pictures(paths, fps=fps, column=column, name_column=name_column)
     if not len(listing):
         raise InvalidValueError(f"There are no pictures in {', '.join(shown(str(path)) for path in paths)}.")
+    files = stems([picture.name for picture in listing])
     run = read_run(find_run(head), allow_code=allow_code)
     cut = run.facts.windows if asked is None else None if asked == "whole" else asked
     how = "each picture whole" if cut is None else str(cut)
@@ -91,7 +92,6 @@ def predict(
     left = [picture for picture in listing if picture.name not in done]
     predictor = Predictor.load(head, device=device, dtype=dtype, batch_size=batch_size, allow_code=allow_code)
     failed: dict[str, str] = {}
-    files = stems([picture.name for picture in listing])
     pairs = []
 
     def skip(name: str, error: DiffeatError) -> None:
@@ -199,10 +199,19 @@ def _done(out: Path, told: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def stems(names: list[str]) -> dict[str, str]:
-    """What the files of a picture are called: its name without ending, or with it where two would be alike."""
+    """What the files of a picture are called: its name without ending, or with it where two would be alike.
+
+    Raises:
+        InvalidValueError: Two pictures would have one file even so.
+    """
     plain = {name: _inside(str(Path(name).with_suffix(""))) for name in names}
     often = Counter(plain.values())
-    return {name: _inside(name) if often[stem] > 1 else stem for name, stem in plain.items()}
+    called = {name: _inside(name) if often[stem] > 1 else stem for name, stem in plain.items()}
+    taken: dict[str, str] = {}
+    for name, stem in called.items():
+        if (other := taken.setdefault(stem, name)) != name:
+            raise InvalidValueError(f"{shown(other)} and {shown(name)} would have one file: give each an --out.")
+    return called
 
 
 def _inside(name: str) -> str:

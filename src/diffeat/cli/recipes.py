@@ -54,10 +54,10 @@ def recipes(
         for preset in names:
             recipe = Recipe.load(preset)
             console.print(Text(preset, "cyan"), crop=False, no_wrap=True, overflow="ignore")
-            console.print(Padding(Text(f"{_facts(recipe)}. {recipe.description}", "dim"), (0, 0, 0, 4)))
+            console.print(Padding(Text(f"{facts(recipe)}. {recipe.description}", "dim"), (0, 0, 0, 4)))
 
 
-def _facts(recipe: Recipe) -> str:
+def facts(recipe: Recipe) -> str:
     """Model, timesteps, draws and activations, as far as there are any."""
     from diffeat.extraction import Joined, Reading
 

@@ -28,6 +28,7 @@ from diffeat.cli.recipe_options import CHANGES, load, reading_of, reads, recipe_
 from diffeat.cli.tables import print_table
 from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
+from diffeat.cli.train_clean import clean
 from diffeat.cli.train_heads import add_to
 from diffeat.cli.train_probe import probe
 from diffeat.errors import InvalidValueError
@@ -39,9 +40,12 @@ if TYPE_CHECKING:
     from diffeat.training.hyperfeatures.prune import Pruned
     from diffeat.training.hyperfeatures.run import TrainingData
 
-train = typer.Typer(no_args_is_help=True, help="Train heads, probes and what joins features; make networks cheaper.")
+train = typer.Typer(
+    no_args_is_help=True, help="Train heads, probes, clean features and what joins features; make networks cheaper."
+)
 add_to(train)
 train.command(cls=reads("tiny-unet"))(probe)
+train.command(cls=reads("tiny-unet", several=False, paths=True))(clean)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
 

@@ -1,9 +1,10 @@
 """Weights that a recipe names by their place on a disk: taken into a run folder, or told.
 
-Files of trained joins and of safetensors (a LoRA, another denoiser) travel as ``weights/DIGEST.safetensors``. Whole
-models, and files of other forms, stay where they are: the run names them by their full path, and what is not there is
-told before anything is loaded. Such a path may be changed in the run's ``recipe.yaml``; weights are told by what they
-hold (:attr:`~diffeat.features.Source.fingerprint`).
+Files of trained joins and of safetensors (a LoRA, another denoiser) travel as ``weights/DIGEST.safetensors``, or with
+their description as ``weights/DIGEST/``. Whole models and their parts, and files of other forms, stay where they are:
+the run names them by their full path, and what is not there is told before anything is loaded. Such a path may be
+changed in the run's ``recipe.yaml``; weights are told by what they hold
+(:attr:`~diffeat.features.Source.fingerprint`).
 """
 
 from __future__ import annotations
@@ -11,20 +12,26 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from diffeat.backbones.card import cards
+from diffeat.backbones.folder import INDEX
+from diffeat.backbones.loading import local_place
+from diffeat.backbones.named import ModelName
+from diffeat.backbones.single_file import is_single_file
 from diffeat.errors import InvalidValueError, shown
+from diffeat.extraction.joins.aggregation_files import CONFIG_FILE, WEIGHTS_FILE
 from diffeat.extraction.reading import TrainedWeights
 from diffeat.extraction.recipe import Recipe
 from diffeat.geometry import file_digest
 
 WEIGHTS = "weights"
-#: Fields that name weights.
-_PLACES = ("model", "source", "path")
+#: Fields that name weights or other files: those that can travel, and those that stay where they are.
+_MOVED, _STAYING = ("source", "path"), ("model", "caption_model", "condition", "captions")
+_DEPTH = "depth:"
 M = TypeVar("M", bound=BaseModel)
 #: What the fields of a part that name weights become: (part, field, value) → changed fields.
 Change = Callable[[BaseModel, str, str], dict[str, Any]]
@@ -35,18 +42,34 @@ def contained(recipe: Recipe) -> tuple[Recipe, dict[str, Path]]:
     copies: dict[str, Path] = {}
 
     def moved(part: BaseModel, field: str, value: str) -> dict[str, Any]:
-        if not os.path.exists(value) or value in cards():
-            return {}
-        inside = getattr(part, "file", None) or ("model.safetensors" if isinstance(part, TrainedWeights) else "")
-        file = Path(value) / inside if os.path.isdir(value) else Path(value)
-        if not file.is_file() or not (isinstance(part, TrainedWeights) or file.suffix == ".safetensors"):
-            return {field: str(Path(value).resolve())}
+        place = Path(os.path.expanduser(value))
+        file = place / (getattr(part, "file", None) or WEIGHTS_FILE) if place.is_dir() else place
+        if field not in _MOVED or not file.is_file() or not _travels(part, file):
+            return {field: _renamed(field, value, _in_full)}
         digest = file_digest(file)
-        copies[name := f"{WEIGHTS}/{digest[:12]}{file.suffix}"] = file
+        name = f"{WEIGHTS}/{digest[:12]}{file.suffix}"
+        config = file.with_name(CONFIG_FILE)
+        if isinstance(part, TrainedWeights) and config.is_file():
+            name = f"{WEIGHTS}/{digest[:12]}/{file.name}"
+            copies[f"{WEIGHTS}/{digest[:12]}/{CONFIG_FILE}"] = config
+        copies[name] = file
         told = {"sha256": part.sha256 or digest} if isinstance(part, TrainedWeights) else {}
         return {field: name, "file": None, **told}
 
     return _changed(recipe, moved), copies
+
+
+def _travels(part: BaseModel, file: Path) -> bool:
+    """Whether a file is neither a whole model nor a part of one."""
+    if isinstance(part, TrainedWeights):
+        return True
+    of_a_model = (file.absolute().parents[1] / INDEX).is_file() or is_single_file(str(file))
+    return file.suffix == ".safetensors" and not of_a_model and "subfolder" not in type(part).model_fields
+
+
+def _in_full(name: str) -> str:
+    place = local_place(name)
+    return name if place is None else os.path.abspath(place)
 
 
 def copy_into(folder: Path, copies: dict[str, Path]) -> None:
@@ -68,10 +91,13 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
     """
 
     def found(part: BaseModel, field: str, value: str) -> dict[str, Any]:
-        inside = value.startswith(f"{WEIGHTS}/")
-        place = folder / value if inside else Path(value)
+        return {field: _renamed(field, value, there)}
+
+    def there(name: str) -> str:
+        inside = name.startswith(f"{WEIGHTS}/")
+        place = folder / name if inside else Path(name)
         if not (inside or place.is_absolute()):
-            return {}
+            return name
         if not place.exists():
             told = (
                 "copy the whole folder" if inside else f"put it there, or change the path in {folder / 'recipe.yaml'}"
@@ -79,39 +105,50 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             raise InvalidValueError(
                 f"The run {shown(str(folder))} needs {shown(str(place))}, which is not there: {told}."
             )
-        return {field: str(place.resolve())} if inside else {}
+        return os.path.abspath(place) if inside else name  # links of the hub's cache lead to files without endings
 
     return _changed(recipe, found)
 
 
 def left(recipe: Recipe) -> list[str]:
-    """What a run of the recipe needs besides its folder: models and files by their full paths."""
-    paths: list[str] = []
+    """What a run of the recipe needs besides its folder: models and files by their paths."""
+    paths: dict[str, None] = {}
 
-    def noted(part: BaseModel, field: str, value: str) -> dict[str, Any]:
-        paths.extend([value] if os.path.isabs(value) else [])
-        return {}
+    def noted(name: str) -> str:
+        if os.path.isabs(name) or name.startswith((".", "~")):
+            paths[name] = None
+        return name
 
-    _changed(recipe, noted)
-    return list(dict.fromkeys(paths))
+    _changed(recipe, lambda part, field, value: {field: _renamed(field, value, noted)})
+    return list(paths)
 
 
 def portable(recipe: Recipe) -> Recipe:
     """The recipe without the folders that its models lie in, which change no number."""
-    return _changed(recipe, lambda part, field, value: {field: Path(value).name} if os.path.isabs(value) else {})
+
+    def bare(name: str) -> str:
+        return Path(name).name if os.path.isabs(name) else name
+
+    return _changed(recipe, lambda part, field, value: {field: _renamed(field, value, bare)})
+
+
+def _renamed(field: str, value: str, rename: Callable[[str], str]) -> str:
+    """A field's value with the places that it names renamed."""
+    if field == "model":
+        asked = ModelName.parse(value)
+        return str(replace(asked, name=rename(asked.name), base=asked.base and rename(asked.base)))
+    if field == "condition":
+        return _DEPTH + rename(value.removeprefix(_DEPTH)) if value.startswith(_DEPTH) else value
+    return rename(value)
 
 
 def _changed(part: M, change: Change) -> M:
     """A part with the parts in it, wherever they name weights."""
     updates: dict[str, Any] = {}
     for field, value in part:
-        if (
-            field in _PLACES
-            and isinstance(value, str)
-            and value
-            and not (field == "source" and isinstance(part, Recipe))
-        ):
-            updates |= change(part, field, value)
+        words = field == "source" and isinstance(part, Recipe)
+        if field in (*_MOVED, *_STAYING) and isinstance(value, (str, Path)) and str(value) and not words:
+            updates |= change(part, field, str(value))
         elif (new := _inner(value, change)) is not value:
             updates[field] = new
     return part.model_copy(update=updates) if updates else part

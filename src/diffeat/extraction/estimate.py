@@ -145,6 +145,20 @@ def check_room(
             return
 
 
+def check_rest(each: float, pictures: int, folder: Path) -> None:
+    """Refuse to go on where the disk does not hold so many more pictures of so many bytes.
+
+    Raises:
+        StoreError: It does not.
+    """
+    free = free_bytes(folder)
+    if free is not None and each * pictures > free:
+        raise StoreError(
+            f"The features of {pictures} more pictures would take {size(each * pictures)}, and {size(free)} are free "
+            "there. What is stored stays. Choose --store-dtype int8, fewer or smaller maps, or fewer pictures."
+        )
+
+
 def free_bytes(folder: Path) -> int | None:
     """Where a folder lies or will lie; ``None`` where it cannot be told."""
     there = next((p for p in (folder, *folder.absolute().parents) if p.exists()), None)

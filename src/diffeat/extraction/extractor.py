@@ -201,5 +201,5 @@ def load_backbone(
     if recipe.denoiser is not None:
         from diffeat.backbones.weights import load_denoiser_weights
 
-        load_denoiser_weights(backbone, **recipe.denoiser.model_dump())
+        load_denoiser_weights(backbone, **recipe.denoiser.model_dump(exclude={"sha256"}))
     return backbone

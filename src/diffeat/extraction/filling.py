@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from diffeat.errors import DiffeatError
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.memory import Aside
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
 
@@ -37,11 +38,16 @@ class Unit:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a unit: names of the pictures in the shard, and of those that failed, with the reason."""
+    """What came of a unit: names of the pictures in the shard, and of those that failed, with the reason.
+
+    Attributes:
+        bytes: Of the features in the shard.
+    """
 
     position: int
     extracted: tuple[str, ...] = ()
     failed: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
 
 
 #: Told what came of each unit, when its shard is on disk.
@@ -126,7 +132,8 @@ class _Writer:
 
     def add(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
         """Add a picture to a shard."""
-        self._do(feature.bytes, self._pack, position, feature, text, stamp)
+        first = next(iter(feature.activations.values()))
+        self._do(feature.bytes, self._pack, position, feature, Aside(first.device), text, stamp)
 
     def end(self, unit: Unit, failures: dict[str, str]) -> None:
         """Write the shard of a unit, and tell what came of it."""
@@ -160,11 +167,13 @@ class _Writer:
             self._failed = True
             raise
 
-    def _pack(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
-        self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
+    def _pack(self, position: int, feature: FeatureMap, aside: Aside, text: str, stamp: str) -> None:
+        with aside:
+            self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
 
     def _write(self, unit: Unit, failures: dict[str, str]) -> None:
         packed = self._packed.pop(unit.position, {})
         if packed:
             self._store.write_packed(list(packed.values()), position=unit.position)
-        self._done(Row(unit.position, tuple(packed), failures))
+        size = sum(values.nbytes for maps in packed.values() for _, tensors in maps for values in tensors.values())
+        self._done(Row(unit.position, tuple(packed), failures, size))

@@ -100,8 +100,9 @@ def check_weights(recipe: Reading) -> None:
     """
     if recipe.fuse is not None and recipe.fuse.kind in _FILES:
         _FILES[recipe.fuse.kind](recipe)
-    if recipe.denoiser is not None:
-        denoiser_files(**recipe.denoiser.model_dump())
+    for weights in (recipe.denoiser, *(view.denoiser for view in recipe.views or ())):
+        if weights is not None:
+            denoiser_files(**weights.model_dump())
 
 
 def join_of(recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Join | None:

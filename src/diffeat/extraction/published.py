@@ -25,7 +25,7 @@ def published_folder(name: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: It cannot be had, or holds no recipe.
     """
-    folder = mirrored(name)
+    folder = mirrored(name, revision)
     if folder is None:
         from huggingface_hub import snapshot_download
 

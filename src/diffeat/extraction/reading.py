@@ -156,12 +156,20 @@ class Weights(Part, frozen=True):
     source: str = Field(description="hub id of a repository, or a local folder or safetensors file")
     file: str | None = Field(default=None, description="file inside the repository or folder")
     revision: str | None = None
+    sha256: str | None = Field(default=None, description="digest of the file; another file is then refused")
+
+    def beside(self, folder: Path) -> Weights:
+        """Those in a folder, where they are there: at their full path."""
+        file = folder / self.source
+        return self.model_copy(update={"source": os.path.abspath(file)}) if os.path.exists(file) else self
+
+    def content(self) -> dict[str, Any]:
+        """What tells them from others: the digest alone, if it is known."""
+        return {"sha256": self.sha256} if self.sha256 else self.model_dump(mode="json", exclude_defaults=True)
 
 
 class TrainedWeights(Weights, frozen=True):
     """Weights of a trained join. A relative source lies beside the recipe's file."""
-
-    sha256: str | None = Field(default=None, description="digest of the file; another file is then refused")
 
     def beside(self, folder: Path) -> TrainedWeights:
         """Those in a folder, where they are there: at their full path, told by their digest."""
@@ -170,12 +178,8 @@ class TrainedWeights(Weights, frozen=True):
         path = file / (self.file or "model.safetensors") if file.is_dir() else file
         known = self.sha256 is not None or not path.is_file()
         return self.model_copy(
-            update={"source": str(file.resolve()), "sha256": self.sha256 if known else file_digest(path)}
+            update={"source": os.path.abspath(file), "sha256": self.sha256 if known else file_digest(path)}
         )
-
-    def content(self) -> dict[str, Any]:
-        """What tells them from others: the digest alone, if it is known."""
-        return {"sha256": self.sha256} if self.sha256 else self.model_dump(mode="json", exclude_defaults=True)
 
 
 class Fuse(Part, frozen=True):
@@ -221,7 +225,7 @@ class ViewSpec(Part, frozen=True):
         """Weights of its own."""
         if self.model is not None:
             return OtherWeights(model=self.model)
-        return None if self.denoiser is None else OtherWeights(**self.denoiser.model_dump())
+        return None if self.denoiser is None else OtherWeights(**self.denoiser.model_dump(exclude={"sha256"}))
 
 
 def names_by_step(activations: Iterable[str], steps: Sequence[float]) -> tuple[str, ...]:
@@ -339,13 +343,18 @@ class Reading(Recipe, frozen=True):
         content = super().content()
         if self.fuse is not None and self.fuse.weights is not None:
             content["fuse"]["weights"] = self.fuse.weights.content()
+        if self.denoiser is not None:
+            content["denoiser"] = self.denoiser.content()
         return content
 
     def beside(self, folder: Path) -> Reading:
-        """Trained weights that lie beside the recipe's file, found and told by their digest."""
-        if self.fuse is None or self.fuse.weights is None:
-            return self
-        return self.replace(**{"fuse.weights": self.fuse.weights.beside(folder)})
+        """Trained weights that lie beside the recipe's file, found and told by their digest; another denoiser too."""
+        found: dict[str, Any] = {}
+        if self.fuse is not None and self.fuse.weights is not None:
+            found["fuse.weights"] = self.fuse.weights.beside(folder)
+        if self.denoiser is not None:
+            found["denoiser"] = self.denoiser.beside(folder)
+        return self.replace(**found) if found else self
 
     @property
     def view_labels(self) -> list[str]:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from dataclasses import replace as with_fields
+from pathlib import Path
 
 from diffeat.errors import DiffeatError, InvalidValueError, StoreError, shown
+from diffeat.extraction.estimate import check_rest
 from diffeat.extraction.filling import Fills, Row, Unit, fill
 from diffeat.features import FeatureMap, Picture, Source, Spec
 from diffeat.features.picture import ImageLike, legible
@@ -75,15 +77,19 @@ def extract_units(
     """Do what :func:`plan_units` found to be left, and add to the summary what came of it.
 
     Raises:
-        StoreError: The store is of another model, or cannot be written (complete shards stay).
+        StoreError: The store is of another model, or cannot be written; or the disk will not hold what workers write,
+            by their first shard. Complete shards stay.
         NonFiniteError: Features do not fit the store's dtype.
     """
     if not units:
         return
     _check_model(store, source.fingerprint)
-    bar = iter(progress(range(sum(len(unit.pictures) for unit in units)), total=None, desc="extract"))
+    count = sum(len(unit.pictures) for unit in units)
+    bar = iter(progress(range(count), total=None, desc="extract"))
 
     def done(row: Row) -> None:
+        if not summary.extracted and row.extracted and isinstance(source, Fills) and isinstance(store.path, Path):
+            check_rest(row.bytes / len(row.extracted), count - len(row.extracted), store.path)
         summary.extracted += row.extracted
         summary.failed.update(row.failed)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffeat.backbones import cards
 from diffeat.backbones.files import first_line
 from diffeat.errors import InvalidValueError, ModelError, shown
-from diffeat.extraction import Reading, Recipe, Vision
-from diffeat.extraction.contained import WEIGHTS, contained, left
+from diffeat.extraction import Recipe
+from diffeat.extraction.contained import contained, left
 from diffeat.extraction.published import RECIPE
 from diffeat.files import read_bytes, read_text
-from diffeat.tasks.predictors.folder import CARD, FACTS, FILES, licences, read_run
+from diffeat.tasks.predictors.folder import CARD, FACTS, base_models, licences, read_run
+from diffeat.tasks.predictors.folder import WEIGHTS as HEAD
 
 _LARGEST = 8 << 30
 _REPORT = "report.md"
@@ -64,12 +64,11 @@ def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[s
             raise InvalidValueError(f"{shown(str(what))} has no {CARD}: export it again.")
         return "dataset", {file.name: str(file) for file in [*sorted(what.glob("*.parquet")), what / CARD]}
     if (what / FACTS).is_file():
-        read_run(what)  # is whole
-        _check_runs_elsewhere(Recipe.load(what / RECIPE))
-        weights = {f"{WEIGHTS}/{file.name}": str(file) for file in sorted((what / WEIGHTS).glob("*"))}
+        recipe, weights = contained(read_run(what).recipe)
+        _check_runs_elsewhere(recipe)
         text = read_text(what / CARD, "card") if (what / CARD).is_file() else ""
-        own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in FILES if name != CARD}
-        return "model", {**own, **weights, CARD: _with(text, numbers).encode()}
+        own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in (FACTS, HEAD)}
+        return "model", {**_files(recipe, weights), **own, CARD: _with(text, numbers).encode()}
     file = what / RECIPE if what.is_dir() else what
     if not file.is_file():
         raise InvalidValueError(
@@ -77,17 +76,19 @@ def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[s
         )
     recipe, weights = contained(Recipe.load(file))
     _check_runs_elsewhere(recipe)
-    named = {name: str(file) for name, file in weights.items()}
-    return "model", {RECIPE: recipe.to_yaml().encode(), **named, CARD: _with(recipe_card(recipe), numbers).encode()}
+    return "model", {**_files(recipe, weights), CARD: _with(recipe_card(recipe), numbers).encode()}
+
+
+def _files(recipe: Recipe, weights: Mapping[str, Path]) -> dict[str, bytes | str]:
+    """A recipe's file, and those of the weights that it names."""
+    return {RECIPE: recipe.to_yaml().encode(), **{name: str(file) for name, file in weights.items()}}
 
 
 def recipe_card(recipe: Recipe) -> str:
     """The README of a recipe's repository."""
-    bases = [part.model for part in recipe.single() if isinstance(part, (Reading, Vision))]
-    ids = [name if name not in cards() else next(iter(cards()[name].ids), "") for name in bases]
-    hub = [name for name in ids if name.count("/") == 1]
+    hub = base_models(recipe)
     front = ["---", "library_name: diffeat", "tags: [diffeat, dense-features]"]
-    front += ["base_model:", *(f"- {name}" for name in dict.fromkeys(hub))] if hub else []
+    front += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
     known = [f"- {line}" for line in licences(recipe)]
     lines = [
         *[*front, "---", "", f"# {recipe.name}", ""],

@@ -23,14 +23,17 @@ from diffeat.backbones.files import read_tensors
 from diffeat.backbones.weights import find_weights
 from diffeat.errors import ModelError, UnknownNameError, did_you_mean
 
+#: What of a checkpoint is not trained with the adapters.
+FIXED = ("timestep", "time_emb.weight")
 _LARGEST_TIMESTEP, _EPS = 999, 1e-6
 
 
 class CleanDiftAdapters:
-    """Adapters by the name of their activation: ``mid``, ``us1`` … ``us10`` (``cleandift:us6`` in recipes).
+    """Adapters by the name of their activation: ``mid``, ``us1`` … ``us10`` of the published ones (``cleandift:us6`` in
+    recipes), ids of those that :func:`diffeat.training.train_clean` trained.
 
     Args:
-        state: Tensors of a whole checkpoint, by name.
+        state: Tensors of a whole checkpoint, by name. Gradients reach those in float32.
 
     Attributes:
         timestep: What the fine-tuned denoiser is told; for a recipe's ``trajectory.timesteps``.
@@ -46,7 +49,8 @@ class CleanDiftAdapters:
             for name, value in state.items()
             if name.startswith(("adapters.", "mapping.", "time_emb.", "time_in_proj.", "timestep"))
         }
-        self.names = sorted({name.split(".")[1] for name in self._state if name.startswith("adapters.")})
+        inside = (name.removeprefix("adapters.") for name in self._state if name.startswith("adapters."))
+        self.names = sorted({name.rpartition(".layers.")[0] for name in inside})
         if not self.names or not {"timestep", "time_emb.weight", "time_in_proj.weight"} <= self._state.keys():
             raise ModelError(
                 "These weights hold no CleanDIFT adapters; they lie in cleandift_sd21_full.safetensors and "
@@ -63,12 +67,14 @@ class CleanDiftAdapters:
         """
         return cls(read_tensors(find_weights(source, file, None, "adapter")))
 
-    def __call__(self, name: str, feature: Float[Tensor, "*b c h w"], timestep: float) -> Float[Tensor, "*b c h w"]:
+    def __call__(
+        self, name: str, feature: Float[Tensor, "*b c h w"], timestep: float | Float[Tensor, " b"]
+    ) -> Float[Tensor, "*b c h w"]:
         """A clean feature as the original model would give it at a timestep, in float32.
 
         Args:
             name: Of the activation.
-            timestep: 1…999.
+            timestep: 1…999; one, or one for each row.
 
         Raises:
             UnknownNameError: There is no such adapter.
@@ -76,15 +82,17 @@ class CleanDiftAdapters:
         name = name.removeprefix("cleandift:")
         if name not in self.names:
             raise UnknownNameError(f"There is no adapter {name!r}. {did_you_mean(name, self.names)}")
-        turns = 2 * math.pi * timestep / _LARGEST_TIMESTEP * self._state["time_emb.weight"][:, 0]
-        condition = torch.cat([turns.cos(), turns.sin()]) @ self._state["time_in_proj.weight"].T
+        waves = self._state["time_emb.weight"][:, 0]
+        at = torch.as_tensor(timestep, dtype=torch.float32, device=waves.device)
+        turns = 2 * math.pi * at[..., None] / _LARGEST_TIMESTEP * waves
+        condition = torch.cat([turns.cos(), turns.sin()], dim=-1) @ self._state["time_in_proj.weight"].T
         condition = _rms(condition, self._state["mapping.in_norm.scale"])
         for block in self._blocks("mapping.blocks"):
             condition = _block(condition, block, block["norm.scale"])
         condition = _rms(condition, self._state["mapping.out_norm.scale"])
         x = feature.float().movedim(-3, -1)
         for block in self._blocks(f"adapters.{name}.layers"):
-            x = _block(x, block, 1 + block["norm.linear.weight"] @ condition)
+            x = _block(x, block, 1 + (condition @ block["norm.linear.weight"].T)[..., None, None, :])
         return x.movedim(-1, -3)
 
     def _blocks(self, prefix: str) -> list[dict[str, Tensor]]:
@@ -95,6 +103,44 @@ class CleanDiftAdapters:
         return [
             {name.partition(".")[2]: v for name, v in inside.items() if name.startswith(f"{i}.")} for i in range(count)
         ]
+
+
+def new_adapters(channels: Mapping[str, int], timestep: float, depth: int = 3, width: int = 256) -> dict[str, Tensor]:
+    """First weights for adapters of these activations, by the names of a checkpoint: each maps a feature to itself.
+
+    Args:
+        channels: Of each activation.
+        timestep: What the denoiser is told.
+        depth: Blocks of an adapter.
+        width: Of the condition.
+
+    Example:
+        >>> feature = torch.randn(6, 4, 4)
+        >>> torch.equal(CleanDiftAdapters(new_adapters({"mid": 6}, 261))("mid", feature, 20.0), feature)
+        True
+    """
+
+    def drawn(outside: int, inside: int) -> Tensor:
+        return torch.randn(outside, inside) / inside**0.5
+
+    def block(prefix: str, size: int, inner: int) -> dict[str, Tensor]:
+        down = torch.zeros(size, inner)
+        return {f"{prefix}.up_proj.weight": drawn(2 * inner, size), f"{prefix}.down_proj.weight": down}
+
+    state = {
+        "timestep": torch.tensor(float(timestep)),
+        "time_emb.weight": torch.randn(width // 2, 1),
+        "time_in_proj.weight": drawn(width, width),
+        "mapping.in_norm.scale": torch.ones(width),
+        "mapping.out_norm.scale": torch.ones(width),
+    }
+    for i in range(2):
+        state |= {f"mapping.blocks.{i}.norm.scale": torch.ones(width), **block(f"mapping.blocks.{i}", width, 3 * width)}
+    for name, size in channels.items():
+        for i in range(depth):
+            prefix = f"adapters.{name}.layers.{i}"
+            state |= {f"{prefix}.norm.linear.weight": torch.zeros(size, width), **block(prefix, size, size)}
+    return state
 
 
 def _rms(x: Tensor, scale: Tensor) -> Tensor:

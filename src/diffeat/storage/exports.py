@@ -47,9 +47,11 @@ class Form(ABC):
 
     Attributes:
         apart: Whether a picture has files of its own, which bear its name.
+        arrays: Whether values are written as arrays, which hold no bfloat16.
     """
 
     apart = False
+    arrays = True
 
     def __init__(self, folder: Path, files: ExitStack) -> None:
         self.folder, self.files = folder, files
@@ -83,6 +85,7 @@ class _Safetensors(Form):
     """``NAME.safetensors`` with a tensor for each activation, for ``safetensors.torch.load_file``."""
 
     apart = True
+    arrays = False
 
     def write(self, number: int, feature: FeatureMap, text: str) -> None:
         file = self.folder / f"{file_name(feature.image)}.safetensors"
@@ -105,6 +108,8 @@ class _WebDataset(Form):
             self._file = self.files.enter_context(open(self.folder / f"{self._files:06d}.tar", "wb"))  # noqa: SIM115
             self._files += 1
         self._add(self._file, f"{number:07d}.json", [json.dumps(told(feature, text)).encode()])
+        if len({name.replace("/", "_") for name in feature.activations}) < len(feature.activations):
+            raise StoreError(f"Two maps of {feature.image} would have one name in the archive. Export as parquet.")
         for name, values in feature.activations.items():
             array = as_numpy(values.contiguous())
             head = io.BytesIO()
@@ -267,7 +272,7 @@ def export(
         _refuse_one_file_for_two(names)
     unfinished = temporary(folder)
     with disk_errors(folder, "The store is as it was."):
-        _check_room(folder, store, names, activations)
+        _check_room(folder, store, names, activations, FORMS[form].arrays)
         try:
             unfinished.mkdir(parents=True)
             with ExitStack() as files:
@@ -289,10 +294,13 @@ def _refuse_one_file_for_two(names: Sequence[str]) -> None:
             raise StoreError(f"{other} and {name} would have one file. Export as webdataset or parquet.")
 
 
-def _check_room(folder: Path, store: FeatureStore, names: Sequence[str], activations: Sequence[str] | None) -> None:
+def _check_room(
+    folder: Path, store: FeatureStore, names: Sequence[str], activations: Sequence[str] | None, arrays: bool
+) -> None:
     if not names:
         return
-    needed = store.load(0, activations).bytes * len(names)
+    maps = store.load(0, activations).activations.values()
+    needed = sum(as_numpy(values).nbytes if arrays else values.nbytes for values in maps) * len(names)
     place = next(p for p in folder.absolute().parents if p.exists())
     free = shutil.disk_usage(place).free
     if needed > free:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -228,7 +228,13 @@ def _examples(
         "AdaLN + discard": recipe.replace(refine=discard),
     }
     columns = {name: Extractor(r.replace(fuse=None), backbone).extract(list(pictures)) for name, r in recipes.items()}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return [
+        {
+            name: replace(f, activations={n: m.cpu() for n, m in f.activations.items()})
+            for name, f in zip(columns, row, strict=True)
+        }
+        for row in zip(*columns.values(), strict=True)
+    ]
 
 
 @torch.no_grad()

@@ -50,12 +50,18 @@ def find_condition(name: str | Condition) -> Condition:
         return name
     if name in CONDITIONS:
         return CONDITIONS[name]
-    if name == _DEPTH or name.startswith(_DEPTH + ":"):
-        return _depth(name.partition(":")[2] or _DEPTH_MODEL)
+    if (model := depth_model(name)) is not None:
+        return _depth(model)
     if ":" in name:
         return load_function(name)
     hint = did_you_mean(name, [*CONDITIONS, _DEPTH])
     raise InvalidValueError(f"There is no condition {shown(name)}. {hint} A 'module:function' works too.")
+
+
+def depth_model(name: str | Condition) -> str | None:
+    """The model that a condition runs, if it is one of depth."""
+    kind, _, model = name.partition(":") if isinstance(name, str) else ("", "", "")
+    return (model or _DEPTH_MODEL) if kind == _DEPTH else None
 
 
 def condition_image(condition: Condition, pixels: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:

@@ -67,7 +67,10 @@ class ControlNet(Technique, frozen=True):
         return True
 
     def files(self) -> Sequence[str]:
-        return (self.model,)
+        from diffeat.techniques.conditions import depth_model
+
+        depth = depth_model(self.condition)
+        return (self.model,) if depth is None else (self.model, depth)
 
     def load(self, desk: Desk) -> None:
         self._control(desk)

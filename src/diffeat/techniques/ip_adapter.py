@@ -45,7 +45,8 @@ class IPAdapter(Technique, frozen=True):
         return True
 
     def files(self) -> Sequence[str]:
-        return (str(Path(self.path) / self.subfolder / self.file),)
+        folder = Path(self.path) / self.subfolder
+        return str(folder / self.file), str(folder / "image_encoder")
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:

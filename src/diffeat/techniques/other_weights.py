@@ -62,7 +62,9 @@ class OtherWeights(Technique, frozen=True):
         return f"weights {Path(self.file or self.source or self.model or '').stem} ×{self.scale:g}"
 
     def files(self) -> Sequence[str]:
-        name = self.source or self.model or ""
+        from diffeat.backbones.named import ModelName
+
+        name = self.source or ModelName.parse(self.model or "").name
         return (str(Path(name) / self.file) if self.file else name,)
 
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from operator import is_
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,7 +34,7 @@ class Snapshot:
         self._pipeline_dict = dict(pipeline.__dict__)
         roots = [v for v in pipeline.components.values() if isinstance(v, nn.Module)]
         modules = list(dict.fromkeys(m for root in roots for m in root.modules()))
-        self._modules = [(m, _copy(m.__dict__)) for m in modules]
+        self._modules = [_Attributes(m.__dict__) for m in modules]
         self._configs = [(c, dict(c), dict(vars(c))) for c in _configs([pipeline, *modules])]
         watched = roots if watch_weights or copy_weights else []
         self._weights = [_Weight(name, w, copy_weights) for root in watched for name, w in _tensors(root)]
@@ -53,8 +54,8 @@ class Snapshot:
 
     def restore_structure(self) -> None:
         """Put modules, hooks, attributes and configurations back, without a look into the weights."""
-        for module, before in self._modules:
-            _put_back(module.__dict__, before)
+        for attributes in self._modules:
+            attributes.put_back()
         _refill(self._pipeline.__dict__, self._pipeline_dict)
         for config, items, attributes in self._configs:
             _refill(config, items)
@@ -112,20 +113,31 @@ def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from root.named_buffers()
 
 
-def _copy(attributes: dict[str, object]) -> dict[str, tuple[object, dict | None]]:
-    """Attributes; those that are dictionaries (modules, parameters, hooks) each beside a copy."""
-    return {k: (v, dict(v) if isinstance(v, dict) else None) for k, v in attributes.items()}
+class _Attributes:
+    """Those of a module; of dictionaries among them (modules, parameters, hooks) a copy of what they hold."""
 
+    __slots__ = ("_before", "_empty", "_full", "_now")
 
-def _put_back(attributes: dict[str, object], before: dict[str, tuple[object, dict | None]]) -> None:
-    _refill(attributes, {name: value for name, (value, _) in before.items()})
-    for value, items in before.values():
-        if isinstance(value, dict) and items is not None:  # in place: handles of hooks point at these very dictionaries
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        self._now, self._before = attributes, dict(attributes)
+        inner = [value for value in attributes.values() if isinstance(value, dict)]
+        self._full = [(value, dict(value)) for value in inner if value]
+        self._empty = [value for value in inner if not value]  # most of them: a pipeline has thousands of modules
+
+    def put_back(self) -> None:
+        """In place: handles of hooks point at these very dictionaries."""
+        _refill(self._now, self._before)
+        for value, items in self._full:
             _refill(value, items)
+        for value in self._empty:
+            if value:
+                _refill(value, {})
 
 
 def _refill(target: dict, items: dict) -> None:
     """Past the write protection of diffusers' configurations; only what differs is touched, others may be looking."""
+    if list(target) == list(items) and all(map(is_, target.values(), items.values())):
+        return
     kind: Any = OrderedDict if isinstance(target, OrderedDict) else dict
     for name in [name for name in target if name not in items]:
         kind.__delitem__(target, name)

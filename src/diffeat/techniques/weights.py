@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,7 @@ def fingerprint_with(base: str, techniques: Iterable[Technique | Custom]) -> str
 
 
 def _digest(name: str) -> str:
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     files = sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path] if path.is_file() else []
     return " ".join(_of_file(f, f.stat().st_mtime_ns, f.stat().st_size) for f in files) or name
 

@@ -2,11 +2,13 @@
 
 :func:`train_hyperfeatures` trains the aggregation network of Diffusion Hyperfeatures, :func:`train_convolution` the
 convolution of Generic Diffusion Feature; :func:`train_on_pairs` and :func:`train_on_labels` train amalgamations,
-:func:`train_dense` heads for segmentation, depth and normals. A training that was stopped goes on with the same call.
+:func:`train_dense` heads for segmentation, depth and normals; :func:`train_clean` a denoiser whose features need no
+noise. A training that was stopped goes on with the same call.
 """
 
 from diffeat.training.amalgamated import Amalgamated, AmalgamateSettings
 from diffeat.training.amalgamation import train_on_labels, train_on_pairs
+from diffeat.training.clean import Cleaned, CleanSettings, clean_recipe, train_clean
 from diffeat.training.convolution import ConvolutionSettings, Convolved, train_convolution
 from diffeat.training.heads.train import Trained, train_dense
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures
@@ -16,6 +18,8 @@ from diffeat.training.loop import Loop, Schedule
 __all__ = [
     "AmalgamateSettings",
     "Amalgamated",
+    "CleanSettings",
+    "Cleaned",
     "ConvolutionSettings",
     "Convolved",
     "DescribedPair",
@@ -27,6 +31,8 @@ __all__ = [
     "TrainSettings",
     "Trained",
     "TrainingData",
+    "clean_recipe",
+    "train_clean",
     "train_convolution",
     "train_dense",
     "train_hyperfeatures",

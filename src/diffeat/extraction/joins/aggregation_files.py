@@ -20,6 +20,7 @@ from diffeat.backbones.files import PICKLED, read_object, read_plain, read_tenso
 from diffeat.backbones.weights import find_weights
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
+from diffeat.extraction.reading import Weights
 from diffeat.storage.atomic import StagedFile, disk_errors
 
 CONFIG_FILE = "config.json"
@@ -54,6 +55,12 @@ def weights_file(source: str | Path, file: str | None = None, revision: str | No
     return find_weights(
         str(source), file or (None if Path(source).is_file() else WEIGHTS_FILE), revision, "aggregation"
     )
+
+
+def files_of(weights: Weights) -> list[str]:
+    """Names of the files of a network in its repository."""
+    file = weights.file or WEIGHTS_FILE
+    return [file] if Path(file).suffix in PICKLED else [file, str(Path(file).with_name(CONFIG_FILE))]
 
 
 def load_aggregation(source: str | Path, file: str | None = None, revision: str | None = None) -> AggregationNetwork:

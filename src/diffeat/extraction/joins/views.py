@@ -46,7 +46,8 @@ class MixedViews:
             ModelError: The weights are others than those the recipe was written with.
         """
         fuse = recipe.fuse or Fuse()
-        network = load_amalgamation(trained_file(recipe)) if fuse.kind == "amalgamation" else None
+        trained = fuse.kind == "amalgamation"
+        network = load_amalgamation(trained_file(recipe)).to(backbone.device) if trained else None
         return cls(fuse, [view.append for view in recipe.views or ()], network)
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:

@@ -24,10 +24,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from diffeat.backbones.card import cards
-from diffeat.backbones.hub import mirrored
+from diffeat.backbones.hub import mirrored, offline
+from diffeat.backbones.loading import local_place
+from diffeat.backbones.named import ModelName
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import InvalidFieldsError
-from diffeat.extraction import Reading, Recipe
+from diffeat.extraction import Reading, Recipe, Vision
 from diffeat.extraction.contained import WEIGHTS as NAMED
 from diffeat.extraction.contained import contained, copy_into, left, located, portable
 from diffeat.files import new_folder, read_bytes, read_text, write_files
@@ -59,6 +61,7 @@ class PredictorFacts(BaseModel):
         recipe: Hash of the recipe.
         fingerprint: Of the source that features were made by.
         precision: In which they were computed.
+        model: A fingerprint of the source that is the same in every precision.
         weights: SHA-256 of the head's file.
         settings: Of the head.
         notes: What a reader of the card must know: data, numbers with their protocol, and the like.
@@ -77,6 +80,7 @@ class PredictorFacts(BaseModel):
     recipe: str = ""
     fingerprint: str = ""
     precision: str = ""
+    model: str = ""
     weights: str = ""
     settings: dict[str, Any] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -190,14 +194,21 @@ def licences(recipe: Recipe) -> Iterable[str]:
     """Of the models that a recipe reads, as far as they are known."""
     for part in recipe.single():
         if isinstance(part, Reading):
-            known = next((c for name, c in cards().items() if part.model == name or part.model in c.ids), None)
-            yield f"{part.model}: {known.licence if known else 'unknown, see where the model comes from'}"
+            model = ModelName.parse(part.model).name
+            known = next((c for name, c in cards().items() if model == name or model in c.ids), None)
+            yield f"{model}: {known.licence if known else 'unknown, see where the model comes from'}"
+
+
+def base_models(recipe: Recipe) -> list[str]:
+    """Hub ids of the models that a recipe reads, for the head of a card."""
+    names = [ModelName.parse(part.model).name for part in recipe.single() if isinstance(part, (Reading, Vision))]
+    ids = [next(iter(cards()[n].ids), "") if n in cards() else n for n in names if local_place(n) is None]
+    return list(dict.fromkeys(name for name in ids if name.count("/") == 1 and not name.startswith((".", "/", "~"))))
 
 
 def card(recipe: Recipe, facts: PredictorFacts) -> str:
     """The README of a run folder."""
-    models = [part.model for part in recipe.single() if isinstance(part, Reading)]
-    hub = [name for name in models if name.count("/") == 1 and not os.path.exists(name)]
+    hub = base_models(recipe)
     front = ["---", "library_name: diffeat", *(["base_model:", *(f"- {name}" for name in hub)] if hub else [])]
     what = {"labels": "image-segmentation", "classes": "image-classification", "depth": "depth-estimation"}
     if facts.target in what:
@@ -225,12 +236,16 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
 
     Raises:
         ModelError: There is no such folder, and no such repository can be fetched.
+        InvalidValueError: A revision of a folder on this disk.
     """
-    path = Path(name).expanduser()
+    path, text = Path(os.path.expanduser(name)), str(name)
     if path.exists():
+        if revision is not None:
+            raise InvalidValueError(
+                f"The run folder {shown(text)} lies on this disk and has no revisions: leave it out."
+            )
         return path
-    text = str(name)
-    if (held := mirrored(text)) is not None:
+    if (held := mirrored(text, revision)) is not None:
         return held
     if text.count("/") != 1 or text.startswith((".", "/", "~")) or os.sep != "/":
         raise ModelError(f"There is no run folder {shown(text)}; give the --out of a training, or OWNER/NAME of a hub.")
@@ -239,7 +254,9 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
 
     patterns: Sequence[str] = [*FILES, f"{NAMED}/*"]
     try:
-        return Path(snapshot_download(text, revision=revision, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(text, revision=revision, allow_patterns=list(patterns), local_files_only=offline())
+        )
     except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(

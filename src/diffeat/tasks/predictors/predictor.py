@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.ambient import neutral
+from diffeat.backbones.fingerprint import in_any_precision
 from diffeat.backbones.placement import device_of
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.extraction import Recipe, load_source
@@ -102,6 +103,7 @@ class Predictor(Displayed):
                 "recipe": source.recipe.hash,
                 "fingerprint": source.fingerprint,
                 "precision": source.precision,
+                "model": facts.model or model_of(source),
                 "colours": self.legend.colours,
             }
         )
@@ -142,7 +144,8 @@ class Predictor(Displayed):
         run = read_run(find_run(name, revision=revision), allow_code=allow_code)
         source = load_source(run.recipe, device=device, dtype=dtype, batch_size=batch_size)
         facts = run.facts
-        if facts.precision == source.precision and facts.fingerprint != source.fingerprint:
+        alike = facts.precision == source.precision
+        if facts.fingerprint != source.fingerprint if alike else facts.model != model_of(source):
             raise ModelError(
                 f"The head in {run.folder} was trained on another model than {_models(run.recipe)} is here: its "
                 "weights or configuration differ. Give the recipe the model of the training, or train again."
@@ -295,6 +298,12 @@ class _Canvas:
             verdict.uncertainty,
             verdict.probabilities,
         )
+
+
+def model_of(source: Source[FeatureMap]) -> str:
+    """The fingerprint of a source that is the same in every precision."""
+    with in_any_precision():
+        return source.fingerprint
 
 
 def _stacked(strips: Sequence[Verdict]) -> Verdict:

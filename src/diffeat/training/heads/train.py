@@ -32,7 +32,7 @@ from diffeat.tasks.dense import DenseHead
 from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.predictors.evaluate import Scored, evaluate_head
 from diffeat.tasks.predictors.folder import FILES, TRAINING, PredictorFacts
-from diffeat.tasks.predictors.predictor import Predictor
+from diffeat.tasks.predictors.predictor import Predictor, model_of
 from diffeat.tasks.predictors.scores import Scores
 from diffeat.training import checkpoint
 from diffeat.training.heads.examples import Batch, Examples, Feed, Fresh, Remembered, Stored, ahead
@@ -112,7 +112,7 @@ def train_dense(
     truth = truth_of(data)
     notes = [*data.notes, *check_alike(data, validation), *truth.check(data, progress if workers.first else silent)]
     options, side = shown(source, data, options)
-    fingerprint = source.fingerprint
+    fingerprint, model = source.fingerprint, model_of(source)
     examples = Examples(data, truth, options, side)
     network, tuned = network_of(source, examples, truth, prompt)
     tell(f"{network.layout}")
@@ -126,6 +126,7 @@ def train_dense(
         colours=truth.colours,
         prompt=prompt,
         windows=windows_of(side, options),
+        model=model,
     )
     run = _Run(options, folder / TRAINING, data, truth, head, workers, source.recipe.hash)
     with ExitStack() as stack:
