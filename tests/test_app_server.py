@@ -519,6 +519,11 @@ def test_searches_are_bounded_by_pixels_and_pairs(
     with monkeypatch.context() as patch:
         patch.setattr("diffeat.app.bounds.PRODUCTS", 100)
         patch.setattr("diffeat.app.bounds.SPLIT", 100)
+        patch.setattr("diffeat.app.bounds.SEARCHED", 2 * 60 * 44)
+        points = {"picture": ids[0], "points": {"a": [1, 2]}}
+        assert client.post("/api/transfer", json={**pair, "source": points}).status_code == 200
+        boxed = {**points, "boxes": {"b": [1, 2, 30, 30]}}
+        assert "looked for" in client.post("/api/transfer", json={**pair, "source": boxed}).json()["error"]
         assert "compared" in client.post("/api/suggest", json=pair).json()["error"]
         mask = {"width": 2, "height": 1, "runs": [0, 1, 1, 1]}
         carried = {**pair, "source": {"picture": ids[0], "mask": mask}}
