@@ -475,12 +475,15 @@ def test_points_outside_are_told(client: TestClient, ids: list[str]) -> None:
 @pytest.mark.parametrize(
     ("path", "body", "word"),
     [
-        ("features", {"asked": {"draws": 64, "timesteps": [*range(24)]}}, "forward passes"),
+        ("features", {"asked": {"size": 256, "draws": 64, "timesteps": [*range(24)]}}, "forward passes"),
         ("features", {"asked": {"size": 2048, "draws": 2}}, "forward passes"),
         ("words", {"asked": {"size": 2048, "draws": 2}, "words": ["a"]}, "forward passes"),
         ("parts", {"asked": {"size": 2048, "draws": 2}, "method": "merging"}, "forward passes"),
-        ("features", {"asked": {"size": 1024, "activations": ["up_blocks.3.**"], "draws": 1}}, "GB of features"),
-        ("features", {"asked": {"size": 1024, "activations": ["up_blocks.2.**.attn1.map"], "draws": 1}}, "GB"),
+        (
+            "features",
+            {"asked": {"size": 1024, "activations": ["up_blocks.2.**.attn1.map"], "draws": 1, "timesteps": [1, 2, 3]}},
+            "GB of features",
+        ),
     ],
 )
 def test_what_would_take_hours_or_all_memory_is_refused(
