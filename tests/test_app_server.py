@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import os
@@ -13,9 +14,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -28,8 +30,9 @@ from starlette.testclient import TestClient
 
 import diffeat
 from diffeat.app import gallery as gallery_module
+from diffeat.app.bounds import load_of
 from diffeat.app.gallery import Gallery
-from diffeat.app.line import Busy, Line, Stopped, stopped_by
+from diffeat.app.line import Busy, Line, Stopped, stopped_by, while_wanted
 from diffeat.app.server import application
 from diffeat.app.session import Session
 from diffeat.cli.command import given
@@ -469,6 +472,69 @@ def test_points_outside_are_told(client: TestClient, ids: list[str]) -> None:
         assert answer.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "word"),
+    [
+        ("features", {"asked": {"size": 256, "draws": 64, "timesteps": [*range(24)]}}, "forward passes"),
+        ("features", {"asked": {"size": 2048, "draws": 2}}, "forward passes"),
+        ("words", {"asked": {"size": 2048, "draws": 2}, "words": ["a"]}, "forward passes"),
+        ("parts", {"asked": {"size": 2048, "draws": 2}, "method": "merging"}, "forward passes"),
+        (
+            "features",
+            {"asked": {"size": 1024, "activations": ["up_blocks.2.**.attn1.map"], "draws": 1, "timesteps": [1, 2, 3]}},
+            "GB of features",
+        ),
+    ],
+)
+def test_what_would_take_hours_or_all_memory_is_refused(
+    client: TestClient, session: Session, ids: list[str], body: dict[str, Any], path: str, word: str
+) -> None:
+    place = {"pictures": ids} if path == "parts" else {"picture": ids[0]}
+    answer = client.post(f"/api/{path}", json={**place, **body})
+    assert answer.status_code == 400, answer.text
+    assert word in answer.json()["error"]
+
+
+def test_the_load_of_a_picture_is_counted(session: Session) -> None:
+    """Own size 128×128: at 256 pixels four times as many, each eight times as long; up_blocks.1 has 128×16×16 there."""
+    recipe = session.extractor.recipe.replace(
+        **{"frame": {"mode": "squash", "size": 256}, "trajectory.timesteps": (5, 50), "trajectory.draws": 3},
+        activations=("up_blocks.1",),
+        fuse=None,
+    )
+    assert load_of(session.source(recipe), (60, 44)) == (2 * 3 * 8, 2 * 128 * 32 * 32)
+    assert load_of(session.source(Recipe.load("baseline:rgb")), (60, 44)) == (0, 0)
+
+
+def test_searches_are_bounded_by_pixels_and_pairs(
+    client: TestClient, ids: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = {"asked": ASKED, "source": ids[0], "target": ids[1]}
+    with monkeypatch.context() as patch:
+        patch.setattr("diffeat.app.bounds.PIXELS", 60 * 44 * 2)
+        click = {"asked": ASKED, "source": ids[0], "point": [5, 5]}
+        assert client.post("/api/click", json={**click, "pictures": ids[:2]}).status_code == 200
+        answer = client.post("/api/click", json={**click, "pictures": ids})
+        assert answer.status_code == 400
+        assert "million pixels" in answer.json()["error"]
+        marks = {"pictures": [{"picture": id, "points": {"a": [1, 2]}} for id in ids]}
+        assert "million pixels" in client.post("/api/marks", json=marks).json()["error"]
+    with monkeypatch.context() as patch:
+        patch.setattr("diffeat.app.bounds.PRODUCTS", 100)
+        patch.setattr("diffeat.app.bounds.SPLIT", 100)
+        patch.setattr("diffeat.app.bounds.SEARCHED", 2 * 60 * 44)
+        points = {"picture": ids[0], "points": {"a": [1, 2]}}
+        assert client.post("/api/transfer", json={**pair, "source": points}).status_code == 200
+        boxed = {**points, "boxes": {"b": [1, 2, 30, 30]}}
+        assert "looked for" in client.post("/api/transfer", json={**pair, "source": boxed}).json()["error"]
+        assert "compared" in client.post("/api/suggest", json=pair).json()["error"]
+        mask = {"width": 2, "height": 1, "runs": [0, 1, 1, 1]}
+        carried = {**pair, "source": {"picture": ids[0], "mask": mask}}
+        assert "compared" in client.post("/api/transfer", json=carried).json()["error"]
+        split = client.post("/api/parts", json={"asked": ASKED, "pictures": ids, "parts": 3})
+        assert "splits" in split.json()["error"]
+
+
 def test_a_body_is_bounded(client: TestClient) -> None:
     answer = client.post("/api/features", content=b" " * (3 << 20), headers={"Content-Type": "application/json"})
     assert answer.status_code == 413
@@ -613,6 +679,17 @@ def test_what_nobody_waits_for_is_ended() -> None:
     asyncio.run(asyncio.wait_for(scene(), 60))
 
 
+def test_what_calls_no_network_ends_as_well() -> None:
+    stop = threading.Event()
+    with stopped_by(stop):
+        items = while_wanted(range(9))
+        assert [next(items), next(items)] == [0, 1]
+        stop.set()
+        with pytest.raises(Stopped):
+            next(items)
+    assert list(while_wanted("ab")) == ["a", "b"], "outside nothing is stopped"
+
+
 def test_a_stopped_server_ends_what_runs() -> None:
     async def scene() -> None:
         line = Line()
@@ -664,7 +741,8 @@ def test_a_server_leaves_no_file(session: Session, tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.slow
-def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_stopped_and_leaves_no_file(tmp_path: Path, stop: signal.Signals) -> None:
     command = [sys.executable, "-m", "diffeat", "app", "--no-browser", "--port", "0", "--size", "64"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env={**os.environ, "TMPDIR": str(tmp_path)}
@@ -673,12 +751,27 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     address = process.stdout.readline().split()[1]
     with urlopen(f"{address}api/session", timeout=300) as answer:
         assert json.load(answer)["model"] == "tiny-unet"
+    upload = Request(f"{address}api/pictures?name=x.png", encoded(picture(5)))
+    with urlopen(upload, timeout=300) as answer:
+        id = json.load(answer)["id"]
+    with urlopen(f"{address}api/pictures/{id}/image", timeout=300) as answer:
+        assert answer.read(4) == b"\x89PNG"
+    body = json.dumps({"asked": {"draws": 64, "timesteps": [1, 2, 3, 4]}, "picture": id}).encode()
+    work = Request(f"{address}api/features", body, {"Content-Type": "application/json"})
+    running = threading.Thread(target=ignored, args=(work,))  # is cut off in its midst
+    running.start()
     taken = subprocess.run([*command[:5], "--port", address.split(":")[-1].strip("/")], capture_output=True, text=True)
     assert taken.returncode == 2
     assert "--port" in taken.stderr
-    process.send_signal(signal.SIGINT)
-    assert process.wait(300) in (0, 130)
+    process.send_signal(stop)
+    assert process.wait(300) in (0, 128 + stop, -stop)
+    running.join(60)
     assert list(tmp_path.iterdir()) == []
+
+
+def ignored(request: Request) -> None:
+    with contextlib.suppress(OSError, HTTPException), urlopen(request, timeout=300) as answer:
+        answer.read()
 
 
 def test_the_missing_extra_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

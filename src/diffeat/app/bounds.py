@@ -20,6 +20,8 @@ from diffeat.extraction import Extractor, JoinedSource
 PASSES, VALUES = 1024, 1 << 29
 #: Pixels of all pictures in which a point is sought, or which are written.
 PIXELS = 256_000_000
+#: Points times the pixels that each is compared with.
+SEARCHED = 1 << 35
 #: Values that are split into parts; products of values, where all places are compared with all.
 SPLIT, PRODUCTS = 1 << 25, 1 << 37
 
@@ -62,6 +64,18 @@ def check_pixels(sizes: Iterable[tuple[int, int]]) -> None:
         raise InvalidValueError(
             f"These pictures have {pixels / 1e6:,.0f} million pixels; the page takes {PIXELS / 1e6:,.0f} million at "
             "once. Take fewer pictures."
+        )
+
+
+def check_search(points: int, sizes: Iterable[tuple[int, int]]) -> None:
+    """
+    Raises:
+        InvalidValueError: So many points in pictures of these sizes are more than a request may look for.
+    """
+    if (pixels := sum(map(prod, sizes))) * points > SEARCHED:
+        raise InvalidValueError(
+            f"{points:,} points would be looked for among {pixels / 1e6:,.0f} million pixels (a box counts as many "
+            "points), which takes too long on a page. Take fewer, or smaller pictures; or use diffeat transfer."
         )
 
 

@@ -98,7 +98,7 @@ def go_on() -> None:
         raise Stopped("Cancelled.")
 
 
-def wanted(items: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
+def while_wanted(items: Iterable[T], total: int | None = None, desc: str = "") -> Iterator[T]:
     """Items while somebody waits for what is made of them; a :data:`diffeat.progress.Progress`. Raises as go_on."""
     for item in items:
         go_on()

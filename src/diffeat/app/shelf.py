@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from diffeat.app.cache import Cache
 from diffeat.app.gallery import Entry, Gallery
-from diffeat.app.line import Line, wanted
+from diffeat.app.line import Line, while_wanted
 from diffeat.app.session import shown_size
 from diffeat.errors import InvalidValueError, shown
 from diffeat.features import FeatureMap
@@ -92,4 +92,4 @@ class Shelf:
                 f"{total:,} pictures of {self.name} were never compared, which takes a while the first time. Run "
                 f"diffeat store nearest {shown(str(self.store.path))} with the name of any picture; then it is quick."
             )
-        yield from wanted(items)
+        yield from while_wanted(items)

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffeat.app.asked import Click, Features, Id, Maps, Number
 from diffeat.app.bounds import check_pixels
 from diffeat.app.here import Here
-from diffeat.app.line import wanted
+from diffeat.app.line import while_wanted
 from diffeat.app.packet import as_bytes, packed
 from diffeat.app.session import SHOWN, Known, Session
 from diffeat.errors import InvalidValueError
@@ -69,7 +69,7 @@ async def click(session: Here, request: Request, body: Click) -> Response:
 def _click(session: Session, body: Click, source: Known, targets: list[Known]) -> Response:
     point = torch.tensor([body.point], dtype=torch.float64)
     matches, heats = [], []
-    for id, known in wanted(zip(body.pictures, targets, strict=True)):
+    for id, known in while_wanted(zip(body.pictures, targets, strict=True)):
         found = session.target(known, id, body.map).find(source.features, point)
         x, y = found.target[0].tolist()
         matches.append({"picture": id, "x": x, "y": y, "similarity": float(found.similarity[0])})
@@ -108,9 +108,9 @@ def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> 
     header |= {"frame": {"original": frame.original, "model": frame.model, "content": frame.content}}
     header |= {"seconds": known.seconds, "rows": known.rows}
     if not source or body.point is None:
-        return packed(header, [pca_colours([known.features[name]])[0] for name in wanted(names)])
+        return packed(header, [pca_colours([known.features[name]])[0] for name in while_wanted(names)])
     matches, heats = [], []
-    for name in wanted(names):
+    for name in while_wanted(names):
         target = session.target(known, body.picture, name, most=STRIP)
         found = target.find(source[0].features, torch.tensor([body.point], dtype=torch.float64))
         heat = target.heat(source[0].features, body.point)
@@ -158,7 +158,7 @@ async def statistics(session: Here, request: Request, body: Maps) -> dict[str, A
 
 def _statistics(maps: list[Tensor]) -> dict[str, Any]:
     statistics = ChannelStatistics(len(maps[0]))
-    for each in wanted(maps):
+    for each in while_wanted(maps):
         statistics.update(each.flatten(1).T)
     top = statistics.top(8)
     return {

@@ -17,9 +17,9 @@ from PIL import Image
 from pydantic import Field
 
 from diffeat.app.asked import Asked, Body, Box, Id, Label, Name, Point
-from diffeat.app.bounds import check_pairs, check_pixels
+from diffeat.app.bounds import check_pairs, check_pixels, check_search
 from diffeat.app.here import Here
-from diffeat.app.line import wanted
+from diffeat.app.line import while_wanted
 from diffeat.app.packet import packed
 from diffeat.app.session import SHOWN, Known, Session, shown_size
 from diffeat.errors import InvalidValueError
@@ -32,6 +32,8 @@ router = APIRouter()
 
 #: Cells of a side of a painted mask.
 CELLS = 1024
+#: Points by which a box is found.
+_OF_BOX = 144
 
 
 class Painted(Body):
@@ -89,10 +91,13 @@ class Transfer(Body):
 async def found(session: Here, request: Request, body: Transfer) -> Response:
     """What :func:`diffeat.tasks.transfer.transfer` finds: places, whether they are mutual, how sure they are."""
     known = await session.read(request, body.asked, [body.source.picture, body.target])
-    check_pixels(k.features.frame.original for k in known)
-    if body.source.mask is None:
+    marks = body.source
+    check_search(len(marks.points) + _OF_BOX * len(marks.boxes), [k.features.frame.original for k in known])
+    if marks.mask is None and not marks.boxes:
         return await session.quick.run(request, partial(_found, body, *known))
-    _check_all_with_all([_single(k.features, body.map) for k in known])
+    if marks.mask is not None:
+        check_pixels(k.features.frame.original for k in known)
+        _check_all_with_all([_single(k.features, body.map) for k in known])
     return await session.line.run(request, partial(_found, body, *known))
 
 
@@ -196,7 +201,7 @@ def _files(session: Session, body: Collection) -> dict[str, bytes]:
         raise InvalidValueError("A pair names a picture that is not there.")
     entries = [session.gallery[marks.picture] for marks in body.pictures]
     check_pixels(session.gallery.size(entry) for entry in entries)
-    images = [entry.picture().image for entry in wanted(entries)]
+    images = [entry.picture().image for entry in while_wanted(entries)]
     several = zip(entries, images, body.pictures, strict=True)
     return marked_files([Marked(e.name, i, m.annotation(i.size)) for e, i, m in several], body.pairs, body.classes)
 

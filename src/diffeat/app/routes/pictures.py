@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from typing import Annotated, Any
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
@@ -14,6 +15,9 @@ from diffeat.app.here import Here
 from diffeat.errors import ImageError
 
 router = APIRouter()
+
+#: Pictures that are whole in memory to be shown, at a time.
+_DECODING = threading.BoundedSemaphore(2)
 
 _Id = Annotated[str, Path(max_length=32)]
 
@@ -83,10 +87,11 @@ def _told(gallery: Gallery, entry: Entry) -> dict[str, Any]:
 
 def encoded(entry: Entry, side: int) -> tuple[bytes, str]:
     """A picture as the page shows it, no larger than ``side``, and its media type."""
-    picture = entry.picture().image
-    small = max(picture.size) <= side
-    if not small:
-        picture.thumbnail((side, side), Image.Resampling.LANCZOS)
+    with _DECODING:
+        picture = entry.picture().image
+        small = max(picture.size) <= side
+        if not small:
+            picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     if small and picture.width * picture.height <= 1 << 20:
         picture.save(file, "PNG", compress_level=1)

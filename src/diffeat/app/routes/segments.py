@@ -18,7 +18,7 @@ from diffeat.app.asked import Asked, Body, Id, Maps
 from diffeat.app.bounds import check_pairs, check_split, ratio_of
 from diffeat.app.gallery import Entry
 from diffeat.app.here import Here
-from diffeat.app.line import wanted
+from diffeat.app.line import while_wanted
 from diffeat.app.packet import packed
 from diffeat.app.session import Session, shown_size
 from diffeat.errors import InvalidValueError
@@ -89,7 +89,9 @@ async def parts(session: Here, request: Request, body: Parts) -> Response:
             for entry in entries:
                 places = round(tokens * ratio_of(extractor, session.gallery.size(entry)))
                 check_pairs(places, places, 2 * ANCHORS**2)
-            return _masks([attention_parts(extractor, picture, options) for picture in wanted(pictures)], pictures)
+            return _masks(
+                [attention_parts(extractor, picture, options) for picture in while_wanted(pictures)], pictures
+            )
 
         return await session.line.run(request, merge)
     known = await session.read(request, body.asked, body.pictures)
@@ -100,7 +102,7 @@ async def parts(session: Here, request: Request, body: Parts) -> Response:
     check_split(f.tensor for f in features)
 
     def split() -> Response:
-        return _masks(parts_of(features, options, together=True, progress=wanted), pictures)
+        return _masks(parts_of(features, options, together=True, progress=while_wanted), pictures)
 
     return await session.line.run(request, split)
 
@@ -122,7 +124,7 @@ def _masks(several: list[ScoredMaps], pictures: list[Picture], *, heights: bool 
     """Numbers of things, 0 for none; with ``heights`` the maps of each thing as well, as bytes between 0 and 1."""
     arrays: list[np.ndarray] = []
     told: list[dict[str, Any]] = []
-    for maps, picture in wanted(zip(several, pictures, strict=True)):
+    for maps, picture in while_wanted(zip(several, pictures, strict=True)):
         size = shown_size(maps.frame.original, _MASKS)
         small = picture.image.resize(size, Image.Resampling.LANCZOS)
         maps = replace(maps, frame=replace(maps.frame, original=size))

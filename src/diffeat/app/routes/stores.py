@@ -18,7 +18,7 @@ from yaml import safe_dump
 from diffeat.app.asked import Body, Name, Number
 from diffeat.app.bounds import check_pixels
 from diffeat.app.here import Here
-from diffeat.app.line import wanted
+from diffeat.app.line import while_wanted
 from diffeat.app.packet import as_bytes, packed
 from diffeat.app.routes.pictures import encoded
 from diffeat.app.session import SHOWN
@@ -169,9 +169,9 @@ async def click(session: Here, request: Request, shelf: There, body: StoredClick
 
 def _click(shelf: Shelf, body: StoredClick) -> Response:
     source, point = shelf.features(body.source), torch.tensor([body.point], dtype=torch.float64)
-    check_pixels(shelf.features(name).frame.original for name in wanted(body.pictures))
+    check_pixels(shelf.features(name).frame.original for name in while_wanted(body.pictures))
     matches, heats = [], []
-    for name in wanted(body.pictures):
+    for name in while_wanted(body.pictures):
         found = shelf.target(name, body.map).find(source, point)
         x, y = found.target[0].tolist()
         matches.append({"picture": name, "x": x, "y": y, "similarity": float(found.similarity[0])})
