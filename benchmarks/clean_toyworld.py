@@ -73,10 +73,12 @@ def main() -> None:
     data = write_toyworld_pairs(root / "toyworld", seed=SEED, size=SIZE, images=images, pairs=30, progress=bar)
     plain = plain_recipes(given.model, given.activation)
     extractor = Extractor.from_recipe(plain["1 draw"], device=given.device)
-    chosen = {
-        name: recipe.replace(**{"trajectory.timesteps": [best_timestep(recipe, name, extractor, data, root / "val")]})
-        for name, recipe in plain.items()
-    }
+    file = root / "timesteps.json"
+    if not file.is_file():
+        best = {name: best_timestep(recipe, name, extractor, data, root / "val") for name, recipe in plain.items()}
+        file.write_text(json.dumps(best), encoding="utf-8")
+    best = json.loads(file.read_text(encoding="utf-8"))
+    chosen = {name: recipe.replace(**{"trajectory.timesteps": [best[name]]}) for name, recipe in plain.items()}
     told = chosen["clean latent, not trained"]
     learned = sorted((data / "JPEGImages").glob("*/trn_*"))
     sources = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shlex
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -328,6 +329,15 @@ def test_the_page_opens_in_a_cell_and_is_gone_when_that_is_closed(photos: Path) 
     assert "frame-ancestors http://localhost:* " in policy
     with urllib.request.urlopen(f"{address}api/pictures", timeout=30) as listed:
         assert listed.read().count(b'"id"') == 3  # two tensors are the same
+    root = address.rsplit("/", 2)[0]
+    for told, headers, status in (
+        ("/", {}, 401), ("/api/pictures", {}, 401), ("/wrong/api/pictures", {}, 401), ("//", {}, 401),
+        (f"{address[len(root):]}api/pictures", {"Origin": "http://localhost:8888"}, 403),
+        (f"{address[len(root):]}api/pictures", {"Host": "evil.com"}, 403),
+    ):  # fmt: skip
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(root + told, headers=headers), timeout=30)
+        assert refused.value.code == status, told
     cell.close()
     with pytest.raises(URLError):
         urllib.request.urlopen(address, timeout=5)

@@ -253,6 +253,20 @@ def test_faiss_finds_the_nearest(where: Path, monkeypatch: pytest.MonkeyPatch) -
     check(store.nearest(picture(99), 4), expected(store, picture(99)), 4)
 
 
+@pytest.mark.skipif(find_spec("faiss") is None, reason="faiss is not installed")
+def test_faiss_and_the_exact_search_agree_where_all_lists_are_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = torch.randn(900, 16, 1, 1, generator=torch.Generator().manual_seed(0))  # 30 lists, of which 32 are probed
+    with opened(tmp_path / "many") as store:
+        store.write_shard([FeatureMap({"x": v}, PADDED, f"{n}", f"{n}") for n, v in enumerate(values)])
+        exact = [store.pooled().nearest(n, 5) for n in range(0, 900, 90)]
+        monkeypatch.setattr(similar, "EXACT", 3)
+        pooled = store.pooled()
+        assert not pooled.exact
+        assert [pooled.nearest(n, 5) for n in range(0, 900, 90)] == exact
+
+
 _LETTERS = st.text(st.sampled_from("abA.%_\\/ é\n"), max_size=5)
 
 

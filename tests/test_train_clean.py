@@ -21,7 +21,8 @@ from diffeat.extraction.contained import contained
 from diffeat.features import Picture
 from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
-from diffeat.training.clean import _check_trainable, _Training
+from diffeat.training.clean import _Training
+from diffeat.training.cleanable import check_trainable
 from diffeat.training.log import read_log
 from diffeat.training.loop import Loop
 from tiny.pipelines import FAMILIES, build
@@ -70,7 +71,9 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("family", list(FAMILIES))
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ("sd21", "sdxl") else f for f in FAMILIES]
+)
 def test_every_family_learns_in_its_copy(family: str) -> None:
     backbone = Backbone.from_pipeline(build(family))
     before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
@@ -253,7 +256,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         return type("Stand-in", (), {"denoiser": network, "dtype": dtype, "name": "m"})()
 
     whole = torch.zeros(1, 1)
-    _check_trainable(backbone_of(whole))
+    check_trainable(backbone_of(whole))
     for refused, message in [
         (backbone_of(whole.to(torch.uint8)), "m are quantised"),
         (backbone_of(whole.to(torch.float8_e4m3fn)), "m are quantised"),
@@ -261,7 +264,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         (backbone_of(whole, _hf_hook=object()), "m are offloaded"),
     ]:
         with pytest.raises(InvalidValueError, match=message):
-            _check_trainable(refused)
+            check_trainable(refused)
 
 
 def test_command_line(tmp_path: Path) -> None:
@@ -280,7 +283,8 @@ def test_command_line(tmp_path: Path) -> None:
     assert used.exit_code == 0, used.output
     for arguments, message in [
         ([str(tmp_path / "a.png"), "--out", str(run)], "is there already"),
-        ([str(tmp_path / "none"), "--out", str(tmp_path / "new")], "none"),
+        ([str(tmp_path / "none.png"), "--out", str(tmp_path / "new")], "none.png"),
+        ([str(tmp_path / "none.png"), "--out", str(tmp_path / "new"), "-r", "tiny-unet", "-t", "1", "-t", "2"], "one"),
         ([str(tmp_path / "a.png"), "-r", "vision:dinov2", "--out", str(tmp_path / "new")], "is a vision recipe"),
         ([str(tmp_path / "a.png"), "-r", "gate-tiny", "--out", str(tmp_path / "new")], "has views"),
     ]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import os
+import secrets
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -64,7 +65,8 @@ def click(
 ) -> Cell:
     """Open the page in a cell of a notebook: click a point, see what is similar.
 
-    The kernel must run on the machine of the browser, or its port be forwarded. Needs the extra ``app``.
+    The kernel must run on the machine of the browser, or its port be forwarded. The server listens on that machine
+    alone, refuses pages of other sites, and answers under an address that only the cell knows. Needs the extra ``app``.
 
     Args:
         images: Paths, folders and globs, PIL images, arrays or tensors; sample photographs if none.
@@ -93,7 +95,8 @@ def click(
     if isinstance(recipe, Extractor):
         session.lend(recipe)
     shelves = [] if store is None else [Shelf(store, gallery)]
-    app = application(session, frames=FRAMES, shelves=shelves)
+    secret = secrets.token_urlsafe(24)
+    app = application(session, secret=secret, frames=FRAMES, shelves=shelves)
     stop, ready, ports = threading.Event(), threading.Event(), list[int]()
 
     def listening(port: int) -> None:
@@ -105,4 +108,4 @@ def click(
     if not ready.wait(30):
         raise InvalidValueError("Nothing could listen on this machine.")
     atexit.register(stop.set)
-    return Cell(f"http://127.0.0.1:{ports[0]}/#{urlencode({'view': view})}", height, stop, thread)
+    return Cell(f"http://127.0.0.1:{ports[0]}/{secret}/#{urlencode({'view': view})}", height, stop, thread)

@@ -3,7 +3,9 @@
 A page of another site can make a browser send requests here, and under a name that it lets point to this machine even
 read the answers. So a request must call the server by a name that is its own (``Host``), and where a browser says from
 which page it comes (``Origin``, ``Sec-Fetch-Site``) that must be ours. A server that other machines reach takes no
-request without its token, which a browser keeps as a cookie that pages of other sites cannot send.
+request without its token, which a browser keeps as a cookie that pages of other sites cannot send. A page in a frame of
+another site, as in a notebook, gets no cookies; all its addresses begin with a secret instead, which keeps out other
+users of the machine, too.
 """
 
 from __future__ import annotations
@@ -53,13 +55,21 @@ class Guard:
         host: Where the server listens.
         port: Likewise; 0 takes any port.
         token: Must be known by whoever speaks; ``None`` where only this machine can.
+        secret: The folder that all addresses begin with; none if empty.
         frames: Sites whose pages may hold ours in a frame.
     """
 
     def __init__(
-        self, app: ASGIApp, *, host: str, port: int, token: str | None = None, frames: Collection[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        token: str | None = None,
+        secret: str = "",
+        frames: Collection[str] = (),
     ) -> None:
-        self._app, self._port, self._token = app, port, token
+        self._app, self._port, self._token, self._secret = app, port, token, secret
         self._names = {*LOOPBACK} if is_loopback(host) else {*LOOPBACK, host, socket.gethostname(), socket.getfqdn()}
         self._any_address = host in ("0.0.0.0", "::", "")
         self._headers = {
@@ -77,7 +87,8 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # no websockets
-        answer = self._refusal(scope)
+        inner = self._without_secret(scope)
+        answer = _refused("The address is not whole.", 401) if inner is None else self._refusal(inner)
 
         async def told(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,7 +97,15 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        await (answer or self._app)(scope, receive, told)
+        await (answer or self._app)(inner or scope, receive, told)
+
+    def _without_secret(self, scope: Scope) -> Scope | None:
+        """The request as it is where addresses need no secret; ``None`` where it is missing."""
+        if not self._secret:
+            return scope
+        _, first, rest = (*scope["path"].split("/", 2), "", "")[:3]
+        whole = scope["path"].count("/") > 1 and _same(first, self._secret)
+        return {**scope, "path": f"/{rest}"} if whole else None
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)

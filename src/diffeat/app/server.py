@@ -35,6 +35,7 @@ def application(
     host: str = "127.0.0.1",
     port: int = 0,
     token: str | None = None,
+    secret: str = "",
     frames: Collection[str] = (),
     shelves: Sequence[Shelf] = (),
     out: Path | None = None,
@@ -45,6 +46,7 @@ def application(
         host: Where it will listen; requests must call it by that name (see :mod:`diffeat.app.guard`).
         port: Likewise; 0 takes any.
         token: That requests must know.
+        secret: The folder that all addresses begin with.
         frames: Sites whose pages may hold ours in a frame, for a notebook.
         shelves: Stores that can be looked through.
         out: Folder that marks may be written into.
@@ -64,7 +66,7 @@ def application(
     app.add_exception_handler(MemoryError, _no_memory)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _invalid)
-    return Guard(_Bounded(app), host=host, port=port, token=token, frames=frames)
+    return Guard(_Bounded(app), host=host, port=port, token=token, secret=secret, frames=frames)
 
 
 #: What a kind of error is called in HTTP, the first that fits; 499 is for a browser that has left.

@@ -44,20 +44,23 @@ def clean(
     """
     from diffeat.features import list_pictures
     from diffeat.progress import bar
-    from diffeat.training.clean import CleanSettings, clean_recipe, train_clean
+    from diffeat.training.clean import CleanSettings, train_clean
+    from diffeat.training.cleanable import clean_recipe
     from diffeat.training.hyperfeatures.recipes import results_in
 
     new_folder(out, results_in(out), force=force)
     recipe = reading_of(ctx)
+    clean_recipe(recipe)  # refused before the model is loaded
     asked = given(ctx)
     places = {name: asked[name] for name in PLACES if name in asked}
     listing = list_pictures(paths, prompts=prompts, **places)
     pictures = [p.told(recipe.text_for(p.text) if p.text else None) for p in listing]
+    for picture in pictures:
+        picture.check()
     settings = CleanSettings(steps=steps, batch=batch, levels=levels, rate=lr, every=every, seed=seed)
 
     def passed_over(name: str, error: DiffeatError) -> None:
         typer.secho(printable(f"  passed over  {name}: {error}"), dim=True, err=True)
 
-    clean_recipe(recipe)  # before the model is loaded
     outcome = train_clean(load(ctx, recipe), pictures, out, settings, on_error=passed_over, progress=bar, force=force)
     typer.echo(f"{outcome}\nRecipe: {outcome.recipe}")

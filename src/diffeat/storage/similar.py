@@ -191,14 +191,13 @@ class Pooled:
         faiss = import_module("faiss")
         lists = min(_LISTS, max(1, int(len(self) ** 0.5)))
         sample = np.random.default_rng(0).permutation(len(self))[: lists * _SAMPLE]
-        coarse = faiss.IndexFlatIP(self.width)
+        coarse = faiss.IndexFlatIP(self.width)  # which the other keeps alive
         kind = faiss.ScalarQuantizer.QT_fp16
         index = faiss.IndexIVFScalarQuantizer(coarse, self.width, lists, kind, faiss.METRIC_INNER_PRODUCT)
         index.train(self.vectors(np.sort(sample)))
         for numbers in self._blocks():
             index.add_with_ids(self.vectors(numbers), numbers)
         index.nprobe = min(lists, _PROBES)
-        index.coarse = coarse  # which it does not keep alive itself
         return index
 
 

@@ -1,28 +1,28 @@
-// Requests to the server; what it refuses is an Error with its words.
+// Requests to the server, wherever the page lies; what it refuses is an Error with its words.
 import { readPacket } from "./packet.js";
 
 export async function get(path, query = {}, signal = undefined) {
   const asked = new URLSearchParams(Object.entries(query).filter(([, v]) => v !== "" && v !== undefined));
-  return answered(await sent(`/api/${path}${asked.size ? `?${asked}` : ""}`, { signal }));
+  return answered(await sent(`api/${path}${asked.size ? `?${asked}` : ""}`, { signal }));
 }
 
 export async function post(path, body, signal = undefined) {
   const headers = { "Content-Type": "application/json" };
-  return answered(await sent(`/api/${path}`, { method: "POST", headers, body: JSON.stringify(body), signal }));
+  return answered(await sent(`api/${path}`, { method: "POST", headers, body: JSON.stringify(body), signal }));
 }
 
 export async function upload(file, signal = undefined) {
   const query = new URLSearchParams({ name: file.name || "picture" });
   const headers = { "Content-Type": "application/octet-stream" };
-  return answered(await sent(`/api/pictures?${query}`, { method: "POST", headers, body: file, signal }));
+  return answered(await sent(`api/pictures?${query}`, { method: "POST", headers, body: file, signal }));
 }
 
 export async function remove(id) {
-  await answered(await sent(`/api/pictures/${encodeURIComponent(id)}`, { method: "DELETE" }));
+  await answered(await sent(`api/pictures/${encodeURIComponent(id)}`, { method: "DELETE" }));
 }
 
 export function imageOf(id, side) {
-  return `/api/pictures/${encodeURIComponent(id)}/image?side=${side}`;
+  return `api/pictures/${encodeURIComponent(id)}/image?side=${side}`;
 }
 
 export function wasCancelled(error) {

@@ -122,7 +122,7 @@ class Stores {
   #layOut(infos, all) {
     this.boxes = new Map(
       infos.map((info, k) => {
-        const src = `/api/${this.path}/image?${new URLSearchParams({ name: info.name, side: 512 })}`;
+        const src = `api/${this.path}/image?${new URLSearchParams({ name: info.name, side: 512 })}`;
         const more = element("button.quiet", { type: "button", "aria-label": `Like ${info.name}`, onclick: () => this.#choose(info.name) }, "like this");
         const box = new PictureBox({ ...info, id: info.name }, { src, tools: k ? [more] : [], onpoint: (x, y) => this.page.set({ from: info.name, spot: [x, y].map((v) => v.toFixed(2)).join() }) });
         box.note.textContent = k ? all[k].cosine.toFixed(3) : "chosen";
