@@ -6,13 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffeat.cli.predict import stems
 from diffeat.errors import InvalidValueError, StoreError
+from diffeat.evaluation.features import mirrored_pictures
 from diffeat.features import FeatureMap
 from diffeat.report.massive_figures import local_similarity
+from diffeat.report.segments import names_of
 from diffeat.storage import FeatureStore, export
 from diffeat.studies import massive
 from support.stores import FakeSource
@@ -54,6 +58,9 @@ def test_examples_of_a_survey_are_brought_from_the_device(monkeypatch: pytest.Mo
 
 
 def test_two_pictures_never_share_a_file() -> None:
+    assert names_of(list(map(Path, ["cat-2.png", "cat.png", "x/cat.png", "y/cat.png", "z/cat-2.png"]))) == [
+        "cat-2", "cat", "cat-3", "cat-4", "cat-2-2",
+    ]  # fmt: skip
     assert stems(["a/x.png", "a/y.png"]) == {"a/x.png": "a/x", "a/y.png": "a/y"}
     assert stems(["a/x.png", "a/x.jpg"]) == {"a/x.png": "a/x.png", "a/x.jpg": "a/x.jpg"}
     for names in (["../x.png", "x.png"], ["/a/x.png", "a/x.png"], ["x.png", "x.jpg", "x.jpg.png"]):
@@ -87,3 +94,24 @@ def test_two_maps_never_have_one_name_in_an_archive(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="one name"):
         export(tmp_path / "store", tmp_path / "out", "webdataset")
     assert export(tmp_path / "store", tmp_path / "out", "numpy") == 1
+
+
+def test_mirrored_copies_are_those_of_their_own_picture(tmp_path: Path) -> None:
+    """Of pictures whose names end alike, in all that is between, and of one that was changed since."""
+    names = ("one/a/b/c.png", "other/a/b/c.png", "one/a/b/c.bmp", "one/a-b/c.png")
+    paths = [tmp_path / name for name in names]
+
+    def write(path: Path, seed: int) -> np.ndarray:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 255, (3, 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        return pixels
+
+    pictures = {path: write(path, seed) for seed, path in enumerate(paths)}
+    for changed in (False, True):
+        if changed:
+            pictures[paths[0]] = write(paths[0], 99)
+        copies = mirrored_pictures(paths, tmp_path / "mirrored")
+        assert len(set(copies.values())) == len(paths)
+        for path, copy in copies.items():
+            assert np.array_equal(np.asarray(Image.open(copy)), pictures[path][:, ::-1])

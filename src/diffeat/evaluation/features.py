@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 from diffeat.errors import DatasetError
 from diffeat.extraction import Summary, extract_to_store
 from diffeat.features import FeatureMap, ImageLike, Source
-from diffeat.geometry import open_image
+from diffeat.geometry import file_digest, open_image
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
 from diffeat.storage.url import Place, place_of
@@ -153,11 +154,13 @@ def feature_folder(folder: str | Place, source: Source[FeatureMap]) -> Place:
 
 
 def mirrored_pictures(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Write mirrored copies (left and right exchanged, PNG) where they are missing; original path to copy."""
+    """Write mirrored copies (left and right exchanged, PNG) where they are missing; original path to copy, whose name
+    tells the path and the content."""
     folder.mkdir(parents=True, exist_ok=True)
     copies = {}
     for path in paths:
-        copy = folder / ("-".join(path.parts[-3:]).removesuffix(path.suffix) + ".png")
+        told = hashlib.sha256(f"{path.as_posix()}|{file_digest(path)}".encode()).hexdigest()[:12]
+        copy = folder / f"{path.stem}-{told}.png"
         if not copy.exists():
             part = copy.with_suffix(".part")
             open_image(path).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(part, format="PNG")

@@ -50,12 +50,15 @@ def names_of(paths: Sequence[Path]) -> list[str]:
         >>> names_of([Path("a/cat.png"), Path("b/cat.jpg"), Path("dog.png")])
         ['cat', 'cat-2', 'dog']
     """
-    taken: dict[str, int] = {}
-    names = []
+    counts: dict[str, int] = {}
+    names: dict[str, None] = {}
     for path in paths:
-        taken[path.stem] = taken.get(path.stem, 0) + 1
-        names.append(path.stem if taken[path.stem] == 1 else f"{path.stem}-{taken[path.stem]}")
-    return names
+        name = path.stem
+        while name in names:
+            counts[path.stem] = counts.get(path.stem, 1) + 1
+            name = f"{path.stem}-{counts[path.stem]}"
+        names[name] = None
+    return list(names)
 
 
 def files_of(names: Sequence[str]) -> list[str]:
