@@ -1,4 +1,4 @@
-"""What mkdocs does to pages of the API: marks of Sphinx in docstrings, `:class:` of a name and the like, are left out."""
+"""What mkdocs does to pages of the API: marks of Sphinx in docstrings (`:class:` of a name) are left out."""
 
 from __future__ import annotations
 
