@@ -86,4 +86,6 @@ def test_the_site_builds_strictly_and_fetches_nothing(tmp_path: Path) -> None:
 def test_the_whole_site_builds_strictly(tmp_path: Path) -> None:
     built = _build(tmp_path / "site")
     assert (built.returncode, built.stdout + built.stderr) == (0, "")
-    assert "extract_to_store" in (tmp_path / "site" / "api-reading" / "index.html").read_text(encoding="utf-8")
+    reading = (tmp_path / "site" / "api-reading" / "index.html").read_text(encoding="utf-8")
+    assert "extract_to_store" in reading
+    assert ":class:<code>" not in reading
