@@ -22,6 +22,7 @@ from diffeat.features import Picture
 from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
 from diffeat.training.clean import _check_trainable, _Training
+from diffeat.training.clean_examples import Examples
 from diffeat.training.log import read_log
 from diffeat.training.loop import Loop
 from tiny.pipelines import FAMILIES, build
@@ -120,8 +121,8 @@ def test_it_learns(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with backbone.ready():
         training = _Training(extractor, clean_recipe(recipe()), extractor.names, [Picture.of(PICTURE)], settings)
         with seeded(0):
-            example = training._example(0)
-        monkeypatch.setattr(training, "_example", lambda _: example)
+            example = training._examples[0]
+        monkeypatch.setattr(Examples, "__getitem__", lambda *_: example)
         training.run(None)
     assert training.losses[-1] < 0.3 * training.losses[0]
 

@@ -20,9 +20,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
@@ -30,12 +28,11 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from diffeat.activations import Taps
 from diffeat.ambient import neutral, seeded
-from diffeat.backbones import Backbone, LatentPosterior
+from diffeat.backbones import Backbone
 from diffeat.backbones.wrappers import unwrapped
-from diffeat.errors import DatasetError, ImageError, InvalidValueError, TooLargeError
-from diffeat.evaluation.features import Kept
+from diffeat.errors import DatasetError, InvalidValueError, TooLargeError
 from diffeat.extraction import Extractor, Reading
-from diffeat.features import Images, OnError, Picture, Prompts, model_images, raise_error
+from diffeat.features import Images, OnError, Picture, Prompts, raise_error
 from diffeat.features.picture import several
 from diffeat.files import new_folder
 from diffeat.geometry import file_digest
@@ -44,6 +41,7 @@ from diffeat.progress import Progress, silent
 from diffeat.refinement.cleandift import FIXED, CleanDiftAdapters, new_adapters
 from diffeat.storage.atomic import StagedFile, disk_errors
 from diffeat.training.checkpoint import Tensors
+from diffeat.training.clean_examples import Example, Examples
 from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, results_in
 from diffeat.training.loop import Loop, Schedule, Values
 
@@ -182,17 +180,6 @@ def train_clean(
     return Cleaned(out / RECIPE_FILE, tuple(training.losses), tuple(names), len(pictures))
 
 
-class _Example(NamedTuple):
-    """A picture in a step: its clean latent, its text, and the timesteps and noise that it is shown to the original
-    with."""
-
-    latent: Tensor
-    text: str
-    size: tuple[int, int]
-    times: Tensor
-    noise: Tensor
-
-
 class _Training:
     """The steps.
 
@@ -212,12 +199,7 @@ class _Training:
     ) -> None:
         self._backbone, self._recipe, self._names, self._settings = extractor.backbone, recipe, names, settings
         self._rows = extractor.batch_size
-        self._pictures, self._on_error = pictures, on_error
-        self._broken: set[int] = set()
-        self._orders: Kept[int, np.ndarray] = Kept(2)
-        self._latents: Kept[int, tuple[LatentPosterior, tuple[int, int]]] = Kept(
-            len(pictures), lambda kept: kept[0].mean.nbytes + kept[0].std.nbytes
-        )
+        self._examples = Examples(self._backbone, recipe, pictures, settings.levels, settings.seed, on_error)
         self.losses: list[float] = []
         original = unwrapped(self._backbone.denoiser)
         self.student: nn.Module = deepcopy(original).float().eval().requires_grad_(True)
@@ -241,7 +223,7 @@ class _Training:
             Schedule(settings.steps, settings.every),
             {"optimiser": torch.optim.Adam([*self.student.parameters(), *self._trained], lr=settings.rate)},
             {"denoiser": self.student, "adapters": Tensors(self.adapters)},
-            {**how, "recipe": self._recipe.hash, "pictures": len(self._pictures)},
+            {**how, "recipe": self._recipe.hash, "pictures": len(self._examples.pictures)},
         )
         loop.run(self._gradients, progress=progress, desc="clean")
         self.losses = loop.losses
@@ -250,18 +232,18 @@ class _Training:
         settings = self._settings
         places = range(number * settings.batch, (number + 1) * settings.batch)
         with seeded((settings.seed << 32) + number):
-            examples = [self._example(place) for place in places]
+            examples = [self._examples[place] for place in places]
         loss = sum(self._backward(part) for part in self._parts(examples))
         return {"loss": loss / len(examples)}
 
-    def _parts(self, examples: Sequence[_Example]) -> Iterator[list[_Example]]:
+    def _parts(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
         """Examples of one size, as many as a call takes."""
         most = len(examples) if self._rows is None else max(1, self._rows // self._settings.levels)
         for size in dict.fromkeys(example.size for example in examples):
             alike = [example for example in examples if example.size == size]
             yield from (alike[i : i + most] for i in range(0, len(alike), most))
 
-    def _backward(self, part: Sequence[_Example]) -> float:
+    def _backward(self, part: Sequence[Example]) -> float:
         """Add the gradients of some examples; gives the sum of their losses."""
         try:
             loss = self._loss(part)
@@ -276,7 +258,7 @@ class _Training:
                 f"the rows of a call (--batch-size {max(1, len(part) // 2) * self._settings.levels}), or --size."
             ) from error
 
-    def _loss(self, part: Sequence[_Example]) -> Tensor:
+    def _loss(self, part: Sequence[Example]) -> Tensor:
         """The mean over activations, pictures, timesteps and positions of one minus the cosine."""
         backbone, levels = self._backbone, self._settings.levels
         clean = torch.stack([example.latent for example in part])
@@ -299,41 +281,6 @@ class _Training:
         each = [recomputed(away, n, features[n], targets[n], use_reentrant=False) for n in self._names]
         return torch.stack(each).mean()
 
-    def _example(self, place: int) -> _Example:
-        """The picture at a place of the order without end; all come before one comes again."""
-        posterior, size, picture = self._readable(place)
-        settings, shape = self._settings, posterior.mean.shape
-        latent = posterior.mean
-        if self._recipe.trajectory.latent == "sample":
-            latent = posterior.sample(torch.randn(shape))
-        edges = torch.linspace(1, self._backbone.train_steps, settings.levels + 1)
-        times = (edges[:-1] + torch.rand(settings.levels) * edges.diff()).floor().clamp(max=edges[-1] - 1)
-        noise = torch.randn(settings.levels, *shape[1:])
-        text = self._recipe.prompt if picture.text is None else picture.text
-        return _Example(moved(latent[0], self._backbone.device), text, size, times, noise)
-
-    def _readable(self, place: int) -> tuple[LatentPosterior, tuple[int, int], Picture]:
-        turn, first = divmod(place, count := len(self._pictures))
-        order = self._orders.get_or_make(
-            turn, lambda: np.random.default_rng((self._settings.seed, turn)).permutation(count)
-        )
-        for i in range(count):
-            k = int(order[(first + i) % count])
-            if k in self._broken:
-                continue
-            picture = self._pictures[k].told(self._pictures[k].text)  # forgets its pixels
-            try:
-                return *self._latents.get_or_make(k, lambda one=picture: self._encoded(one)), picture
-            except (ImageError, InvalidValueError) as error:
-                self._broken.add(k)
-                self._on_error(picture.name, error)
-        raise DatasetError(f"None of the {count} pictures can be read.")
-
-    def _encoded(self, picture: Picture) -> tuple[LatentPosterior, tuple[int, int]]:
-        frame = self._backbone.frame(self._recipe.frame, picture.image.size, picture.name)
-        posterior = self._backbone.encode_images(model_images([picture], [frame], self._backbone.device))
-        return LatentPosterior(posterior.mean.cpu(), posterior.std.cpu()), frame.model
-
     @torch.no_grad()
     def _channels(self) -> dict[str, int]:
         """Of each activation, by one call.
@@ -343,7 +290,7 @@ class _Training:
         """
         backbone = self._backbone
         with seeded(self._settings.seed):
-            example = self._example(0)
+            example = self._examples[0]
         conditioning = backbone.condition([example.text], example.size, **self._recipe.conditioning)
         told = self._recipe.trajectory.timesteps[0]
         values = _run(self._teacher_taps, backbone.denoiser_inputs(example.latent[None], told, conditioning))
