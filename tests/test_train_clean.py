@@ -21,8 +21,8 @@ from diffeat.extraction.contained import contained
 from diffeat.features import Picture
 from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
-from diffeat.training.clean import _Training
-from diffeat.training.cleanable import check_trainable
+from diffeat.training.clean import _check_trainable, _Training
+from diffeat.training.clean_examples import Examples
 from diffeat.training.log import read_log
 from diffeat.training.loop import Loop
 from tiny.pipelines import FAMILIES, build
@@ -121,8 +121,8 @@ def test_it_learns(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     with backbone.ready():
         training = _Training(extractor, clean_recipe(recipe()), extractor.names, [Picture.of(PICTURE)], settings)
         with seeded(0):
-            example = training._example(0)
-        monkeypatch.setattr(training, "_example", lambda _: example)
+            example = training._examples[0]
+        monkeypatch.setattr(Examples, "__getitem__", lambda *_: example)
         training.run(None)
     assert training.losses[-1] < 0.3 * training.losses[0]
 
@@ -256,7 +256,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         return type("Stand-in", (), {"denoiser": network, "dtype": dtype, "name": "m"})()
 
     whole = torch.zeros(1, 1)
-    check_trainable(backbone_of(whole))
+    _check_trainable(backbone_of(whole))
     for refused, message in [
         (backbone_of(whole.to(torch.uint8)), "m are quantised"),
         (backbone_of(whole.to(torch.float8_e4m3fn)), "m are quantised"),
@@ -264,7 +264,7 @@ def test_weights_that_cannot_be_trained_are_refused() -> None:
         (backbone_of(whole, _hf_hook=object()), "m are offloaded"),
     ]:
         with pytest.raises(InvalidValueError, match=message):
-            check_trainable(refused)
+            _check_trainable(refused)
 
 
 def test_command_line(tmp_path: Path) -> None:

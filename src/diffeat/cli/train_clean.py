@@ -44,8 +44,7 @@ def clean(
     """
     from diffeat.features import list_pictures
     from diffeat.progress import bar
-    from diffeat.training.clean import CleanSettings, train_clean
-    from diffeat.training.cleanable import clean_recipe
+    from diffeat.training.clean import CleanSettings, clean_recipe, train_clean
     from diffeat.training.hyperfeatures.recipes import results_in
 
     new_folder(out, results_in(out), force=force)

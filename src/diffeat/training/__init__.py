@@ -8,8 +8,7 @@ noise. A training that was stopped goes on with the same call.
 
 from diffeat.training.amalgamated import Amalgamated, AmalgamateSettings
 from diffeat.training.amalgamation import train_on_labels, train_on_pairs
-from diffeat.training.clean import Cleaned, CleanSettings, train_clean
-from diffeat.training.cleanable import clean_recipe
+from diffeat.training.clean import Cleaned, CleanSettings, clean_recipe, train_clean
 from diffeat.training.convolution import ConvolutionSettings, Convolved, train_convolution
 from diffeat.training.heads.train import Trained, train_dense
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures

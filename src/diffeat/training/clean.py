@@ -20,9 +20,7 @@ from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
@@ -30,12 +28,11 @@ from torch.utils.checkpoint import checkpoint as recomputed
 
 from diffeat.activations import Taps
 from diffeat.ambient import neutral, seeded
-from diffeat.backbones import LatentPosterior
+from diffeat.backbones import Backbone
 from diffeat.backbones.wrappers import unwrapped
-from diffeat.errors import DatasetError, ImageError, InvalidValueError, TooLargeError
-from diffeat.evaluation.features import Kept
+from diffeat.errors import DatasetError, InvalidValueError, TooLargeError
 from diffeat.extraction import Extractor, Reading
-from diffeat.features import Images, OnError, Picture, Prompts, model_images, raise_error
+from diffeat.features import Images, OnError, Picture, Prompts, raise_error
 from diffeat.features.picture import several
 from diffeat.files import new_folder
 from diffeat.geometry import file_digest
@@ -44,12 +41,13 @@ from diffeat.progress import Progress, silent
 from diffeat.refinement.cleandift import FIXED, CleanDiftAdapters, new_adapters
 from diffeat.storage.atomic import StagedFile, disk_errors
 from diffeat.training.checkpoint import Tensors
-from diffeat.training.cleanable import check_trainable, clean_recipe, matched_names
+from diffeat.training.clean_examples import Example, Examples
 from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, results_in
 from diffeat.training.loop import Loop, Schedule, Values
 
 #: In the run folder.
 DENOISER, ADAPTERS = f"{WEIGHTS}/denoiser.safetensors", f"{WEIGHTS}/adapters.safetensors"
+_DTYPES = (torch.float32, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,41 @@ class Cleaned:
         )
 
 
+def clean_recipe(recipe: Reading) -> Reading:
+    """The recipe that reads the clean latent, in one call, what another reads of noisy ones.
+
+    Raises:
+        InvalidValueError: It walks, reads at several timesteps, has views or techniques, or joins by a trained network.
+
+    Example:
+        >>> recipe = clean_recipe(Reading.load("tiny-unet"))
+        >>> recipe.trajectory.kind, recipe.trajectory.timesteps, recipe.trajectory.draws
+        ('clean', (20.0,), 1)
+    """
+    name, path = f"Recipe {recipe.name!r}", recipe.trajectory
+    for field in ("views", "techniques"):
+        if getattr(recipe, field) is not None:
+            raise InvalidValueError(f"{name} has {field}; clean features are one plain call: --set {field}=null.")
+    if path.stepped:
+        raise InvalidValueError(
+            f"{name} walks ({path.kind}); clean features are read in one call: choose a recipe of kind 'noise'."
+        )
+    if len(path.timesteps) > 1:
+        raise InvalidValueError(
+            f"{name} reads at {len(path.timesteps)} timesteps; clean features are told one: give --timestep "
+            f"{path.timesteps[0]:g}, or the one that matches best."
+        )
+    if recipe.fuse is not None and recipe.fuse.weights is not None:
+        raise InvalidValueError(
+            f"{name} joins by a network that was trained on noisy features: --set fuse=null, and train it on the clean "
+            "ones afterwards."
+        )
+    return recipe.replace(
+        name=f"{recipe.name}-clean",
+        trajectory={"kind": "clean", "timesteps": path.timesteps, "latent": path.latent},
+    )
+
+
 @neutral()
 def train_clean(
     extractor: Extractor,
@@ -131,8 +164,8 @@ def train_clean(
     recipe = clean_recipe(extractor.recipe)
     new_folder(out, results_in(out), force=force)
     pictures = _pictures(recipe, images, prompts)
-    names = matched_names(extractor)
-    check_trainable(extractor.backbone)
+    names = _names(extractor)
+    _check_trainable(extractor.backbone)
     with extractor.backbone.ready():
         training = _Training(extractor, recipe, names, pictures, settings, on_error)
         training.run(out, progress)
@@ -145,17 +178,6 @@ def train_clean(
         out / RECIPE_FILE, force=force
     )
     return Cleaned(out / RECIPE_FILE, tuple(training.losses), tuple(names), len(pictures))
-
-
-class _Example(NamedTuple):
-    """A picture in a step: its clean latent, its text, and the timesteps and noise that it is shown to the original
-    with."""
-
-    latent: Tensor
-    text: str
-    size: tuple[int, int]
-    times: Tensor
-    noise: Tensor
 
 
 class _Training:
@@ -177,12 +199,7 @@ class _Training:
     ) -> None:
         self._backbone, self._recipe, self._names, self._settings = extractor.backbone, recipe, names, settings
         self._rows = extractor.batch_size
-        self._pictures, self._on_error = pictures, on_error
-        self._broken: set[int] = set()
-        self._orders: Kept[int, np.ndarray] = Kept(2)
-        self._latents: Kept[int, tuple[LatentPosterior, tuple[int, int]]] = Kept(
-            len(pictures), lambda kept: kept[0].mean.nbytes + kept[0].std.nbytes
-        )
+        self._examples = Examples(self._backbone, recipe, pictures, settings.levels, settings.seed, on_error)
         self.losses: list[float] = []
         original = unwrapped(self._backbone.denoiser)
         self.student: nn.Module = deepcopy(original).float().eval().requires_grad_(True)
@@ -206,7 +223,7 @@ class _Training:
             Schedule(settings.steps, settings.every),
             {"optimiser": torch.optim.Adam([*self.student.parameters(), *self._trained], lr=settings.rate)},
             {"denoiser": self.student, "adapters": Tensors(self.adapters)},
-            {**how, "recipe": self._recipe.hash, "pictures": len(self._pictures)},
+            {**how, "recipe": self._recipe.hash, "pictures": len(self._examples.pictures)},
         )
         loop.run(self._gradients, progress=progress, desc="clean")
         self.losses = loop.losses
@@ -215,18 +232,18 @@ class _Training:
         settings = self._settings
         places = range(number * settings.batch, (number + 1) * settings.batch)
         with seeded((settings.seed << 32) + number):
-            examples = [self._example(place) for place in places]
+            examples = [self._examples[place] for place in places]
         loss = sum(self._backward(part) for part in self._parts(examples))
         return {"loss": loss / len(examples)}
 
-    def _parts(self, examples: Sequence[_Example]) -> Iterator[list[_Example]]:
+    def _parts(self, examples: Sequence[Example]) -> Iterator[list[Example]]:
         """Examples of one size, as many as a call takes."""
         most = len(examples) if self._rows is None else max(1, self._rows // self._settings.levels)
         for size in dict.fromkeys(example.size for example in examples):
             alike = [example for example in examples if example.size == size]
             yield from (alike[i : i + most] for i in range(0, len(alike), most))
 
-    def _backward(self, part: Sequence[_Example]) -> float:
+    def _backward(self, part: Sequence[Example]) -> float:
         """Add the gradients of some examples; gives the sum of their losses."""
         try:
             loss = self._loss(part)
@@ -241,7 +258,7 @@ class _Training:
                 f"the rows of a call (--batch-size {max(1, len(part) // 2) * self._settings.levels}), or --size."
             ) from error
 
-    def _loss(self, part: Sequence[_Example]) -> Tensor:
+    def _loss(self, part: Sequence[Example]) -> Tensor:
         """The mean over activations, pictures, timesteps and positions of one minus the cosine."""
         backbone, levels = self._backbone, self._settings.levels
         clean = torch.stack([example.latent for example in part])
@@ -264,41 +281,6 @@ class _Training:
         each = [recomputed(away, n, features[n], targets[n], use_reentrant=False) for n in self._names]
         return torch.stack(each).mean()
 
-    def _example(self, place: int) -> _Example:
-        """The picture at a place of the order without end; all come before one comes again."""
-        posterior, size, picture = self._readable(place)
-        settings, shape = self._settings, posterior.mean.shape
-        latent = posterior.mean
-        if self._recipe.trajectory.latent == "sample":
-            latent = posterior.sample(torch.randn(shape))
-        edges = torch.linspace(1, self._backbone.train_steps, settings.levels + 1)
-        times = (edges[:-1] + torch.rand(settings.levels) * edges.diff()).floor().clamp(max=edges[-1] - 1)
-        noise = torch.randn(settings.levels, *shape[1:])
-        text = self._recipe.prompt if picture.text is None else picture.text
-        return _Example(moved(latent[0], self._backbone.device), text, size, times, noise)
-
-    def _readable(self, place: int) -> tuple[LatentPosterior, tuple[int, int], Picture]:
-        turn, first = divmod(place, count := len(self._pictures))
-        order = self._orders.get_or_make(
-            turn, lambda: np.random.default_rng((self._settings.seed, turn)).permutation(count)
-        )
-        for i in range(count):
-            k = int(order[(first + i) % count])
-            if k in self._broken:
-                continue
-            picture = self._pictures[k].told(self._pictures[k].text)  # forgets its pixels
-            try:
-                return *self._latents.get_or_make(k, lambda one=picture: self._encoded(one)), picture
-            except (ImageError, InvalidValueError) as error:
-                self._broken.add(k)
-                self._on_error(picture.name, error)
-        raise DatasetError(f"None of the {count} pictures can be read.")
-
-    def _encoded(self, picture: Picture) -> tuple[LatentPosterior, tuple[int, int]]:
-        frame = self._backbone.frame(self._recipe.frame, picture.image.size, picture.name)
-        posterior = self._backbone.encode_images(model_images([picture], [frame], self._backbone.device))
-        return LatentPosterior(posterior.mean.cpu(), posterior.std.cpu()), frame.model
-
     @torch.no_grad()
     def _channels(self) -> dict[str, int]:
         """Of each activation, by one call.
@@ -308,7 +290,7 @@ class _Training:
         """
         backbone = self._backbone
         with seeded(self._settings.seed):
-            example = self._example(0)
+            example = self._examples[0]
         conditioning = backbone.condition([example.text], example.size, **self._recipe.conditioning)
         told = self._recipe.trajectory.timesteps[0]
         values = _run(self._teacher_taps, backbone.denoiser_inputs(example.latent[None], told, conditioning))
@@ -335,6 +317,42 @@ def _pictures(recipe: Reading, images: Images, prompts: Prompts) -> list[Picture
         picture.told(recipe.text_for(text) if text and picture.text is None else picture.text)
         for picture, text in zip(pictures, texts, strict=True)
     ]
+
+
+def _names(extractor: Extractor) -> list[str]:
+    """Ids of what is matched: the maps, or the raw streams of those that are refined.
+
+    Raises:
+        InvalidValueError: Attention, or a decoded picture.
+    """
+    names: dict[str, None] = {}
+    for reducer in extractor.plan.readers[0].reducers:
+        wants = reducer.core.wants
+        if reducer.predicts or not all(isinstance(want, str) for want in wants):
+            raise InvalidValueError(
+                f"{reducer.name} has no channels that could be matched; clean features are those of blocks and layers: "
+                "name them (-a)."
+            )
+        names[str(wants[0])] = None  # of a refined map the raw stream, without its scale and shift
+    return list(names)
+
+
+def _check_trainable(backbone: Backbone) -> None:
+    """
+    Raises:
+        InvalidValueError: The denoiser's weights are quantised, offloaded or in half precision.
+    """
+    if backbone.dtype not in _DTYPES:
+        kind = str(backbone.dtype).removeprefix("torch.")
+        raise InvalidValueError(f"Clean features are trained in float32 or bfloat16, not in {kind}: --dtype bfloat16.")
+    network = unwrapped(backbone.denoiser)
+    if any(
+        hasattr(m, "_hf_hook") or getattr(getattr(m, "_diffusers_hook", None), "hooks", ()) for m in network.modules()
+    ):
+        raise InvalidValueError(f"The weights of {backbone.name} are offloaded; load it without, to train it.")
+    for weight in network.parameters():
+        if weight.element_size() < 2 or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
+            raise InvalidValueError(f"The weights of {backbone.name} are quantised, and such are not trained.")
 
 
 def _write(file: Path, tensors: dict[str, Tensor]) -> None:
