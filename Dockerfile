@@ -1,4 +1,4 @@
-# diffeat on a CPU, with the embedded models:  docker build -t diffeat . && docker run --rm -v "$PWD:/work" diffeat samples photos
+# diffeat on a CPU, with the embedded models:  docker build -t diffeat . && docker run --rm -v "$PWD:/data" diffeat samples photos
 FROM python:3.11-slim
 
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONDONTWRITEBYTECODE=1 HF_HOME=/models
@@ -9,11 +9,11 @@ COPY src src
 RUN pip install -c constraints.txt '.[app,eval]' \
     && rm -rf /source \
     && useradd --create-home --uid 1000 user \
-    && mkdir -p /models /work \
-    && chown user /models /work
+    && mkdir -p /models /data \
+    && chown user /models /data
 
 USER user
-WORKDIR /work
+WORKDIR /data
 VOLUME ["/models"]
 ENTRYPOINT ["diffeat"]
 CMD ["--help"]
