@@ -74,9 +74,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 QUICK = ("sd15", "dit", "pixart_sigma", "sd3", "flux", "ddpm")  # a kind of denoiser each
 
 
-@pytest.mark.parametrize(
-    "family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES]
-)
+@pytest.mark.parametrize("family", [f if f in QUICK else pytest.param(f, marks=pytest.mark.slow) for f in FAMILIES])
 def test_every_family_learns_in_its_copy(family: str) -> None:
     backbone = Backbone.from_pipeline(build(family))
     before = {name: value.clone() for name, value in backbone.denoiser.state_dict().items()}
