@@ -26,7 +26,7 @@ from diffeat.app.server import application
 from diffeat.app.session import Session
 from diffeat.app.shelf import Shelf
 from diffeat.datasets import read_csv_pairs, read_folder
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Reading, load_source
 from diffeat.features import FeatureMap
 from diffeat.geometry import FrameSpec, open_image
@@ -320,6 +320,8 @@ def test_only_names_of_the_store_are_read(client: TestClient, name: str) -> None
 def test_the_page_opens_in_a_cell_and_is_gone_when_that_is_closed(photos: Path) -> None:
     from diffeat.viz import click
 
+    with pytest.raises(UnknownNameError, match="has no view 'explorer'.*'explore'"):
+        click([photos / "0.png"], view="explorer")
     cell = click([photos / "0.png", np.zeros((9, 8, 3), np.uint8), torch.zeros(2, 3, 6, 5)], view="match")
     address = cell.address.split("#")[0]
     assert f'<iframe src="{cell.address}"' in cell._repr_html_()

@@ -8,6 +8,7 @@ import os
 import secrets
 import threading
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,7 +20,7 @@ from diffeat.app.gallery import Gallery
 from diffeat.app.server import application, serve
 from diffeat.app.session import Session
 from diffeat.app.shelf import Shelf
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import ImageLike, Picture
 from diffeat.features.picture import several
@@ -55,6 +56,12 @@ class Cell:
         )
 
 
+def view_names() -> list[str]:
+    """Of the page's views, each of which is a file."""
+    files = Path(__file__).parent.joinpath("static", "views").glob("*.js")
+    return sorted(file.stem for file in files if file.stem != "index")
+
+
 def click(
     images: ImageLike | Iterable[ImageLike] = (),
     recipe: str | Reading | Extractor = "tiny-unet",
@@ -72,17 +79,19 @@ def click(
         images: Paths, folders and globs, PIL images, arrays or tensors; sample photographs if none.
         recipe: What is read: a preset, a recipe, or an extractor, whose model is used as it is loaded.
         store: That can be looked through.
-        view: What is shown first: ``"explore"``, ``"match"``, ``"stores"`` …
+        view: What is shown first: explore, compare, strips, match, segments or stores.
         height: Of the cell, in pixels.
 
     Raises:
         InvalidValueError: There is no picture.
-        UnknownNameError: There is no such recipe.
+        UnknownNameError: There is no such recipe, or view.
 
     Example:
         >>> from diffeat.viz import click
         >>> click(["cat.jpg", "dog.jpg"], "dift-sd21")  # doctest: +SKIP
     """
+    if view not in (views := view_names()):
+        raise UnknownNameError(f"The page has no view {view!r}. {did_you_mean(view, views)}")
     alone = isinstance(images, (str, np.ndarray, Tensor)) or not isinstance(images, Iterable)
     given: list[Any] = [images] if alone else list(images)  # pyright: ignore[reportArgumentType]
     gallery = Gallery([os.fspath(image) for image in given if isinstance(image, (str, os.PathLike))])
