@@ -7,7 +7,7 @@ import pytest
 
 from diffeat.datasets.labelled import IGNORE
 from diffeat.datasets.toyworld import Toyworld
-from diffeat.tasks.segmentation.boundary import boundary_counts, boundary_f
+from diffeat.tasks.segmentation.boundary import boundary_counts, boundary_f, outline_counts
 from diffeat.tasks.segmentation.confusion import Confusion
 
 RNG = np.random.default_rng(0)
@@ -62,6 +62,7 @@ def test_outlines_equal_brute_force_and_add_up() -> None:
     expected = np.zeros((4, 4), int)
     for _ in range(3):
         truth, predicted = maps()
+        truth = np.where(truth == IGNORE, 0, truth)
         total += boundary_counts(truth, predicted, 4, bound=2)
         for label in range(4):
             one, other = (slow_outline(m == label, truth == IGNORE) for m in (predicted, truth))
@@ -71,6 +72,19 @@ def test_outlines_equal_brute_force_and_add_up() -> None:
     assert (total == expected).all()
     precision, recall = expected[:, 1] / expected[:, 0], expected[:, 3] / expected[:, 2]
     np.testing.assert_allclose(boundary_f(total), 2 * precision * recall / (precision + recall))
+
+
+def test_a_band_of_void_between_classes_is_an_outline_and_the_edge_of_what_is_unknown_is_none() -> None:
+    truth = np.repeat(np.array([0] * 9 + [IGNORE] * 3 + [1] * 8, np.uint8)[None], 20, 0)
+    halves = (np.arange(20) >= 10)[None].repeat(20, 0).astype(np.uint8)
+    assert boundary_f(boundary_counts(truth, halves, 2, bound=2)).tolist() == [1, 1]  # as around objects of VOC
+    assert boundary_f(outline_counts(truth, halves, bound=2)[None]).tolist() == [1]
+    shifted = (np.arange(20) >= 5)[None].repeat(20, 0).astype(np.uint8)
+    assert boundary_f(boundary_counts(truth, shifted, 2, bound=2)).tolist() == [0, 0]
+    truth[:, 9:] = IGNORE  # nothing is known of the right half, whatever is predicted there
+    counts = boundary_counts(truth, halves, 2, bound=2)
+    assert counts.sum() == 0
+    assert np.isnan(boundary_f(counts)).all()
 
 
 def test_outlines_that_agree_and_those_that_are_far_apart() -> None:

@@ -1,8 +1,10 @@
 r"""How well the outlines of classes are found, over a whole set.
 
 An outline pixel of a class has its right, lower or lower right neighbour on the other side of the class's edge; edges
-towards void are none. Counted are predicted outline pixels with a true one of the class within a distance, and true
-ones with a predicted one; both are summed over all pictures, then
+towards void are none. Where void lies as a band between two classes, as around the objects of Pascal VOC, the true
+outline is its middle: void is given to the nearest label, as far as the distance below. What is predicted inside void
+counts where it is right, and nowhere else. Counted are predicted outline pixels with a true one of the class within a
+distance, and true ones with a predicted one; both are summed over all pictures, then
 
 .. math:: F_c = \frac{2 P_c R_c}{P_c + R_c}
 
@@ -13,6 +15,7 @@ add up and a class weighs by its outlines). The distance is a share of the pictu
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,10 +36,11 @@ def boundary_counts(
     Args:
         bound: Distance as a share of the diagonal; pixels, if 1 or more.
     """
-    void = truth == IGNORE
+    void, pixels = truth == IGNORE, _pixels(bound, truth.shape)
+    whole = _closed(truth, pixels)
     counts = np.zeros((classes, 4), np.int64)
     for label in np.unique(np.concatenate([np.unique(truth[~void]), np.unique(predicted[~void])])):
-        counts[label] = _counts(predicted == label, truth == label, void, bound)
+        counts[label] = _counts(predicted == label, whole == label, void, whole == IGNORE, pixels)
     return counts
 
 
@@ -50,22 +54,47 @@ def outline_counts(
         >>> outline_counts(halves, 5 - halves, bound=1).tolist()
         [2, 2, 2, 2]
     """
-    return _counts(predicted, truth, truth == IGNORE, bound)
+    pixels = _pixels(bound, truth.shape)
+    whole = _closed(truth, pixels)
+    return _counts(predicted, whole, truth == IGNORE, whole == IGNORE, pixels)
 
 
-def _counts(predicted: NDArray, truth: NDArray, void: NDArray[np.bool_], bound: float) -> NDArray[np.int64]:
+def _pixels(bound: float, shape: tuple[int, ...]) -> float:
+    return bound if bound >= 1 else math.ceil(bound * math.hypot(*shape))
+
+
+def _closed(truth: NDArray, pixels: float) -> NDArray:
+    """With the label of the nearest pixel where void is no farther from it."""
+    void = truth == IGNORE
+    if not void.any() or void.all():
+        return truth
+    from scipy.ndimage import distance_transform_edt
+
+    distances, nearest = cast(Any, distance_transform_edt(void, return_indices=True))
+    return np.where(void & (distances <= pixels), truth[tuple(nearest)], truth)
+
+
+def _counts(
+    predicted: NDArray, truth: NDArray, void: NDArray[np.bool_], unknown: NDArray[np.bool_], pixels: float
+) -> NDArray[np.int64]:
+    """
+    Args:
+        truth: Closed, but where it is ``unknown``.
+    """
+    found, true = _outline(predicted, np.zeros_like(void)), np.argwhere(_outline(truth, unknown))
+    places = np.argwhere(found)
+    right = _near(places, true, pixels)
+    counted = right | _outline(predicted, void)[found]
+    return np.array([counted.sum(), right.sum(), len(true), _near(true, places, pixels).sum()], np.int64)
+
+
+def _near(places: NDArray[np.int64], others: NDArray[np.int64], pixels: float) -> NDArray[np.bool_]:
     from scipy.spatial import KDTree
 
-    pixels = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape))
-    one, other = (np.argwhere(_outline(labels, void)) for labels in (predicted, truth))
-    counts = []
-    for own, against in ((one, other), (other, one)):
-        near = 0
-        if len(own) and len(against):
-            distances, _ = KDTree(against).query(own, distance_upper_bound=pixels + 0.25)
-            near = int((distances <= pixels).sum())
-        counts += [len(own), near]
-    return np.array(counts, np.int64)
+    if not len(places) or not len(others):
+        return np.zeros(len(places), bool)
+    distances, _ = KDTree(others).query(places, distance_upper_bound=pixels + 0.25)
+    return distances <= pixels
 
 
 def boundary_f(counts: NDArray[np.number]) -> NDArray[np.float64]:
