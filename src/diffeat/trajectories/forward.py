@@ -7,7 +7,7 @@ without any noise and only *tells* it the timestep, as models fine-tuned for cle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,7 +40,7 @@ def drawn_for(row: Row, seed: int, sample: bool) -> Iterator[Draw]:
         yield _of_diffusion(row, seed)
 
 
-def drawn_ahead(shape: Sequence[int], image: str, draws: Iterable[Draw]) -> dict[Draw, Tensor]:
+def drawn_ahead(shape: Sequence[int], image: str, draws: Iterable[Draw]) -> dict[Hashable, Tensor]:
     """The noise of a picture for :func:`noisy_latents`, before its latent is there.
 
     Args:
@@ -67,7 +67,7 @@ def noisy_latents(
     seed: int | Sequence[int],
     sample_posterior: bool | Sequence[bool],
     noise: NoiseSource | None = None,
-    ahead: Sequence[Mapping[Draw, Tensor]] = (),
+    ahead: Sequence[Mapping[Hashable, Tensor]] = (),
 ) -> Tensor:
     """The latents that the denoiser reads for ``rows``: all noise is drawn, then brought to the device at once.
 
