@@ -53,8 +53,8 @@ class PreparedTarget:
         self._rows = rows.to(features.device)
         self._columns = columns.to(features.device)
         self._inverse_norm = self.features.new_empty(self.shape)
-        for rows, norms in self._norms():
-            self._inverse_norm[rows] = norms.clamp(min=_EPS).reciprocal().to(self.features.dtype)
+        for part, norms in self._norms():
+            self._inverse_norm[part] = norms.clamp(min=_EPS).reciprocal().to(self.features.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
