@@ -14,14 +14,15 @@ colours and places (superpixels), cells of a grid, and regions around places at 
 takes the found part that overlaps most, one to one (Hungarian), and IoU is averaged over the parts of all pictures.
 F of boundaries: pixels within 2 of each other.
 
-Intervals are of 95 %, by resampling pictures.
+Intervals are of 95 %, by resampling pictures; those of differences resample both ways' pictures together. What is
+measured already is kept in the file of results, by which a stopped run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -114,7 +115,21 @@ def centre(_: ToySample) -> np.ndarray:
     return np.exp(-(y**2 + x**2) / 0.08)
 
 
-def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample], timesteps: list[float]) -> dict:
+def less(rows: Sequence, others: Sequence, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+    """How much better than another way to the same pictures, and the interval of that."""
+    mine, theirs = (np.array(r, dtype=float) for r in (rows, others))
+    of = [float(statistic(r.sum(0)[None])[0]) for r in (mine, theirs)]
+    return [of[0] - of[1], *bootstrap(mine, statistic, paired=theirs)]
+
+
+def run_words(
+    name: str,
+    choose: Sequence[ToySample],
+    score: Sequence[ToySample],
+    timesteps: list[float],
+    result: dict,
+    save: Callable[[], None],
+) -> None:
     source = Extractor.from_recipe(name)
     recipe = source.recipe.replace(
         **{"trajectory.timesteps": timesteps, "trajectory.draws": 1, "frame": {"mode": "squash", "size": [SIZE, SIZE]}}
@@ -133,8 +148,9 @@ def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample]
         "colour clusters": lambda s: {"": torch.from_numpy(colour_clusters(s))},
         "centre": lambda s: {"": torch.from_numpy(centre(s))},
     }
-    table, places = {}, {}
     for way, make in ways.items():
+        if way in result:
+            continue
         tables = []
         for part in (choose, score):
             by_key: dict[str, list[np.ndarray]] = {}
@@ -148,16 +164,17 @@ def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample]
         key = max(best, key=lambda k: best[k].max())
         at = int(best[key].argmax())
         rows = scored[key][:, at]
-        interval = bootstrap(rows, miou)
-        table[way] = {
+        result[way] = {
             "choice": key,
             "threshold": float(THRESHOLDS[at]),
             "miou": float(miou(rows.sum(0)[None])[0]),
-            "interval": list(interval),
+            "interval": list(bootstrap(rows, miou)),
+            "words less this": less(result["words"]["rows"] if way != "words" else rows, rows, miou),
+            "rows": rows.tolist(),
+            "validation": {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]},
         }
-        print(way, table[way], flush=True)
-        places[way] = {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]}
-    return {"table": table, "validation": places}
+        save()
+        print(way, {k: v for k, v in result[way].items() if k not in ("rows", "validation")}, flush=True)
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
@@ -181,6 +198,10 @@ def part_scores(found: np.ndarray, truth: np.ndarray) -> tuple[float, int, float
         float((mine & binary_dilation(theirs, near)).sum()), float(mine.sum()),
         float((theirs & binary_dilation(mine, near)).sum()), float(theirs.sum()),
     )  # fmt: skip
+
+
+def part_iou(sums: np.ndarray) -> np.ndarray:
+    return 100 * sums[:, 0] / sums[:, 1]
 
 
 def part_f(sums: np.ndarray) -> np.ndarray:
@@ -211,12 +232,13 @@ def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(labels.reshape(height, width)) for name, labels in found.items()}
 
 
-def run_parts(name: str, score: Sequence[ToySample]) -> dict:
+def run_parts(name: str, score: Sequence[ToySample], result: dict, save: Callable[[], None]) -> None:
     source = Extractor.from_recipe(name)
     frame = {"mode": "squash", "size": [256, 256]}
     source = Extractor(source.recipe.replace(frame=frame), source.backbone)
-    units: dict[str, list] = {}
-    for sample in bar(score, total=len(score), desc="parts"):
+    units: dict[str, list] = result.setdefault("rows", {})
+    left = score[len(units.get("cuts", ())) :]
+    for sample in bar(left, total=len(left), desc="parts"):
         truth = np.asarray(sample.parts)
         count = len(np.unique(truth))
         picture = Picture.of(sample.image)
@@ -231,13 +253,15 @@ def run_parts(name: str, score: Sequence[ToySample]) -> dict:
         }
         for way, labels in found.items():
             units.setdefault(way, []).append(part_scores(labels.numpy(), truth))
-    table = {}
+        save()
     for way, rows in units.items():
-        both = np.array(rows)
-        for name, score_of in (("miou", lambda s: 100 * s[:, 0] / s[:, 1]), ("boundary F", part_f)):
-            table.setdefault(way, {})[name] = [float(score_of(both.sum(0)[None])[0]), *bootstrap(both, score_of)]
-        print(way, table[way], flush=True)
-    return table
+        result[way] = {}
+        for score_name, score_of in (("iou", part_iou), ("boundary F", part_f)):
+            both = np.array(rows)
+            result[way][score_name] = [float(score_of(both.sum(0)[None])[0]), *bootstrap(both, score_of)]
+            result[way][f"cuts less this, {score_name}"] = less(units["cuts"], rows, score_of)
+        print(way, result[way], flush=True)
+    save()
 
 
 def main() -> None:
@@ -251,12 +275,19 @@ def main() -> None:
     world = Toyworld(SEED, SIZE)
     samples = [world[k] for k in range(asked.pictures + asked.pictures // 2)]
     score, choose = samples[: asked.pictures], samples[asked.pictures :]
-    result = {}
+    settings = {"model": asked.model, "pictures": asked.pictures, "timesteps": asked.timesteps}
+    result = json.loads(asked.out.read_text()) if asked.out.exists() else {"of": settings}
+    if result.get("of") != settings:
+        parser.error(f"{asked.out} holds results of other settings ({result.get('of')}); give another --out.")
+
+    def save() -> None:
+        asked.out.write_text(json.dumps(result))
+
     if asked.only != "parts":
-        result["words"] = run_words(RECIPES[asked.model][0], choose, score, asked.timesteps)
+        words = result.setdefault("words", {})
+        run_words(RECIPES[asked.model][0], choose, score, asked.timesteps, words, save)
     if asked.only != "words":
-        result["parts"] = run_parts(RECIPES[asked.model][1], score)
-    asked.out.write_text(json.dumps(result, indent=1))
+        run_parts(RECIPES[asked.model][1], score, result.setdefault("parts", {}), save)
 
 
 if __name__ == "__main__":
