@@ -7,16 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffeat.activations import Catalogue
+from diffeat.activations.attended import Attended
+from diffeat.activations.attention import AttentionCall
 from diffeat.activations.concepts import CONCEPTS, ConceptRows, read_concepts
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, TokenLayout
 from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import passes
 from diffeat.features import Picture
 from diffeat.tasks.words import ConceptOptions, WordOptions, concept_maps, text_attentions, words
-from diffeat.tasks.words.maps import MOST_WORDS, aggregate
+from diffeat.tasks.words.maps import MOST_WORDS, WordWatch, aggregate
 from tiny.pipelines import FAMILIES, build
 
 PICTURE = Picture.of(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8), name="noise")
@@ -138,6 +141,37 @@ def test_refining_is_the_product_with_self_attention() -> None:
         matrices = [m[0].mean(0) for m in read(source.backbone, ids, **inputs).values()]
     looks = torch.stack([m for m in matrices if len(m) == plain[0].numel()]).mean(0)
     assert torch.allclose((looks @ plain.flatten()).reshape(plain[0].shape), refined[0], atol=1e-6)
+
+
+def test_words_take_a_twentieth_of_the_memory_of_all_probabilities() -> None:
+    """The shape of Stable Diffusion 1.5 at 512 px: what a layer makes at a time, and what is kept of it."""
+    made: list[int] = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            made.extend(
+                r.numel() for r in (result if isinstance(result, tuple) else (result,)) if isinstance(r, Tensor)
+            )
+            return result
+
+    def layer(side: int) -> Attended:
+        query, key = torch.randn(1, 8, side**2, 40), torch.randn(1, 8, 77, 40)
+        return Attended(f"{side}", AttentionCall(query, key), TokenLayout((side, side)), False, 2**22)
+
+    sides = (64, 32, 16, 8)
+    whole = sum(count * 8 * side**2 * 77 for count, side in zip((5, 5, 5, 1), sides, strict=True))
+    watch = WordWatch({f"{side}": False for side in sides}, [[k] for k in range(1, 6)])
+    layers = [layer(side) for side in sides]
+    received = layers[0].call.query.numel()
+    with Largest():
+        for attended in layers:
+            watch(attended)
+        watch.end()
+    kept = sum(count * maps.numel() for count, maps in zip((5, 5, 5, 1), watch.mean().values(), strict=True))
+    own = [n for n in made if n != received]  # a view of all queries is no memory of its own
+    assert 2 * max(own) + kept < whole / 20  # logits, and what their sum makes of them
+    assert torch.allclose(watch.mean()["8"], layers[-1].text(range(1, 6)))
 
 
 def test_heads_count_as_published_where_asked() -> None:

@@ -113,7 +113,8 @@ def words_by_layer(
     options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
     own = source.recipe.tasks.get("words", {}).get("layers", ())
     chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
-    everything = list(dict.fromkeys(name for layers in chosen.values() for name in layers))
+    single = {name for layers in chosen.values() for name, heads in layers.items() if heads is not None}
+    everything = {name: name in single or options.weigh == "heads" for layers in chosen.values() for name in layers}
     read = read_layers(picture, wanted, source, everything, options)
     frame = frame_of(source.recipe, source.backbone, picture)
     result = {}
@@ -128,7 +129,7 @@ def words_by_layer(
 
 @dataclass(frozen=True)
 class LayerMaps:
-    """Maps of words by layer (heads, words, h, w), mean over passes, under these texts."""
+    """Maps of words by layer (heads or 1, words, h, w), mean over passes, under these texts."""
 
     maps: dict[str, Float[Tensor, "n k h w"]]
     texts: tuple[str, ...]
@@ -136,9 +137,9 @@ class LayerMaps:
 
 
 def read_layers(
-    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Sequence[str], options: WordOptions
+    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Mapping[str, bool], options: WordOptions
 ) -> LayerMaps:
-    """The maps that layers give words; of refined ones heads are averaged.
+    """The maps that layers give words, heads apart where asked for and nothing is refined, else their mean.
 
     Raises:
         DiffeatError: As :func:`words`.
@@ -151,7 +152,7 @@ def read_layers(
     parts, count = [], 0
     with torch.no_grad(), backbone.ready():
         for text, own in spans.items():
-            watch = _Watch(layers, own, options.refine)
+            watch = WordWatch(layers, own, options.refine)
             with AttentionTaps(backbone.denoiser, watched, watch) as taps:
                 for inputs in passes(recipe, backbone, picture, text):
                     taps.run(**inputs)
@@ -186,12 +187,18 @@ def checked_words(words: Sequence[str]) -> list[str]:
     return wanted
 
 
-class _Watch:
-    """Sums maps over passes while they run."""
+class WordWatch:
+    """Sums maps of words over passes while they run: what attentions that hand themselves on are used for.
 
-    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], refine: int) -> None:
+    Args:
+        layers: Ids of maps, and whether their heads are kept apart: kept, they take as much memory more.
+        spans: Positions of each word in the text.
+        refine: Products with the self-attentions that are watched, too.
+    """
+
+    def __init__(self, layers: Mapping[str, bool], spans: Sequence[Sequence[int]], refine: int = 0) -> None:
         self.passes = 0
-        self._layers, self._refine = frozenset(layers), refine
+        self._layers, self._refine = dict(layers), refine
         self._tokens = sorted({token for span in spans for token in span})
         self._share = torch.tensor([[(t in span) / len(span) for t in self._tokens] for span in spans])
         self._maps: dict[str, Tensor] = {}
@@ -200,7 +207,9 @@ class _Watch:
 
     def __call__(self, attended: Attended) -> Tensor:
         if attended.name in self._layers:
-            heads = attended.text(self._tokens, mean_heads=False)[0].float()  # (heads, tokens, h, w)
+            apart = self._layers[attended.name] and not self._refine
+            found = attended.text(self._tokens, mean_heads=not apart)[0].float()  # (heads if apart, tokens, h, w)
+            heads = found if apart else found[None]
             self._maps[attended.name] = torch.einsum("wt,ntyx->nwyx", self._share.to(heads), heads)
         else:
             self._looks.append(attended)
@@ -209,7 +218,7 @@ class _Watch:
     def end(self) -> None:
         """A pass is over."""
         for name, maps in self._maps.items():
-            maps = self._refined(maps.mean(0))[None] if self._refine else maps
+            maps = self._refined(maps[0])[None] if self._refine else maps
             self._sums[name] = self._sums[name] + maps if name in self._sums else maps
         self._maps, self._looks, self.passes = {}, [], self.passes + 1
 
