@@ -40,8 +40,8 @@ SEED, SIZE, APART = 7, 128, 30
 class Model:
     """Noisy latents of a picture, and what the model makes of them under texts."""
 
-    def __init__(self, random: bool = False) -> None:
-        self.backbone = Extractor.from_recipe("tiny-unet").backbone
+    def __init__(self, random: bool = False, recipe: str = "tiny-unet") -> None:
+        self.backbone = Extractor.from_recipe(recipe).backbone
         if random:
             torch.manual_seed(0)
             for module in self.backbone.denoiser.modules():

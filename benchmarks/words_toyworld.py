@@ -7,7 +7,9 @@
 stretched to 0…1, is cut at a threshold, and figure and rest are scored: mIoU of both over all pictures. Layer, timestep
 and threshold are chosen on pictures of their own, for the controls as well:
 another class's name in the same text (shuffled), the same network with random weights, clusters of colours (of two, the
-one that is nearer to the centre) and a bump at the centre.
+one that is nearer to the centre) and a bump at the centre. Two other maps of a name are tried beside that of its
+attention, each with a shuffled one: *contrasted*, from which the mean of other names' maps is taken; and *predicted*,
+how much better the noise at a place is predicted under the name than under the empty text.
 
 *Parts*: features are split into as many parts as the picture shows, and so are the controls: clusters of colours, of
 colours and places (superpixels), cells of a grid, and regions around places at random; each part of the picture
@@ -33,6 +35,7 @@ from scipy.ndimage import binary_dilation
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from benchmarks.words_binding import Model
 from diffeat.activations.attended import Attended, AttentionTaps
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.evaluation import bootstrap
@@ -46,6 +49,8 @@ from diffeat.tasks.words import text_attentions
 SEED, SIZE = 7, 128
 #: Of each model, the recipe for words and the one for parts.
 RECIPES = {"tiny-unet": ("tiny-unet", "tiny-dift"), "tiny-dit": ("ditf-tiny", "ditf-tiny")}
+#: Maps of the name itself, which the others are compared with.
+OWN = ("words", "contrasted", "predicted")
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
@@ -96,6 +101,24 @@ def word_maps(source: Extractor, sample: ToySample, name: str) -> dict[str, Tens
     return sums
 
 
+def contrasted_maps(source: Extractor, sample: ToySample, name: str) -> dict[str, Tensor]:
+    """The map of a name less the mean of those of three other classes' names, each in the same text."""
+    k = CLASSES.index(name)
+    others = [word_maps(source, sample, CLASSES[(k + step) % len(CLASSES)]) for step in (4, 10, 16)]
+    own = word_maps(source, sample, name)
+    return {key: values - torch.stack([other[key] for other in others]).mean(0) for key, values in own.items()}
+
+
+def predicted_maps(model: Model, sample: ToySample, name: str, timesteps: Sequence[float]) -> dict[str, Tensor]:
+    """How much the error of the predicted noise falls with the name in the text, by timestep and in all."""
+    maps = {}
+    with torch.no_grad():
+        for t in timesteps:
+            none, named = model.errors(np.asarray(sample.image), t, ["", f"a photo of a {name}"], 4)
+            maps[f"@ {t:g}"] = F.avg_pool2d((none - named)[None], 5, 1, 2, count_include_pad=False)[0]
+    return maps | {"all": torch.stack([m / m.std() for m in maps.values()]).mean(0)}
+
+
 def colour_clusters(sample: ToySample) -> np.ndarray:
     """1 in the one of two clusters of colours whose pixels lie nearer to the centre."""
     from scipy.cluster.vq import kmeans2
@@ -141,9 +164,14 @@ def run_words(
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     others = {name: CLASSES[(k + 7) % len(CLASSES)] for k, name in enumerate(CLASSES)}
+    model = Model(recipe=name)
     ways = {
         "words": lambda s: word_maps(source, s, CLASSES[s.label]),
         "shuffled words": lambda s: word_maps(source, s, others[CLASSES[s.label]]),
+        "contrasted": lambda s: contrasted_maps(source, s, CLASSES[s.label]),
+        "contrasted, shuffled": lambda s: contrasted_maps(source, s, others[CLASSES[s.label]]),
+        "predicted": lambda s: predicted_maps(model, s, CLASSES[s.label], timesteps),
+        "predicted, shuffled": lambda s: predicted_maps(model, s, others[CLASSES[s.label]], timesteps),
         "random weights": lambda s: word_maps(random, s, CLASSES[s.label]),
         "colour clusters": lambda s: {"": torch.from_numpy(colour_clusters(s))},
         "centre": lambda s: {"": torch.from_numpy(centre(s))},
@@ -169,7 +197,7 @@ def run_words(
             "threshold": float(THRESHOLDS[at]),
             "miou": float(miou(rows.sum(0)[None])[0]),
             "interval": list(bootstrap(rows, miou)),
-            "words less this": less(result["words"]["rows"] if way != "words" else rows, rows, miou),
+            **{f"{own} less this": less(result[own]["rows"], rows, miou) for own in OWN if own in result},
             "rows": rows.tolist(),
             "validation": {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]},
         }

@@ -16,6 +16,7 @@ bicubically, cuts what is negative and lets every head count the same, so that l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,12 +33,13 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import ImageLike, Picture
 from diffeat.tasks.parts.find import self_attentions
-from diffeat.tasks.scored import ScoredMaps
-from diffeat.tasks.words.layers import choose_layers
+from diffeat.tasks.scored import ScoredMaps, of_one_colour
+from diffeat.tasks.words.layers import choose_layers, preset_of
 
 #: Words that one call takes.
 MOST_WORDS = 200
 Normalise = Literal["range", "words", "none"]
+_UNSEEN = re.compile(r"[\s\x00-\x1f\x7f]+")
 _SAID: dict[Normalise, str] = {
     "range": "each word's map is stretched to 0…1 over the picture, so heights of different words cannot be compared",
     "words": "maps are shares among the words given, so they depend on which words are given",
@@ -52,11 +54,11 @@ class WordOptions:
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
         layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those that the
-            recipe has for the task ``words``, else those measured for the model, else the middle grids.
+            recipe has for the task ``words``, else those of the model's or its family's preset.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
         apart: Whether each word has a text, and passes, of its own.
-        background: Height above which a place belongs to a word; ``None`` gives every place the highest word.
+        background: Height (0…1) above which a place belongs to a word; ``None`` gives every place the highest word.
         resize: To the finest grid.
         weigh: What counts the same.
     """
@@ -75,6 +77,8 @@ class WordOptions:
             raise InvalidValueError(f"normalise is one of {', '.join(_SAID)}, not {self.normalise!r}.")
         if not 0 <= self.refine <= 10:
             raise InvalidValueError(f"Maps are refined 0 to 10 times, not {self.refine}.")
+        if self.background is not None and not 0 <= self.background <= 1:
+            raise InvalidValueError(f"Word maps lie between 0 and 1, and so does background, not {self.background:g}.")
 
 
 @neutral()
@@ -89,9 +93,9 @@ def words(
         source: Runs a recipe of a diffusion model; its timesteps and draws are averaged.
 
     Raises:
-        UnknownNameError: A word that the prompt does not have, or a layer that the model does not have.
-        InvalidValueError: No words or too many, a word beyond the model's text, a model without text attention, or a
-            recipe that walks or has techniques.
+        UnknownNameError: A word that the prompt does not have, or a layer or head that the model does not have.
+        InvalidValueError: A single head is refined, no words or too many, a word beyond the model's text, a model
+            without text attention, or a recipe that walks or has techniques.
     """
     options = options or WordOptions()
     return words_by_layer(picture, words, source, {"": options.layers}, options)[""]
@@ -114,15 +118,19 @@ def words_by_layer(
     own = source.recipe.tasks.get("words", {}).get("layers", ())
     chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
     single = {name for layers in chosen.values() for name, heads in layers.items() if heads is not None}
+    if options.refine and single:
+        raise InvalidValueError("Refined maps are of all heads together: take layers without a head, or refine=0.")
     everything = {name: name in single or options.weigh == "heads" for layers in chosen.values() for name in layers}
     read = read_layers(picture, wanted, source, everything, options)
     frame = frame_of(source.recipe, source.backbone, picture)
     result = {}
     for key, layers in chosen.items():
-        heads = [_heads(read.maps[name], name, some) for name, some in layers.items()]
+        heads = [read.maps[name] if some is None else read.maps[name][some] for name, some in layers.items()]
         maps = normalised(aggregate(heads, options.resize, options.weigh), options.normalise)
         text = " | ".join(read.texts)
-        notes = (f"text: {text}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+        why = "" if choices[key] or own else f" ({preset_of(source.backbone).source})"
+        notes = (f"text: {text}", f"{len(layers)} layers{why}, {read.passes} passes", _SAID[options.normalise])
+        notes += of_one_colour(picture.image)
         result[key] = ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
     return result
 
@@ -172,13 +180,17 @@ def _texts(recipe: Reading, wanted: Sequence[str], options: WordOptions) -> dict
 
 
 def checked_words(words: Sequence[str]) -> list[str]:
-    """Words without blanks around them, each once.
+    """Words with single blanks inside and none around them, each once, whatever its case.
 
     Raises:
-        InvalidValueError: None, too many, or an empty one.
+        InvalidValueError: None, too many, or one in which nothing can be seen.
     """
-    wanted = list(dict.fromkeys(word.strip() for word in ([words] if isinstance(words, str) else words)))
-    if not wanted or not all(wanted):
+    given = [_UNSEEN.sub(" ", word).strip() for word in ([words] if isinstance(words, str) else words)]
+    first: dict[str, str] = {}
+    for word in given:
+        first.setdefault(word.casefold(), word)
+    wanted = list(first.values())
+    if not wanted or not all(any(letter.isprintable() for letter in word) for word in wanted):
         raise InvalidValueError("Give at least one word, and no empty one: --words cat --words sofa.")
     if len(wanted) > MOST_WORDS:
         raise InvalidValueError(
@@ -232,14 +244,6 @@ class WordWatch:
         for _ in range(self._refine if at else 0):
             maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
         return maps
-
-
-def _heads(maps: Tensor, name: str, heads: Sequence[int] | None) -> Tensor:
-    if heads is None:
-        return maps
-    if max(heads) >= len(maps):
-        raise InvalidValueError(f"{name} has heads 0 to {len(maps) - 1}, not {max(heads)} (refined ones are averaged).")
-    return maps[list(heads)]
 
 
 def aggregate(
