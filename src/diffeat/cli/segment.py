@@ -75,7 +75,7 @@ def segment(
         diffeat segment photos/chelsea.png --out parts
         diffeat segment photos/chelsea.png --words cat --out words
     """
-    from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+    from diffeat.errors import UnknownNameError, did_you_mean
     from diffeat.files import new_folder
     from diffeat.progress import bar
     from diffeat.refinement.upsampling import upsampler
@@ -93,6 +93,7 @@ def segment(
     shown: list[str] = []
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
+        refuse(ctx, ["activation", "batch_size"], "words are read from attentions, one picture at a time; see --layer")
         if concepts:
             others = ["refine", "normalise", "background", "apart"]
             refuse(ctx, others, "--concepts gives shares; --rest is their background")
@@ -107,8 +108,9 @@ def segment(
             if method != user:
                 refuse(ctx, [name], f"it belongs to --method {user}")
         options = PartOptions(method, parts, threshold, alpha, "drop" if isolated == "drop" else "keep", memory * 2**20)
-        if together and method == "merging":
-            raise InvalidValueError("--together splits features; merging reads the attention of one picture at a time.")
+        if method == "merging":
+            unused = ["together", "activation", "batch_size"]
+            refuse(ctx, unused, "merging reads self-attention, one picture at a time, no features")
         found = _parts(ctx, images, options, together)
 
     def results() -> Iterator[tuple[Image.Image, ScoredMaps, Tensor, Tensor]]:
