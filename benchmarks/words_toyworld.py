@@ -146,25 +146,25 @@ def less(rows: Sequence, others: Sequence, statistic: Callable[[np.ndarray], np.
 
 
 def run_words(
-    name: str,
+    recipe_name: str,
     choose: Sequence[ToySample],
     score: Sequence[ToySample],
     timesteps: list[float],
     result: dict,
     save: Callable[[], None],
 ) -> None:
-    source = Extractor.from_recipe(name)
+    source = Extractor.from_recipe(recipe_name)
     recipe = source.recipe.replace(
         **{"trajectory.timesteps": timesteps, "trajectory.draws": 1, "frame": {"mode": "squash", "size": [SIZE, SIZE]}}
     )
     source = Extractor(recipe, source.backbone)
-    random = Extractor(recipe, Extractor.from_recipe(name).backbone)
+    random = Extractor(recipe, Extractor.from_recipe(recipe_name).backbone)
     torch.manual_seed(0)
     for module in random.backbone.denoiser.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     others = {name: CLASSES[(k + 7) % len(CLASSES)] for k, name in enumerate(CLASSES)}
-    model = Model(recipe=name)
+    model = Model(recipe=recipe_name)
     ways = {
         "words": lambda s: word_maps(source, s, CLASSES[s.label]),
         "shuffled words": lambda s: word_maps(source, s, others[CLASSES[s.label]]),
@@ -197,10 +197,16 @@ def run_words(
             "threshold": float(THRESHOLDS[at]),
             "miou": float(miou(rows.sum(0)[None])[0]),
             "interval": list(bootstrap(rows, miou)),
-            **{f"{own} less this": less(result[own]["rows"], rows, miou) for own in OWN if own in result},
             "rows": rows.tolist(),
             "validation": {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]},
         }
+        for name in (name for name in OWN if name in result):
+            own, told = result[name], {"": rows}
+            if own["choice"] in scored:  # what the map itself gives, whatever was chosen by it
+                at = int(np.abs(THRESHOLDS - own["threshold"]).argmin())
+                told[", both where that was chosen"] = scored[own["choice"]][:, at]
+            for how, theirs in told.items():
+                result[way][f"{name} less this{how}"] = less(own["rows"], theirs, miou)
         save()
         print(way, {k: v for k, v in result[way].items() if k not in ("rows", "validation")}, flush=True)
 
