@@ -30,7 +30,7 @@ from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.cli.train_clean import clean
 from diffeat.cli.train_heads import add_to
-from diffeat.cli.train_probe import probe
+from diffeat.cli.train_probe import ProbeCommand, probe
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -44,7 +44,7 @@ train = typer.Typer(
     no_args_is_help=True, help="Train heads, probes, clean features and what joins features; make networks cheaper."
 )
 add_to(train)
-train.command(cls=reads("tiny-unet"))(probe)
+train.command(cls=reads("tiny-unet", base=ProbeCommand))(probe)
 train.command(cls=reads("tiny-unet", several=False, paths=True))(clean)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
