@@ -81,9 +81,12 @@ def reproduce(
             progress=bar,
         )
     }
+    failed = [outcome.notes[0] for outcome in done.values() if outcome.value is None]
+    if len(failed) == len(done) and len(set(failed)) == 1:  # no data, for instance
+        raise InvalidValueError(failed[0])
     print_table(*outcome_cells(asked, done), text=("measure", "what differs"))
     typer.echo(f"Page: {folder / 'reproduce.html'}", err=True)
-    if any(outcome.value is None for outcome in done.values()):
+    if failed:
         raise typer.Exit(1)
 
 
