@@ -1,6 +1,7 @@
 """Is a word tied to a place at all? Direct tests of a text-conditional model on the toy world.
 
     python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
+    python -m benchmarks.words_binding --recipe ditf-tiny --out dit.json   (the other embedded model)
 
 *What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
 noise under "a photo of a NAME" with the right class, with another class, without text, and with the embedding of the
@@ -43,6 +44,7 @@ class Model:
 
     def __init__(self, random: bool = False, recipe: str = "tiny-unet") -> None:
         self.backbone = Extractor.from_recipe(recipe).backbone
+        self.tokens = self.backbone.condition([""]).arguments()["encoder_hidden_states"].shape[1]
         if random:
             torch.manual_seed(0)
             for module in self.backbone.denoiser.modules():
@@ -80,7 +82,7 @@ class Model:
         """Maps of words (k, h, w) by layer and head; with all that stands after the word where asked."""
         spans = [self.backbone.token_index(text, word) for word in words]
         if after:
-            spans = [range(span[0], 32) for span in spans]
+            spans = [range(span[0], self.tokens) for span in spans]
         maps: dict[str, Tensor] = {}
 
         def use(attended: Attended) -> Tensor:
@@ -138,7 +140,7 @@ def of_tokens(model: Model, pictures: int, times: Sequence[float]) -> dict:
                 maps = model.attention(sample.image, t, text(names[0]), names[:1], tail)
                 for layer, values in maps.items():
                     if "[" not in layer:
-                        span = 32 - noun if tail else 1
+                        span = model.tokens - noun if tail else 1
                         mass.setdefault(f"{layer}: {name}", []).append(float(values.mean()) * span)
         table[f"{t:g}"] = {"gain, %": {name: told(values) for name, values in rows.items()}}
         table[f"{t:g}"]["attention, %"] = {name: round(100 * float(np.mean(v)), 1) for name, v in mass.items()}
@@ -217,15 +219,16 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--timesteps", type=float, nargs="+", default=[100, 300, 500, 700, 900])
     parser.add_argument("--only", choices=("tokens", "two"))
+    parser.add_argument("--recipe", default="tiny-unet", help="Whose model is tested.")
     asked = parser.parse_args()
     with torch.no_grad():
-        model, result = Model(), {}
+        model, result = Model(recipe=asked.recipe), {}
         if asked.only in (None, "tokens"):
             result["tokens"] = of_tokens(model, asked.pictures, asked.timesteps)
         if asked.only in (None, "two"):
             result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures, asked.timesteps)
             result["two figures, random weights"] = of_two_figures(
-                Model(random=True), asked.pictures // 4, asked.pictures // 2, asked.timesteps
+                Model(True, asked.recipe), asked.pictures // 4, asked.pictures // 2, asked.timesteps
             )
     asked.out.write_text(json.dumps(result, indent=1))
 
