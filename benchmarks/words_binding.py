@@ -3,8 +3,9 @@
     python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
 
 *What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
-noise under "a photo of a NAME" with the right class, with another class, and with the embedding of the other of which
-the noun's row is taken from the right one, or the rows after it (end and padding). And where the attention goes.
+noise under "a photo of a NAME" with the right class, with another class, without text, and with the embedding of the
+other class of which the noun's row is taken from the right one, or the rows after it (end and padding); how far the
+text encoder sets both classes apart; where the attention goes.
 
 *Where*: pictures of two figures of different classes, each cut out and set into one place, left and right. The text
 names both, in either order, or one at a time. Over the cells of both figures: how often is the own word's map the
@@ -40,8 +41,8 @@ SEED, SIZE, APART = 7, 128, 30
 class Model:
     """Noisy latents of a picture, and what the model makes of them under texts."""
 
-    def __init__(self, random: bool = False) -> None:
-        self.backbone = Extractor.from_recipe("tiny-unet").backbone
+    def __init__(self, random: bool = False, recipe: str = "tiny-unet") -> None:
+        self.backbone = Extractor.from_recipe(recipe).backbone
         if random:
             torch.manual_seed(0)
             for module in self.backbone.denoiser.modules():
@@ -116,14 +117,21 @@ def of_tokens(model: Model, pictures: int, times: Sequence[float]) -> dict:
         for k in bar(range(pictures), total=pictures, desc=f"tokens, t = {t:g}"):
             sample = world[k]
             names = CLASSES[sample.label], CLASSES[(sample.label + 7) % len(CLASSES)]
-            right, wrong = model.backbone.condition([*map(text, names)]).arguments()["encoder_hidden_states"]
+            texts = [*map(text, names), ""]
+            right, wrong, none = model.backbone.condition(texts).arguments()["encoder_hidden_states"]
             only, after = wrong.clone(), wrong.clone()
             only[noun], after[noun + 1 :] = right[noun], right[noun + 1 :]
-            errors = model.errors_of(sample.image, t, torch.stack([right, wrong, only, after]), 4)
+            errors = model.errors_of(sample.image, t, torch.stack([right, wrong, only, after, none]), 4)
             gain = float(errors[1] - errors[0])
             rows.setdefault("error of another class over the right one", []).append(
                 [float(errors[1]), float(errors[0])]
             )
+            rows.setdefault("error without text over the right one", []).append([float(errors[4]), float(errors[0])])
+            for row, where in (("noun", noun), ("end and padding", slice(noun + 1, None))):
+                apart = [float((right - wrong)[where].norm()), float(right[where].norm())]
+                rows.setdefault(f"between both classes' rows of the text encoder, of their length: {row}", []).append(
+                    apart
+                )
             rows.setdefault("of the noun's own row", []).append([float(errors[1] - errors[2]), gain])
             rows.setdefault("of the rows after it", []).append([float(errors[1] - errors[3]), gain])
             for name, tail in (("noun", False), ("noun and after", True)):

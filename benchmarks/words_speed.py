@@ -4,7 +4,8 @@
     OMP_NUM_THREADS=1 python benchmarks/words_speed.py words         SD 1.5's UNet at 512 px, five words, all layers
     OMP_NUM_THREADS=1 python benchmarks/words_speed.py concepts      a block of FLUX's width at 1024 px, ten concepts
 
-Weights are random. Peak memory is that of the process; of *words* also what materialising all probabilities costs.
+Weights are random. Memory of *words* is what tensors hold at once, beside a forward pass that keeps the probabilities
+of all layers; else it is the peak of the process.
 """
 
 from __future__ import annotations
@@ -63,12 +64,23 @@ def cuts(side: int, memory: int) -> dict:
     return result | {"peak MiB": round(peak())}
 
 
+def held(run: Callable[[], object]) -> float:
+    """MiB, the most that tensors hold at once while something runs, above what they held before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        result = run()
+    del result
+    events = [e for e in seen.profiler.kineto_results.events() if e.name() == "[memory]"]
+    sizes = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return float(np.cumsum([0, *sizes]).max()) / 2**20
+
+
 @torch.no_grad()
 def words() -> dict:
     from real_models import sd15_unet
 
     from diffeat.activations import Catalogue
     from diffeat.activations.attended import Attended, AttentionTaps
+    from diffeat.tasks.words.maps import WordWatch
 
     unet = sd15_unet()
     inputs = {
@@ -77,28 +89,34 @@ def words() -> dict:
         "encoder_hidden_states": torch.randn(1, 77, 768),
     }
     layers = [a.id for a in Catalogue.of(unet) if a.id.endswith("attn2.map")]
-    plain = spent(lambda: unet(**inputs))
-    before = peak()
-    whole = 0
+    whole: list[torch.Tensor] = []
 
-    def use(attended: Attended) -> torch.Tensor:
-        nonlocal whole
-        batch, heads, n, m = attended.call.shape
-        whole += 4 * batch * heads * n * m
-        return attended.text([1, 2, 3, 4, 5])
+    def materialise(attended: Attended) -> torch.Tensor:
+        whole.append(attended.text(range(77), mean_heads=False))
+        return torch.empty(0)
 
-    def read() -> None:
+    def plain() -> None:
+        unet(**inputs)
+
+    def read(use: Callable[[Attended], torch.Tensor], end: Callable[[], object] = lambda: None) -> None:
         with AttentionTaps(unet, layers, use, stop=False) as taps:
             taps.run(**inputs)
+        end()
 
-    ours = spent(read)
-    return {
-        "layers": len(layers),
-        "plain, s": plain,
-        "with five words, s": ours,
-        "ratio": ours / plain,
-        "peak above plain, MiB": peak() - before,
-        "all cross-attention probabilities, MiB": whole / 2**20,
+    def five_words() -> WordWatch:
+        watch = WordWatch(dict.fromkeys(layers, False), [[k] for k in range(1, 6)])
+        read(watch, watch.end)
+        return watch
+
+    result = {"layers": len(layers), "plain, s": spent(plain), "with five words, s": spent(five_words)}
+    least, ours, all_kept = held(plain), held(five_words), held(lambda: read(materialise))
+    return result | {
+        "ratio": result["with five words, s"] / result["plain, s"],
+        "plain, MiB": least,
+        "with five words, MiB": ours,
+        "all probabilities kept, MiB": all_kept,
+        "all probabilities, MiB": sum(m.numel() * m.element_size() for m in whole) / 2**20,
+        "ours above plain, % of all kept above plain": 100 * (ours - least) / (all_kept - least),
     }
 
 

@@ -7,21 +7,24 @@
 stretched to 0…1, is cut at a threshold, and figure and rest are scored: mIoU of both over all pictures. Layer, timestep
 and threshold are chosen on pictures of their own, for the controls as well:
 another class's name in the same text (shuffled), the same network with random weights, clusters of colours (of two, the
-one that is nearer to the centre) and a bump at the centre.
+one that is nearer to the centre) and a bump at the centre. Two other maps of a name are tried beside that of its
+attention, each with a shuffled one: *contrasted*, from which the mean of other names' maps is taken; and *predicted*,
+how much better the noise at a place is predicted under the name than under the empty text.
 
 *Parts*: features are split into as many parts as the picture shows, and so are the controls: clusters of colours, of
 colours and places (superpixels), cells of a grid, and regions around places at random; each part of the picture
 takes the found part that overlaps most, one to one (Hungarian), and IoU is averaged over the parts of all pictures.
 F of boundaries: pixels within 2 of each other.
 
-Intervals are of 95 %, by resampling pictures.
+Intervals are of 95 %, by resampling pictures; those of differences resample both ways' pictures together. What is
+measured already is kept in the file of results, by which a stopped run goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +35,7 @@ from scipy.ndimage import binary_dilation
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from benchmarks.words_binding import Model
 from diffeat.activations.attended import Attended, AttentionTaps
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.evaluation import bootstrap
@@ -45,6 +49,8 @@ from diffeat.tasks.words import text_attentions
 SEED, SIZE = 7, 128
 #: Of each model, the recipe for words and the one for parts.
 RECIPES = {"tiny-unet": ("tiny-unet", "tiny-dift"), "tiny-dit": ("ditf-tiny", "ditf-tiny")}
+#: Maps of the name itself, which the others are compared with.
+OWN = ("words", "contrasted", "predicted")
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
@@ -95,6 +101,24 @@ def word_maps(source: Extractor, sample: ToySample, name: str) -> dict[str, Tens
     return sums
 
 
+def contrasted_maps(source: Extractor, sample: ToySample, name: str) -> dict[str, Tensor]:
+    """The map of a name less the mean of those of three other classes' names, each in the same text."""
+    k = CLASSES.index(name)
+    others = [word_maps(source, sample, CLASSES[(k + step) % len(CLASSES)]) for step in (4, 10, 16)]
+    own = word_maps(source, sample, name)
+    return {key: values - torch.stack([other[key] for other in others]).mean(0) for key, values in own.items()}
+
+
+def predicted_maps(model: Model, sample: ToySample, name: str, timesteps: Sequence[float]) -> dict[str, Tensor]:
+    """How much the error of the predicted noise falls with the name in the text, by timestep and in all."""
+    maps = {}
+    with torch.no_grad():
+        for t in timesteps:
+            none, named = model.errors(np.asarray(sample.image), t, ["", f"a photo of a {name}"], 4)
+            maps[f"@ {t:g}"] = F.avg_pool2d((none - named)[None], 5, 1, 2, count_include_pad=False)[0]
+    return maps | {"all": torch.stack([m / m.std() for m in maps.values()]).mean(0)}
+
+
 def colour_clusters(sample: ToySample) -> np.ndarray:
     """1 in the one of two clusters of colours whose pixels lie nearer to the centre."""
     from scipy.cluster.vq import kmeans2
@@ -114,27 +138,47 @@ def centre(_: ToySample) -> np.ndarray:
     return np.exp(-(y**2 + x**2) / 0.08)
 
 
-def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample], timesteps: list[float]) -> dict:
-    source = Extractor.from_recipe(name)
+def less(rows: Sequence, others: Sequence, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
+    """How much better than another way to the same pictures, and the interval of that."""
+    mine, theirs = (np.array(r, dtype=float) for r in (rows, others))
+    of = [float(statistic(r.sum(0)[None])[0]) for r in (mine, theirs)]
+    return [of[0] - of[1], *bootstrap(mine, statistic, paired=theirs)]
+
+
+def run_words(
+    recipe_name: str,
+    choose: Sequence[ToySample],
+    score: Sequence[ToySample],
+    timesteps: list[float],
+    result: dict,
+    save: Callable[[], None],
+) -> None:
+    source = Extractor.from_recipe(recipe_name)
     recipe = source.recipe.replace(
         **{"trajectory.timesteps": timesteps, "trajectory.draws": 1, "frame": {"mode": "squash", "size": [SIZE, SIZE]}}
     )
     source = Extractor(recipe, source.backbone)
-    random = Extractor(recipe, Extractor.from_recipe(name).backbone)
+    random = Extractor(recipe, Extractor.from_recipe(recipe_name).backbone)
     torch.manual_seed(0)
     for module in random.backbone.denoiser.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
     others = {name: CLASSES[(k + 7) % len(CLASSES)] for k, name in enumerate(CLASSES)}
+    model = Model(recipe=recipe_name)
     ways = {
         "words": lambda s: word_maps(source, s, CLASSES[s.label]),
         "shuffled words": lambda s: word_maps(source, s, others[CLASSES[s.label]]),
+        "contrasted": lambda s: contrasted_maps(source, s, CLASSES[s.label]),
+        "contrasted, shuffled": lambda s: contrasted_maps(source, s, others[CLASSES[s.label]]),
+        "predicted": lambda s: predicted_maps(model, s, CLASSES[s.label], timesteps),
+        "predicted, shuffled": lambda s: predicted_maps(model, s, others[CLASSES[s.label]], timesteps),
         "random weights": lambda s: word_maps(random, s, CLASSES[s.label]),
         "colour clusters": lambda s: {"": torch.from_numpy(colour_clusters(s))},
         "centre": lambda s: {"": torch.from_numpy(centre(s))},
     }
-    table, places = {}, {}
     for way, make in ways.items():
+        if way in result:
+            continue
         tables = []
         for part in (choose, score):
             by_key: dict[str, list[np.ndarray]] = {}
@@ -148,16 +192,23 @@ def run_words(name: str, choose: Sequence[ToySample], score: Sequence[ToySample]
         key = max(best, key=lambda k: best[k].max())
         at = int(best[key].argmax())
         rows = scored[key][:, at]
-        interval = bootstrap(rows, miou)
-        table[way] = {
+        result[way] = {
             "choice": key,
             "threshold": float(THRESHOLDS[at]),
             "miou": float(miou(rows.sum(0)[None])[0]),
-            "interval": list(interval),
+            "interval": list(bootstrap(rows, miou)),
+            "rows": rows.tolist(),
+            "validation": {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]},
         }
-        print(way, table[way], flush=True)
-        places[way] = {k: float(v.max()) for k, v in sorted(best.items(), key=lambda kv: -kv[1].max())[:12]}
-    return {"table": table, "validation": places}
+        for name in (name for name in OWN if name in result):
+            own, told = result[name], {"": rows}
+            if own["choice"] in scored:  # what the map itself gives, whatever was chosen by it
+                at = int(np.abs(THRESHOLDS - own["threshold"]).argmin())
+                told[", both where that was chosen"] = scored[own["choice"]][:, at]
+            for how, theirs in told.items():
+                result[way][f"{name} less this{how}"] = less(own["rows"], theirs, miou)
+        save()
+        print(way, {k: v for k, v in result[way].items() if k not in ("rows", "validation")}, flush=True)
 
 
 def boundaries(labels: np.ndarray) -> np.ndarray:
@@ -181,6 +232,10 @@ def part_scores(found: np.ndarray, truth: np.ndarray) -> tuple[float, int, float
         float((mine & binary_dilation(theirs, near)).sum()), float(mine.sum()),
         float((theirs & binary_dilation(mine, near)).sum()), float(theirs.sum()),
     )  # fmt: skip
+
+
+def part_iou(sums: np.ndarray) -> np.ndarray:
+    return 100 * sums[:, 0] / sums[:, 1]
 
 
 def part_f(sums: np.ndarray) -> np.ndarray:
@@ -211,12 +266,13 @@ def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(labels.reshape(height, width)) for name, labels in found.items()}
 
 
-def run_parts(name: str, score: Sequence[ToySample]) -> dict:
+def run_parts(name: str, score: Sequence[ToySample], result: dict, save: Callable[[], None]) -> None:
     source = Extractor.from_recipe(name)
     frame = {"mode": "squash", "size": [256, 256]}
     source = Extractor(source.recipe.replace(frame=frame), source.backbone)
-    units: dict[str, list] = {}
-    for sample in bar(score, total=len(score), desc="parts"):
+    units: dict[str, list] = result.setdefault("rows", {})
+    left = score[len(units.get("cuts", ())) :]
+    for sample in bar(left, total=len(left), desc="parts"):
         truth = np.asarray(sample.parts)
         count = len(np.unique(truth))
         picture = Picture.of(sample.image)
@@ -231,13 +287,15 @@ def run_parts(name: str, score: Sequence[ToySample]) -> dict:
         }
         for way, labels in found.items():
             units.setdefault(way, []).append(part_scores(labels.numpy(), truth))
-    table = {}
+        save()
     for way, rows in units.items():
-        both = np.array(rows)
-        for name, score_of in (("miou", lambda s: 100 * s[:, 0] / s[:, 1]), ("boundary F", part_f)):
-            table.setdefault(way, {})[name] = [float(score_of(both.sum(0)[None])[0]), *bootstrap(both, score_of)]
-        print(way, table[way], flush=True)
-    return table
+        result[way] = {}
+        for score_name, score_of in (("iou", part_iou), ("boundary F", part_f)):
+            both = np.array(rows)
+            result[way][score_name] = [float(score_of(both.sum(0)[None])[0]), *bootstrap(both, score_of)]
+            result[way][f"cuts less this, {score_name}"] = less(units["cuts"], rows, score_of)
+        print(way, result[way], flush=True)
+    save()
 
 
 def main() -> None:
@@ -251,12 +309,19 @@ def main() -> None:
     world = Toyworld(SEED, SIZE)
     samples = [world[k] for k in range(asked.pictures + asked.pictures // 2)]
     score, choose = samples[: asked.pictures], samples[asked.pictures :]
-    result = {}
+    settings = {"model": asked.model, "pictures": asked.pictures, "timesteps": asked.timesteps}
+    result = json.loads(asked.out.read_text()) if asked.out.exists() else {"of": settings}
+    if result.get("of") != settings:
+        parser.error(f"{asked.out} holds results of other settings ({result.get('of')}); give another --out.")
+
+    def save() -> None:
+        asked.out.write_text(json.dumps(result))
+
     if asked.only != "parts":
-        result["words"] = run_words(RECIPES[asked.model][0], choose, score, asked.timesteps)
+        words = result.setdefault("words", {})
+        run_words(RECIPES[asked.model][0], choose, score, asked.timesteps, words, save)
     if asked.only != "words":
-        result["parts"] = run_parts(RECIPES[asked.model][1], score)
-    asked.out.write_text(json.dumps(result, indent=1))
+        run_parts(RECIPES[asked.model][1], score, result.setdefault("parts", {}), save)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import compiled  # noqa: F401 (before all other imports)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")

@@ -114,6 +114,23 @@ def test_the_clean_image_at_minus_one() -> None:
         assert torch.equal(model.denoise(model.noise(x, -1, torch.randn_like(x)), -1, rows), expected)
 
 
+def test_words_of_scripts_without_blanks_and_words_that_are_cut() -> None:
+    model = backbone("sd15")
+    tokens = model.pipeline.tokenizer("猫在沙发上", return_offsets_mapping=True)["offset_mapping"]
+    sofa = model.token_index("猫在沙发上", "沙发")
+    assert sofa == [k for k, (a, b) in enumerate(tokens) if a < 4 and b > 2]
+    assert model.token_index("a black\n cat", "black cat") == model.token_index("a black cat", "black cat")
+    with pytest.raises(UnknownNameError, match="no word 'cat'"):
+        model.token_index("a cathedral", "cat")
+    length = model.pipeline.tokenizer.model_max_length
+    whole = len(model.pipeline.tokenizer("incomprehensibly").input_ids) - 2
+    fits = "a " * (length - 2 - whole) + "incomprehensibly"
+    assert whole > 1
+    assert len(model.token_index(fits, "incomprehensibly")) == whole
+    with pytest.raises(InvalidValueError, match="is cut by their end"):
+        model.token_index(f"a {fits}", "incomprehensibly")
+
+
 WORDS = {"sd15": "cat</w>", "pixart_sigma": "▁cat", "flux": "▁cat", "aura_flow": "▁cat"}
 
 

@@ -11,7 +11,7 @@ import scipy.linalg
 import torch
 from PIL import Image
 
-from diffeat.errors import DiffeatError
+from diffeat.errors import DiffeatError, InvalidValueError
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame, FrameSpec
 from diffeat.refinement.upsampling import UPSAMPLERS, bilateral, bilinear
@@ -248,3 +248,17 @@ def test_files_are_written_once(tmp_path: Path) -> None:
     assert page.read_text().count('alt="up &lt;1&gt;"') == 2
     with pytest.raises(DiffeatError, match="there already"):
         write_segments(tmp_path, ["x"], [result], "words")
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "message"),
+    [
+        ("cuts", {"threshold": 9}, "at most 2"),
+        ("cuts", {"threshold": float("nan")}, "above 0"),
+        ("merging", {"threshold": 0}, "above 0"),
+        ("cuts", {"alpha": -3}, "exponent"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_anything_is_read(method: str, given: dict, message: str) -> None:
+    with pytest.raises(InvalidValueError, match=message):
+        PartOptions(method, **given)

@@ -7,16 +7,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffeat.activations import Catalogue
+from diffeat.activations.attended import Attended
+from diffeat.activations.attention import AttentionCall
 from diffeat.activations.concepts import CONCEPTS, ConceptRows, read_concepts
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, TokenLayout
+from diffeat.backbones.families import FAMILIES as NAMED
 from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import passes
 from diffeat.features import Picture
 from diffeat.tasks.words import ConceptOptions, WordOptions, concept_maps, text_attentions, words
-from diffeat.tasks.words.maps import MOST_WORDS, aggregate
+from diffeat.tasks.words.layers import PRESETS, Preset, choose_layers, preset_of
+from diffeat.tasks.words.maps import MOST_WORDS, WordWatch, aggregate
 from tiny.pipelines import FAMILIES, build
 
 PICTURE = Picture.of(np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8), name="noise")
@@ -140,6 +145,37 @@ def test_refining_is_the_product_with_self_attention() -> None:
     assert torch.allclose((looks @ plain.flatten()).reshape(plain[0].shape), refined[0], atol=1e-6)
 
 
+def test_words_take_a_twentieth_of_the_memory_of_all_probabilities() -> None:
+    """The shape of Stable Diffusion 1.5 at 512 px: what a layer makes at a time, and what is kept of it."""
+    made: list[int] = []
+
+    class Largest(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            made.extend(
+                r.numel() for r in (result if isinstance(result, tuple) else (result,)) if isinstance(r, Tensor)
+            )
+            return result
+
+    def layer(side: int) -> Attended:
+        query, key = torch.randn(1, 8, side**2, 40), torch.randn(1, 8, 77, 40)
+        return Attended(f"{side}", AttentionCall(query, key), TokenLayout((side, side)), False, 2**22)
+
+    sides = (64, 32, 16, 8)
+    whole = sum(count * 8 * side**2 * 77 for count, side in zip((5, 5, 5, 1), sides, strict=True))
+    watch = WordWatch({f"{side}": False for side in sides}, [[k] for k in range(1, 6)])
+    layers = [layer(side) for side in sides]
+    received = layers[0].call.query.numel()
+    with Largest():
+        for attended in layers:
+            watch(attended)
+        watch.end()
+    kept = sum(count * maps.numel() for count, maps in zip((5, 5, 5, 1), watch.mean().values(), strict=True))
+    own = [n for n in made if n != received]  # a view of all queries is no memory of its own
+    assert 2 * max(own) + kept < whole / 20  # logits, and what their sum makes of them
+    assert torch.allclose(watch.mean()["8"], layers[-1].text(range(1, 6)))
+
+
 def test_heads_count_as_published_where_asked() -> None:
     few, many = torch.zeros(1, 1, 2, 2), torch.ones(3, 1, 2, 2)
     assert aggregate([few, many]).unique().tolist() == [0.5]
@@ -152,7 +188,12 @@ def test_heads_count_as_published_where_asked() -> None:
         ("sd15", {"words": []}, InvalidValueError, "at least one word"),
         ("sd15", {"words": ["x"] * 3 + [f"w{k}" for k in range(10_000)]}, InvalidValueError, f"at most {MOST_WORDS}"),
         ("sd15", {"words": ["dog"], "prompt": "a cat"}, UnknownNameError, "has no word 'dog'"),
+        ("sd15", {"words": ["cat", "\x00 "]}, InvalidValueError, "no empty one"),
+        ("sd15", {"words": ["\u200b"]}, InvalidValueError, "no empty one"),
         ("sd15", {"words": ["cat"], "layers": ("mid_block.attn9",)}, UnknownNameError, "No text attention"),
+        ("sd15", {"words": ["cat"], "layers": ("*attn2.map[99]",)}, InvalidValueError, r"heads 0 to \d+, not 99"),
+        ("sd15", {"words": ["cat"], "layers": ("*attn2.map[0]",), "refine": 1}, InvalidValueError, "without a head"),
+        ("sd15", {"words": ["cat"], "background": float("nan")}, InvalidValueError, "between 0 and 1"),
         ("sd15", {"words": ["cat"], "prompt": "so " * 200 + "cat"}, InvalidValueError, "beyond the tokens"),
         ("dit", {"words": ["cat"]}, InvalidValueError, "no text attention"),
     ],
@@ -163,11 +204,33 @@ def test_bad_input(family: str, said: dict, error: type[DiffeatError], message: 
         words(PICTURE, asked.pop("words"), _extractor(family), WordOptions(**asked))
 
 
-def test_concepts_are_refused_where_there_is_no_text_stream() -> None:
-    with pytest.raises(InvalidValueError, match="no text stream"):
-        concept_maps(PICTURE, ["cat"], _extractor("sd15"))
+@pytest.mark.parametrize(
+    ("family", "said", "options", "error", "message"),
+    [
+        ("sd15", ["cat"], ConceptOptions(), InvalidValueError, "no text stream"),
+        ("sd3", ["cat"], ConceptOptions(), InvalidValueError, "alone has all of every place"),
+        ("sd3", ["cat"], ConceptOptions(background=("Cat",)), InvalidValueError, "stands for the rest as well"),
+        ("sd3", ["cat", "sofa"], ConceptOptions(layers=("*.77",)), UnknownNameError, "no block"),
+    ],
+)
+def test_bad_input_of_concepts(family: str, said: list[str], options: ConceptOptions, error, message: str) -> None:
+    with pytest.raises(error, match=message):
+        concept_maps(PICTURE, said, _extractor(family), options)
 
 
-def test_a_picture_of_one_colour_gives_maps_without_nan() -> None:
-    grey = Picture.of(np.full((64, 96, 3), 127, np.uint8))
-    assert torch.isfinite(words(grey, ["cat"], _extractor("sd15")).maps).all()
+def test_a_picture_of_one_colour_gives_maps_without_nan_and_a_note() -> None:
+    found = words(Picture.of(np.full((64, 96, 3), 127, np.uint8)), ["cat", "CAT"], _extractor("sd15"))
+    assert torch.isfinite(found.maps).all()
+    assert found.names == ("cat",)
+    assert "one colour" in found.notes[-1]
+
+
+def test_every_family_that_reads_text_has_a_preset_which_is_used() -> None:
+    assert set(PRESETS) - {"tiny-unet"} == set(NAMED) - {"dit", "unconditional", "generic"}
+    source = _extractor("sd15")
+    ids = text_attentions(source.backbone)
+    assert set(choose_layers(source.backbone, None)) == {id for id in ids if not id.startswith("mid_block")}
+    assert "DAAM" in words(PICTURE, ["cat"], source).notes[1]
+    small = _extractor("sd3").backbone  # has no block 9
+    assert list(choose_layers(small, None)) == list(text_attentions(small))
+    assert preset_of(small) == Preset()

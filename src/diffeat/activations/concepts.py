@@ -16,6 +16,7 @@ block does to its text need not be known here. Concepts stand where the first te
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -25,7 +26,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffeat.activations.attention import AttentionWatch
-from diffeat.activations.names import bare_denoiser
+from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern
 from diffeat.backbones import TokenLayout, layout_of
 from diffeat.backbones.sharing import Hooks, shared
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError, did_you_mean
@@ -105,18 +106,19 @@ class ConceptRows:
 
 
 def concept_blocks(denoiser: Any, layers: Sequence[str] | None = None) -> list[str]:
-    """Names of the blocks that concepts can go through, or of those asked for.
+    """Names of the blocks that concepts can go through, or of those asked for by name or glob.
 
     Raises:
-        UnknownNameError: A name that is none of them.
+        UnknownNameError: What fits none of them.
         InvalidValueError: As :func:`concept_rule`.
     """
     stack = concept_rule(denoiser).stack
     there = [f"{stack}.{k}" for k in range(len(bare_denoiser(denoiser).get_submodule(stack)))]  # pyright: ignore
-    for name in layers or ():
-        if name not in there:
+    asked = [compile_pattern(name) if is_pattern(name) else re.compile(re.escape(name)) for name in layers or ()]
+    for name, form in zip(layers or (), asked, strict=True):
+        if not any(form.fullmatch(block) for block in there):
             raise UnknownNameError(f"Concepts go through no block {name!r}. {did_you_mean(name, there)}".rstrip())
-    return [name for name in there if not layers or name in layers]
+    return [block for block in there if not asked or any(form.fullmatch(block) for form in asked)]
 
 
 def read_concepts(

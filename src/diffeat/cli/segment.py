@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -75,7 +75,7 @@ def segment(
         diffeat segment photos/chelsea.png --out parts
         diffeat segment photos/chelsea.png --words cat --out words
     """
-    from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
+    from diffeat.errors import UnknownNameError, did_you_mean
     from diffeat.files import new_folder
     from diffeat.progress import bar
     from diffeat.refinement.upsampling import upsampler
@@ -93,6 +93,7 @@ def segment(
     shown: list[str] = []
     if words:
         refuse(ctx, ["threshold"], "it belongs to parts; --background is that of words")
+        refuse(ctx, ["activation", "batch_size"], "words are read from attentions, one picture at a time; see --layer")
         if concepts:
             others = ["refine", "normalise", "background", "apart"]
             refuse(ctx, others, "--concepts gives shares; --rest is their background")
@@ -107,8 +108,9 @@ def segment(
             if method != user:
                 refuse(ctx, [name], f"it belongs to --method {user}")
         options = PartOptions(method, parts, threshold, alpha, "drop" if isolated == "drop" else "keep", memory * 2**20)
-        if together and method == "merging":
-            raise InvalidValueError("--together splits features; merging reads the attention of one picture at a time.")
+        if method == "merging":
+            unused = ["together", "activation", "batch_size"]
+            refuse(ctx, unused, "merging reads self-attention, one picture at a time, no features")
         found = _parts(ctx, images, options, together)
 
     def results() -> Iterator[tuple[Image.Image, ScoredMaps, Tensor, Tensor]]:
@@ -117,7 +119,7 @@ def segment(
             labels = maps.labels_of(heights)
             shares = [f"{n} {(labels == k).float().mean() * 100:.0f} %" for k, n in enumerate(maps.names, start=1)]
             typer.echo(f"{name}: {', '.join(shares)}")
-            for note in maps.notes if words else ():
+            for note in maps.notes:
                 typer.secho(f"  {note}", dim=True, err=True)
             yield picture, maps, labels, heights
 
@@ -159,19 +161,22 @@ def _concepts(
 ) -> Iterator[ScoredMaps]:
     from diffeat.activations.concepts import concept_rule
     from diffeat.tasks.words import ConceptOptions, concept_maps
+    from diffeat.tasks.words.maps import checked_words
 
+    wanted = checked_words(words)
     reading = reading_of(ctx)
     options = ConceptOptions(
         reading.prompt if "prompt" in given(ctx) else None, tuple(layers or ()), background=tuple(rest or ())
     )
     source = load(ctx, reading)
     concept_rule(source.backbone)
-    return (concept_maps(image, words, source, options) for image in images)
+    return (concept_maps(image, wanted, source, options) for image in images)
 
 
 def _parts(ctx: typer.Context, images: list[Picture], options: PartOptions, together: bool) -> Iterator[ScoredMaps]:
     from diffeat.features import check_one_map
     from diffeat.tasks.parts import attention_parts, parts_of
+    from diffeat.tasks.scored import of_one_colour
 
     prompt = given(ctx).get("prompt")
     if options.method == "merging":
@@ -181,6 +186,11 @@ def _parts(ctx: typer.Context, images: list[Picture], options: PartOptions, toge
     check_one_map(recipe.name, recipe.map_names)
     source = load(ctx, recipe)
     check_one_map(recipe.name, source.map_names)
+    features = source.stream(images, prompt)
     if together:
-        return iter(parts_of(list(source.stream(images, prompt)), options, together=True))
-    return (parts_of([feature], options)[0] for feature in source.stream(images, prompt))
+        found: Iterable[ScoredMaps] = parts_of(list(features), options, together=True)
+    else:
+        found = (parts_of([feature], options)[0] for feature in features)
+    return (
+        replace(maps, notes=maps.notes + of_one_colour(image.image)) for maps, image in zip(found, images, strict=True)
+    )

@@ -76,7 +76,7 @@ def write_segments(
     layers: Sequence[str] = (),
     force: bool = False,
 ) -> Path:
-    """Write a label map (palette PNG, 0 is nothing) and an overlay of each picture, and a page; returns the page.
+    """Write each picture's label map (palette PNG, 0 is nothing) and overlay as it comes; returns a page of all.
 
     Args:
         names: Of the files, one for each picture.
@@ -89,7 +89,7 @@ def write_segments(
     """
     files = files_of(names)
     new_folder(folder, files, force=force)
-    page, contents = Page(title), []
+    page = Page(title)
     if words:
         page.html_part(
             '<p>threshold <input id="level" type="range" min="0" max="1" step="0.01" value="0.5"> '
@@ -100,7 +100,8 @@ def write_segments(
         if len(maps.names) > 255:
             raise InvalidValueError(f"A label map holds 255 labels at most, {name} has {len(maps.names)}.")
         overlay = coloured(labels.numpy(), picture)
-        contents += [_palette(labels.numpy()), _bytes(overlay, "JPEG")]
+        own = [_palette(labels.numpy()), _bytes(overlay, "JPEG")]
+        write_files(folder, files_of([name])[:-1], own, force=force)
         page.heading(name)
         page.picture(_small(_beside(picture, overlay), 2 * _WIDEST), ", ".join(maps.names) if words else "")
         if words:
@@ -108,7 +109,7 @@ def write_segments(
         page.bullets(maps.notes)
     if words:
         page.html_part(f"<script>{_SLIDER}</script>")
-    return write_files(folder, files, [*contents, page.html()], force=force)
+    return write_files(folder, [PAGE], [page.html()], force=force)
 
 
 def _heights(picture: Image.Image, maps: ScoredMaps, heights: Tensor) -> str:

@@ -16,6 +16,17 @@ from diffeat.refinement.upsampling import upsampler
 from diffeat.viz import heat_overlay
 
 
+def of_one_colour(picture: Image.Image) -> tuple[str, ...]:
+    """A note on maps of a picture in which nothing can be told apart.
+
+    Example:
+        >>> of_one_colour(Image.new("RGB", (4, 4), "grey"))
+        ('the picture has one colour: what is found in it is noise',)
+    """
+    plain = all(low == high for low, high in picture.convert("RGB").getextrema())
+    return ("the picture has one colour: what is found in it is noise",) if plain else ()
+
+
 @dataclass(frozen=True, repr=False)
 class ScoredMaps(Displayed):
     """

@@ -7,6 +7,7 @@ features); merged attention is a map as it is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ from diffeat.progress import Progress, silent
 from diffeat.tasks.parts.affinity import affinity_of
 from diffeat.tasks.parts.cuts import Isolated, normalised_cuts
 from diffeat.tasks.parts.merging import THRESHOLDS, AttentionRows, merge_by_divergence
-from diffeat.tasks.scored import ScoredMaps
+from diffeat.tasks.scored import ScoredMaps, of_one_colour
 
 #: Parts of k-means where no number is given.
 _CLUSTERS = 6
@@ -70,6 +71,11 @@ class PartOptions:
             raise InvalidValueError("Merging finds the number of parts itself: give --threshold, or another method.")
         if self.threshold is not None and self.method == "kmeans":
             raise InvalidValueError("k-means takes a number of parts, no threshold.")
+        if self.threshold is not None and not 0 < self.threshold <= (2 if self.method == "cuts" else math.inf):
+            most = " and at most 2, the most that a cut can cost" if self.method == "cuts" else ""
+            raise InvalidValueError(f"A threshold is above 0{most}, not {self.threshold:g}.")
+        if not 0 < self.alpha < 1000:
+            raise InvalidValueError(f"Affinities take an exponent above 0 and below 1000, not {self.alpha:g}.")
 
 
 def _by_cuts(rows: np.ndarray, options: PartOptions, progress: Progress) -> np.ndarray:
@@ -180,7 +186,7 @@ def attention_parts(source: Extractor, picture: Picture, options: PartOptions | 
                 taps.run(**inputs)
         proposals = merge_by_divergence(AttentionRows(layers), thresholds)
     names = tuple(str(k + 1) for k in range(len(proposals)))
-    notes = (f"merging: {len(names)} parts from {len(ids)} layers",)
+    notes = (f"merging: {len(names)} parts from {len(ids)} layers", *of_one_colour(picture.image))
     return ScoredMaps(names, proposals, frame_of(recipe, backbone, picture), picture.name, notes)
 
 

@@ -23,7 +23,8 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor
 from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import ImageLike, Picture
-from diffeat.tasks.scored import ScoredMaps
+from diffeat.tasks.scored import ScoredMaps, of_one_colour
+from diffeat.tasks.words.layers import preset_of
 from diffeat.tasks.words.maps import checked_words
 
 #: How scores of layers become maps: shares of the concepts in each layer, averaged; shares of the averaged scores; or
@@ -64,7 +65,7 @@ class ConceptOptions:
 
     Attributes:
         prompt: Text that the picture is denoised under, as it is; the recipe's own if not given.
-        layers: Blocks; all with a text stream if not given.
+        layers: Ids or globs of blocks; those published for the family if not given, else all with a text stream.
         tokens: Of a word's embedding: the mean of its ``"span"``, or ``"first"`` as published.
         beside: Image rows of the run (``"text"``), or of attention beside concepts, as published for SD3
             (``"concepts"``).
@@ -97,15 +98,24 @@ def concept_maps(
 
     Raises:
         UnknownNameError: A block that concepts do not go through.
-        InvalidValueError: No words or too many, a word beyond the model's text, a model without a text stream, or a
-            recipe that walks or has techniques.
+        InvalidValueError: No words or too many, one alone, one that is the rest as well or lies beyond the model's
+            text, a model without a text stream, or a recipe that walks or has techniques.
     """
     options, recipe, backbone = options or ConceptOptions(), source.recipe, source.backbone
     wanted = checked_words(words)
     everything = checked_words([*wanted, *options.background])
     check_attending(recipe)
     concept_rule(backbone)
-    layers = concept_blocks(backbone, options.layers)
+    if len(everything) < len(wanted) + len(options.background):
+        raise InvalidValueError(
+            f"A word stands for the rest as well, or twice for the rest: {', '.join(options.background)}."
+        )
+    if len(everything) == 1 and options.order != "none":
+        raise InvalidValueError(
+            f"Maps are shares, and {wanted[0]!r} alone has all of every place: give another word, or one for the rest "
+            "(--rest ground)."
+        )
+    layers = concept_blocks(backbone, options.layers or preset_of(backbone).blocks)
     picture = Picture.of(picture)
     scores: list[Tensor] = []
 
@@ -125,6 +135,7 @@ def concept_maps(
         f"text: {text}",
         f"concepts beside the text in {len(layers)} blocks, {len(scores) // len(layers)} passes",
         f"{options.order}: " + ("shares among the words given" if options.order != "none" else "scores as they are"),
+        *of_one_colour(picture.image),
     )
     frame = frame_of(recipe, backbone, picture)
     return ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, 0.0 if options.background else None)

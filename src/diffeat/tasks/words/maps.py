@@ -16,6 +16,7 @@ bicubically, cuts what is negative and lets every head count the same, so that l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,12 +33,13 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import ImageLike, Picture
 from diffeat.tasks.parts.find import self_attentions
-from diffeat.tasks.scored import ScoredMaps
-from diffeat.tasks.words.layers import choose_layers
+from diffeat.tasks.scored import ScoredMaps, of_one_colour
+from diffeat.tasks.words.layers import choose_layers, preset_of
 
 #: Words that one call takes.
 MOST_WORDS = 200
 Normalise = Literal["range", "words", "none"]
+_UNSEEN = re.compile(r"[\s\x00-\x1f\x7f]+")
 _SAID: dict[Normalise, str] = {
     "range": "each word's map is stretched to 0…1 over the picture, so heights of different words cannot be compared",
     "words": "maps are shares among the words given, so they depend on which words are given",
@@ -52,11 +54,11 @@ class WordOptions:
     Attributes:
         prompt: Text that holds the words, not through the recipe's template; made of the words if not given.
         layers: Ids or globs of attentions, with ``[3]`` at the end only head 3; by default those that the
-            recipe has for the task ``words``, else those measured for the model, else the middle grids.
+            recipe has for the task ``words``, else those of the model's or its family's preset.
         refine: Products with the self-attention.
         normalise: ``"range"``, ``"words"`` or ``"none"``; what it means is among the notes of a result.
         apart: Whether each word has a text, and passes, of its own.
-        background: Height above which a place belongs to a word; ``None`` gives every place the highest word.
+        background: Height (0…1) above which a place belongs to a word; ``None`` gives every place the highest word.
         resize: To the finest grid.
         weigh: What counts the same.
     """
@@ -75,6 +77,8 @@ class WordOptions:
             raise InvalidValueError(f"normalise is one of {', '.join(_SAID)}, not {self.normalise!r}.")
         if not 0 <= self.refine <= 10:
             raise InvalidValueError(f"Maps are refined 0 to 10 times, not {self.refine}.")
+        if self.background is not None and not 0 <= self.background <= 1:
+            raise InvalidValueError(f"Word maps lie between 0 and 1, and so does background, not {self.background:g}.")
 
 
 @neutral()
@@ -89,9 +93,9 @@ def words(
         source: Runs a recipe of a diffusion model; its timesteps and draws are averaged.
 
     Raises:
-        UnknownNameError: A word that the prompt does not have, or a layer that the model does not have.
-        InvalidValueError: No words or too many, a word beyond the model's text, a model without text attention, or a
-            recipe that walks or has techniques.
+        UnknownNameError: A word that the prompt does not have, or a layer or head that the model does not have.
+        InvalidValueError: A single head is refined, no words or too many, a word beyond the model's text, a model
+            without text attention, or a recipe that walks or has techniques.
     """
     options = options or WordOptions()
     return words_by_layer(picture, words, source, {"": options.layers}, options)[""]
@@ -113,22 +117,27 @@ def words_by_layer(
     options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
     own = source.recipe.tasks.get("words", {}).get("layers", ())
     chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
-    everything = list(dict.fromkeys(name for layers in chosen.values() for name in layers))
+    single = {name for layers in chosen.values() for name, heads in layers.items() if heads is not None}
+    if options.refine and single:
+        raise InvalidValueError("Refined maps are of all heads together: take layers without a head, or refine=0.")
+    everything = {name: name in single or options.weigh == "heads" for layers in chosen.values() for name in layers}
     read = read_layers(picture, wanted, source, everything, options)
     frame = frame_of(source.recipe, source.backbone, picture)
     result = {}
     for key, layers in chosen.items():
-        heads = [_heads(read.maps[name], name, some) for name, some in layers.items()]
+        heads = [read.maps[name] if some is None else read.maps[name][some] for name, some in layers.items()]
         maps = normalised(aggregate(heads, options.resize, options.weigh), options.normalise)
         text = " | ".join(read.texts)
-        notes = (f"text: {text}", f"{len(layers)} layers, {read.passes} passes", _SAID[options.normalise])
+        why = "" if choices[key] or own else f" ({preset_of(source.backbone).source})"
+        notes = (f"text: {text}", f"{len(layers)} layers{why}, {read.passes} passes", _SAID[options.normalise])
+        notes += of_one_colour(picture.image)
         result[key] = ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
     return result
 
 
 @dataclass(frozen=True)
 class LayerMaps:
-    """Maps of words by layer (heads, words, h, w), mean over passes, under these texts."""
+    """Maps of words by layer (heads or 1, words, h, w), mean over passes, under these texts."""
 
     maps: dict[str, Float[Tensor, "n k h w"]]
     texts: tuple[str, ...]
@@ -136,9 +145,9 @@ class LayerMaps:
 
 
 def read_layers(
-    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Sequence[str], options: WordOptions
+    picture: Picture, wanted: Sequence[str], source: Extractor, layers: Mapping[str, bool], options: WordOptions
 ) -> LayerMaps:
-    """The maps that layers give words; of refined ones heads are averaged.
+    """The maps that layers give words, heads apart where asked for and nothing is refined, else their mean.
 
     Raises:
         DiffeatError: As :func:`words`.
@@ -151,7 +160,7 @@ def read_layers(
     parts, count = [], 0
     with torch.no_grad(), backbone.ready():
         for text, own in spans.items():
-            watch = _Watch(layers, own, options.refine)
+            watch = WordWatch(layers, own, options.refine)
             with AttentionTaps(backbone.denoiser, watched, watch) as taps:
                 for inputs in passes(recipe, backbone, picture, text):
                     taps.run(**inputs)
@@ -171,13 +180,17 @@ def _texts(recipe: Reading, wanted: Sequence[str], options: WordOptions) -> dict
 
 
 def checked_words(words: Sequence[str]) -> list[str]:
-    """Words without blanks around them, each once.
+    """Words with single blanks inside and none around them, each once, whatever its case.
 
     Raises:
-        InvalidValueError: None, too many, or an empty one.
+        InvalidValueError: None, too many, or one in which nothing can be seen.
     """
-    wanted = list(dict.fromkeys(word.strip() for word in ([words] if isinstance(words, str) else words)))
-    if not wanted or not all(wanted):
+    given = [_UNSEEN.sub(" ", word).strip() for word in ([words] if isinstance(words, str) else words)]
+    first: dict[str, str] = {}
+    for word in given:
+        first.setdefault(word.casefold(), word)
+    wanted = list(first.values())
+    if not wanted or not all(any(letter.isprintable() for letter in word) for word in wanted):
         raise InvalidValueError("Give at least one word, and no empty one: --words cat --words sofa.")
     if len(wanted) > MOST_WORDS:
         raise InvalidValueError(
@@ -186,12 +199,18 @@ def checked_words(words: Sequence[str]) -> list[str]:
     return wanted
 
 
-class _Watch:
-    """Sums maps over passes while they run."""
+class WordWatch:
+    """Sums maps of words over passes while they run: what attentions that hand themselves on are used for.
 
-    def __init__(self, layers: Sequence[str], spans: Sequence[Sequence[int]], refine: int) -> None:
+    Args:
+        layers: Ids of maps, and whether their heads are kept apart: kept, they take as much memory more.
+        spans: Positions of each word in the text.
+        refine: Products with the self-attentions that are watched, too.
+    """
+
+    def __init__(self, layers: Mapping[str, bool], spans: Sequence[Sequence[int]], refine: int = 0) -> None:
         self.passes = 0
-        self._layers, self._refine = frozenset(layers), refine
+        self._layers, self._refine = dict(layers), refine
         self._tokens = sorted({token for span in spans for token in span})
         self._share = torch.tensor([[(t in span) / len(span) for t in self._tokens] for span in spans])
         self._maps: dict[str, Tensor] = {}
@@ -200,7 +219,9 @@ class _Watch:
 
     def __call__(self, attended: Attended) -> Tensor:
         if attended.name in self._layers:
-            heads = attended.text(self._tokens, mean_heads=False)[0].float()  # (heads, tokens, h, w)
+            apart = self._layers[attended.name] and not self._refine
+            found = attended.text(self._tokens, mean_heads=not apart)[0].float()  # (heads if apart, tokens, h, w)
+            heads = found if apart else found[None]
             self._maps[attended.name] = torch.einsum("wt,ntyx->nwyx", self._share.to(heads), heads)
         else:
             self._looks.append(attended)
@@ -209,7 +230,7 @@ class _Watch:
     def end(self) -> None:
         """A pass is over."""
         for name, maps in self._maps.items():
-            maps = self._refined(maps.mean(0))[None] if self._refine else maps
+            maps = self._refined(maps[0])[None] if self._refine else maps
             self._sums[name] = self._sums[name] + maps if name in self._sums else maps
         self._maps, self._looks, self.passes = {}, [], self.passes + 1
 
@@ -223,14 +244,6 @@ class _Watch:
         for _ in range(self._refine if at else 0):
             maps = torch.stack([attended.carry(maps) for attended in at]).mean(0)
         return maps
-
-
-def _heads(maps: Tensor, name: str, heads: Sequence[int] | None) -> Tensor:
-    if heads is None:
-        return maps
-    if max(heads) >= len(maps):
-        raise InvalidValueError(f"{name} has heads 0 to {len(maps) - 1}, not {max(heads)} (refined ones are averaged).")
-    return maps[list(heads)]
 
 
 def aggregate(
