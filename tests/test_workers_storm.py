@@ -42,7 +42,7 @@ def test_workers_are_killed_at_twenty_random_moments(
     with workers(load, load) as source:
 
         def kill() -> None:
-            """After every third shard, at a random moment of the work that follows. A unit that lost its worker is given
+            """After every third shard, at a random moment of the work that follows. A unit that lost its worker goes
             to the next one at once: kills after every shard would hit it again and again, as a deadly picture does."""
             nonlocal kills
             before = 0
