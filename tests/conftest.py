@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import compiled  # noqa: F401 (before all other imports)
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -13,15 +15,21 @@ os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
 )  # of processes that tests start; two of them on two cores are slow otherwise
 
+from functools import cache
 from pathlib import Path
 
 import torch
+import typer.main
+import typer.testing
 
 import shapes
 
 shapes.enforce("diffeat")
 
 torch.set_num_threads(1)
+
+#: To build all commands takes longer than most of a thousand calls of one.
+typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
 
 #: Fixtures that several files of tests share.
 pytest_plugins = ["support.hyperfeatures"]

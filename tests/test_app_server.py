@@ -409,6 +409,10 @@ def test_a_strip_is_its_single_maps(client: TestClient, session: Session, ids: l
         found = diffeat.match(one, other, [[20, 20]])
         assert told["similarity"] == pytest.approx(found.similarity[0].item(), abs=1e-5)
     _, colours = unpacked(client.post("/api/strip", json={"asked": asked, "picture": ids[1]}).content)
+    for half in ({"source": ids[0]}, {"point": [3, 4]}):
+        refused = client.post("/api/strip", json={"asked": asked, "picture": ids[1], **half})
+        assert refused.status_code == 422
+        assert "source and point go together" in refused.text
     assert [c.shape[-1] for c in colours] == [3, 3]
 
 

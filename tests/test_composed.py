@@ -17,7 +17,10 @@ from diffeat.activations import read
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Reading, Recipe
+from diffeat.extraction.joined import concatenated
 from diffeat.extraction.reduce import reducers_of
+from diffeat.features import FeatureMap
+from diffeat.geometry import FrameSpec
 from tiny.pipelines import build
 
 SIZE = 64
@@ -132,3 +135,11 @@ def test_composed_recipes_survive_yaml() -> None:
     )
     assert Recipe.from_yaml(one.to_yaml()) == one
     assert json.loads(json.dumps(one.content()))["activations"][1] == {"attention": "up_cross"}
+
+
+def test_joined_maps_are_where_the_first_is() -> None:
+    """A device without values stands for an accelerator: nothing may bring maps to the CPU."""
+    frame = FrameSpec("squash", size=64).frame((64, 64))
+    features = [FeatureMap({"a": torch.empty(n, 4, 4, device="meta")}, frame, "picture") for n in (2, 3)]
+    joined = concatenated(features)
+    assert (joined.device.type, tuple(joined.shape)) == ("meta", (5, 4, 4))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ from PIL import Image
 
 from diffeat.backbones import Backbone
 from diffeat.errors import ImageError, InvalidValueError, ModelError, NonFiniteError, UnknownNameError
-from diffeat.extraction import Extractor, Recipe
-from diffeat.trajectories import keyed_normal
+from diffeat.extraction import Extractor, Recipe, engine
+from diffeat.trajectories import forward, keyed_normal
 from tiny.pipelines import build
 
 RECIPE = {
@@ -92,6 +93,32 @@ def test_the_mean_of_draws_is_the_mean(backbone: Backbone, pictures: list) -> No
         singles.append(one.extract(pictures[0])[0]["up_blocks.1"])
     assert _relative(mean, torch.stack(singles).mean(0)) < 1e-6
     assert _relative(singles[0], singles[1]) > 1e-3
+
+
+def test_noise_that_threads_drew_ahead_is_the_noise_of_the_picture(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(1)
+    pictures = [random.integers(0, 255, (64, 64, 3), dtype=np.uint8) for _ in range(8)]
+    threads: list[str] = []
+
+    def seen(shape, **key):
+        threads.append(threading.current_thread().name)
+        return keyed_normal(shape, **key)
+
+    monkeypatch.setattr(forward, "keyed_normal", seen)
+    path = {"timesteps": [50], "draws": 2, "latent": "sample"}
+    extractor = Extractor(Recipe.from_dict({**RECIPE, "trajectory": path}), backbone, batch_size=2)
+    features = extractor.extract(pictures)
+    ahead = sum(name.startswith("diffeat-read") for name in threads)
+    assert ahead > 0
+    assert len(threads) == 4 * len(pictures)  # each draw once: of the posterior and of the diffusion
+    monkeypatch.setattr(engine, "_AHEAD", 0)
+    threads.clear()
+    for one, other in zip(features, extractor.extract(pictures), strict=True):
+        for name, value in one.activations.items():
+            assert torch.equal(value, other[name])
+    assert not any(name.startswith("diffeat-read") for name in threads)
 
 
 def test_each_picture_is_encoded_once_and_later_blocks_never_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from diffeat.tasks.correspondence import (
     mutual_matches,
     strongest_matches,
 )
+from diffeat.tasks.correspondence import target as target_module
 from diffeat.tasks.correspondence.axis import Axis
 from diffeat.tasks.correspondence.readout import window_soft_argmax
 from diffeat.tasks.correspondence.target import PreparedTarget
@@ -99,8 +101,11 @@ def _prepared(features: torch.Tensor, size: tuple[int, int]) -> PreparedTarget:
 def test_parts_of_any_size_give_one_result(case, memory: int) -> None:
     channels, _, grid, _, size, seed = case
     generator = torch.Generator().manual_seed(seed)
-    target = _prepared(torch.randn(channels, *grid, generator=generator), size)
+    features = torch.randn(channels, *grid, generator=generator)
+    target = _prepared(features, size)
     descriptors = torch.randn(7, channels, generator=generator)
+    with mock.patch.object(target_module, "_POSITIONS", memory):
+        assert torch.equal(_prepared(features, size).norms(), target.norms())
     index, score = target.nearest(descriptors, memory=memory)
     whole = target.similarity(descriptors).flatten(1)
     assert torch.equal(index[:, 1] * size[0] + index[:, 0], whole.argmax(1))

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from diffeat.errors import ImageError, InvalidValueError
@@ -29,6 +30,7 @@ from diffeat.features.places.look import PLACES
 from diffeat.features.places.tables import Rows, Table
 from diffeat.features.places.videos import Video
 from diffeat.features.places.where import Place, Wanted
+from diffeat.geometry import FrameSpec
 
 
 def drawn(seed: int) -> Image.Image:
@@ -43,6 +45,8 @@ def test_a_pickled_picture_is_small_and_opens_again(tmp_path: Path) -> None:
     drawn(1).resize((300, 200)).save(file)
     picture = Picture.of(file, "a cat", name="a.png")
     picture.apart = 3
+    picture.levels(FrameSpec(size=64).frame(picture.image.size))
+    picture.noise = {"a draw": torch.zeros(4, 64, 64)}
     picture.key  # noqa: B018 (opens it)
     data = pickle.dumps(picture)
     assert len(data) < 1000

@@ -114,7 +114,8 @@ def click(
 
     thread = threading.Thread(target=serve, args=(app, "127.0.0.1", 0, listening, stop), daemon=True)
     thread.start()
-    if not ready.wait(30):
-        raise InvalidValueError("Nothing could listen on this machine.")
+    while not ready.wait(0.1):
+        if not thread.is_alive():
+            raise InvalidValueError("Nothing could listen on this machine.")
     atexit.register(stop.set)
     return Cell(f"http://127.0.0.1:{ports[0]}/{secret}/#{urlencode({'view': view})}", height, stop, thread)

@@ -171,6 +171,7 @@ class Gallery:
         """Forget an uploaded picture; there need not be one."""
         with self._lock:
             self._uploads.pop(id, None)
+            self._sizes.pop(id, None)
 
     def is_upload(self, entry: Entry) -> bool:
         """Whether it came from the browser."""

@@ -50,6 +50,14 @@ def _hooked(network: nn.Module) -> bool:
     return False
 
 
+def offloaded(network: nn.Module) -> bool:
+    """Whether accelerate or diffusers brings weights to where they are needed, or casts them there."""
+    return any(
+        hasattr(module, "_hf_hook") or getattr(getattr(module, "_diffusers_hook", None), "hooks", ())
+        for module in network.modules()
+    )
+
+
 @contextmanager
 def uncompiled(network: nn.Module | None = None, hooked: Iterable[str] = ()) -> Iterator[None]:
     """Whatever was compiled runs as it was written: hooks are not part of compiled code.

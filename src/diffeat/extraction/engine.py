@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,10 @@ from diffeat.features import Group, Picture, model_images
 from diffeat.geometry import Frame
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.techniques.scene import Desk
-from diffeat.trajectories import NoiseSource, Row, noisy_latents
+from diffeat.trajectories import NoiseSource, Row, drawn_ahead, drawn_for, noisy_latents
+
+#: Bytes of a picture's noise that are drawn ahead.
+_AHEAD = 1.6e7
 
 #: Maps of one picture by one recipe.
 Maps = dict[Place, Tensor]
@@ -72,6 +76,9 @@ class Engine:
         self._grad = grad
         self._session, self._desk = Session(backbone), Desk(backbone)
         self._taps = {c: _Reading(backbone, c) for c in plan.clusters}
+        lanes = {(reader.lane, row) for reader in plan.readers for row in reader.rows}
+        self._draws = {draw for lane, row in lanes for draw in drawn_for(row, lane.seed, lane.sample)}
+        self._shapes: dict[tuple[int, int], torch.Size] = {}  # of latents, once a call of a size has told
 
     def session(self) -> AbstractContextManager[object]:
         """Adapters are loaded once inside; may be entered again inside itself."""
@@ -91,7 +98,8 @@ class Engine:
         frame = self.frame(picture)
         rows = self._budget.rows(frame.model)
         follows = self.plan.readers[0].recipe.frame.mode == "keep"
-        return Group(frame.model, rows if self.plan.steers else -(-rows // self.plan.rows), follows, (frame,))
+        most = rows if self.plan.steers else -(-rows // self.plan.rows)
+        return Group(frame.model, most, follows, (frame,), partial(self._draw, frame.model))
 
     def read(self, pictures: Sequence[Picture]) -> list[list[Read]]:
         """What is read of pictures of one group: for each picture, for each recipe of the plan."""
@@ -100,6 +108,7 @@ class Engine:
         with self._backbone.ready(), self.session(), nullcontext() if self._grad else torch.no_grad():
             pixels = model_images(pictures, frames, self._backbone.device)
             posterior = self._backbone.encode_images(pixels)
+            self._shapes[frames[0].model] = posterior.mean.shape[1:]
             self._session.forget_pictures()
             for cluster in self.plan.clusters:
                 self._run(cluster, pictures, pixels, posterior, sums)
@@ -162,6 +171,12 @@ class Engine:
         place = {(i, text): k * len(pictures) + i for k, text in enumerate(prepared) for i in range(len(pictures))}
         return Rows.join(list(prepared.values())), place
 
+    def _draw(self, size: tuple[int, int], picture: Picture) -> None:
+        """Draw the noise of a picture, while the model is at work on others."""
+        shape = self._shapes.get(size)
+        if shape is not None and self._noise is None and 4 * shape.numel() * len(self._draws) <= _AHEAD:
+            picture.noise = drawn_ahead(shape, picture.key, self._draws)
+
     def _noisy(
         self, jobs: Sequence[Job], timesteps: Sequence[float], pictures: Sequence[Picture], posterior: LatentPosterior
     ) -> Tensor:
@@ -174,6 +189,7 @@ class Engine:
             seed=[lane.seed for _, lane, _ in jobs],
             sample_posterior=[lane.sample for _, lane, _ in jobs],
             noise=self._noise,
+            ahead=[pictures[i].noise for i, _, _ in jobs],
         )
 
 

@@ -16,7 +16,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction.joins.convolution import convolved, load_convolution
 from diffeat.extraction.kinds import Joined
 from diffeat.features import Failed, FeatureMap, Group, Picture, Source, Streams
-from diffeat.geometry import Frame, sample_grid
+from diffeat.geometry import sample_grid
 from diffeat.refinement import concatenate
 from diffeat.refinement.maps import largest_grid
 
@@ -88,7 +88,7 @@ class JoinedSource(Streams[FeatureMap]):
         first = features[0]
         maps = _JOINS[self.recipe.join](features, self.recipe)
         if self.network is not None:
-            maps = {name: convolved(self.network, joint) for name, joint in maps.items()}
+            maps = {name: convolved(self.network.to(joint.device), joint) for name, joint in maps.items()}
         return FeatureMap(
             activations=maps,
             frame=first.frame,
@@ -104,8 +104,8 @@ class JoinedSource(Streams[FeatureMap]):
 
 
 def concatenated(features: Sequence[FeatureMap]) -> Tensor:
-    """Maps side by side at the largest grid among them, on the CPU."""
-    maps = [f.tensor.float().cpu() for f in features]
+    """Maps side by side at the largest grid among them, on the device of the first."""
+    maps = [f.tensor.to(features[0].tensor.device, torch.float32) for f in features]
     return concatenate(maps, largest_grid(maps))
 
 
@@ -120,9 +120,8 @@ def _apart(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
 
 def _weighted(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
     first = features[0]
-    grid = (first.tensor.shape[1], first.tensor.shape[2])
     parts = [
-        F.normalize(_on_grid(f, first.frame, grid), dim=0) * share**0.5
+        F.normalize(_at_cells_of(first, f), dim=0) * share**0.5
         for f, share in zip(features, recipe.shares, strict=True)
     ]
     return {"fused": torch.cat(parts)}
@@ -137,9 +136,10 @@ _JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], dict[str, Tensor]]] =
 }
 
 
-def _on_grid(features: FeatureMap, frame: Frame, grid: tuple[int, int]) -> Tensor:
-    """A map (c, h, w) read at the cell centres of another frame's grid; float32 on the CPU."""
-    tensor = features.tensor.float().cpu()
+def _at_cells_of(first: FeatureMap, features: FeatureMap) -> Tensor:
+    """A map (c, h, w) read at the cell centres of another's grid, in its frame and on its device; float32."""
+    tensor = features.tensor.to(first.tensor.device, torch.float32)
+    frame, grid = first.frame, (first.tensor.shape[1], first.tensor.shape[2])
     if features.frame == frame and tuple(tensor.shape[1:]) == grid:
         return tensor
     theirs = (tensor.shape[1], tensor.shape[2])

@@ -73,6 +73,7 @@ class Views(Streams[list[FeatureMap]]):
         if isinstance(noise, Tensor) and noise.ndim == 4 and any(r.trajectory != path for r in recipes):
             raise InvalidValueError("A noise for each row belongs to one trajectory; these recipes have several.")
         budget, source = RowBudget(backbone, batch_size), own_noise(noise, path.timesteps, path.draws)
+        self._recipes = [{"recipe": r.recipe.name, "recipe_hash": r.recipe.hash} for r in self.plan.readers]
         self._joins = [join_of(reader.recipe, backbone, reader.names) for reader in self.plan.readers]
         make = Walker if path.stepped else Engine
         self._run: Walker | Engine = make(self.plan, backbone, budget, source, grad=grad)
@@ -133,10 +134,9 @@ class Views(Streams[list[FeatureMap]]):
         if join is not None and self._sum is None:
             fused, note = join([list(maps.values())])
             maps = {"fused": fused}
-        frame, recipe = self._run.frame(picture), reader.recipe
+        frame = self._run.frame(picture)
         provenance = {
-            "recipe": recipe.name,
-            "recipe_hash": recipe.hash,
+            **self._recipes[number],
             "model": self.backbone.name,
             "family": self.backbone.family.name,
             "prompt": read.text,

@@ -40,6 +40,7 @@ class Picture:
     Attributes:
         is_file: Whether any thread may open it, in any order; see :meth:`fetch`.
         apart: Pictures of which it differs share no call.
+        noise: That was drawn for it ahead of the model, by what it is for.
 
     Raises:
         InvalidValueError: The text is not UTF-8.
@@ -63,6 +64,7 @@ class Picture:
         self._digest = digest
         self._fetched: Where | None = None
         self._levels: dict[Frame, Tensor] = {}
+        self.noise: dict[Hashable, Tensor] = {}
 
     @classmethod
     def of(cls, source: ImageLike, text: str | None = None, *, name: str | None = None) -> Picture:
@@ -134,7 +136,7 @@ class Picture:
         image = self.__dict__.get("image")
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
         opened = 0 if image is None else 3 * image.width * image.height
-        return fetched + opened + sum(levels.nbytes for levels in self._levels.values())
+        return fetched + opened + sum(t.nbytes for t in (*self._levels.values(), *self.noise.values()))
 
     @cached_property
     def digest(self) -> str:
@@ -157,7 +159,7 @@ class Picture:
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in self.__dict__.items() if name != "image"}
-        return kept | {"_pixels": {}, "_fetched": None}
+        return kept | {"_levels": {}, "_fetched": None, "noise": {}}
 
     def told(self, text: str | None) -> Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""

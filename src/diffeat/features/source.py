@@ -70,12 +70,14 @@ class Group:
         follows: Whether the model's image is as large as the picture asks: a model's tables may end before it does,
             and what the model then raises is that picture's failure.
         frames: Frames that the picture will be seen in; its pixels are made ahead.
+        draw: What draws the picture's noise ahead.
     """
 
     key: Hashable
     most: int = field(default=1, compare=False)
     follows: bool = field(default=False, compare=False)
     frames: tuple[Frame, ...] = field(default=(), compare=False)
+    draw: Callable[[Picture], object] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,11 @@ def stream(
     line: deque[_Place[T]] = deque()
 
     def prepare(picture: Picture) -> None:
-        for frame in source.group(picture).frames:
+        of = source.group(picture)
+        for frame in of.frames:
             picture.levels(frame)
+        if of.draw is not None:
+            of.draw(picture)
 
     def ready() -> Iterator[T]:
         while line and line[0].result is not None:

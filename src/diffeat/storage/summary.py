@@ -19,7 +19,7 @@ import numpy as np
 from diffeat.errors import StoreError
 from diffeat.storage.atomic import DamagedError, disk_errors, flush, opened, sync_folder, temporary
 from diffeat.storage.head import FORMAT_VERSION
-from diffeat.storage.layout import IndexName, check, place, ready
+from diffeat.storage.layout import IndexName, place, ready
 from diffeat.storage.rows import TEXTS, check_written, schema, short
 from diffeat.storage.url import Place, Url
 
@@ -265,12 +265,3 @@ def part_of(batch: pa.RecordBatch, code: int) -> pa.Table:
     rows = np.flatnonzero(_numbers(batch["part"]) == code)
     rows = rows[np.lexsort([_numbers(batch[name])[rows] for name in ("row", "position")])]
     return pa.Table.from_batches([batch.take(pa.array(rows))]).select(schema().names).cast(schema())
-
-
-def is_whole(folder: Place, name: IndexName) -> bool:
-    """Whether a file of the index is there and what its name tells."""
-    try:
-        check(name.within(folder), name.sha256)
-    except DamagedError:
-        return False
-    return True

@@ -89,8 +89,9 @@ class OtherWeights(Technique, frozen=True):
     def _states(self, backbone: Backbone) -> _States:
         """What differs from the model's own."""
         from diffeat.backbones.weights import denoiser_weights
+        from diffeat.backbones.wrappers import offloaded
 
-        if any(hasattr(network, "_hf_hook") or hasattr(network, "_diffusers_hook") for network in backbone.networks):
+        if any(map(offloaded, backbone.networks)):
             raise ModelError("The weights of an offloaded model cannot be exchanged: load it without offloading.")
         if self.source is not None:
             state = denoiser_weights(backbone, self.source, self.file, self.revision)

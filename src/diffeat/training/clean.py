@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint as recomputed
 from diffeat.activations import Taps
 from diffeat.ambient import neutral, seeded
 from diffeat.backbones import Backbone
-from diffeat.backbones.wrappers import unwrapped
+from diffeat.backbones.wrappers import offloaded, unwrapped
 from diffeat.errors import DatasetError, InvalidValueError, TooLargeError
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import Images, OnError, Picture, Prompts, raise_error
@@ -346,9 +346,7 @@ def _check_trainable(backbone: Backbone) -> None:
         kind = str(backbone.dtype).removeprefix("torch.")
         raise InvalidValueError(f"Clean features are trained in float32 or bfloat16, not in {kind}: --dtype bfloat16.")
     network = unwrapped(backbone.denoiser)
-    if any(
-        hasattr(m, "_hf_hook") or getattr(getattr(m, "_diffusers_hook", None), "hooks", ()) for m in network.modules()
-    ):
+    if offloaded(network):
         raise InvalidValueError(f"The weights of {backbone.name} are offloaded; load it without, to train it.")
     for weight in network.parameters():
         if weight.element_size() < 2 or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):

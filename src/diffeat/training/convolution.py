@@ -96,7 +96,7 @@ class JoinedMaps:
             fuse = part.fuse
             joined = concatenate(maps) if fuse is None else concatenate(maps, fuse.grid, fuse.normalise, fuse.resize)
             features.append(FeatureMap({"fused": joined}, read.frame, str(path)))
-        return FeatureMap({"fused": concatenated(features)}, features[0].frame, str(path))
+        return FeatureMap({"fused": concatenated(features).cpu()}, features[0].frame, str(path))
 
 
 class _Described:

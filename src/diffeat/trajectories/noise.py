@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,15 @@ from diffeat.errors import InvalidValueError
 
 #: What the noise is for: the latent posterior of the autoencoder, or the diffusion process.
 Stream = Literal["posterior", "diffusion"]
+
+
+class Draw(NamedTuple):
+    """What noise of a picture is for, as :func:`keyed_normal` is told it."""
+
+    seed: int
+    stream: Stream
+    timestep: float = 0.0
+    draw: int = 0
 
 
 class NoiseSource(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from fastapi import APIRouter, Request, Response
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from diffeat.app.asked import Click, Features, Id, Maps, Number
@@ -84,11 +84,17 @@ class Strip(Features):
     """All maps of one picture, side by side.
 
     Attributes:
-        source: The picture that a point lies in, sought in each map; without one, maps are in colours.
+        source: The picture that a point lies in, sought in each map; without both, maps are in colours.
     """
 
     source: Id | None = None
     point: tuple[Number, Number] | None = None
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.source is None) != (self.point is None):
+            raise ValueError("source and point go together: the picture, and the point in it that is sought")
+        return self
 
 
 @router.post("/strip", response_class=Response)
@@ -107,7 +113,7 @@ def _strip(session: Session, body: Strip, known: Known, source: list[Known]) -> 
     frame = known.features.frame
     header |= {"frame": {"original": frame.original, "model": frame.model, "content": frame.content}}
     header |= {"seconds": known.seconds, "rows": known.rows}
-    if not source or body.point is None:
+    if body.point is None:
         return packed(header, [pca_colours([known.features[name]])[0] for name in while_wanted(names)])
     matches, heats = [], []
     for name in while_wanted(names):

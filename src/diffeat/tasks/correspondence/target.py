@@ -16,6 +16,8 @@ Gram maps are summed and combined in float64, since the norm of nearly opposite 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,6 +30,8 @@ _MEMORY = {"cpu": 1 << 20}
 _MEMORY_ACCELERATOR = 256 << 20
 #: Channels widened to float64 at once.
 _CHANNELS = 64
+#: Positions whose norms are combined at once.
+_POSITIONS = 1 << 18
 _EPS = 1e-12
 
 
@@ -48,7 +52,9 @@ class PreparedTarget:
         self.features = features if features.dtype in (torch.float32, torch.float64) else features.float()
         self._rows = rows.to(features.device)
         self._columns = columns.to(features.device)
-        self._inverse_norm = self.norms().clamp(min=_EPS).reciprocal().to(self.features.dtype)
+        self._inverse_norm = self.features.new_empty(self.shape)
+        for part, norms in self._norms():
+            self._inverse_norm[part] = norms.clamp(min=_EPS).reciprocal().to(self.features.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,6 +111,10 @@ class PreparedTarget:
 
     def norms(self) -> Float[Tensor, "rows columns"]:
         """Length of the interpolated feature vector at every position, in float64 where the device has it."""
+        return torch.cat([norms for _, norms in self._norms()])
+
+    def _norms(self) -> Iterator[tuple[slice, Tensor]]:
+        """Some rows of :meth:`norms` at a time: of a large picture, float64 takes many bytes."""
         wide = torch.float32 if self.features.device.type == "mps" else torch.float64
         _, h, w = self.features.shape
         own, right, down, cross = self.features.new_zeros((4, h, w), dtype=wide)
@@ -121,8 +131,13 @@ class PreparedTarget:
         next_row = down[:, x0] * (1 - e) ** 2 + down[:, x1] * e**2 + both * cross[:, x0]
 
         y0, y1, f = self._rows.low, self._rows.high, self._rows.weight.to(wide)[:, None]
-        squared = same_row[y0] * (1 - f) ** 2 + same_row[y1] * f**2 + 2 * f * (1 - f) * next_row[y0]
-        return squared.clamp(min=0).sqrt()
+        height, width = self.shape
+        for start in range(0, height, most := max(1, _POSITIONS // width)):
+            rows = slice(start, start + most)
+            low, high, share = y0[rows], y1[rows], f[rows]
+            squared = same_row[low] * (1 - share) ** 2 + same_row[high] * share**2
+            squared += 2 * share * (1 - share) * next_row[low]
+            yield rows, squared.clamp_(min=0).sqrt_()
 
 
 def check_features(features: Tensor, whose: str) -> None:
