@@ -33,8 +33,8 @@ _STYLE = """<style>
 .maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr)); gap: 0 1rem }
 .maps figure { margin: .5rem 0 } .maps canvas { width: 100%; background-size: 100% 100%; border-radius: 4px }
 .sliders { position: sticky; top: 0; padding: .5rem 0; background: var(--paper) }
-.sliders, .sliders label { display: flex; flex-wrap: wrap; align-items: center; gap: 0 .5rem }
-.sliders label + label { margin-left: 1rem } .sliders output { overflow-wrap: anywhere }
+.sliders, .sliders label { display: flex; flex-wrap: wrap; align-items: center; gap: 0 1.5rem }
+.sliders label { column-gap: .5rem } .sliders output { overflow-wrap: anywhere }
 </style>"""
 _SLIDER = """
 const [level, layer] = ["level", "layer"].map(id => document.getElementById(id));
