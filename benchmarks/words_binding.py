@@ -2,6 +2,7 @@
 
     python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
     python -m benchmarks.words_binding --recipe ditf-tiny --out dit.json   (the other embedded model)
+    python -m benchmarks.words_binding --only two --train 800 --out trained.json     (after a further training)
 
 *What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
 noise under "a photo of a NAME" with the right class, with another class, without text, and with the embedding of the
@@ -13,6 +14,9 @@ names both, in either order, or one at a time. Over the cells of both figures: h
 higher one (each stretched to 0…1 over the picture); 50 % is chance, left and right and first and second count alike.
 Maps: attention of each layer and head to the word; and, without attention, how much better a cell's noise is predicted
 under its own word's text than under the other's. Layer, head and timestep are chosen on pictures of their own.
+
+*Is it what the model was trained on?* ``--train STEPS`` trains the denoiser further on pictures of two figures under
+texts that name both, none of them among those of the test, and tests it then.
 
 Intervals are of 95 %, by resampling pictures.
 """
@@ -166,6 +170,36 @@ def two_figures(index: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
     return image, np.where(stands, 2, which), (CLASSES[one], CLASSES[two])
 
 
+def train(model: Model, steps: int, pictures: int = 300, batch: int = 8) -> None:
+    """Teach the denoiser pictures of two figures under texts that name both."""
+    backbone, of_pictures = model.backbone, []
+    for k in bar(range(pictures), total=pictures, desc="pictures to train on"):
+        image, _, names = two_figures(10_000 + k)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+        of_pictures.append((backbone.encode_images(pixels)[0].mean, names))
+    random = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(backbone.denoiser.parameters(), lr=1e-4)
+    losses = []
+    for step in bar(range(steps), total=steps, desc="train"):
+        chosen = [of_pictures[int(k)] for k in random.integers(0, pictures, batch)]
+        texts = ["a photo of a {} and a {}".format(*random.permutation(names)) for _, names in chosen]
+        clean = torch.cat([latent for latent, _ in chosen])
+        noise = torch.randn(clean.shape, generator=generator)
+        times = torch.from_numpy(random.integers(0, 1000, batch)).float()
+        noisy = backbone.noise(clean, times, noise)
+        inputs = backbone.denoiser_inputs(noisy, times, backbone.condition(texts, (SIZE, SIZE)))
+        with torch.enable_grad():
+            found = backbone.estimate_noise(noisy, times, backbone.denoiser(**inputs)[0])
+            loss = ((found - noise) ** 2).mean()
+            loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 250 == 0:
+            print(f"step {step + 1}: error {np.mean(losses[-250:]):.4f}", flush=True)
+
+
 def stretched(maps: Tensor) -> Tensor:
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp(min=1e-12)
@@ -220,13 +254,17 @@ def main() -> None:
     parser.add_argument("--timesteps", type=float, nargs="+", default=[100, 300, 500, 700, 900])
     parser.add_argument("--only", choices=("tokens", "two"))
     parser.add_argument("--recipe", default="tiny-unet", help="Whose model is tested.")
+    parser.add_argument("--train", type=int, default=0, metavar="STEPS")
     asked = parser.parse_args()
     with torch.no_grad():
         model, result = Model(recipe=asked.recipe), {}
+        if asked.train:
+            train(model, asked.train)
         if asked.only in (None, "tokens"):
             result["tokens"] = of_tokens(model, asked.pictures, asked.timesteps)
         if asked.only in (None, "two"):
             result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures, asked.timesteps)
+        if asked.only in (None, "two") and not asked.train:
             result["two figures, random weights"] = of_two_figures(
                 Model(True, asked.recipe), asked.pictures // 4, asked.pictures // 2, asked.timesteps
             )

@@ -24,17 +24,8 @@ def pipeline(name: str):
     return build(name)
 
 
-@cache
 def denoiser(name: str) -> nn.Module:
     return denoiser_of(pipeline(name)).eval()
-
-
-@cache
-def catalogue_of(name: str, sized: bool = False) -> Catalogue:
-    """Of the latent that the family has by itself, or of the small one."""
-    net = denoiser(name)
-    stride = structure_of(net).latent_stride
-    return Catalogue.of(net, size=(small(name)[1] * stride, small(name)[0] * stride)) if sized else Catalogue.of(net)
 
 
 def small(name: str) -> tuple[int, int]:
@@ -57,7 +48,8 @@ def test_golden_list(name: str) -> None:
 def test_catalogue_tells_the_shapes_and_order_of_a_real_pass(name: str) -> None:
     net = denoiser(name)
     kwargs = forward_kwargs(net, small(name))
-    catalogue = catalogue_of(name, sized=True)
+    stride = structure_of(net).latent_stride
+    catalogue = Catalogue.of(net, size=(small(name)[1] * stride, small(name)[0] * stride))
     ids = [a.id for a in catalogue]
     seen: list[str] = []
     with torch.no_grad(), Recorder(net, ids[::-1], seen) as taps:
@@ -103,7 +95,7 @@ class Recorder(Taps):
 def test_batch_rows_are_those_of_single_runs(name: str) -> None:
     net = denoiser(name)
     kwargs = forward_kwargs(net, small(name))
-    ids = chosen(name)
+    ids = chosen(net)
     with torch.no_grad():
         both = read(net, ids, **kwargs)
         for row in range(2):
@@ -120,9 +112,9 @@ def take(name: str, value, row: int):
     return value[row : row + 1]
 
 
-def chosen(name: str) -> list[str]:
+def chosen(net: nn.Module) -> list[str]:
     """One activation of several kinds, the last of each."""
-    last = {a.kind: a.id for a in catalogue_of(name)}
+    last = {a.kind: a.id for a in Catalogue.of(net)}
     kinds = ("resnet", "increment", "block", "attention-q", "map", "ffn-inner", "adaln")
     return [last[k] for k in kinds if k in last]
 
@@ -133,11 +125,11 @@ def test_watching_changes_nothing(name: str) -> None:
     kwargs = forward_kwargs(net, (8, 8))
     with torch.no_grad():
         plain = net(**kwargs, return_dict=False)[0]
-        with Taps(net, chosen(name), stop=False) as taps:
+        with Taps(net, chosen(net), stop=False) as taps:
             watched = net(**kwargs, return_dict=False)[0]
             found = taps.collect()
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
-    stopped = read(net, chosen(name), **kwargs)
+    stopped = read(net, chosen(net), **kwargs)
     for id, value in found.items():
         torch.testing.assert_close(value, stopped[id], rtol=0, atol=0)
 
@@ -145,7 +137,7 @@ def test_watching_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_adaln_is_what_the_consumer_receives(name: str) -> None:
     net = denoiser(name)
-    ids = [a.id for a in catalogue_of(name) if a.kind == "adaln"]
+    ids = [a.id for a in Catalogue.of(net) if a.kind == "adaln"]
     assert bool(ids) != is_unet(net)
     if not ids:
         return

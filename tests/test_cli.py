@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from diffeat.cli.main import main
-from diffeat.extraction import Recipe, preset_names
+from diffeat.extraction import Extractor, Recipe, preset_names
 from diffeat.storage import FeatureStore
 from tiny.pipelines import build
 
@@ -239,24 +241,23 @@ def test_samples(run: Callable[..., Result], tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_a_store_that_goes_on(
-    run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path
+    run: Callable[..., Result], photos: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C: one line, exit code 130, and the next run completes."""
-    code = (
-        "import sys, os, signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job inherits it ignored
-        "from diffeat.extraction import extractor\n"
-        "original = extractor.Extractor.read\n"
-        "def interrupted(self, *a):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    yield from original(self, *a)\n"
-        "extractor.Extractor.read = interrupted\n"
-        "from diffeat.cli.main import main\n"
-        "main()\n"
-    )
-    command = ["extract", str(photos), "-r", str(recipe), "-o", str(tmp_path / "store")]
-    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, env=os.environ)
-    assert done.returncode == 130
-    assert "Traceback" not in done.stderr
+    original, before = Extractor.read, signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def interrupted(*arguments: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        yield from original(*arguments)
+
+    command = ["extract", photos, "-r", recipe, "-o", tmp_path / "store"]
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Extractor, "read", interrupted)
+            done = run(*command)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (done.code, len(done.err.strip().splitlines())) == (130, 1)
+    assert "Stopped." in done.err
     assert run(*command).code == 0
     assert len(FeatureStore.open(tmp_path / "store")) == 3

@@ -97,13 +97,14 @@ def test_two_processes_learn_as_one_that_accumulates_two_batches(toy: Path, tmp_
     """All weights, that is; of batch norm's running statistics the first process's are kept."""
     out, one = tmp_path / "run", tmp_path / "one"
     command = ["train", "segmentation", "toyworld-parts", "--root", str(toy), "--out", str(out), *QUICK]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "diffeat"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffeat"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*launch, *command], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads((out / "training" / "report.json").read_text())
     assert len(facts["losses"]) == 4
     Predictor.load(out)
+    assert len(list((out / "training").glob("*-1"))) == 1  # the second process's features
     assert run(*command[: -len(QUICK) - 1], one, *QUICK, "--accumulate", 2).exit_code == 0
     states = [load_file(folder / "training" / "state.safetensors") for folder in (out, one)]
     weights = [

@@ -22,11 +22,13 @@ from support.stores import FakeSource, content, write_photos
 ray: Any = pytest.importorskip("ray")
 
 
-@pytest.fixture(autouse=True)
-def _tests_can_be_imported_by_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _tests_can_be_imported_by_workers() -> Iterator[None]:
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        yield
 
 
 @pytest.fixture
@@ -46,8 +48,13 @@ def started(start: Callable[[], Any]) -> Any:
     pytest.skip(reason)
 
 
-@pytest.fixture
-def here() -> Iterator[None]:
+def test_no_cluster_is_one_line() -> None:
+    with pytest.raises(ModelError, match=r"no Ray cluster at '127.0.0.1:1' \(ConnectionRefused.*`ray start --head`"):
+        start_workers(Recipe.load("baseline:rgb"), ray="127.0.0.1:1")
+
+
+@pytest.fixture(scope="module")
+def here(_tests_can_be_imported_by_workers: None) -> Iterator[None]:
     """A cluster of this machine, joined by now."""
     memory = {"num_cpus": 2, "object_store_memory": 80 << 20}
     started(lambda: ray.init("local", include_dashboard=False, log_to_driver=False, **memory))
@@ -82,15 +89,11 @@ def test_threads_are_those_that_a_process_would_have(here: None, monkeypatch: py
     assert threads == {"": int(ray.cluster_resources()["CPU"]), "1": 1}
 
 
-def test_no_cluster_is_one_line() -> None:
-    with pytest.raises(ModelError, match=r"no Ray cluster at '127.0.0.1:1' \(ConnectionRefused.*`ray start --head`"):
-        start_workers(Recipe.load("baseline:rgb"), ray="127.0.0.1:1")
-
-
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
+    ray.shutdown()  # the one that was here
     memory = {"object_store_memory": 80 << 20, "num_cpus": 1}
     cluster = started(lambda: Cluster(initialize_head=True, head_node_args=memory))
     cluster.second = started(lambda: cluster.add_node(**memory))

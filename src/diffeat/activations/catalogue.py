@@ -31,7 +31,7 @@ from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.notebook import Displayed, Html, paragraph, table
 
 #: Catalogues that are kept, by class and configuration of the denoiser and by size.
-REMEMBERED = 16
+REMEMBERED = 64
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,7 @@ def _train(
     from diffeat.tasks.dense import DecoderOptions, DenseOptions, maps_apart
     from diffeat.tasks.predictors.folder import FILES, TRAINING
     from diffeat.training.heads.train import train_dense
+    from diffeat.training.heads.workers import is_first
 
     asked = given(ctx)
     own = {name: v for name, v in asked.items() if name in DenseOptions.model_fields and name != "seed"}
@@ -177,6 +178,8 @@ def _train(
         tell=typer.echo,
         force=force,
     )
+    if not is_first():
+        return
     new_folder(out / TRAINING, REPORT, force=True)
     page = write_training(trained, force=True)
     typer.echo("\n".join(trained.notes))

@@ -108,14 +108,16 @@ def train_dense(
     options, folder, workers = options or DenseOptions(), Path(folder), Workers()
     if workers.first:
         new_folder(folder, FILES, force=force)
+    else:
+        progress, tell, on_validation = silent, lambda line: None, lambda step, scores: None
     if not len(data):
         raise DatasetError(f"{data.name} {data.split} holds no pictures to learn from.".replace("  ", " "))
-    truth, bars = truth_of(data), progress if workers.first else silent
-    notes = [*data.notes, *check_alike(data, validation), *truth.check(data, bars)]
+    truth = truth_of(data)
+    notes = [*data.notes, *check_alike(data, validation), *truth.check(data, progress)]
     if not options.draws:  # otherwise all are read into a store before the first step
-        check_files(data, progress=bars)
+        check_files(data, progress=progress)
     if validation is not None:
-        check_files(validation, truth, bars)
+        check_files(validation, truth, progress)
     options, side = shown(source, data, options)
     fingerprint, model = source.fingerprint, model_of(source)
     examples = Examples(data, truth, options, side)
