@@ -1,7 +1,7 @@
 """Is a word tied to a place at all? Direct tests of a text-conditional model on the toy world.
 
     python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
-    python -m benchmarks.words_binding --recipe ditf-tiny --out dit.json   (the other embedded model)
+    python -m benchmarks.words_binding --recipe ditf-tiny --map 'transformer_blocks.7[0] @ 100' --out dit.json
     python -m benchmarks.words_binding --only two --train 800 --out trained.json     (after a further training)
 
 *What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
@@ -247,6 +247,21 @@ def of_two_figures(model: Model, choose: int, score: int, times: Sequence[float]
     return table
 
 
+def of_one_map(model: Model, key: str, pictures: int) -> dict:
+    """As :func:`of_two_figures`, of a map that was chosen elsewhere, as ``LAYER @ T``: nothing is chosen here."""
+    layer, _, t = key.partition(" @ ")
+    rows: dict[str, list[list[float]]] = {}
+    for k in bar(range(pictures), total=pictures, desc=key):
+        image, which, names = two_figures(k)
+        both = model.attention(image, float(t), f"a photo of a {names[k % 2 - 1]} and a {names[k % 2]}", names)[layer]
+        each = [model.attention(image, float(t), f"a photo of a {name}", [name])[layer] for name in names]
+        rows.setdefault("both words in one text", []).append(right(stretched(both), which))
+        rows.setdefault("a text for each word", []).append(right(stretched(torch.cat(each)), which))
+    table = {way: told(values) for way, values in rows.items()}
+    print(key, table, flush=True)
+    return table
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -254,17 +269,20 @@ def main() -> None:
     parser.add_argument("--timesteps", type=float, nargs="+", default=[100, 300, 500, 700, 900])
     parser.add_argument("--only", choices=("tokens", "two"))
     parser.add_argument("--recipe", default="tiny-unet", help="Whose model is tested.")
+    parser.add_argument("--map", metavar="'LAYER @ T'", help="Score only this map, chosen elsewhere, on two figures.")
     parser.add_argument("--train", type=int, default=0, metavar="STEPS")
     asked = parser.parse_args()
     with torch.no_grad():
         model, result = Model(recipe=asked.recipe), {}
         if asked.train:
             train(model, asked.train)
-        if asked.only in (None, "tokens"):
+        if asked.map:
+            result[asked.map] = of_one_map(model, asked.map, asked.pictures)
+        elif asked.only in (None, "tokens"):
             result["tokens"] = of_tokens(model, asked.pictures, asked.timesteps)
-        if asked.only in (None, "two"):
+        if asked.only in (None, "two") and not asked.map:
             result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures, asked.timesteps)
-        if asked.only in (None, "two") and not asked.train:
+        if asked.only in (None, "two") and not (asked.train or asked.map):
             result["two figures, random weights"] = of_two_figures(
                 Model(True, asked.recipe), asked.pictures // 4, asked.pictures // 2, asked.timesteps
             )

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffeat.datasets.registry import open_dataset
 from diffeat.evaluation import bootstrap
-from diffeat.extraction import from_recipe
+from diffeat.extraction import Extractor
 from diffeat.progress import bar
 from diffeat.tasks.segmentation import SegmentationOptions, evaluate_segmentation
 from diffeat.tasks.segmentation.confusion import class_iou
@@ -34,7 +34,9 @@ def main() -> None:
     splits = ("train", "test")
     data = [open_dataset("toyworld-parts", asked.root, s, kind="label maps").limited(asked.pictures) for s in splits]
     found = [
-        evaluate_segmentation(tuple(data), from_recipe(path), SegmentationOptions(classifier="linear"), progress=bar)
+        evaluate_segmentation(
+            tuple(data), Extractor.from_recipe(path), SegmentationOptions(classifier="linear"), progress=bar
+        )
         for path in map(str, asked.recipes)
     ]
     tables = [np.stack([c.table for c in result.splits[0].confusions]) for result in found]

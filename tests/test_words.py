@@ -226,7 +226,7 @@ def test_a_picture_of_one_colour_gives_maps_without_nan_and_a_note() -> None:
 
 
 def test_every_family_that_reads_text_has_a_preset_which_is_used() -> None:
-    assert set(PRESETS) - {"tiny-unet"} == set(NAMED) - {"dit", "unconditional", "generic"}
+    assert set(PRESETS) - {"tiny-unet", "tiny-dit"} == set(NAMED) - {"dit", "unconditional", "generic"}
     source = _extractor("sd15")
     ids = text_attentions(source.backbone)
     assert set(choose_layers(source.backbone, None)) == {id for id in ids if not id.startswith("mid_block")}
@@ -234,3 +234,5 @@ def test_every_family_that_reads_text_has_a_preset_which_is_used() -> None:
     small = _extractor("sd3").backbone  # has no block 9
     assert list(choose_layers(small, None)) == list(text_attentions(small))
     assert preset_of(small) == Preset()
+    layer = "transformer_blocks.7.attn2.map"
+    assert choose_layers(Backbone.from_pretrained("tiny-dit"), None) == {layer: [0]}

@@ -19,7 +19,7 @@ class Preset:
     """Where words are looked for if nobody says where.
 
     Attributes:
-        maps: Globs of the maps from image to text; all of the model's if none is given.
+        maps: Globs of the maps from image to text, or of heads; all of the model's if none is given.
         blocks: That concepts are read from; all if none is given.
         source: Who chose this, and by what.
     """
@@ -36,6 +36,7 @@ PRESETS: dict[str, Preset] = {
     "tiny-unet": Preset(
         ("up_blocks.2.attentions.*.transformer_blocks.0.attn2.map",), (), "ours, chosen on the toy world"
     ),
+    "tiny-dit": Preset(("transformer_blocks.7.attn2.map[0]",), (), "ours, chosen on the toy world"),
     "sd": _DAAM,
     "sdxl": _DAAM,
     "sd3": Preset(
@@ -54,7 +55,8 @@ def preset_of(backbone: Backbone) -> Preset:
     """Of the model, else of its family, unless this model lacks what it names, as small ones do."""
     preset = PRESETS.get(backbone.name) or PRESETS.get(backbone.family.name, Preset())
     there, blocks = text_attentions(backbone), {name for name, _ in backbone.denoiser.named_modules()}
-    fits = all(any(compile_pattern(glob).fullmatch(id) for id in there) for glob in preset.maps)
+    maps = [compile_pattern(_HEAD.sub(r"\1", glob)) for glob in preset.maps]
+    fits = all(any(form.fullmatch(id) for id in there) for form in maps)
     return preset if fits and blocks.issuperset(preset.blocks) else Preset()
 
 

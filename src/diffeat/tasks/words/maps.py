@@ -117,6 +117,8 @@ def words_by_layer(
     options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
     own = source.recipe.tasks.get("words", {}).get("layers", ())
     chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
+    if options.refine:  # a preset's layers are taken whole
+        chosen = {key: layers if choices[key] or own else dict.fromkeys(layers) for key, layers in chosen.items()}
     single = {name for layers in chosen.values() for name, heads in layers.items() if heads is not None}
     if options.refine and single:
         raise InvalidValueError("Refined maps are of all heads together: take layers without a head, or refine=0.")
