@@ -1,6 +1,8 @@
 """Is a word tied to a place at all? Direct tests of a text-conditional model on the toy world.
 
     python -m benchmarks.words_binding --out words-binding.json            (about twenty minutes on one CPU core)
+    python -m benchmarks.words_binding --recipe ditf-tiny --out dit.json   (the other embedded model)
+    python -m benchmarks.words_binding --only two --train 800 --out trained.json     (after a further training)
 
 *What the text tells the model, and by which tokens*: on pictures of one figure, the error of its prediction of the
 noise under "a photo of a NAME" with the right class, with another class, without text, and with the embedding of the
@@ -12,6 +14,9 @@ names both, in either order, or one at a time. Over the cells of both figures: h
 higher one (each stretched to 0…1 over the picture); 50 % is chance, left and right and first and second count alike.
 Maps: attention of each layer and head to the word; and, without attention, how much better a cell's noise is predicted
 under its own word's text than under the other's. Layer, head and timestep are chosen on pictures of their own.
+
+*Is it what the model was trained on?* ``--train STEPS`` trains the denoiser further on pictures of two figures under
+texts that name both, none of them among those of the test, and tests it then.
 
 Intervals are of 95 %, by resampling pictures.
 """
@@ -43,6 +48,7 @@ class Model:
 
     def __init__(self, random: bool = False, recipe: str = "tiny-unet") -> None:
         self.backbone = Extractor.from_recipe(recipe).backbone
+        self.tokens = self.backbone.condition([""]).arguments()["encoder_hidden_states"].shape[1]
         if random:
             torch.manual_seed(0)
             for module in self.backbone.denoiser.modules():
@@ -80,7 +86,7 @@ class Model:
         """Maps of words (k, h, w) by layer and head; with all that stands after the word where asked."""
         spans = [self.backbone.token_index(text, word) for word in words]
         if after:
-            spans = [range(span[0], 32) for span in spans]
+            spans = [range(span[0], self.tokens) for span in spans]
         maps: dict[str, Tensor] = {}
 
         def use(attended: Attended) -> Tensor:
@@ -138,7 +144,7 @@ def of_tokens(model: Model, pictures: int, times: Sequence[float]) -> dict:
                 maps = model.attention(sample.image, t, text(names[0]), names[:1], tail)
                 for layer, values in maps.items():
                     if "[" not in layer:
-                        span = 32 - noun if tail else 1
+                        span = model.tokens - noun if tail else 1
                         mass.setdefault(f"{layer}: {name}", []).append(float(values.mean()) * span)
         table[f"{t:g}"] = {"gain, %": {name: told(values) for name, values in rows.items()}}
         table[f"{t:g}"]["attention, %"] = {name: round(100 * float(np.mean(v)), 1) for name, v in mass.items()}
@@ -162,6 +168,36 @@ def two_figures(index: int) -> tuple[np.ndarray, np.ndarray, tuple[str, str]]:
     stands = moved(right.parts, APART) > 0
     image = np.where(stands[..., None], moved(right.image, APART), image)
     return image, np.where(stands, 2, which), (CLASSES[one], CLASSES[two])
+
+
+def train(model: Model, steps: int, pictures: int = 300, batch: int = 8) -> None:
+    """Teach the denoiser pictures of two figures under texts that name both."""
+    backbone, of_pictures = model.backbone, []
+    for k in bar(range(pictures), total=pictures, desc="pictures to train on"):
+        image, _, names = two_figures(10_000 + k)
+        pixels = torch.from_numpy(image).permute(2, 0, 1)[None] / 127.5 - 1
+        of_pictures.append((backbone.encode_images(pixels)[0].mean, names))
+    random = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW(backbone.denoiser.parameters(), lr=1e-4)
+    losses = []
+    for step in bar(range(steps), total=steps, desc="train"):
+        chosen = [of_pictures[int(k)] for k in random.integers(0, pictures, batch)]
+        texts = ["a photo of a {} and a {}".format(*random.permutation(names)) for _, names in chosen]
+        clean = torch.cat([latent for latent, _ in chosen])
+        noise = torch.randn(clean.shape, generator=generator)
+        times = torch.from_numpy(random.integers(0, 1000, batch)).float()
+        noisy = backbone.noise(clean, times, noise)
+        inputs = backbone.denoiser_inputs(noisy, times, backbone.condition(texts, (SIZE, SIZE)))
+        with torch.enable_grad():
+            found = backbone.estimate_noise(noisy, times, backbone.denoiser(**inputs)[0])
+            loss = ((found - noise) ** 2).mean()
+            loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        losses.append(float(loss.detach()))
+        if (step + 1) % 250 == 0:
+            print(f"step {step + 1}: error {np.mean(losses[-250:]):.4f}", flush=True)
 
 
 def stretched(maps: Tensor) -> Tensor:
@@ -217,15 +253,20 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--timesteps", type=float, nargs="+", default=[100, 300, 500, 700, 900])
     parser.add_argument("--only", choices=("tokens", "two"))
+    parser.add_argument("--recipe", default="tiny-unet", help="Whose model is tested.")
+    parser.add_argument("--train", type=int, default=0, metavar="STEPS")
     asked = parser.parse_args()
     with torch.no_grad():
-        model, result = Model(), {}
+        model, result = Model(recipe=asked.recipe), {}
+        if asked.train:
+            train(model, asked.train)
         if asked.only in (None, "tokens"):
             result["tokens"] = of_tokens(model, asked.pictures, asked.timesteps)
         if asked.only in (None, "two"):
             result["two figures"] = of_two_figures(model, asked.pictures // 2, asked.pictures, asked.timesteps)
+        if asked.only in (None, "two") and not asked.train:
             result["two figures, random weights"] = of_two_figures(
-                Model(random=True), asked.pictures // 4, asked.pictures // 2, asked.timesteps
+                Model(True, asked.recipe), asked.pictures // 4, asked.pictures // 2, asked.timesteps
             )
     asked.out.write_text(json.dumps(result, indent=1))
 

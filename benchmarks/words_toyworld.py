@@ -11,10 +11,10 @@ one that is nearer to the centre) and a bump at the centre. Two other maps of a 
 attention, each with a shuffled one: *contrasted*, from which the mean of other names' maps is taken; and *predicted*,
 how much better the noise at a place is predicted under the name than under the empty text.
 
-*Parts*: features are split into as many parts as the picture shows, and so are the controls: clusters of colours, of
-colours and places (superpixels), cells of a grid, and regions around places at random; each part of the picture
-takes the found part that overlaps most, one to one (Hungarian), and IoU is averaged over the parts of all pictures.
-F of boundaries: pixels within 2 of each other.
+*Parts*: features are split into as many parts as the picture shows, and so are the controls: features of the network
+with random weights, clusters of colours, of colours and places (superpixels), cells of a grid, and regions around
+places at random; each part of the picture takes the found part that overlaps most, one to one (Hungarian), and IoU is
+averaged over the parts of all pictures. F of boundaries: pixels within 2 of each other.
 
 Intervals are of 95 %, by resampling pictures; those of differences resample both ways' pictures together. What is
 measured already is kept in the file of results, by which a stopped run goes on.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,7 @@ from diffeat.extraction.attending import passes
 from diffeat.features import Picture
 from diffeat.progress import bar
 from diffeat.tasks.parts import PartOptions, attention_parts, parts_of
+from diffeat.tasks.scored import ScoredMaps
 from diffeat.tasks.words import text_attentions
 
 SEED, SIZE = 7, 128
@@ -138,6 +140,16 @@ def centre(_: ToySample) -> np.ndarray:
     return np.exp(-(y**2 + x**2) / 0.08)
 
 
+def untrained(recipe: str) -> Extractor:
+    """The same network with random weights."""
+    source = Extractor.from_recipe(recipe)
+    torch.manual_seed(0)
+    for module in source.backbone.denoiser.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    return source
+
+
 def less(rows: Sequence, others: Sequence, statistic: Callable[[np.ndarray], np.ndarray]) -> list[float]:
     """How much better than another way to the same pictures, and the interval of that."""
     mine, theirs = (np.array(r, dtype=float) for r in (rows, others))
@@ -150,6 +162,7 @@ def run_words(
     choose: Sequence[ToySample],
     score: Sequence[ToySample],
     timesteps: list[float],
+    leave_out: Sequence[str],
     result: dict,
     save: Callable[[], None],
 ) -> None:
@@ -158,11 +171,7 @@ def run_words(
         **{"trajectory.timesteps": timesteps, "trajectory.draws": 1, "frame": {"mode": "squash", "size": [SIZE, SIZE]}}
     )
     source = Extractor(recipe, source.backbone)
-    random = Extractor(recipe, Extractor.from_recipe(recipe_name).backbone)
-    torch.manual_seed(0)
-    for module in random.backbone.denoiser.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+    random = untrained(recipe_name).of(recipe)
     others = {name: CLASSES[(k + 7) % len(CLASSES)] for k, name in enumerate(CLASSES)}
     model = Model(recipe=recipe_name)
     ways = {
@@ -177,7 +186,7 @@ def run_words(
         "centre": lambda s: {"": torch.from_numpy(centre(s))},
     }
     for way, make in ways.items():
-        if way in result:
+        if way in result or way.removesuffix(", shuffled") in leave_out:
             continue
         tables = []
         for part in (choose, score):
@@ -243,6 +252,9 @@ def part_f(sums: np.ndarray) -> np.ndarray:
     return 100 * 2 * precision * recall / np.maximum(precision + recall, 1e-12)
 
 
+CONTROLS = ("colours", "colours and places", "grid", "at random")
+
+
 def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
     """Partitions into so many parts that no model made."""
     from scipy.cluster.vq import kmeans2
@@ -257,36 +269,48 @@ def controls(sample: ToySample, count: int, seed: int) -> dict[str, Tensor]:
     rows = int(np.ceil(count / columns))
     cells = np.minimum((y * rows).astype(int) * columns + (x * columns).astype(int), count - 1)
     apart = ((places[:, None] - rng.random((count, 2))[None]) ** 2).sum(-1)
-    found = {
-        "colours": kmeans2(colours.reshape(-1, 3), count, minit="++", rng=seed)[1],
-        "colours and places": kmeans2(both, count, minit="++", rng=seed)[1],
-        "grid": cells.ravel(),
-        "at random": apart.argmin(1),
+    found = (
+        kmeans2(colours.reshape(-1, 3), count, minit="++", rng=seed)[1],
+        kmeans2(both, count, minit="++", rng=seed)[1],
+        cells.ravel(),
+        apart.argmin(1),
+    )
+    return {n: torch.from_numpy(labels.reshape(height, width)) for n, labels in zip(CONTROLS, found, strict=True)}
+
+
+def cut(source: Extractor, picture: Picture, method: str, count: int) -> ScoredMaps:
+    return parts_of(source.extract([picture]), PartOptions(method, count))[0]
+
+
+def part_ways(
+    trained: Extractor, random: Extractor, sample: ToySample, count: int, seed: int
+) -> dict[str, Callable[[], Tensor]]:
+    """Label maps of the pixels."""
+    picture = Picture.of(sample.image)
+    cuts = cache(lambda source: cut(source, picture, "cuts", count))
+    return {
+        "cuts": lambda: cuts(trained).labels(picture.image),
+        "cuts, guided": lambda: cuts(trained).labels(picture.image, "guided"),
+        "cuts, bilateral": lambda: cuts(trained).labels(picture.image, "bilateral"),
+        "k-means": lambda: cut(trained, picture, "kmeans", count).labels(picture.image),
+        "merging": lambda: attention_parts(trained, picture).labels(picture.image),
+        "cuts, random weights": lambda: cuts(random).labels(picture.image),
+        **{name: lambda name=name: controls(sample, count, seed)[name] for name in CONTROLS},
     }
-    return {name: torch.from_numpy(labels.reshape(height, width)) for name, labels in found.items()}
 
 
 def run_parts(name: str, score: Sequence[ToySample], result: dict, save: Callable[[], None]) -> None:
-    source = Extractor.from_recipe(name)
     frame = {"mode": "squash", "size": [256, 256]}
-    source = Extractor(source.recipe.replace(frame=frame), source.backbone)
+    trained, random = (
+        source.of(source.recipe.replace(frame=frame)) for source in (Extractor.from_recipe(name), untrained(name))
+    )
     units: dict[str, list] = result.setdefault("rows", {})
-    left = score[len(units.get("cuts", ())) :]
-    for sample in bar(left, total=len(left), desc="parts"):
+    for k, sample in enumerate(bar(score, total=len(score), desc="parts")):
         truth = np.asarray(sample.parts)
-        count = len(np.unique(truth))
-        picture = Picture.of(sample.image)
-        feature = source.extract([picture])
-        found = {
-            "cuts": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image),
-            "cuts, guided": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image, "guided"),
-            "cuts, bilateral": parts_of(feature, PartOptions("cuts", count))[0].labels(picture.image, "bilateral"),
-            "k-means": parts_of(feature, PartOptions("kmeans", count))[0].labels(picture.image),
-            "merging": attention_parts(source, picture).labels(picture.image),
-            **controls(sample, count, len(units.get("cuts", ()))),
-        }
-        for way, labels in found.items():
-            units.setdefault(way, []).append(part_scores(labels.numpy(), truth))
+        ways = part_ways(trained, random, sample, len(np.unique(truth)), k)
+        for way, find in ways.items():
+            if len(units.setdefault(way, [])) == k:
+                units[way].append(part_scores(find().numpy(), truth))
         save()
     for way, rows in units.items():
         result[way] = {}
@@ -305,6 +329,7 @@ def main() -> None:
     parser.add_argument("--timesteps", type=float, nargs="+", default=[50, 200, 400, 600, 800])
     parser.add_argument("--only", choices=("words", "parts"))
     parser.add_argument("--model", choices=RECIPES, default="tiny-unet")
+    parser.add_argument("--leave-out", nargs="*", choices=OWN[1:], default=(), help="Maps of a name not to try.")
     asked = parser.parse_args()
     world = Toyworld(SEED, SIZE)
     samples = [world[k] for k in range(asked.pictures + asked.pictures // 2)]
@@ -319,7 +344,7 @@ def main() -> None:
 
     if asked.only != "parts":
         words = result.setdefault("words", {})
-        run_words(RECIPES[asked.model][0], choose, score, asked.timesteps, words, save)
+        run_words(RECIPES[asked.model][0], choose, score, asked.timesteps, asked.leave_out, words, save)
     if asked.only != "words":
         run_parts(RECIPES[asked.model][1], score, result.setdefault("parts", {}), save)
 

@@ -24,7 +24,7 @@ from diffeat.cli.command import filled
 from diffeat.cli.main import app
 from diffeat.cli.recipes import facts
 from diffeat.extraction import Recipe, preset_names
-from diffeat.reproduce import load_table, plan_rows, table_names
+from diffeat.reproduce import load_table, maps_of, plan_rows, table_names
 
 HERE = Path(__file__).parent
 #: Panels of options that many commands share; they are described once.
@@ -223,6 +223,13 @@ def recipes() -> str:
     return "\n".join(parts)
 
 
+def volume(recipe: str) -> str:
+    """Maps of a recipe, and what they take in float16."""
+    maps = maps_of(recipe) or []
+    shapes = " + ".join("×".join(map(str, shape)) for shape in maps)
+    return f"{shapes}, {sum(map(prod, maps)) * 2 / 1e6:.3g} MB" if maps else ""
+
+
 def numbers() -> str:
     """What papers report of presets, and what those cost, from the tables of ``diffeat reproduce``."""
     parts = []
@@ -233,13 +240,13 @@ def numbers() -> str:
                 cell(row.name),
                 f"`{row.reads}`",
                 str(plan_rows(published, [row])[0].calls),
-                "" if row.map is None else f"{'×'.join(map(str, row.map))}, {prod(row.map) * 2 / 1e6:.3g} MB",
+                volume(row.reads),
                 f"**{row.published}**",
                 cell(f"{row.measure}. {row.source}"),
             ]
             for row in known
         )
-        header = "features | recipe | rows a picture | map, float16 | number | what it is, and where it was read"
+        header = "features | recipe | rows a picture | maps, float16 | number | what it is, and where it was read"
         parts += [f"### {published.title}\n", table(header, rows)] if known else []
     return "\n".join(parts)
 

@@ -83,7 +83,7 @@ def _checker(function: Any) -> Any:
     signature = inspect.signature(function)
     hints: dict[str, Any] | None = None
 
-    @functools.wraps(function)
+    @functools.wraps(function, (*functools.WRAPPER_ASSIGNMENTS, "__annotations__"))  # which Python 3.14 leaves out
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal hints
         if hints is None:

@@ -77,6 +77,18 @@ def test_what_is_tuned_is_trained_saved_and_read_again(
     assert torch.allclose(again[WANTED[1]], changed[WANTED[1]], rtol=1e-4, atol=1e-5)
 
 
+def test_a_tuned_model_starts_where_a_frozen_one_does_and_learns_more(
+    model: Path, data: MaskDataset, tmp_path: Path
+) -> None:
+    settings = {"steps": 8, "batch": 2, "every": 8, "flip": 0, "lovasz": 0, "schedule": "constant"}
+    frozen, tuned = (
+        train_dense(source(model), data, tmp_path / name, DenseOptions(**settings, **options)).losses
+        for name, options in (("frozen", {"variants": 1}), ("tuned", {"tune": "lora", "tune_rate": 1e-2}))
+    )
+    assert tuned[0] == pytest.approx(frozen[0], abs=1e-5)
+    assert all(one < other for one, other in zip(tuned[2:], frozen[2:], strict=True))
+
+
 def test_a_tuned_training_goes_on_to_the_same_weights(model: Path, data: MaskDataset, tmp_path: Path) -> None:
     settings = {"batch": 1, "every": 1, "tune": "lora", "tune_rate": 1e-2, "schedule": "constant", "lovasz": 0}
     train_dense(source(model), data, tmp_path / "whole", DenseOptions(steps=2, **settings))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -78,6 +79,29 @@ def test_missing_parts_do_not_count_and_weights_without_content_are_refused():
     assert fingerprint(network(), None) == fingerprint(network())
     with pytest.raises(ModelError, match="0.bias is on the meta device"):
         fingerprint(network().to("meta"))
+
+
+class _Packed(nn.Parameter):
+    """As diffusers' weights of GGUF: bytes of a denser form, whose operations give tensors of that form again."""
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if not isinstance(result, torch.Tensor):
+            return result
+        if not result.ndim:
+            raise IndexError("tuple index out of range")
+        return torch.Tensor._make_subclass(cls, result)
+
+
+def test_packed_weights_count_by_their_bytes() -> None:
+    def packed(last: int) -> nn.Module:
+        module = nn.Module()
+        module.weight = _Packed(torch.tensor([[1, 2, 3, last]], dtype=torch.uint8), requires_grad=False)
+        return module
+
+    assert fingerprint(packed(4)) == fingerprint(packed(4))
+    assert fingerprint(packed(4)) != fingerprint(packed(5))
 
 
 def test_a_store_refuses_other_weights_and_accepts_unknown_ones(tmp_path: Path):

@@ -26,6 +26,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.contained import contained
 from diffeat.tasks.predictors.folder import RECIPE, PredictorFacts, read_run, write_run
+from diffeat.training.log import read_log
 from mini_datasets import ade20k, cityscapes, truth
 from stand_ins import CITYSCAPES_RAW
 
@@ -39,6 +40,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path], Path], int, str]] = {
         19,
         "leftImg8bit/val",
     ),
+    "Cityscapes": ("cityscapes", lambda root: cityscapes(root, CITYSCAPES_RAW), 19, "leftImg8bit/val"),
 }
 
 
@@ -66,7 +68,7 @@ def iou_of(truths: list[np.ndarray], masks: list[np.ndarray]) -> float:
     )
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["ADE20K", "Cityscapes, raw ids", pytest.param("Cityscapes", marks=pytest.mark.slow)])
 def test_a_mini_dataset_in_its_real_layout_is_checked_learned_predicted_and_scored(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,13 +167,18 @@ def test_a_head_is_not_scored_by_what_is_none_of_its_business(
 
 def reading(lora: Path, model: str) -> Reading:
     recipe = Reading.load("tiny-unet").replace(model=model)
-    return recipe.replace(techniques=({"kind": "lora", "path": str(lora), "scale": 0.5},))
+    canny = {"kind": "controlnet", "model": str(lora.parent / "canny")}
+    return recipe.replace(techniques=({"kind": "lora", "path": str(lora), "scale": 0.5}, canny))
 
 
 def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named(tmp_path: Path) -> None:
     lora, model = tmp_path / "here" / "style.safetensors", tmp_path / "here" / "my model"
     model.mkdir(parents=True)
     save_file({"a": torch.ones(2)}, lora)
+    canny = lora.parent / "canny"
+    canny.mkdir()
+    save_file({"b": torch.ones(3)}, canny / "diffusion_pytorch_model.safetensors")
+    (canny / "config.json").write_text("{}")
     facts = PredictorFacts(kind="linear", target="labels", classes=("a", "b"), settings={"activations": []})
     state = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
     for name, recipe in (("alone", reading(lora, "tiny-unet")), ("with", reading(lora, str(model)))):
@@ -179,9 +186,13 @@ def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named
         shutil.move(tmp_path / name, tmp_path / f"{name} moved")
     content = lora.read_bytes()
     lora.unlink()
+    shutil.rmtree(canny)
     run = read_run(tmp_path / "alone moved")
     assert isinstance(run.recipe, Reading)
-    (technique,) = run.recipe.techniques or ()
+    technique, control = run.recipe.techniques or ()
+    folder = Path(control.model)  # pyright: ignore[reportAttributeAccessIssue]
+    assert folder.parent.parent == tmp_path / "alone moved"
+    assert {p.name for p in folder.iterdir()} == {"config.json", "diffusion_pytorch_model.safetensors"}
     assert Path(technique.path).read_bytes() == content  # pyright: ignore[reportAttributeAccessIssue]
     assert Path(technique.path).is_relative_to(tmp_path / "alone moved")  # pyright: ignore[reportAttributeAccessIssue]
     again, copies = contained(run.recipe)  # saved anew it is the same
@@ -196,48 +207,76 @@ def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named
     said = yaml.safe_load((moved / RECIPE).read_text())
     (moved / RECIPE).write_text(yaml.safe_dump(said | {"model": str(tmp_path / "my model")}))  # as the message says
     assert getattr(read_run(moved).recipe, "model", "") == str(tmp_path / "my model")
-    next((moved / "weights").iterdir()).unlink()
+    for file in (moved / "weights").rglob("*.safetensors"):
+        whole = file.read_bytes()
+        file.write_bytes(whole[:-1])
+        with pytest.raises(InvalidValueError, match="damaged, or half copied"):
+            read_run(moved)
+        file.write_bytes(whole)
+    next((moved / "weights").glob("*.safetensors")).unlink()
     with pytest.raises(InvalidValueError, match="copy the whole folder"):
         read_run(moved)
 
 
 # ---- real signals
 
+#: Ways to train that differ in what a run must keep to go on.
+WAYS: dict[str, list[str]] = {
+    "stored features": ["-r", "baseline:rgb", "--head", "fpn", "--channels", "8"],
+    "features read anew": ["-r", "baseline:rgb", "--head", "upernet", "--channels", "8", "--blocks", "constant",
+                           "--variants", "0", "--photometric", "--precision", "bfloat16", "--accumulate", "2"],
+    "a LoRA": ["-r", "tiny-unet", "--size", "32", "--tune", "lora", "--tune-rate", "1e-3"],
+    "the denoiser and a text": ["-r", "tiny-unet", "--size", "32", "--tune", "denoiser", "--learn-text"],
+}  # fmt: skip
 
-def train(data: Path, out: Path) -> None:
+
+def train(data: Path, out: Path, way: str) -> None:
     """In a process of its own."""
     torch.set_num_threads(1)
-    command = ["train", "segmentation", "folder", "--root", str(data), "--out", str(out), "-r", "baseline:rgb"]
-    main([*command, "--head", "fpn", "--channels", "8", "--steps", "60", "--batch", "2", "--every", "3"])
+    command = ["train", "segmentation", "folder", "--root", str(data), "--out", str(out), *WAYS[way]]
+    main([*command, "--steps", "60", "--batch", "2", "--every", "3"])
 
 
 @pytest.mark.slow
-def test_a_training_killed_by_signals_at_ten_random_moments_ends_in_the_same_weights(own: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_training_killed_by_signals_at_ten_random_moments_ends_in_the_same_weights(
+    way: str, own: Path, tmp_path: Path
+) -> None:
+    """Most are killed between two checkpoints or while one is written, some before their first step."""
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["diffeat.cli.main", "diffeat.training"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    log = killed / "training" / "log.csv"
+    state = killed / "training" / "state.safetensors"
 
     def started(out: Path) -> multiprocessing.process.BaseProcess:
-        process = processes.Process(target=train, args=(own / "data", out))
+        process = processes.Process(target=train, args=(own / "data", out, way))
         process.start()
         return process
 
-    def steps() -> int:
-        return max(0, log.read_text().count("\n") - 1) if log.is_file() else 0
+    def written() -> int:
+        return state.stat().st_mtime_ns if state.is_file() else 0
 
     started(whole).join()
-    rng = np.random.default_rng(0)
-    for kill in range(10):
-        process, until = started(killed), steps() + int(rng.integers(1, 5))
-        while steps() < until and process.is_alive():
-            time.sleep(0.002)
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGINT if kill % 3 == 2 else signal.SIGKILL)
-        process.join()
-        assert process.exitcode in (-signal.SIGKILL, 130), "it ended before it was killed"
-    last = started(killed)
-    last.join()
-    assert last.exitcode == 0
-    weights = [(folder / "predictor.safetensors").read_bytes() for folder in (whole, killed)]
-    assert weights[0] == weights[1]
+    weights = (whole / "predictor.safetensors").read_bytes()
+    rows = read_log(whole / "training" / "log.csv")
+    pace = 3 * sum(float(row["seconds"]) for row in rows) / len(rows)
+    rng, kills = np.random.default_rng(0), 0
+    while True:
+        process, before = started(killed), written()
+        while kills % 4 != 3 and written() == before and process.is_alive():
+            time.sleep(0.001)
+        process.join(None if kills == 10 else rng.uniform(0, 1.5 * pace))
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)[kills % 3])
+            process.join()
+        if process.exitcode:
+            assert process.exitcode in (-signal.SIGKILL, -signal.SIGTERM, 130)
+            kills += 1
+            continue
+        assert (killed / "predictor.safetensors").read_bytes() == weights
+        if kills == 10:
+            break
+        shutil.rmtree(killed)  # it was faster than the kill
+    logs = [read_log(folder / "training" / "log.csv") for folder in (whole, killed)]
+    one, other = ([(row["step"], row["loss"], row["validation"]) for row in log] for log in logs)
+    assert one == other

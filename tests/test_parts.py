@@ -246,6 +246,11 @@ def test_files_are_written_once(tmp_path: Path) -> None:
     assert "cat &lt;b&gt;" in page.read_text()
     assert page.read_text().count('type="range"') == 2
     assert page.read_text().count('alt="up &lt;1&gt;"') == 2
+    shares = [f"{100 * float((result[2] == k).float().mean()):.0f} %" for k in (1, 2)]
+    assert all(
+        f"</i>{name} {share}<" in page.read_text()
+        for name, share in zip(("cat &lt;b&gt;", "sofa"), shares, strict=True)
+    )
     with pytest.raises(DiffeatError, match="there already"):
         write_segments(tmp_path, ["x"], [result], "words")
 

@@ -56,6 +56,7 @@ def test_a_recipe_goes_out_with_its_trained_part_and_comes_back(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "report.md").write_text("# SPair-71k\n\nPCK@0.1 59.6 [58.0, 61.2], protocol dift\n")
+    (trained / "training.md").write_text("# Hyperfeatures, trained\n\n- 40 pairs of spair trn, 5 steps\n")
     url = push_to_hub(trained, "someone/mine", report=tmp_path / "out")
     assert url == f"{hub.url}/someone/mine"
     files = hub.repositories["someone/mine"]
@@ -65,6 +66,9 @@ def test_a_recipe_goes_out_with_its_trained_part_and_comes_back(
     assert "base_model:\n- stable-diffusion-v1-5/stable-diffusion-v1-5" in card
     assert "sd15: creativeml-openrail-m" in card
     assert "PCK@0.1 59.6 [58.0, 61.2], protocol dift" in card
+    assert "40 pairs of spair trn, 5 steps" in card
+    assert "kind: hyperfeatures" in card
+    assert 'load_source("hub:someone/mine")' in card
     assert str(tmp_path) not in "".join(content.decode() for content in files.values())
     here = Recipe.load(trained / "recipe.yaml")
     for _ in range(2):
@@ -81,7 +85,9 @@ def test_a_head_goes_out_and_comes_back(hub: Hub, tmp_path: Path) -> None:  # no
     state = {"weight": torch.eye(2), "bias": torch.zeros(2)}
     write_run(tmp_path / "head", Recipe.load("baseline:rgb"), facts, state)
     push_to_hub(tmp_path / "head", "someone/head")
-    assert "mIoU 50.0 [40.0, 60.0]" in hub.repositories["someone/head"]["README.md"].decode()
+    card = hub.repositories["someone/head"]["README.md"].decode()
+    assert "mIoU 50.0 [40.0, 60.0]" in card
+    assert 'Predictor.load("someone/head")' in card
     run = read_run(find_run("someone/head"))
     assert torch.equal(run.state["weight"], state["weight"])
     assert run.facts.classes == ("sky", "cat")
@@ -100,6 +106,7 @@ def test_features_go_out_as_a_data_set(hub: Hub, tmp_path: Path) -> None:  # noq
     files = hub.repositories["datasets/someone/features"]
     assert "data_files: '*.parquet'" in files["README.md"].decode()
     assert "2 pictures" in files["README.md"].decode()
+    assert 'load_dataset("someone/features"' in files["README.md"].decode()
     row = pq.read_table(io.BytesIO(files["000000.parquet"])).to_pylist()[0]
     assert row["a.shape"] == [3, 2, 3]
     torch.testing.assert_close(torch.tensor(row["a"]).reshape(3, 2, 3), features[0]["a"], rtol=1e-3, atol=1e-3)

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
 from diffeat.backbones import Backbone
@@ -91,13 +93,26 @@ def test_presets_of_papers_hold_their_head_and_its_training(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_end_in_one_run(toy: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
+def test_two_processes_learn_as_one_that_accumulates_two_batches(toy: Path, tmp_path: Path) -> None:
+    """All weights, that is; of batch norm's running statistics the first process's are kept."""
+    out, one = tmp_path / "run", tmp_path / "one"
     command = ["train", "segmentation", "toyworld-parts", "--root", str(toy), "--out", str(out), *QUICK]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "diffeat"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "ACCELERATE_USE_CPU": "true"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "diffeat"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*launch, *command], capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     facts = json.loads((out / "training" / "report.json").read_text())
     assert len(facts["losses"]) == 4
     Predictor.load(out)
+    assert len(list((out / "training").glob("*-1"))) == 1  # the second process's features
+    assert run(*command[: -len(QUICK) - 1], one, *QUICK, "--accumulate", 2).exit_code == 0
+    states = [load_file(folder / "training" / "state.safetensors") for folder in (out, one)]
+    weights = [
+        name
+        for name in states[0]
+        if name.startswith("network/") and "running" not in name and states[0][name].is_floating_point()
+    ]
+    assert weights
+    for name in weights:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-5)
+    torch.testing.assert_close(states[0]["losses"], states[1]["losses"], rtol=1e-5, atol=1e-5)

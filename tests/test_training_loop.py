@@ -85,18 +85,19 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path: Path, dies_at: 
     assert drop("whole") == drop("broken")
 
 
-def test_ctrl_c_ends_after_the_step_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_after_the_step_and_loses_nothing(asked: signal.Signals, tmp_path: Path) -> None:
     stopped = Line(tmp_path / "stopped")
 
     def interrupted(number: int) -> dict[str, float | str]:
         if number == 5:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), asked)
         return stopped.gradients(number)
 
-    before = signal.getsignal(signal.SIGINT)
+    before = signal.getsignal(asked)
     with pytest.raises(KeyboardInterrupt):
         stopped.loop.run(interrupted)
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(asked) is before
     assert stopped.loop.step == 6
     again = Line(tmp_path / "stopped")
     again.loop.run(again.gradients)

@@ -42,12 +42,13 @@ def test_workers_are_killed_at_twenty_random_moments(
     with workers(load, load) as source:
 
         def kill() -> None:
-            """After every shard that a busy machine gets done, at a random moment of the work that follows."""
+            """After every third shard, at a random moment of the work that follows. A unit that lost its worker goes
+            to the next one at once: kills after every shard would hit it again and again, as a deadly picture does."""
             nonlocal kills
             before = 0
             while not over.is_set():
                 done = sum(1 for _ in tmp_path.glob("*/index/*"))
-                if done == before or not source.ready:
+                if abs(done - before) < 3 or not source.ready:
                     time.sleep(0.01)
                     continue
                 before = done

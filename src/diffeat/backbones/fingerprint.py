@@ -195,7 +195,8 @@ def _sums(value: Tensor, name: str = "a weight", signs: bool = False) -> Any:
         return [_sums(getattr(value, inner), name, signs) for inner in flatten()[0]]
     if value.is_meta:
         raise ModelError(f"{name} is on the meta device, without content: load the weights before asking for features.")
-    flat = value.detach().contiguous().flatten()
+    with torch._C.DisableTorchFunctionSubclass():  # the bytes themselves of packed weights (GGUF), as a plain tensor
+        flat = value.detach().contiguous().flatten()
     if signs:
         small = flat.is_floating_point() and flat.element_size() == 1  # float8 has no signbit
         flat = torch.signbit(flat.float() if small else flat)

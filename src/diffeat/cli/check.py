@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import Command, given, option, options
+from diffeat.cli.command import DataCommand, given
 from diffeat.cli.options import Force, Root
 from diffeat.cli.tables import print_table
 from diffeat.errors import DatasetError
@@ -18,20 +18,11 @@ from diffeat.files import PICTURES, new_file
 if TYPE_CHECKING:
     from diffeat.datasets.checking import Findings
 
-_KINDS = ("label maps", "depth", "normals")
 
+class CheckCommand(DataCommand):
+    """With the options of the cards of datasets with something at every pixel."""
 
-class CheckCommand(Command):
-    """A command with the options of the cards of datasets with something at every pixel."""
-
-    def shared(self) -> list[object]:
-        from diffeat.datasets.registry import DATASETS
-
-        declared = {}
-        for card in DATASETS.values():
-            for name, text in card.options.items() if card.kind in _KINDS else ():
-                declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
-        return [*super().shared(), *options(declared)]
+    kinds = ("label maps", "depth", "normals")
 
 
 def check(
@@ -60,9 +51,9 @@ def check(
     if out is not None:
         new_file(out, PICTURES, force=force)
     card = get_card(dataset)
-    if card.kind not in _KINDS:
+    if card.kind not in CheckCommand.kinds:
         raise InvalidValueError(f"Label maps, depth and normals can be checked; {dataset} holds {card.kind}.")
-    parts, data, failed = [], None, dict[str, str]()
+    parts, data, failed, notes = [], None, dict[str, str](), dict[str, None]()
     for name in (card.split(split),) if split else card.splits:
         try:
             part = open_dataset(dataset, root, name, **given(ctx))
@@ -71,7 +62,8 @@ def check(
             continue
         data = data or part
         parts.append(check_samples(part, bar))
-        typer.echo("\n".join([_told(parts[-1]), *(f"Note: {note}" for note in part.notes)]))
+        typer.echo("\n".join([_told(parts[-1]), *(f"Note: {note}" for note in part.notes if note not in notes)]))
+        notes |= dict.fromkeys(part.notes)
     if data is None:
         raise DatasetError("; ".join(dict.fromkeys(failed.values())))
     classes = getattr(data, "classes", ())
@@ -89,6 +81,8 @@ def check(
         for fault in [*shown, *more]:
             typer.echo(f"Fault: {fault}", err=True)
         raise DatasetError(f"{len(faults)} of {sum(p.pictures for p in parts)} pictures of {dataset} cannot be used.")
+    if all(len(part.empty) == part.pictures for part in parts):
+        raise DatasetError(f"{dataset} is void at every pixel of every picture: nothing can be learned from it.")
 
 
 def _told(part: Findings) -> str:

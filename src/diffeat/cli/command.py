@@ -7,13 +7,16 @@ from functools import cached_property, partial
 from inspect import Parameter, Signature
 from pathlib import Path
 from textwrap import dedent
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
 import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
 from diffeat.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from diffeat.datasets.card import Kind
 
 _GIVEN = "diffeat.given"
 
@@ -53,6 +56,29 @@ class Command(TyperCommand):
         super().format_help(ctx, formatter)
         if self.example:
             typer.echo(" Example:\n\n" + "".join(f"   {line}\n" for line in self.example.splitlines()))
+
+
+class DataCommand(Command):
+    """A command with the options of the cards of datasets of some kinds."""
+
+    kinds: ClassVar[tuple[Kind, ...]] = ()
+
+    def shared(self) -> list[Any]:
+        from diffeat.datasets.registry import DATASETS
+
+        declared: dict[str, Any] = {}
+        for card in DATASETS.values():
+            for name, text in card.options.items() if card.kind in self.kinds else ():
+                declared.setdefault(name, option(str, text, panel=f"{card.kind.capitalize()}: {card.name}"))
+        return [*super().shared(), *options(declared)]
+
+
+def reading(ctx: typer.Context, *kinds: Kind) -> dict[str, Any]:
+    """Those shared options on the command line that say how a dataset of these kinds is read."""
+    from diffeat.datasets.registry import DATASETS
+
+    names = {name for card in DATASETS.values() if card.kind in kinds for name in card.options}
+    return {name: value for name, value in given(ctx).items() if name in names}
 
 
 def _datasets(*kinds: Any) -> str:

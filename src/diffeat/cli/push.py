@@ -22,17 +22,19 @@ def push(
     that names a file of this machine is refused.
 
     Example:
-        diffeat push run someone/horses --plan
-        diffeat push run someone/horses --report out
+        diffeat samples labelled --masks
+        diffeat train probe folder --root labelled --out run
+        diffeat eval folder --root labelled --head run --split val --out out
+        diffeat push run someone/horses --report out --plan
     """
     from diffeat.interfaces.hub import push_to_hub, pushed_files
 
     if not plan:
         typer.echo(push_to_hub(what, repository, report=report, private=private))
         return
-    kind, files = pushed_files(what, report)
+    kind, files = pushed_files(what, report, repository)
     for name, content in files.items():
         size = Path(content).stat().st_size if isinstance(content, str) else len(content)
         typer.echo(f"{kind}: {name}, {size:,} bytes")
     card = files["README.md"]
-    typer.echo("\n" + (Path(card).read_text(encoding="utf-8") if isinstance(card, str) else card.decode()))
+    typer.echo("\n" + (card if isinstance(card, str) else card.decode()))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer import Argument, Option
@@ -80,9 +81,12 @@ def reproduce(
             progress=bar,
         )
     }
+    failed = [outcome.notes[0] for outcome in done.values() if outcome.value is None]
+    if len(failed) == len(done) and len(set(failed)) == 1:  # no data, for instance
+        raise InvalidValueError(failed[0])
     print_table(*outcome_cells(asked, done), text=("measure", "what differs"))
     typer.echo(f"Page: {folder / 'reproduce.html'}", err=True)
-    if any(outcome.value is None for outcome in done.values()):
+    if failed:
         raise typer.Exit(1)
 
 
@@ -109,21 +113,23 @@ def _print_plan(
     from diffeat.extraction.estimate import duration, size
     from diffeat.reproduce.run import count_pictures, plan_rows
 
+    def told(value: float | None, say: Callable[[float], str] = "{:,}".format) -> str:
+        return "?" if value is None else say(value)
+
+    def total(values: list[Any]) -> Any:
+        return None if None in values else sum(values)
+
     pictures = None if root is None else count_pictures(asked, root, limit)
     plans = plan_rows(asked, chosen, own=recipes, pictures=pictures)
-    cells = []
-    for step in plans:
-        total = None if step.pictures is None else step.pictures * step.calls
-        hours = step.hours(seconds)
-        cells.append(
-            [
-                step.row,
-                "?" if step.pictures is None else f"{step.pictures:,}",
-                "?" if total is None else f"{total:,}",
-                "?" if hours is None else duration(3600 * hours),
-                "?" if step.bytes is None else size(step.bytes),
-            ]
-        )
+    calls = [None if step.pictures is None else step.pictures * step.calls for step in plans]
+    time = [None if (hours := step.hours(seconds)) is None else 3600 * hours for step in plans]
+    disk = [step.bytes for step in plans]
+    cells = [
+        [step.row, told(step.pictures), told(rows), told(spent, duration), told(stored, size)]
+        for step, rows, spent, stored in zip(plans, calls, time, disk, strict=True)
+    ]
+    if len(cells) > 1:
+        cells.append(["all", "", told(total(calls)), told(total(time), duration), told(total(disk), size)])
     print_table(["row", "pictures", "calls", "time", "disk"], cells)
     typer.echo("Pictures of rows that share a recipe count once. ? is not known before the dataset (--root), the model")
     typer.echo("or the seconds of one call (--seconds; `diffeat extract PHOTOS --recipe NAME --plan` measures them).")

@@ -124,7 +124,7 @@ def segment(
             yield picture, maps, labels, heights
 
     title = f"{', '.join(words) if words else 'parts'} · {sharpen}"
-    page = write_segments(out, names, results(), title, words=words or (), layers=shown, force=force)
+    page = write_segments(out, names, results(), title, words=words or (), layers=shown, level=background, force=force)
     typer.echo(f"Page: {page}", err=True)
 
 

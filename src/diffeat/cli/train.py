@@ -30,7 +30,7 @@ from diffeat.cli.task_options import protocol_of
 from diffeat.cli.train_amalgamation import amalgamation
 from diffeat.cli.train_clean import clean
 from diffeat.cli.train_heads import add_to
-from diffeat.cli.train_probe import probe
+from diffeat.cli.train_probe import ProbeCommand, probe
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder
 
@@ -44,7 +44,7 @@ train = typer.Typer(
     no_args_is_help=True, help="Train heads, probes, clean features and what joins features; make networks cheaper."
 )
 add_to(train)
-train.command(cls=reads("tiny-unet"))(probe)
+train.command(cls=reads("tiny-unet", base=ProbeCommand))(probe)
 train.command(cls=reads("tiny-unet", several=False, paths=True))(clean)
 train.command(cls=reads("gate-tiny", several=False, without=("prompt",)))(amalgamation)
 
@@ -96,7 +96,7 @@ def hyperfeatures(
     from diffeat.extraction import Reading
     from diffeat.progress import bar
     from diffeat.report.hyperfeatures import write_training_report
-    from diffeat.report.page import REPORT
+    from diffeat.report.page import REPORT, write_facts
     from diffeat.training.hyperfeatures.recipes import network_of, results_in
     from diffeat.training.hyperfeatures.run import Storage, train_hyperfeatures, training_recipe
     from diffeat.training.hyperfeatures.train import TrainSettings
@@ -159,6 +159,7 @@ def hyperfeatures(
         data.protocol,
         force=force,
     )
+    write_facts(out, "Hyperfeatures, trained", facts)
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}\nReport: {page}")
 
@@ -195,6 +196,7 @@ def convolution(
         diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
     from diffeat.progress import bar
+    from diffeat.report.page import write_facts
     from diffeat.training.convolution import ConvolutionSettings, parts_of, results_in, train_convolution
     from diffeat.training.hyperfeatures.run import Storage, training_recipe
 
@@ -218,11 +220,15 @@ def convolution(
         force=force,
         on_validation=lambda step, result: typer.echo(f"step {step}: validation {result.headline}", err=True),
     )
-    typer.echo(f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures")
+    facts = [f"{len(data.pairs)} pairs of {data.pairs.name} {data.pairs.split}; {outcome.pictures} pictures"]
+    facts += [f"{steps} steps, a pair each, learning rate {lr:g}, seed {seed}"]
     if outcome.validation is not None:
-        typer.echo(f"best at step {outcome.step}: validation {outcome.validation.headline}")
-        typer.echo(f"validation pairs: {_named(data.validation)}; protocol {data.protocol}")
-    facts = [*data.pairs.notes, f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}"]
+        facts += [
+            f"best at step {outcome.step}: validation {outcome.validation.headline}",
+            f"validation pairs: {_named(data.validation)}; protocol {data.protocol}",
+        ]
+    facts += [*data.pairs.notes, f"features computed in {' + '.join(dict.fromkeys(e.precision for e in extractors))}"]
+    write_facts(out, "Convolution over joined maps, trained", facts)
     typer.echo("\n".join(facts))
     typer.echo(f"Recipe: {outcome.recipe}")
 

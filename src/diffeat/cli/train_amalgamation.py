@@ -60,6 +60,7 @@ def amalgamation(
     from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.evaluation.texts import read_policy
     from diffeat.progress import bar
+    from diffeat.report.page import write_facts
     from diffeat.training.amalgamated import PUBLISHED
     from diffeat.training.amalgamation import train_on_labels, train_on_pairs
     from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, results_in
@@ -100,4 +101,6 @@ def amalgamation(
     trained = learn(recipe, backbone, data, settings, read_policy(prompts), out, bar)
     made = trained.recipe(recipe, out / weights).replace(**{"fuse.weights.source": weights})
     made.save(out / RECIPE_FILE, force=force)
+    facts = [f"{len(data)} {card.kind} of {data.name} {data.split}; {steps} steps, seed {settings.seed}"]
+    write_facts(out, "Amalgamation, trained", [*facts, *str(trained).splitlines()])
     typer.echo(f"{trained}\nRecipe: {out / RECIPE_FILE}")

@@ -44,6 +44,7 @@ def clean(
     """
     from diffeat.features import list_pictures
     from diffeat.progress import bar
+    from diffeat.report.page import write_facts
     from diffeat.training.clean import CleanSettings, clean_recipe, train_clean
     from diffeat.training.hyperfeatures.recipes import results_in
 
@@ -62,4 +63,5 @@ def clean(
         typer.secho(printable(f"  passed over  {name}: {error}"), dim=True, err=True)
 
     outcome = train_clean(load(ctx, recipe), pictures, out, settings, on_error=passed_over, progress=bar, force=force)
+    write_facts(out, "Clean features, trained", [str(outcome)])
     typer.echo(f"{outcome}\nRecipe: {outcome.recipe}")

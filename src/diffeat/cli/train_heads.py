@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import Command, given, option, options, refuse
+from diffeat.cli.command import DataCommand, given, option, options, reading, refuse
 from diffeat.cli.options import Force, Limit, Root, SharedFeatures, TrainingFolder, TrainingSplit, Validation
 from diffeat.cli.recipe_options import load, reads, recipe_of
-from diffeat.errors import shown
+from diffeat.errors import DatasetError, shown
 
 if TYPE_CHECKING:
     from diffeat.datasets.card import Kind
 
 
-class DenseCommand(Command):
+class DenseCommand(DataCommand):
     """A command with an option for every field of the options of dense heads."""
 
     def shared(self) -> list[Any]:
@@ -110,7 +110,8 @@ HEADS: dict[Kind, tuple[str, str, str]] = {
 def add_to(train: typer.Typer) -> None:
     """Add the commands."""
     for kind, (name, *told) in HEADS.items():
-        train.command(name, cls=reads("tiny-unet", base=DenseCommand))(_command(kind, *told))
+        base = type("DenseCommand", (DenseCommand,), {"kinds": (kind,)})
+        train.command(name, cls=reads("tiny-unet", base=base))(_command(kind, *told))
 
 
 def _train(
@@ -134,6 +135,7 @@ def _train(
     from diffeat.tasks.dense import DecoderOptions, DenseOptions, maps_apart
     from diffeat.tasks.predictors.folder import FILES, TRAINING
     from diffeat.training.heads.train import train_dense
+    from diffeat.training.heads.workers import is_first
 
     asked = given(ctx)
     own = {name: v for name, v in asked.items() if name in DenseOptions.model_fields and name != "seed"}
@@ -153,9 +155,14 @@ def _train(
     if taken:
         told = ", ".join(f"--{name.replace('_', '-')} {shown(value)}" for name, value in taken.items())
         typer.echo(f"From recipe {recipe.name}: {told}", err=True)
-    data = open_dataset(dataset, root, splits[0] or ("train" if card.splits else None), kind=kind).limited(limits[0])
+    how = reading(ctx, kind)
+    first = splits[0] or ("train" if card.splits else None)
+    data = open_dataset(dataset, root, first, kind=kind, **how).limited(limits[0])
     chosen = "val" if splits[1] is None and "val" in card.splits else splits[1]
-    held_out = open_dataset(dataset, root, chosen, kind=kind).limited(limits[1]) if chosen else None
+    try:
+        held_out = open_dataset(dataset, root, chosen, kind=kind, **how).limited(limits[1]) if chosen else None
+    except DatasetError as error:
+        raise DatasetError(f"{error} (--validation '' trains without validation pictures.)") from None
     source = load(ctx, recipe)
     trained = train_dense(
         source,
@@ -171,6 +178,8 @@ def _train(
         tell=typer.echo,
         force=force,
     )
+    if not is_first():
+        return
     new_folder(out / TRAINING, REPORT, force=True)
     page = write_training(trained, force=True)
     typer.echo("\n".join(trained.notes))

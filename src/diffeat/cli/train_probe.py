@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 from typer import Argument, Option
 
-from diffeat.cli.command import given, refuse
+from diffeat.cli.command import DataCommand, given, reading, refuse
 from diffeat.cli.options import Force, Root, SharedFeatures
 from diffeat.cli.predict import Blend, Stride, Window, windows_of
 from diffeat.cli.recipe_options import load, recipe_of
@@ -16,6 +16,12 @@ from diffeat.errors import InvalidValueError, did_you_mean, shown
 from diffeat.files import new_folder
 
 _ENSEMBLE_PIXELS = 4000
+
+
+class ProbeCommand(DataCommand):
+    """With the options of the cards of datasets that a probe learns from."""
+
+    kinds = ("label maps", "classes")
 
 
 def probe(
@@ -79,11 +85,12 @@ def probe(
     windows = windows_of(ctx, window, stride, blend)
     new_folder(out, FILES, force=force)
     recipe, prompt = recipe_of(ctx), given(ctx).get("prompt")
-    data = open_dataset(dataset, root, split or ("train" if card.splits else None)).limited(limit)
+    how = reading(ctx, *ProbeCommand.kinds)
+    data = open_dataset(dataset, root, split or ("train" if card.splits else None), **how).limited(limit)
     scored = card.split(test or None) if card.splits and test != "" else None
     if scored is not None and scored == (split or "train"):
         raise InvalidValueError(f"The split {scored!r} is learned from; score on another, or on none (--test '').")
-    held = None if scored is None else open_dataset(dataset, root, scored).limited(test_limit)
+    held = None if scored is None else open_dataset(dataset, root, scored, **how).limited(test_limit)
     source = load(ctx, recipe)
     store = None if features is None else feature_folder(features, source)
     if isinstance(data, ClassDataset):

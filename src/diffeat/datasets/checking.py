@@ -11,6 +11,7 @@ import numpy as np
 from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.datasets.measured import TargetDataset
 from diffeat.errors import DiffeatError
+from diffeat.geometry import open_image
 from diffeat.progress import Progress, silent
 
 
@@ -42,7 +43,7 @@ class Findings:
 
 
 def check_samples(data: MaskDataset | TargetDataset, progress: Progress = silent) -> Findings:
-    """Open every picture's labels or measurements."""
+    """Open every picture, and its labels or measurements."""
     findings = Findings(data.split, len(data))
     classes = data.classes if isinstance(data, MaskDataset) else ()
     for sample in progress(data, total=len(data), desc=data.split):
@@ -60,6 +61,7 @@ def check_samples(data: MaskDataset | TargetDataset, progress: Progress = silent
                 if sample.quantity == "depth" and known.any():
                     low, high = findings.span or (np.inf, -np.inf)
                     findings.span = min(low, float(target[known].min())), max(high, float(target[known].max()))
+            open_image(sample.image)
         except DiffeatError as error:
             findings.faults.append(str(error))
             continue
@@ -71,12 +73,14 @@ def check_samples(data: MaskDataset | TargetDataset, progress: Progress = silent
 
 
 def warnings_of(parts: Iterable[Findings], classes: Iterable[str]) -> list[str]:
-    """What a training should know: classes without training pictures, pictures that are all void."""
+    """What a training should know: classes without training pictures, one class alone, pictures that are all void."""
     parts, told = list(parts), []
     train = next((p for p in parts if p.split == "train"), None)
     for part in parts:
         if part.empty:
             told.append(f"{part.split}: {len(part.empty)} pictures have no known pixel, the first is {part.empty[0]}")
+        if part is train and len(part.shown) == 1:
+            told.append(f"train shows one class only, {next(iter(part.shown))!r}: nothing is learned from it")
         if train and part is not train and (lost := [c for c in part.shown if c not in train.shown]):
             told.append(f"{part.split} shows {', '.join(lost[:5])}, which no training picture shows")
     seen = {name for part in parts for name in part.shown}

@@ -6,6 +6,8 @@
  ``.npy``, grey, 16 bit, 1 bit    the number; the colour, where all colours of the table are greys
  palette                          the number; the colour, where a table is told that has all its colours
  RGB, RGBA                        the colour (alpha aside); the number, where no table is told and all are grey
+ one colour, alpha varies         the alpha, where no table is told
+ JPEG, AVIF, lossy WebP           refused: they change labels at outlines
 ===============================  =======================================================================
 """
 
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from diffeat.errors import DatasetError, clipped
 from diffeat.files import open_regular
@@ -95,6 +98,14 @@ class Coding:
         if path.suffix == ".npy":
             return _whole_numbers(_read_array(path), path)
         picture = open_stored(path)
+        if _has_loss(picture, path):
+            raise DatasetError(
+                f"{path} is saved with loss ({picture.format}), which changes labels at their outlines: draw or export "
+                "it anew as PNG."
+            )
+        alpha = picture.getchannel("A") if "A" in picture.getbands() else None
+        if alpha is not None and not self.colours and not _is_even(alpha) and _is_even(picture.convert("RGB")):
+            return np.asarray(alpha)
         greys = bool(self.colours) and all(r == g == b for (r, g, b), _ in self.colours)
         if picture.mode in ("P", "PA") and self.colours:
             shown = np.asarray(picture.convert("RGB"))
@@ -124,6 +135,19 @@ def colour_map(count: int = 256) -> tuple[Colour, ...]:
         for bit in range(8):
             table[number, bit % 3] |= (number >> bit & 1) << (7 - bit // 3)
     return tuple((int(r), int(g), int(b)) for r, g, b in table)
+
+
+def _has_loss(picture: Image.Image, path: Path) -> bool:
+    if picture.format == "WEBP":
+        with open_regular(path) as file:
+            return not file.read(16).endswith(b"VP8L")
+    return picture.format in ("JPEG", "MPO", "AVIF")
+
+
+def _is_even(picture: Image.Image) -> bool:
+    """Whether all pixels are alike."""
+    values = np.asarray(picture)
+    return bool((values == values[:1, :1]).all())
 
 
 def _spans(numbers: list[int]) -> str:

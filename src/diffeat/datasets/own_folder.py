@@ -63,27 +63,39 @@ def read_folder(
 
 
 def _found_classes(masks: list[Path], void: str | None) -> tuple[ClassList, str]:
-    numbers, colours = set[int](), set[Colour]()
+    numbers, colours, areas = set[int](), set[Colour](), set[int | Colour]()
     for path in masks:
         stored = PLAIN.read(path)
         for value in distinct(stored):
             (numbers if isinstance(value, int) else colours).add(value)  # pyright: ignore[reportArgumentType]
+        areas |= {*distinct(_blocks(stored))}
         if len(colours) > IGNORE or len(numbers) > IGNORE + 1:
             raise DatasetError(
                 f"{path} and those before it hold more than {IGNORE} {'colours' if colours else 'numbers'}: they are "
-                "no label maps, or were smoothed or saved with loss (as JPEG). Masks are resized with nearest "
-                "neighbour and saved as PNG."
+                "no label maps (of cut-outs, save the alpha alone), or were smoothed or once saved with loss. Resize "
+                "masks with nearest neighbour and save them as PNG."
             )
+    if below := [number for number in sorted(numbers) if number < 0 and str(number) not in (void or "")]:
+        raise DatasetError(f"The masks hold {below[0]}; labels are 0 or more. If it does not count, say so: void.")
     if colours and numbers:
         raise DatasetError(f"Some masks hold colours and others numbers; name the classes in {NAMES[0]}.")
-    if not colours and void is None and numbers <= {*_TWO} and 255 in numbers:
+    if not colours and void is None and numbers == {*_TWO}:
         entries = [Entry(0, "background"), Entry(255, "object")]
         return class_list(entries, "none"), "masks hold 0 and 255 alone: background and object"
+    thin = sorted({*numbers, *colours} - areas)  # pyright: ignore[reportArgumentType]
+    told = f"{'colours' if colours else 'numbers'} {', '.join(map(str, thin[:3]))}{' …' if len(thin) > 3 else ''}"
+    if len(thin) > len(areas):
+        raise DatasetError(
+            f"{len(thin)} of {len(numbers) + len(colours)} values in the masks never fill 2×2 pixels ({told}): they "
+            "were smoothed when they were resized. Resize masks with nearest neighbour, or, if these are classes, "
+            f"name them in {NAMES[0]}."
+        )
     if colours:
         entries = [Entry(k, "#{:02x}{:02x}{:02x}".format(*c), c) for k, c in enumerate(sorted(colours))]
     else:
         entries = [Entry(number, f"class {number}") for number in sorted(numbers)]
     note = f"classes are found in {len(masks)} masks; name them in {NAMES[0]}"
+    note += f"; {told} never fill 2×2 pixels: were masks smoothed?" if thin else ""
     if not colours and void is None:
         entries = [entry for entry in entries if entry.number != IGNORE]
     if not entries:
@@ -99,6 +111,18 @@ def distinct(stored: NDArray) -> list[int] | list[Colour]:
     return [(int(v) >> 16, int(v) >> 8 & 255, int(v) & 255) for v in packed]
 
 
+def _blocks(stored: NDArray) -> NDArray:
+    """The values (n, 1) or colours (n, 1, 3) of blocks of 2×2 pixels of one value; of narrower masks, all."""
+    if min(stored.shape[:2]) < 2:
+        return stored
+    corner = stored[:-1, :-1]
+    alike = np.ones(corner.shape[:2], bool)
+    for other in (stored[1:, :-1], stored[:-1, 1:], stored[1:, 1:]):
+        same = corner == other
+        alike &= same if same.ndim == 2 else same.all(-1)
+    return corner[alike][:, None]
+
+
 def _is_two_valued(masks: Iterable[Path]) -> bool:
     values = set[int]()
     for path in masks:
@@ -106,7 +130,7 @@ def _is_two_valued(masks: Iterable[Path]) -> bool:
         if stored.ndim == 3 or not {*np.unique(stored)} <= {*_TWO}:
             return False
         values |= {int(v) for v in np.unique(stored)}
-    return 255 in values
+    return values == {*_TWO}
 
 
 def _palette(mask: Path) -> tuple[Colour, ...]:

@@ -107,7 +107,7 @@ def _parts(base: Path, second: Sequence[str], what: str) -> dict[str, tuple[Path
     if not parts and images and files:
         parts[""] = images, files
     if not parts:
-        there = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != ".")
+        there = sorted(p.name for p in base.iterdir() if p.is_dir() and p.name[0] != "." and p != images)
         wanted = IMAGES[0] if not images else second[0]
         raise DatasetError(
             f"{base} holds no folder of {'pictures' if not images else f'{what}s'}: {IMAGES[0]}/ and {second[0]}/ are "
@@ -122,7 +122,10 @@ def _one_of(folder: Path, names: Iterable[str]) -> Path | None:
 
 def pairs_of(images: Path, files: Path, what: str) -> Found:
     """All pictures of a folder with the files of another; raises as :func:`find_pairs`."""
-    pictures = {_below(p, images): p for p in find_images(images)}
+    pictures: dict[str, Path] = {}
+    for picture in find_images(images):
+        if (twin := pictures.setdefault(_below(picture, images), picture)) != picture:
+            raise DatasetError(f"Two pictures are called the same: {twin} and {picture}. Rename or leave one of them.")
     others = sorted(p for p in files.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES | {".npy"} and p.name[0] != ".")
     exact = {_below(p, files) for p in others} & set(pictures)
     key = _plain if len(exact) < len(others) else str
@@ -145,7 +148,7 @@ def pairs_of(images: Path, files: Path, what: str) -> Found:
             f"{_some(p.name for p in by_key.values())}. They belong together by name."
         )
     if not pairs:
-        raise DatasetError(f"{images} holds {len(alone)} pictures and {files} no {what} of any of them.")
+        raise DatasetError(f"{images} holds {len(alone)} pictures and {files} no {what} of any of them. Add some.")
     notes = (f"{len(alone)} pictures without a {what} are left out: {_some(p.name for p in alone)}",) if alone else ()
     return Found(tuple(pairs), notes)
 
@@ -186,7 +189,10 @@ def _listed(base: Path, split: str) -> set[str] | None:
         lines = read_list(file).split("\n")
     except DiffeatError as error:
         raise DatasetError(str(error)) from error
-    return {PurePosixPath(line.strip()).with_suffix("").as_posix() for line in lines if line.strip()}
+    names = {PurePosixPath(line.strip()).with_suffix("").as_posix() for line in lines if line.strip()}
+    if not names:
+        raise DatasetError(f"{file} names no picture. Name some, or remove it.")
+    return names
 
 
 def _some(names: Iterable[object]) -> str:

@@ -104,7 +104,7 @@ class Workers(Streams[FeatureMap]):
         return self._greeting.fingerprint
 
     @property
-    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def precision(self) -> str:
         """Of the workers' source."""
         return self._greeting.precision
 

@@ -23,11 +23,15 @@ class BaselineSource(Streams[FeatureMap]):
     """
 
     fingerprint = ""
-    precision = "float32"
 
     def __init__(self, recipe: Baseline) -> None:
         self.recipe = recipe
         self._spec = FrameSpec("keep", longer=recipe.longer, multiple=recipe.stride)
+
+    @property
+    def precision(self) -> str:
+        """In which all are computed."""
+        return "float32"
 
     def group(self, picture: Picture) -> Group:
         """Every picture alone."""

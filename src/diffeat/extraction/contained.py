@@ -1,15 +1,17 @@
 """Weights that a recipe names by their place on a disk: taken into a run folder, or told.
 
 Files of trained joins and of safetensors (a LoRA, another denoiser) travel as ``weights/DIGEST.safetensors``, or with
-their description as ``weights/DIGEST/``. Whole models and their parts, and files of other forms, stay where they are:
-the run names them by their full path, and what is not there is told before anything is loaded. Such a path may be
-changed in the run's ``recipe.yaml``; weights are told by what they hold
+their description as ``weights/DIGEST/``; so does the folder of a ControlNet. Whole models and their parts, and files of
+other forms, stay where they are: the run names them by their full path, and what is not there is told before anything
+is loaded. Such a path may be changed in the run's ``recipe.yaml``; weights are told by what they hold
 (:attr:`~diffeat.features.Source.fingerprint`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,11 +29,12 @@ from diffeat.extraction.joins.aggregation_files import CONFIG_FILE, WEIGHTS_FILE
 from diffeat.extraction.reading import TrainedWeights
 from diffeat.extraction.recipe import Recipe
 from diffeat.geometry import file_digest
+from diffeat.techniques.controlnet import ControlNet
 
 WEIGHTS = "weights"
 #: Fields that name weights or other files: those that can travel, and those that stay where they are.
 _MOVED, _STAYING = ("source", "path"), ("model", "caption_model", "condition", "captions")
-_DEPTH = "depth:"
+_DEPTH, _DIGEST = "depth:", re.compile("[0-9a-f]{12}")
 M = TypeVar("M", bound=BaseModel)
 #: What the fields of a part that name weights become: (part, field, value) → changed fields.
 Change = Callable[[BaseModel, str, str], dict[str, Any]]
@@ -43,6 +46,10 @@ def contained(recipe: Recipe) -> tuple[Recipe, dict[str, Path]]:
 
     def moved(part: BaseModel, field: str, value: str) -> dict[str, Any]:
         place = Path(os.path.expanduser(value))
+        if isinstance(part, ControlNet) and field == "model" and place.is_dir() and not _of_a_pipeline(place):
+            name = f"{WEIGHTS}/{_folder_digest(place)}"
+            copies.update({f"{name}/{file.relative_to(place).as_posix()}": file for file in _files(place)})
+            return {field: name}
         file = place / (getattr(part, "file", None) or WEIGHTS_FILE) if place.is_dir() else place
         if field not in _MOVED or not file.is_file() or not _travels(part, file):
             return {field: _renamed(field, value, _in_full)}
@@ -63,8 +70,22 @@ def _travels(part: BaseModel, file: Path) -> bool:
     """Whether a file is neither a whole model nor a part of one."""
     if isinstance(part, TrainedWeights):
         return True
-    of_a_model = (file.absolute().parents[1] / INDEX).is_file() or is_single_file(str(file))
+    of_a_model = _of_a_pipeline(file.parent) or is_single_file(str(file))
     return file.suffix == ".safetensors" and not of_a_model and "subfolder" not in type(part).model_fields
+
+
+def _of_a_pipeline(folder: Path) -> bool:
+    return (folder.absolute().parent / INDEX).is_file()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.rglob("*") if file.is_file())
+
+
+def _folder_digest(folder: Path) -> str:
+    """Of the files in a folder, by their names in it."""
+    told = "\n".join(f"{file.relative_to(folder).as_posix()} {file_digest(file)}" for file in _files(folder))
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _in_full(name: str) -> str:
@@ -87,7 +108,7 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe of a run folder with the weights that lie there.
 
     Raises:
-        InvalidValueError: Some are neither there nor where the recipe names them.
+        InvalidValueError: Some are neither there nor where the recipe names them, or are not what was copied there.
     """
 
     def found(part: BaseModel, field: str, value: str) -> dict[str, Any]:
@@ -105,9 +126,21 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             raise InvalidValueError(
                 f"The run {shown(str(folder))} needs {shown(str(place))}, which is not there: {told}."
             )
+        if inside and not _is_itself(place):
+            raise InvalidValueError(
+                f"{shown(str(place))} is not the file that the run was trained with: it is damaged, or half copied. "
+                "Copy the whole folder again."
+            )
         return os.path.abspath(place) if inside else name  # links of the hub's cache lead to files without endings
 
     return _changed(recipe, found)
+
+
+def _is_itself(place: Path) -> bool:
+    """Whether weights of a run hold what their name says; names that were given by hand say nothing."""
+    named = [name for name in (place.stem, place.parent.name) if _DIGEST.fullmatch(name)]
+    digest = _folder_digest(place) if place.is_dir() else file_digest(place)[:12]
+    return not named or digest in named
 
 
 def left(recipe: Recipe) -> list[str]:

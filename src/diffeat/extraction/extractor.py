@@ -149,7 +149,7 @@ class Extractor(Streams[FeatureMap]):
         return with_parts(self._views.fingerprint, [] if network is None else [fingerprint(network)])
 
     @property
-    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def precision(self) -> str:
         """``bfloat16 (published in float32)``."""
         here, there = str(self.backbone.dtype).removeprefix("torch."), self.recipe.precision
         return here if there is None else f"{here}, as published" if there == here else f"{here} (published in {there})"

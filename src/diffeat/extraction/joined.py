@@ -48,7 +48,7 @@ class JoinedSource(Streams[FeatureMap]):
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     @property
-    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def precision(self) -> str:
         """Those of the parts, each once."""
         return " + ".join(dict.fromkeys(source.precision for source in self.sources))
 

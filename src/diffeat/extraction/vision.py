@@ -111,7 +111,7 @@ class VisionExtractor(Streams[FeatureMap]):
         return fingerprint(self.model, self._mean, self._std)
 
     @property
-    def precision(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def precision(self) -> str:
         """The model's."""
         return str(self.model.dtype).removeprefix("torch.")
 

@@ -127,8 +127,10 @@ class _Place(Generic[T]):
 class Streams(Generic[T]):
     """The two ways in which a user runs a source; every source inherits them."""
 
-    #: See :class:`~diffeat.features.Source`; empty where a source does not tell.
-    precision: str = ""
+    @property
+    def precision(self) -> str:
+        """See :class:`~diffeat.features.Source`; empty where a source does not tell."""
+        return ""
 
     @property
     def map_names(self) -> tuple[str, ...]:

@@ -88,7 +88,13 @@ def open_image(source: ImageSource, name: str | None = None) -> Image.Image:
 
 def open_stored(path: str | os.PathLike[str]) -> Image.Image:
     """A picture file as it is stored: its own mode (palette numbers stay), not turned. Raises as :func:`open_image`."""
-    return _with_file(path, lambda image, _: image.copy())
+
+    def read(image: Image.Image, _: str) -> Image.Image:
+        stored = image.copy()
+        stored.format = image.format
+        return stored
+
+    return _with_file(path, read)
 
 
 def stored_size(path: str | os.PathLike[str] | IO[bytes]) -> tuple[Size, int]:

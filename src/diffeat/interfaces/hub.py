@@ -19,7 +19,8 @@ from diffeat.tasks.predictors.folder import CARD, FACTS, base_models, licences, 
 from diffeat.tasks.predictors.folder import WEIGHTS as HEAD
 
 _LARGEST = 8 << 30
-_REPORT = "report.md"
+_REPORT, _TRAINING = "report.md", "training.md"
+_HERE = ("OWNER/NAME", "this-folder-or-hub-id")  # how cards call a repository that is not made yet
 
 
 def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None = None, private: bool = False) -> str:
@@ -39,7 +40,7 @@ def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None 
         InvalidValueError: It is none of these, is not whole, or would not run elsewhere.
         ModelError: The hub refuses it; says what to do.
     """
-    kind, files = pushed_files(Path(what), None if report is None else Path(report))
+    kind, files = pushed_files(Path(what), None if report is None else Path(report), repository)
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi()
@@ -55,20 +56,24 @@ def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None 
     return str(url)
 
 
-def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[str, bytes | str]]:
+def pushed_files(
+    what: Path, report: Path | None = None, repository: str = "OWNER/NAME"
+) -> tuple[str, Mapping[str, bytes | str]]:
     """The kind of the repository, and its files by name: contents, or paths of large ones; errors as of
     :func:`push_to_hub`."""
     numbers = "" if report is None else read_text(report / _REPORT, "report")
+    training = read_text(what / _TRAINING, "report") if (what / _TRAINING).is_file() else ""
     if what.is_dir() and sorted(what.glob("*.parquet")):
         if not (what / CARD).is_file():
             raise InvalidValueError(f"{shown(str(what))} has no {CARD}: export it again.")
-        return "dataset", {file.name: str(file) for file in [*sorted(what.glob("*.parquet")), what / CARD]}
+        card = _card(read_text(what / CARD, "card"), repository, Numbers=numbers)
+        return "dataset", {**{file.name: str(file) for file in sorted(what.glob("*.parquet"))}, CARD: card}
     if (what / FACTS).is_file():
         recipe, weights = contained(read_run(what).recipe)
         _check_runs_elsewhere(recipe)
         text = read_text(what / CARD, "card") if (what / CARD).is_file() else ""
         own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in (FACTS, HEAD)}
-        return "model", {**_files(recipe, weights), **own, CARD: _with(text, numbers).encode()}
+        return "model", {**_files(recipe, weights), **own, CARD: _card(text, repository, Numbers=numbers)}
     file = what / RECIPE if what.is_dir() else what
     if not file.is_file():
         raise InvalidValueError(
@@ -76,7 +81,10 @@ def pushed_files(what: Path, report: Path | None = None) -> tuple[str, Mapping[s
         )
     recipe, weights = contained(Recipe.load(file))
     _check_runs_elsewhere(recipe)
-    return "model", {**_files(recipe, weights), CARD: _with(recipe_card(recipe), numbers).encode()}
+    return "model", {
+        **_files(recipe, weights),
+        CARD: _card(recipe_card(recipe), repository, Training=training, Numbers=numbers),
+    }
 
 
 def _files(recipe: Recipe, weights: Mapping[str, Path]) -> dict[str, bytes | str]:
@@ -98,15 +106,19 @@ def recipe_card(recipe: Recipe) -> str:
         *["```python", "from diffeat import load_source", "", 'source = load_source("hub:OWNER/NAME")'],
         *["features = source.extract(['photo.jpg'])", "```", ""],
         *["```", "diffeat extract photos --recipe hub:OWNER/NAME --out features", "```", ""],
+        *["```yaml", recipe.to_yaml().rstrip(), "```", ""],
         f"Hash of the recipe, which stored features are kept under: `{recipe.hash}`.",
         *(["", "Licences of the models, whose weights are not in here:", "", *known] if known else []),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _with(card: str, numbers: str) -> str:
-    """A card with a report's numbers, whose title becomes a heading of it."""
-    return card if not numbers else f"{card.rstrip()}\n\n## Numbers\n\n{numbers.lstrip('# ')}"
+def _card(card: str, repository: str, **reports: str) -> bytes:
+    """A card that names its repository, with reports below headings; their titles become lines."""
+    for words in _HERE:
+        card = card.replace(words, repository)
+    parts = [f"## {heading}\n\n{text.strip().removeprefix('# ')}" for heading, text in reports.items() if text]
+    return ("\n\n".join([card.rstrip(), *parts]) + "\n").encode()
 
 
 def _check_runs_elsewhere(recipe: Recipe) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.files import write_files
+from diffeat.report.labels import in_a_row
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
 from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import TRAINING
@@ -21,8 +22,6 @@ from diffeat.tasks.predictors.scores import Scores
 from diffeat.training.heads.train import Trained
 from diffeat.training.log import read_log
 from diffeat.training.loop import LOG
-
-_HEIGHT, _GAP = 160, 8
 
 
 def write_training(trained: Trained, *, force: bool = False) -> Path:
@@ -126,13 +125,8 @@ def _curves(rows: Sequence[Mapping[str, str]], quoted: str | None) -> str:
 
 def _panels(prediction: Prediction, known: NDArray) -> Image.Image:
     """Picture, truth and prediction side by side."""
-    photo = prediction.image
-    panels = [photo, _coloured(known, prediction), _coloured(np.asarray(prediction.values), prediction)]
-    width = max(1, round(photo.width * _HEIGHT / photo.height))
-    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEIGHT), "white")
-    for k, panel in enumerate(panels):
-        canvas.paste(panel.resize((width, _HEIGHT)), (k * (width + _GAP), 0))
-    return canvas
+    maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
+    return in_a_row([prediction.image, *maps], prediction.image.size)
 
 
 def _coloured(values: NDArray, prediction: Prediction) -> Image.Image:

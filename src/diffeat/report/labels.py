@@ -20,7 +20,7 @@ from diffeat.tasks.masks import MaskScores
 from diffeat.tasks.segmentation.evaluate import Example, Segmentation
 from diffeat.viz import heat_overlay
 
-_HEIGHT, _GAP = 150, 8
+_HEIGHT, _WIDEST, _GAP = 160, 640, 8
 
 
 def write_segmentation(result: Segmentation, folder: str | Path, *, force: bool = False) -> Path:
@@ -76,14 +76,21 @@ def write_masks(result: MaskScores, folder: str | Path, *, force: bool = False) 
 def example_picture(example: Example) -> Image.Image:
     """Picture, truth, prediction and, where there is one, the uncertainty, side by side."""
     photo = open_image(example.sample.image)
-    width = max(1, round(photo.width * _HEIGHT / photo.height))
+    size = photo.size
     photo = photo.resize(example.truth.shape[::-1])  # of another size where labels were resized
     panels = [photo, coloured(example.truth, photo), coloured(example.labelling.labels.numpy(), photo)]
     if example.labelling.uncertainty is not None:
         panels.append(heat_overlay(photo, example.labelling.uncertainty))
-    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, _HEIGHT), "white")
+    return in_a_row(panels, size)
+
+
+def in_a_row(panels: Sequence[Image.Image], size: tuple[int, int]) -> Image.Image:
+    """Pictures side by side in the proportions of a size, of one height unless that were very wide."""
+    scale = min(_HEIGHT / size[1], _WIDEST / size[0])
+    width, height = (max(1, round(side * scale)) for side in size)
+    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height), "white")
     for k, panel in enumerate(panels):
-        canvas.paste(panel.resize((width, _HEIGHT), Image.Resampling.BICUBIC), (k * (width + _GAP), 0))
+        canvas.paste(panel.resize((width, height), Image.Resampling.BICUBIC), (k * (width + _GAP), 0))
     return canvas
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,9 @@ from diffeat.extraction.reduce import Place
 from diffeat.studies.massive import Survey
 from diffeat.viz import pca_colours
 
+if TYPE_CHECKING:
+    from mpl_toolkits.mplot3d import Axes3D
+
 _INK, _SOFT, _BLUE = "#20242a", "#8a94a3", "#1f5fbf"
 _COLOURS = ("#d1495b", "#edae49", "#00798c", "#7b4fa3", "#3a7d44", "#8c5e3c")
 _TOKENS, _CHANNELS = 96, 192
@@ -29,7 +33,7 @@ def magnitudes(survey: Survey) -> Image.Image:
     example = survey.examples[0]
     figure = Figure(figsize=(4.1 * len(example), 3.7))
     for k, (title, feature) in enumerate(example.items()):
-        axes = figure.add_subplot(1, len(example), k + 1, projection="3d")
+        axes = cast("Axes3D", figure.add_subplot(1, len(example), k + 1, projection="3d"))
         size = feature.tensor.float().flatten(1).abs()
         kept = _pooled(size)
         channels = np.linspace(0, len(size) - 1, kept.shape[0])
@@ -39,12 +43,12 @@ def magnitudes(survey: Survey) -> Image.Image:
         share = kept.mean(1) / max(kept.mean(1).max(), 1e-12)
         colours = matplotlib.colormaps["YlOrRd"](0.25 + 0.75 * share)
         walls = PolyCollection(curtains, facecolors=colours, edgecolors=colours * 0.75, linewidths=0.25)
-        axes.add_collection3d(walls, zs=channels, zdir="x")  # type: ignore[attr-defined]
-        axes.view_init(elev=24, azim=-58)  # type: ignore[attr-defined]
+        axes.add_collection3d(walls, zs=channels, zdir="x")  # pyright: ignore[reportArgumentType] (stubs: one number)
+        axes.view_init(elev=24, azim=-58)
         axes.set(xlabel="channel", ylabel="token", title=f"{title}: |x|", xlim=(0, len(size)), ylim=(0, tokens[-1]))
-        axes.set_zlim(0, kept.max() * 1.02)  # type: ignore[attr-defined]
+        axes.set_zlim(0, kept.max() * 1.02)
         axes.tick_params(labelsize=7, pad=0)
-        axes.set_box_aspect((1.25, 1, 0.75))  # type: ignore[attr-defined]
+        axes.set_box_aspect((1.25, 1, 0.75))
     figure.subplots_adjust(left=0.01, right=0.96, bottom=0.04, top=0.93, wspace=0.06)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130, facecolor="white")
@@ -156,8 +160,9 @@ def _fit(picture: Image.Image, side: int) -> Image.Image:
     """In a white square, cells kept sharp where the picture is small."""
     scale = (side - 6) / max(picture.size)
     small = max(picture.size) < side
+    width, height = (max(1, round(v * scale)) for v in picture.size)
     resized = picture.convert("RGB").resize(
-        tuple(max(1, round(v * scale)) for v in picture.size),  # type: ignore[arg-type]
+        (width, height),
         Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS,
     )
     square = Image.new("RGB", (side, side), "white")

@@ -7,11 +7,16 @@ import io
 import re
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
 from PIL import Image
 
+from diffeat.files import write_files
+
 #: Files of most reports.
 REPORT = ("report.json", "report.md", "report.html")
+#: What a training says of its data, settings and validation; goes into the card of what it made.
+FACTS = "training.md"
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #20242a; --soft: #667; --line: #dde; --paper: #fff; --box: #f5f6f8; }
@@ -210,3 +215,8 @@ def markdown_report(title: str, parts: Sequence[str], bullets: Sequence[str] = (
     """A page in Markdown: its title, tables and the like, and a list."""
     listed = "\n".join(f"- {markdown(line)}" for line in bullets)
     return "\n\n".join(filter(None, [f"# {markdown(title)}", *parts, listed])) + "\n"
+
+
+def write_facts(folder: Path, title: str, facts: Sequence[str]) -> None:
+    """Keep what a training says of itself beside what it made."""
+    write_files(folder, [FACTS], [markdown_report(title, [], facts)], force=True)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from diffeat.features import FeatureMap, Source
 from diffeat.files import read_text, size_and_time, write_files
 from diffeat.progress import Progress, silent
 from diffeat.report.page import Page, markdown_report, markdown_table
-from diffeat.reproduce.table import Row, Table
+from diffeat.reproduce.table import Row, Table, maps_of
 from diffeat.tasks.registry import options_for, task_of
+from diffeat.techniques import Combination
 
 _STATE, _PAGES = "rows.json", ("reproduce.md", "reproduce.html")
 #: Bytes of a stored value.
@@ -108,25 +110,26 @@ def plan_rows(
     plans, seen = [], set()
     count = pictures if pictures is not None else table.pictures
     for row in rows:
-        recipe = Recipe.load((own or {}).get(row.name, row.reads))
+        name = (own or {}).get(row.name, row.reads)
+        recipe = Recipe.load(name)
         shared = recipe.hash in seen
         seen.add(recipe.hash)
-        calls = row.calls if row.calls is not None else _calls(recipe)
-        volume = None if row.map is None else row.map[0] * row.map[1] * row.map[2] * _BYTES
-        size = None if volume is None or count is None else volume * count
-        plans.append(Plan(row.name, 0 if shared and count is not None else count, calls, 0 if shared else size))
+        maps = maps_of(name) if table.stored else []
+        size = None if maps is None or count is None else sum(map(prod, maps)) * _BYTES * count
+        plans.append(Plan(row.name, 0 if shared else count, _calls(recipe), 0 if shared else size))
     return plans
 
 
 def _calls(recipe: Recipe) -> int:
-    """Rows of denoiser calls for a picture, those of guidance and of techniques that steer left out."""
-    total = 0
+    """Rows of denoiser calls for a picture, steps before the reading included."""
+    total = 0.0
     for part in recipe.single():
         if isinstance(part, Reading):
             for view in part.view_recipes():
                 path = view.trajectory
-                total += (path.steps or 0) if path.stepped else len(path.timesteps) * path.draws
-    return total
+                rows = (path.steps or 0) if path.stepped else len(path.timesteps) * path.draws
+                total += rows * Combination.of(view.techniques).calls()
+    return round(total)
 
 
 def count_pictures(table: Table, root: Path | None, limit: int | None = None) -> int:

@@ -39,8 +39,6 @@ class Row(_Part):
         options: Of the task, as :class:`~diffeat.evaluation.task.TaskOptions` takes them.
         reading: Options of the dataset.
         differs: What in the paper or its released code is not what is run here.
-        map: Channels, height and width of a picture's features, at most.
-        calls: Of the denoiser for a picture, where the recipe does not tell.
     """
 
     name: str = Field(min_length=1, max_length=80)
@@ -56,8 +54,6 @@ class Row(_Part):
     options: dict[str, Any] = Field(default_factory=dict)
     reading: dict[str, str] = Field(default_factory=dict)
     differs: tuple[str, ...] = ()
-    map: tuple[int, int, int] | None = None
-    calls: int | None = Field(default=None, ge=0)
 
     @model_validator(mode="after")
     def _runs(self) -> Row:
@@ -90,12 +86,14 @@ class Table(_Part):
         dataset: Its name in diffeat.
         pictures: That are read for a row, if the source says so; counted where the dataset is on this disk.
         counted: Where :attr:`pictures` was read.
+        stored: Whether its pictures are files, whose features are stored.
     """
 
     title: str
     dataset: str
     pictures: int | None = Field(default=None, ge=1)
     counted: str = ""
+    stored: bool = True
     rows: tuple[Row, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -128,6 +126,21 @@ def table_names() -> list[str]:
     """
     folder = files("diffeat.reproduce") / "tables"
     return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def maps_of(recipe: str) -> list[tuple[int, int, int]] | None:
+    """Channels, height and width of the maps that a store holds of one picture, at most; ``None`` where not known.
+
+    Args:
+        recipe: A preset.
+
+    Example:
+        >>> maps_of("dift-sd21")
+        [(1280, 48, 48)]
+    """
+    text = (files("diffeat.reproduce") / "maps.yaml").read_text(encoding="utf-8")
+    maps = yaml.safe_load(text).get(recipe)
+    return maps and [tuple(shape) for shape in maps]
 
 
 def load_table(name: str) -> Table:

@@ -194,6 +194,8 @@ class _Parquet(Form):
 
     def _card(self, first: FeatureMap) -> str:
         """What a hub and its readers want to know."""
+        from diffeat.backbones.card import cards
+
         facts = {name: first.provenance.get(name) for name in ("recipe", "recipe_hash", "model")}
         maps = [f"- `{name}`: {tuple(values.shape)} of the first picture" for name, values in first.activations.items()]
         lines = [
@@ -214,6 +216,9 @@ class _Parquet(Form):
             *['row = load_dataset("OWNER/NAME", split="train")[0]', f"name = {next(iter(first.activations))!r}"],
             *['values = np.asarray(row[name]).reshape(row[f"{name}.shape"])', "```"],
         ]
+        model = cards().get(str(facts["model"]))
+        if model is not None:
+            lines += ["", f"The licence of the model that the features were read from: {model.licence}."]
         return "\n".join(lines) + "\n"
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from diffeat.storage.atomic import StagedFile
+
 
 class Log:
-    """Rows of a training, on disk at every :meth:`flush`.
+    """Rows of a training, on disk at every :meth:`flush`, all or as they were.
 
     Args:
         file: The CSV file; rows after ``step`` of an earlier run are dropped.
@@ -16,25 +19,21 @@ class Log:
     """
 
     def __init__(self, file: Path, columns: Sequence[str], step: int) -> None:
-        self._file, self._columns = file, list(columns)
-        self._rows: list[dict[str, str]] = []
-        kept = [row for row in read_log(file) if int(row["step"]) <= step] if file.is_file() else []
-        with file.open("w", newline="", encoding="utf-8") as handle:
-            table = csv.DictWriter(handle, self._columns, extrasaction="ignore")
-            table.writeheader()
-            table.writerows(kept)
+        self._file, self._text = file, io.StringIO(newline="")
+        self._table = csv.DictWriter(self._text, columns, extrasaction="ignore")
+        self._table.writeheader()
+        self._table.writerows(row for row in (read_log(file) if file.is_file() else ()) if int(row["step"]) <= step)
+        self.flush()
 
     def write(self, values: Mapping[str, float | str | None]) -> None:
         """One step; a column without a value stays empty."""
-        self._rows.append(
+        self._table.writerow(
             {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in values.items() if v is not None}
         )
 
     def flush(self) -> None:
         """Everything to disk."""
-        with self._file.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self._columns).writerows(self._rows)
-        self._rows = []
+        StagedFile(self._file, self._text.getvalue().encode()).commit()
 
 
 def read_log(file: Path) -> list[dict[str, str]]:

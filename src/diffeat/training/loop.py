@@ -1,8 +1,8 @@
 """The training loop: optimiser steps over a stream of examples, on disk as it goes.
 
 What a step learns from is a function of its number, or of a state that is kept beside the weights. A run that was
-stopped, by Ctrl-C or by a kill, therefore goes on with the same command and ends in the same weights. Ctrl-C waits for
-the step to end; a second one does not.
+stopped, by Ctrl-C or by a kill, therefore goes on with the same command and ends in the same weights. Ctrl-C and
+SIGTERM wait for the step to end and keep it; a second one does not.
 """
 
 from __future__ import annotations
@@ -205,19 +205,21 @@ class Loop:
 
 @contextmanager
 def _interrupts() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C was pressed; the second one interrupts at once, as does any outside of the main thread."""
+    """Whether Ctrl-C was pressed or the end asked for; the second one ends at once, as any outside the main thread."""
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set
         return
-    before = signal.getsignal(signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(*_: object) -> None:
+    def ask(number: int, _: object) -> None:
         asked.set()
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before[signal.Signals(number)])
 
-    signal.signal(signal.SIGINT, ask)
+    for number in before:
+        signal.signal(number, ask)
     try:
         yield asked.is_set
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

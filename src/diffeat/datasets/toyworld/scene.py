@@ -59,7 +59,8 @@ def extent(solids: list[Solid], rotation: NDArray, shift: NDArray) -> tuple[floa
     reach = norm(product(rotation, np.stack([s.axes for s in solids])))
     low = (centres[:, :2] - reach[:, :2]) / centres[:, 2:]
     high = (centres[:, :2] + reach[:, :2]) / centres[:, 2:]
-    return (*low.min(0), *high.max(0))  # type: ignore[return-value]
+    (left, top), (right, bottom) = low.min(0), high.max(0)
+    return left, top, right, bottom
 
 
 def shadow(figure: Figure, camera: Camera, size: int, softness: float, lean: tuple[float, float]) -> Array:

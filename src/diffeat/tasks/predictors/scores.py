@@ -97,8 +97,8 @@ class Scores(ABC):
         return ["number", "value", "95%"], self.rows()
 
     def __str__(self) -> str:
-        *others, quoted = (" ".join(row).rstrip() for row in self.rows())
-        return ", ".join([quoted, *others])
+        *others, quoted = self.rows()
+        return ", ".join(" ".join(row).rstrip() for row in (quoted, *others) if row is quoted or row[1])
 
 
 class LabelScores(Scores):
@@ -271,4 +271,4 @@ def _told(value: float, anew: Sums) -> tuple[str, str]:
 
 
 def _digits(value: float) -> str:
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return f"{value:.0f}" if abs(value) >= 100 or abs(value) < 1e-3 else f"{value:.3g}"

@@ -129,8 +129,8 @@ def words_by_layer(
         maps = normalised(aggregate(heads, options.resize, options.weigh), options.normalise)
         text = " | ".join(read.texts)
         why = "" if choices[key] or own else f" ({preset_of(source.backbone).source})"
-        notes = (f"text: {text}", f"{len(layers)} layers{why}, {read.passes} passes", _SAID[options.normalise])
-        notes += of_one_colour(picture.image)
+        done = f"{len(layers)} layers{why}, {read.passes} pass{'es' if read.passes > 1 else ''}"
+        notes = (f"text: {text}", done, _SAID[options.normalise], *of_one_colour(picture.image))
         result[key] = ScoredMaps(tuple(wanted), maps, frame, picture.name, notes, options.background)
     return result
 

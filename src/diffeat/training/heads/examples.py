@@ -244,8 +244,13 @@ class Remembered(Streams[FeatureMap]):
     """A source whose features are kept in a store, and read from it the next time."""
 
     def __init__(self, source: Source[FeatureMap], store: FeatureStore) -> None:
-        self.recipe, self.fingerprint, self.precision = source.recipe, source.fingerprint, source.precision
+        self.recipe, self.fingerprint = source.recipe, source.fingerprint
         self._source, self._store = source, store
+
+    @property
+    def precision(self) -> str:
+        """That of the source."""
+        return self._source.precision
 
     @property
     def map_names(self) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ from diffeat.ambient import seeded
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.features import FeatureMap, Picture, Source
-from diffeat.geometry import Frame
+from diffeat.geometry import Frame, open_image
+from diffeat.progress import Progress, silent
 from diffeat.tasks.dense import DenseNetwork, Layout, maps_apart
 from diffeat.tasks.dense.options import DenseOptions
 from diffeat.tasks.dense.tuned import Tuned, tuned_of
@@ -35,6 +36,19 @@ def check_alike(data: Data, validation: Data | None) -> list[str]:
     Legend(classes).check(others, f"{validation.name} {validation.split}".strip())
     both = {s.image for s in data} & {s.image for s in validation}
     return [f"{len(both)} of {len(validation)} validation pictures were learned from as well"] if both else []
+
+
+def check_files(data: Data, truth: Truth | None = None, progress: Progress = silent) -> None:
+    """Open every picture, and read what is known of it, before a step is taken that would come upon a damaged file.
+
+    Raises:
+        ImageError: A picture cannot be read.
+        DatasetError: What is known of one cannot be used.
+    """
+    for sample in progress(data, total=len(data), desc=f"check {data.split or 'pictures'}"):
+        open_image(sample.image)
+        if truth is not None:
+            truth.read(sample)
 
 
 def shown(source: Source[FeatureMap], data: Data, options: DenseOptions) -> tuple[DenseOptions, int | None]:

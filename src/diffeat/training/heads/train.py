@@ -11,6 +11,7 @@ the first process writes.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ from diffeat.tasks.predictors.predictor import Predictor, model_of
 from diffeat.tasks.predictors.scores import Scores
 from diffeat.training import checkpoint
 from diffeat.training.heads.examples import Batch, Examples, Feed, Fresh, Remembered, Stored, ahead
-from diffeat.training.heads.prepare import check_alike, network_of, shown, windows_of, with_gradients
+from diffeat.training.heads.prepare import check_alike, check_files, network_of, shown, windows_of, with_gradients
 from diffeat.training.heads.truth import Data, Truth, truth_of
 from diffeat.training.heads.workers import Workers
 from diffeat.training.loop import Loop, Schedule, Values
@@ -107,10 +108,16 @@ def train_dense(
     options, folder, workers = options or DenseOptions(), Path(folder), Workers()
     if workers.first:
         new_folder(folder, FILES, force=force)
+    else:
+        progress, tell, on_validation = silent, lambda line: None, lambda step, scores: None
     if not len(data):
         raise DatasetError(f"{data.name} {data.split} holds no pictures to learn from.".replace("  ", " "))
     truth = truth_of(data)
-    notes = [*data.notes, *check_alike(data, validation), *truth.check(data, progress if workers.first else silent)]
+    notes = [*data.notes, *check_alike(data, validation), *truth.check(data, progress)]
+    if not options.draws:  # otherwise all are read into a store before the first step
+        check_files(data, progress=progress)
+    if validation is not None:
+        check_files(validation, truth, progress)
     options, side = shown(source, data, options)
     fingerprint, model = source.fingerprint, model_of(source)
     examples = Examples(data, truth, options, side)
@@ -187,6 +194,7 @@ class _Run:
         longer = options.schedule == "constant"  # such a training may go on past its end
         how = options.model_dump(exclude={"every", "steps"} if longer else {"every"})
         identity = {**how, "data": f"{data.name} {data.split}", "pictures": len(data), "recipe": recipe}
+        identity["classes"] = f"{len(truth.classes)} ({hashlib.sha256(repr(truth.classes).encode()).hexdigest()[:8]})"
         self.loop = Loop(
             folder,
             Schedule(options.steps, options.every, options.share),

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes and tells, of those of a training."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 class Workers:
     """This process among those of a training.
 
