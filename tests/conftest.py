@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import compiled  # noqa: F401 (before all other imports)
@@ -18,21 +19,31 @@ os.environ.setdefault(
 from functools import cache
 from pathlib import Path
 
-import torch
-import typer.main
-import typer.testing
+import pytest
 
-import shapes
 
-shapes.enforce("diffeat")
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that hands out files to others runs no test, and imports nothing of all this."""
+    if config.getoption("dist", "no") != "no":
+        return
+    import torch
+    import typer.main
+    import typer.testing
 
-torch.set_num_threads(1)
+    import shapes
 
-#: To build all commands takes longer than most of a thousand calls of one.
-typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
+    shapes.enforce("diffeat")
+    torch.set_num_threads(1)
+    #: To build all commands takes longer than most of a thousand calls of one.
+    typer.main.get_command = typer.testing._get_command = cache(typer.main.get_command)
+    #: Fixtures that several files of tests share.
+    config.pluginmanager.import_plugin("support.hyperfeatures")
 
-#: Fixtures that several files of tests share.
-pytest_plugins = ["support.hyperfeatures"]
+
+def pytest_collection_finish() -> None:
+    """What is imported by then stays: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def golden_roots() -> list[Path]:

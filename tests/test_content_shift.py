@@ -153,7 +153,7 @@ def test_true_information_reduces_shift_and_guidance_and_falsehoods_raise_it(toy
 
 def test_verdicts_agree_with_the_truth_at_the_stated_error_rates(toy: ExactPosterior) -> None:
     """Many small GATEs of 24 pictures each; wrong calls are as rare as stated, and large effects are found."""
-    count, pictures = 120, 24
+    count, pictures = 60, 24
     everything = torch.arange(len(toy.bank.images))
     rng = np.random.default_rng(0)
     base = toy.shifts(everything, 2, 0.3).numpy()

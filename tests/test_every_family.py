@@ -16,8 +16,15 @@ from diffeat.cli.main import app
 from diffeat.extraction import Extractor, Recipe
 from tiny.pipelines import FAMILIES, build
 
+#: UNets of one and of two text encoders, classes, packed and plain tokens, ragged texts, latents of videos, pixels. How
+#: the other families load, are listed and run is tested in test_backbones_* and test_activations_families too.
+QUICK = {"sd15", "sdxl", "dit", "flux", "sd3", "lumina2", "qwen_image", "ddpm"}
 
-@pytest.fixture(scope="module", params=list(FAMILIES))
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
 def directory(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(request.param) / request.param
     build(request.param).save_pretrained(folder)

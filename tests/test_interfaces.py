@@ -48,7 +48,7 @@ def test_levels_are_the_recipe_s_maps() -> None:
     images = torch.rand(2, 3, 40, 24, generator=torch.Generator().manual_seed(0))
     levels = backbone(images)
     features = source().extract(images)
-    assert [tuple(level.shape) for level in levels] == [(2, 8, 4, 4), (2, 8, 2, 2)] or len(levels) == 2
+    assert len(levels) == 2  # three maps at two grids
     for info, level in zip(backbone.feature_info, levels, strict=True):
         expected = torch.stack([torch.cat([f[name] for name in info.module.split(" + ")]) for f in features])
         assert torch.equal(level, expected.float())

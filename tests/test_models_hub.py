@@ -63,6 +63,14 @@ def test_only_what_is_used_is_fetched_from_the_first_mirror_that_has_it(served: 
     assert Backbone.from_pretrained("sd15").name == "sd15"
 
 
+def test_a_renamed_repository_is_followed(served: Hub) -> None:
+    served.renamed["old/sd"] = "mirror/sd"
+    assert load_meta_denoiser("old/sd")[1].name == "sd"
+    folder = hubs.snapshot("old/sd")
+    assert (folder / "unet/diffusion_pytorch_model.safetensors").is_file()
+    assert not set(served.fetched()) & set(UNUSED)
+
+
 def test_configurations_alone_for_the_names_of_activations(served: Hub) -> None:
     assert load_meta_denoiser("mirror/sd")[1].name == "sd"
     assert served.fetched() == ["model_index.json", "unet/config.json"]

@@ -169,6 +169,11 @@ CASES = {
 }  # fmt: skip
 
 
+def but(*slow: str, values: Sequence[Any] = ()) -> list[Any]:
+    """All cases; those that go a way that another one goes too are slow."""
+    return [pytest.param(name, *values, marks=pytest.mark.slow if name in slow else ()) for name in CASES]
+
+
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
@@ -212,6 +217,7 @@ def assert_same(one: Any, other: Any, relative: float = 1e-5) -> None:
 # ---- one picture, however it comes
 
 
+@pytest.mark.parametrize("case", but("fused", "apart", "several"), indirect=True)
 def test_a_picture_gives_the_same_whatever_is_read_beside_it(case: Case, pictures: list[Path], files: Any) -> None:
     source = case.make(files, 3)
     together = source.extract(pictures)
@@ -397,7 +403,8 @@ def _no_hooks_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("case", "first"),
-    [(case, "NaN") for case in CASES] + [(case, "unreadable") for case in ("unet", "joined", "vision", "rgb")],
+    but("fused", "techniques", "views apart", "apart", "weighted", "several", values=["NaN"])
+    + [(case, "unreadable") for case in ("unet", "joined", "vision", "rgb")],
     indirect=["case"],
 )
 def test_pictures_that_fail_cost_no_other(

@@ -83,7 +83,14 @@ def check(where: Path, name: str, before: dict, after: dict) -> None:
         assert list(now) == list(before)
 
 
-def test_killed_at_every_operation(case: tuple[str, Act, Path | None], tmp_path: Path, stored: Path) -> None:
+#: Every third operation shows all kinds of them; the slow tests take each.
+EVERY = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@EVERY
+def test_killed_at_every_operation(
+    case: tuple[str, Act, Path | None], every: int, tmp_path: Path, stored: Path
+) -> None:
     name, act, start = case
     whole = begin(tmp_path / "whole", start)
     before = seen(whole)
@@ -91,7 +98,7 @@ def test_killed_at_every_operation(case: tuple[str, Act, Path | None], tmp_path:
     after, files = seen(whole), content(whole)
     assert after != before or name == "compact"
     untouched = content(stored)
-    for operation in itertools.count(1):
+    for operation in itertools.count(1, every):
         where = begin(tmp_path / f"{operation}", start)
         if not killed(lambda where=where: act(where), operation):
             break
@@ -106,14 +113,15 @@ def test_killed_at_every_operation(case: tuple[str, Act, Path | None], tmp_path:
     assert content(stored) == untouched
 
 
+@EVERY
 @pytest.mark.parametrize("case", ["replace", "compact"], indirect=True)
-def test_failing_at_every_operation(case: tuple[str, Act, Path | None], tmp_path: Path) -> None:
+def test_failing_at_every_operation(case: tuple[str, Act, Path | None], every: int, tmp_path: Path) -> None:
     name, act, start = case
     whole = begin(tmp_path / "whole", start)
     before = seen(whole)
     act(whole)
     after = seen(whole)
-    for operation in itertools.count(1):
+    for operation in itertools.count(1, every):
         where = begin(tmp_path / f"{operation}", start)
         raised = failing(lambda where=where: act(where), operation, errno.ENOSPC)
         if raised is None and seen(where) == after and operation > 15:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -29,6 +30,7 @@ from diffeat.storage import FeatureStore, compact, export, index, merge, stamp_o
 from diffeat.storage import settle as settling
 from diffeat.storage.exports import FORMS
 from diffeat.storage.index import Index
+from diffeat.storage.url import Url
 from support.stores import content, seen
 
 FRAME = FrameSpec("squash", size=64).frame((8, 8))
@@ -367,3 +369,16 @@ def test_a_store_on_s3(monkeypatch: pytest.MonkeyPatch) -> None:
             opened("s3://nobody/features").write_shard([picture(0)])
     finally:
         server.stop()
+
+
+def test_no_bucket_is_made_for_a_name_that_may_be_misspelt() -> None:
+    class Buckets(MemoryFileSystem):
+        protocol = ("s3", "s3a")
+        store, pseudo_dirs = {}, [""]
+
+        def makedirs(self, path: str, exist_ok: bool = False) -> None:
+            pytest.fail(f"{path} is made")
+
+    objects = Buckets(skip_instance_cache=True)
+    Url(objects, "/bucket/features/store.json").write([b"{}"])
+    assert objects.cat("/bucket/features/store.json") == b"{}"

@@ -35,7 +35,7 @@ shards = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shards, st.integers(1, 4), st.lists(st.booleans(), min_size=5, max_size=5))
 def test_replacing_and_compacting_keep_the_last_of_every_name(tmp_path_factory, written, shard_size, compacted) -> None:
     """A dictionary is the model: it keeps the place of a key whose value is replaced, as a store does."""
@@ -57,7 +57,7 @@ def test_replacing_and_compacting_keep_the_last_of_every_name(tmp_path_factory, 
     assert (report.problems, report.replaced, report.pictures) == ([], 0, len(model))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(shards, shards, st.booleans())
 def test_merging_keeps_what_both_hold_or_refuses(tmp_path_factory, one, two, compacted) -> None:
     folder = tmp_path_factory.mktemp("s")

@@ -24,6 +24,7 @@ class Hub:
 
     Attributes:
         repositories: Files by name, by ``owner/name`` (data sets as ``datasets/owner/name``).
+        renamed: New names of repositories by their old ones, which are answered by a redirection.
         gated: Repositories whose files are refused.
         cut: Bytes after which the first answer for a file breaks off, by the file's name.
         spoilt: Files that are sent with another content of the same length, once.
@@ -32,6 +33,7 @@ class Hub:
     """
 
     repositories: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     cut: dict[str, int] = field(default_factory=dict)
     spoilt: set[str] = field(default_factory=set)
@@ -78,6 +80,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> object:
         path = unquote(urlsplit(self.path).path).lstrip("/")
         self.hub.requests.append((self.command, path))
+        for old, new in self.hub.renamed.items():
+            if re.search(rf"(^|/){old}(/|$)", path):
+                return self._answer(307, Location=self.path.replace(old, new))
         if match := re.fullmatch(r"(.+)/resolve/([^/]+)/(.+)", path):
             return self._file(match[1], match[3])
         if match := re.fullmatch(r"api/(?:models|(datasets))/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+).*)?", path):

@@ -62,7 +62,7 @@ def predict(
 
     Example:
         diffeat toyworld write toy --pairs 2
-        diffeat train probe toyworld-parts --root toy --out run
+        diffeat train probe toyworld-parts --root toy --limit 20 --out run
         diffeat samples photos
         diffeat predict photos --head run --out predictions
     """

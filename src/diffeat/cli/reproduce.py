@@ -65,7 +65,7 @@ def reproduce(
     refuse(ctx, ["seconds"], "it is for --plan")
     from diffeat.extraction import load_source
     from diffeat.progress import bar
-    from diffeat.reproduce.run import outcome_cells
+    from diffeat.reproduce.run import TEXT, outcome_cells
 
     folder = out or Path(f"reproduce-{asked.dataset}")
     done = {
@@ -84,7 +84,7 @@ def reproduce(
     failed = [outcome.notes[0] for outcome in done.values() if outcome.value is None]
     if len(failed) == len(done) and len(set(failed)) == 1:  # no data, for instance
         raise InvalidValueError(failed[0])
-    print_table(*outcome_cells(asked, done), text=("measure", "what differs"))
+    print_table(*outcome_cells(asked, done), text=TEXT)
     typer.echo(f"Page: {folder / 'reproduce.html'}", err=True)
     if failed:
         raise typer.Exit(1)

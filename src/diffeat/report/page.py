@@ -29,6 +29,7 @@ h1 { font-size: 1.6rem; margin-bottom: .2rem } h2 { font-size: 1.15rem; margin-t
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .8rem 0 }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap }
 th { white-space: normal } tr:hover td { background: var(--box) }
+td.words, th.words { text-align: left; white-space: normal; min-width: 9rem }
 th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 11rem }
 img, svg { max-width: 100%; height: auto; border-radius: 4px; background: #fff }
 figure { margin: 1rem 0 } figcaption, .soft { color: var(--soft); font-size: .9rem }
@@ -99,10 +100,15 @@ class Page:
         """A list."""
         self._parts.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>")
 
-    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """A table; the first column is text, the others numbers."""
-        head = "".join(f"<th>{escape(c)}</th>" for c in header)
-        body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
+    def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> None:
+        """A table; the first column and those named in ``text`` are text, the others numbers."""
+        words = {number for number, name in enumerate(header) if name in text}
+
+        def line(tag: str, cells: Sequence[str]) -> str:
+            kinds = (" class=words" if number in words else "" for number in range(len(cells)))
+            return "".join(f"<{tag}{kind}>{escape(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True))
+
+        head, body = line("th", header), "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
         self._parts.append(
             f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
         )

@@ -32,6 +32,8 @@ from diffeat.tasks.registry import options_for, task_of
 from diffeat.techniques import Combination
 
 _STATE, _PAGES = "rows.json", ("reproduce.md", "reproduce.html")
+#: Columns of the table that are text.
+TEXT = ("measure", "what differs")
 #: Bytes of a stored value.
 _BYTES = 2
 
@@ -249,9 +251,14 @@ def _write(
     cells = outcome_cells(
         table, {name: list(numbers.values())[-1] for name, numbers in held.items() if numbers} | dict(failed)
     )
-    sources = [f"{row.name}: {row.paper}{f', {row.place}' if row.place else ''}. {row.source}" for row in table.rows]
+    run = {cell[0] for cell in cells[1]}
+    sources = [
+        f"{row.name}: {row.paper}{f', {row.place}' if row.place else ''}. {row.source}"
+        for row in table.rows
+        if row.name in run
+    ]
     page = Page(table.title, f"Dataset {table.dataset}; intervals are 95 % bootstraps of what was scored here.")
-    page.table(*cells)
+    page.table(*cells, text=TEXT)
     page.heading("Where the papers' numbers were read")
     page.bullets(sources)
     told = {name: {key: _told(outcome) for key, outcome in numbers.items()} for name, numbers in held.items()}

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+#: Protocols whose folders are but parts of names: to make one would make a bucket that nobody asked for.
+_BUCKETS = frozenset(("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "obs"))
 _CREDENTIALS = re.compile("credential|token|access key|unauthor", re.IGNORECASE)
 
 
@@ -86,7 +88,9 @@ class Url:
             FileExistsError: There is one.
         """
         data = b"".join(chunks)
-        self._ask(lambda: self.system.makedirs(posixpath.dirname(self.path), exist_ok=True))
+        protocols = self.system.protocol
+        if _BUCKETS.isdisjoint([protocols] if isinstance(protocols, str) else protocols):
+            self._ask(lambda: self.system.makedirs(posixpath.dirname(self.path), exist_ok=True))
         self._ask(lambda: self.system.pipe_file(self.path, data, mode="create" if new else "overwrite"))
 
     def _ask(self, act: Callable[[], T]) -> T:
