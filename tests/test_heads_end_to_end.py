@@ -26,6 +26,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.contained import contained
 from diffeat.tasks.predictors.folder import RECIPE, PredictorFacts, read_run, write_run
+from diffeat.techniques.weights import fingerprint_with
 from diffeat.training.log import read_log
 from mini_datasets import ade20k, cityscapes, truth
 from stand_ins import CITYSCAPES_RAW
@@ -185,10 +186,12 @@ def test_weights_of_a_recipe_travel_with_the_run_and_a_model_that_stays_is_named
         write_run(tmp_path / name, recipe, facts, state)
         shutil.move(tmp_path / name, tmp_path / f"{name} moved")
     content = lora.read_bytes()
+    told = fingerprint_with("model", reading(lora, "tiny-unet").techniques or ())
     lora.unlink()
     shutil.rmtree(canny)
     run = read_run(tmp_path / "alone moved")
     assert isinstance(run.recipe, Reading)
+    assert fingerprint_with("model", run.recipe.techniques or ()) == told  # so that the head is not refused
     technique, control = run.recipe.techniques or ()
     folder = Path(control.model)  # pyright: ignore[reportAttributeAccessIssue]
     assert folder.parent.parent == tmp_path / "alone moved"
@@ -244,7 +247,7 @@ def test_a_training_killed_by_signals_at_ten_random_moments_ends_in_the_same_wei
 ) -> None:
     """Most are killed between two checkpoints or while one is written, some before their first step."""
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["diffeat.cli.main", "diffeat.training"])
+    processes.set_forkserver_preload(["diffeat.cli.main", "diffeat.report.heads", "diffeat.extraction.engine"])
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     state = killed / "training" / "state.safetensors"
 
