@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ TWO = np.uint8(255) * (LABELS == 1)
 GREYS = np.array([0, 100, 200], np.uint8)[LABELS]
 
 
-def masks(values: np.ndarray, ending: str = ".png", **options: object) -> Callable[[Path], None]:
+def masks(values: np.ndarray, ending: str = ".png", **options: Any) -> Callable[[Path], None]:
     """Writes them for every picture."""
 
     def write(root: Path) -> None:
@@ -88,7 +89,7 @@ def test_masks_that_are_understood(name: str, root: Path, capsys: pytest.Capture
 def smoothed(root: Path) -> None:
     for picture in (root / "images").iterdir():
         small = Image.fromarray(TWO).resize((8, 6), Image.Resampling.BILINEAR)
-        small.resize(SIZE[::-1], Image.Resampling.BILINEAR).save(root / "masks" / picture.name)
+        small.resize((16, 12), Image.Resampling.BILINEAR).save(root / "masks" / picture.name)
 
 
 def turned(root: Path) -> None:
