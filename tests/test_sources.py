@@ -403,7 +403,7 @@ def _no_hooks_left() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("case", "first"),
-    but("fused", "techniques", "views apart", "apart", "weighted", "several", values=["NaN"])
+    but("fused", "techniques", "views apart", "apart", "weighted", values=["NaN"])
     + [(case, "unreadable") for case in ("unet", "joined", "vision", "rgb")],
     indirect=["case"],
 )

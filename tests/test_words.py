@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -16,9 +18,10 @@ from diffeat.activations.concepts import CONCEPTS, ConceptRows, read_concepts
 from diffeat.backbones import Backbone, TokenLayout
 from diffeat.backbones.families import FAMILIES as NAMED
 from diffeat.errors import DiffeatError, InvalidValueError, UnknownNameError
-from diffeat.extraction import Extractor, Reading
+from diffeat.extraction import Extractor, Reading, load_source
 from diffeat.extraction.attending import passes
 from diffeat.features import Picture
+from diffeat.tasks.parts.find import attention_parts
 from diffeat.tasks.words import ConceptOptions, WordOptions, concept_maps, text_attentions, words
 from diffeat.tasks.words.layers import PRESETS, Preset, choose_layers, preset_of
 from diffeat.tasks.words.maps import MOST_WORDS, WordWatch, aggregate
@@ -236,3 +239,14 @@ def test_every_family_that_reads_text_has_a_preset_which_is_used() -> None:
     assert preset_of(small) == Preset()
     layer = "transformer_blocks.7.attn2.map"
     assert choose_layers(Backbone.from_pretrained("tiny-dit"), None) == {layer: [0]}
+
+
+def test_a_source_without_one_diffusion_model_is_one_line() -> None:
+    source: Any = load_source("baseline:rgb")
+    for read in (
+        lambda: words(PICTURE, ["cat"], source),
+        lambda: concept_maps(PICTURE, ["cat", "sofa"], source),
+        lambda: attention_parts(source, Picture.of(PICTURE)),
+    ):
+        with pytest.raises(InvalidValueError, match="reads no single diffusion model"):
+            read()

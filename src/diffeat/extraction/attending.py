@@ -11,16 +11,22 @@ from torch import Tensor
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
+from diffeat.extraction.recipe import Recipe
 from diffeat.features import Picture
 from diffeat.geometry import Frame
 from diffeat.trajectories import Row, noisy_latents
 
 
-def check_attending(recipe: Reading) -> None:
+def check_attending(recipe: Recipe) -> None:
     """
     Raises:
-        InvalidValueError: The recipe is no plain reading at noise levels.
+        InvalidValueError: The recipe is no plain reading of one diffusion model at noise levels.
     """
+    if not isinstance(recipe, Reading):
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} reads no single diffusion model, whose attention could be watched. Take one that "
+            "does, as tiny-unet or dift-sd21."
+        )
     if recipe.trajectory.stepped or recipe.techniques or recipe.views is not None:
         raise InvalidValueError(
             f"Recipe {recipe.name!r} walks, has techniques or views; attention is watched in plain forward passes. "

@@ -21,7 +21,7 @@ from diffeat.activations.attended import Attended, AttentionTaps
 from diffeat.ambient import neutral
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.extraction import Extractor
-from diffeat.extraction.attending import frame_of, passes
+from diffeat.extraction.attending import check_attending, frame_of, passes
 from diffeat.features import FeatureMap, Picture
 from diffeat.progress import Progress, silent
 from diffeat.tasks.parts.affinity import affinity_of
@@ -169,6 +169,7 @@ def attention_parts(source: Extractor, picture: Picture, options: PartOptions | 
     Raises:
         InvalidValueError: The recipe walks or has techniques, or the model has no self-attention.
     """
+    check_attending(source.recipe)
     options = options or PartOptions("merging")
     recipe, backbone = source.recipe, source.backbone
     ids = self_attentions(backbone)

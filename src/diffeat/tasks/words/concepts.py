@@ -101,10 +101,10 @@ def concept_maps(
         InvalidValueError: No words or too many, one alone, one that is the rest as well or lies beyond the model's
             text, a model without a text stream, or a recipe that walks or has techniques.
     """
+    check_attending(source.recipe)
     options, recipe, backbone = options or ConceptOptions(), source.recipe, source.backbone
     wanted = checked_words(words)
     everything = checked_words([*wanted, *options.background])
-    check_attending(recipe)
     concept_rule(backbone)
     if len(everything) < len(wanted) + len(options.background):
         raise InvalidValueError(

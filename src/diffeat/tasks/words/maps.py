@@ -115,6 +115,7 @@ def words_by_layer(
         choices: Layers under a name each, in place of those of the options.
     """
     options, wanted, picture = options or WordOptions(), checked_words(words), Picture.of(picture)
+    check_attending(source.recipe)
     own = source.recipe.tasks.get("words", {}).get("layers", ())
     chosen = {key: choose_layers(source.backbone, layers or own) for key, layers in choices.items()}
     if options.refine:  # a preset's layers are taken whole
@@ -155,7 +156,6 @@ def read_layers(
         DiffeatError: As :func:`words`.
     """
     recipe, backbone = source.recipe, source.backbone
-    check_attending(recipe)
     texts = _texts(recipe, wanted, options)
     spans = {text: [backbone.token_index(text, word) for word in named] for text, named in texts.items()}
     watched = [*layers, *(self_attentions(backbone) if options.refine else [])]
