@@ -151,9 +151,9 @@ def test_a_picture_of_one_colour_is_one_part() -> None:
         ({"parts": 3, "threshold": 0.5}, "not both"),
         ({"method": "kmeans", "threshold": 0.5}, "number of parts"),
         ({"method": "merging", "parts": 3}, "finds the number"),
-        ({"threshold": 3.0}, "between 0 and 2"),
+        ({"threshold": 3.0}, "above 0 and at most 2"),
         ({"memory": 10}, "bytes are too few"),
-        ({"alpha": -1}, "more than 0"),
+        ({"alpha": -1}, "above 0"),
     ],
 )
 def test_bad_options(options: dict, message: str) -> None:
