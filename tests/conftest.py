@@ -41,6 +41,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.import_plugin("support.hyperfeatures")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: many tests wait for a process or a browser."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_finish() -> None:
     """What is imported by then stays: the garbage collector need not go through it again and again."""
     gc.freeze()

@@ -117,6 +117,7 @@ def test_steps_are_those_of_a_plain_loop_and_a_stopped_run_ends_alike(
     assert feature.provenance["prompt"] == "a thing"
 
 
+@pytest.mark.slow
 def test_several_models_and_weights_that_do_not_fit(recipe: Reading, data: TrainingData, tmp_path: Path) -> None:
     other = recipe.replace(activations=["up_blocks.3"], seed=1)
     outcome = train(Joined.from_dict({"parts": [recipe, other], "name": "two"}), data, tmp_path / "two", 2)

@@ -89,6 +89,7 @@ def test_a_tuned_model_starts_where_a_frozen_one_does_and_learns_more(
     assert all(one < other for one, other in zip(tuned[2:], frozen[2:], strict=True))
 
 
+@pytest.mark.slow
 def test_a_tuned_training_goes_on_to_the_same_weights(model: Path, data: MaskDataset, tmp_path: Path) -> None:
     settings = {"batch": 1, "every": 1, "tune": "lora", "tune_rate": 1e-2, "schedule": "constant", "lovasz": 0}
     train_dense(source(model), data, tmp_path / "whole", DenseOptions(steps=2, **settings))

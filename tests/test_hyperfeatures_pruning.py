@@ -68,6 +68,7 @@ def run_cli(*arguments: object) -> str:
     return done.output
 
 
+@pytest.mark.slow
 def test_from_the_command_line(head_world: Path, head_recipe: Recipe, tmp_path: Path) -> None:
     head_recipe.save(tmp_path / "r.yaml")
     out = tmp_path / "out"

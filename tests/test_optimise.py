@@ -15,7 +15,9 @@ from tiny.pipelines import build
 PICTURES: list[Image.Image] = [picture(0), picture(1)]
 
 
-@pytest.mark.parametrize("way", list(optimise.WAYS))
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[pytest.mark.slow] if way == "compile" else []) for way in optimise.WAYS]
+)
 def test_features_stay(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimise, "_BACKEND", "eager")
     backbone = Backbone.from_pipeline(build("sd15"))

@@ -80,6 +80,7 @@ def simple_and_complex(tmp_path: Path) -> tuple[Path, Path]:
     return roots
 
 
+@pytest.mark.slow
 def test_select_with_labels_writes_recipe_and_report_and_goes_on(
     toy: Path, simple_and_complex: tuple[Path, Path], tmp_path: Path
 ) -> None:

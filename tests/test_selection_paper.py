@@ -41,7 +41,9 @@ def of_table_sd15() -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("build", "pool", "kept"), [(sd15, 197, of_table_sd15()), (sdxl, 279, of_tables_sdxl())], ids=["sd15", "sdxl"]
+    ("build", "pool", "kept"),
+    [(sd15, 197, of_table_sd15()), pytest.param(sdxl, 279, of_tables_sdxl(), marks=pytest.mark.slow)],
+    ids=["sd15", "sdxl"],
 )
 def test_candidates_are_those_of_the_tables(build, pool: int, kept: set[str]) -> None:
     names = gdf_names(build)
