@@ -32,8 +32,8 @@ from diffeat.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.techniques.scene import Desk
 from diffeat.trajectories import NoiseSource, Row, drawn_ahead, drawn_for, noisy_latents
 
-#: Bytes of a picture's noise that are drawn ahead.
-_AHEAD = 1.6e7
+#: Bytes of a picture's noise up to which it is drawn ahead; as many pictures as two calls take may hold theirs.
+_AHEAD = 4e6
 
 #: Maps of one picture by one recipe.
 Maps = dict[Place, Tensor]

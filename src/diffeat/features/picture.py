@@ -132,11 +132,12 @@ class Picture:
 
     @property
     def bytes_held(self) -> int:
-        """Of pixels that are kept by now."""
+        """Of pixels that are kept by now. Noise is left out: whether it is there by now is a matter of time, and by these
+        bytes pictures are grouped into calls."""
         image = self.__dict__.get("image")
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
         opened = 0 if image is None else 3 * image.width * image.height
-        return fetched + opened + sum(t.nbytes for t in (*self._levels.values(), *self.noise.values()))
+        return fetched + opened + sum(levels.nbytes for levels in self._levels.values())
 
     @cached_property
     def digest(self) -> str:
