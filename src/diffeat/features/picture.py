@@ -132,8 +132,8 @@ class Picture:
 
     @property
     def bytes_held(self) -> int:
-        """Of pixels that are kept by now. Noise is left out: whether it is there by now is a matter of time, and by these
-        bytes pictures are grouped into calls."""
+        """Of pixels that are kept by now. By these bytes pictures are grouped into calls, so noise is left out: whether
+        it is there by now is a matter of time."""
         image = self.__dict__.get("image")
         fetched = self._fetched.bytes_held if self._fetched is not None else 0
         opened = 0 if image is None else 3 * image.width * image.height
