@@ -25,6 +25,7 @@ import pytest
 def pytest_configure(config: pytest.Config) -> None:
     """The process that hands out files to others runs no test, and imports nothing of all this."""
     if config.getoption("dist", "no") != "no":
+        config.option.loadscopereorder = False  # see below for the order
         return
     gc.disable()  # imports leave little garbage, and looking for it takes a fifth of their time
     import torch
@@ -43,8 +44,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: many tests wait for a process or a browser."""
-    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+    """Two more than there are processors: many tests wait for a process or a browser."""
+    return 2 + (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+#: Files that take longest, or wait most: a worker that begins with one of them at the end would be the last for long.
+DEAR = (
+    "workers_ray", "sources", "docs_python", "app_page", "migration", "contracts_floor", "model_kinds", "docs_site",
+    "activations_families", "eval_golden", "techniques", "cli_options", "refine", "amalgamation", "storage", "gate",
+    "training_heads", "technique_training", "dense_tuned", "app_fuzz",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {f"test_{name}": i for i, name in enumerate(DEAR)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(DEAR)))
 
 
 def pytest_collection_finish() -> None:

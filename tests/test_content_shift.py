@@ -151,6 +151,7 @@ def test_true_information_reduces_shift_and_guidance_and_falsehoods_raise_it(toy
         assert torch.equal(toy.shifts(everything[:50], 1, signal, "null"), toy.shifts(everything[:50], 1, signal))
 
 
+@pytest.mark.slow
 def test_verdicts_agree_with_the_truth_at_the_stated_error_rates(toy: ExactPosterior) -> None:
     """Many small GATEs of 24 pictures each; wrong calls are as rare as stated, and large effects are found."""
     count, pictures = 60, 24

@@ -204,6 +204,7 @@ def large(folder: Path) -> list[Path]:
     return [*paths, plain]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="peaks of memory cannot be measured here")
 def test_what_is_estimated_is_what_is_taken_and_13200_pixels_squared_fit(tmp_path: Path, monkeypatch) -> None:
     paths = large(tmp_path)

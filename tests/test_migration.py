@@ -92,7 +92,11 @@ def test_every_line_has_its_test() -> None:
     assert set(LINES) == set(rows())
 
 
-@pytest.mark.parametrize("theirs", rows())
+#: These run whole commands on labelled sets, which tests of the commands do as well.
+LONG = ("choosing layers by eye", "`scarce_segmentation/task-pixel.py`")
+
+
+@pytest.mark.parametrize("theirs", [pytest.param(r, marks=pytest.mark.slow if r in LONG else (), id=r) for r in rows()])
 def test_line(theirs: str, desk: Desk) -> None:
     LINES[theirs](desk)
 

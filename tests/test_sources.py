@@ -217,7 +217,7 @@ def assert_same(one: Any, other: Any, relative: float = 1e-5) -> None:
 # ---- one picture, however it comes
 
 
-@pytest.mark.parametrize("case", but("fused", "apart", "several"), indirect=True)
+@pytest.mark.parametrize("case", but("fused", "apart", "several", "views apart", "weighted"), indirect=True)
 def test_a_picture_gives_the_same_whatever_is_read_beside_it(case: Case, pictures: list[Path], files: Any) -> None:
     source = case.make(files, 3)
     together = source.extract(pictures)

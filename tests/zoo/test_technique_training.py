@@ -43,6 +43,7 @@ def predictions(model: str, technique: Any) -> torch.Tensor:
         return steered.predict(noisy, 300, steered.prepare([Scene("x", pixels, "a cat")]))
 
 
+@pytest.mark.slow
 def test_controlnet_from_folder_to_technique(where: tuple[str, Path], tmp_path: Path) -> None:
     model, pictures = where
     settings = ControlNetSettings(

@@ -36,6 +36,7 @@ def tiny_settings(steps: int) -> Settings:
     )
 
 
+@pytest.mark.slow
 def test_a_continued_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     monkeypatch.setattr("tools.zoo.train_tiny_unet.sample_grid", lambda *_: None)
     train(tiny_settings(4), tmp_path / "whole")
@@ -68,6 +69,7 @@ def test_a_continued_run_equals_an_uninterrupted_one(tmp_path, monkeypatch):
     assert len(losses[0]) == 5
 
 
+@pytest.mark.slow
 def test_a_stage_can_follow_another_with_parts_frozen_and_the_rest_on_a_grid(tmp_path, monkeypatch):
     monkeypatch.setattr("tools.zoo.train_tiny_unet.sample_grid", lambda *_: None)
     train(tiny_settings(2), tmp_path)
