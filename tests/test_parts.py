@@ -142,6 +142,12 @@ def test_a_picture_of_one_colour_is_one_part() -> None:
     assert "nothing in the features tells places apart" in found.notes
 
 
+def test_a_threshold_that_no_cut_passes_is_told_from_features_that_are_alike() -> None:
+    rows, _ = _planted(8, noise=0.1)
+    found = parts_of([_feature(rows, 8)], PartOptions(threshold=1e-9))[0]
+    assert found.notes[-1] == "no cut costs less than the threshold"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -152,6 +158,7 @@ def test_a_picture_of_one_colour_is_one_part() -> None:
         ({"method": "kmeans", "threshold": 0.5}, "number of parts"),
         ({"method": "merging", "parts": 3}, "finds the number"),
         ({"threshold": 3.0}, "above 0 and at most 2"),
+        ({"method": "merging", "threshold": float("inf")}, "above 0 and finite"),
         ({"memory": 10}, "bytes are too few"),
         ({"alpha": -1}, "above 0"),
     ],

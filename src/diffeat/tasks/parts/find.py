@@ -7,7 +7,7 @@ features); merged attention is a map as it is.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -71,9 +71,10 @@ class PartOptions:
             raise InvalidValueError("Merging finds the number of parts itself: give --threshold, or another method.")
         if self.threshold is not None and self.method == "kmeans":
             raise InvalidValueError("k-means takes a number of parts, no threshold.")
-        if self.threshold is not None and not 0 < self.threshold <= (2 if self.method == "cuts" else math.inf):
-            most = " and at most 2, the most that a cut can cost" if self.method == "cuts" else ""
-            raise InvalidValueError(f"A threshold is above 0{most}, not {self.threshold:g}.")
+        most = 2 if self.method == "cuts" else sys.float_info.max
+        if self.threshold is not None and not 0 < self.threshold <= most:
+            end = " and at most 2, the most that a cut can cost" if self.method == "cuts" else " and finite"
+            raise InvalidValueError(f"A threshold is above 0{end}, not {self.threshold:g}.")
         if not 0 < self.alpha < 1000:
             raise InvalidValueError(f"Affinities take an exponent above 0 and below 1000, not {self.alpha:g}.")
 
@@ -147,7 +148,8 @@ def _split(
     names = tuple(str(k + 1) for k in range(count))
     found = (f"{options.method}: {count} parts",)
     if count == 1 and options.parts != 1:
-        found += ("nothing in the features tells places apart",)
+        differ = options.threshold is not None and bool((rows - rows[0]).abs().max() > 2e-3)
+        found += ("no cut costs less than the threshold" if differ else "nothing in the features tells places apart",)
     return [
         ScoredMaps(names, torch.einsum("kc,chw->khw", means, unit), feature.frame, feature.image, found)
         for feature, unit in zip(features, units, strict=True)
