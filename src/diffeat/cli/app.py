@@ -67,8 +67,6 @@ def app(
     others = [Recipe.load(name) for name in compare or []]
     asked = given(ctx)
     session = Session(reading, gallery, others, {n: asked.get(n) for n in ("device", "dtype", "batch_size")})
-    with Console(stderr=True).status(Text(f"Loading {reading.model} …")):
-        _ = session.extractor
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
 
     def ready(port: int) -> None:
@@ -78,6 +76,12 @@ def app(
         if browser:
             _open_later(address)
 
+    try:
+        with Console(stderr=True).status(Text(f"Loading {reading.model} …")):
+            _ = session.extractor
+    except KeyboardInterrupt:
+        typer.echo("Stopped.")  # there is nothing yet that could have been kept
+        return
     try:
         serve(application(session, host=host, port=port, token=token, shelves=shelves, out=out), host, port, ready)
     except KeyboardInterrupt:
