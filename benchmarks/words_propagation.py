@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--walk", action="store_true", help="Read under inversion instead of noise.")
     asked = parser.parse_args()
     source = Extractor.from_recipe("tiny-dift")
-    path = {"kind": "inversion", "steps": 10, "save": [100]} if asked.walk else {"timesteps": [100], "draws": 1}
+    path = {"kind": "inversion", "steps": 10, "save": [8]} if asked.walk else {"timesteps": [100], "draws": 1}
     recipe = source.recipe.replace(frame={"mode": "squash", "size": [asked.size] * 2}, trajectory=path)
     ways = {"features": (list(recipe.activations), {})}
     for k in (0, 1):
