@@ -81,7 +81,7 @@ def reading(ctx: typer.Context, *kinds: Kind) -> dict[str, Any]:
     return {name: value for name, value in given(ctx).items() if name in names}
 
 
-def _datasets(*kinds: Any) -> str:
+def _datasets(*kinds: Kind) -> str:
     from diffeat.datasets.registry import dataset_names
 
     return dataset_names(*kinds)

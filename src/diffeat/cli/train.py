@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
@@ -36,7 +36,9 @@ from diffeat.files import new_folder
 
 if TYPE_CHECKING:
     from diffeat.datasets.pairs import PairDataset
+    from diffeat.evaluation.texts import PromptPolicy
     from diffeat.extraction import Recipe
+    from diffeat.extraction.joins.aggregation import AggregationNetwork
     from diffeat.training.hyperfeatures.prune import Pruned
     from diffeat.training.hyperfeatures.run import TrainingData
 
@@ -304,7 +306,7 @@ def prune(
     typer.echo(f"Report: {page}")
 
 
-def _chosen(network: Any, keep: int | None, one_step: bool, one_layer: bool) -> Pruned | None:
+def _chosen(network: AggregationNetwork, keep: int | None, one_step: bool, one_layer: bool) -> Pruned | None:
     from diffeat.training.hyperfeatures.prune import keep_layer, keep_step, keep_strongest
 
     if keep is not None:
@@ -348,7 +350,7 @@ def _named(pairs: PairDataset | None) -> str:
     return "" if pairs is None else f"{pairs.name} {pairs.split}".strip()
 
 
-def _policy(text: str | None) -> Any:
+def _policy(text: str | None) -> PromptPolicy:
     from diffeat.evaluation.texts import read_policy
 
     return read_policy(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,7 +100,7 @@ def evaluate_head(
     kept: list[tuple[Prediction, NDArray]] = []
     predictions = predictor.predict((sample.image for sample in data), windows=windows, prompt=prompt)
     for sample, prediction in zip(data, progress(predictions, total=len(data), desc=f"score {where}"), strict=True):
-        known: Any = kind.read(sample, data)
+        known = kind.read(sample, data)
         parts.append(kind.of(known, prediction.values, classes))
         if predictor.target.of_pixels and len(kept) < shown:
             kept.append((prediction, known))

@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from diffeat.datasets.labelled import MaskSample
+from diffeat.datasets.measured import TargetSample
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.extraction import extract_to_store
 from diffeat.features import Failed, FeatureMap, Group, Picture, Source, Streams
@@ -42,7 +45,7 @@ class Example:
         truth: What is known of its pixels, where it was read to make the cut.
     """
 
-    sample: Any
+    sample: MaskSample | TargetSample
     cut: Cut
     known: NDArray | None = None
 
@@ -257,7 +260,7 @@ class Remembered(Streams[FeatureMap]):
         """Those of the source."""
         return self._source.map_names
 
-    def session(self) -> Any:
+    def session(self) -> AbstractContextManager[Any]:
         """That of the source."""
         return self._source.session()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from diffeat.datasets.labelled import IGNORE, MaskDataset
-from diffeat.datasets.measured import TargetDataset
+from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
+from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.progress import Progress, silent
 from diffeat.tasks.dense import angular_loss, lovasz_softmax, scale_invariant_loss
@@ -44,7 +44,7 @@ class Truth(ABC):
     positive: ClassVar[bool] = False
     fill: ClassVar[float] = float("nan")
 
-    def __init__(self, data: Any) -> None:
+    def __init__(self, data: Data) -> None:
         self.data = data
         self.classes: tuple[str, ...] = getattr(data, "classes", ())
         self.colours = getattr(data, "colours", ())
@@ -55,7 +55,7 @@ class Truth(ABC):
     def outputs(self) -> int:
         """Scores of a cell."""
 
-    def read(self, sample: Any) -> NDArray:
+    def read(self, sample: MaskSample | TargetSample) -> NDArray:
         """(…, H, W) of a sample's picture."""
         return SCORES[self.target].read(sample, self.data)
 
@@ -67,7 +67,7 @@ class Truth(ABC):
     def loss(self, scores: Tensor, truth: Tensor, options: DenseOptions) -> Tensor:
         """Of enlarged scores (b, k, h, w) and a batch of pieces (b, …, h, w)."""
 
-    def check(self, data: Any, progress: Progress = silent) -> list[str]:
+    def check(self, data: Data, progress: Progress = silent) -> list[str]:
         """Read all that is known once; gives what a reader of numbers must know.
 
         Raises:
@@ -101,7 +101,7 @@ class LabelTruth(Truth):
         loss = F.cross_entropy(scores.float(), labels, ignore_index=IGNORE, reduction="sum") / known
         return loss + options.lovasz * lovasz_softmax(scores, labels, IGNORE) if options.lovasz else loss
 
-    def check(self, data: Any, progress: Progress = silent) -> list[str]:
+    def check(self, data: Data, progress: Progress = silent) -> list[str]:
         counts: Counter[int] = Counter()
         for sample in progress(data, total=len(data), desc="check labels"):
             values, numbers = np.unique(self.read(sample), return_counts=True)
