@@ -1,6 +1,6 @@
 """Everything of an extraction but the model: how many pictures a core sustains, and how busy a device is kept.
 
-    python benchmarks/pipeline.py [--pictures 96] [--only photos large device] [--cores 1]
+    python benchmarks/pipeline.py [--pictures 96] [--only photos large device] [--cores 1] [--settled]
 
 The autoencoder and the denoiser of ``tiny-unet`` are replaced by stand-ins. One is free: it gives a map of 1280×32×32
 that is there already. One takes 20 ms a picture without holding the interpreter, as a GPU would; how long it was at
@@ -8,14 +8,20 @@ work, of the time between its first call and its last, is how busy it was. Files
 number a store is compared with features extracted one picture at a time, bit for bit. A call takes 16 pictures, as on a
 device of some memory.
 
+On a virtual machine memory that was never used costs several times as much to write to as memory that was: the host has
+yet to find it. ``--settled`` first has the system's file cache take what is free, as it does after some minutes of
+writing; it takes as much disk as there is memory.
+
 A process is bound to ``--cores`` cores. On a machine with other work the clock tells little: read the CPU time.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -133,6 +139,16 @@ def decoding(paths: list[Path]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - cpu
 
 
+def settle(folder: Path) -> None:
+    """Have files be cached until less than half a gigabyte of memory is free."""
+    while (free := int(re.findall(r"MemFree: *([0-9]+) kB", Path("/proc/meminfo").read_text())[0]) << 10) > 1 << 29:
+        with open(folder / f"{len(list(folder.iterdir()))}", "xb") as file:
+            os.posix_fallocate(file.fileno(), 0, min(free, 1 << 30))
+        with open(file.name, "rb", buffering=0) as file:
+            while file.read(1 << 20):
+                pass
+
+
 def measure(which: str, count: int, cores: int) -> dict[str, float | bool]:
     import torch
 
@@ -162,6 +178,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=96)
     parser.add_argument("--only", nargs="*", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--cores", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--settled", action="store_true", help="after the file cache took what memory is free")
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
@@ -173,9 +190,11 @@ def main() -> None:
     head += ["decoding and resizing alone (CPU)", "share", "device busy", "same bits"]
     print(f"| {' | '.join(head)} |")
     print("|---" * len(head) + "|")
-    for which in args.only:
-        count = max(8, args.pictures // 8) if which == "large" else args.pictures
-        for cores in args.cores:
+    with tempfile.TemporaryDirectory() as scratch:
+        for which, cores in itertools.product(args.only, args.cores):
+            if args.settled:
+                settle(Path(scratch))
+            count = max(8, args.pictures // 8) if which == "large" else args.pictures
             call = [sys.executable, __file__, "--measure", which, str(count), str(cores)]
             r = json.loads(subprocess.run(call, stdout=subprocess.PIPE, text=True, check=True).stdout.splitlines()[-1])
             cells = [

@@ -64,7 +64,7 @@ def write_store(folder: Path, pictures: int, files: int, per_shard: int) -> None
     for number in range(files):
         (folder / "photos" / f"{number}").write_bytes(b"picture")
         os.utime(folder / "photos" / f"{number}", (1e9, 1e9))
-    maps = [encoded(picture(n), "", 0, HEAD.dtype) for n in range(1000)]
+    maps = [encoded(picture(n), "", HEAD.dtype) for n in range(1000)]
     like = maps[0][0][0]
     columns: dict[str, list[object]] = {field: [] for field in schema().names}
     for position in range(-(-pictures // per_shard)):

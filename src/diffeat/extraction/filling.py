@@ -117,17 +117,19 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
 
 
 class _Writer:
-    """Packs pictures and writes shards on a thread of its own, in order, while the next ones are computed.
+    """Packs pictures on one thread and writes shards on another, in order, while the next ones are computed.
 
     What goes wrong there is raised by the next call, or at the end. Shards that are complete stay.
     """
 
     def __init__(self, store: FeatureStore, done: Done) -> None:
         self._store, self._done = store, done
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="diffeat-write")
+        self._packing = ThreadPoolExecutor(1, thread_name_prefix="diffeat-pack")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="diffeat-write")
         self._waiting: deque[tuple[Future[None], int]] = deque()
         self._held = 0  # bytes that wait
-        self._packed: dict[int, dict[str, Maps]] = {}  # used on the thread only
+        self._packed: dict[int, dict[str, Maps]] = {}  # used where it is packed only, as is the next
+        self._written: Future[None] | None = None  # the shard that was handed over last
         self._failed = False
 
     def add(self, position: int, feature: FeatureMap, text: str, stamp: str) -> None:
@@ -137,21 +139,25 @@ class _Writer:
 
     def end(self, unit: Unit, failures: dict[str, str]) -> None:
         """Write the shard of a unit, and tell what came of it."""
-        self._do(0, self._write, unit, failures)
+        self._do(0, self._hand_over, unit, failures)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=kind is not None)
-        while self._waiting and kind is None:
-            self._first()
+        for thread in (self._packing, self._writing):
+            thread.shutdown(wait=True, cancel_futures=kind is not None)
+        if kind is None:
+            while self._waiting:
+                self._first()
+            if self._written is not None:
+                self._written.result()
 
     def _do(self, size: int, act: Callable[..., None], *arguments: object) -> None:
         while self._waiting and (self._held > _WAITING or self._waiting[0][0].done()):
             self._first()
         self._held += size
-        self._waiting.append((self._thread.submit(self._unless_failed, act, *arguments), size))
+        self._waiting.append((self._packing.submit(self._unless_failed, act, *arguments), size))
 
     def _first(self) -> None:
         done, size = self._waiting.popleft()
@@ -171,8 +177,13 @@ class _Writer:
         with aside:
             self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
 
-    def _write(self, unit: Unit, failures: dict[str, str]) -> None:
+    def _hand_over(self, unit: Unit, failures: dict[str, str]) -> None:
         packed = self._packed.pop(unit.position, {})
+        if self._written is not None:
+            self._written.result()  # one shard is written while one is packed, and no more are held
+        self._written = self._writing.submit(self._write, unit, packed, failures)
+
+    def _write(self, unit: Unit, packed: dict[str, Maps], failures: dict[str, str]) -> None:
         if packed:
             self._store.write_packed(list(packed.values()), position=unit.position)
         size = sum(values.nbytes for maps in packed.values() for _, tensors in maps for values in tensors.values())

@@ -64,6 +64,8 @@ def stream(
         raise InvalidValueError(_uneven(expected, len(texts)))
     group, part = Group(None), None
     line: deque[_Place[T]] = deque()
+    waiting: dict[Group, list[tuple[_Place[T], Picture]]] = {}  # those of the line that were not read yet
+    held = 0  # bytes of their pixels
 
     def prepare(picture: Picture) -> None:
         of = source.group(picture)
@@ -82,14 +84,17 @@ def stream(
 
     def call(of: Group) -> Iterator[T]:
         """Read the pictures of a group that wait."""
-        places = [(place, place.picture) for place in line if place.picture is not None and place.group == of]
-        for (place, _), result in zip(places, _read(source, [picture for _, picture in places], of), strict=True):
-            place.picture, place.result = None, result
+        nonlocal held
+        taken = waiting.pop(of)
+        held -= sum(place.held for place, _ in taken)
+        results = _read(source, [picture for _, picture in taken], of)
+        for (place, _), result in zip(taken, results, strict=True):
+            place.result = result
         yield from ready()
 
     def rest() -> Iterator[T]:
-        for of in dict.fromkeys(place.group for place in line if place.picture is not None):
-            yield from call(of)
+        while waiting:
+            yield from call(next(iter(waiting)))
 
     with ExitStack() as stack:
         with neutral():
@@ -104,23 +109,27 @@ def stream(
             except DiffeatError as error:
                 on_error(picture.name, error)
                 continue
-            held = sum(place.picture.bytes_held for place in line if place.picture is not None)
             if picture.apart != part or held > HELD or len(line) >= max(_WINDOW, 2 * here.most):
                 yield from rest()
             group, part = here, picture.apart
-            line.append(_Place(picture.name, here, picture))
-            if sum(place.picture is not None and place.group == here for place in line) >= here.most:
+            line.append(_Place(picture.name, picture.bytes_held))
+            waiting.setdefault(here, []).append((line[-1], picture))
+            held += line[-1].held
+            if len(waiting[here]) >= here.most:
                 yield from call(here)
         yield from rest()
 
 
 @dataclass(eq=False)
 class _Place(Generic[T]):
-    """A picture that waits, or what came of it."""
+    """A picture in line, and what came of it.
+
+    Attributes:
+        held: Bytes of its pixels.
+    """
 
     name: str
-    group: Group
-    picture: Picture | None
+    held: int
     result: T | Failed | None = None
 
 

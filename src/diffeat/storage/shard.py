@@ -46,8 +46,8 @@ class Sealed:
     rows: tuple[Row, ...]
 
 
-def encoded(feature: FeatureMap, text: str, generation: int, dtype: str, stamp: str = "") -> Maps:
-    """The maps of a picture as they lie on disk; their place is left open.
+def encoded(feature: FeatureMap, text: str, dtype: str, stamp: str = "") -> Maps:
+    """The maps of a picture as they lie on disk; their place is left open, and they are of the first generation.
 
     Raises:
         InvalidValueError: There are none, or other than float maps, or a name or text that is not Unicode.
@@ -67,7 +67,7 @@ def encoded(feature: FeatureMap, text: str, generation: int, dtype: str, stamp: 
             image=feature.image,
             digest=feature.digest,
             text=text,
-            generation=generation,
+            generation=0,
             shard="",
             position=0,
             size=0,

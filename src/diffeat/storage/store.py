@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -246,15 +247,19 @@ class FeatureStore(StoreReader):
         Args:
             stamp: Of its file (:func:`~diffeat.storage.stamp_of`), taken before it was read.
         """
-        before = self._read_index().generation(feature.image)
-        return encoded(feature, text, 0 if before is None else before + 1, self.dtype, stamp)
+        return encoded(feature, text, self.dtype, stamp)
 
     def write_packed(self, pictures: Sequence[Maps], *, position: int = 0) -> None:
         """Store pictures that are packed; raises as :meth:`write_shard`."""
         self._check_writable()
         if not pictures:
             raise InvalidValueError("A shard without pictures is not written.")
-        self.write_sealed(seal(pictures, self.dtype, position))
+        self.write_sealed(seal([self._after(maps) for maps in pictures], self.dtype, position))
+
+    def _after(self, maps: Maps) -> Maps:
+        """The maps as those of a generation after what is stored of the picture."""
+        before = self._read_index().generation(maps[0][0].image)
+        return maps if before is None else [(replace(row, generation=before + 1), stored) for row, stored in maps]
 
     def write_sealed(self, shard: Sealed) -> None:
         """Store a shard that is ready; raises as :meth:`write_shard`."""
