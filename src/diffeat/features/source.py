@@ -11,7 +11,7 @@ from diffeat.errors import DiffeatError, InvalidValueError, clipped
 from diffeat.features.picture import ImageLike, Picture
 from diffeat.geometry import Frame
 
-T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 #: A picture or several: a list, a generator, a glob, a batch of tensors (see :func:`diffeat.features.picture.several`).
 Images = ImageLike | Iterable[ImageLike]
@@ -87,7 +87,7 @@ class Failed:
     error: DiffeatError
 
 
-class Source(Protocol[T_co]):
+class Source(Protocol[T]):
     """Anything that turns pictures into features: a recipe on a diffusion model, a vision transformer, a baseline, or
     several of these joined. :func:`diffeat.features.stream` runs it.
 
@@ -113,7 +113,7 @@ class Source(Protocol[T_co]):
         be read at all, e.g. because its frame does not suit the model."""
         ...
 
-    def read(self, pictures: Sequence[Picture]) -> Iterable[T_co | Failed]:
+    def read(self, pictures: Sequence[Picture]) -> Iterable[T | Failed]:
         """Features of pictures of one group, in their order."""
         ...
 
@@ -121,10 +121,10 @@ class Source(Protocol[T_co]):
         """What is loaded once for many groups, adapters for instance; may be entered again inside itself."""
         ...
 
-    def extract(self, images: Images, prompts: Prompts = None) -> list[T_co]:
+    def extract(self, images: Images, prompts: Prompts = None) -> list[T]:
         """Features of pictures, in their order (given by :class:`~diffeat.features.Streams`)."""
         ...
 
-    def stream(self, images: Images, prompts: Prompts = None, *, on_error: OnError = ...) -> Iterator[T_co]:
+    def stream(self, images: Images, prompts: Prompts = None, *, on_error: OnError = ...) -> Iterator[T]:
         """Likewise, one picture at a time."""
         ...
