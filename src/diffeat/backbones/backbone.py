@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,9 @@ from diffeat.backbones.wrappers import computing_dtype, unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.geometry import Frame, FrameSpec
 from diffeat.memory import moved
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 #: Components that a backbone keeps: exchanging them needs a new one.
 _LASTING = ("unet", "transformer", "vae", "text_encoder", "tokenizer")
@@ -62,7 +65,7 @@ class Backbone:
         latent_stride: Pixels per latent cell.
     """
 
-    def __init__(self, pipeline: Any, family: str | None = None, name: str = "") -> None:
+    def __init__(self, pipeline: DiffusionPipeline, family: str | None = None, name: str = "") -> None:
         denoiser = getattr(pipeline, "unet", None)
         denoiser = getattr(pipeline, "transformer", None) if denoiser is None else denoiser
         if not isinstance(denoiser, nn.Module):
@@ -129,7 +132,7 @@ class Backbone:
         return backbone
 
     @classmethod
-    def from_pipeline(cls, pipeline: Any, family: str | None = None, name: str = "") -> Backbone:
+    def from_pipeline(cls, pipeline: DiffusionPipeline, family: str | None = None, name: str = "") -> Backbone:
         """Use a pipeline that is already loaded."""
         return cls(pipeline, family=family, name=name)
 

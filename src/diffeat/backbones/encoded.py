@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,6 +14,9 @@ from diffeat.backbones.memory import current, dense, key_of
 from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 #: Texts whose encoding is kept while the text encoders are there.
 REMEMBERED_TEXTS = 256
@@ -27,7 +30,7 @@ class EncodedTexts:
         dropped: Fingerprints of the text encoders that were dropped, by name.
     """
 
-    def __init__(self, pipeline: Any, denoiser: nn.Module, family: Family) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, denoiser: nn.Module, family: Family) -> None:
         self.state = ""
         self.dropped: dict[str, str] = {}
         self._pipeline = pipeline

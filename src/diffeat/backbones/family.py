@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +13,10 @@ from torch import Tensor
 from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.layout import TokenLayout, map_grid
 from diffeat.errors import InvalidValueError, ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 Size = tuple[int, int]
 TimeUnit = Literal["t", "t/1000", "1-t/1000"]
@@ -41,7 +45,7 @@ class TokenisedText:
         length: Positions at or beyond this one are cut off, before ``offset`` is added.
     """
 
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     text: str
     offset: int = 0
     length: int | None = None
@@ -129,7 +133,7 @@ class Family:
         return (size, size) if isinstance(size, int) else (size[0], size[1])
 
     def call_arguments(
-        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+        self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Arguments of a pipeline call of one step that leads to the wanted denoiser arguments.
 
@@ -170,6 +174,6 @@ class Family:
         """The denoiser's output in the shape of the latents (with twice the channels where variances are learned)."""
         return output
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         """The tokenised texts that make up the denoiser's text sequence."""
         return [TokenisedText(pipeline.tokenizer, prompt, length=pipeline.tokenizer.model_max_length)]

@@ -14,13 +14,17 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import BuiltinFunctionType, FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 _CHUNK = 1 << 18
 _ODD = 0x9E3779B97F4A7C15 - (1 << 64)  # 2⁶⁴ over the golden ratio, as a signed number
@@ -67,7 +71,7 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def of_pipeline(pipeline: Any, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
+def of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
     """What tells a pipeline from others: the fingerprint of each part, and its own settings.
 
     Args:
@@ -148,14 +152,15 @@ def _said(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def _of_tokenizer(tokenizer: Any) -> Any:
+def _of_tokenizer(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, dict[str, Any]]:
     """All that a tokenizer does, but for padding and truncation, which every call sets."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         model = json.loads(backend.to_str())
         model = {key: value for key, value in model.items() if key not in ("padding", "truncation")}
     else:
-        model = [tokenizer.get_vocab(), getattr(tokenizer, "bpe_ranks", None) and list(tokenizer.bpe_ranks)]
+        ranks = getattr(tokenizer, "bpe_ranks", None)
+        model = [tokenizer.get_vocab(), ranks and list(ranks)]
     used = ("model_max_length", "padding_side", "truncation_side", "chat_template", "special_tokens_map")
     return model, {name: getattr(tokenizer, name, None) for name in used}
 

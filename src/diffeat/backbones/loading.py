@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,6 +26,10 @@ from diffeat.backbones.named import ModelName
 from diffeat.backbones.placement import dtype_of
 from diffeat.backbones.single_file import base_of, is_single_file, load_single_file
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -90,7 +94,7 @@ def load_pipeline(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     variant: str | None = None,
-) -> Any:
+) -> DiffusionPipeline:
     """Load a diffusers pipeline, quietly.
 
     Raises:
@@ -103,7 +107,7 @@ def load_pipeline(
     if is_single_file(asked.name):
         return _load_file(asked, precision)
 
-    def load(place: str) -> Any:
+    def load(place: str) -> DiffusionPipeline:
         return _load(PipelineFolder.read(_directory(place, asked), asked.variant), place, precision)
 
     return first_place(str(asked), load)
@@ -206,7 +210,7 @@ def _revision(place: str, asked: ModelName) -> str | None:
     return asked.revision or (pinned(asked.name, place) if held is None else None)
 
 
-def _load_file(asked: ModelName, dtype: torch.dtype) -> Any:
+def _load_file(asked: ModelName, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a single file."""
     file = os.path.expanduser(asked.name)
     base, whole = model_asked(asked.base or base_of(file)), file.endswith(".gguf")
@@ -231,7 +235,7 @@ def _check_directory(place: str) -> None:
         raise explain(place)
 
 
-def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> Any:
+def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> DiffusionPipeline:
     given: dict[str, Any] = dict.fromkeys(folder.absent)
     try:
         for part, name in folder.classes.items():
@@ -255,7 +259,7 @@ def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> Any:
         raise ModelError(f"The model {place} could not be loaded ({said(error)}).") from error
 
 
-def _transformers_model(name: str) -> Any:
+def _transformers_model(name: str) -> type[PreTrainedModel] | None:
     """The class of this name if it is a network of transformers."""
     import transformers
 
@@ -282,7 +286,7 @@ def _refuse_missing(folder: Path, missing: Iterable[str]) -> None:
         raise ModelError(f"The weights in {folder} lack {len(names)} tensors ({names[0]} …). Download them again.")
 
 
-def _text_to_image(pipeline: str) -> Any:
+def _text_to_image(pipeline: str) -> type[DiffusionPipeline]:
     """The class of a pipeline, or the one that makes pictures from texts with the same parts."""
     import diffusers
     from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING, _get_task_class

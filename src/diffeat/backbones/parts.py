@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -13,8 +13,11 @@ from diffeat.backbones.family import Family
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import ModelError
 
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
-def check_parts(pipeline: Any, denoiser: nn.Module, family: Family) -> None:
+
+def check_parts(pipeline: DiffusionPipeline, denoiser: nn.Module, family: Family) -> None:
     """Refuse a pipeline that lacks a part, or whose parts were made for different models.
 
     Raises:
@@ -32,7 +35,7 @@ def is_flow(scheduler: Any) -> bool:
     return bool(flow) or type(scheduler).__name__.startswith("FlowMatch")
 
 
-def _faults(pipeline: Any, denoiser: nn.Module, family: Family) -> Iterator[str]:
+def _faults(pipeline: DiffusionPipeline, denoiser: nn.Module, family: Family) -> Iterator[str]:
     parts = {name: unwrapped(part) for name, part in pipeline.components.items()}
     for name, part in pipeline.components.items():
         if isinstance(part, nn.DataParallel):
@@ -72,7 +75,7 @@ def _faults(pipeline: Any, denoiser: nn.Module, family: Family) -> Iterator[str]
                 yield f"its {name} has {len(tokenizer)} tokens, but its {type(encoder).__name__} knows {known}"
 
 
-def _needed(pipeline: Any, parts: dict[str, Any]) -> Iterator[str]:
+def _needed(pipeline: DiffusionPipeline, parts: dict[str, Any]) -> Iterator[str]:
     """Names of the parts without which the stock pipeline does not run."""
     known = inspect.signature(type(pipeline).__init__).parameters
     optional = getattr(pipeline, "_optional_components", [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from diffeat.backbones.sharing import Hooks
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import DiffeatError, ModelError
 from diffeat.memory import out_of_memory
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class _FirstCall(BaseException):
@@ -29,7 +32,7 @@ class _FirstCall(BaseException):
 
 @torch.no_grad()
 def record_call(
-    pipeline: Any, denoiser: nn.Module, arguments: Mapping[str, Any]
+    pipeline: DiffusionPipeline, denoiser: nn.Module, arguments: Mapping[str, Any]
 ) -> tuple[dict[str, Any], float] | None:
     """Run ``pipeline(**arguments)`` up to its first denoiser call.
 
@@ -48,7 +51,7 @@ def record_call(
     def stop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         raise _FirstCall(dict(inspect.signature(unwrapped(denoiser).forward).bind(*args, **kwargs).arguments))
 
-    own = copy.copy(pipeline)
+    own: Any = copy.copy(pipeline)  # every pipeline can be called, though their common class does not say so
     own.scheduler = copy.deepcopy(pipeline.scheduler)
     own.set_progress_bar_config(disable=True)
     hooks.before(denoiser, stop)
@@ -75,7 +78,9 @@ def _said(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{k}={v!r}" for k, v in shown.items())
 
 
-def remembering(pipeline: Any, memory: dict[str, Any], make: Callable[[str, Callable[[], Any]], Any]) -> Any:
+def remembering(
+    pipeline: DiffusionPipeline, memory: dict[str, Any], make: Callable[[str, Callable[[], Any]], Any]
+) -> Any:
     """A pipeline whose ``encode_prompt`` answers from ``memory``, so that a text is encoded once for all image sizes.
 
     Args:
@@ -98,6 +103,6 @@ def remembering(pipeline: Any, memory: dict[str, Any], make: Callable[[str, Call
             result = memory[key] = make(key, lambda: encode(*args, **kwargs))
         return result
 
-    own = copy.copy(pipeline)
+    own: Any = copy.copy(pipeline)
     own.encode_prompt = remembered
     return own

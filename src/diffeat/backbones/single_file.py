@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,6 +17,9 @@ from diffeat.backbones.card import cards
 from diffeat.backbones.files import PICKLED, check_regular, check_safetensors, read_tensors, said
 from diffeat.backbones.folder import PipelineFolder
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _SINGLE_FILE = ("model.diffusion_model.", "first_stage_model.")
 
@@ -61,7 +64,7 @@ def base_of(path: str) -> str:
     return name
 
 
-def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> Any:
+def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a file.
 
     Args:
@@ -74,7 +77,7 @@ def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> Any:
 
     _check_gguf(path)
     check_regular(Path(path))
-    pipeline: Any = getattr(diffusers, PipelineFolder.read(folder).pipeline)
+    pipeline = getattr(diffusers, PipelineFolder.read(folder).pipeline)
     try:
         if not path.endswith(".gguf"):
             return pipeline.from_single_file(

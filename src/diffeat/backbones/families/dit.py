@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffeat.backbones.blocks import ZERO, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 NULL_CLASS = 1000
 
@@ -30,7 +33,7 @@ class DiT(Family):
     )
 
     def call_arguments(
-        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+        self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         known = inspect.signature(pipeline.__call__).parameters
         for name in options:
@@ -50,11 +53,11 @@ class DiT(Family):
             "class_labels": empty(1, dtype=torch.long),
         }
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         raise ModelError("DiT is conditioned on a class, not on words; it has no text sequence.")
 
 
-def _class_of(pipeline: Any, prompt: str) -> int:
+def _class_of(pipeline: DiffusionPipeline, prompt: str) -> int:
     text = prompt.strip()
     if not text:
         return NULL_CLASS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from diffeat.backbones.blocks import ZERO_BOTH, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
 from diffeat.backbones.packing import pack_patches, unpack_patches
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Flux(Family):
@@ -52,7 +55,7 @@ class Flux(Family):
     def unpack(self, output: Tensor, latents: Tensor) -> Tensor:
         return unpack_patches(output, (latents.shape[-2], latents.shape[-1]))
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer_2, prompt)]
 
     def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:

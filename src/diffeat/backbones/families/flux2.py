@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from diffeat.backbones.families.flux import text_tokens
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _NORM = ModulationRule("norm1", "", "temb_mod_img")  # one vector for all blocks, given to each
 _SINGLE = ModulationRule("norm", "", "temb_mod")
@@ -36,7 +39,7 @@ class Flux2(Family):
         return config["in_channels"] // 4
 
     def call_arguments(
-        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+        self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         # klein: 1 turns classifier-free guidance off; dev: the scale is embedded, 4 is the pipeline's default
         embedded = bool(pipeline.transformer.config.get("guidance_embeds"))
@@ -52,7 +55,7 @@ class Flux2(Family):
     def unpack(self, output: Tensor, latents: Tensor) -> Tensor:
         return output.transpose(1, 2).reshape(latents.shape)
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         if type(pipeline).__name__ != "Flux2KleinPipeline":
             raise ModelError("Positions of words are not known for this FLUX.2 pipeline.")
         chat = [{"role": "user", "content": prompt}]

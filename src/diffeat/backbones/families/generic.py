@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, Tokenis
 from diffeat.backbones.layout import TokenLayout, by_ids, by_shapes, map_grid, text_length
 from diffeat.backbones.packing import pack_patches, unpack_patches
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _LATENT_NAMES = ("sample", "hidden_states", "x", "latents")
 _TIME_NAMES = ("timestep", "timesteps", "t")
@@ -62,7 +65,7 @@ class Generic(Family):
         raise ModelError(f"The arguments of a {name} are not known; give those of a real call as `inputs=`.")
 
     def call_arguments(
-        self, pipeline: Any, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
+        self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         known = inspect.signature(pipeline.__call__).parameters
         denoiser = getattr(pipeline, "transformer", None) or pipeline.unet
@@ -115,7 +118,7 @@ class Generic(Family):
             return unpack_patches(output, (latents.shape[-2], latents.shape[-1]))
         return output[:, :, 0] if self.frames else output
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         if getattr(pipeline, "tokenizer", None) is None:
             raise ModelError(f"{type(pipeline).__name__} has no tokenizer to find words with.")
         return [TokenisedText(pipeline.tokenizer, prompt)]

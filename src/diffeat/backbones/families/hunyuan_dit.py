@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class HunyuanDiT(Family):
@@ -26,7 +29,7 @@ class HunyuanDiT(Family):
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return t.to(dtype)
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [
             TokenisedText(pipeline.tokenizer, prompt, length=77),
             TokenisedText(pipeline.tokenizer_2, prompt, offset=77, length=256),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _NORM = ModulationRule("norm1", **SCALED)
 
@@ -36,7 +39,7 @@ class Lumina2(Family):
     def unpack(self, output: Tensor, latents: Tensor) -> Tensor:
         return -output
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, f"{pipeline.system_prompt} <Prompt Start> {prompt}")]
 
     def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:

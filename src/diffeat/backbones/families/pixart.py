@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class PixArt(Family):
@@ -17,7 +20,7 @@ class PixArt(Family):
     blocks = (BlockRule("BasicTransformerBlock", "attn1", SINGLE_BOTH, norm_type="ada_norm_single"),)
     text_modules = frozenset({"caption_projection"})
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, prompt.lower().strip())]
 
     def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:

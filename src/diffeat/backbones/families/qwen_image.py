@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import Flux
 from diffeat.backbones.family import Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout, by_shapes
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _NORM = ModulationRule("img_norm1", "img_mod")
 
@@ -24,7 +27,7 @@ class QwenImage(Flux):
     )
     text_modules = frozenset({"txt_mlp", "txt_mod", "txt_norm", "txt_norm1", "txt_norm2", "txt_in"})
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         text = pipeline.prompt_template_encode.format(prompt)
         return [TokenisedText(pipeline.tokenizer, text, offset=-pipeline.prompt_template_encode_start_idx)]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Sana(Family):
@@ -26,7 +29,7 @@ class Sana(Family):
     def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
         return t * config.get("timestep_scale", 1.0)
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         instruction = inspect.signature(pipeline.__call__).parameters["complex_human_instruction"].default
         before = "\n".join(instruction)
         # the pipeline keeps the first token and the last ones: the instruction but for its first and last token goes

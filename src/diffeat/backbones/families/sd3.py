@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class StableDiffusion3(Family):
@@ -22,7 +25,7 @@ class StableDiffusion3(Family):
     # the second attention of SD 3.5's first blocks reads a modulated tensor of its own
     blocks = (BlockRule("JointTransformerBlock", "attn", {**ZERO_BOTH, "attn2": ZERO.later("norm1", 6)}, item=1),)
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         length = pipeline.tokenizer_max_length
         clip = TokenisedText(pipeline.tokenizer, prompt, length=length)
         if pipeline.tokenizer_3 is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Unconditional(Family):
@@ -24,7 +27,7 @@ class Unconditional(Family):
     def patch(self, config: Mapping[str, Any]) -> int:
         return 2 ** (len(config["block_out_channels"]) - 1)  # each level halves, and skips must fit again
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         raise ModelError("This model is unconditional; it has no text sequence.")
 
     def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:

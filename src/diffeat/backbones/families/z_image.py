@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
 from diffeat.backbones.layout import TokenLayout
 from diffeat.errors import ModelError
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 _MULTIPLE = 32  # SEQ_MULTI_OF of diffusers' transformer_z_image: image and text are padded to multiples of it
 _NORM = ModulationRule("attention_norm1", "adaLN_modulation", **SCALED)
@@ -50,7 +53,7 @@ class ZImage(Family):
     def unpack(self, output: list[Tensor], latents: Tensor) -> Tensor:
         return -torch.stack(list(output))[:, :, 0]
 
-    def texts(self, pipeline: Any, prompt: str) -> list[TokenisedText]:
+    def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         chat = [{"role": "user", "content": prompt}]
         text = pipeline.tokenizer.apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True, enable_thinking=True
