@@ -71,3 +71,9 @@ def golden_roots() -> list[Path]:
     """Folders of reference data: the part committed with the tests, and the whole where it lies beside the repo."""
     here = Path(__file__).parent
     return [p for p in (here / "golden", here.parent.parent / "shared" / "golden") if p.is_dir()]
+
+
+@pytest.fixture
+def no_quantisers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if no library that reads quantised weights were installed."""
+    monkeypatch.setattr("diffeat.backbones.folder.find_spec", lambda name: None)

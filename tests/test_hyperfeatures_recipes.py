@@ -73,7 +73,7 @@ def test_any_backbone_and_any_activations(name: str, activation: str, tmp_path: 
     picture = open_dataset("toyworld", head_world, "test").images()[0]
     with prepare(reader, [open_dataset("toyworld", head_world, "test")], tmp_path / "maps") as ready:
         made = network(network_config(reader, ready.channels, 32, 32))
-        save_aggregation(made, tmp_path / "weights")
+        save_aggregation(made, str(tmp_path / "weights"))
         layers = ready.source.maps(picture).layers
     fuse = {"kind": "hyperfeatures", "weights": {"source": str(tmp_path / "weights")}}
     (found,) = Extractor(reader.recipe.replace(fuse=fuse), backbone).extract([picture])

@@ -19,7 +19,7 @@ from diffeat.tasks.correspondence import get_protocol
 from diffeat.training.hyperfeatures.examples import Examples
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells, position_loss
 from diffeat.training.hyperfeatures.maps import PictureMaps
-from diffeat.training.hyperfeatures.prepare import prepare
+from diffeat.training.hyperfeatures.prepare import explicit, prepare
 from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures, training_recipe
 from diffeat.training.hyperfeatures.train import (
     DescribedPair,
@@ -225,6 +225,10 @@ def test_texts_of_a_protocol_are_trained_with(head_extractor: Extractor) -> None
 def test_settings_out_of_range(change: dict, word: str) -> None:
     with pytest.raises(InvalidValueError, match=word):
         TrainSettings(**change)
+
+
+def test_a_fusion_that_is_there_is_left_out_of_the_maps() -> None:
+    assert explicit(Extractor.from_recipe("hyperfeatures-tiny")).recipe.fuse is None
 
 
 def test_larger_inputs(head_recipe: Recipe) -> None:

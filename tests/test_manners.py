@@ -18,7 +18,8 @@ import typer
 import yaml
 from PIL import Image
 
-from diffeat.cli.main import main
+from diffeat.cli.command import GO_ON
+from diffeat.cli.main import app, main
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading, Recipe, preset_names
 from diffeat.files import PICTURES, new_file, new_folder, read_text, write_files, write_picture
@@ -485,6 +486,60 @@ def test_codes_and_lines_of_failures(run: Run, monkeypatch: pytest.MonkeyPatch, 
         assert code == expected[0]
         assert expected[1] in text
         assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        *(("extract . -o s", True), ("extract . -o s --plan", False), ("show . -o x.png", False)),
+        *(("eval spair -o e", True), ("eval spair", False), ("reproduce spair", True)),
+    ],
+)
+def test_only_what_goes_on_says_that_something_is_kept(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: str, kept: bool
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    for place in ("features.list_pictures", "features.listing.find_pictures", "datasets.registry.get_card"):
+        monkeypatch.setattr(f"diffeat.{place}", stopped)
+    monkeypatch.setattr("diffeat.reproduce.run.run_rows", stopped)
+    said = "Stopped." + " What was finished is kept; the same command goes on from there." * kept
+    assert run(*arguments.split()) == (130, f"{said}\n")
+
+
+def test_commands_that_go_on_are_commands() -> None:
+    root: Any = typer.main.get_command(app)
+    names = {
+        f"{name} {inner}".strip() for name, c in root.commands.items() for inner in getattr(c, "commands", {"": c})
+    }
+    assert {name for name in GO_ON if name not in names} == {"bench"}
+
+
+@pytest.mark.parametrize("arguments", ["extract no -o s", "train clean no also/no -o r", "extract no --plan -o s"])
+def test_a_folder_that_is_not_there_is_the_first_fault(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("texts.csv").write_text("image,prompt\nchelsea.png,a cat\n")
+    for texts in ((), ("--prompts", "texts.csv"), ("--prompts", "none.csv"), ("--caption-column", "txt")):
+        code, text = run(*arguments.split(), *texts)
+        assert code == 2
+        assert "The picture 'no' does not exist." in text
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "texts.csv"]
+
+
+def test_files_that_are_not_there_are_not_called_something_else(run: Run, photo: Path) -> None:
+    for arguments, reason in {
+        "propagate no.mp4 --mask m.png": "There is no video and no folder of frames 'no.mp4'.",
+        "propagate no/frames": "There is no video and no folder of frames 'no/frames'.",
+        f"transfer {photo} no.json {photo} -o t": "There is no annotation 'no.json'.",
+        "eval csv --root no.csv --prompts no.json": "There is no prompt file 'no.json'.",
+    }.items():
+        text = refused(run(*arguments.split()))
+        assert reason in text
+        assert "JSON:" not in text
 
 
 class Screen(io.StringIO):

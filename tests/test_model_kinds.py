@@ -351,6 +351,7 @@ def _folder(path: Path, config: dict[str, Any] | None = None, *files: str) -> Pa
     return path
 
 
+@pytest.mark.usefixtures("no_quantisers")
 def test_other_things_say_what_to_write(saved: Path, tmp_path: Path) -> None:
     unet = Path(shutil.copytree(saved / "unet", tmp_path / "tuned"))
     checkpoint = tmp_path / "checkpoint-500"
@@ -385,6 +386,7 @@ def test_other_things_say_what_to_write(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "package"), [("bitsandbytes", "bitsandbytes"), ("torchao", "torchao"), ("quanto", "optimum-quanto")]
 )
+@pytest.mark.usefixtures("no_quantisers")
 def test_quantised_parts_say_what_to_install(method: str, package: str, copy: Path) -> None:
     for part in ("unet", "text_encoder"):
         edit(copy / part / "config.json", quantization_config={"quant_method": method})

@@ -235,6 +235,7 @@ def test_a_copy_is_whole_with_all_shards(tmp_path: Path) -> None:
     assert getattr(copies.copy_of(str(tmp_path)), "missing", ()) == ("unet",)
 
 
+@pytest.mark.usefixtures("no_quantisers")
 def test_a_home_is_found_in_names_of_files(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "mine.gguf").write_bytes(b"GGUF")
@@ -268,6 +269,7 @@ def _original(state: dict[str, torch.Tensor], levels: int) -> dict[str, torch.Te
     return named
 
 
+@pytest.mark.usefixtures("no_quantisers")
 def test_a_file_with_a_whole_model_loads_by_its_name(repository: Path, tmp_path: Path, monkeypatch) -> None:
     from test_view_weights import original_name
 

@@ -134,8 +134,9 @@ def read_texts(path: str | os.PathLike[str], what: str = "caption file") -> dict
         return texts
     if ending != ".json":
         raise InvalidValueError(f"{name} must be a .csv file (image,prompt) or a .json file ({{image: text}}).")
+    text = read_text(path, what, most=2**28)
     try:
-        data = json.loads(read_text(path, what, most=2**28))
+        data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):

@@ -175,16 +175,14 @@ def check_config(file: Path) -> dict[str, Any]:
         most = next((most for part, most in _LARGEST.items() if part in name), _LARGEST_NUMBER)
         if abs(number) > most:
             raise ModelError(f"{file} asks for {name} {number:.6g}, which is no size of a model ({most:,} at most).")
-    quantised = config.get("quantization_config")
-    if isinstance(quantised, dict):
-        method = quantised.get("quant_method") or next((m for m in _QUANTISERS if m in str(quantised)), None)
-        method = "bitsandbytes" if any(str(k).startswith("load_in_") for k in quantised) else str(method)
+    method = quantiser(config)
+    if method is not None:
         module, package = _QUANTISERS.get(method, ("", ""))
         if not module:
             raise ModelError(
                 f"{file}: quantised by {method[:80]!r}, which is not known here. Load unquantised weights."
             )
-        if not _installed(module):
+        if not installed(module):
             raise ModelError(
                 f"The {file.parent.name} in {file.parent.parent} is quantised by {method}: `pip install {package}`, "
                 "or load unquantised weights."
@@ -192,7 +190,18 @@ def check_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def _installed(module: str) -> bool:
+def quantiser(config: dict[str, Any]) -> str | None:
+    """What quantised the weights of a part, by its configuration; ``None`` if nothing did."""
+    quantised = config.get("quantization_config")
+    if not isinstance(quantised, dict):
+        return None
+    if any(str(key).startswith("load_in_") for key in quantised):
+        return "bitsandbytes"
+    return str(quantised.get("quant_method") or next((m for m in _QUANTISERS if m in str(quantised)), None))
+
+
+def installed(module: str) -> bool:
+    """Whether a module of this name can be imported."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # of the package that it is in

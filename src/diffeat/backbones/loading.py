@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from diffeat import zoo
 from diffeat.backbones.card import Card, cards
 from diffeat.backbones.families import family_of
 from diffeat.backbones.family import Family
 from diffeat.backbones.files import is_path, said
-from diffeat.backbones.folder import INDEX, PipelineFolder, check_config, read_index
+from diffeat.backbones.folder import INDEX, PipelineFolder, check_config, quantiser, read_index
 from diffeat.backbones.foreign import explain
 from diffeat.backbones.hub import MIRROR, UnreachableError, fetch_file, mirrored, snapshot
 from diffeat.backbones.named import ModelName
@@ -214,12 +214,18 @@ def _load_file(asked: ModelName, dtype: torch.dtype) -> DiffusionPipeline:
     """The pipeline of a single file."""
     file = os.path.expanduser(asked.name)
     base, whole = model_asked(asked.base or base_of(file)), file.endswith(".gguf")
-    folder = first_place(str(base), lambda place: _directory(place, base, weights=whole))
+    try:
+        folder = first_place(str(base), lambda place: _directory(place, base, weights=whole))
+    except ModelError as error:
+        if asked.base:
+            raise
+        taken = f"{file} is taken for {base} by its tensors ({file},base=… says otherwise)."
+        raise ModelError(f"{taken} {error}") from error
     with _quiet():
         pipeline = load_single_file(file, folder, dtype)
     for network in pipeline.components.values():
         if isinstance(network, nn.Module):
-            _refuse_missing(Path(file), [name for name, p in network.named_parameters() if p.is_meta])
+            _refuse_missing(Path(file), _without_content(network))
     return pipeline
 
 
@@ -241,6 +247,11 @@ def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> DiffusionPi
         for part, name in folder.classes.items():
             if (text_model := _transformers_model(name)) is not None:
                 given[part] = _whole(text_model, folder, part, dtype)
+            elif quantiser(folder.config(part)) == "bitsandbytes" and not torch.accelerator.is_available():
+                raise ModelError(
+                    f"The {part} in {folder.path} is quantised by bitsandbytes, which needs an accelerator, and there "
+                    "is none. Load weights that are unquantised, or quantised by torchao or as GGUF."
+                )
         pipeline = _text_to_image(folder.pipeline).from_pretrained(
             folder.path,
             **given,
@@ -251,7 +262,7 @@ def _load(folder: PipelineFolder, place: str, dtype: torch.dtype) -> DiffusionPi
         )
         for part, network in pipeline.components.items():
             if isinstance(network, nn.Module):
-                _refuse_missing(folder.path / part, [name for name, p in network.named_parameters() if p.is_meta])
+                _refuse_missing(folder.path / part, _without_content(network))
         return pipeline
     except ModelError:
         raise
@@ -278,6 +289,16 @@ def _whole(model: Any, folder: PipelineFolder, part: str, dtype: torch.dtype) ->
     )
     _refuse_missing(folder.path / part, report["missing_keys"])
     return loaded.eval()
+
+
+def _without_content(network: nn.Module) -> list[str]:
+    return [name for name, value in network.named_parameters() if _is_empty(value)]
+
+
+def _is_empty(value: Tensor) -> bool:
+    """Whether a weight has no content; that of quantised ones may lie in their parts alone."""
+    flatten = None if type(value) in (Tensor, nn.Parameter) else getattr(value, "__tensor_flatten__", None)
+    return value.is_meta if flatten is None else any(_is_empty(getattr(value, inner)) for inner in flatten()[0])
 
 
 def _refuse_missing(folder: Path, missing: Iterable[str]) -> None:

@@ -7,7 +7,6 @@ diffusers takes its tensors for.
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ import torch
 
 from diffeat.backbones.card import cards
 from diffeat.backbones.files import PICKLED, check_regular, check_safetensors, read_tensors, said
-from diffeat.backbones.folder import PipelineFolder
+from diffeat.backbones.folder import PipelineFolder, installed
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -52,9 +51,14 @@ def base_of(path: str) -> str:
 
     _check_gguf(path := os.path.expanduser(path))
     try:
-        kind = infer_diffusers_model_type(load_single_file_checkpoint(path))
+        tensors = load_single_file_checkpoint(path)
+        kind = infer_diffusers_model_type(tensors)
     except Exception as error:  # whatever a foreign file provokes
         raise ModelError(f"{path} cannot be read as a model ({said(error)}).") from error
+    if kind == "v1" and not any("input_blocks." in name for name in tensors):  # diffusers' word for all others
+        raise ModelError(
+            f"{path} does not tell by its tensors which model it is of. Say what it was trained from: {path},base=…"
+        )
     place = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
     name = next((name for name, card in cards().items() if place in card.ids), None)
     if name is None:
@@ -85,6 +89,11 @@ def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> DiffusionPi
             )
         part = "transformer" if (folder / "transformer").is_dir() else "unet"
         kind = getattr(diffusers, PipelineFolder.read(folder).classes[part])
+        if not hasattr(kind, "from_single_file"):
+            raise ModelError(
+                f"{path} cannot be read: diffusers reads no single files of a {kind.__name__}. Load a folder, "
+                "unquantised or quantised by torchao."
+            )
         denoiser = kind.from_single_file(
             path,
             config=str(folder),
@@ -96,6 +105,8 @@ def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> DiffusionPi
         return pipeline.from_pretrained(
             folder, **{part: denoiser}, dtype=dtype, local_files_only=True, trust_remote_code=False
         )
+    except ModelError:
+        raise
     except Exception as error:  # anything a damaged or foreign file provokes inside the loaders
         raise ModelError(
             f"{path} does not fit the configurations in {folder} ({said(error)}). Say what it was trained from: "
@@ -104,5 +115,5 @@ def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> DiffusionPi
 
 
 def _check_gguf(path: str) -> None:
-    if path.endswith(".gguf") and find_spec("gguf") is None:
+    if path.endswith(".gguf") and not installed("gguf"):
         raise ModelError(f"{path} is quantised by GGUF: `pip install gguf`, or load unquantised weights.")

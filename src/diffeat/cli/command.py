@@ -14,11 +14,20 @@ from typer.core import TyperCommand
 from typer.main import get_command
 
 from diffeat.errors import InvalidValueError
+from diffeat.progress import end_lines
 
 if TYPE_CHECKING:
     from diffeat.datasets.card import Kind
 
 _GIVEN = "diffeat.given"
+
+#: Commands of which a call that is stopped leaves finished work in its --out, which the same command goes on from.
+GO_ON = (
+    "extract", "eval", "predict", "select", "sweep", "reproduce", "bench", "models get", "store merge", "store compact",
+    "train segmentation", "train depth", "train normals", "train clean", "train amalgamation", "train hyperfeatures",
+    "train convolution",
+)  # fmt: skip
+_KEPT = " What was finished is kept; the same command goes on from there."
 
 
 class Command(TyperCommand):
@@ -48,6 +57,17 @@ class Command(TyperCommand):
     @cached_property
     def _shared(self) -> list[Any]:
         return self.shared()
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            name = ctx.command_path.partition(" ")[2]
+            nowhere = name == "eval" and ctx.params.get("out") is None
+            kept = name.startswith(GO_ON) and not ctx.params.get("plan") and not nowhere
+            end_lines()
+            typer.echo(f"Stopped.{_KEPT if kept else ''}", err=True)
+            raise
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         for parameter in self.get_params(ctx):

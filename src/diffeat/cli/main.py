@@ -164,11 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message, code = f"{error.strerror or error}{place}.", 1
     except MemoryError:
         message, code = "There is not enough memory. Try a smaller --size or --batch-size.", 1
-    if code:
+    if message:
         end_lines()
-    if code == 130:
-        typer.echo("Stopped. What was finished is kept; the same command goes on from there.", err=True)
-    elif message:
         typer.secho(f"Error: {' '.join(message.split())}", fg="red", err=True)
     if code:
         sys.exit(code)

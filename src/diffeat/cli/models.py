@@ -56,8 +56,11 @@ def show(name: Annotated[str, Argument(help="Name of a model.")]) -> None:
     """
     from diffeat.backbones import cards
     from diffeat.backbones.copies import copy_of
+    from diffeat.backbones.named import ModelName
 
     if name not in cards():
+        if Path(ModelName.parse(name).name).expanduser().exists():
+            raise InvalidValueError(f"Models without a name have no card. `diffeat activations {name}` looks inside.")
         raise UnknownNameError(f"There is no card of a model {name!r}. {did_you_mean(name, cards())}".strip())
     card = cards()[name]
     typer.echo(f"{name}: {card.family}, made for {card.size[0]}×{card.size[1]}, predicts {card.prediction}")

@@ -13,7 +13,7 @@ from diffeat.cli.command import given, refuse
 from diffeat.cli.options import Force, Root
 from diffeat.cli.recipe_options import load, recipe_of
 from diffeat.cli.task_options import options_of
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
 from diffeat.files import new_folder
 
 #: Of videos: none has more, and a frame that is seen for longer is read once.
@@ -56,6 +56,8 @@ def propagate(
     if dataset not in DATASETS and os.path.exists(dataset):
         _own(ctx, Path(dataset), mask, out, force)
         return
+    if dataset not in DATASETS and (mask is not None or os.path.dirname(dataset) or os.path.splitext(dataset)[1]):
+        raise InvalidValueError(f"There is no video and no folder of frames {shown(dataset)}.")
     refuse(ctx, ["mask"], "it belongs to a video of one's own, a folder of frames or a file")
     card = get_card(dataset, task.kind)
     values = {name: value for name, value in asked.items() if name in task.options.model_fields}

@@ -10,13 +10,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import islice
+from itertools import islice, takewhile
 from math import isfinite
 from pathlib import Path
 from posixpath import basename, normpath
 from typing import Any, overload
 
-from diffeat.errors import InvalidValueError, did_you_mean, shown
+from diffeat.errors import ImageError, InvalidValueError, did_you_mean, shown
 from diffeat.features.picture import Picture, legible
 from diffeat.features.places.files import is_url, relative
 from diffeat.features.places.look import PLACES, look
@@ -86,6 +86,7 @@ def list_pictures(
     if prompts is not None and caption_column is not None:
         raise InvalidValueError("Texts come from --prompts or from --caption-column; give one of them.")
     every, skipped = _found(paths, Wanted(fps, column, caption_column, name_column))
+    _check_there(every)  # before texts are looked for: a folder that is not there would be a picture without one
     names: dict[str, Found] = {}
     for found in every:
         name = _name(found, root)
@@ -94,11 +95,11 @@ def list_pictures(
         names[name] = found
     texts = {name: found.text for name, found in names.items() if found.text is not None}
     if prompts is not None:
-        texts = read_prompts(prompts, {name: found.path for name, found in names.items()}, complete=default is None)
+        texts = read_prompts(prompts, {name: found.path for name, found in names.items()})
+        if default is None:
+            _check_told(str(prompts), names, texts)
     if caption_column is not None and default is None:
-        missing = [name for name, found in names.items() if name not in texts and not isinstance(found.where, Broken)]
-        if missing:
-            raise InvalidValueError(_untold(f"{caption_column!r}", missing, len(names)))
+        _check_told(f"{caption_column!r}", names, texts)
     pictures = tuple(Picture(name, f.where, text=texts.get(name, default)) for name, f in names.items())
     return Listing(pictures, tuple(found.path for found in names.values()), tuple(skipped))
 
@@ -144,10 +145,7 @@ def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, st
         passed = "".join(f"; {path}: {reason}" for path, reason in skipped[:3])
         more = f" ({len(skipped)} files are passed over{passed})" if skipped else ""
         raise InvalidValueError(f"There are no pictures in {', '.join(map(str, given)) or 'nothing'}{more}.")
-    broken = [f.where for f in found if isinstance(f.where, Broken)]
-    if len(broken) == len(found):
-        more = f" (and {len(broken) - 1} more)" if broken[1:] else ""
-        raise InvalidValueError(f"There are no pictures to be read: {broken[0]}{more}")
+    _check_any(found, [str(f.where) for f in found if isinstance(f.where, Broken)])
     regarded = {option for each in found for option in each.options}
     for field in fields(wanted):
         if getattr(wanted, field.name) is not None and field.name not in regarded:
@@ -155,6 +153,44 @@ def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, st
             raise InvalidValueError(
                 f"--{field.name.replace('_', '-')} would be ignored: no {' or '.join(kinds)} is among the pictures."
             )
+
+
+def _check_there(found: Sequence[Found]) -> None:
+    """
+    Raises:
+        InvalidValueError: Not one of the pictures can be opened, as far as is told without reading; the first that can
+            ends the search.
+    """
+    _check_any(found, list(takewhile(bool, map(_fault, found))))
+
+
+def _check_any(found: Sequence[Found], faults: Sequence[str]) -> None:
+    """
+    Raises:
+        InvalidValueError: There are as many faults as pictures.
+    """
+    if len(faults) == len(found):
+        more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
+        raise InvalidValueError(f"There are no pictures to be read: {faults[0]}{more}")
+
+
+def _fault(found: Found) -> str:
+    """Why a picture cannot be opened, as far as is told without reading; empty where it can."""
+    try:
+        found.where.check()
+    except ImageError as error:
+        return str(error)
+    return ""
+
+
+def _check_told(source: str, names: Mapping[str, Found], texts: Mapping[str, str]) -> None:
+    """
+    Raises:
+        InvalidValueError: A picture that can be opened has no text.
+    """
+    missing = [name for name, found in names.items() if name not in texts and not _fault(found)]
+    if missing:
+        raise InvalidValueError(_untold(source, missing, len(names)))
 
 
 def _two(name: str, one: str, other: str) -> str:
@@ -173,12 +209,11 @@ def _untold(source: str, missing: Sequence[str], of: int) -> str:
     )
 
 
-def read_prompts(file: AnyPath, names: Mapping[str, AnyPath], *, complete: bool = True) -> dict[str, str]:
+def read_prompts(file: AnyPath, names: Mapping[str, AnyPath]) -> dict[str, str]:
     """The text for each name, from a CSV file with the columns ``image`` and ``prompt``.
 
     Args:
         names: Of the pictures, with their paths.
-        complete: Whether each must have a text.
 
     Raises:
         InvalidValueError: Naming the line, or the picture, and what is wrong with it.
@@ -205,9 +240,6 @@ def read_prompts(file: AnyPath, names: Mapping[str, AnyPath], *, complete: bool 
                 f"{file}, line {line}: {fits[0]!r} has a text already, in line {lines[fits[0]]}. Keep one of them."
             )
         texts[fits[0]], lines[fits[0]] = row["prompt"], line
-    missing = [name for name in names if name not in texts]
-    if missing and complete:
-        raise InvalidValueError(_untold(str(file), missing, len(names)))
     return texts
 
 

@@ -30,7 +30,7 @@ _REFERENCE_LAYERS = tuple(f"up_blocks.{i}.resnets.{j}.increment" for i in range(
 _UNUSED = ("logit_scale", "self_logit_scale")  # of training; some checkpoints carry them
 
 
-def save_aggregation(network: AggregationNetwork, folder: Path) -> None:
+def save_aggregation(network: AggregationNetwork, folder: str | Path) -> None:
     """Write a network's folder; the weights last, each file complete or absent.
 
     Raises:
@@ -38,6 +38,7 @@ def save_aggregation(network: AggregationNetwork, folder: Path) -> None:
     """
     from safetensors.torch import save as to_bytes
 
+    folder = Path(folder)
     config = json.dumps({"kind": _KIND, **network.config.to_dict()}, indent=1)
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     with disk_errors(folder):

@@ -1,5 +1,6 @@
 """Semantic correspondence: matching points, and scoring matches."""
 
+from diffeat.tasks.correspondence.axis import sample_descriptors
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, curve, pck, record_pair
 from diffeat.tasks.correspondence.lattice import Lattice
 from diffeat.tasks.correspondence.matching import (
@@ -29,5 +30,6 @@ __all__ = [
     "mutual_matches",
     "pck",
     "record_pair",
+    "sample_descriptors",
     "strongest_matches",
 ]

@@ -138,8 +138,9 @@ def _from_rows(file: str) -> Annotation:
 
 
 def _from_json(file: str) -> Annotation:
+    text = read_text(file, "annotation", 1 << 24)
     try:
-        data = json.loads(read_text(file, "annotation", 1 << 24))
+        data = json.loads(text)
         points = {str(n): (float(x), float(y)) for n, (x, y) in data.get("points", {}).items()}
         boxes = {str(n): (float(a), float(b), float(c), float(d)) for n, (a, b, c, d) in data.get("boxes", {}).items()}
     except (json.JSONDecodeError, AttributeError, TypeError, ValueError):

@@ -101,13 +101,14 @@ def prepare(
 
 
 def explicit(extractor: Extractor) -> Extractor:
-    """The same extractor by a recipe that spells every activation and step out, as recipes of trained networks do.
+    """The same extractor without fusion, by a recipe that spells every activation and step out, as recipes of trained
+    networks do.
 
     Features stored by it serve the training, pruning and whatever reads the same maps later.
     """
     recipe = extractor.recipe
     known = Catalogue.of(extractor.backbone) if any(":" in n for n in extractor.names) else {}
-    changes: dict = {"activations": [known[n].id if n in known else n for n in extractor.names]}
+    changes: dict = {"fuse": None, "activations": [known[n].id if n in known else n for n in extractor.names]}
     if recipe.trajectory.stepped:
         changes["trajectory.save"] = [int(s) for s in recipe.trajectory.read_steps]
     return Extractor(recipe.replace(**changes), extractor.backbone, batch_size=extractor.batch_size)

@@ -89,7 +89,7 @@ def train_hyperfeatures(
     """Train an aggregation network on pairs with common points; an earlier run in ``out`` is gone on with.
 
     Args:
-        extractor: Of a recipe without fusion.
+        extractor: Of any recipe; its fusion, if it has one, is what is trained anew.
         out: Gets ``recipe.yaml``, ``weights/``, ``log.csv``, ``state.safetensors`` and the features.
         start: Weights to start from, in place of random ones.
         storage: Where features rest; float16 in ``out`` by default.
