@@ -18,7 +18,8 @@ from diffeat.memory import Aside
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
 
-#: Bytes of features that may wait to be packed: those of a whole call, so that the next one need not wait for the disk.
+#: Bytes of features that may wait to be packed: those of a whole call, so that the next one need not wait for the disk;
+#: and of a shard that is written while the next is packed.
 _WAITING = 5e8
 
 
@@ -179,12 +180,15 @@ class _Writer:
 
     def _hand_over(self, unit: Unit, failures: dict[str, str]) -> None:
         packed = self._packed.pop(unit.position, {})
+        size = sum(values.nbytes for maps in packed.values() for _, tensors in maps for values in tensors.values())
+        row = Row(unit.position, tuple(packed), failures, size)
         if self._written is not None:
             self._written.result()  # one shard is written while one is packed, and no more are held
-        self._written = self._writing.submit(self._write, unit, packed, failures)
+        self._written = self._writing.submit(self._write, list(packed.values()), row)
+        if size > _WAITING:
+            self._written.result()
 
-    def _write(self, unit: Unit, packed: dict[str, Maps], failures: dict[str, str]) -> None:
+    def _write(self, packed: list[Maps], row: Row) -> None:
         if packed:
-            self._store.write_packed(list(packed.values()), position=unit.position)
-        size = sum(values.nbytes for maps in packed.values() for _, tensors in maps for values in tensors.values())
-        self._done(Row(unit.position, tuple(packed), failures, size))
+            self._store.write_packed(packed, position=row.position)
+        self._done(row)
