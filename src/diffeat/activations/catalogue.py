@@ -27,6 +27,7 @@ from diffeat.activations.taps import Tap, Taps
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
+from diffeat.backbones.layout import Call
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.notebook import Displayed, Html, paragraph, table
 
@@ -136,7 +137,7 @@ class Catalogue(Displayed):
 
     @classmethod
     @neutral()
-    def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: dict[str, Any] | None = None) -> Catalogue:
+    def of(cls, denoiser: Any, size: tuple[int, int] | None = None, inputs: Call | None = None) -> Catalogue:
         """The catalogue of a backbone, pipeline or denoiser, on any device.
 
         It is measured once for a class, configuration and size; ``inputs`` are always measured.
@@ -227,7 +228,7 @@ class _Census(Taps):
         for key in tap.keys:
             self._seen[key] = (tuple(self._values[tap].shape), spent)
 
-    def take(self, inputs: dict[str, Any], latent: tuple[int, int]) -> Catalogue:
+    def take(self, inputs: Call, latent: tuple[int, int]) -> Catalogue:
         with self, torch.no_grad(), self._flops, _MetaMasks():
             self.denoiser(**inputs)
         names: dict[str, list[str]] = {}
@@ -246,7 +247,7 @@ class _Census(Taps):
         return Catalogue(self.denoiser, activations, self._flops.total)
 
 
-def _measure(network: nn.Module, call: dict[str, Any], latent: tuple[int, int]) -> Catalogue:
+def _measure(network: nn.Module, call: Call, latent: tuple[int, int]) -> Catalogue:
     return _Census(_meta_copy(network)).take(call, latent)
 
 

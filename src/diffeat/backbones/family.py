@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import BlockRule
-from diffeat.backbones.layout import TokenLayout, map_grid
+from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid
 from diffeat.errors import InvalidValueError, ModelError
 
 if TYPE_CHECKING:
@@ -87,19 +87,19 @@ class Family:
     text_widths: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     """Entry of the denoiser's configuration, and what of the text encoders' adds up to it (``part.entry``)."""
 
-    def accepts(self, config: Mapping[str, Any]) -> bool:
+    def accepts(self, config: Config) -> bool:
         """Whether a denoiser of ``denoiser_class`` with this configuration belongs here."""
         return True
 
-    def patch(self, config: Mapping[str, Any]) -> int:
+    def patch(self, config: Config) -> int:
         """Latent cells per token, one way; image sizes are multiples of this times the latent stride."""
         return config.get("patch_size") or 1
 
-    def latent_channels(self, config: Mapping[str, Any]) -> int | None:
+    def latent_channels(self, config: Config) -> int | None:
         """Channels of the latents that the denoiser takes, before any packing; ``None`` if not known."""
         return config.get("in_channels")
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         """Where the image tokens lie in a call of the denoiser; by default, one per patch of a latent map, no text.
 
         Args:
@@ -111,7 +111,7 @@ class Family:
         """
         return TokenLayout(map_grid(config, call[self.latent_argument]))
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         """Arguments of the denoiser for one image, of the right shapes and without content, on the meta device.
 
         Texts have the length that the configuration says or, where it says none, the stock pipeline's own.
@@ -127,7 +127,7 @@ class Family:
             f"The arguments of a {self.denoiser_class} are not known; give those of a real call as 'inputs'."
         )
 
-    def default_latent(self, config: Mapping[str, Any]) -> Size:
+    def default_latent(self, config: Config) -> Size:
         """``(h, w)`` of the latent the denoiser is made for, before any packing; of 1024 pixels if it says none."""
         size = config.get("sample_size") or 1024 // self.latent_stride
         return (size, size) if isinstance(size, int) else (size[0], size[1])
@@ -157,7 +157,7 @@ class Family:
         }
         return {k: v for k, v in wanted.items() if k in known} | dict(options)
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         """The denoiser's timestep argument for ``t`` (batch,), float32, 0 to 1000, with the stock rounding."""
         told, _ = TIME_UNITS[self.time]
         return told(t) if self.flow else told(t).long()

@@ -22,6 +22,11 @@ from torch import Tensor
 
 from diffeat.errors import ModelError
 
+#: What a part's ``config.json`` says.
+Config = Mapping[str, Any]
+#: Arguments of a denoiser's call, by name.
+Call = Mapping[str, Any]
+
 
 @dataclass(frozen=True)
 class TokenLayout:
@@ -108,14 +113,14 @@ def text_length(value: Any) -> int:
     return max(len(v) for v in value)
 
 
-def map_grid(config: Mapping[str, Any], sample: Tensor) -> tuple[int, int]:
+def map_grid(config: Config, sample: Tensor) -> tuple[int, int]:
     """Rows and columns of tokens of a latent map ``(…, h, w)`` that the denoiser cuts into patches."""
     patch = config.get("patch_size") or 1
     ph, pw = (patch, patch) if isinstance(patch, int) else patch[-2:]
     return sample.shape[-2] // ph, sample.shape[-1] // pw
 
 
-def by_ids(call: Mapping[str, Any]) -> TokenLayout:
+def by_ids(call: Call) -> TokenLayout:
     """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself.
 
     Raises:
@@ -134,7 +139,7 @@ def by_ids(call: Mapping[str, Any]) -> TokenLayout:
     )
 
 
-def by_shapes(call: Mapping[str, Any]) -> TokenLayout:
+def by_shapes(call: Call) -> TokenLayout:
     """Qwen-Image: a list with (frames, h, w) per image, or one such list per batch row; the first is the image."""
     first = call["img_shapes"][0]
     frames, h, w = first[0] if isinstance(first[0], (tuple, list)) else first

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
-from typing import Any
 
 from torch import nn
 
 from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Family, Size
-from diffeat.backbones.layout import TokenLayout
+from diffeat.backbones.layout import Call, Config, TokenLayout
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import UnknownNameError, did_you_mean
 
@@ -53,13 +52,13 @@ def structure_of(denoiser: nn.Module) -> Family:
     return Generic()
 
 
-def config_of(denoiser: nn.Module) -> Mapping[str, Any]:
+def config_of(denoiser: nn.Module) -> Config:
     """The configuration of a denoiser; empty where it has none."""
     config = getattr(unwrapped(denoiser), "config", None)
     return config if isinstance(config, Mapping) else {}
 
 
-def layout_of(denoiser: nn.Module, call: Mapping[str, Any]) -> TokenLayout:
+def layout_of(denoiser: nn.Module, call: Call) -> TokenLayout:
     """Layout of the token sequences of ``denoiser.forward(**call)``.
 
     Known by the class of the denoiser for the families of diffeat; others are read off their arguments (``img_ids``,
@@ -75,7 +74,7 @@ def layout_of(denoiser: nn.Module, call: Mapping[str, Any]) -> TokenLayout:
     return structure_of(denoiser).layout(config_of(denoiser), call)
 
 
-def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> dict[str, Any]:
+def dummy_inputs(denoiser: nn.Module, latent: Size | None = None) -> Call:
     """Arguments of ``denoiser.forward`` for one image, of the right shapes and without content, on the meta device.
 
     Good for measuring a network without weights: shapes, execution order, operations.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import ZERO_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, empty
-from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 _REGISTERS = 8  # AuraFlowTransformer2DModel.register_tokens; a constant there, not a config entry
 
@@ -27,14 +26,14 @@ class AuraFlow(Family):
         BlockRule("AuraFlowSingleTransformerBlock", "attn", ZERO_BOTH, joint=True),
     )
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return (t / 1000).to(dtype)
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         text = _REGISTERS + text_length(call.get("encoder_hidden_states"))
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text, registers=_REGISTERS)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),
             "encoder_hidden_states": empty(1, 256, config["joint_attention_dim"]),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import packed_image, text_tokens
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Size, empty
-from diffeat.backbones.layout import TokenLayout, by_ids
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids
 
 _NORM = ModulationRule("norm1", "norm1", "emb")
 _SINGLE = ModulationRule("norm", "norm", "emb")
@@ -26,8 +25,8 @@ class Chroma(Generic):
         BlockRule("ChromaSingleTransformerBlock", "attn", {"attn": _SINGLE}, joint=True, inner="act_mlp"),
     )
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         return by_ids(call)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {**packed_image(config, latent), **text_tokens(config), "timestep": empty(1)}

@@ -6,13 +6,12 @@ timestep t is more than t / 1000.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Size, empty
-from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 # one vector for image and text by turns: shift, shift of the text, scale, scale of the text, …
 _NORM = ModulationRule("norm1", scale=2, gate=4)
@@ -27,10 +26,10 @@ class CogView4(Generic):
         BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
     )
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text_length(call.get("encoder_hidden_states")))
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),
             "encoder_hidden_states": empty(1, 256, config["text_embed_dim"]),

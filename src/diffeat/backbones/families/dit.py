@@ -10,6 +10,7 @@ import torch
 
 from diffeat.backbones.blocks import ZERO, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import Call, Config
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class DiT(Family):
             "generator": torch.Generator().manual_seed(0),
         } | dict(options)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),
             "timestep": empty(1),

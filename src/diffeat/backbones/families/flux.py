@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from diffeat.backbones.blocks import ZERO_BOTH, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids
 from diffeat.backbones.packing import pack_patches, unpack_patches
 
 if TYPE_CHECKING:
@@ -40,13 +39,13 @@ class Flux(Family):
         ),
     )
 
-    def latent_channels(self, config: Mapping[str, Any]) -> int:
+    def latent_channels(self, config: Config) -> int:
         return config["in_channels"] // 4
 
-    def patch(self, config: Mapping[str, Any]) -> int:
+    def patch(self, config: Config) -> int:
         return 2
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return t.to(dtype) / 1000
 
     def pack(self, latents: Tensor) -> Tensor:
@@ -58,10 +57,10 @@ class Flux(Family):
     def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer_2, prompt)]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         return by_ids(call)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             **packed_image(config, latent),
             **text_tokens(config),
@@ -71,14 +70,14 @@ class Flux(Family):
         }
 
 
-def packed_image(config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+def packed_image(config: Config, latent: Size) -> dict[str, Any]:
     """Image tokens of 2×2 latent cells without content, and their ids."""
     h, w = latent[0] // 2, latent[1] // 2
     ids = grid_ids(h, w, len(config["axes_dims_rope"]))
     return {"hidden_states": empty(1, h * w, config["in_channels"]), "img_ids": ids}
 
 
-def text_tokens(config: Mapping[str, Any], length: int = 512) -> dict[str, Any]:
+def text_tokens(config: Config, length: int = 512) -> dict[str, Any]:
     """Text tokens without content, and their ids."""
     ids = torch.zeros(length, len(config["axes_dims_rope"]))
     return {"encoder_hidden_states": empty(1, length, config["joint_attention_dim"]), "txt_ids": ids}

@@ -11,7 +11,7 @@ from torch import Tensor
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import text_tokens
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout, by_ids, grid_ids
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Flux2(Family):
         ),
     )
 
-    def latent_channels(self, config: Mapping[str, Any]) -> int:
+    def latent_channels(self, config: Config) -> int:
         return config["in_channels"] // 4
 
     def call_arguments(
@@ -46,7 +46,7 @@ class Flux2(Family):
         guidance = {"guidance_scale": 4.0 if embedded else 1.0}
         return super().call_arguments(pipeline, prompts, size, guidance | dict(options))
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return t.to(dtype) / 1000
 
     def pack(self, latents: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ class Flux2(Family):
         )
         return [TokenisedText(pipeline.tokenizer, text)]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         return by_ids(call)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         h, w = latent
         text = text_tokens(config)
         return {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, TokenisedText
-from diffeat.backbones.layout import TokenLayout, by_ids, by_shapes, map_grid, text_length
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, by_shapes, map_grid, text_length
 from diffeat.backbones.packing import pack_patches, unpack_patches
 from diffeat.errors import ModelError
 
@@ -37,7 +37,7 @@ class Generic(Family):
         "context_embedder caption_projection text_embedder".split()
     )
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         if call.get("img_ids") is not None:
             return by_ids(call)
         if call.get("img_shapes") is not None:
@@ -53,14 +53,14 @@ class Generic(Family):
             f"img_shapes among its arguments ({', '.join(k for k, v in call.items() if v is not None)})."
         )
 
-    def latent_channels(self, config: Mapping[str, Any]) -> None:
+    def latent_channels(self, config: Config) -> None:
         """Said by the recorded calls."""
 
-    def patch(self, config: Mapping[str, Any]) -> int:
+    def patch(self, config: Config) -> int:
         patch = config.get("patch_size") or 1
         return 2 if self.packed else patch if isinstance(patch, int) else patch[-1]
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         name = config.get("_class_name", "denoiser of this class")
         raise ModelError(f"The arguments of a {name} are not known; give those of a real call as `inputs=`.")
 
@@ -105,7 +105,7 @@ class Generic(Family):
         self.time = units[0]
         self.shared = frozenset(name for name in one if _same_shape(one[name], two[name]))
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return TIME_UNITS[self.time][0](t)
 
     def pack(self, latents: Tensor) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -26,7 +26,7 @@ class HunyuanDiT(Family):
     shared = frozenset({"image_rotary_emb"})
     blocks = (BlockRule("HunyuanDiTBlock", "attn1", {"attn1": ModulationRule("norm1", scale=None, gate=None)}),)
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return t.to(dtype)
 
     def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
@@ -35,7 +35,7 @@ class HunyuanDiT(Family):
             TokenisedText(pipeline.tokenizer_2, prompt, offset=77, length=256),
         ]
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         tokens = (latent[0] // config["patch_size"]) * (latent[1] // config["patch_size"])
         clip, t5 = config["text_len"], config["text_len_t5"]
         width = config["attention_head_dim"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,7 +41,7 @@ class Lumina2(Family):
     def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, f"{pipeline.system_prompt} <Prompt Start> {prompt}")]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         """Texts are packed to their true length: [text of this row, image, nothing up to the longest row]."""
         grid = map_grid(config, call["hidden_states"])
         mask = call.get("encoder_attention_mask")
@@ -51,7 +50,7 @@ class Lumina2(Family):
         rows = tuple(int(n) for n in mask.sum(dim=1).tolist())
         return TokenLayout(grid, text=max(rows), rows=rows)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         text = min(256, config["axes_lens"][0] - 1)  # the image's own position on the first axis follows the text's
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),

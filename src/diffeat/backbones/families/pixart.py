@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -23,7 +23,7 @@ class PixArt(Family):
     def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
         return [TokenisedText(pipeline.tokenizer, prompt.lower().strip())]
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         micro = config["use_additional_conditions"]
         micro = config["sample_size"] == 128 if micro is None else micro
         return {

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import Flux
 from diffeat.backbones.family import Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout, by_shapes
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_shapes
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -31,10 +30,10 @@ class QwenImage(Flux):
         text = pipeline.prompt_template_encode.format(prompt)
         return [TokenisedText(pipeline.tokenizer, text, offset=-pipeline.prompt_template_encode_start_idx)]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         return by_shapes(call)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         h, w = latent[0] // 2, latent[1] // 2
         return {
             "hidden_states": empty(1, h * w, config["in_channels"]),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -26,7 +26,7 @@ class Sana(Family):
     blocks = (BlockRule("SanaTransformerBlock", "attn1", SINGLE_BOTH),)
     text_modules = frozenset({"caption_projection", "caption_norm"})
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return t * config.get("timestep_scale", 1.0)
 
     def texts(self, pipeline: DiffusionPipeline, prompt: str) -> list[TokenisedText]:
@@ -36,7 +36,7 @@ class Sana(Family):
         cut = len(pipeline.tokenizer.encode(before)) - 2
         return [TokenisedText(pipeline.tokenizer, before + prompt.lower().strip(), offset=-cut)]
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),
             "encoder_hidden_states": empty(1, 300, config["caption_channels"]),

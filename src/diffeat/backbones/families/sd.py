@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 
 from diffeat.backbones.blocks import BlockRule
 from diffeat.backbones.family import Family, Size, empty
+from diffeat.backbones.layout import Call, Config
 
 
 class StableDiffusion(Family):
@@ -21,11 +21,11 @@ class StableDiffusion(Family):
     blocks = (BlockRule("BasicTransformerBlock", "attn1", modulation={}),)
     text_modules = frozenset({"encoder_hid_proj"})
 
-    def accepts(self, config: Mapping[str, Any]) -> bool:
+    def accepts(self, config: Config) -> bool:
         plain = ("addition_embed_type", "encoder_hid_dim_type", "class_embed_type", "time_cond_proj_dim")
         return all(config.get(entry) is None for entry in plain)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         """Of UNets with class labels too, which are no family of their own."""
         width = config["encoder_hid_dim"] or config["cross_attention_dim"]
         width = width[0] if isinstance(width, (tuple, list)) else width

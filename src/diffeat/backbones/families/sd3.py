@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout, map_grid, text_length
+from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -32,11 +31,11 @@ class StableDiffusion3(Family):
             return [clip]
         return [clip, TokenisedText(pipeline.tokenizer_3, prompt, offset=length)]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         text = text_length(call.get("encoder_hidden_states"))
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text, image_first=True)
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         return {
             "hidden_states": empty(1, config["in_channels"], *latent),
             "encoder_hidden_states": empty(1, 77 + 256, config["joint_attention_dim"]),

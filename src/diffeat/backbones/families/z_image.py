@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import TokenLayout
+from diffeat.backbones.layout import Call, Config, TokenLayout
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ class ZImage(Family):
     text_modules = frozenset({"context_refiner", "cap_embedder"})
     image_stacks = frozenset({"noise_refiner"})
 
-    def patch(self, config: Mapping[str, Any]) -> int:
+    def patch(self, config: Config) -> int:
         return config["all_patch_size"][0]
 
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Mapping[str, Any]) -> Tensor:
+    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
         return (1000 - t) / 1000
 
     def pack(self, latents: Tensor) -> list[Tensor]:
@@ -60,7 +59,7 @@ class ZImage(Family):
         )
         return [TokenisedText(pipeline.tokenizer, text)]
 
-    def layout(self, config: Mapping[str, Any], call: Mapping[str, Any]) -> TokenLayout:
+    def layout(self, config: Config, call: Call) -> TokenLayout:
         """The image and its padding, then the text and its own; x is a list of (channels, 1, h, w)."""
         x, texts = call["x"], call["cap_feats"]
         if isinstance(x[0], (list, tuple)):
@@ -69,7 +68,7 @@ class ZImage(Family):
         h, w = x[0].shape[-2] // patch, x[0].shape[-1] // patch
         return TokenLayout((h, w), text=_padded(max(len(t) for t in texts)), image_first=True, images=_padded(h * w))
 
-    def dummy(self, config: Mapping[str, Any], latent: Size) -> dict[str, Any]:
+    def dummy(self, config: Config, latent: Size) -> Call:
         text = min(256, config["axes_lens"][0] - _MULTIPLE)  # positions of image and padding follow the text's
         return {
             "x": [empty(config["in_channels"], 1, *latent)],
