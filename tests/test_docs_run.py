@@ -17,13 +17,13 @@ from test_docs_commands import PAGES, commands
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
 #: Pages all of whose commands run with what they lay down themselves.
 WHOLE = ("datasets.md", "own-data.md")
-_SMALL = {"toyworld write toy": "toyworld write toy --images 2,2,2 --pairs 2"}
+_SMALL = {"toyworld write toy": "toyworld write toy --images 2,2,2"}
 #: By page: smaller numbers in place of those that take an hour on two cores.
 LESS: dict[str, dict[str, str]] = {
-    "commands.md": {"--steps 100 ": "--steps 10 "},
+    "commands.md": {**_SMALL, "--steps 100 ": "--steps 10 "},
     "heads.md": {"--steps 500": "--steps 20"},
     "hyperfeatures.md": {**_SMALL, "--steps 1500": "--steps 20"},
-    "words.md": _SMALL,
+    "words.md": {**_SMALL, "-t 100:700:300": "-t 100", "-t 50:250:100": "-t 50"},
 }
 
 
