@@ -540,6 +540,7 @@ def test_files_that_are_not_there_are_not_called_something_else(run: Run, photo:
         text = refused(run(*arguments.split()))
         assert reason in text
         assert "JSON:" not in text
+        assert "(got" not in text  # once is enough
 
 
 class Screen(io.StringIO):

@@ -55,8 +55,9 @@ def faults(error: ValidationError, model: type[BaseModel]) -> Iterator[Fault]:
             yield place, "this field is required"
         else:
             plain = isinstance(value, (str, int, float)) or (isinstance(value, (list, tuple)) and kind != "value_error")
-            got = f" (got {shown(value)})" if plain else ""
-            yield place, clipped(item["msg"].removeprefix("Value error, "), _LONGEST) + got
+            message = clipped(item["msg"].removeprefix("Value error, "), _LONGEST)
+            said = isinstance(value, str) and shown(value) in message
+            yield place, message + (f" (got {shown(value)})" if plain and not said else "")
 
 
 def _without_kind(place: str, value: dict[Any, Any]) -> Iterator[Fault]:

@@ -54,7 +54,7 @@ def sweep(
 
     Example:
         diffeat sweep -r ditf-tiny -t 20:500:160 -b 3:6 --limit 20 --out sweep
-        diffeat sweep --task words -r tiny-unet -t 100 --limit 20 --out words
+        diffeat sweep --task words -r tiny-unet -t 100 --apart --limit 10 --out words
     """
     from diffeat.datasets.registry import get_card, open_dataset
     from diffeat.datasets.toyworld_spair import write_toyworld_pairs

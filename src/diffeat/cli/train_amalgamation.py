@@ -52,7 +52,7 @@ def amalgamation(
 
     Example:
         diffeat toyworld write toy --pairs 2
-        diffeat train amalgamation --root toy -r tiny-unet --set "views=[{}, {seed: 1}]" --set fuse.kind=mean -o run
+        diffeat train amalgamation --root toy --set "views=[{}, {seed: 1}]" --set fuse.kind=mean --steps 20 -o run
         diffeat eval toyworld --root toy -r run/recipe.yaml --limit 20
     """
     from dataclasses import replace

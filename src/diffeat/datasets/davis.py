@@ -104,7 +104,8 @@ def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolut
     listing = next((path for path in lists if path.is_file()), None)
     if listing is None:
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
-        raise DatasetError(f"There is no {lists[0]}. {did_you_mean(split, there)} Give DAVIS' folder as root (--root).")
+        near = did_you_mean(split, there)
+        raise DatasetError(f"There is no {lists[0]}. {near + ' ' * bool(near)}Give DAVIS' folder as root (--root).")
     listed: dict[str, set[str]] = {}
     for name, frame in parsed(listing, "DAVIS", PAGE, lambda p: read_lines(p, _listed)):
         listed.setdefault(name, set()).update([frame] if frame else [])
