@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,20 @@ def test_workers_end_where_the_disk_does_not_hold_the_rest(tmp_path: Path, monke
         monkeypatch.setattr("diffeat.extraction.estimate.free_bytes", lambda _: 10**9)
         summary = extract_to_store(source, photos, store, shard_size=2)
     assert len(summary.present) + len(summary.extracted) == 6
+
+
+def test_no_thread_stays_where_the_end_of_a_run_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, source = write_photos(tmp_path / "photos", 3), FakeSource()
+    before, join, interrupts = set(threading.enumerate()), threading.Thread.join, [KeyboardInterrupt]
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name.startswith("diffeat-pack") and interrupts:
+            raise interrupts.pop()
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with source.store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt):
+        extract_to_store(source, paths, store, shard_size=1)
+    for thread in set(threading.enumerate()) - before:
+        join(thread, 1)
+        assert not thread.is_alive(), thread.name
