@@ -235,8 +235,9 @@ def test_no_thread_stays_where_the_end_of_a_run_is_interrupted(tmp_path: Path, m
         join(thread, timeout)
 
     monkeypatch.setattr(threading.Thread, "join", interrupted)
-    with source.store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt):
+    with source.store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt) as held:
         extract_to_store(source, paths, store, shard_size=1)
+    assert held.tb is not None  # who holds what was raised holds all that it passed
     for thread in set(threading.enumerate()) - before:
         join(thread, 1)
         assert not thread.is_alive(), thread.name
