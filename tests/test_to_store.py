@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.extraction import extract_to_store
-from diffeat.extraction.filling import fill
+from diffeat.extraction.filling import Unit, fill
 from diffeat.features import Picture
 from diffeat.features.places.files import LocalFile
 from diffeat.storage import FeatureStore
@@ -241,3 +242,24 @@ def test_no_thread_stays_where_the_end_of_a_run_is_interrupted(tmp_path: Path, m
     for thread in set(threading.enumerate()) - before:
         join(thread, 1)
         assert not thread.is_alive(), thread.name
+
+
+def test_a_full_disk_is_told_before_the_next_shard_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, source, tried = write_photos(tmp_path / "photos", 30), FakeSource(), threading.Event()
+
+    def full(*_: Any, **__: Any) -> None:
+        tried.set()
+        raise StoreError("full")
+
+    def read(pictures: Any, read: Any = source.read) -> Any:
+        assert not source.read_names or tried.wait(10)
+        time.sleep(0.01)
+        return read(pictures)
+
+    monkeypatch.setattr(FeatureStore, "write_packed", full)
+    monkeypatch.setattr(source, "read", read)
+    pictures = [Picture.of(path) for path in paths]
+    units = [Unit(0, tuple(pictures[:1])), Unit(1, tuple(pictures[1:]))]
+    with source.store(tmp_path / "store") as store, pytest.raises(StoreError, match="full"):
+        fill(source, store, units, lambda row: None, lambda count: None)
+    assert len(source.read_names) < 20

@@ -159,6 +159,8 @@ class _Writer:
     def _do(self, size: int, act: Callable[..., None], *arguments: object) -> None:
         while self._waiting and (self._held > _WAITING or self._waiting[0][0].done()):
             self._first()
+        if (written := self._written) is not None and written.done():
+            written.result()  # a full disk is told now, not when the next shard is ready
         self._held += size
         self._waiting.append((self._packing.submit(self._unless_failed, act, *arguments), size))
 
