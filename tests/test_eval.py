@@ -187,6 +187,12 @@ def test_captions_from_files(tmp_path: Path) -> None:
     file.write_text("image,prompt\na.png,x\na.png,y\n")
     with pytest.raises(InvalidValueError, match="line 3: 'a.png' has two texts"):
         read_policy(str(file))
+    named = tmp_path / "captions.json"
+    named.write_text('\ufeff{"a.png": "x", "b.png": "z", "a.png": "x"}')
+    assert read_policy(str(named)) == {"a.png": "x", "b.png": "z"}
+    named.write_text('{"a.png": "x", "b.png": "z", "a.png": "y"}')
+    with pytest.raises(InvalidValueError, match="'a.png' has two texts"):
+        read_policy(str(named))
     file.write_text("name,caption\na.png,x\n")
     with pytest.raises(InvalidValueError, match="needs one column 'image'"):
         read_policy(str(file))
