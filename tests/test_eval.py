@@ -112,8 +112,19 @@ def test_what_cannot_be_scored_is_counted(mini: PairDataset) -> None:
     assert "1 source points outside their picture were moved to its border" in text
     image = evaluate(replace(mini, pairs=odd), RgbPatches(), get_protocol("pf-pascal"))
     assert len(image.predictions) == 6
-    with pytest.raises(DatasetError, match="No pair .* can be scored"):
-        evaluate(replace(mini, pairs=odd[:1]), RgbPatches(), SPAIR)
+
+
+def test_what_a_protocol_cannot_score_is_refused_before_anything_is_extracted(
+    mini: PairDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boxless = replace(mini, pairs=tuple(replace(pair, target_box=None) for pair in mini.pairs[:2]))
+    source = RgbPatches()
+    monkeypatch.setattr(source, "read", lambda pictures: pytest.fail("extracted"))
+    with pytest.raises(DatasetError, match=r"No pair .* by protocol 'spair' .*no target box.*such as 'picture'"):
+        evaluate(boxless, source, SPAIR)
+    pointless = replace(mini, pairs=(replace(mini.pairs[0], source_points=(), target_points=()),))
+    with pytest.raises(DatasetError, match=r"no keypoint\)\.$"):
+        evaluate(pointless, source, get_protocol("picture"))
 
 
 def test_pictures_of_another_size_than_annotated_are_refused(mini: PairDataset) -> None:
@@ -187,6 +198,12 @@ def test_captions_from_files(tmp_path: Path) -> None:
     file.write_text("image,prompt\na.png,x\na.png,y\n")
     with pytest.raises(InvalidValueError, match="line 3: 'a.png' has two texts"):
         read_policy(str(file))
+    named = tmp_path / "captions.json"
+    named.write_text('\ufeff{"a.png": "x", "b.png": "z", "a.png": "x"}')
+    assert read_policy(str(named)) == {"a.png": "x", "b.png": "z"}
+    named.write_text('{"a.png": "x", "b.png": "z", "a.png": "y"}')
+    with pytest.raises(InvalidValueError, match="'a.png' has two texts"):
+        read_policy(str(named))
     file.write_text("name,caption\na.png,x\n")
     with pytest.raises(InvalidValueError, match="needs one column 'image'"):
         read_policy(str(file))

@@ -119,6 +119,13 @@ def test_too_few_points_and_corners() -> None:
         assert agree.tolist() == [False] * 5 + [True] * 25
 
 
+def test_what_cannot_be_estimated_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="No estimator 'median'.*lmeds"):
+        find_homography(np.eye(4, 2), np.eye(4, 2), "median")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InvalidValueError, match="5 points and 4 others"):
+        find_homography(np.eye(5, 2), np.eye(4, 2))
+
+
 def test_neighbours_by_cosine_and_by_distance() -> None:
     a, b = torch.tensor([[1.0, 0], [0, 3], [5, 5]]), torch.tensor([[0, 1.0], [9, 0], [4, 4], [4, 4]])
     assert mutual_neighbours(a, b).tolist() == [[0, 1], [1, 0], [2, 2]]  # length is nothing

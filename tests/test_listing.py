@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import ImageError, InvalidValueError
 from diffeat.features import Picture, list_pictures
 
 
@@ -79,6 +79,16 @@ def test_links_to_folders_are_followed_once_and_never_in_circles(small: Path, tm
     assert [p.name for p in listing] == ["0-link/9.png", "a/1.png", "b/1.png", "b/2.jpg", "lone.png"]
     again = {Path(path).name: reason for path, reason in listing.skipped if "searched already" in reason}
     assert set(again) == {"0-twice", "up"}
+
+
+def test_a_link_that_leads_nowhere_costs_no_other_picture(small: Path) -> None:
+    (small / "a" / "0-itself").symlink_to("0-itself")
+    (small / "a" / "0-long").symlink_to("n" * 300)
+    (small / "0-itself.png").symlink_to("0-itself.png")
+    listing = list_pictures(small)
+    assert [p.name for p in listing] == ["0-itself.png", "a/1.png", "b/1.png", "b/2.jpg"]
+    with pytest.raises(ImageError, match=r"0-itself\.png"):
+        listing[0].image  # noqa: B018
 
 
 def test_names_that_are_not_utf_8_or_hold_anything(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -94,3 +95,12 @@ def test_who_writes_alone_lets_others_in_when_he_shares(tmp_path: Path) -> None:
         opened(tmp_path / "s")
     with pytest.raises(StoreError, match="another recipe"):
         FeatureStore.open_or_create(tmp_path / "s", {"a": 2}, "other", shared=True)
+
+
+def test_a_lock_is_let_go_where_the_interpreter_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = opened(tmp_path / "store", shared=False)
+    store.write_shard([picture(0)])
+    with monkeypatch.context() as ending:
+        ending.setitem(sys.modules, "fcntl", None)  # nothing can be imported there
+        store.close()
+    opened(tmp_path / "store", shared=False).close()

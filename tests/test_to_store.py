@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import torch
 
 from diffeat.errors import InvalidValueError, StoreError
 from diffeat.extraction import extract_to_store
-from diffeat.extraction.filling import fill
+from diffeat.extraction.filling import Unit, fill
 from diffeat.features import Picture
 from diffeat.features.places.files import LocalFile
 from diffeat.storage import FeatureStore
@@ -222,3 +224,42 @@ def test_workers_end_where_the_disk_does_not_hold_the_rest(tmp_path: Path, monke
         monkeypatch.setattr("diffeat.extraction.estimate.free_bytes", lambda _: 10**9)
         summary = extract_to_store(source, photos, store, shard_size=2)
     assert len(summary.present) + len(summary.extracted) == 6
+
+
+def test_no_thread_stays_where_the_end_of_a_run_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, source = write_photos(tmp_path / "photos", 3), FakeSource()
+    before, join, interrupts = set(threading.enumerate()), threading.Thread.join, [KeyboardInterrupt]
+
+    def interrupted(thread: threading.Thread, timeout: float | None = None) -> None:
+        if thread.name.startswith("diffeat-pack") and interrupts:
+            raise interrupts.pop()
+        join(thread, timeout)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    with source.store(tmp_path / "store") as store, pytest.raises(KeyboardInterrupt) as held:
+        extract_to_store(source, paths, store, shard_size=1)
+    assert held.tb is not None  # who holds what was raised holds all that it passed
+    for thread in set(threading.enumerate()) - before:
+        join(thread, 1)
+        assert not thread.is_alive(), thread.name
+
+
+def test_a_full_disk_is_told_before_the_next_shard_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths, source, tried = write_photos(tmp_path / "photos", 30), FakeSource(), threading.Event()
+
+    def full(*_: Any, **__: Any) -> None:
+        tried.set()
+        raise StoreError("full")
+
+    def read(pictures: Any, read: Any = source.read) -> Any:
+        assert not source.read_names or tried.wait(10)
+        time.sleep(0.01)
+        return read(pictures)
+
+    monkeypatch.setattr(FeatureStore, "write_packed", full)
+    monkeypatch.setattr(source, "read", read)
+    pictures = [Picture.of(path) for path in paths]
+    units = [Unit(0, tuple(pictures[:1])), Unit(1, tuple(pictures[1:]))]
+    with source.store(tmp_path / "store") as store, pytest.raises(StoreError, match="full"):
+        fill(source, store, units, lambda row: None, lambda count: None)
+    assert len(source.read_names) < 20

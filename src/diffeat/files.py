@@ -132,15 +132,26 @@ def read_texts(path: str | os.PathLike[str], what: str = "caption file") -> dict
             if texts.setdefault(row["image"], row["prompt"]) != row["prompt"]:
                 raise InvalidValueError(f"{name}, line {line}: {shown(row['image'])} has two texts.")
         return texts
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        told: dict[str, Any] = {}
+        for image, text in pairs:
+            if told.setdefault(image, text) != text:
+                twice.append(image)
+        return told
+
+    twice: list[str] = []
     if ending != ".json":
         raise InvalidValueError(f"{name} must be a .csv file (image,prompt) or a .json file ({{image: text}}).")
     text = read_text(path, what, most=2**28)
     try:
-        data = json.loads(text)
+        data = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{name} is not JSON: {error}") from None
     if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
         raise InvalidValueError(f"{name} must map each image to its text.")
+    if twice:
+        raise InvalidValueError(f"{name}: {shown(twice[0])} has two texts.")
     return data
 
 

@@ -146,17 +146,22 @@ class _Writer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for thread in (self._packing, self._writing):
-            thread.shutdown(wait=True, cancel_futures=kind is not None)
-        if kind is None:
-            while self._waiting:
-                self._first()
-            if self._written is not None:
-                self._written.result()
+        try:
+            if kind is None:
+                while self._waiting:
+                    self._first()
+                if self._written is not None:
+                    self._written.result()
+        finally:
+            for wait in (False, True):  # both are told to end before one is waited for, which may be interrupted
+                for thread in (self._packing, self._writing):
+                    thread.shutdown(wait=wait, cancel_futures=True)
 
     def _do(self, size: int, act: Callable[..., None], *arguments: object) -> None:
         while self._waiting and (self._held > _WAITING or self._waiting[0][0].done()):
             self._first()
+        if (written := self._written) is not None and written.done():
+            written.result()  # a full disk is told now, not when the next shard is ready
         self._held += size
         self._waiting.append((self._packing.submit(self._unless_failed, act, *arguments), size))
 

@@ -92,13 +92,21 @@ def _walk(folder: Path, skipped: list[tuple[Path, str]]) -> list[Path]:
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(here) as entries:
                 for entry in sorted(entries, key=lambda e: e.name):
-                    if not entry.is_dir():
+                    if not _is_folder(entry):
                         files.append(Path(entry.path))
                     elif not entry.name.startswith("."):
                         (links if entry.is_symlink() else waiting).append(Path(entry.path))
         except OSError as error:
             skipped.append((here, f"cannot list the folder ({error.strerror})"))
     return sorted(files)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """What cannot be told (a link that leads to itself, or where one may not go) is a file, and costs no other."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _why_not(file: Path) -> str:

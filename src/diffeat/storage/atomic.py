@@ -209,9 +209,9 @@ class WriterLock:
         if self._descriptor is None:
             return
         if self.held:
-            import fcntl
+            with contextlib.suppress(OSError, ImportError):  # none is imported where the interpreter ends
+                import fcntl
 
-            with contextlib.suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         os.close(self._descriptor)
         self._descriptor = None

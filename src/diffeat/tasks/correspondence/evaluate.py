@@ -6,7 +6,6 @@ that cannot be scored are left out and counted; nothing is scored silently.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ import torch
 from pydantic import Field, field_validator
 
 from diffeat.ambient import neutral
-from diffeat.datasets.pairs import Box, PairDataset, PointPair
+from diffeat.datasets.pairs import PairDataset, PointPair
 from diffeat.datasets.registry import DATASETS
 from diffeat.errors import DatasetError, InvalidValueError
 from diffeat.evaluation.features import Kept, Loads, Store, features_of
@@ -33,6 +32,7 @@ from diffeat.tasks.correspondence.joint_pca import joint_pca_pair
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck, record_pair
 from diffeat.tasks.correspondence.matching import Matches, Target, outside_picture
 from diffeat.tasks.correspondence.protocol import AVERAGES, PROTOCOLS, Protocol, get_protocol
+from diffeat.tasks.correspondence.scorable import check_scorable, has_area, why_not
 
 
 class CorrespondenceOptions(TaskOptions):
@@ -205,6 +205,7 @@ def evaluate(
     _check_together(flip, joint_pca)
     if activation is None:
         check_one_map(source.recipe.name, source.map_names)
+    check_scorable(data, protocol)
     recipe = source.recipe
     prompts = protocol.prompts(prompts, recipe)
     texts = picture_texts(data, prompts, recipe.template)
@@ -215,14 +216,10 @@ def evaluate(
         scorer = Scorer(features, protocol, features.mirrored, activation, joint_pca)
         predictions = scorer.run(data, progress)
         matched = time.perf_counter()
-    example = scorer.example
-    if not predictions or example is None:
-        reasons = "; ".join(f"{n}: {r}" for n, r in list(scorer.tally.left_out.items())[:3])
-        raise DatasetError(f"No pair of {data.name} can be scored ({reasons}).")
     remarks = [
         *text_notes(prompts, texts, recipe),
         *protocol.notes(prompts, recipe),
-        *_frame_notes(protocol, example),
+        *_frame_notes(protocol, scorer.example),
         *precision_notes(source),
     ]
     if joint_pca:
@@ -302,25 +299,12 @@ class Scorer:
         order = sorted(range(len(dataset)), key=lambda i: (dataset[i].category, str(dataset[i].target), i))
         predictions: dict[int, PairPrediction] = {}
         for i in progress(order, total=len(order), desc="match"):
-            reason = self._why_not(dataset[i])
+            reason = why_not(dataset[i], self._protocol)
             if reason:
                 self.tally.left_out[dataset[i].name] = reason
             else:
                 predictions[i] = self._predict(dataset[i])
         return [predictions[i] for i in sorted(predictions)]
-
-    def _why_not(self, pair: PointPair) -> str:
-        if not pair.source_points:
-            return "no keypoint"
-        values = [v for p in (*pair.source_points, *pair.target_points) for v in p]
-        if not all(math.isfinite(v) for v in values):
-            return "a keypoint is not a number"
-        if self._protocol.reference == "bbox":
-            if pair.target_box is None:
-                return "no target box"
-            if not _has_area(pair.target_box):
-                return "target box without area"
-        return ""
 
     def _predict(self, pair: PointPair) -> PairPrediction:
         source, matching = self._load(pair.source), self._protocol.matching
@@ -348,7 +332,7 @@ class Scorer:
             matches.target,
             pair.target_points,
             target_size=target.frame.original,
-            target_box=pair.target_box if _has_area(pair.target_box) else None,
+            target_box=pair.target_box if has_area(pair.target_box) else None,
             name=pair.name,
             category=pair.category,
             images=(str(pair.source), str(pair.target)),
@@ -371,11 +355,9 @@ def _check_together(flip: bool, joint_pca: int | None) -> None:
         raise InvalidValueError("Mirrored sources and a joint PCA cannot be combined; leave one of them out.")
 
 
-def _has_area(box: Box | None) -> bool:
-    return box is not None and box[2] > box[0] and box[3] > box[1]
-
-
-def _frame_notes(protocol: Protocol, example: FeatureMap) -> list[str]:
+def _frame_notes(protocol: Protocol, example: FeatureMap | None) -> list[str]:
+    if example is None:
+        return []
     frame, notes = example.frame, []
     if protocol.resize not in (None, frame.filter):
         notes = [

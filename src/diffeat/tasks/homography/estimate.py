@@ -11,7 +11,7 @@ OpenCV's generator starts anew in each call, so that results depend on the order
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from diffeat.datasets.geometric import warp
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.errors import InvalidValueError, ModelError, did_you_mean
 from diffeat.features import FeatureMap
 from diffeat.tasks.correspondence.axis import sample_descriptors
 
@@ -114,10 +114,15 @@ def find_homography(
         ``None`` in place of the homography of fewer than 4 points, or where OpenCV finds none.
 
     Raises:
+        InvalidValueError: Another estimator, or not as many points here as there.
         ModelError: OpenCV is not installed.
     """
+    if estimator not in get_args(Estimator):
+        raise InvalidValueError(f"No estimator {estimator!r}. {did_you_mean(str(estimator), get_args(Estimator))}")
     cv2 = opencv()
     one, other = (np.asarray(points, dtype=np.float32).reshape(-1, 2) for points in (source, target))
+    if len(one) != len(other):
+        raise InvalidValueError(f"There are {len(one)} points and {len(other)} others: give as many of both.")
     if len(one) < 4:
         return None, np.zeros(len(one), dtype=bool)
     method = cv2.LMEDS if estimator == "lmeds" else cv2.RANSAC

@@ -16,6 +16,7 @@ from diffeat.files import new_folder
 from diffeat.progress import Progress, silent
 from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.protocol import Protocol
+from diffeat.tasks.correspondence.scorable import check_scorable
 from diffeat.training.hyperfeatures.examples import Examples, usable_pairs
 from diffeat.training.hyperfeatures.prepare import explicit, network_config, prepare
 from diffeat.training.hyperfeatures.recipes import results_in, write_recipe
@@ -106,6 +107,8 @@ def train_hyperfeatures(
     usable_pairs(data.pairs, points=loss is None)  # an empty set is reported before anything is extracted
     extractor, storage = explicit(extractor), storage or Storage()
     pairs, held_out, protocol = data.pairs, data.validation, data.protocol
+    if held_out is not None and protocol is not None:
+        check_scorable(held_out, protocol)
     with prepare(
         extractor,
         [pairs] if held_out is None else [pairs, held_out],
