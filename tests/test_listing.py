@@ -137,6 +137,13 @@ def test_rows_name_pictures_by_name_by_path_or_by_an_end_that_only_one_has(small
     csv = f'\ufeffimage,prompt\n./a/1.png,cat\n{small}/b/1.png,dog\n2.jpg,"a cup, red"\n'
     assert texts(small, csv) == expected
     assert texts(small, "prompt,more,image\ncat,,a/1.png\n", default="x")["b/1.png"] == "x"
+    assert texts(small, csv + "a/1.png,cat\n") == expected  # said twice, and the same
+    json = small.parent / "prompts.json"
+    json.write_text('{"a/1.png": "cat", "b/1.png": "dog", "2.jpg": "a cup, red"}')
+    assert {p.name: p.text for p in list_pictures(small, prompts=json)} == expected
+    json.write_text('{"a/1.png": "cat", "./a/1.png": "dog"}')
+    with pytest.raises(InvalidValueError, match=r"prompts\.json': 'a/1\.png' has another text already"):
+        list_pictures(small, prompts=json)
 
 
 def test_a_whole_name_comes_before_an_end(small: Path) -> None:
@@ -151,7 +158,7 @@ def test_a_whole_name_comes_before_an_end(small: Path) -> None:
         ("image,prompt\n1.png,x\n", r"line 2: '1\.png' may be 'a/1\.png' or 'b/1\.png'"),
         ("image,prompt\n3.png,x\n", r"line 2: none of the pictures is '3\.png'"),
         ("image,prompt\na/1.png,x\n", r"no text for 2 of 3 pictures, the first is 'b/1\.png'.*--prompt"),
-        ("image,prompt\na/1.png,x\n2.jpg,y\na/1.png,z\n", r"line 4: 'a/1\.png' has a text already, in line 2"),
+        ("image,prompt\na/1.png,x\n2.jpg,y\na/1.png,z\n", r"line 4: 'a/1\.png' has another text already \(.*line 2\)"),
         ("image,text\na/1.png,x\n", r"one column 'prompt'; it has image, text"),
         ("image,prompt,prompt\na/1.png,x,y\n", "one column 'prompt'"),
         ("image,prompt\na/1.png,a cat, red\n", "line 2, has 3 cells, but there are 2 columns"),

@@ -119,40 +119,42 @@ def read_rows(
     return rows
 
 
-def read_texts(path: str | os.PathLike[str], what: str = "caption file") -> dict[str, str]:
-    """Texts by picture: of a CSV file with the columns ``image`` and ``prompt``, or of a JSON file ``{image: text}``.
+def text_rows(path: str | os.PathLike[str], what: str) -> list[tuple[str, str, str]]:
+    """Where it stands, a picture, and its text: of a CSV file with the columns ``image`` and ``prompt``, or of a JSON
+    file ``{image: text}``, which is told by its ending.
 
     Raises:
-        InvalidValueError: As :func:`read_rows`; it is of another kind, or gives a picture two texts.
+        InvalidValueError: As :func:`read_rows`; or it is no such JSON.
     """
-    name, ending = f"The {what} {shown(os.fspath(path))}", Path(path).suffix.lower()
-    if ending == ".csv":
-        texts: dict[str, str] = {}
-        for line, row in read_rows(path, what, ("image", "prompt"), most=2**28):
-            if texts.setdefault(row["image"], row["prompt"]) != row["prompt"]:
-                raise InvalidValueError(f"{name}, line {line}: {shown(row['image'])} has two texts.")
-        return texts
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        told: dict[str, Any] = {}
-        for image, text in pairs:
-            if told.setdefault(image, text) != text:
-                twice.append(image)
-        return told
-
-    twice: list[str] = []
-    if ending != ".json":
-        raise InvalidValueError(f"{name} must be a .csv file (image,prompt) or a .json file ({{image: text}}).")
+    name = f"The {what} {shown(os.fspath(path))}"
+    if Path(path).suffix.lower() != ".json":
+        rows = read_rows(path, what, ("image", "prompt"), most=2**28)
+        return [(f"{name}, line {line}", row["image"], row["prompt"]) for line, row in rows]
     text = read_text(path, what, most=2**28)
     try:
-        data = json.loads(text, object_pairs_hook=once)
+        pairs = json.loads(text, object_pairs_hook=tuple)  # a dictionary would keep the last of two texts
     except (ValueError, RecursionError) as error:
         raise InvalidValueError(f"{name} is not JSON: {error}") from None
-    if not isinstance(data, dict) or not all(isinstance(text, str) for text in data.values()):
+    if not isinstance(pairs, tuple) or not all(isinstance(text, str) for _, text in pairs):
         raise InvalidValueError(f"{name} must map each image to its text.")
-    if twice:
-        raise InvalidValueError(f"{name}: {shown(twice[0])} has two texts.")
-    return data
+    return [(name, image, text) for image, text in pairs]
+
+
+def read_texts(path: str | os.PathLike[str], what: str = "caption file") -> dict[str, str]:
+    """Texts by picture, of a file as :func:`text_rows` reads it.
+
+    Raises:
+        InvalidValueError: As there; it is of another kind, or gives a picture two texts.
+    """
+    if Path(path).suffix.lower() not in (".csv", ".json"):
+        raise InvalidValueError(
+            f"The {what} {shown(os.fspath(path))} must be a .csv file (image,prompt) or a .json file ({{image: text}})."
+        )
+    texts: dict[str, str] = {}
+    for place, image, text in text_rows(path, what):
+        if texts.setdefault(image, text) != text:
+            raise InvalidValueError(f"{place}: {shown(image)} has two texts.")
+    return texts
 
 
 def new_file(path: str | os.PathLike[str], endings: Sequence[str] = (), *, force: bool = False) -> Path:

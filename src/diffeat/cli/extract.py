@@ -23,7 +23,8 @@ def extract(
     paths: Paths,
     out: Annotated[Path, Option("--out", "-o", help="Folder of the feature store; made or continued.")],
     prompts: Annotated[
-        Path | None, Option(help="CSV file image,prompt with a text per picture; --prompt is for those without one.")
+        Path | None,
+        Option(help="CSV (image,prompt) or JSON file of texts, one per picture; --prompt is for the others."),
     ] = None,
     root: Annotated[str | None, Option(help="Folder that names are relative to; each folder given, if none.")] = None,
     store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",

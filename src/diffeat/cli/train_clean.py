@@ -20,7 +20,8 @@ def clean(
     paths: Paths,
     out: TrainingFolder,
     prompts: Annotated[
-        Path | None, Option(help="CSV file image,prompt with a text per picture; --prompt is for those without one.")
+        Path | None,
+        Option(help="CSV (image,prompt) or JSON file of texts, one per picture; --prompt is for the others."),
     ] = None,
     steps: Annotated[int, Option(min=1, help="Of the optimiser.")] = 400,
     batch: Annotated[int, Option(min=1, help="Pictures of a step.")] = 8,

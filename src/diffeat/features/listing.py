@@ -21,7 +21,7 @@ from diffeat.features.picture import Picture, legible
 from diffeat.features.places.files import is_url, relative
 from diffeat.features.places.look import PLACES, look
 from diffeat.features.places.where import Broken, Found, Wanted
-from diffeat.files import read_rows
+from diffeat.files import text_rows
 
 AnyPath = str | os.PathLike[str]
 
@@ -71,7 +71,7 @@ def list_pictures(
         paths: Files, folders, globs, lists of these, and files that hold many pictures.
         root: The folder that names are relative to.
         prompts: A CSV file with the columns ``image`` (a name, a path, or its end where only one picture has it) and
-            ``prompt``.
+            ``prompt``, or a JSON file ``{image: prompt}``.
         default: The text of pictures that neither ``prompts`` nor ``caption_column`` gives one, or of all without them.
         fps: Frames per second of videos; one if not given.
         column: Of tables: their pictures.
@@ -210,36 +210,34 @@ def _untold(source: str, missing: Sequence[str], of: int) -> str:
 
 
 def read_prompts(file: AnyPath, names: Mapping[str, AnyPath]) -> dict[str, str]:
-    """The text for each name, from a CSV file with the columns ``image`` and ``prompt``.
+    """The text for each name, from a file as :func:`~diffeat.files.text_rows` reads it.
 
     Args:
         names: Of the pictures, with their paths.
 
     Raises:
-        InvalidValueError: Naming the line, or the picture, and what is wrong with it.
+        InvalidValueError: Naming the place, or the picture, and what is wrong with it.
     """
     by_file: dict[str, list[tuple[str, str]]] = {}
     for name, path in names.items():
         whole = legible(Path(os.path.abspath(path)).as_posix())
         by_file.setdefault(basename(whole), []).append((name, whole))
     texts: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    for line, row in read_rows(file, "prompt file", ("image", "prompt")):
-        image = normpath(row["image"])
-        alike = by_file.get(basename(image), [])
-        fits = [image] if image in names else [n for n, whole in alike if f"/{whole}".endswith(f"/{image}")]
+    places: dict[str, str] = {}
+    for place, image, text in text_rows(file, "prompt file"):
+        end = normpath(image)
+        alike = by_file.get(basename(end), [])
+        fits = [end] if end in names else [n for n, whole in alike if f"/{whole}".endswith(f"/{end}")]
         if len(fits) > 1:
-            raise InvalidValueError(
-                f"{file}, line {line}: {shown(row['image'])} may be {fits[0]!r} or {fits[1]!r}. Write one of these."
-            )
+            raise InvalidValueError(f"{place}: {shown(image)} may be {fits[0]!r} or {fits[1]!r}. Write one of these.")
         if not fits:
-            near = did_you_mean(row["image"], islice(names, 1000)) or f"The first one is called {next(iter(names))!r}."
-            raise InvalidValueError(f"{file}, line {line}: none of the pictures is {shown(row['image'])}. {near}")
-        if fits[0] in lines:
+            near = did_you_mean(image, islice(names, 1000)) or f"The first one is called {next(iter(names))!r}."
+            raise InvalidValueError(f"{place}: none of the pictures is {shown(image)}. {near}")
+        if texts.setdefault(fits[0], text) != text:
             raise InvalidValueError(
-                f"{file}, line {line}: {fits[0]!r} has a text already, in line {lines[fits[0]]}. Keep one of them."
+                f"{place}: {fits[0]!r} has another text already ({places[fits[0]]}). Keep one of them."
             )
-        texts[fits[0]], lines[fits[0]] = row["prompt"], line
+        places.setdefault(fits[0], place)
     return texts
 
 
