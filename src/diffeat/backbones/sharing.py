@@ -10,6 +10,7 @@ Modules belong to all threads of a process, and with them their hooks and whatev
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 import threading
 import time
@@ -153,8 +154,10 @@ class _Loan:
                 for name in _WAYS_IN:
                     if hasattr(module, name):
                         stack.enter_context(_instead(module, name, _waiting(self, getattr(module, name))))
-            while any(_runs(frame, modules) for frame in _other_threads()):
+            seen: dict[FrameType, bool] = {}
+            while _called_elsewhere(modules, seen):
                 time.sleep(0.001)
+            seen.clear()
             yield
 
 
@@ -181,20 +184,37 @@ def _instead(module: nn.Module, name: str, call: Callable[..., Any]) -> Iterator
             del attributes[name]
 
 
-def _other_threads() -> list[FrameType]:
-    me = threading.get_ident()
-    return [frame for thread, frame in sys._current_frames().items() if thread != me]
+def _called_elsewhere(modules: Sequence[nn.Module], seen: dict[FrameType, bool]) -> bool:
+    """Whether another thread is inside a call of one of the modules that it began before they were guarded.
+
+    Python up to 3.12 copies the variables of a frame when they are asked for. Were its thread to run meanwhile, which
+    it can while something is freed, the copy would read what is no longer there: so garbage waits, and no frame is
+    asked twice, which would free what its variables were before.
+
+    Args:
+        seen: By frame, whether it is such a call; grows.
+    """
+    me, collects = threading.get_ident(), gc.isenabled()
+    gc.disable()
+    try:
+        return any(_runs(f, modules, seen) for thread, f in sys._current_frames().items() if thread != me)
+    finally:
+        if collects:
+            gc.enable()
 
 
-def _runs(frame: FrameType | None, modules: Sequence[nn.Module]) -> bool:
-    """Whether a thread is inside a call of one of the modules that it began before they were guarded."""
-    while frame is not None:
-        name = frame.f_code.co_name
-        if name == "diffeat_waits":
-            return False
-        if name in ("_call_impl", *_WAYS_IN) and any(frame.f_locals.get("self") is m for m in modules):
-            return True
+def _runs(frame: FrameType | None, modules: Sequence[nn.Module], seen: dict[FrameType, bool]) -> bool:
+    calls: list[FrameType] = []
+    while frame is not None and frame.f_code.co_name != "diffeat_waits":
+        if frame.f_code.co_name in ("_call_impl", *_WAYS_IN):
+            calls.append(frame)
         frame = frame.f_back
+    for call in reversed(calls):  # the first to be called is the likeliest
+        if call not in seen:
+            own = call.f_locals.get("self")
+            seen[call] = any(own is module for module in modules)
+        if seen[call]:
+            return True
     return False
 
 
