@@ -248,6 +248,14 @@ def test_texts_that_a_protocol_gives(
         assert words in text
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_categories_are_offered_where_there_are_some(mini: PairDataset, tmp_path: Path, named: bool) -> None:
+    pairs = mini.pairs if named else tuple(replace(pair, category="") for pair in mini.pairs)
+    data = replace(mini, pairs=pairs)
+    (line,) = [n for n in evaluate(data, Texts("a photo of a {}"), SPAIR).notes if "was not used" in n]
+    assert ("--prompts category" in line) is named
+
+
 def test_report_is_whole_and_self_contained(mini: PairDataset, tmp_path: Path) -> None:
     found = evaluate(mini, RgbPatches(), SPAIR)
     page = write_report(found, tmp_path / "report").read_text()

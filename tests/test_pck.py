@@ -105,6 +105,11 @@ def test_recorded_threshold_arithmetic() -> None:
         assert correct == row["correct"]
 
 
+def test_a_threshold_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(InvalidValueError, match="0.1, 0.05, 0.1: one is given twice"):
+        get_protocol("spair").replace(alphas=(0.1, 0.05, 0.1))
+
+
 def test_inclusive_and_strict_differ_exactly_on_the_threshold() -> None:
     record = record_pair([[5, 0], [0, 6]], [[0, 0], [0, 0]], target_size=(50, 20))
     base = Protocol("t", alphas=(0.1,), reference="image", headline=0)

@@ -353,6 +353,8 @@ def test_the_listing_tells_what_is_there(store) -> None:
     assert "3×5, 9×9" in text
     assert "folder/1.png" in text
     assert all(len(line) <= 110 for line in text.splitlines()[3:])
+    store.write_shard([dataclasses.replace(feature(2), image="a\nb.png")])
+    assert "a\\nb.png" in store.listing()
 
 
 def test_an_empty_store_can_be_listed_and_checked(store) -> None:

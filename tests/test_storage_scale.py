@@ -11,6 +11,7 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 from uuid import uuid4
 
 import numpy as np
@@ -185,8 +186,12 @@ def test_a_data_set_by_number_and_name(where: Path) -> None:
     array = store.dataset("mid", numpy=True)[5]
     assert array.dtype == np.float16
     assert np.array_equal(array, picture(5)["mid"].half().numpy())
+    assert torch.equal(maps[cast(int, np.int64(3))], maps[3])
+    assert torch.equal(maps[cast(int, torch.tensor(3))], maps[3])
     with pytest.raises(UnknownNameError, match="10 pictures, no number 10"):
         maps[10]
+    with pytest.raises(InvalidValueError, match="by its number or name, not by 1.5"):
+        maps[cast(int, 1.5)]
     with pytest.raises(UnknownNameError, match="no activation 'up.2'"):
         store.dataset("up.2")[0]
 

@@ -90,12 +90,13 @@ def names_category(policy: PromptPolicy) -> bool:
     return policy is not None and (not isinstance(policy, str) or policy == "category" or "{category}" in policy)
 
 
-def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spec) -> list[str]:
+def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spec, *, named: bool = False) -> list[str]:
     """What a reader of numbers must know about the texts.
 
     Args:
         texts: As :func:`picture_texts` gives them; none where one text must do for all.
         spec: The recipe that reads them.
+        named: Whether the dataset says what a picture shows.
     """
     if not spec.text_for("text"):
         return []  # it reads none
@@ -109,7 +110,7 @@ def text_notes(policy: PromptPolicy, texts: Mapping[Path, str | None], spec: Spe
     text = spec.text_for(policy)
     notes = [f"text for every picture: {text!r}"] if text or policy is not None else []
     if not policy and spec.template != "{}":
-        hint = "; prompts='category' (--prompts category) fills it with the true category" if texts else ""
+        hint = "; prompts='category' (--prompts category) fills it with the true category" if named else ""
         unused = (
             f"no text was given, so the recipe's template {spec.template!r} was not used and the model read {text!r}"
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from diffeat.errors import DiffeatError, StoreError
+from diffeat.errors import DiffeatError, StoreError, printable
 from diffeat.features.feature_map import value_range
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
@@ -145,7 +145,8 @@ def listing(path: Place, head: Head, index: Index, most: int = 20) -> str:
         for maps in (index.at(number) for number in range(min(most, len(index)))):
             size = sum(row.channels * row.height * row.width for row in maps) * _width(head.dtype)
             kinds = {(row.height, row.width) for row in maps}
-            listed.append((maps[0].image, maps[0].digest[:12], _grids(kinds), maps[0].shard[:12], readable(size)))
+            first = maps[0]
+            listed.append((printable(first.image), first.digest[:12], _grids(kinds), first.shard[:12], readable(size)))
         lines += ["", *_table(("picture", "digest", "grid h×w", "shard", "size"), listed, "llllr")]
         if len(index) > most:
             lines.append(f"… and {len(index) - most} more pictures")

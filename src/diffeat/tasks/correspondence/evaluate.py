@@ -217,7 +217,7 @@ def evaluate(
         predictions = scorer.run(data, progress)
         matched = time.perf_counter()
     remarks = [
-        *text_notes(prompts, texts, recipe),
+        *text_notes(prompts, texts, recipe, named=any(data.categories)),
         *protocol.notes(prompts, recipe),
         *_frame_notes(protocol, scorer.example),
         *precision_notes(source),

@@ -90,6 +90,8 @@ class Protocol:
             raise InvalidValueError(f"No average {self.average!r}. {did_you_mean(self.average, AVERAGES)}")
         if not self.alphas or not all(a > 0 for a in self.alphas):
             raise InvalidValueError(f"Thresholds alpha must be positive numbers, got {self.alphas}.")
+        if len(set(self.alphas)) < len(self.alphas):
+            raise InvalidValueError(f"Thresholds alpha are {', '.join(map(str, self.alphas))}: one is given twice.")
         if not -len(self.alphas) <= self.headline < len(self.alphas):
             raise InvalidValueError(f"headline {self.headline} names none of the {len(self.alphas)} thresholds.")
 

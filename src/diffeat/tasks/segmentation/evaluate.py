@@ -339,7 +339,10 @@ def evaluate_segmentation(
         splits=tuple(splits),
         options=options,
         remarks=joined(
-            train.notes, test.notes, text_notes(options.prompts, texts, source.recipe), precision_notes(source)
+            train.notes,
+            test.notes,
+            text_notes(options.prompts, texts, source.recipe, named=any(s.category for s in used)),
+            precision_notes(source),
         ),
         examples=tuple(examples),
     )
