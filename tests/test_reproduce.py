@@ -89,6 +89,7 @@ def test_rows_run_once_and_stand_beside_the_paper(toy, tmp_path: Path, monkeypat
     assert "6.6" in page
     assert f"{expected.value:.1f} [" in page
     assert "what differs" in page
+    assert "by <code>diffeat toyworld write</code>, unless" in page
     assert count_pictures(load_table("toyworld"), root) == len(data.images())
     monkeypatch.setattr("diffeat.reproduce.run._run", None)  # a second run scores nothing
     assert CliRunner().invoke(app, words).exit_code == 0

@@ -98,15 +98,17 @@ class Page:
 
     def bullets(self, lines: Sequence[str]) -> None:
         """A list."""
-        self._parts.append("<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>")
+        self._parts.append("<ul>" + "".join(f"<li>{_prose(line)}</li>" for line in lines) + "</ul>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> None:
         """A table; the first column and those named in ``text`` are text, the others numbers."""
         words = {number for number, name in enumerate(header) if name in text}
 
         def line(tag: str, cells: Sequence[str]) -> str:
-            kinds = (" class=words" if number in words else "" for number in range(len(cells)))
-            return "".join(f"<{tag}{kind}>{escape(c)}</{tag}>" for kind, c in zip(kinds, cells, strict=True))
+            return "".join(
+                f"<{tag} class=words>{_prose(cell)}</{tag}>" if number in words else f"<{tag}>{escape(cell)}</{tag}>"
+                for number, cell in enumerate(cells)
+            )
 
         head, body = line("th", header), "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
         self._parts.append(
@@ -170,6 +172,11 @@ class Page:
             + "\n".join(self._parts)
             + "\n</body></html>\n"
         )
+
+
+def _prose(text: str) -> str:
+    """A sentence, in which what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _cell(content: str | Image.Image) -> str:
