@@ -9,12 +9,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from diffeat.cli.main import app
-from diffeat.datasets.samples import write_samples
 from diffeat.errors import DiffeatError
+from support.belongings import lay_down
 from test_docs_commands import PAGES, commands
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.S | re.M)
@@ -26,26 +25,27 @@ LESS: dict[str, dict[str, str]] = {
     "commands.md": {**_SMALL, "--steps 100 ": "--steps 10 "},
     "heads.md": {"--steps 500": "--steps 20"},
     "hyperfeatures.md": {**_SMALL, "--steps 1500": "--steps 20"},
+    "pictures.md": {"000..099": "000..001"},
     "words.md": {**_SMALL, "-t 100:700:300": "-t 100", "-t 50:250:100": "-t 50"},
 }
 #: Why a line may be refused: weights, benchmarks and runs of hours that no test has. Nothing else excuses a page.
 NOT_HERE = re.compile(
     r"is not on this machine and could not be fetched from the hub"
-    r"|which does not exist\. .* comes from "
+    r"|cannot be fetched|[Ii]t comes from http|which does not exist\. .* comes from |there are no credentials for it"
 )
-#: Pictures of a reader's own that pages name.
-OWN = ("a.png", "b.png", "cat.png", "cat.jpg", "dog.jpg", "other-cat.png", "first.png", "new.jpg")
-
-
-def _what_a_reader_has(folder: Path, page: str) -> None:
-    if "diffeat samples photos" not in page:
-        write_samples(folder / "photos")
-        Image.new("RGB", (96, 64), "teal").save(folder / "photos" / "cat.png")
-    for name in OWN:
-        Image.radial_gradient("L").convert("RGB").save(folder / name)
-    Image.radial_gradient("L").point(lambda grey: 255 * (grey < 60)).save(folder / "whiskers.png")
-    names = sorted(path.stem for path in (folder / "photos").glob("*"))
-    (folder / "captions.csv").write_text("".join(f"{name},a photo of a {name}\n" for name in names), encoding="utf-8")
+#: By page: what a reader did before he came to it.
+BEFORE = {
+    "store.md": (
+        "extract photos cat.jpg -r tiny-unet --out features",
+        "extract a.png -r tiny-unet --out one",
+        "extract b.png -r tiny-unet --out two",
+    ),
+    "interfaces.md": (
+        "samples labelled --masks",
+        "train probe folder --root labelled --out run",
+        "eval folder --root labelled --head run --split val --out out",
+    ),
+}
 
 
 def _excused(error: str, never_made: set[str]) -> bool:
@@ -65,7 +65,10 @@ def test_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         folder = tmp_path / (str(number) if page.name == "commands.md" else "page")  # examples of commands stand alone
         if not folder.exists():
             folder.mkdir()
-            _what_a_reader_has(folder, block if page.name == "commands.md" else text)
+            lay_down(folder, block if page.name == "commands.md" else text)
+            monkeypatch.chdir(folder)
+            for line in BEFORE.get(page.name, ()):
+                assert CliRunner().invoke(app, shlex.split(line)).exit_code == 0, line
         monkeypatch.chdir(folder)
         for line in commands(f"```\n{block}```"):
             for old, new in less.items():

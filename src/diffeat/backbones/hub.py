@@ -152,6 +152,20 @@ def fetch_file(place: str, file: str, revision: str | None = None) -> Path:
     return held / file if held is not None and (held / file).is_file() else _fetched(place, file, revision)
 
 
+def fetch_folder(place: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The files of a repository that fit a pattern, in one folder; found and refused as by :func:`fetch_file`."""
+    from huggingface_hub import snapshot_download
+
+    held = mirrored(place, revision)
+    if held is not None:
+        return held
+    try:
+        found = snapshot_download(place, revision=revision, allow_patterns=list(patterns), local_files_only=offline())
+        return Path(found)
+    except Exception as error:  # the hub client has no common base for its errors
+        raise _refused(error, place) from error
+
+
 def _fetched(place: str, file: str, revision: str | None, *, into: Path | None = None, again: bool = False) -> Path:
     """One file of a repository in the cache of the hub or in a folder; errors as of :func:`fetch_file`."""
     from huggingface_hub import hf_hub_download
@@ -162,11 +176,15 @@ def _fetched(place: str, file: str, revision: str | None, *, into: Path | None =
         )
         return Path(found)
     except Exception as error:  # the hub client has no common base for its errors
-        if isinstance(error, OSError) and error.errno in _DISK:
-            where = into or "the cache of the hub (HF_HOME)"
-            raise ModelError(f"{file} of {place} cannot be written to {where}: {error.strerror}.") from error
-        lacks = "; the mirror folder has no such revision, variant or file" if mirrored(place) else ""
-        raise UnreachableError(_reason(error, place, file) + lacks) from error
+        raise _refused(error, place, file, into) from error
+
+
+def _refused(error: Exception, place: str, file: str | None = None, into: Path | None = None) -> ModelError:
+    if isinstance(error, OSError) and error.errno in _DISK:
+        what, where = f"{file} of {place}" if file else place, into or "the cache of the hub (HF_HOME)"
+        return ModelError(f"{what} cannot be written to {where}: {error.strerror}.")
+    lacks = "; the mirror folder has no such revision, variant or file" if mirrored(place) else ""
+    return UnreachableError(why_not(error, place, file) + lacks)
 
 
 def plan(
@@ -195,7 +213,7 @@ def plan(
     try:
         info = HfApi().model_info(place, revision=revision, files_metadata=True)
     except Exception as error:  # the hub client has no common base for its errors
-        raise UnreachableError(_reason(error, place)) from error
+        raise UnreachableError(why_not(error, place)) from error
     files = {
         file.rfilename: RemoteFile(file.rfilename, file.size, getattr(file.lfs, "sha256", None))
         for file in info.siblings or ()
@@ -322,7 +340,7 @@ def _absent() -> str:
     return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection to the hub"
 
 
-def _reason(error: BaseException, place: str, file: str | None = None) -> str:
+def why_not(error: BaseException, place: str, file: str | None = None) -> str:
     """Why the hub does not give something, and what to do."""
     from huggingface_hub import constants
     from huggingface_hub.errors import (

@@ -105,7 +105,8 @@ def read_davis(root: str | Path, split: str = "val", year: str = "2017", resolut
     if listing is None:
         there = sorted(p.stem for p in (top / "ImageSets" / year).glob("*.txt"))
         near = did_you_mean(split, there)
-        raise DatasetError(f"There is no {lists[0]}. {near + ' ' * bool(near)}Give DAVIS' folder as root (--root).")
+        hint = f"{near} " if near else ""
+        raise DatasetError(f"There is no {lists[0]}. {hint}Give DAVIS' folder as root (--root). It comes from {PAGE}")
     listed: dict[str, set[str]] = {}
     for name, frame in parsed(listing, "DAVIS", PAGE, lambda p: read_lines(p, _listed)):
         listed.setdefault(name, set()).update([frame] if frame else [])

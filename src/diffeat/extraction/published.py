@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffeat.backbones.files import first_line
-from diffeat.backbones.hub import mirrored, offline
+from diffeat.backbones.hub import UnreachableError, fetch_folder
 from diffeat.backbones.named import ModelName
 from diffeat.errors import ModelError, shown
 from diffeat.extraction.contained import located
@@ -25,20 +24,13 @@ def published_folder(name: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: It cannot be had, or holds no recipe.
     """
-    folder = mirrored(name, revision)
-    if folder is None:
-        from huggingface_hub import snapshot_download
-
-        try:
-            patterns = [RECIPE, "weights/*"]
-            folder = Path(
-                snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=offline())
-            )
-        except Exception as error:  # the hub client has no common base for its errors
-            raise ModelError(
-                f"The recipe {shown(name)} cannot be fetched from the hub ({first_line(error)}). Check the name and "
-                "the connection, log in if it is private, or give a local file."
-            ) from None
+    try:
+        folder = fetch_folder(name, [RECIPE, "weights/*"], revision)
+    except UnreachableError as error:
+        raise ModelError(
+            f"The recipe {shown(name)} cannot be fetched from the hub ({error}). Check the name and the connection, "
+            "log in if it is private, or give a local file."
+        ) from None
     if not (folder / RECIPE).is_file():
         raise ModelError(f"The repository {shown(name)} holds no {RECIPE}, so it is none of diffeat's.")
     return folder

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 
 from diffeat.backbones.card import cards
-from diffeat.backbones.hub import mirrored, offline
+from diffeat.backbones.hub import UnreachableError, fetch_folder, mirrored
 from diffeat.backbones.loading import local_place
 from diffeat.backbones.named import ModelName
 from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
@@ -249,17 +249,10 @@ def find_run(name: str | Path, *, revision: str | None = None) -> Path:
         return held
     if text.count("/") != 1 or text.startswith((".", "/", "~")) or os.sep != "/":
         raise ModelError(f"There is no run folder {shown(text)}; give the --out of a training, or OWNER/NAME of a hub.")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns: Sequence[str] = [*FILES, f"{NAMED}/*"]
     try:
-        return Path(
-            snapshot_download(text, revision=revision, allow_patterns=list(patterns), local_files_only=offline())
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
+        return fetch_folder(text, [*FILES, f"{NAMED}/*"], revision)
+    except UnreachableError as error:
         raise ModelError(
-            f"There is no run folder {shown(text)} here, and the hub does not give it ({reason}). Check the name and "
-            "the connection."
+            f"There is no run folder {shown(text)} here, and it cannot be fetched from the hub ({error}). Check the "
+            "name and the connection."
         ) from None
