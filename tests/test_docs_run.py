@@ -28,11 +28,8 @@ LESS: dict[str, dict[str, str]] = {
     "pictures.md": {"000..099": "000..001"},
     "words.md": {**_SMALL, "-t 100:700:300": "-t 100", "-t 50:250:100": "-t 50"},
 }
-#: Why a line may be refused: weights, benchmarks and runs of hours that no test has. Nothing else excuses a page.
-NOT_HERE = re.compile(
-    r"is not on this machine and could not be fetched from the hub"
-    r"|cannot be fetched|[Ii]t comes from http|which does not exist\. .* comes from |there are no credentials for it"
-)
+#: What may be missing, and nothing else: weights of the hub, data sets, a bucket. The message says where it comes from.
+NOT_HERE = re.compile(r"\(.*HF_HUB_OFFLINE is set.*\)| comes from http|: there are no credentials for it\.")
 #: By page: what a reader did before he came to it.
 BEFORE = {
     "store.md": (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import tarfile
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import av
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import diffeat
 from diffeat.datasets.samples import write_samples
@@ -19,33 +20,35 @@ from diffeat.extraction import Recipe
 
 PICTURES = (
     "a.png", "b.png", "cat.png", "cat.jpg", "dog.jpg", "other-cat.png", "new.jpg", "street/one.jpg", "street/two.jpg",
-    "pictures/cat/one.jpg", "pictures/cat/two.jpg", "pictures/cat/three.jpg", "pictures/dog/one.jpg",
-    "pictures/dog/two.jpg", "pictures/dog/three.jpg", "horse_21/real/train/one.jpg", "keypoints/one.jpg",
+    "horse_21/real/train/one.jpg",
+    *(f"pictures/{animal}/{number}.jpg" for animal in ("cat", "dog") for number in range(6)),
 )  # fmt: skip
 
 
 def lay_down(folder: Path, page: str) -> None:
     """Everything that some page takes for granted, but what the page's own commands write."""
-    if "diffeat samples photos" not in page:
+    if not re.search(r"^diffeat samples photos|&& \S*diffeat samples photos", page, re.M):
         write_samples(folder / "photos")
         _drawn(0).save(folder / "photos" / "cat.png")
     for number, name in enumerate(PICTURES):
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         _drawn(number).save(file)
-    disc = Image.radial_gradient("L").point(lambda grey: 255 * (grey < 60))
-    whiskers = Image.merge("RGBA", [disc] * 4).resize((640, 480))
+    whiskers, mask = Image.new("RGBA", (640, 480)), Image.new("L", (64, 64))
+    ImageDraw.Draw(whiskers).line((200, 200, 400, 260), (255, 255, 255, 255), 6)
     whiskers.save(folder / "whiskers.png")
-    disc.resize((64, 64)).point(lambda grey: int(grey > 0)).save(folder / "first.png")
+    ImageDraw.Draw(mask).rectangle((20, 20, 40, 40), 1)
+    mask.save(folder / "first.png")
     names = sorted(path.stem for path in (folder / "photos").glob("*"))
     captions = {name: f"a photo of a {name}" for name in names}
-    (folder / "captions.csv").write_text("".join(f"{n},{text}\n" for n, text in captions.items()), encoding="utf-8")
+    (folder / "captions.csv").write_text("image,prompt\n" + "".join(f"{n},{text}\n" for n, text in captions.items()))
     (folder / "spair_detailed_captions.json").write_text(json.dumps(captions), encoding="utf-8")
     for name in ("film.mp4", "clip.mp4"):
         _film(folder / name)
     _tars_and_table(folder)
     shutil.copytree(Path(diffeat.__file__).parent / "zoo" / "tiny_unet", folder / "my-pipeline")
-    (folder / "mine.yaml").write_text(Recipe.load("tiny-unet").to_yaml(), encoding="utf-8")
+    if "--out mine.yaml" not in page:
+        (folder / "mine.yaml").write_text(Recipe.load("tiny-unet").to_yaml(), encoding="utf-8")
 
 
 def _drawn(number: int) -> Image.Image:
