@@ -39,8 +39,8 @@ def lay_down(folder: Path, page: str) -> None:
     whiskers.save(folder / "whiskers.png")
     ImageDraw.Draw(mask).rectangle((20, 20, 40, 40), 1)
     mask.save(folder / "first.png")
-    names = sorted(path.stem for path in (folder / "photos").glob("*"))
-    captions = {name: f"a photo of a {name}" for name in names}
+    names = sorted(path.name for path in (folder / "photos").glob("*"))
+    captions = {name: f"a photo of {name}" for name in names}
     (folder / "captions.csv").write_text("image,prompt\n" + "".join(f"{n},{text}\n" for n, text in captions.items()))
     (folder / "spair_detailed_captions.json").write_text(json.dumps(captions), encoding="utf-8")
     for name in ("film.mp4", "clip.mp4"):
