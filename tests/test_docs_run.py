@@ -30,7 +30,10 @@ LESS: dict[str, dict[str, str]] = {
     "words.md": {**_SMALL, "-t 100:700:300": "-t 100", "-t 50:250:100": "-t 50"},
 }
 #: What may be missing, and nothing else: weights of the hub, data sets, a bucket. The message says where it comes from.
-NOT_HERE = re.compile(r"\(.*HF_HUB_OFFLINE is set.*\)| comes from http|: there are no credentials for it\.")
+NOT_HERE = re.compile(
+    r"\(.*HF_HUB_OFFLINE is set.*\)| comes from http|: there are no credentials for it\."
+    r"|256x256_diffusion_uncond\.pt cannot be read \(No such file"
+)
 #: By page: what a reader did before he came to it.
 BEFORE = {
     "store.md": (
