@@ -216,7 +216,7 @@ class StoreReader(Displayed):
 
         Raises:
             UnknownNameError: No such picture or activation.
-            InvalidValueError: The window is not inside a map.
+            InvalidValueError: The window is not inside a map, or the key is neither a number nor a name.
             StoreError: The shard is damaged.
         """
         return self._load(self._rows(key), activations, window)
