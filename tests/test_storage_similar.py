@@ -6,6 +6,7 @@ import os
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -207,6 +208,8 @@ def test_wrong_questions_are_told_from_others(where: Path, tmp_path: Path) -> No
     store = FeatureStore.open(where)
     with pytest.raises(UnknownNameError, match=r"no picture 'p/00.png'\. Did you mean 'p/0"):
         store.nearest("p/00.png")
+    with pytest.raises(InvalidValueError, match="by its number or name, not by 1.5"):
+        store.nearest(cast(int, 1.5))
     with pytest.raises(UnknownNameError, match="no number 30"):
         store.nearest(30)
     with pytest.raises(UnknownNameError, match="no activation 'up'"):

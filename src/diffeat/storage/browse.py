@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import numpy as np
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, UnknownNameError, shown
 from diffeat.storage.index import Index
 
 
@@ -46,3 +47,19 @@ def named_like(index: Index, text: str = "", start: int = 0, most: int = 100) ->
     fits = pc.call_function(act, [column.dictionary], how).to_numpy(zero_copy_only=False)
     numbers = np.flatnonzero(fits[column.indices.to_numpy()])
     return Page(column.take(pa.array(numbers[start : start + most])).to_pylist(), len(numbers))
+
+
+def place_of(key: SupportsIndex, count: int) -> int:
+    """The place of a picture among ``count`` by its number, of Python, NumPy or PyTorch; negative from the end.
+
+    Raises:
+        InvalidValueError: It is no whole number.
+        UnknownNameError: There is no such place.
+    """
+    try:
+        number = operator.index(key)
+    except TypeError:
+        raise InvalidValueError(f"A stored picture goes by its number or name, not by {shown(key)}.") from None
+    if not -count <= number < count:
+        raise UnknownNameError(f"The store has {count} pictures, no number {number}.")
+    return number

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean, shown
+from diffeat.errors import StoreError, UnknownNameError, did_you_mean, shown
 from diffeat.features import FeatureMap
 from diffeat.notebook import Displayed, Html, folded
 from diffeat.progress import Progress, silent
-from diffeat.storage.browse import Page, named_like
+from diffeat.storage.browse import Page, named_like, place_of
 from diffeat.storage.dataset import StoredFeatures
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
@@ -259,13 +258,7 @@ class StoreReader(Displayed):
     def _rows(self, key: str | int) -> list[Row]:
         index = self.index()
         if not isinstance(key, str):
-            try:
-                key = operator.index(key)  # numbers of NumPy and PyTorch as well, as samplers give them
-            except TypeError:
-                raise InvalidValueError(f"A stored picture goes by its number or name, not by {shown(key)}.") from None
-            if not -len(index) <= key < len(index):
-                raise UnknownNameError(f"The store {self.path} has {len(index)} pictures, no number {key}.")
-            return index.at(key)
+            return index.at(place_of(key, len(index)))
         return index.rows(self.named(key))
 
     def _load(self, rows: Sequence[Row], wanted: Sequence[str] | None, window: Window | None) -> FeatureMap:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean, shown
 from diffeat.features import FeatureMap
 from diffeat.progress import Progress, silent
+from diffeat.storage.browse import place_of
 from diffeat.storage.pooling import Part, Stored, located, pool, read_parts, unit
 
 if TYPE_CHECKING:
@@ -136,9 +137,7 @@ class Pooled:
     def _number(self, key: str | int) -> int:
         if isinstance(key, str):
             return self._place(self._store.named(key))
-        if not -len(self) <= key < len(self):
-            raise UnknownNameError(f"The store has {len(self)} pictures, no number {key}.")
-        return key % len(self)
+        return place_of(key, len(self)) % len(self)
 
     def _place(self, name: str) -> int:
         import pyarrow as pa
