@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from diffeat.errors import ImageError
-from diffeat.geometry import file_digest, find_images, open_image, pixel_digest
+from diffeat.geometry import file_digest, find_images, noise_key, open_image, pixel_digest
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -284,3 +286,14 @@ def test_digests(photo, tmp_path) -> None:
     assert pixel_digest(wide) != pixel_digest(tall)
     with pytest.raises(ImageError, match=r"gone\.png"):
         file_digest(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "every"), [(1024, 1024, 1), (1025, 1024, 2), (3000, 2000, 6), (4096, 512, 2)]
+)
+def test_the_noise_of_a_large_picture_is_keyed_by_some_of_its_rows(width: int, height: int, every: int) -> None:
+    values = np.random.default_rng(width).integers(0, 256, (height, width, 3), np.uint8)
+    told = struct.pack("<II", width, height) + values[::every].tobytes()
+    key = noise_key(Image.fromarray(values))
+    assert key == hashlib.sha256(told).hexdigest()
+    assert (key == pixel_digest(Image.fromarray(values))) == (every == 1)

@@ -145,6 +145,44 @@ def numbered(widths: Sequence[int]) -> list[Picture]:
     return [Picture(str(number), lambda image=image: image) for number, image in enumerate(images)]
 
 
+class Framed(Widths):
+    """Reads pictures in a frame, and notes how many bytes they hold; ``opened`` counts how often a file was."""
+
+    frame = Frame(original=(600, 400), model=(8, 8), content=(0, 0, 8, 8))
+
+    def __init__(self, frames: bool) -> None:
+        super().__init__()
+        self.frames, self.held = frames, 0
+
+    def group(self, picture: Picture) -> Group:
+        assert picture.size == (600, 400)
+        return Group(None, most=4, frames=(self.frame,) if self.frames else ())
+
+    def read(self, pictures: Sequence[Picture]) -> list[int]:
+        self.held = max(self.held, *(picture.bytes_held for picture in pictures))
+        return [int(picture.levels(self.frame)[0, 0, 0]) for picture in pictures]
+
+
+@pytest.mark.parametrize("frames", [True, False])
+def test_pixels_are_let_go_of_when_the_image_of_the_model_is_made(tmp_path, monkeypatch, frames: bool) -> None:
+    for number in range(9):
+        Image.new("RGB", (600, 400), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    opened: list[str] = []
+    load = Image.open
+    monkeypatch.setattr(Image, "open", lambda file, *rest, **options: opened.append("") or load(file, *rest, **options))
+    source: Any = Framed(frames)
+    assert list(stream(source, [str(tmp_path)])) == list(range(9))
+    assert len(opened) == 9  # once each
+    assert source.held == (3 * 8 * 8 if frames else 3 * 600 * 400)
+
+
+def test_pixels_that_no_file_gives_again_are_kept() -> None:
+    source: Any = Framed(True)
+    pictures = [Picture(str(n), lambda n=n: Image.new("RGB", (600, 400), (n, 0, 0))) for n in range(3)]
+    assert list(stream(source, pictures)) == [0, 1, 2]
+    assert source.held == 3 * 8 * 8 + 3 * 600 * 400
+
+
 def test_pictures_of_one_size_share_calls_though_others_stand_between() -> None:
     source: Any = Sizes()
     widths = [5, 7, 5, 7, 5, 9, 7, 5]

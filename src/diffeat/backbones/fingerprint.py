@@ -93,10 +93,18 @@ def changes_of_texts(parts: Mapping[str, Any]) -> int:
     changes = 0
     for name, part in parts.items():
         if name.startswith("text_encoder") and part is not None:
-            changes += sum(1 + (0 if p.is_inference() else p._version) for p in part.parameters())
+            changes += sum(1 + writes_into(p) for p in part.parameters())
         elif name.startswith("tokenizer") and part is not None:
             changes += len(part)
     return changes
+
+
+def writes_into(tensor: Tensor) -> int:
+    """A number that grows as a tensor is changed in place; 0 where PyTorch does not count."""
+    try:
+        return tensor._version
+    except RuntimeError:  # made in inference mode. To ask for that would let other threads go first, at every tensor
+        return 0
 
 
 def _facts(part: Any) -> Iterator[Any]:

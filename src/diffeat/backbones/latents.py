@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, writes_into
 from diffeat.backbones.memory import current, key_of
 from diffeat.backbones.sharing import alone
 from diffeat.errors import ModelError
@@ -92,7 +92,7 @@ class Autoencoder:
     def _fingerprint(self) -> str:
         """Of the autoencoder as it is now, computed again only after its weights were changed in place."""
         assert self.vae is not None
-        changes = sum(0 if p.is_inference() else p._version for p in self.vae.parameters())
+        changes = sum(writes_into(p) for p in self.vae.parameters())
         if self._known is None or self._known[0] != changes:
             self._known = changes, fingerprint(self.vae)
         return self._known[1]

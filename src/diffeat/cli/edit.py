@@ -41,7 +41,7 @@ def edit(
     pictures = picture_of(source), picture_of(target)
     picture_of(str(layer))
     painted = open_stored(layer)
-    check_layer(painted, pictures[0].image.size)
+    check_layer(painted, pictures[0].size)
     one, other = maps_of_two(ctx, *pictures)
     result = propagate_edit(one, other, painted, everywhere=everywhere)
     typer.echo(f"{int(result.agree.sum())} of {len(result.matches)} matches agree with the homography.")

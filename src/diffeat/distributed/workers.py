@@ -10,7 +10,6 @@ and one that has another model is left out.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
@@ -27,6 +26,7 @@ from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.extraction import Recipe, load_source
 from diffeat.extraction.filling import Done, Row, Step, Unit
 from diffeat.features import Failed, FeatureMap, Group, Picture, Source, Spec, Streams
+from diffeat.features.ahead import cores
 from diffeat.storage import FeatureStore
 
 log = logging.getLogger("diffeat")
@@ -343,5 +343,4 @@ def devices_of(count: int, device: torch.device | str | None) -> list[str]:
 
 def threads_of(count: int) -> int:
     """Threads of each worker of this machine: its share of the processor, or as many as this process has, if fewer."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(torch.get_num_threads(), max(1, cores // count))
+    return min(torch.get_num_threads(), max(1, cores() // count))

@@ -59,4 +59,4 @@ def passes(recipe: Reading, backbone: Backbone, picture: Picture, text: str) -> 
 
 def frame_of(recipe: Reading, backbone: Backbone, picture: Picture) -> Frame:
     """Where a picture lies in the model's image."""
-    return backbone.frame(recipe.frame, picture.image.size, picture.name)
+    return backbone.frame(recipe.frame, picture.size, picture.name)

@@ -40,7 +40,7 @@ class BaselineSource(Streams[FeatureMap]):
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap]:
         """Features of pictures; one map of the baseline's name."""
         for picture in pictures:
-            frame = self._spec.frame(picture.image.size)
+            frame = self._spec.frame(picture.size)
             provenance = {"recipe": self.recipe.name, "recipe_hash": self.recipe.hash, "prompt": ""}
             tensor = self._features(picture.image, frame)
             yield FeatureMap({self.recipe.name: tensor}, frame, picture.name, picture.digest, provenance)

@@ -90,7 +90,7 @@ class Engine:
         Raises:
             InvalidValueError: It does not suit the model.
         """
-        return self._backbone.frame(self.plan.readers[0].recipe.frame, picture.image.size, picture.name)
+        return self._backbone.frame(self.plan.readers[0].recipe.frame, picture.size, picture.name)
 
     def group(self, picture: Picture) -> Group:
         """Pictures of one model size, as many as fill a call (with techniques, as many as a call has rows: adapters
@@ -163,7 +163,7 @@ class Engine:
             if reader.lane.text in prepared:
                 continue
             scenes = [
-                Scene(p.key, x, reader.recipe.prompt if p.text is None else p.text, p.name)
+                Scene(p.digest, x, reader.recipe.prompt if p.text is None else p.text, p.name)
                 for p, x in zip(pictures, pixels, strict=True)
             ]
             with self._use(reader.combination) as steered, torch.no_grad():
@@ -181,15 +181,16 @@ class Engine:
         self, jobs: Sequence[Job], timesteps: Sequence[float], pictures: Sequence[Picture], posterior: LatentPosterior
     ) -> Tensor:
         """The latents of jobs; at their own timesteps, or at noisier ones that lead to these."""
+        rows = [i for i, _, _ in jobs]
         return noisy_latents(
             self._backbone,
-            posterior[[i for i, _, _ in jobs]],
+            posterior if rows == list(range(len(posterior))) else posterior[rows],
             [r if t == r.timestep else Row(t, r.draw, True) for (_, _, r), t in zip(jobs, timesteps, strict=True)],
-            image=[pictures[i].key for i, _, _ in jobs],
+            image=[pictures[i].key for i in rows],
             seed=[lane.seed for _, lane, _ in jobs],
             sample_posterior=[lane.sample for _, lane, _ in jobs],
             noise=self._noise,
-            ahead=[pictures[i].noise for i, _, _ in jobs],
+            ahead=[pictures[i].noise for i in rows],
         )
 
 

@@ -73,7 +73,7 @@ class JoinedSource(Streams[FeatureMap]):
         """Pictures that all parts can read together, as many as the part with the smallest calls takes."""
         groups = [source.group(picture) for source in self.sources]
         follows = any(g.follows for g in groups)
-        frames = tuple(frame for g in groups for frame in g.frames)
+        frames = tuple(frame for g in groups for frame in g.frames) if all(g.frames for g in groups) else ()
         return Group(tuple(g.key for g in groups), min(g.most for g in groups), follows, frames)
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:

@@ -117,7 +117,7 @@ class VisionExtractor(Streams[FeatureMap]):
 
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""
-        return self._spec.frame(picture.image.size, multiple=self.patch)
+        return self._spec.frame(picture.size, multiple=self.patch)
 
     def group(self, picture: Picture) -> Group:
         """Pictures of one model size share calls."""

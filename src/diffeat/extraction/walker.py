@@ -100,7 +100,7 @@ class Walker:
 
     def frame(self, picture: Picture) -> Frame:
         """Where a picture lies in the model's image."""
-        return self._backbone.frame(self._recipe.frame, picture.image.size, picture.name)
+        return self._backbone.frame(self._recipe.frame, picture.size, picture.name)
 
     def text(self, picture: Picture) -> str:
         """What the model reads for a picture; of one that is generated again, what it read then."""

@@ -20,8 +20,15 @@ from diffeat.features.picture import Picture
 
 #: Bytes of pixels that may wait for a call to fill, and as many for a call to begin.
 HELD = 5e8
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 #: Pictures that are opened at once.
-THREADS = min(8, os.cpu_count() or 1)
+THREADS = min(8, cores())
 
 
 def opened_ahead(
@@ -79,7 +86,7 @@ class _Room:
         if self._closed:
             return
         with suppress(DiffeatError):
-            _ = picture.image, picture.key
+            _ = picture.image, picture.key, picture.digest
             prepare(picture)
         with self._changed:
             self._held[number] = picture.bytes_held

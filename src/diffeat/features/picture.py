@@ -18,7 +18,7 @@ from diffeat.errors import DiffeatError, ImageError, InvalidValueError, printabl
 from diffeat.features.places.files import file_at
 from diffeat.features.places.look import look
 from diffeat.features.places.where import Found, Where
-from diffeat.geometry import Frame, open_image, pixel_digest
+from diffeat.geometry import Frame, noise_key, open_image, pixel_digest
 from diffeat.geometry.images import ImageSource
 from diffeat.memory import moved
 
@@ -83,7 +83,7 @@ class Picture:
             return cls(name or str(file), file, text=text)
         image = open_image(_array(source) if isinstance(source, Tensor) else source)
         picture = cls("", partial(_same, image), text=text)
-        picture.name = f"image-{picture.key[:12]}"
+        picture.name = f"image-{picture.digest[:12]}"
         return picture
 
     @cached_property
@@ -106,6 +106,16 @@ class Picture:
         except Exception as error:  # whatever a reader of one's own runs into
             raise ImageError(f"{self.name}: cannot be opened ({type(error).__name__}: {error}).") from error
 
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of :attr:`image`, known when that was let go of."""
+        return self.image.size
+
+    def let_go(self) -> None:
+        """Forget the pixels of a file once what is read of them is made; whoever asks for them opens it again."""
+        if self.is_file and self.size:
+            self.__dict__.pop("image", None)
+
     def fetch(self) -> None:
         """Read what has to be read in order (the next frame of a video, the next row of a table, whatever a function of
         a caller's own does), so that any thread can open the picture. Raises as :attr:`image`.
@@ -117,8 +127,9 @@ class Picture:
 
     @cached_property
     def key(self) -> str:
-        """Hash of the pixels; keys the noise, so that one picture gives the same features however it came."""
-        return pixel_digest(self.image)
+        """Hash of pixels; keys the noise, so that one picture gives the same features however it came. Two large ones
+        that differ in few pixels may share it (see :func:`~diffeat.geometry.noise_key`)."""
+        return noise_key(self.image)
 
     def levels(self, frame: Frame) -> UInt8[Tensor, "3 height width"]:
         """The grey levels of the model image in ``frame`` (see :meth:`Frame.levels`), made once."""
@@ -146,7 +157,7 @@ class Picture:
         if self._digest is not None:
             return self._digest() if callable(self._digest) else self._digest
         known = self._open.digest() if isinstance(self._open, Where) else None
-        return self.key if known is None else known
+        return pixel_digest(self.image) if known is None else known
 
     @property
     def stamp(self) -> str | None:
@@ -166,7 +177,7 @@ class Picture:
         """The same picture with another text; what it holds by now is shared, what it opens later is not."""
         other = Picture(self.name, self._open, text=text, digest=self._digest)
         other.apart, other._levels = self.apart, dict(self._levels)
-        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "key", "digest")})
+        other.__dict__.update({k: v for k, v in self.__dict__.items() if k in ("image", "size", "key", "digest")})
         return other
 
 

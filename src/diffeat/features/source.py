@@ -69,7 +69,8 @@ class Group:
         most: How many of them to read at once.
         follows: Whether the model's image is as large as the picture asks: a model's tables may end before it does,
             and what the model then raises is that picture's failure.
-        frames: Frames that the picture will be seen in; its pixels are made ahead.
+        frames: Frames that the picture will be seen in, which are made ahead; its own pixels are let go of then. None
+            if these are what is read.
         draw: What draws the picture's noise ahead.
     """
 

@@ -73,6 +73,8 @@ def stream(
             picture.levels(frame)
         if of.draw is not None:
             of.draw(picture)
+        if of.frames:
+            picture.let_go()
 
     def ready() -> Iterator[T]:
         while line and line[0].result is not None:
@@ -103,7 +105,7 @@ def stream(
         pictures = stack.enter_context(closing(opened_ahead(pictures, prepare, lambda: group.most)))
         for picture in pictures:
             try:
-                _ = picture.image
+                _ = picture.size
                 with neutral():
                     here = source.group(picture)
             except DiffeatError as error:
@@ -228,7 +230,7 @@ def _results(source: Source[T], pictures: Sequence[Picture], group: Group) -> li
         if out_of_memory(error):
             failed = TooLargeError(f"{pictures[0].name} does not fit into memory. Use a smaller frame size.")
         elif group.follows and isinstance(error, (IndexError, ValueError, RuntimeError)):
-            size = "×".join(map(str, pictures[0].image.size))
+            size = "×".join(map(str, pictures[0].size))
             failed = ImageError(
                 f"{pictures[0].name}: the model cannot take a picture of {size} pixels ({type(error).__name__}: "
                 f"{clipped(str(error), 200)}). Give the frame a size."

@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from diffeat.geometry.digest import file_digest, pixel_digest
+from diffeat.geometry.digest import file_digest, noise_key, pixel_digest
 from diffeat.geometry.files import FoundImages, find_images
 from diffeat.geometry.images import open_image
 
@@ -25,6 +25,7 @@ __all__ = [
     "FrameSpec",
     "file_digest",
     "find_images",
+    "noise_key",
     "open_image",
     "pixel_digest",
     "sample_grid",

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from diffeat.backbones.fingerprint import writes_into
+
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
@@ -69,14 +71,14 @@ class Snapshot:
 class _Weight:
     def __init__(self, name: str, tensor: Tensor, copy: bool) -> None:
         self.name, self._tensor, self._grad = name, tensor, tensor.requires_grad
-        self._version, self._place = _version(tensor), tensor.data_ptr()
+        self._version, self._place = writes_into(tensor), tensor.data_ptr()
         self._data = tensor.data
         self._sample = _sampled(tensor)
         self._copy = tensor.detach().clone() if copy else None
 
     def changed(self) -> bool:
         """Whether the weight was exchanged as a whole (.data = …, .to(…)) or written into."""
-        return self._moved() or _version(self._tensor) != self._version or self._differs()
+        return self._moved() or writes_into(self._tensor) != self._version or self._differs()
 
     def restore(self) -> bool:
         """Put the weight back; whether it had been changed."""
@@ -88,7 +90,7 @@ class _Weight:
         if changed and self._copy is not None:
             with torch.no_grad():
                 tensor.copy_(self._copy)
-            self._version = _version(tensor)
+            self._version = writes_into(tensor)
         return changed
 
     def _moved(self) -> bool:
@@ -96,10 +98,6 @@ class _Weight:
 
     def _differs(self) -> bool:
         return not torch.equal(_sampled(self._tensor), self._sample)
-
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _sampled(tensor: Tensor) -> Tensor:

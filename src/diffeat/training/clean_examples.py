@@ -85,6 +85,6 @@ class Examples:
         raise DatasetError(f"None of the {count} pictures can be read.")
 
     def _encoded(self, picture: Picture) -> tuple[LatentPosterior, tuple[int, int]]:
-        frame = self._backbone.frame(self._recipe.frame, picture.image.size, picture.name)
+        frame = self._backbone.frame(self._recipe.frame, picture.size, picture.name)
         posterior = self._backbone.encode_images(model_images([picture], [frame], self._backbone.device))
         return LatentPosterior(posterior.mean.cpu(), posterior.std.cpu()), frame.model

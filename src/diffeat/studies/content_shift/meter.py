@@ -80,7 +80,7 @@ class ShiftMeter:
             raise DatasetError(f"GATE compares over pictures and needs at least two, got {len(images)}.")
         self.backbone, self.recipe, self.settings = backbone, recipe, settings
         self.pictures = [Picture.of(image, recipe.prompt) for image in images]
-        self._frames = [backbone.frame(recipe.frame, p.image.size, p.name) for p in self.pictures]
+        self._frames = [backbone.frame(recipe.frame, p.size, p.name) for p in self.pictures]
         self._measures = {n: picture_measure(n) for n in settings.measures}
         self._feature_measures = {n: feature_measure(n) for n in settings.feature_measures}
         self._session = Session(backbone)
@@ -197,7 +197,7 @@ class ShiftMeter:
 
     def _scene(self, i: int, shown: Scene | None = None) -> Scene:
         p = self.pictures[i]
-        return Scene(p.key, self.pixels(i), p.text or "", p.name, shown)
+        return Scene(p.digest, self.pixels(i), p.text or "", p.name, shown)
 
     def _other(self, i: int) -> Scene:
         """The next picture, brought to this one's size."""
@@ -205,7 +205,7 @@ class ShiftMeter:
         other = self.pictures[j]
         size = self._frames[i].model
         pixels = torch.nn.functional.interpolate(self.pixels(j)[None], size=size[::-1], mode="bilinear", antialias=True)
-        return Scene(other.key, pixels[0].clamp(-1, 1), other.text or "", other.name)
+        return Scene(other.digest, pixels[0].clamp(-1, 1), other.text or "", other.name)
 
     def _posterior(self, i: int) -> LatentPosterior:
         if i not in self._latents:

@@ -166,7 +166,7 @@ def measure(
     if draws < 2:
         raise InvalidValueError(f"Noise is told from content by comparing draws: two at least, got {draws}.")
     recipe = _recipe(backbone, timestep, draws, size, seed)
-    frames = [backbone.frame(recipe.frame, p.image.size, p.name) for p in pictures]
+    frames = [backbone.frame(recipe.frame, p.size, p.name) for p in pictures]
     catalogue = Catalogue.of(backbone, size=frames[0].model)
     wanted, skipped = measurable(catalogue if activations is None else catalogue.find(activations))
     wanted += [head for a in wanted for head in heads_of(backbone, a)] if heads else []
@@ -257,7 +257,7 @@ def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] |
             "Properties compare pictures with each other: one is not enough. Give two different pictures at least, "
             "better eight or more."
         )
-    if len({p.key for p in pictures}) == 1:
+    if len({p.digest for p in pictures}) == 1:
         raise InvalidValueError(
             f"All {len(pictures)} pictures are the same, pixel by pixel, so nothing tells content from position. Give "
             "different pictures."
