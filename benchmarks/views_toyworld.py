@@ -206,8 +206,8 @@ def _row(name: str, value: float, interval: tuple[float, float]) -> list[str]:
 
 
 def _by_picture(confusions: Sequence[Confusion], classes: int) -> Score:
-    """Mean over the classes that occur in some test picture. One that occurs in none has an IoU of 0 as soon as one pixel
-    is taken for it, which moves a mean of a dozen by a twelfth."""
+    """Mean over the classes that occur in some test picture: any other has an IoU of 0 as soon as one pixel is taken
+    for it, which moves the mean of a dozen by a twelfth."""
     counts = np.stack([c.counts.ravel() for c in confusions])
     occurs = counts.sum(0).reshape(classes, classes).any(1)
 

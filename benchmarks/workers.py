@@ -1,17 +1,20 @@
 """Workers against one process: speed, equal bytes, and what follows for 64 GPUs.
 
-    python benchmarks/workers.py [--pictures 96] [--no-ray]
+    python benchmarks/workers.py [--pictures 96] [--rounds 3] [--no-ray]
 
 Every run extracts the same photographs with the same recipe on one thread per worker, after its workers have loaded the
 model. Two workers need two cores: on a machine that others use, ``quiet`` is the time without that in which the
-system had a worker wait for a core (Linux's ``schedstat``), and the ratios to quote are those of ``quiet``. The
+system had a worker wait for a core (Linux's ``schedstat``), and the ratios to quote are those of ``quiet``. They
+are of medians over rounds in which all take turns: a core may be faster or slower from minute to minute. The
 queueing model of :mod:`diffeat.distributed.simulate` gets its constants from one worker and is checked on two.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -82,6 +85,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=3, help="in which all take turns; medians are printed")
     parser.add_argument("--recipe", default="tiny-dift")
     parser.add_argument("--no-ray", action="store_true")
     args = parser.parse_args()
@@ -100,28 +104,33 @@ def main() -> None:
     if not args.no_ray:
         kinds["1 Ray worker"] = lambda: Workers(recipe, RayHosts.join("local", 1, task.load, "cpu"), load)
         kinds["2 Ray workers"] = lambda: Workers(recipe, RayHosts.join("local", 2, task.load, "cpu"), load)
-    results: dict[str, dict[str, float]] = {}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in kinds}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         paths = photographs(folder / "photos", args.pictures)
         reference: dict[str, bytes] = {}
-        for name, make in kinds.items():
+        for number, (name, make) in itertools.product(range(args.rounds), kinds.items()):
+            where = folder / f"{number} {name}"
             with ExitStack() as stack:
                 source = make()
                 processes = [os.getpid()]
                 if isinstance(source, Workers):
                     stack.enter_context(source)
-                    extract(source, paths[: 2 * SHARD], folder / f"warm {name}")
+                    extract(source, paths[: 2 * SHARD], folder / f"warm {where.name}")
                     while len(source.ready) < (2 if name.startswith("2") else 1):
                         source._hear()
                     processes = [hello.process for hello in source.ready]
                 else:
-                    extract(source, paths[: 2 * SHARD], folder / f"warm {name}")
-                results[name] = measured(processes, lambda: extract(source, paths, folder / name))  # noqa: B023
-            here = content(folder / name)
+                    extract(source, paths[: 2 * SHARD], folder / f"warm {where.name}")
+                rounds[name].append(measured(processes, lambda: extract(source, paths, where)))  # noqa: B023
+            here = content(where)
             reference = reference or here
             same = "same bytes" if here == reference else "OTHER BYTES"
-            print(f"{name:14}", *(f"{key} {value:7.2f} s" for key, value in results[name].items()), same, flush=True)
+            print(f"{name:14}", *(f"{key} {value:7.2f} s" for key, value in rounds[name][-1].items()), same, flush=True)
+    results = {
+        name: {key: statistics.median(each[key] for each in several) for key in several[0]}
+        for name, several in rounds.items()
+    }
     compare(results, args.pictures)
 
 
@@ -136,10 +145,10 @@ def compare(results: dict[str, dict[str, float]], pictures: int) -> None:
     for key in ("wall", "quiet"):
         print(f"two workers against one, by {key}: {one[key] / two[key]:.2f}×")
     print(f"two workers against one, by processor time of a picture: {2 * one['cpu'] / two['cpu']:.2f}×")
-    for name in ("1 worker", "1 Ray worker"):
+    for name, other in (("1 worker", "no workers"), ("1 Ray worker", "no workers"), ("1 Ray worker", "1 worker")):
         if name in results:
-            more = [100 * (results[name][key] / results["no workers"][key] - 1) for key in ("quiet", "cpu")]
-            print(f"{name} over no workers: {more[0]:+.1f} % quiet, {more[1]:+.1f} % of the processor")
+            more = [100 * (results[name][key] / results[other][key] - 1) for key in ("wall", "quiet", "cpu")]
+            print(f"{name} over {other}: wall {more[0]:+.1f} %, quiet {more[1]:+.1f} %, processor {more[2]:+.1f} %")
     units = -(-pictures // SHARD)
     unit = one["quiet"] / units
     told = simulate(units, 2, Costs(unit)).seconds
