@@ -330,6 +330,24 @@ def test_a_class_absent_from_training_is_told(horse: Path) -> None:
     assert found.iou[5] == 0
 
 
+def test_a_class_that_is_predicted_and_occurs_nowhere_is_told(horse: Path) -> None:
+    read = [read_label_scarce(horse, "cat15", s) for s in ("train", "test")]
+    shown = np.load(horse / "real" / "test" / "0.npy")
+    gone = int(shown.max())
+    for file in (horse / "real" / "test").glob("*.npy"):
+        labels = np.load(file)
+        np.save(file, np.where(labels == gone, 0, labels))
+    found = evaluate_segmentation((read[0], read[1]), Colours(), SegmentationOptions(classifier="linear"))
+    assert found.iou[gone] == 0
+    rest = np.nanmean(np.delete(found.iou, gone))
+    assert rest > found.value
+    note = next(note for note in found.notes if "in no test picture" in note)
+    assert read[0].classes[gone] in note
+    assert f"mean without them: {rest:.2f}" in note
+    gdf = evaluate_segmentation((read[0], read[1]), Colours(), SegmentationOptions(classifier="linear", protocol="gdf"))
+    assert not any("in no test picture" in note for note in gdf.notes)  # there every absent class counts 0
+
+
 def test_bad_input_is_told(horse: Path) -> None:
     with pytest.raises(UnknownNameError, match="horse21"):
         read_label_scarce(horse, "horse22")

@@ -158,7 +158,20 @@ class Segmentation(ShownResult):
             for k, s in enumerate(self.splits)
             if s.absent
         ]
-        return (*self.remarks, *absent)
+        return (*self.remarks, *absent, *(note for k, s in enumerate(self.splits) if (note := self._strayed(k, s))))
+
+    def _strayed(self, number: int, split: Split) -> str:
+        """What the mean owes to classes that occur nowhere: by the published second rule they count 0 in any case."""
+        confusion = split.confusion
+        occurs, given = confusion.counts.any(1), confusion.counts.sum(0)
+        stray = np.flatnonzero(~occurs & (given > 0))
+        if confusion.ignored is not None or not stray.size or not occurs.any():
+            return ""
+        of_occurring = 100 * float(np.mean(confusion.iou[occurs]))
+        return (
+            f"split {number + 1}: {', '.join(self.classes[i] for i in stray)} in no test picture, but predicted at "
+            f"{given[stray].sum()} of {given.sum()} pixels; they count as IoU 0 (mean without them: {of_occurring:.2f})"
+        )
 
     def interval(self) -> Interval:
         """Of the mean over splits, test pictures drawn anew within every split."""
