@@ -73,7 +73,7 @@ def marked_files(
     masks = [picture.annotation.mask for picture in pictures if picture.annotation.mask is not None]
     for stem, picture in zip(stems, pictures, strict=True):
         marks = picture.annotation
-        marks.check(picture.size)
+        marks.check(picture.image.size)
         files[f"images/{stem}.png"] = _png(picture.image.convert("RGB"))
         if marks.points or marks.boxes:
             told = {"points": dict(marks.points), "boxes": dict(marks.boxes)}
