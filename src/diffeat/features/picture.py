@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from diffeat.features.places.files import file_at
 from diffeat.features.places.look import look
 from diffeat.features.places.where import Found, Where
 from diffeat.geometry import Frame, noise_key, open_image, pixel_digest
+from diffeat.geometry.digest import KEYED
 from diffeat.geometry.images import ImageSource
 from diffeat.memory import moved
 
@@ -157,7 +159,9 @@ class Picture:
         if self._digest is not None:
             return self._digest() if callable(self._digest) else self._digest
         known = self._open.digest() if isinstance(self._open, Where) else None
-        return pixel_digest(self.image) if known is None else known
+        if known is not None:
+            return known
+        return self.key if math.prod(self.size) <= KEYED else pixel_digest(self.image)
 
     @property
     def stamp(self) -> str | None:

@@ -14,7 +14,7 @@ from diffeat.files import open_regular
 
 _STRIP = 1 << 18  # pixels that are hashed at once
 #: Pixels of which a picture's noise is keyed by all; of larger pictures, by as many.
-_KEYED = 1 << 20
+KEYED = 1 << 20
 
 
 def file_digest(path: str | os.PathLike[str], most: float = math.inf) -> str:
@@ -47,7 +47,7 @@ def noise_key(image: Image.Image) -> str:
     """What keys the noise of a picture: its :func:`pixel_digest`, of one beyond 1,048,576 pixels that of evenly spaced
     rows, since to hash twelve megapixels takes as long as a fifth of decoding and resizing them.
     """
-    every = -(-image.width * image.height // _KEYED)
+    every = -(-image.width * image.height // KEYED)
     return pixel_digest(image) if every == 1 else _digest(image, 1, every)
 
 
