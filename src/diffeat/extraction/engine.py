@@ -27,6 +27,7 @@ from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.plan import Cluster, Lane, Plan, Reader
 from diffeat.extraction.reduce import CLEAN_IMAGE, Place
 from diffeat.features import Group, Picture, model_images
+from diffeat.features.gap import GAP
 from diffeat.geometry import Frame
 from diffeat.techniques import Combination, Rows, Scene, Session, Steered
 from diffeat.techniques.scene import Desk
@@ -140,7 +141,8 @@ class Engine:
                 of_part = rows.take([place[i, lane.text] for i, lane, _ in part])
                 times = [row.timestep for _, _, row in part]
                 noisy = steered.arrive(times, noisy_at, of_part)
-                tensors = taps.run(noisy, torch.tensor(times), steered, of_part)
+                with GAP.over():
+                    tensors = taps.run(noisy, torch.tensor(times), steered, of_part)
                 for k, job in enumerate(part):
                     while numbers := readers[job]:  # struck off, so that a call that is repeated adds nothing twice
                         sums[job[0]][numbers[-1]].add(job[2], tensors, k)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 from diffeat.errors import DiffeatError
 from diffeat.features import FeatureMap, Picture, Source
+from diffeat.features.gap import GAP
 from diffeat.memory import Aside
 from diffeat.storage import FeatureStore
 from diffeat.storage.shard import Maps
@@ -168,6 +169,9 @@ class _Writer:
     def _first(self) -> None:
         done, size = self._waiting.popleft()
         self._held -= size
+        if not done.done():
+            with GAP.over():
+                done.result()
         done.result()
 
     def _unless_failed(self, act: Callable[..., None], *arguments: object) -> None:
@@ -180,6 +184,7 @@ class _Writer:
             raise
 
     def _pack(self, position: int, feature: FeatureMap, aside: Aside, text: str, stamp: str) -> None:
+        GAP.give_way()
         with aside:
             self._packed.setdefault(position, {})[feature.image] = self._store.packed(feature, text, stamp)
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
 from diffeat.errors import DiffeatError
+from diffeat.features.gap import GAP
 from diffeat.features.picture import Picture
 
 #: Bytes of pixels that may wait for a call to fill, and as many for a call to begin.
@@ -45,6 +46,9 @@ def opened_ahead(
 
     def first() -> Picture:
         picture, opened = queue.popleft()
+        if not opened.done():
+            with GAP.over():
+                opened.result()
         opened.result()
         room.leave()
         return picture
@@ -83,6 +87,7 @@ class _Room:
         """Open a picture as soon as there is room, or it is its turn."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or number == self._next or not self.full)
+        GAP.give_way()
         if self._closed:
             return
         with suppress(DiffeatError):
