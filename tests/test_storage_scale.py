@@ -232,7 +232,7 @@ def read_webdataset(out: Path) -> dict[str, np.ndarray]:
 
 def read_parquet(out: Path) -> dict[str, np.ndarray]:
     return {
-        f"{row['image']}/{name}.npy": np.array(row[name], np.float16).reshape(row[f"{name}.shape"])
+        f"{row['image']}/{name}.npy": np.load(io.BytesIO(row[name]))
         for row in pq.read_table(out / "000000.parquet").to_pylist()
         for name in ("up.1", "mid")
     }
