@@ -96,6 +96,8 @@ def test_recipes(run: Callable[..., Result], tmp_path: Path) -> None:
     assert all(name in table.out for name in preset_names())
     (tmp_path / "mine.yaml").write_text(run("recipes", "dift-sd21").out)
     assert Recipe.load(tmp_path / "mine.yaml") == Recipe.load("dift-sd21")
+    assert "# ours" in run("recipes", "gate-sd15-horse21-released").out  # with the notes of the file
+    assert Recipe.load("gdf-sd15-horse21").to_yaml() == run("recipes", "gdf-sd15-horse21").out  # which has no file
     schema = json.loads(run("recipes", "--schema").out)["$defs"]
     assert "trajectory" in schema["Reading"]["properties"]
     assert {"Vision", "Baseline", "Joined"} <= set(schema)

@@ -146,7 +146,10 @@ def find_weights(source: str, file: str | None, revision: str | None, what: str 
     if path.exists():
         return path
     if is_path(source) or Path(source).suffix in (".safetensors", *PICKLED):
-        raise ModelError(f"The {what} weights {source} are not there: no such file or folder.")
+        raise ModelError(
+            f"The {what} weights {source} are not there: no such file or folder. Put the file there, or name "
+            "its place in the recipe; what a shipped recipe's weights are, its notes say (diffeat recipes NAME)."
+        )
     if file is None:
         raise ModelError(f"{source!r} is no local file; for a hub repository name the file in it as well.")
     try:

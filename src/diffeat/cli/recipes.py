@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def recipes(
     ctx: typer.Context,
-    name: Annotated[str | None, Argument(help="Print this recipe as YAML, to copy and change.")] = None,
+    name: Annotated[str | None, Argument(help="Print this recipe as YAML, with its notes, to copy and change.")] = None,
     schema: Annotated[bool, Option("--schema", help="Print the JSON schema of recipe files.")] = False,
 ) -> None:
     """List the recipes that come with the package, or print one.
@@ -28,10 +28,12 @@ def recipes(
         diffeat recipes dift-sd21 > mine.yaml
     """
     from diffeat.extraction import Recipe, preset_names
+    from diffeat.extraction.recipe import preset_file
 
     if name is not None:
         refuse(ctx, ["schema"], "a recipe is printed")
-        typer.echo(Recipe.load(name).to_yaml(), nl=False)
+        recipe, file = Recipe.load(name), preset_file(name)
+        typer.echo(file.read_text(encoding="utf-8") if file else recipe.to_yaml(), nl=False)
         return
     if schema:
         import json

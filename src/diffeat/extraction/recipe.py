@@ -278,6 +278,11 @@ def _variants() -> dict[str, tuple[str, dict[str, Any]]]:
     return variants
 
 
+def preset_file(name: str) -> Path | None:
+    """The file that a preset is written in, with notes; of others, and of a preset that is another's variant, none."""
+    return next((file for file in _FOLDER.glob("*.yaml") if file.stem == name), None)
+
+
 def _variant(name: str) -> Recipe:
     base, fields = _variants()[name]
     words = fields["description"]
@@ -288,8 +293,8 @@ def _variant(name: str) -> Recipe:
 def _load(name: str) -> Recipe:
     if name in _variants():
         return _variant(name)
-    preset = name in preset_names()
-    path = _FOLDER / f"{name}.yaml" if preset else Path(name)
+    preset = preset_file(name)
+    path = preset or Path(name)
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)
     if recipe is not None:
         return recipe

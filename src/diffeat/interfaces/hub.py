@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from diffeat.backbones.hub import why_not
+from diffeat.backbones.hub import offline, why_not
 from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction import Recipe
 from diffeat.extraction.contained import contained, left
@@ -49,10 +49,12 @@ def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None 
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         api.create_commit(repository, operations, commit_message="From diffeat", repo_type=kind)
     except Exception as error:  # the hub client has no common base for its errors
-        raise ModelError(
-            f"{shown(repository)} cannot be written ({why_not(error, repository)}). Log in with a token that may write "
-            "(`hf auth login`, or HF_TOKEN), and name it OWNER/NAME."
-        ) from error
+        todo = (
+            "Try again where the hub can be reached."
+            if offline()
+            else "Log in with a token that may write (`hf auth login`, or HF_TOKEN), and name it OWNER/NAME."
+        )
+        raise ModelError(f"{shown(repository)} cannot be written ({why_not(error, repository)}). {todo}") from error
     return str(url)
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from diffeat.errors import StoreError, UnknownNameError, did_you_mean, shown
+from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_you_mean, shown
 from diffeat.features import FeatureMap
 from diffeat.notebook import Displayed, Html, folded
 from diffeat.progress import Progress, silent
@@ -139,8 +139,11 @@ class StoreReader(Displayed):
         """The name of a picture by its name or digest.
 
         Raises:
+            InvalidValueError: It is no text.
             UnknownNameError: No such picture.
         """
+        if not isinstance(key, str):
+            raise InvalidValueError(f"A picture's name or digest is a text, not {shown(key)}.")
         index = self.index()
         name = key if key in index else index.named(key)
         if name is None:
