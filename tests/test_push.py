@@ -220,6 +220,8 @@ def test_the_command_shows_what_it_would_push(trained: Path) -> None:
     assert "# mine" in done.output
 
 
-def test_a_hub_that_refuses_is_one_line(trained: Path) -> None:
-    with pytest.raises(ModelError, match=r"cannot be written .*hf auth login"):
-        push_to_hub(trained, "someone/mine")  # offline
+def test_a_hub_that_refuses_is_one_line_and_one_that_is_away_asks_for_no_token(trained: Path, monkeypatch) -> None:
+    for away, todo in ((True, "Try again where"), (False, r"Log in .*hf auth login")):
+        monkeypatch.setattr("diffeat.interfaces.hub.offline", lambda away=away: away)
+        with pytest.raises(ModelError, match=rf"cannot be written \(.*\)\. {todo}"):
+            push_to_hub(trained, "someone/mine")

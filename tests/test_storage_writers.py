@@ -57,6 +57,23 @@ def hold(path: Path, shared: bool, pipe: Connection) -> None:
         pipe.recv()
 
 
+@pytest.mark.parametrize("end", ["share", "close"])
+def test_who_shares_waits_for_one_who_has_the_store_alone_for_a_moment(tmp_path: Path, end: str, monkeypatch) -> None:
+    """He is making it, or the last to leave it: he is done while the other asks a second time."""
+    write(tmp_path / "s", range(2))
+    other, asked = opened(tmp_path / "s", shared=False), []
+
+    def wait(seconds: float) -> None:
+        asked.append(seconds)
+        getattr(other, end)()
+
+    monkeypatch.setattr("diffeat.storage.atomic.time.sleep", wait)
+    write(tmp_path / "s", range(2, 4))
+    other.close()
+    assert len(asked) == 1
+    assert len(FeatureStore.open(tmp_path / "s")) == 8
+
+
 def test_acts_on_the_whole_store_are_refused_while_others_write(tmp_path: Path) -> None:
     write(tmp_path / "s", range(2))
     here, there = FORK.Pipe()

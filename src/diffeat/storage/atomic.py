@@ -9,6 +9,7 @@ import re
 import secrets
 import socket
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -19,6 +20,10 @@ from diffeat.storage.url import Place, Url
 
 _HOST = re.sub(r"\W", "", socket.gethostname())[:32] or "host"
 _TEMPORARY = re.compile(r"\.tmp-.+-\w+-\d+-[0-9a-f]{8}")
+
+
+#: How often the right to write is asked for by who shares it, and the seconds between.
+_TRIES, _PAUSE = 100, 0.05
 
 
 class DamagedError(StoreError):
@@ -163,7 +168,12 @@ class WriterLock:
         except ImportError:  # Windows
             return
         self._descriptor = os.open(folder, os.O_RDONLY)
-        if not self._lock(shared=shared):
+        tries = _TRIES if shared else 1  # who makes a store, or is the last to leave it, has it alone for a moment
+        while not self._lock(shared=shared):
+            tries -= 1
+            if tries:
+                time.sleep(_PAUSE)
+                continue
             self.release()
             others = "alone to" if shared else "to"
             raise StoreError(
