@@ -200,6 +200,8 @@ def main() -> None:
         return
     import pyarrow.parquet  # noqa: F401
 
+    import diffeat.backbones.card  # noqa: F401
+
     torch.set_num_threads(1)
     before, cpu, clock = memory(), time.process_time(), time.perf_counter()
     for done in ACTS[arguments.act](*options):

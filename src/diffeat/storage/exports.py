@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 _FILE_BYTES = 512 << 20  # of a file that holds many pictures
-_GROUP_BYTES = 64 << 20  # of them that are held at once
+_GROUP_BYTES = 16 << 20  # of them that are held at once; larger pieces of memory are new each time
 
 
 def told(feature: FeatureMap, text: str) -> dict[str, object]:
