@@ -26,7 +26,7 @@ ROWS = [
     {"features", "datasets", "zoo"},
     {"viz", "geometry"},
     {"ambient", "memory"},
-    {"errors", "explain", "files", "notebook", "progress", "__about__"},
+    {"errors", "explain", "files", "notebook", "progress", "unheard", "__about__"},
 ]
 HEIGHT = {room: len(ROWS) - i for i, row in enumerate(ROWS) for room in row}
 

@@ -42,6 +42,14 @@ def test_a_call_that_fails_ends_as_others_do() -> None:
         waiting.join(LONG)
 
 
+def test_what_is_waited_for_goes_on() -> None:
+    gap = Gap(LONG)
+    with gap.over():
+        pass
+    gap.end()
+    gap.give_way()
+
+
 def test_who_gives_way_waits_for_a_moment_at_the_most() -> None:
     gap = Gap(0.01)
     with gap.over():

@@ -18,6 +18,7 @@ from diffeat.errors import ModelError
 from diffeat.extraction import Summary, extract_to_store
 from diffeat.features import FeatureMap, Picture
 from diffeat.storage import FeatureStore
+from diffeat.unheard import give_again
 from support.stores import FakeSource
 
 
@@ -60,6 +61,7 @@ def extracted(source: Workers | FakeSource, paths: Sequence[Path], where: Path) 
 
 
 if __name__ == "__main__":
+    give_again()
     load = partial(Hostile, seconds=float(sys.argv[3]))
     try:
         with workers(load, load) as source:

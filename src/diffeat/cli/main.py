@@ -50,6 +50,7 @@ from diffeat.cli.train import train
 from diffeat.cli.transfer import transfer
 from diffeat.errors import DiffeatError
 from diffeat.progress import end_lines
+from diffeat.unheard import give_again
 
 _PANELS = ("Extract and look", "Use features", "Choose and understand", "Train", "Models, recipes, data")
 
@@ -151,6 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that are no text
+    give_again()
     message, code = "", 0
     try:
         code = app(arguments, "diffeat", standalone_mode=False) or 0

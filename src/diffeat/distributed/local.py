@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 
 from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, cannot_be_sent, outcome
+from diffeat.unheard import give_again
 
 #: Processes begin empty, so that no device and no thread is taken over; on Linux with PyTorch imported by then.
 CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
@@ -122,6 +123,7 @@ def _main(pipe: Connection, task: Task) -> None:
     """The life of a worker; it ends with the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
+    give_again()
     orders: SimpleQueue[Order | None] = SimpleQueue()
     threading.Thread(target=_hear, args=(pipe, orders), daemon=True).start()
     try:

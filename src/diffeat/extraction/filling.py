@@ -170,8 +170,7 @@ class _Writer:
         done, size = self._waiting.popleft()
         self._held -= size
         if not done.done():
-            with GAP.over():
-                done.result()
+            GAP.end()
         done.result()
 
     def _unless_failed(self, act: Callable[..., None], *arguments: object) -> None:

@@ -47,8 +47,7 @@ def opened_ahead(
     def first() -> Picture:
         picture, opened = queue.popleft()
         if not opened.done():
-            with GAP.over():
-                opened.result()
+            GAP.end()
         opened.result()
         room.leave()
         return picture

@@ -28,10 +28,14 @@ class Gap:
         self._over = threading.Event()
         self._over.set()
 
+    def end(self) -> None:
+        """Others go on: what is prepared waits for them."""
+        self._over.set()
+
     @contextmanager
     def over(self) -> Iterator[None]:
-        """While the device is at work, or something is waited for, others go on; afterwards there is a gap."""
-        self._over.set()
+        """Others go on while the device is at work; afterwards there is a gap."""
+        self.end()
         try:
             yield
         finally:

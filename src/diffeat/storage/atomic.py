@@ -170,15 +170,13 @@ class WriterLock:
         self._descriptor = os.open(folder, os.O_RDONLY)
         tries = _TRIES if shared else 1  # who makes a store, or is the last to leave it, has it alone for a moment
         while not self._lock(shared=shared):
-            tries -= 1
-            if tries:
-                time.sleep(_PAUSE)
-                continue
-            self.release()
-            others = "alone to" if shared else "to"
-            raise StoreError(
-                f"Another run is writing {others} the store {folder}. Wait for it, or choose another folder."
-            )
+            if not (tries := tries - 1):
+                self.release()
+                others = "alone to" if shared else "to"
+                raise StoreError(
+                    f"Another run is writing {others} the store {folder}. Wait for it, or choose another folder."
+                )
+            time.sleep(_PAUSE)
 
     def _lock(self, *, shared: bool) -> bool:
         """Whether the right was had; it is, too, where there are no locks."""
