@@ -21,6 +21,7 @@ class Freed:
         time.sleep(0)  # here it is raised, and lost
 
 signal.signal(signal.SIGTERM, leave)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background has it ignored
 give_again()
 try:
     Freed()
