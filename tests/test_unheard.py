@@ -46,6 +46,9 @@ def test_other_faults_are_told_as_ever_and_a_hook_of_ones_own_stays() -> None:
     told = subprocess.run([sys.executable, "-c", code.format("")], capture_output=True, text=True, check=True)
     assert "Exception ignored" in told.stderr
     assert "ValueError: lost" in told.stderr
+    nobodys = code.format("").replace("ValueError('lost')", "SystemExit(3)") + "\nimport time\ntime.sleep(1)"
+    told = subprocess.run([sys.executable, "-c", nobodys], capture_output=True, text=True, check=True)
+    assert "SystemExit: 3" in told.stderr  # nobody takes the order here: given again, it would kill
     own = "sys.unraisablehook = lambda fault: print('mine', fault.exc_value)"
     told = subprocess.run([sys.executable, "-c", code.format(own)], capture_output=True, text=True, check=True)
     assert (told.stdout, told.stderr) == ("mine lost\n", "")

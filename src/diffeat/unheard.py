@@ -17,15 +17,14 @@ _ORDERS = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
 
 def give_again() -> None:
     """From now on in this process."""
-    if (
-        os.name == "posix" and sys.unraisablehook is sys.__unraisablehook__
-    ):  # elsewhere a process cannot send itself Ctrl-C
+    own = sys.unraisablehook is not sys.__unraisablehook__
+    if os.name == "posix" and not own:  # elsewhere a process cannot send itself Ctrl-C
         sys.unraisablehook = _again
 
 
 def _again(fault: sys.UnraisableHookArgs) -> None:
     order = _ORDERS.get(fault.exc_type)
-    if order is None:
+    if order is None or not callable(signal.getsignal(order)):  # it was no order, since nobody takes one
         sys.__unraisablehook__(fault)
     else:
         threading.Timer(0.01, os.kill, (os.getpid(), order)).start()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Seconds for which others give way; a gap takes half of it where pictures are there.
+#: Seconds for which others give way; a gap takes less where pictures are there.
 _MOST = 0.02
 
 
