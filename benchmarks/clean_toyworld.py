@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from diffeat.bench.rows import BenchRow, RowSource, pair_score, score_rows, write_rows
-from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE, TIMESTEPS
+from benchmarks.tables.rows import BenchRow, RowSource, pair_score, score_rows, write_rows
+from benchmarks.tables.toyworld import PROTOCOL, SEED, SIZE, TIMESTEPS
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.extraction import Extractor, Reading

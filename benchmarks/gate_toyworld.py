@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from benchmarks.tables.ditf import difference
 from diffeat.backbones import Backbone
-from diffeat.bench.ditf import difference
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, Toyworld
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs

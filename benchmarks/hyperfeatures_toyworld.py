@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.tables.rows import choosing, pair_score, with_choosing
 from diffeat import Extractor, Recipe
-from diffeat.bench.rows import choosing, pair_score, with_choosing
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.features import FeatureMap

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from benchmarks.gate_toyworld import BENCHMARK, PROTOCOL, SIZE, T, base_recipe, draw_benchmark
+from benchmarks.tables.ditf import difference
 from diffeat.backbones import Backbone
-from diffeat.bench.ditf import difference
 from diffeat.datasets.labelled import MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_spair

@@ -13,7 +13,7 @@ STEPS = ["frame", "encode", "trajectory", "denoise + taps", "reduce, join"]
 #: Rows of tests/test_architecture.py, which says that all rooms are here.
 ROWS = [
     (["cli", "app"], "faces: thin, no logic of their own"),
-    (["report", "distributed", "bench", "reproduce"], "many pictures, many recipes, many machines"),
+    (["report", "distributed", "reproduce"], "many pictures, many recipes, many machines"),
     (["studies", "training"], "procedures that end in a recipe"),
     (["tasks", "evaluation", "interfaces"], "uses of features, and how they are scored"),
     (["extraction"], "recipes, and the sources that run them"),

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parent.parent / "src" / "diffeat"
 #: Rooms from the roof to the ground; a room imports from its own row and the rows below it.
 ROWS = [
     {"cli", "app", "__main__"},
-    {"report", "distributed", "bench", "reproduce"},
+    {"report", "distributed", "reproduce"},
     {"studies", "training"},
     {"tasks", "evaluation", "interfaces"},
     {"extraction", "recipes"},

@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from diffeat.bench.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry, sift_matches
-from diffeat.bench.rows import RowSource, bench_table, choosing, pair_score, score_rows, with_choosing, write_rows
+from benchmarks.tables.geometry import PROTOCOL, geometry_table, offline_scenes, run_geometry, sift_matches
+from benchmarks.tables.rows import RowSource, bench_table, choosing, pair_score, score_rows, with_choosing, write_rows
 from diffeat.datasets.registry import open_dataset
 from diffeat.extraction import Baseline, Daisy, RgbPatches
 from diffeat.geometry import Frame
@@ -133,7 +133,7 @@ def test_scores_of_pairs_are_those_of_the_protocol(average: str) -> None:
 
 @pytest.mark.slow
 def test_toyworld_table(tmp_path: Path) -> None:
-    from diffeat.bench.toyworld import run_toyworld
+    from benchmarks.tables.toyworld import run_toyworld
 
     rows = run_toyworld(tmp_path, activations=["up_blocks.1", "up_blocks.2"], images=2, pairs=2)
     names = [row.name for row in rows]

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.tables.ditf import run_ditf
+from benchmarks.tables.injection import inject_massive
 from diffeat.backbones import Backbone
-from diffeat.bench.ditf import run_ditf
-from diffeat.bench.injection import inject_massive
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Recipe
 from tiny.pipelines import build
@@ -17,7 +17,7 @@ from tiny.pipelines import build
 
 @pytest.mark.slow
 def test_the_comparison_runs_and_tells_rows_and_differences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("diffeat.bench.ditf.SIZE", 64)
+    monkeypatch.setattr("benchmarks.tables.ditf.SIZE", 64)
     folder = tmp_path / "model"
     build("pixart_sigma").save_pretrained(folder)
     recipe = Recipe.load("ditf-tiny").replace(frame={"mode": "squash", "size": 64}, **{"trajectory.draws": 1})

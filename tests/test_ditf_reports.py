@@ -10,9 +10,9 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from benchmarks.tables.injection import inject_massive
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.bench.injection import inject_massive
 from diffeat.cli.main import app
 from diffeat.cli.ranges import read_numbers
 from diffeat.datasets.registry import open_dataset

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks.tables.injection import inject_massive
 from diffeat.activations import Catalogue, modulated_sites
 from diffeat.activations.norms import PlainNorm
 from diffeat.backbones import Backbone
-from diffeat.bench.injection import inject_massive
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Extractor, Recipe
 from diffeat.extraction.detect import calibration_pictures, detect

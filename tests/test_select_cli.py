@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from diffeat.bench.selection import TASKS, JoinedSet, Repeated, SelectionRow, difference, selection_table
+from benchmarks.tables.selection import TASKS, JoinedSet, Repeated, SelectionRow, difference, selection_table
 from diffeat.cli.main import app
 from diffeat.datasets.toyworld_labels import read_toyworld_classes, read_toyworld_parts
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs

@@ -23,7 +23,7 @@ _GIVEN = "diffeat.given"
 
 #: Commands of which a call that is stopped leaves finished work in its --out, which the same command goes on from.
 GO_ON = (
-    "extract", "eval", "predict", "select", "sweep", "reproduce", "bench", "models get", "store merge", "store compact",
+    "extract", "eval", "predict", "select", "sweep", "reproduce", "models get", "store merge", "store compact",
     "train segmentation", "train depth", "train normals", "train clean", "train amalgamation", "train hyperfeatures",
     "train convolution",
 )  # fmt: skip

@@ -20,7 +20,6 @@ from diffeat.__about__ import __version__
 from diffeat.cli.activations import activations
 from diffeat.cli.ap10k_pairs import ap10k_pairs
 from diffeat.cli.app import app as open_app
-from diffeat.cli.bench import bench
 from diffeat.cli.check import CheckCommand, check
 from diffeat.cli.command import Command
 from diffeat.cli.convert import convert
@@ -129,7 +128,6 @@ for panel, name, command, cls in (
     app.command(name, cls=cls, rich_help_panel=panel)(command)
 for panel, name, group in (
     (_LOOK, "store", store),
-    (_CHOOSE, "bench", bench),
     (_TRAIN, "train", train),
     (_KNOW, "models", models),
     (_KNOW, "toyworld", toyworld),

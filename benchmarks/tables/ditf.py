@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables.injection import inject_massive
+from benchmarks.tables.rows import FILES, BenchRow, RowSource, score_rows, write_rows
+from benchmarks.tables.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.activations import Catalogue
 from diffeat.activations.modulation import modulated_sites
 from diffeat.backbones import Backbone
-from diffeat.bench.injection import inject_massive
-from diffeat.bench.rows import FILES, BenchRow, RowSource, score_rows, write_rows
-from diffeat.bench.toyworld import PROTOCOL, SEED, SIZE
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
 from diffeat.evaluation.intervals import bootstrap

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from diffeat.bench.rows import FILES, RowSource, score_rows, write_bench
+from benchmarks.tables.rows import FILES, RowSource, score_rows, write_bench
 from diffeat.datasets.geometric import read_motorcycle, read_opencv_pairs
 from diffeat.datasets.hpatches import read_hpatches_points
 from diffeat.datasets.pairs import PairDataset

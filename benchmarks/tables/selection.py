@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.tables.rows import FILES, pair_score, write_bench
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.bench.rows import FILES, pair_score, write_bench
 from diffeat.datasets.labelled import MaskDataset
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.toyworld.quadrupeds import SPECIES

@@ -16,9 +16,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from benchmarks.tables.rows import (
+    FILES,
+    BenchRow,
+    RowSource,
+    choosing,
+    pair_score,
+    score_rows,
+    with_choosing,
+    write_rows,
+)
 from diffeat.activations import Catalogue
 from diffeat.ambient import seeded
-from diffeat.bench.rows import FILES, BenchRow, RowSource, choosing, pair_score, score_rows, with_choosing, write_rows
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs

@@ -1,4 +1,9 @@
-"""``diffeat bench``."""
+"""Tables that run offline on a laptop.
+
+    python -m benchmarks.tables toyworld --out bench-toyworld
+
+A run that was stopped goes on from what lies in ``--out``.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +39,10 @@ def toyworld(
     """Semantic correspondence on the toy world: recipes against colours, DAISY and an untrained network.
 
     Example:
-        diffeat bench toyworld --pictures 4 --pairs 4 --out bench-toyworld
+        python -m benchmarks.tables toyworld --pictures 4 --pairs 4 --out bench-toyworld
     """
-    from diffeat.bench.rows import bench_table
-    from diffeat.bench.toyworld import run_toyworld
+    from benchmarks.tables.rows import bench_table
+    from benchmarks.tables.toyworld import run_toyworld
     from diffeat.progress import bar
 
     rows = run_toyworld(
@@ -66,10 +71,10 @@ def ditf(
     """Massive activations on the toy world: raw, AdaLN and discard, with and without injected channels.
 
     Example:
-        diffeat bench ditf --pictures 4 --pairs 4 --out bench-ditf
+        python -m benchmarks.tables ditf --pictures 4 --pairs 4 --out bench-ditf
     """
-    from diffeat.bench.ditf import run_ditf
-    from diffeat.bench.rows import bench_table
+    from benchmarks.tables.ditf import run_ditf
+    from benchmarks.tables.rows import bench_table
     from diffeat.progress import bar
 
     rows, differences = run_ditf(out, model=model, images=pictures, pairs=pairs, progress=bar, force=force)
@@ -91,9 +96,9 @@ def geometry(
     """Photographs with known geometry: recipes against SIFT and DAISY, in pixels.
 
     Example:
-        diffeat bench geometry --compare tiny-dift --points 100 --out bench-geometry
+        python -m benchmarks.tables geometry --compare tiny-dift --points 100 --out bench-geometry
     """
-    from diffeat.bench.geometry import geometry_table, run_geometry
+    from benchmarks.tables.geometry import geometry_table, run_geometry
     from diffeat.progress import bar
 
     rows = run_geometry(
@@ -125,9 +130,9 @@ def selection(
     """Toy world: chosen sets of activations against the usual choice and the best single one, on three tasks.
 
     Example:
-        diffeat bench selection --choices 2 --pictures 4,4,4 --pairs 4 --out bench-selection
+        python -m benchmarks.tables selection --choices 2 --pictures 4,4,4 --pairs 4 --out bench-selection
     """
-    from diffeat.bench.selection import run_selection, selection_table
+    from benchmarks.tables.selection import run_selection, selection_table
     from diffeat.progress import bar
 
     rows = run_selection(
@@ -143,3 +148,7 @@ def selection(
     )
     print_table(*selection_table(rows))
     typer.echo(f"Report: {out / 'bench.html'}", err=True)
+
+
+if __name__ == "__main__":
+    bench()
