@@ -91,13 +91,19 @@ def recipe_of(row: Row, own: Mapping[str, str]) -> Recipe:
     Raises:
         InvalidValueError: A part of it has to be trained first.
     """
-    name = own.get(row.name, row.recipe)
-    if name is None:
+    if row.name in own:
+        return Recipe.load(own[row.name])
+    if row.recipe is None:
         raise InvalidValueError(
             f"{row.name}: a part of it is trained first: `{row.train}`. Then give its recipe: --with "
             f"'{row.name}=RECIPE'."
         )
-    return Recipe.load(name)
+    return _changed(row)
+
+
+def _changed(row: Row) -> Recipe:
+    recipe = Recipe.load(row.reads)
+    return recipe.replace(**row.changes) if row.changes else recipe
 
 
 def plan_rows(
@@ -112,11 +118,11 @@ def plan_rows(
     plans, seen = [], set()
     count = pictures if pictures is not None else table.pictures
     for row in rows:
-        name = (own or {}).get(row.name, row.reads)
-        recipe = Recipe.load(name)
+        name = (own or {}).get(row.name)
+        recipe = Recipe.load(name) if name else _changed(row)
         shared = recipe.hash in seen
         seen.add(recipe.hash)
-        maps = maps_of(name) if table.stored else []
+        maps = (None if name or row.changes else maps_of(row.reads)) if table.stored else []
         size = None if maps is None or count is None else sum(map(prod, maps)) * _BYTES * count
         plans.append(Plan(row.name, 0 if shared else count, _calls(recipe), 0 if shared else size))
     return plans

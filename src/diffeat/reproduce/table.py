@@ -36,6 +36,7 @@ class Row(_Part):
         checked: Whether it was read in the paper or a page that quotes it; others stand in our notes alone.
         recipe: The preset that reads the features; ``None`` where a part of it is trained first.
         train: Then: the command that trains it.
+        changes: Fields of the recipe that have other values here, as ``--set`` names them.
         options: Of the task, as :class:`~diffeat.evaluation.task.TaskOptions` takes them.
         reading: Options of the dataset.
         differs: What in the paper or its released code is not what is run here.
@@ -51,6 +52,7 @@ class Row(_Part):
     checked: bool = True
     recipe: str | None = None
     train: str | None = None
+    changes: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     reading: dict[str, str] = Field(default_factory=dict)
     differs: tuple[str, ...] = ()
