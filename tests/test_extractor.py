@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,18 @@ def test_bad_pictures_can_be_passed_over(backbone: Backbone, pictures: list, tmp
 def test_too_few_prompts(backbone: Backbone, pictures: list) -> None:
     with pytest.raises(InvalidValueError, match="2 images and 1 prompts"):
         Extractor(Recipe.from_dict(RECIPE), backbone).extract(pictures[:2], ["a cat"])
+    numbers: Any = [3]
+    with pytest.raises(InvalidValueError, match="A prompt is a text or None, not 3"):
+        Extractor(Recipe.from_dict(RECIPE), backbone).extract(pictures[:1], numbers)
+
+
+def test_noise_that_is_none_is_refused(backbone: Backbone, pictures: list) -> None:
+    number: Any = 3
+    with pytest.raises(InvalidValueError, match="not 3"):
+        Extractor(Recipe.from_dict(RECIPE), backbone, noise=number)
+    nothing: Any = lambda shape, **_: None  # noqa: E731
+    with pytest.raises(InvalidValueError, match="NoneType, the picture's latent of shape"):
+        Extractor(Recipe.from_dict(RECIPE), backbone, noise=nothing).extract(pictures[0])
 
 
 @pytest.mark.parametrize("frame", [{"mode": "squash", "size": 64}, {"mode": "keep", "longer": 64}], ids=["one", "own"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,9 @@ def test_padding_is_cut_off_and_the_type_of_other_recipes() -> None:
         colours.to("meta")
     with pytest.raises(InvalidValueError, match="one diffusion model"):
         diffeat.as_module("baseline:rgb", tune="lora")
+    tune: Any = "lorra"
+    with pytest.raises(InvalidValueError, match=r"'lorra' cannot be tuned: choose from denoiser, lora"):
+        diffeat.as_module("baseline:rgb", tune=tune)
 
 
 def test_scikit_learn_takes_it_in_a_pipeline() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
 import diffeat
@@ -233,8 +235,14 @@ def test_bad_input_is_refused() -> None:
         match(one, one, [[3, 3], [20, 5]])
     with pytest.raises(InvalidValueError, match="Point 0 is not a number"):
         match(one, one, [[float("nan"), 5]])
-    with pytest.raises(InvalidValueError, match="n, 2"):
-        match(one, one, [1, 2, 3])
+    for points in ([1, 2, 3], "abc", [[1, 2], [3]]):
+        with pytest.raises(InvalidValueError, match="n, 2"):
+            match(one, one, points)
+    picture: Any = Image.new("RGB", (20, 10))
+    for pair in ((picture, one), (one, picture)):
+        for search in (match, heat_map, mutual_matches):
+            with pytest.raises(InvalidValueError, match=r"not Image: take extractor\.extract"):
+                search(*pair, *([] if search is mutual_matches else [[1, 1]]))
     with pytest.raises(InvalidValueError, match="cannot be compared"):
         match(one, features(torch.randn(4, 5, 5), size=(20, 10), recipe="other"), [[1, 1]])
     with pytest.raises(InvalidValueError, match="channels do not fit"):

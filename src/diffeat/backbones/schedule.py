@@ -80,7 +80,7 @@ class NoiseSchedule:
             if not self.flow and (value % 1 != 0 or not -1 <= value < self.steps):
                 raise InvalidValueError(
                     f"The timestep {value:g} is not one of this model's training schedule: whole numbers from 0 (least "
-                    f"noise) to {self.steps - 1}, or -1 for the clean image."
+                    f"noise) to {self.steps - 1}."
                 )
         return times.expand(batch)
 

@@ -94,7 +94,7 @@ class Trajectory(Part, frozen=True):
         for t in self.timesteps:
             if not low <= t <= 1000:
                 raise ValueError(
-                    f"timestep {t:g} is outside {low}…1000 (0 is clean; noise is pure at 999, or 1000 of flow models)"
+                    f"timestep {t:g} is outside {low}…1000 (0 is least noise; 999, of flow models 1000, is pure noise)"
                 )
         if self.kind == "clean" and self.latent == "mean" and self.draws > 1:
             raise ValueError("a clean trajectory from the posterior mean has no randomness: draws must be 1")

@@ -238,6 +238,8 @@ class Recipe(Displayed, Part, frozen=True):
 
     def text_for(self, prompt: str | None) -> str:
         """The text that the model reads for a caller's (``None`` or empty: the recipe's own)."""
+        if not isinstance(prompt, str | None):
+            raise InvalidValueError(f"A prompt is a text or None, not {shown(prompt)}.")
         if isinstance(prompt, Whole):
             return str(prompt)
         return self.template.replace("{}", prompt) if prompt else self.prompt

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, shown
 
 #: What the noise is for: the latent posterior of the autoencoder, or the diffusion process.
 Stream = Literal["posterior", "diffusion"]
@@ -77,8 +77,8 @@ def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], dr
         draws: Of the recipe.
 
     Raises:
-        InvalidValueError: The tensor has another number of rows; when called, another shape than the latent, or no row
-            for a timestep.
+        InvalidValueError: It is neither, or the tensor has another number of rows; when called, another shape than the
+            latent, or no row for a timestep.
 
     Example:
         >>> noise = own_noise(torch.zeros(2, 4, 8, 8), timesteps=(261, 20), draws=1)
@@ -87,6 +87,8 @@ def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], dr
     """
     if noise is None:
         return None
+    if not isinstance(noise, Tensor) and not callable(noise):
+        raise InvalidValueError(f"Noise is a tensor or a function that gives one, not {shown(noise)}.")
     if isinstance(noise, Tensor):
         count = max(1, len(timesteps) * draws)
         if noise.ndim not in (3, 4) or (noise.ndim == 4 and len(noise) != count):
@@ -112,10 +114,9 @@ def own_noise(noise: NoiseSource | Tensor | None, timesteps: Sequence[float], dr
                 f"Noise is wanted at timestep {timestep:g}, the noise given is for {list(timesteps)}. "
                 "Give one of shape (c, h, w), or a function."
             )
-        if tuple(row.shape) != tuple(shape):
-            raise InvalidValueError(
-                f"The noise given is of shape {tuple(row.shape)}, the picture's latent of {tuple(shape)}."
-            )
+        if not isinstance(row, Tensor) or row.shape != tuple(shape):
+            what = f"of shape {tuple(row.shape)}" if isinstance(row, Tensor) else f"a {type(row).__name__}"
+            raise InvalidValueError(f"The noise given is {what}, the picture's latent of shape {tuple(shape)}.")
         return row
 
     return given

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from diffeat.ambient import neutral
-from diffeat.errors import InvalidValueError, did_you_mean
-from diffeat.features.feature_map import value_range
+from diffeat.errors import InvalidValueError, did_you_mean, shown
+from diffeat.features.feature_map import FeatureMap, value_range
 from diffeat.notebook import Displayed, Html, table
 from diffeat.tasks.correspondence.axis import cell_centres, sample_descriptors
 from diffeat.tasks.correspondence.lattice import Lattice
@@ -20,7 +20,6 @@ from diffeat.tasks.correspondence.target import PreparedTarget, check_features
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from diffeat.features import FeatureMap
     from diffeat.geometry import Frame
 
 Readout = Literal["argmax", "window"]
@@ -165,6 +164,7 @@ def match(
         >>> found = match(cat, dog, [[120, 80]])        # doctest: +SKIP
         >>> found.target, found.similarity              # doctest: +SKIP
     """
+    need_features(source, target)
     return Target(target, matching, activation).find(source, points, memory)
 
 
@@ -172,6 +172,7 @@ def heat_map(
     source: FeatureMap, target: FeatureMap, point: Tensor | Sequence[float], activation: str | None = None
 ) -> Tensor:
     """Cosine similarity of one source point (x, y) with every original target pixel, (H₀, W₀) in [-1, 1]."""
+    need_features(source, target)
     return Target(target, None, activation).heat(source, point)
 
 
@@ -275,8 +276,18 @@ def pick(features: FeatureMap, activation: str | None) -> Tensor:
     return features.tensor if activation is None else features[activation]
 
 
+def need_features(*values: object) -> None:
+    """Raise if one is something else, a picture for instance."""
+    for value in values:
+        if not isinstance(value, FeatureMap):
+            raise InvalidValueError(
+                f"Features of pictures are compared, not {type(value).__name__}: take extractor.extract(picture)[0]."
+            )
+
+
 def check_same_recipe(source: FeatureMap, target: FeatureMap) -> None:
-    """Raise if the two features say that they are of different recipes."""
+    """Raise if these are no features, or say that they are of different recipes."""
+    need_features(source, target)
     one, other = source.provenance.get("recipe_hash"), target.provenance.get("recipe_hash")
     if one and other and one != other:
         names = source.provenance.get("recipe", one[:12]), target.provenance.get("recipe", other[:12])
@@ -292,7 +303,10 @@ def check_points(points: Tensor | Sequence, frame: Frame) -> Tensor:
     Raises:
         InvalidValueError: Another shape, a NaN, or a point outside the picture.
     """
-    asked = torch.as_tensor(points, dtype=torch.float64).cpu()
+    try:
+        asked = torch.as_tensor(points, dtype=torch.float64).cpu()
+    except (TypeError, ValueError):
+        raise InvalidValueError(f"Points must be an (n, 2) list of (x, y), got {shown(points)}.") from None
     if asked.ndim != 2 or asked.shape[1] != 2:
         raise InvalidValueError(f"Points must be an (n, 2) list of (x, y), got shape {tuple(asked.shape)}.")
     if not torch.isfinite(asked).all():

@@ -10,7 +10,7 @@ r"""What is trained in a diffusion model itself, beside a head.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from diffeat.ambient import seeded
 from diffeat.backbones.wrappers import unwrapped
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction import Extractor
 from diffeat.features import FeatureMap, Source
 
@@ -128,8 +128,10 @@ def tuned_of(source: Source[FeatureMap], what: What, rank: int = 8, text: bool =
     """See :class:`Tuned`.
 
     Raises:
-        InvalidValueError: The source is not of one diffusion model.
+        InvalidValueError: The source is not of one diffusion model, or ``what`` is none of those that can be tuned.
     """
+    if what not in get_args(What):
+        raise InvalidValueError(f"{shown(what)} cannot be tuned: choose from {', '.join(get_args(What))}.")
     if not isinstance(source, Extractor):
         raise InvalidValueError(
             f"Only a recipe of one diffusion model can be tuned; {source.recipe.name!r} is none. Use --tune none."
