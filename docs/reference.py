@@ -234,7 +234,7 @@ def numbers() -> str:
     """What papers report of presets, and what those cost, from the tables of ``diffeat reproduce``."""
     parts = []
     for published in map(load_table, table_names()):
-        known = [row for row in published.rows if row.number is not None and ":" not in row.reads]
+        known = [row for row in published.rows if row.number is not None and not row.changes and ":" not in row.reads]
         rows = (
             [
                 cell(row.name),
