@@ -97,7 +97,7 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
     if near:
         return "Did you mean " + " or ".join(repr(n) for n in near) + "?"
     if 0 < len(pool) <= 24:
-        return "Choose one of: " + ", ".join(pool) + "."
+        return "Choose one of: " + ", ".join(repr(one) if "," in one else one for one in pool) + "."
     return ""
 
 

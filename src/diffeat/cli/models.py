@@ -10,7 +10,7 @@ from typer import Argument, Option
 
 from diffeat.cli.command import Command
 from diffeat.cli.tables import print_table
-from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean
+from diffeat.errors import InvalidValueError, ModelError, UnknownNameError, did_you_mean, shown
 
 if TYPE_CHECKING:
     from diffeat.backbones.hub import Download
@@ -54,14 +54,16 @@ def show(name: Annotated[str, Argument(help="Name of a model.")]) -> None:
     Example:
         diffeat models show sd21
     """
+    from diffeat import zoo
     from diffeat.backbones import cards
     from diffeat.backbones.copies import copy_of
     from diffeat.backbones.named import ModelName
 
     if name not in cards():
-        if Path(ModelName.parse(name).name).expanduser().exists():
-            raise InvalidValueError(f"Models without a name have no card. `diffeat activations {name}` looks inside.")
-        raise UnknownNameError(f"There is no card of a model {name!r}. {did_you_mean(name, cards())}".strip())
+        if name in zoo.names() or Path(ModelName.parse(name).name).expanduser().exists():
+            raise InvalidValueError(f"Only models of the hub have cards. `diffeat activations {name}` looks inside.")
+        known = did_you_mean(name, cards()) or "`diffeat models` lists them."
+        raise UnknownNameError(f"There is no card of a model {shown(name)}. {known}")
     card = cards()[name]
     typer.echo(f"{name}: {card.family}, made for {card.size[0]}×{card.size[1]}, predicts {card.prediction}")
     typer.echo(f"licence: {card.licence}{', to be accepted on the hub' if card.gated else ''}")

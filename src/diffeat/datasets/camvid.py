@@ -15,6 +15,7 @@ from diffeat.datasets.coding import IGNORE, Coding
 from diffeat.datasets.labelled import MaskDataset, with_pictures
 from diffeat.datasets.own_folder import CLASSES_HELP, VOID_HELP, read_folder
 from diffeat.datasets.pairing import pairs_of
+from diffeat.datasets.pairs import need
 from diffeat.errors import DatasetError
 
 PAGE = "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid"
@@ -33,7 +34,7 @@ def read_camvid(
     root: str | Path, split: str = "test", *, classes: str | Path | None = None, void: str | None = None
 ) -> MaskDataset:
     """Read a split; arguments and errors as of :func:`~diffeat.datasets.own_folder.read_folder`."""
-    base = Path(root)
+    base = need(Path(root), "CamVid", PAGE)
     files = next((p for ending in _ENDINGS if (p := base / f"{split}{ending}").is_dir()), None)
     if files is None or not (base / split).is_dir():
         data = read_folder(base, split, classes=classes, void=void)

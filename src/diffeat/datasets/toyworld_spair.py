@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from diffeat.datasets.card import DatasetCard
-from diffeat.datasets.pairs import PairDataset, parsed, read_json
+from diffeat.datasets.pairs import PairDataset, need, parsed, read_json
 from diffeat.datasets.spair import read_spair
 from diffeat.datasets.toyworld import CLASSES, ToySample, Toyworld
 from diffeat.errors import InvalidValueError
@@ -97,6 +97,7 @@ def write_toyworld_pairs(
 
 def read_toyworld_pairs(root: str | Path, split: str = "test") -> PairDataset:
     """The pairs of a split; errors as :func:`~diffeat.datasets.spair.read_spair`."""
+    need(Path(root) / "toyworld.json", "toyworld", CARD.page, "the settings of a written toy world")
     return replace(read_spair(root, split), name="toyworld")
 
 
