@@ -128,10 +128,12 @@ def tuned_of(source: Source[FeatureMap], what: What, rank: int = 8, text: bool =
     """See :class:`Tuned`.
 
     Raises:
-        InvalidValueError: The source is not of one diffusion model, or ``what`` is none of those that can be tuned.
+        InvalidValueError: The source is not of one diffusion model, or ``what`` or ``rank`` does not fit.
     """
     if what not in get_args(What):
         raise InvalidValueError(f"{shown(what)} cannot be tuned: choose from {', '.join(get_args(What))}.")
+    if rank < 1:
+        raise InvalidValueError(f"The rank of a LoRA is at least 1, got {rank}.")
     if not isinstance(source, Extractor):
         raise InvalidValueError(
             f"Only a recipe of one diffusion model can be tuned; {source.recipe.name!r} is none. Use --tune none."
