@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone, LatentPosterior
-from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError
+from diffeat.errors import DiffeatError, ImageError, InvalidValueError, NonFiniteError, StoreError
 from diffeat.extraction import (
     Baseline,
     Daisy,
@@ -660,11 +660,27 @@ def test_shards_of_a_store(backbone: Backbone, counted: Counted, files: Any, tmp
     for i, path in enumerate(paths):
         picture(i).save(path)
     source = Extractor(recipe(_lora(files)), backbone, batch_size=24)
-    with FeatureStore.open_or_create(tmp_path / "store", source.recipe.content(), source.fingerprint) as store:
+    with FeatureStore.of(tmp_path / "store", source) as store:
         summary = extract_to_store(source, paths, store, shard_size=3)
     assert len(summary.extracted) == 12
     assert counted.loras == 1
     assert counted.denoiser == [6] * 4
+
+
+def test_a_store_takes_features_of_its_own_recipe_alone(backbone: Backbone, tmp_path: Path) -> None:
+    """Whichever way they come, made or not yet made; the model is the same, so its fingerprint does not tell."""
+    photo = tmp_path / "0.png"
+    picture(0).save(photo)
+    one, other = (Extractor(recipe(seed=seed), backbone) for seed in (0, 1))
+    assert one.fingerprint == other.fingerprint
+    with FeatureStore.of(tmp_path / "store", one) as store:
+        for _ in range(2):
+            with pytest.raises(StoreError, match="made by another recipe: seed is .* there, 1 here"):
+                extract_to_store(other, [photo], store)
+            with pytest.raises(StoreError, match="was extracted by another recipe"):
+                store.write_shard(other.extract(photo))
+            extract_to_store(one, [photo], store)
+    assert torch.equal(FeatureStore.open(tmp_path / "store").load(str(photo)).tensor, one.extract(photo)[0].tensor)
 
 
 def test_massive_channels_are_found_before_anything_runs_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,12 +56,13 @@ def extract_to_store(
         What was done. Pictures that failed are listed, not raised.
 
     Raises:
-        StoreError: A picture is stored with another content or text (nothing is extracted then), or the store cannot be
-            written (complete shards stay).
+        StoreError: The store is of another recipe or model, or a picture is stored with another content or text
+            (nothing is extracted then); or the store cannot be written (complete shards stay).
         InvalidValueError: Two of the pictures have one name, or there are not as many prompts as pictures.
         NonFiniteError: Features do not fit the store's dtype.
     """
-    summary = Summary()
+    summary, recipe = Summary(), source.recipe
+    store.head.require(with_fields(store.head, recipe=recipe.content(), recipe_hash=recipe.hash), store.path)
     units = plan_units(source.recipe, pictures, store, prompts, summary, replace=replace, shard_size=shard_size)
     extract_units(source, store, units, summary, progress)
     return summary

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-from diffeat.errors import InvalidValueError, StoreError
+from diffeat.errors import InvalidValueError, StoreError, shown
 from diffeat.features import FeatureMap, Source
 from diffeat.storage.atomic import WriterLock, disk_errors, sync_folder
 from diffeat.storage.formats import get_format
@@ -232,8 +232,8 @@ class FeatureStore(StoreReader):
             position: Place of the shard in the order of iteration.
 
         Raises:
-            StoreError: The store is open to read only, or the disk is full or not writable. Complete shards
-                stay.
+            StoreError: Features are of another recipe, the store is open to read only, or the disk is full or not
+                writable. Complete shards stay.
             NonFiniteError: Values that are not finite, or not in the store's dtype (the activation is named).
             InvalidValueError: There is nothing to store.
         """
@@ -247,6 +247,12 @@ class FeatureStore(StoreReader):
         Args:
             stamp: Of its file (:func:`~diffeat.storage.stamp_of`), taken before it was read.
         """
+        recipe = feature.provenance.get("recipe_hash", self.recipe_hash)
+        if recipe != self.recipe_hash:
+            raise StoreError(
+                f"{feature.image} was extracted by another recipe ({shown(recipe)}) than the features of {self.path} "
+                f"({self.recipe_hash!r}). Write to another folder."
+            )
         return encoded(feature, text, self.dtype, stamp)
 
     def write_packed(self, pictures: Sequence[Maps], *, position: int = 0) -> None:
