@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,11 @@ def test_the_attention_kernel_is_that_of_a_head() -> None:
     mask = torch.arange(50)[:, None].expand(50, 60) // 25
     video = [FeatureMap(maps, frame, "x")] * 2
     assert next(propagate_video(video, mask, options)).shape == (50, 60)
+    with pytest.raises(InvalidValueError, match=r"60×50 pixels, its mask is of shape \(60, 50\), not \(50, 60\)"):
+        next(propagate_video(video, mask.T, options))
+    other = [replace(video[0], provenance={"recipe_hash": hash}) for hash in "ab"]
+    with pytest.raises(InvalidValueError, match="cannot be compared"):
+        next(propagate_video(other, mask, options))
     assert "kernel attention" in str(options)
     for names in ([*maps, "b"], ["a.attn1.q[3]"], ["a.attn1.q[3]", "b.attn1.k[3]"], ["a.attn1.q", "a.attn1.k[3]"], []):
         with pytest.raises(InvalidValueError, match="takes queries and keys"):

@@ -25,7 +25,13 @@ Resize = Literal["smooth", "bilinear", "nearest"]
 def resize_map(
     feature: Float[Tensor, "c h w"], grid: tuple[int, int], resize: Resize = "smooth"
 ) -> Float[Tensor, "c h2 w2"]:
-    """The map at ``grid = (h, w)``."""
+    """The map at ``grid = (h, w)``.
+
+    Raises:
+        InvalidValueError: A side is below 1.
+    """
+    if min(grid) < 1:
+        raise InvalidValueError(f"A grid has one cell or more each way, not {tuple(grid)}.")
     if tuple(feature.shape[-2:]) == tuple(grid):
         return feature
     wide = feature[None].float()
@@ -40,10 +46,15 @@ def low_pass(feature: Float[Tensor, "c h w"], cycles: float) -> Float[Tensor, "c
     r"""What is coarser than so many cycles per shorter side: a frequency f is left with :math:`2^{-(f / f_0)^2}` of it.
     The map is mirrored at its edges.
 
+    Raises:
+        InvalidValueError: There are no cycles.
+
     Example:
         >>> low_pass(torch.ones(1, 4, 6), 1).allclose(torch.ones(1, 4, 6))
         True
     """
+    if not cycles > 0:
+        raise InvalidValueError(f"A map is left with more than 0 cycles, not {cycles:g}.")
     h, w = feature.shape[1:]
     whole = feature.float()
     whole = torch.cat([whole, whole.flip(1)], 1)
@@ -54,7 +65,13 @@ def low_pass(feature: Float[Tensor, "c h w"], cycles: float) -> Float[Tensor, "c
 
 
 def shrink_map(feature: Float[Tensor, "c h w"], factor: int) -> Float[Tensor, "c h2 w2"]:
-    """Average over areas, ``factor`` times fewer cells each way (rounded down, one at least)."""
+    """Average over areas, ``factor`` times fewer cells each way (rounded down, one at least).
+
+    Raises:
+        InvalidValueError: ``factor`` is below 1.
+    """
+    if factor < 1:
+        raise InvalidValueError(f"A map is shrunk by 1 or more, not by {factor}.")
     h, w = feature.shape[-2:]
     smaller = F.adaptive_avg_pool2d(feature[None].float(), (max(1, h // factor), max(1, w // factor)))
     return smaller[0].to(feature.dtype)
@@ -66,7 +83,9 @@ def normalise_channels(feature: Float[Tensor, "c h w"]) -> Float[Tensor, "c h w"
 
 
 def largest_grid(maps: Sequence[Tensor]) -> tuple[int, int]:
-    """The grid ``(h, w)`` with the most cells."""
+    """The grid ``(h, w)`` with the most cells. Raises InvalidValueError if there is no map."""
+    if not maps:
+        raise InvalidValueError("There are no maps to join.")
     best = max(maps, key=lambda m: m.shape[-2] * m.shape[-1])
     return int(best.shape[-2]), int(best.shape[-1])
 

@@ -124,6 +124,8 @@ class Target:
     def heat(self, source: FeatureMap, point: Tensor | Sequence[float]) -> Tensor:
         """Cosine similarity of one source point with the whole picture, (rows, columns) of the lattice."""
         points = check_points(torch.as_tensor(point).reshape(-1, 2), source.frame)
+        if len(points) != 1:
+            raise InvalidValueError(f"A heat map is of one point (x, y), got {len(points)}.")
         return self.prepared.similarity(self._descriptors(source, points))[0]
 
     def _descriptors(self, source: FeatureMap, points: Tensor) -> Tensor:
@@ -236,8 +238,10 @@ def strongest_matches(source: FeatureMap, target: FeatureMap, count: int, mask: 
         ``count`` matches or fewer, the most similar first.
 
     Raises:
-        InvalidValueError: The mask is not of the picture's size, or is empty.
+        InvalidValueError: The mask is not of the picture's size, or is empty; or ``count`` is below 1.
     """
+    if count < 1:
+        raise InvalidValueError(f"At least one match is looked for, not {count}.")
     width, height = source.frame.original
     allowed = torch.ones(height, width, dtype=torch.bool) if mask is None else mask.cpu().clone()
     check_mask(allowed, (width, height))

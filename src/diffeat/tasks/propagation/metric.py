@@ -14,20 +14,28 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from diffeat.errors import InvalidValueError
+
 Mask = NDArray[np.bool_]
 _BOUND = 0.008
 
 
 def region_score(predicted: Mask, truth: Mask) -> float:
-    """J: intersection over union; 1 where both are empty."""
+    """J: intersection over union; 1 where both are empty.
+
+    Raises:
+        InvalidValueError: The masks are not of one size.
+    """
+    _check_sizes(predicted, truth)
     union = int((predicted | truth).sum())
     return float((predicted & truth).sum() / union) if union else 1.0
 
 
 def boundary_score(predicted: Mask, truth: Mask, bound: float = _BOUND) -> float:
-    """F: how well the outlines agree, within ``bound`` of the diagonal (pixels, if 1 or more)."""
+    """F: how well the outlines agree, within ``bound`` of the diagonal (pixels, if 1 or more); raises as the former."""
     from scipy.ndimage import distance_transform_edt
 
+    _check_sizes(predicted, truth)
     pixels = bound if bound >= 1 else math.ceil(bound * math.hypot(*truth.shape))
     one, other = outline(predicted), outline(truth)
     if not one.any() or not other.any():
@@ -44,6 +52,11 @@ def outline(mask: Mask) -> Mask:
     found[:-1] |= mask[:-1] ^ mask[1:]
     found[:-1, :-1] |= mask[:-1, :-1] ^ mask[1:, 1:]
     return found
+
+
+def _check_sizes(predicted: Mask, truth: Mask) -> None:
+    if predicted.shape != truth.shape:
+        raise InvalidValueError(f"Masks of one size are compared, got {predicted.shape} and {truth.shape}.")
 
 
 def over_frames(scores: Sequence[float]) -> dict[str, float]:

@@ -46,6 +46,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.evaluation.task import TaskOptions
 from diffeat.features import FeatureMap, check_one_map
 from diffeat.geometry import Frame
+from diffeat.tasks.correspondence.matching import check_same_recipe
 
 #: The side of an attention, and its head.
 _SIDE = re.compile(r"\.([qk])(?=(\[\d+\])?$)")
@@ -193,14 +194,26 @@ def propagate_video(
     Args:
         features: One map for each frame, the first frame's first.
         first_mask: Object numbers of the first frame, 0 is background.
+
+    Raises:
+        InvalidValueError: The mask is not of the first frame's size, or features are of different recipes.
     """
     options = options or PropagationOptions()
     objects = torch.unique(first_mask)
     first: tuple[Tensor, Tensor] | None = None
+    opening: FeatureMap | None = None
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.last_frames)
     for feature in features:
+        opening = feature if opening is None else opening
+        check_same_recipe(opening, feature)
         tensor, key = _sides(feature, options)
         if first is None:
+            width, height = feature.frame.original
+            if first_mask.shape != (height, width):
+                raise InvalidValueError(
+                    f"The first frame has {width}×{height} pixels, its mask is of shape {tuple(first_mask.shape)}, not "
+                    f"{(height, width)}."
+                )
             on_grid = mask_on_grid(first_mask, feature.frame, (int(tensor.shape[1]), int(tensor.shape[2])))
             first = key, (on_grid[None] == objects[:, None, None]).float().to(tensor.device)
             continue

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from diffeat.datasets.labelled import IGNORE
+from diffeat.errors import InvalidValueError
 
 BOUND = 0.0075
 
@@ -35,11 +36,18 @@ def boundary_counts(
 
     Args:
         bound: Distance as a share of the diagonal; pixels, if 1 or more.
+
+    Raises:
+        InvalidValueError: The label maps are not of one size, or hold a label that is none of the classes.
     """
+    if truth.shape != predicted.shape:
+        raise InvalidValueError(f"Label maps of one size are compared, got {truth.shape} and {predicted.shape}.")
     void, pixels = truth == IGNORE, _pixels(bound, truth.shape)
     whole = _closed(truth, pixels)
     counts = np.zeros((classes, 4), np.int64)
     for label in np.unique(np.concatenate([np.unique(truth[~void]), np.unique(predicted[~void])])):
+        if not 0 <= label < classes:
+            raise InvalidValueError(f"The label {label} is none of the {classes} classes.")
         counts[label] = _counts(predicted == label, whole == label, void, whole == IGNORE, pixels)
     return counts
 
