@@ -139,7 +139,9 @@ class Demo:
         for name in ("all", "one-step"):
             rows_of_log = read_log(self.out / name / "log.csv")
             measure = f"{PROTOCOL.measure()}, per point"
-            self.page.drawing(training_svg(rows_of_log, measure), f"Training, {name}: loss (blue), validation (red).")
+            self.page.drawing(
+                training_svg(rows_of_log, f"{measure} (%)"), f"Training, {name}: loss (blue), validation (red)."
+            )
 
     def _train(self, name: str, extractor: Extractor):
         settings = TrainSettings(

@@ -22,7 +22,6 @@ def picture_of_features(
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:
-        features: Of the photos.
         photo_of: Opens a photo by its name; it is left out where that fails.
         shared_basis: One PCA basis for all pictures, so that equal colours mean equal content.
     """
@@ -47,17 +46,8 @@ def _content(feature: FeatureMap, values: Tensor) -> Tensor:
 
 
 def picture_of_words(source: Extractor, images: Sequence[ImageLike], prompt: str, words: Sequence[str]) -> Image.Image:
-    """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
-
-    Args:
-        source: Gives frame, trajectory, template and model.
-        images: Photos.
-        prompt: Text that holds the words; goes through the recipe's template.
-        words: Words of the prompt.
-
-    Raises:
-        DiffeatError: As :func:`diffeat.tasks.words.words`.
-    """
+    """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word of the
+    prompt, which goes through the recipe's template. Raises as :func:`diffeat.tasks.words.words`."""
     options = WordOptions(source.recipe.text_for(prompt), normalise="none")
     rows: list[tuple[str, Image.Image, dict]] = []
     for picture in map(Picture.of, images):

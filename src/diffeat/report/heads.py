@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.files import write_files
+from diffeat.report.hyperfeatures import training_svg
 from diffeat.report.labels import in_a_row
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
 from diffeat.tasks.predictors.evaluate import Scored
@@ -39,7 +38,7 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
     seconds, waited = (sum(float(row[name]) for row in rows) for name in ("seconds", "waited"))
     share = waited / max(seconds, 1e-9)
     page.drawing(
-        _curves(rows, None if scores is None else scores.quoted),
+        training_svg(rows, "" if scores is None else f"{scores.quoted} of the validation pictures"),
         f"{len(rows)} steps in {seconds:.0f} s, {share:.0%} of it waiting for data; kept: step {trained.step}",
     )
     tables = []
@@ -99,28 +98,6 @@ def _numbers(scores: Scores) -> dict[str, Any]:
         "quoted": scores.quoted,
         "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
     }
-
-
-def _curves(rows: Sequence[Mapping[str, str]], quoted: str | None) -> str:
-    """Loss of every step, and the validations, as an SVG drawing."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots(1, 1 if quoted is None else 2, squeeze=False)[0]
-    steps, losses = ([float(row[name]) for row in rows] for name in ("step", "loss"))
-    axes[0].plot(steps, losses, lw=0.6, alpha=0.5)
-    window = max(1, len(losses) // 50)
-    if len(losses) > 2 * window:
-        smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        axes[0].plot(steps[window - 1 :], smooth, lw=1.5)
-    axes[0].set(xlabel="step", ylabel="loss")
-    if quoted is not None:
-        seen = [(float(row["step"]), abs(float(row["validation"]))) for row in rows if row.get("validation")]
-        axes[1].plot(*zip(*seen, strict=True), marker="o", ms=3)
-        axes[1].set(xlabel="step", ylabel=f"{quoted} of the validation pictures")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
 
 
 def _panels(prediction: Prediction, known: NDArray) -> Image.Image:

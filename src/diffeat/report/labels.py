@@ -14,7 +14,7 @@ from diffeat.datasets.labelled import IGNORE
 from diffeat.evaluation.result import Result
 from diffeat.files import write_files
 from diffeat.geometry import open_image
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, sheet
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.masks import MaskScores
 from diffeat.tasks.segmentation.evaluate import Example, Segmentation
@@ -88,10 +88,7 @@ def in_a_row(panels: Sequence[Image.Image], size: tuple[int, int]) -> Image.Imag
     """Pictures side by side in the proportions of a size, of one height unless that were very wide."""
     scale = min(_HEIGHT / size[1], _WIDEST / size[0])
     width, height = (max(1, round(side * scale)) for side in size)
-    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height), "white")
-    for k, panel in enumerate(panels):
-        canvas.paste(panel.resize((width, height), Image.Resampling.BICUBIC), (k * (width + _GAP), 0))
-    return canvas
+    return sheet([[panel.resize((width, height), Image.Resampling.BICUBIC) for panel in panels]], _GAP)
 
 
 def coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:

@@ -8,10 +8,16 @@ import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.files import write_files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Files of most reports.
 REPORT = ("report.json", "report.md", "report.html")
@@ -67,12 +73,7 @@ document.querySelectorAll("table.sortable").forEach(table => table.querySelector
 
 
 class Page:
-    """Builds a page part by part.
-
-    Args:
-        title: Of the page.
-        subtitle: A line under it.
-    """
+    """Builds a page part by part."""
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self._title = title
@@ -142,10 +143,8 @@ class Page:
 
     def picture(self, picture: Image.Image, caption: str = "") -> None:
         """An embedded picture."""
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, format="JPEG", quality=88, subsampling=0)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">', caption)
+        url = data_url(picture.convert("RGB"), "JPEG", quality=88, subsampling=0)
+        self._figure(f'<img alt="{escape(caption)}" src="{url}">', caption)
 
     def drawing(self, svg: str, caption: str = "", *, full: bool = False) -> None:
         """An embedded SVG drawing, as wide as the window if ``full``."""
@@ -198,10 +197,43 @@ def _breakable(text: str) -> str:
 
 
 def _embedded(picture: Image.Image) -> str:
+    return f'<img alt="" src="{data_url(picture.convert("RGB"), "PNG")}">'
+
+
+def encoded(picture: Image.Image | NDArray[np.uint8], format: str, **options: Any) -> bytes:
+    """A picture, or grey levels (H, W), as the bytes of a file; options are Pillow's."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def data_url(picture: Image.Image, format: str, **options: Any) -> str:
+    """A picture as the address that holds it."""
+    return f"data:image/{format.lower()};base64,{base64.b64encode(encoded(picture, format, **options)).decode()}"
+
+
+def svg_of(figure: Figure) -> str:
+    """A drawing as SVG; the same figure gives the same text."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "diffeat"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
+    """Pictures in rows on white, as they are."""
+    wide = max((sum(p.width + gap for p in row) - gap for row in rows), default=1)
+    canvas = Image.new("RGB", (wide, max(1, sum(max(p.height for p in row) + gap for row in rows) - gap)), "white")
+    y = 0
+    for row in rows:
+        x = 0
+        for picture in row:
+            canvas.paste(picture, (x, y))
+            x += picture.width + gap
+        y += max(p.height for p in row) + gap
+    return canvas
 
 
 def markdown(text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffeat.report.page import Page
+from diffeat.report.page import Page, encoded, sheet
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.tasks.predictors.target import Legend
 from diffeat.viz import heat_overlay
@@ -122,22 +122,9 @@ def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Ima
     for image, overlay in pairs:
         scale = _CELL / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        cell = Image.new("RGB", (2 * size[0] + 2, size[1]), "white")
-        for k, part in enumerate((image, overlay)):
-            cell.paste(part.convert("RGB").resize(size, Image.Resampling.LANCZOS), (k * (size[0] + 2), 0))
-        cells.append(cell)
+        cells.append(sheet([[p.convert("RGB").resize(size, Image.Resampling.LANCZOS) for p in (image, overlay)]], 2))
     columns = max(1, _COLUMNS // 2)
-    rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]
-    width = max(sum(c.width for c in row) + _GAP * (len(row) - 1) for row in rows)
-    sheet = Image.new("RGB", (width, sum(max(c.height for c in row) + _GAP for row in rows) - _GAP), "white")
-    y = 0
-    for row in rows:
-        x = 0
-        for cell in row:
-            sheet.paste(cell, (x, y))
-            x += cell.width + _GAP
-        y += max(c.height for c in row) + _GAP
-    return sheet
+    return sheet([cells[k : k + columns] for k in range(0, len(cells), columns)], _GAP)
 
 
 def predictions_page(predictor: Predictor, rows: Sequence[dict[str, Any]], sheet: Image.Image | None, how: str) -> str:
@@ -183,11 +170,4 @@ def _heat(values: NDArray[np.float32]) -> Image.Image:
 def _array(values: NDArray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values)
-    return buffer.getvalue()
-
-
-def encoded(picture: Image.Image | NDArray[np.uint8], format: str, **options: Any) -> bytes:
-    """A picture, or grey levels (H, W), as the bytes of a file."""
-    buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
     return buffer.getvalue()

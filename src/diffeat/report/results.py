@@ -1,23 +1,91 @@
-"""The report of any result: one writer for each kind."""
+"""The report of any result: one writer for each kind, of ``report.json``, ``report.md`` and ``report.html``."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
+from diffeat.datasets.coding import colour_map
+from diffeat.datasets.davis import Video, read_mask
 from diffeat.evaluation.result import Result
+from diffeat.files import write_files
+from diffeat.geometry import open_image
 from diffeat.report.correspondence import write_report
 from diffeat.report.heads import write_scored
-from diffeat.report.homography import write_homographies
 from diffeat.report.labels import write_classification, write_masks, write_segmentation
-from diffeat.report.propagation import write_propagation
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, sheet
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence.evaluate import Evaluation
-from diffeat.tasks.homography import Homographies
+from diffeat.tasks.homography.evaluate import THRESHOLDS, Homographies
 from diffeat.tasks.masks import MaskScores
 from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.propagation import Propagation
 from diffeat.tasks.segmentation import Segmentation
+
+_FRAMES, _HEIGHT = 6, 150
+
+
+def write_homographies(result: Homographies, folder: str | Path, *, force: bool = False) -> Path:
+    """Write the report of homographies; returns the page."""
+    (header, rows), notes = result.table(), [str(result.options), *result.notes]
+    title = f"{result.dataset} · {result.recipe}: homography accuracy"
+    data = {
+        "options": result.options.model_dump(mode="json"),
+        "accuracy": {t: result.accuracy(t) for t in THRESHOLDS},
+        "interval": list(result.interval()),
+        "pairs": [asdict(s) | {"error": s.error if isfinite(s.error) else None} for s in result.scores],
+        "notes": notes,
+    }
+    page = Page(title, str(result.options))
+    page.text(f"within 3 px {result.value:.1f} {result.interval()}", "big")
+    page.table(header, rows)
+    page.bullets(notes)
+    text = markdown_report(title, [markdown_table(header, rows, sums_up=True)], notes)
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+
+
+def write_propagation(result: Propagation, folder: str | Path, *, force: bool = False) -> Path:
+    """Write the report of label propagation; returns the page. Frames are shown where predicted masks were written."""
+    header, rows = result.table()
+    title, settings = f"{result.dataset} · {result.recipe}: label propagation", str(result.options)
+    objects = [{"video": s.video, "object": s.number, "J": s.j, "F": s.f} for s in result.scores]
+    data = {"settings": settings, "interval": list(result.interval()), "objects": objects, "notes": list(result.notes)}
+    page = Page(title, settings)
+    page.text(f"J&F {result.value:.1f} {result.interval()}", "big")
+    page.table(header, rows)
+    page.bullets(result.notes)
+    for video in result.videos if result.options.masks else ():
+        page.heading(video.name)
+        masks = Path(result.options.masks or "") / video.name
+        page.picture(_frames(video, masks), "Above predicted, below annotated; the first frame was given.")
+    text = markdown_report(title, [markdown_table(header, rows)], [settings, *result.notes])
+    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+
+
+def _frames(video: Video, masks: Path) -> Image.Image:
+    """Some frames side by side with predicted, and below with annotated masks."""
+    chosen = np.unique(np.linspace(0, len(video.frames) - 1, _FRAMES).round().astype(int))
+    pictures = [open_image(video.frames[k]) for k in chosen]
+    predicted = [masks / f"{video.frames[k].stem}.png" for k in chosen]
+    annotated = [video.masks[k] for k in chosen]
+    return sheet([list(map(_overlay, pictures, each)) for each in (predicted, annotated)], 4)
+
+
+def _overlay(picture: Image.Image, mask: Path | None) -> Image.Image:
+    pixels = np.asarray(picture, dtype=np.float32)
+    if mask is not None:
+        labels = read_mask(mask)
+        colour = np.array(colour_map(), np.float32)[labels]
+        pixels = np.where(labels[..., None] > 0, 0.35 * pixels + 0.65 * np.maximum(colour, 30), 0.75 * pixels)
+    cell = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+    return cell.resize((max(1, round(cell.width * _HEIGHT / cell.height)), _HEIGHT), Image.Resampling.LANCZOS)
+
 
 WRITERS: dict[type, Callable[..., Path]] = {
     Evaluation: write_report,

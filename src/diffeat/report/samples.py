@@ -13,6 +13,7 @@ from diffeat.datasets.labelled import IGNORE, MaskDataset, MaskSample
 from diffeat.datasets.measured import TargetDataset, TargetSample
 from diffeat.errors import DiffeatError
 from diffeat.geometry import open_image
+from diffeat.report.page import sheet
 
 _HEIGHT, _GAP, _COLUMNS = 160, 6, 3
 
@@ -25,19 +26,9 @@ def samples_picture(data: MaskDataset | TargetDataset, count: int = 9) -> Image.
             photo = open_image(sample.image)
             shown = _labels(sample, colours) if isinstance(sample, MaskSample) else _target(sample)
             width = max(1, round(photo.width * _HEIGHT / photo.height))
-            tile = Image.new("RGB", (2 * width, _HEIGHT))
-            tile.paste(photo.resize((width, _HEIGHT)), (0, 0))
-            tile.paste(shown.resize((width, _HEIGHT), Image.Resampling.NEAREST), (width, 0))
-            tiles.append(tile)
-    rows = [tiles[i : i + _COLUMNS] for i in range(0, len(tiles), _COLUMNS)]
-    wide = max((sum(t.width + _GAP for t in row) - _GAP for row in rows), default=1)
-    sheet = Image.new("RGB", (wide, max(1, len(rows) * (_HEIGHT + _GAP) - _GAP)), "white")
-    for r, row in enumerate(rows):
-        left = 0
-        for tile in row:
-            sheet.paste(tile, (left, r * (_HEIGHT + _GAP)))
-            left += tile.width + _GAP
-    return sheet
+            enlarged = shown.resize((width, _HEIGHT), Image.Resampling.NEAREST)
+            tiles.append(sheet([[photo.resize((width, _HEIGHT)), enlarged]], 0))
+    return sheet([tiles[i : i + _COLUMNS] for i in range(0, len(tiles), _COLUMNS)], _GAP)
 
 
 def _labels(sample: MaskSample, colours: Sequence[Colour]) -> Image.Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.files import write_files
-from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table
+from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table, svg_of
 from diffeat.studies.sweeps import Sweep
 
 #: What is written.
@@ -77,6 +76,4 @@ def heat_map(sweep: Sweep) -> str:
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
     axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
     figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.measure()}, {sweep.protocol.sides[0]} (%)")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
-    return buffer.getvalue()
+    return svg_of(figure)
