@@ -30,9 +30,9 @@ from diffeat.studies.selection.properties import (
     attention_shifts,
     fine_ratios,
     measure,
+    redundancy,
 )
 from diffeat.studies.selection.records import load_measurement, save_measurement
-from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
 from diffeat.studies.selection.score import Score, ratio
 from diffeat.studies.selection.search import SelectionSettings, default_recipe, select

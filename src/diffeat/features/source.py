@@ -21,6 +21,18 @@ Prompts = str | Sequence[str | None] | None
 OnError = Callable[[str, DiffeatError], None]
 
 
+def texts_for(prompts: Prompts, count: int) -> list[str | None]:
+    """A text for each of so many pictures.
+
+    Raises:
+        InvalidValueError: There are more or fewer.
+    """
+    texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
+    if len(texts) != count:
+        raise InvalidValueError(f"There are {count} images and {len(texts)} prompts: give one per image.")
+    return texts
+
+
 class Whole(str):
     """A text that goes to the model as it is, not through a recipe's template."""
 

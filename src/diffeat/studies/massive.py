@@ -132,18 +132,10 @@ class Survey(Tabled):
         for block in self.blocks:
             place = Place(block, self.place.step)
             detection, largest = self.detections[place], self.largest(place)
-            rows.append(
-                [
-                    block,
-                    ", ".join(map(str, detection.channels)) or "–",
-                    str(largest.channel),
-                    "; ".join(largest.failed(self.rule)) or "no test",
-                    f"{largest.ratio:.1f}",
-                    f"{detection.energy_share:.0%}",
-                    f"{detection.peak_ratio:.0f}",
-                    f"{detection.gini:.2f}",
-                ]
-            )
+            row = [block, ", ".join(map(str, detection.channels)) or "–", str(largest.channel)]
+            row += ["; ".join(largest.failed(self.rule)) or "no test", f"{largest.ratio:.1f}"]
+            row += [f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
+            rows.append(row)
         return header, rows
 
 

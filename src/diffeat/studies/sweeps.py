@@ -181,14 +181,9 @@ def sweep(
         UnknownNameError: A block that the model does not have.
     """
     prompts = protocol.prompts(prompts, recipe)
-    facts = (
-        dataset.name,
-        dataset.split,
-        str(dataset.root),
-        [p.name for p in dataset],
-        protocol.to_dict(),
-        _plain(prompts),
-    )
+    told = sorted(prompts.items()) if isinstance(prompts, Mapping) else prompts
+    pairs = [pair.name for pair in dataset]
+    facts = (dataset.name, dataset.split, str(dataset.root), pairs, protocol.to_dict(), told)
 
     def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
         wide = recipe.replace(activations=list(blocks), fuse=None, **{"trajectory.timesteps": [t]})
@@ -270,7 +265,3 @@ def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | in
         else:
             names += [item] if item in catalogue else [a.id for a in catalogue.find(item)]
     return list(dict.fromkeys(names))
-
-
-def _plain(prompts: PromptPolicy) -> object:
-    return sorted(prompts.items()) if isinstance(prompts, Mapping) else prompts

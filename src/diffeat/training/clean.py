@@ -34,6 +34,7 @@ from diffeat.errors import DatasetError, InvalidValueError, TooLargeError
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import Images, OnError, Picture, Prompts, raise_error
 from diffeat.features.picture import several
+from diffeat.features.source import texts_for
 from diffeat.files import new_folder
 from diffeat.geometry import file_digest
 from diffeat.memory import moved, out_of_memory
@@ -310,12 +311,9 @@ def _pictures(recipe: Reading, images: Images, prompts: Prompts) -> list[Picture
     pictures = [Picture.of(image) for image in several(images)]
     if not pictures:
         raise DatasetError("There is no picture to learn from.")
-    texts = [prompts] * len(pictures) if prompts is None or isinstance(prompts, str) else list(prompts)
-    if len(texts) != len(pictures):
-        raise InvalidValueError(f"There are {len(pictures)} images and {len(texts)} prompts: give one per image.")
     return [
         picture.told(recipe.text_for(text) if text and picture.text is None else picture.text)
-        for picture, text in zip(pictures, texts, strict=True)
+        for picture, text in zip(pictures, texts_for(prompts, len(pictures)), strict=True)
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from diffeat.techniques.combination import Combinable
 from diffeat.trajectories import Row, noisy_latents
 
 Stage = Literal["img2img", "operating", "features"]
-STAGES: tuple[Stage, ...] = ("img2img", "operating", "features")
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 #: (stage, measure) to shifts (pictures, seeds).
 Shifts = dict[tuple[str, str], NDArray[np.float64]]

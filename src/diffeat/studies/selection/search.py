@@ -26,6 +26,7 @@ from diffeat.progress import Progress, silent
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
 from diffeat.studies.selection.meter import Measured
+from diffeat.studies.selection.paper import Verdict
 from diffeat.studies.selection.probes import (
     ClassificationProbe,
     CorrespondenceProbe,
@@ -38,7 +39,6 @@ from diffeat.studies.selection.properties import Measurement, Property, measure
 from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.rules import judge
 from diffeat.studies.selection.score import Score
-from diffeat.studies.selection.verdict import Verdict
 
 #: The largest grid on which candidate matches are compared.
 _MOST_CELLS = 48
