@@ -29,7 +29,7 @@ from diffeat.training.hyperfeatures.train import (
     pair_loss,
     train_network,
 )
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 from support.hyperfeatures import PROTOCOL, error, trained_maps
 
 

@@ -102,8 +102,7 @@ def hyperfeatures(
     from diffeat.training.hyperfeatures.recipes import network_of, results_in
     from diffeat.training.hyperfeatures.run import Storage, train_hyperfeatures, training_recipe
     from diffeat.training.hyperfeatures.train import TrainSettings
-    from diffeat.training.log import read_log
-    from diffeat.training.loop import LOG
+    from diffeat.training.loop import LOG, read_log
 
     settings = TrainSettings(
         steps=steps,

@@ -19,8 +19,7 @@ from diffeat.tasks.predictors.folder import TRAINING
 from diffeat.tasks.predictors.predictor import Prediction
 from diffeat.tasks.predictors.scores import Scores
 from diffeat.training.heads.train import Trained
-from diffeat.training.log import read_log
-from diffeat.training.loop import LOG
+from diffeat.training.loop import LOG, read_log
 
 
 def write_training(trained: Trained, *, force: bool = False) -> Path:

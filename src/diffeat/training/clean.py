@@ -40,8 +40,7 @@ from diffeat.geometry import file_digest
 from diffeat.memory import moved, out_of_memory
 from diffeat.progress import Progress, silent
 from diffeat.refinement.cleandift import FIXED, CleanDiftAdapters, new_adapters
-from diffeat.storage.atomic import StagedFile, disk_errors
-from diffeat.training.checkpoint import Tensors
+from diffeat.training.checkpoint import Tensors, write
 from diffeat.training.clean_examples import Example, Examples
 from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, results_in
 from diffeat.training.loop import Loop, Schedule, Values
@@ -170,10 +169,8 @@ def train_clean(
     with extractor.backbone.ready():
         training = _Training(extractor, recipe, names, pictures, settings, on_error)
         training.run(out, progress)
-    with disk_errors(out):
-        (out / WEIGHTS).mkdir(parents=True, exist_ok=True)
-    _write(out / DENOISER, training.student.state_dict())
-    _write(out / ADAPTERS, training.adapters)
+    write(out / DENOISER, training.student.state_dict())
+    write(out / ADAPTERS, training.adapters)
     told = {"source": DENOISER, "sha256": file_digest(out / DENOISER)}
     recipe.replace(denoiser=told, description=f"Clean features of {recipe.model}, one call without noise").save(
         out / RECIPE_FILE, force=force
@@ -182,12 +179,7 @@ def train_clean(
 
 
 class _Training:
-    """The steps.
-
-    Attributes:
-        student: The copy that is trained, in float32.
-        adapters: Weights by name.
-    """
+    """The steps: of ``student``, the copy that is trained in float32, and ``adapters``, weights by name."""
 
     def __init__(
         self,
@@ -318,11 +310,7 @@ def _pictures(recipe: Reading, images: Images, prompts: Prompts) -> list[Picture
 
 
 def _names(extractor: Extractor) -> list[str]:
-    """Ids of what is matched: the maps, or the raw streams of those that are refined.
-
-    Raises:
-        InvalidValueError: Attention, or a decoded picture.
-    """
+    """Ids of what is matched: the maps, or the raw streams of those that are refined."""
     names: dict[str, None] = {}
     for reducer in extractor.plan.readers[0].reducers:
         wants = reducer.core.wants
@@ -336,10 +324,7 @@ def _names(extractor: Extractor) -> list[str]:
 
 
 def _check_trainable(backbone: Backbone) -> None:
-    """
-    Raises:
-        InvalidValueError: The denoiser's weights are quantised, offloaded or in half precision.
-    """
+    """Refuse weights that are quantised, offloaded or in half precision."""
     if backbone.dtype not in _DTYPES:
         kind = str(backbone.dtype).removeprefix("torch.")
         raise InvalidValueError(f"Clean features are trained in float32 or bfloat16, not in {kind}: --dtype bfloat16.")
@@ -349,11 +334,3 @@ def _check_trainable(backbone: Backbone) -> None:
     for weight in network.parameters():
         if weight.element_size() < 2 or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
             raise InvalidValueError(f"The weights of {backbone.name} are quantised, and such are not trained.")
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    plain = {n: v.detach().cpu().clone(memory_format=torch.contiguous_format) for n, v in tensors.items()}
-    with disk_errors(file.parent):
-        StagedFile(file, save(plain)).commit()

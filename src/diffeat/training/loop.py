@@ -7,6 +7,8 @@ SIGTERM wait for the step to end and keep it; a second one does not.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import signal
@@ -22,10 +24,9 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.progress import Progress, silent
-from diffeat.storage.atomic import disk_errors
+from diffeat.storage.atomic import StagedFile, disk_errors
 from diffeat.training import checkpoint
 from diffeat.training.checkpoint import Momenta, Stateful
-from diffeat.training.log import Log
 
 STATE, LOG = "state.safetensors", "log.csv"
 
@@ -50,6 +51,34 @@ class Schedule:
     share: Callable[[int], float] | None = None
     clip: float | None = None
     seconds: float | None = None
+
+
+class Log:
+    """A row (CSV) for every step, none lost and none twice when a run is stopped and goes on; on disk at :meth:`flush`,
+    all or as they were. Rows after ``step`` of an earlier run are dropped; the first column is ``step``."""
+
+    def __init__(self, file: Path, columns: Sequence[str], step: int) -> None:
+        self._file, self._text = file, io.StringIO(newline="")
+        self._table = csv.DictWriter(self._text, columns, extrasaction="ignore")
+        self._table.writeheader()
+        self._table.writerows(row for row in (read_log(file) if file.is_file() else ()) if int(row["step"]) <= step)
+        self.flush()
+
+    def write(self, values: Mapping[str, float | str | None]) -> None:
+        """One step; a column without a value stays empty."""
+        self._table.writerow(
+            {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in values.items() if v is not None}
+        )
+
+    def flush(self) -> None:
+        """Everything to disk."""
+        StagedFile(self._file, self._text.getvalue().encode()).commit()
+
+
+def read_log(file: Path) -> list[dict[str, str]]:
+    """The rows of a log."""
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
 
 
 class Loop:

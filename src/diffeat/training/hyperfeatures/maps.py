@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from diffeat.evaluation.features import Loads
 from diffeat.extraction import Extractor
-from diffeat.extraction.joins.aggregation import AggregationNetwork
-from diffeat.extraction.joins.hyperfeatures import fuse_maps
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
@@ -46,12 +44,6 @@ class MapSource(Protocol):
     def maps(self, path: Path) -> PictureMaps: ...
 
 
-def largest_grid(layers: Sequence[Tensor]) -> tuple[int, int]:
-    """The grid ``(h, w)`` with the most cells."""
-    grids = [(layer.shape[-2], layer.shape[-1]) for layer in layers]
-    return max(grids, key=lambda g: g[0] * g[1])
-
-
 def map_names(extractor: Extractor) -> list[list[str]]:
     """Names of the maps that an extractor without fusion gives: per layer, the steps in order."""
     several = len(extractor.steps) > 1
@@ -64,12 +56,7 @@ def stack(feature: FeatureMap, names: Sequence[Sequence[str]]) -> PictureMaps:
 
 
 class StoredMaps:
-    """Maps from a feature store, the last used kept in memory.
-
-    Args:
-        store: Written by an extractor without fusion.
-        keep: Bytes kept in memory.
-    """
+    """Maps from a store that an extractor without fusion wrote; the last ``keep`` bytes stay in memory."""
 
     def __init__(self, store: Loads, names: Sequence[Sequence[str]], keep: int = 2 << 30) -> None:
         self._store, self._names, self._keep = store, names, keep
@@ -101,14 +88,12 @@ class FreshMaps:
 
 
 class Described:
-    """Descriptors of pictures by a network, in the form in which a feature store gives features."""
+    """Descriptors of pictures, made of their maps, in the form in which a feature store gives features."""
 
-    def __init__(self, network: AggregationNetwork, source: MapSource, grid: tuple[int, int] | None = None) -> None:
-        self._network, self._source, self._grid = network, source, grid
+    def __init__(self, source: MapSource, describe: Callable[[PictureMaps], Tensor]) -> None:
+        self._source, self._describe = source, describe
 
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
         """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
-        return FeatureMap(
-            {"fused": fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
-        )
+        return FeatureMap({"fused": self._describe(found).cpu()}, found.frame, key)

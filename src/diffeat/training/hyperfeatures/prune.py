@@ -18,9 +18,10 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.progress import Progress, silent
+from diffeat.refinement.maps import largest_grid
 from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.protocol import Protocol
-from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps, largest_grid
+from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
 from diffeat.training.hyperfeatures.recipes import denoiser_calls, recipe_of
 from diffeat.training.hyperfeatures.score import score_network
 

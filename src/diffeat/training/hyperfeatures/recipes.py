@@ -39,21 +39,15 @@ def write_recipe(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a network and the recipe that uses it; the folder can be moved as a whole.
+    """Write a network and the recipe that uses it, made of the one it was trained with; returns the recipe's path.
 
-    Args:
-        base: The recipe the network was trained with, with or without fusion.
-        force: Whether those that are there may be replaced.
-
-    Returns:
-        Path of the recipe.
+    The folder can be moved as a whole.
     """
     new_folder(folder, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     save_aggregation(network, folder / WEIGHTS)
     digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
     fuse: dict = {"kind": "hyperfeatures", "weights": {"source": WEIGHTS, "sha256": digest}}
-    if grid is not None:
-        fuse["grid"] = list(grid)
+    fuse |= {} if grid is None else {"grid": list(grid)}
     recipe = recipe_of(base, network.config).replace(
         name=name, description=description or base.description, source=base.source, fuse=fuse
     )
