@@ -253,11 +253,7 @@ def _same(image: Image.Image) -> Image.Image:
 
 
 def _array(tensor: Tensor) -> np.ndarray:
-    """Bytes (H, W, 3) of a float tensor (3, H, W) in [0, 1].
-
-    Raises:
-        ImageError: It has another shape, type or range.
-    """
+    """Bytes (H, W, 3) of a float tensor (3, H, W) in [0, 1]."""
     if tensor.ndim != 3 or tensor.shape[0] != 3 or not tensor.is_floating_point():
         raise ImageError(
             f"A {str(tensor.dtype).removeprefix('torch.')} tensor of shape {tuple(tensor.shape)} is not a picture: "

@@ -22,11 +22,6 @@ OnError = Callable[[str, DiffeatError], None]
 
 
 def texts_for(prompts: Prompts, count: int) -> list[str | None]:
-    """A text for each of so many pictures.
-
-    Raises:
-        InvalidValueError: There are more or fewer.
-    """
     texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
     if len(texts) != count:
         raise InvalidValueError(f"There are {count} images and {len(texts)} prompts: give one per image.")

@@ -95,7 +95,6 @@ def _files(recipe: Recipe, weights: Mapping[str, Path]) -> dict[str, bytes | str
 
 
 def recipe_card(recipe: Recipe) -> str:
-    """The README of a recipe's repository."""
     hub = base_models(recipe)
     front = ["---", "library_name: diffeat", "tags: [diffeat, dense-features]"]
     front += ["base_model:", *(f"- {name}" for name in hub)] if hub else []

@@ -51,7 +51,7 @@ class FeatureBackbone(nn.Module):
         self.source = source
         self._tuned = tuned
         for name, weight in () if tuned is None else tuned.named_parameters().items():
-            self.register_parameter(_registered(name), weight)
+            self.register_parameter(name.replace(".", "/"), weight)  # names hold no dots
         example = source.extract(torch.full((1, 3, 64, 64), 0.5))[0]
         self._layout = Layout.of(_recipe(source), example, mix=False)
         self.feature_info = tuple(
@@ -86,7 +86,7 @@ class FeatureBackbone(nn.Module):
         with nullcontext() if self._tuned is not None and torch.is_grad_enabled() else torch.no_grad():
             features = self.source.extract(images.detach(), prompts)
         return [
-            torch.stack([torch.cat([_inside(f, name) for name in _names(level.groups)]) for f in features])
+            torch.stack([torch.cat([f.inside(f[name]) for name in _names(level.groups)]) for f in features])
             .to(images.device)
             .float()
             for level in self._layout.levels
@@ -160,15 +160,3 @@ def _recipe(source: Source[FeatureMap]) -> Any:
 
 def _names(groups: Sequence[Sequence[dict[str, int]]]) -> list[str]:
     return [name for group in groups for maps in group for name in maps]
-
-
-def _inside(features: FeatureMap, name: str) -> Tensor:
-    """A map without what lies over padding."""
-    values = features[name]
-    top, left, height, width = features.frame.content_cells((values.shape[1], values.shape[2]))
-    return values[:, top : top + height, left : left + width]
-
-
-def _registered(name: str) -> str:
-    """Names of parameters hold no dots."""
-    return name.replace(".", "/")

@@ -58,7 +58,6 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """A page of text and tables."""
     result = evaluation.result
     parts = [f"Protocol: {markdown(str(result.protocol))}; {result.counts}", markdown_table(*_headline(result))]
     if len(result.categories) > 1:
@@ -68,7 +67,6 @@ def to_markdown(evaluation: Evaluation) -> str:
 
 
 def to_html(evaluation: Evaluation, examples: int = 3) -> str:
-    """A self-contained page with pictures."""
     result = evaluation.result
     alpha = result.protocol.alpha
     page = Page(
@@ -112,7 +110,6 @@ def example_pairs(evaluation: Evaluation, count: int) -> dict[str, list[PairPred
 
 
 def pair_picture(prediction: PairPrediction, result: PckResult) -> Image.Image:
-    """A scored pair as a picture."""
     protocol = result.protocol
     limit = protocol.alpha * prediction.record.lengths[protocol.reference]
     correct = [d <= limit if protocol.inclusive else d < limit for d in prediction.record.distances]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor
 
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor
@@ -31,18 +30,10 @@ def picture_of_features(
             photo = photo_of(feature.image)
         except ImageError:
             photo = None
-        rows.append(
-            (Path(feature.image).name, photo, {n: _content(feature, m) for n, m in feature.activations.items()})
-        )
+        rows.append((Path(feature.image).name, photo, {n: feature.inside(m) for n, m in feature.activations.items()}))
     if not rows:
         raise InvalidValueError("There are no features to show.")
     return feature_grid(rows, shared_basis=shared_basis)
-
-
-def _content(feature: FeatureMap, values: Tensor) -> Tensor:
-    """A map without the cells that see nothing but padding."""
-    top, left, height, width = feature.frame.content_cells((values.shape[-2], values.shape[-1]))
-    return values[..., top : top + height, left : left + width]
 
 
 def picture_of_words(source: Extractor, images: Sequence[ImageLike], prompt: str, words: Sequence[str]) -> Image.Image:

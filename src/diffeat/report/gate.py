@@ -68,7 +68,6 @@ def to_dict(result: GateResult) -> dict[str, Any]:
 
 
 def to_html(result: GateResult, grids: Sequence[tuple[str, Image.Image]] = ()) -> str:
-    """A self-contained page."""
     s = result.settings
     page = Page(
         f"GATE · {result.base.name}", f"{len(result.pictures)} pictures × {s.seeds} seeds, diffeat {__version__}"
@@ -170,7 +169,6 @@ def _notes(result: GateResult) -> list[str]:
 
 
 def _shifts(result: GateResult) -> str:
-    """The shift of every picture and seed, as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["variant", "stage", "measure", "picture", "seed", "shift"])

@@ -100,7 +100,6 @@ def _numbers(scores: Scores) -> dict[str, Any]:
 
 
 def _panels(prediction: Prediction, known: NDArray) -> Image.Image:
-    """Picture, truth and prediction side by side."""
     maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
     return in_a_row([prediction.image, *maps], prediction.image.size)
 

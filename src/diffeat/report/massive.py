@@ -116,7 +116,6 @@ def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
 
 
 def to_markdown(survey: Survey) -> str:
-    """A page of text and tables."""
     block, time = survey.place
     parts = ["\n".join(f"- {markdown(line)}" for line in summary(survey))]
     header, rows = channel_rows(survey)
@@ -126,7 +125,6 @@ def to_markdown(survey: Survey) -> str:
 
 
 def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
-    """A self-contained page with figures."""
     block, time = survey.place
     page = Page(f"Massive activations · {survey.model}", f"{block}, t = {time:g}, {survey.pictures} pictures")
     here = survey.detections[survey.place].channels

@@ -128,7 +128,6 @@ def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Ima
 
 
 def predictions_page(predictor: Predictor, rows: Sequence[dict[str, Any]], sheet: Image.Image | None, how: str) -> str:
-    """The page (HTML) of a folder of predictions."""
     recipe = predictor.source.recipe
     page = Page(f"{len(rows)} predictions of {predictor.facts.target}", f"recipe {recipe.name} ({recipe.hash[:12]})")
     page.text(how, "soft")

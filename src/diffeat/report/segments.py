@@ -164,7 +164,6 @@ def _legend(labels: Tensor, names: Sequence[str]) -> str:
 
 @cache
 def _swatches() -> list[tuple[int, int, int]]:
-    """Colours of labels in overlays."""
     image = coloured(np.arange(256)[None], Image.new("RGB", (256, 1)))
     return [(red, green, blue) for red, green, blue in np.asarray(image)[0].tolist()]
 

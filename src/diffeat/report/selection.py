@@ -31,7 +31,6 @@ def write_selection(selection: Selection, recipe_file: Path, folder: Path, *, fo
 
 
 def to_json(selection: Selection) -> dict[str, Any]:
-    """All numbers as plain JSON data."""
     return {
         "recipe": selection.recipe.content(),
         "settings": _settings(selection),
@@ -54,7 +53,6 @@ def to_json(selection: Selection) -> dict[str, Any]:
 
 
 def to_html(selection: Selection) -> str:
-    """A self-contained page."""
     measurement, last = selection.measurement, selection.steps[-1]
     settings = measurement.settings
     kept = sum(v.kept for v in selection.verdicts.values())

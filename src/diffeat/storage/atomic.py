@@ -64,7 +64,6 @@ class StagedFile:
             sync_folder(self.target.parent)
 
     def discard(self) -> None:
-        """Remove the temporary file."""
         if isinstance(self.target, Path):
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
@@ -199,11 +198,7 @@ class WriterLock:
         return self._owner == os.getpid()
 
     def share(self) -> None:
-        """Let others write beside.
-
-        Raises:
-            StoreError: Another run took the right to write alone just now.
-        """
+        """Let others write beside."""
         if self.alone and not self._lock(shared=True):
             raise StoreError(f"Another run is writing alone to the store {self._folder}. Wait for it.")
 

@@ -85,11 +85,6 @@ FORMATS: dict[str, Format] = {
 
 
 def get_format(name: str) -> Format:
-    """The format of a name.
-
-    Raises:
-        InvalidValueError: There is none.
-    """
     if name not in FORMATS:
         raise InvalidValueError(f"A store has no dtype {name!r}. {did_you_mean(str(name), FORMATS)}")
     return FORMATS[name]
@@ -100,9 +95,6 @@ def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[
 
     Args:
         where: Picture and activation, for the message.
-
-    Raises:
-        NonFiniteError: NaN or infinity, or values too large for the format.
     """
     values = values.detach()
     stored = {part: tensor.cpu() for part, tensor in format.encode(values).items()}

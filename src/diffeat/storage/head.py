@@ -168,7 +168,6 @@ def _json(data: Any) -> str:
 
 
 def _differences(there: Any, here: Any, at: str = "") -> list[str]:
-    """The fields in which two recipes differ."""
     if isinstance(there, dict) and isinstance(here, dict):
         return [
             difference

@@ -97,7 +97,6 @@ class Index:
         return index
 
     def add(self, table: pa.Table, name: IndexName) -> None:
-        """Take the rows of a further part."""
         import pyarrow as pa
 
         if not table.num_rows:
@@ -226,7 +225,6 @@ class Index:
         return joined(tables).select(_FIELDS).take(pa.array(rows)), counts
 
     def names(self) -> list[str]:
-        """Names of the pictures in their order."""
         return self.column("image")
 
     def at(self, place: int) -> list[Row]:
@@ -253,7 +251,6 @@ class Index:
         return [Row(*values) for values in zip(*columns, strict=True)]
 
     def generation(self, name: str) -> int | None:
-        """That of a picture."""
         entry = self._known(name)
         return None if entry is None else entry.key[1]
 
@@ -269,7 +266,6 @@ class Index:
         return self._table(entry)["digest"][entry.start].as_py() == digest
 
     def activations(self) -> list[str]:
-        """Names of all activations."""
         tables = [*([self.summary.batch] if self.summary else []), *self._tables]
         return list(dict.fromkeys(name for table in tables for name in table["activation"].unique().to_pylist()))
 

@@ -97,7 +97,6 @@ def stamp_of(file: str | os.PathLike[str]) -> str:
 
 
 def schema(metadata: dict[str, str] | None = None) -> pa.Schema:
-    """Columns of a part."""
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
@@ -105,14 +104,12 @@ def schema(metadata: dict[str, str] | None = None) -> pa.Schema:
 
 
 def table_of(rows: Iterable[Row]) -> pa.Table:
-    """Rows as columns."""
     import pyarrow as pa
 
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema())
 
 
 def to_parquet(table: pa.Table, recipe_hash: str) -> bytes:
-    """A part."""
     import pyarrow.parquet as pq
 
     metadata = {"diffeat.format": str(FORMAT_VERSION), "diffeat.recipe_hash": recipe_hash}

@@ -47,12 +47,7 @@ class Sealed:
 
 
 def encoded(feature: FeatureMap, text: str, dtype: str, stamp: str = "") -> Maps:
-    """The maps of a picture as they lie on disk; their place is left open, and they are of the first generation.
-
-    Raises:
-        InvalidValueError: There are none, or other than float maps, or a name or text that is not Unicode.
-        NonFiniteError: Values that are not finite, or not in the dtype.
-    """
+    """The maps of a picture as they lie on disk; their place is left open, and they are of the first generation."""
     picture = feature.image or feature.digest
     if not feature.activations:
         raise InvalidValueError(f"{picture} has no maps to store.")
@@ -234,7 +229,6 @@ def _crc(stored: Mapping[str, Tensor]) -> int:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a tensor."""
     flat = tensor.contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 

@@ -58,7 +58,6 @@ class Url:
         return self._ask(lambda: self.system.exists(self.path))
 
     def open(self) -> BinaryIO:
-        """To read bytes."""
         return cast(BinaryIO, self._ask(lambda: self.system.open(self.path, "rb")))
 
     def size(self) -> int:

@@ -72,7 +72,6 @@ class Cell:
 
     @classmethod
     def of(cls, timestep: float, block: str, result: PckResult) -> Cell:
-        """The cell of a result."""
         alpha, (_, other) = result.protocol.alpha, result.protocol.averages
         low, high = result.intervals.get(alpha, (result.value, result.value))
         beside, score = result.overall.values[alpha][other], result.overall
@@ -213,9 +212,6 @@ def scored(
 
     Args:
         facts: What else the scores depend on.
-
-    Raises:
-        InvalidValueError: No timestep, or no block.
     """
     if not timesteps or not blocks:
         raise InvalidValueError("A sweep takes at least one timestep and one block.")
@@ -247,10 +243,6 @@ def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | in
 
     A number k stands for the recipe's first activation at block k: ``ditf:28`` gives ``ditf:k``, and
     ``transformer_blocks.9.ff.adaln`` gives ``transformer_blocks.k.ff.adaln``.
-
-    Raises:
-        UnknownNameError: A block that the model does not have.
-        InvalidValueError: Numbers, with an activation that has no number in it.
     """
     first = recipe.activations[0]
     pattern = first if isinstance(first, str) else getattr(first, "id", str(first))

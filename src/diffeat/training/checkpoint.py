@@ -48,11 +48,6 @@ def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object])
 
 
 def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a checkpoint.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -208,7 +208,6 @@ class _Training:
         self._adapt = CleanDiftAdapters(self.adapters)
 
     def run(self, folder: Path | None, progress: Progress = silent) -> None:
-        """To the end."""
         settings = self._settings
         how = {name: value for name, value in asdict(settings).items() if name not in ("steps", "every")}
         loop = Loop(
@@ -276,11 +275,7 @@ class _Training:
 
     @torch.no_grad()
     def _channels(self) -> dict[str, int]:
-        """Of each activation, by one call.
-
-        Raises:
-            InvalidValueError: One is no map.
-        """
+        """Of each activation, by one call."""
         backbone = self._backbone
         with seeded(self._settings.seed):
             example = self._examples[0]

@@ -219,7 +219,6 @@ def train_convolution(
 
 
 def results_in(folder: Path) -> list[str]:
-    """What a training would write over: its recipe, and weights that are not those of a run to be gone on with."""
     return [RECIPE_FILE] if (folder / STATE).is_file() else [RECIPE_FILE, WEIGHTS_FILE]
 
 

@@ -71,12 +71,10 @@ class Log:
         )
 
     def flush(self) -> None:
-        """Everything to disk."""
         StagedFile(self._file, self._text.getvalue().encode()).commit()
 
 
 def read_log(file: Path) -> list[dict[str, str]]:
-    """The rows of a log."""
     with file.open(newline="", encoding="utf-8") as handle:
         return list(csv.DictReader(handle))
 

@@ -129,7 +129,6 @@ def file_at(address: str | os.PathLike[str]) -> File:
 
 
 def is_local(system: AbstractFileSystem) -> bool:
-    """Whether it is the one of this machine."""
     protocol = system.protocol
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
@@ -176,7 +175,6 @@ def unreachable(url: str, error: BaseException) -> ImageError:
 
 
 def folder_of(address: str) -> str:
-    """The folder that a path or URL lies in."""
     if not is_url(address):
         return os.path.dirname(address)
     head, chain, rest = address.partition("::")

@@ -95,6 +95,22 @@ class Encoded(Where):
 
 
 @dataclass(frozen=True)
+class Inside(Where):
+    """A picture in a file that holds many.
+
+    Attributes:
+        mark: Stamp of the file when it was listed.
+    """
+
+    file: File
+    mark: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+@dataclass(frozen=True)
 class Fetched(Where):
     """Bytes in memory."""
 
@@ -200,12 +216,8 @@ def once(file: File, members: Iterable[Member]) -> Iterator[Member]:
     for name, where, text in members:
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:
-            again = f"{name}#{seen[name]}"
-            yield (
-                again,
-                Broken(f"{file}: {name} stands there {seen[name]} times; the first is read. Rename this one."),
-                None,
-            )
+            why = f"{file}: {name} stands there {seen[name]} times; the first is read. Rename this one."
+            yield f"{name}#{seen[name]}", Broken(why), None
         else:
             yield name, where, text
     if not seen:

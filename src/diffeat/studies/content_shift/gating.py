@@ -193,11 +193,6 @@ def gate(
 def variants_of(
     techniques: Mapping[str, Combinable] | Sequence[Combinable], controls: bool, several: bool = True
 ) -> list[Variant]:
-    """The base, every technique, and its controls.
-
-    Raises:
-        InvalidValueError: If there is no technique, or two have one name.
-    """
     if isinstance(techniques, Mapping):
         named = {name: Combination.of(t) for name, t in techniques.items()}
     else:

@@ -111,9 +111,6 @@ def run_search(
 
     Args:
         budget: Denoiser rows that may be spent; at least one round is run.
-
-    Raises:
-        InvalidValueError: If there is nothing to choose from.
     """
     if not candidates:
         raise InvalidValueError("There are no techniques to search.")

@@ -31,9 +31,6 @@ def laplacian_length(feature: Float[Tensor, "c h w"], border: Border = "zeros") 
 
     Args:
         border: What lies outside: zeros, the edge again, the mirrored inside, or nothing (the interior only).
-
-    Raises:
-        InvalidValueError: For another border.
     """
     if border not in get_args(Border):
         raise InvalidValueError(f"The border is one of {', '.join(get_args(Border))}, got {border!r}.")

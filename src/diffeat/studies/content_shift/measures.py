@@ -139,11 +139,6 @@ def picture_measure(name: str) -> Measure:
 
 
 def feature_measure(name: str) -> Measure:
-    """A measure of features by name.
-
-    Raises:
-        UnknownNameError: If there is none of this name.
-    """
     return _named(name, FEATURE_MEASURES)
 
 

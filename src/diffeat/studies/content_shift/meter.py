@@ -270,11 +270,7 @@ class ShiftMeter:
 
 
 def sdedit_timesteps(start: float, steps: int, end: float = -1.0) -> list[float]:
-    """Evenly spaced timesteps of Img2Img, from ``start`` to the clean picture.
-
-    Raises:
-        InvalidValueError: If there are more steps than timesteps.
-    """
+    """Evenly spaced timesteps of Img2Img, from ``start`` to the clean picture."""
     found = [float(round(start - start * i / steps)) for i in range(steps)]
     if len(set(found)) < len(found) or found[-1] <= end:
         raise InvalidValueError(f"There are no {steps} timesteps below {start:g}.")

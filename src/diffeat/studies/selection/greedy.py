@@ -67,9 +67,6 @@ def forward_selection(
 
     Args:
         singles: Scores of the candidates alone, where they are known.
-
-    Raises:
-        InvalidValueError: No candidates, or the smallest does not fit the budget.
     """
     if not candidates:
         raise InvalidValueError("There is no candidate to choose from: every activation was rejected.")

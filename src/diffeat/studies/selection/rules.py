@@ -103,7 +103,6 @@ def _holds(text: str, values: Mapping[str, str | float | None]) -> bool:
 
 
 def measured_rules_text() -> str:
-    """The file of the set ``measured``."""
     return _MEASURED.read_text(encoding="utf-8")
 
 

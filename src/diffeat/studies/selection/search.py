@@ -161,11 +161,7 @@ def select(
 
 
 def load_backbone(model: str, device: str | None = None, dtype: str | None = None) -> Backbone:
-    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
-
-    Raises:
-        ModelError: The model cannot be loaded.
-    """
+    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32."""
     device_used, precision = placed(device, dtype)
     return Backbone.from_pretrained(model, device=device_used, dtype=precision)
 

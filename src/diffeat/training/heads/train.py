@@ -207,7 +207,6 @@ class _Run:
         self._network = workers.wrapped(network)
 
     def train(self, feed: Feed, **arguments: Any) -> None:
-        """To the end."""
         options, workers = self._options, self._workers
         batches = range(self.loop.step * options.accumulate, options.steps * options.accumulate)
         ready = ahead(lambda number: feed.ready(workers.share(number, options.batch)), batches)

@@ -39,9 +39,6 @@ class Examples:
         flip: Share of examples in which both pictures are mirrored.
         mirrored: Path of the mirrored copy of each picture, for ``flip``.
         points: Whether pairs without points are left out.
-
-    Raises:
-        DatasetError: If no pair has points to learn from.
     """
 
     def __init__(
@@ -74,11 +71,7 @@ class Examples:
 
 
 def usable_pairs(pairs: PairDataset, points: bool = True) -> list[PointPair]:
-    """The pairs with points to learn from; all whose points are numbers, without ``points``.
-
-    Raises:
-        DatasetError: There is none.
-    """
+    """The pairs with points to learn from; all whose points are numbers, without ``points``."""
     usable = [
         pair
         for pair in pairs

@@ -51,7 +51,6 @@ def map_names(extractor: Extractor) -> list[list[str]]:
 
 
 def stack(feature: FeatureMap, names: Sequence[Sequence[str]]) -> PictureMaps:
-    """The maps of a feature map, layer by layer."""
     return PictureMaps(tuple(torch.stack([feature[n] for n in steps]) for steps in names), feature.frame)
 
 
@@ -64,7 +63,6 @@ class StoredMaps:
         self._bytes = 0
 
     def maps(self, path: Path) -> PictureMaps:
-        """The maps of a stored picture."""
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
@@ -82,7 +80,6 @@ class FreshMaps:
         self._extractor, self._texts, self._names = extractor, texts, map_names(extractor)
 
     def maps(self, path: Path) -> PictureMaps:
-        """Extract a picture's maps."""
         (feature,) = self._extractor.extract([path], [self._texts[path]])
         return stack(feature, self._names)
 
@@ -94,6 +91,5 @@ class Described:
         self._source, self._describe = source, describe
 
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
-        """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
         return FeatureMap({"fused": self._describe(found).cpu()}, found.frame, key)

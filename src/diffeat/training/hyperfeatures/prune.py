@@ -62,11 +62,7 @@ def ranked(network: AggregationNetwork) -> list[Place]:
 
 
 def keep_strongest(network: AggregationNetwork, count: int) -> Pruned:
-    """Keep the ``count`` pairs of step and layer with the largest mixing weights.
-
-    Raises:
-        InvalidValueError: There are not so many.
-    """
+    """Keep the ``count`` pairs of step and layer with the largest mixing weights."""
     places = ranked(network)
     if not 1 <= count <= len(places):
         raise InvalidValueError(f"The network mixes {len(places)} pairs of step and layer; keep 1 to that many.")
@@ -89,11 +85,6 @@ def keep_layer(network: AggregationNetwork, layer: int | None = None) -> Pruned:
 
 
 def keep(network: AggregationNetwork, places: Collection[Place], label: str) -> Pruned:
-    """Keep some pairs.
-
-    Raises:
-        InvalidValueError: None, or a position outside the network.
-    """
     config = network.config
     count = (len(config.steps), len(config.channels))
     if not places or not all(0 <= s < count[0] and 0 <= k < count[1] for s, k in places):
@@ -159,7 +150,6 @@ class Selected:
         self._steps = [whole.config.steps.index(s) for s in part.config.steps]
 
     def maps(self, path: Path) -> PictureMaps:
-        """The maps of a picture."""
         found = self._source.maps(path)
         grid = found.grid or largest_grid(found.layers)
         return PictureMaps(tuple(found.layers[k][self._steps] for k in self._layers), found.frame, grid)

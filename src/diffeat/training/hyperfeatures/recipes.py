@@ -56,11 +56,6 @@ def write_recipe(
 
 
 def network_of(recipe: Reading) -> AggregationNetwork:
-    """The network that a recipe names.
-
-    Raises:
-        InvalidValueError: It names none.
-    """
     weights = None if recipe.fuse is None else recipe.fuse.weights
     if weights is None:
         raise InvalidValueError(
@@ -82,7 +77,6 @@ def denoiser_calls(recipe: Reading, known: Catalogue) -> float:
 
 
 def names_of(recipe: Reading) -> list[str]:
-    """The recipe's activations, each a name."""
     return [str(activation) for activation in recipe.activations]
 
 

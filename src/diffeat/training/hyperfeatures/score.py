@@ -17,11 +17,7 @@ from diffeat.training.hyperfeatures.maps import Described, MapSource
 
 
 def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24) -> PckResult:
-    """PCK of whatever gives features of pictures by path.
-
-    Raises:
-        DatasetError: No pair can be scored.
-    """
+    """PCK of whatever gives features of pictures by path."""
     found, notes = records(pairs, features, protocol, keep)
     return pck(found, protocol, notes=[*pairs.notes, *notes])
 
@@ -29,11 +25,7 @@ def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 2
 def records(
     pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24
 ) -> tuple[list[PairRecord], list[str]]:
-    """The errors of every pair that can be scored, and notes on those that cannot.
-
-    Raises:
-        DatasetError: No pair can be scored.
-    """
+    """The errors of every pair that can be scored, and notes on those that cannot."""
     scorer = Scorer(Features(features, keep=keep), protocol, {}, keep=keep)
     predictions = scorer.run(pairs, silent)
     if not predictions:

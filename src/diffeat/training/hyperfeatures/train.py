@@ -153,11 +153,6 @@ def train_network(
         folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
         own: In place of the paper's loss; its module and name must stay the same for a training to be gone on with.
-
-    Raises:
-        InvalidValueError: The folder holds a training of other settings (says which).
-        NonFiniteError: The loss is NaN or infinite; the state before is on disk.
-        StoreError: The state of the earlier run cannot be read, or the folder not be written.
     """
     weights, count = folder / WEIGHTS, settings.pairs
     how = {name: value for name, value in asdict(settings).items() if name != "steps"}
@@ -173,7 +168,6 @@ def train_network(
     )
 
     def gradients(number: int) -> dict[str, float | str]:
-        """The gradients of one step's pairs; the loss and its parts."""
         sums: dict[str, float] = {}
         names = []
         for example in (examples[k] for k in range(number * count, (number + 1) * count)):
