@@ -53,7 +53,8 @@ class FeatureBackbone(nn.Module):
         for name, weight in () if tuned is None else tuned.named_parameters().items():
             self.register_parameter(name.replace(".", "/"), weight)  # names hold no dots
         example = source.extract(torch.full((1, 3, 64, 64), 0.5))[0]
-        self._layout = Layout.of(_recipe(source), example, mix=False)
+        recipe: Any = source.recipe
+        self._layout = Layout.of(recipe, example, mix=False)
         self.feature_info = tuple(
             FeatureInfo(level.channels, level.stride, " + ".join(_names(level.groups))) for level in self._layout.levels
         )
@@ -152,10 +153,6 @@ def with_grad(source: Source[FeatureMap]) -> Source[FeatureMap]:
     if not isinstance(source, Extractor):
         return source
     return Extractor(source.recipe, source.backbone, batch_size=source.batch_size, grad=True)
-
-
-def _recipe(source: Source[FeatureMap]) -> Any:
-    return source.recipe
 
 
 def _names(groups: Sequence[Sequence[dict[str, int]]]) -> list[str]:

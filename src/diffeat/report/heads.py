@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 from diffeat.files import write_files
 from diffeat.report.hyperfeatures import training_svg
 from diffeat.report.labels import in_a_row
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, write_numbers
 from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import TRAINING
 from diffeat.tasks.predictors.predictor import Prediction
@@ -42,7 +43,11 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
     )
     tables = []
     if scored is not None:
-        tables = _show(page, scored, "Validation pictures")
+        page.heading("Validation")
+        for picture, caption in _shown(scored):
+            page.picture(picture, caption)
+        page.table(*scored.table())
+        tables = [markdown_table(*scored.table(), sums_up=True)]
     page.heading("Levels")
     page.code(str(getattr(getattr(predictor.head, "network", None), "layout", "")))
     data = {
@@ -61,32 +66,21 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
 
 def write_scored(scored: Scored, folder: str | Path, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html`` of a head's scores; returns the page."""
-    where = f"{scored.dataset} {scored.split}".rstrip()
-    told = [*str(scored).splitlines(), *scored.notes]
-    page = Page(f"{scored.recipe}: {where}", f"recipe {scored.recipe_hash[:12]}")
-    page.text(str(scored.scores), "big")
-    page.bullets(told)
-    tables = _show(page, scored, "Pictures")
-    facts = {
-        "dataset": scored.dataset,
-        "split": scored.split,
-        "recipe": scored.recipe,
-        "recipe_hash": scored.recipe_hash,
-    }
-    data = facts | {"pictures": len(scored.scores.sums), "protocol": scored.protocol, **_numbers(scored.scores)}
-    text = markdown_report(f"{scored.recipe}: {where}", tables, told)
-    return write_files(Path(folder), REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+    title = f"{scored.recipe}: {scored.dataset} {scored.split}".rstrip()
+    counted = {"split": scored.split, "pictures": len(scored.scores.sums), "protocol": scored.protocol}
+    data, told = counted | _numbers(scored.scores), str(scored).splitlines()
+    number = str(scored.scores)
+    return write_numbers(
+        scored, folder, number, data, _shown(scored), title=title, told=told, sums_up=True, force=force
+    )
 
 
-def _show(page: Page, scored: Scored, heading: str) -> list[str]:
-    """Pictures and numbers on a page; gives the numbers in Markdown."""
-    if scored.shown:
-        page.heading(heading)
+def _shown(scored: Scored) -> Iterator[tuple[Image.Image, str]]:
+    """Picture, truth and prediction side by side."""
     for prediction, known in scored.shown:
-        page.picture(_panels(prediction, known), f"{Path(prediction.name).name}: picture, truth, prediction")
-    page.heading("Numbers")
-    page.table(*scored.table())
-    return [markdown_table(*scored.table(), sums_up=True)]
+        maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
+        panels = in_a_row([prediction.image, *maps], prediction.image.size)
+        yield panels, f"{Path(prediction.name).name}: picture, truth, prediction"
 
 
 def _numbers(scores: Scores) -> dict[str, Any]:
@@ -97,11 +91,6 @@ def _numbers(scores: Scores) -> dict[str, Any]:
         "quoted": scores.quoted,
         "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
     }
-
-
-def _panels(prediction: Prediction, known: NDArray) -> Image.Image:
-    maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
-    return in_a_row([prediction.image, *maps], prediction.image.size)
 
 
 def _coloured(values: NDArray, prediction: Prediction) -> Image.Image:

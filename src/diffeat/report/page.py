@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffeat.evaluation.result import Result
 from diffeat.files import write_files
 
 if TYPE_CHECKING:
@@ -254,6 +256,43 @@ def markdown_report(title: str, parts: Sequence[str], bullets: Sequence[str] = (
     """A page in Markdown: its title, tables and the like, and a list."""
     listed = "\n".join(f"- {markdown(line)}" for line in bullets)
     return "\n\n".join(filter(None, [f"# {markdown(title)}", *parts, listed])) + "\n"
+
+
+def write_numbers(
+    result: Result,
+    folder: str | Path,
+    number: str,
+    data: Mapping[str, object],
+    pictures: Iterable[tuple[Image.Image, str]] = (),
+    *,
+    title: str = "",
+    told: Sequence[str] = (),
+    sums_up: bool = False,
+    force: bool,
+) -> Path:
+    """Write :data:`REPORT` of a result: its number, notes, pictures with captions, and table; returns the page.
+
+    Args:
+        data: What ``report.json`` says beside what every result has.
+        told: Lines before the notes.
+        sums_up: Whether the last row of the table stands out.
+    """
+    title, told = title or f"{result.dataset} · {result.recipe}", [*told, *result.notes]
+    page = Page(title, f"recipe {result.recipe_hash[:12]}")
+    page.text(number, "big")
+    page.bullets(told)
+    for picture, caption in pictures:
+        page.picture(picture, caption)
+    page.heading("Numbers")
+    page.table(*result.table())
+    facts = {name: getattr(result, name) for name in ("dataset", "recipe", "recipe_hash")}
+    facts |= {
+        "interval": [None if end != end else end for end in result.interval()],
+        "notes": list(result.notes),
+        **data,
+    }
+    text = markdown_report(title, [markdown_table(*result.table(), sums_up=sums_up)], [number, *told])
+    return write_files(folder, REPORT, [json.dumps(facts, indent=1), text, page.html()], force=force)
 
 
 def write_facts(folder: Path, title: str, facts: Sequence[str]) -> None:

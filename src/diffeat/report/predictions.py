@@ -42,7 +42,10 @@ def drawn(prediction: Prediction) -> Drawn:
     row: dict[str, Any] = {"picture": prediction.name, "size": list(prediction.image.size)}
     files, overlay, numbers = DRAWERS[prediction.target.name](prediction)
     if prediction.uncertainty is not None and prediction.target.of_pixels:
-        numbers |= {"uncertainty": round(_worst_tenth(prediction.uncertainty), 6)}
+        unsure = np.sort(prediction.uncertainty.ravel())[::-1]
+        numbers |= {
+            "uncertainty": round(float(unsure[: len(unsure) // 10 or len(unsure)].mean()), 6)
+        }  # the worst tenth
         heat = heat_overlay(prediction.image, torch.from_numpy(prediction.uncertainty), low=0.0)
         files |= {("uncertainty", ".jpg"): encoded(heat, "JPEG", quality=88)}
     if prediction.target.of_pixels:
@@ -151,11 +154,6 @@ def _line(row: dict[str, Any]) -> list[str]:
     if "median" in row:
         told = f"{row['least']:.3g} to {row['greatest']:.3g}, median {row['median']:.3g}"
     return [row["picture"], told, *(f"{row[k]:.3f}" if k in row else "" for k in ("confidence", "uncertainty"))]
-
-
-def _worst_tenth(uncertainty: NDArray[np.float32]) -> float:
-    values = np.sort(uncertainty.ravel())[::-1]
-    return float(values[: len(values) // 10 or len(values)].mean())
 
 
 def _heat(values: NDArray[np.float32]) -> Image.Image:

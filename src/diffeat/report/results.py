@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from math import isfinite
@@ -14,12 +13,11 @@ from PIL import Image
 from diffeat.datasets.coding import colour_map
 from diffeat.datasets.davis import Video, read_mask
 from diffeat.evaluation.result import Result
-from diffeat.files import write_files
 from diffeat.geometry import open_image
 from diffeat.report.correspondence import write_report
 from diffeat.report.heads import write_scored
 from diffeat.report.labels import write_classification, write_masks, write_segmentation
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, sheet
+from diffeat.report.page import sheet, write_numbers
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.homography.evaluate import THRESHOLDS, Homographies
@@ -33,39 +31,27 @@ _FRAMES, _HEIGHT = 6, 150
 
 def write_homographies(result: Homographies, folder: str | Path, *, force: bool = False) -> Path:
     """Write the report of homographies; returns the page."""
-    (header, rows), notes = result.table(), [str(result.options), *result.notes]
-    title = f"{result.dataset} · {result.recipe}: homography accuracy"
     data = {
         "options": result.options.model_dump(mode="json"),
         "accuracy": {t: result.accuracy(t) for t in THRESHOLDS},
-        "interval": list(result.interval()),
         "pairs": [asdict(s) | {"error": s.error if isfinite(s.error) else None} for s in result.scores],
-        "notes": notes,
+        "notes": [str(result.options), *result.notes],
     }
-    page = Page(title, str(result.options))
-    page.text(f"within 3 px {result.value:.1f} {result.interval()}", "big")
-    page.table(header, rows)
-    page.bullets(notes)
-    text = markdown_report(title, [markdown_table(header, rows, sums_up=True)], notes)
-    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+    title = f"{result.dataset} · {result.recipe}: homography accuracy"
+    number, told = f"within 3 px {result.value:.1f} {result.interval()}", [str(result.options)]
+    return write_numbers(result, folder, number, data, title=title, told=told, sums_up=True, force=force)
 
 
 def write_propagation(result: Propagation, folder: str | Path, *, force: bool = False) -> Path:
     """Write the report of label propagation; returns the page. Frames are shown where predicted masks were written."""
-    header, rows = result.table()
     title, settings = f"{result.dataset} · {result.recipe}: label propagation", str(result.options)
     objects = [{"video": s.video, "object": s.number, "J": s.j, "F": s.f} for s in result.scores]
-    data = {"settings": settings, "interval": list(result.interval()), "objects": objects, "notes": list(result.notes)}
-    page = Page(title, settings)
-    page.text(f"J&F {result.value:.1f} {result.interval()}", "big")
-    page.table(header, rows)
-    page.bullets(result.notes)
-    for video in result.videos if result.options.masks else ():
-        page.heading(video.name)
-        masks = Path(result.options.masks or "") / video.name
-        page.picture(_frames(video, masks), "Above predicted, below annotated; the first frame was given.")
-    text = markdown_report(title, [markdown_table(header, rows)], [settings, *result.notes])
-    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+    below = "above predicted, below annotated; the first frame was given"
+    masks = Path(result.options.masks or "")
+    videos = result.videos if result.options.masks else ()
+    pictures = ((_frames(video, masks / video.name), f"{video.name}: {below}") for video in videos)
+    number, data = f"J&F {result.value:.1f} {result.interval()}", {"settings": settings, "objects": objects}
+    return write_numbers(result, folder, number, data, pictures, title=title, told=[settings], force=force)
 
 
 def _frames(video: Video, masks: Path) -> Image.Image:

@@ -259,11 +259,9 @@ class Index:
         names = set(self._contents.get(digest, ()))
         if self.summary is not None:
             names |= {self.summary.names[number].as_py() for number in self.summary.of_content(digest)}
-        firsts = [(entry.first, name) for name in names if (entry := self._known(name)) and self._is(entry, digest)]
+        entries = [(entry, name) for name in names if (entry := self._known(name))]
+        firsts = [(e.first, name) for e, name in entries if self._table(e)["digest"][e.start].as_py() == digest]
         return min(firsts)[1] if firsts else None
-
-    def _is(self, entry: Entry, digest: str) -> bool:
-        return self._table(entry)["digest"][entry.start].as_py() == digest
 
     def activations(self) -> list[str]:
         tables = [*([self.summary.batch] if self.summary else []), *self._tables]

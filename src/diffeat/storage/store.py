@@ -254,12 +254,12 @@ class FeatureStore(StoreReader):
         self._check_writable()
         if not pictures:
             raise InvalidValueError("A shard without pictures is not written.")
-        self.write_sealed(seal([self._after(maps) for maps in pictures], self.dtype, position))
-
-    def _after(self, maps: Maps) -> Maps:
-        """The maps as those of a generation after what is stored of the picture."""
-        before = self._read_index().generation(maps[0][0].image)
-        return maps if before is None else [(replace(row, generation=before + 1), stored) for row, stored in maps]
+        index, after = self._read_index(), list[Maps]()
+        for maps in pictures:
+            before = index.generation(maps[0][0].image)
+            next_one = 0 if before is None else before + 1
+            after.append([(replace(row, generation=next_one), stored) for row, stored in maps])
+        self.write_sealed(seal(after, self.dtype, position))
 
     def write_sealed(self, shard: Sealed) -> None:
         """Store a shard that is ready; raises as :meth:`write_shard`."""

@@ -140,7 +140,12 @@ def select(
     verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
-        raise InvalidValueError(_all_rejected(backbone.name, settings.rules, verdicts))
+        counts = Counter(verdict.reasons[0][0] for verdict in verdicts.values() if verdict.reasons)
+        why = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
+        raise InvalidValueError(
+            f"The rules {str(settings.rules)!r} reject all {len(verdicts)} activations of {backbone.name} ({why}). "
+            "Measure at a lower noise timestep, or copy the rule file and loosen it."
+        )
     check_budget(candidates, settings.budget)
     source = source or (lambda recipe: Extractor(recipe, backbone))
     probes = _probes(source, base, candidates, labels, measurement, settings.seed, folder, progress)
@@ -260,12 +265,3 @@ def _probes(
         if names[probe.name] > 1:  # a simple and a complex set of one task
             probe.name = f"{part.task}, {part.dataset}"
     return probes
-
-
-def _all_rejected(name: str, rules: str | Path, verdicts: dict[str, Verdict]) -> str:
-    counts = Counter(reason[0] for v in verdicts.values() for reason in v.reasons[:1])
-    why = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
-    return (
-        f"The rules {str(rules)!r} reject all {len(verdicts)} activations of {name} ({why}). Measure at a lower noise "
-        "timestep, or copy the rule file and loosen it."
-    )

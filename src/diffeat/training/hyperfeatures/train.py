@@ -173,7 +173,9 @@ def train_network(
         for example in (examples[k] for k in range(number * count, (number + 1) * count)):
             loss, parts = pair_loss(network, example, settings, own)
             if not torch.isfinite(loss):
-                cause = _why_not_finite(example, settings.lr)
+                cause = f"the training diverged: use a learning rate below {settings.lr:g}, or more pairs per step"
+                if any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers):
+                    cause = "its features hold NaN or infinity: extract them in float32 or bfloat16"
                 last = f" The weights of step {loop.best[0]} stay in {weights}." if loop.best else ""
                 raise NonFiniteError(
                     f"The loss became {float(loss.detach())} at step {number + 1} (pair {example.name}); {cause}.{last}"
@@ -203,12 +205,6 @@ def train_network(
     if result is None and validate is not None:  # an earlier run measured it
         result = validate(best.to(network.mixing_weights.device))
     return Trained(best, weights, step, result, loop.seconds)
-
-
-def _why_not_finite(example: Example, rate: float) -> str:
-    if any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers):
-        return "its features hold NaN or infinity: extract them in float32 or bfloat16"
-    return f"the training diverged: use a learning rate below {rate:g}, or more pairs per step"
 
 
 def _descriptors(network: AggregationNetwork, example: Example, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
