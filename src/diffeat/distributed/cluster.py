@@ -38,8 +38,6 @@ class RayHosts:
 
     Args:
         task: What each of the workers is to do.
-        count: How many there are to be.
-        gpus: Of each.
         leave: Whether to leave the cluster at the end.
     """
 

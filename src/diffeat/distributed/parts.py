@@ -28,9 +28,6 @@ R = TypeVar("R")
 def in_parts(parts: Sequence[Callable[[], R]], progress: Progress = silent) -> list[R]:
     """What each part gives, in their order; each runs in a process of its own.
 
-    Args:
-        parts: Functions that can be pickled.
-
     Raises:
         ModelError: A process died.
         DiffeatError: What a part raises.

@@ -96,7 +96,6 @@ class IouResult:
     """Of :meth:`MeanIoU.compute`; numbers in percent.
 
     Attributes:
-        classes: Their names.
         tables: (pictures, classes, classes) counts, rows are the truth.
     """
 

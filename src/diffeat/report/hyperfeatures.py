@@ -261,7 +261,6 @@ def write_training_report(
     """Write ``report.html`` of a training: loss, validation, mixing weights; returns it.
 
     Args:
-        rows: Of the training log.
         facts: Lines about data and settings.
     """
     page = Page(f"Training of {recipe.name}", f"recipe {recipe.hash[:12]}, diffeat {__version__}")

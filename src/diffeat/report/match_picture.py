@@ -48,7 +48,6 @@ def match_picture(
     Args:
         points: (n, 2) in source pixels; ``found`` in target pixels.
         heats: Similarity of the first points with the whole target, each any grid.
-        caption: Line underneath.
     """
     panels = [_panel(source, height), _panel(target, height)]
     for panel, places in zip(panels, (points, found), strict=True):

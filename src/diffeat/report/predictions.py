@@ -28,8 +28,6 @@ class Drawn:
 
     Attributes:
         files: Contents by the folder they go into, and their ending.
-        overlay: The picture with what was predicted.
-        row: Plain numbers.
     """
 
     files: Mapping[tuple[str, str], bytes]
@@ -42,10 +40,9 @@ def drawn(prediction: Prediction) -> Drawn:
     row: dict[str, Any] = {"picture": prediction.name, "size": list(prediction.image.size)}
     files, overlay, numbers = DRAWERS[prediction.target.name](prediction)
     if prediction.uncertainty is not None and prediction.target.of_pixels:
-        unsure = np.sort(prediction.uncertainty.ravel())[::-1]
-        numbers |= {
-            "uncertainty": round(float(unsure[: len(unsure) // 10 or len(unsure)].mean()), 6)
-        }  # the worst tenth
+        values = np.sort(prediction.uncertainty.ravel())[::-1]
+        worst_tenth = values[: len(values) // 10 or len(values)]
+        numbers |= {"uncertainty": round(float(worst_tenth.mean()), 6)}
         heat = heat_overlay(prediction.image, torch.from_numpy(prediction.uncertainty), low=0.0)
         files |= {("uncertainty", ".jpg"): encoded(heat, "JPEG", quality=88)}
     if prediction.target.of_pixels:

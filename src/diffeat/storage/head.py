@@ -23,9 +23,6 @@ class Head:
     """What a store is of.
 
     Attributes:
-        recipe: The recipe's content.
-        recipe_hash: Its hash.
-        dtype: Of the values on disk.
         weights: Fingerprint of the model; "" unknown.
         epoch: How often the store was compacted.
         parts: How many files of the kind ``old`` the last compacting left.

@@ -95,12 +95,7 @@ def listed(folder: Place) -> list[str]:
 
 
 def leftovers(folder: Path, epoch: int, shards: Container[str]) -> Iterator[Path]:
-    """Files that interrupted runs left: only regular ones, with names that nothing else gives, that do not count.
-
-    Args:
-        epoch: The one that counts.
-        shards: Those that are in the index.
-    """
+    """Files that interrupted runs left: only regular ones, with names that nothing else gives, that do not count."""
     yield from temporaries(folder)
     for name in index_names(folder):
         if name.epoch != epoch and is_regular(file := folder / "index" / str(name)):

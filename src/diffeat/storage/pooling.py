@@ -83,8 +83,7 @@ def pool(
     """Vectors of the pictures of some numbers, read shard by shard.
 
     Args:
-        shards: Of all pictures.
-        rows: Their places in these.
+        shards: Of all pictures; ``rows`` are their places in these.
     """
     codes = shards.indices.to_numpy()
     in_order = missing[np.lexsort([rows[missing], codes[missing]])]

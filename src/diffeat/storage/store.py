@@ -227,7 +227,6 @@ class FeatureStore(StoreReader):
         A picture whose name is stored already replaces that one.
 
         Args:
-            features: The pictures.
             texts: What the model read for each; empty if not given.
             position: Place of the shard in the order of iteration.
 

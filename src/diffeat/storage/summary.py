@@ -41,7 +41,6 @@ class Entry(NamedTuple):
         key: Of these rows.
         first: Of the first rows that bear the name.
         table: Number of the part that they stand in; -1 is the summary.
-        start: Of the rows in it.
     """
 
     key: Key

@@ -92,8 +92,6 @@ class Sweep(Tabled):
     """The outcome of :func:`sweep`.
 
     Attributes:
-        base: What was swept.
-        dataset: Name and split.
         computed: How many cells this run scored; the others were there.
         task: What was scored; blocks of ``words`` are attentions, which the recipe has among the task's options.
     """
@@ -194,21 +192,23 @@ def sweep(
             yield Cell.of(t, name, result)
         shutil.rmtree(store, ignore_errors=True)
 
-    cells, computed = scored(recipe, folder, timesteps, blocks, (facts, weights), score, progress)
-    times, names = (tuple(dict.fromkeys(part)) for part in zip(*cells, strict=True))
-    return Sweep(recipe, f"{dataset.name} {dataset.split}".strip(), protocol, times, names, cells, computed)
+    name = f"{dataset.name} {dataset.split}".strip()
+    return swept(recipe, folder, timesteps, blocks, (facts, weights), score, progress, name, protocol)
 
 
-def scored(
+def swept(
     recipe: Reading,
     folder: str | Path,
     timesteps: Sequence[float],
     blocks: Sequence[str],
     facts: object,
     score: Scoring,
-    progress: Progress = silent,
-) -> tuple[dict[tuple[float, str], Cell], int]:
-    """Every cell, those that rest in the folder not scored again; and how many were scored.
+    progress: Progress,
+    dataset: str,
+    protocol: Scale,
+    task: str = "correspondence",
+) -> Sweep:
+    """Every cell, those that rest in the folder not scored again.
 
     Args:
         facts: What else the scores depend on.
@@ -235,7 +235,7 @@ def scored(
             stored = json.loads(file.read_text(encoding="utf-8"))
             cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
     kept.clear()
-    return cells, computed
+    return Sweep(recipe, dataset, protocol, times, tuple(names), cells, computed, task)
 
 
 def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | int]) -> list[str]:

@@ -76,7 +76,6 @@ class RemoteFile(File):
     """A file by its URL.
 
     Attributes:
-        path: In the file system.
         url: As messages and names have it.
     """
 

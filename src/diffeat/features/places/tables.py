@@ -118,12 +118,7 @@ _TABLES = Readers(TableReader)
 
 @dataclass(frozen=True)
 class Cell(Inside, Encoded):
-    """A value of a table.
-
-    Attributes:
-        group: Of rows.
-        number: Of the row in the group.
-    """
+    """A value of a table."""
 
     column: str
     group: int

@@ -154,7 +154,6 @@ class Found:
     Attributes:
         path: Of the place as it was given, and of the picture in it: ``shards/a.tar/0001.jpg``.
         root: The folder that its name is relative to, if no other is given.
-        text: For the model.
         options: Fields of :class:`Wanted` that were regarded.
     """
 

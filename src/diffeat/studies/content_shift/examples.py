@@ -26,7 +26,6 @@ class Example:
     Attributes:
         variants: Names, in the order of the lists below.
         pixels: The picture as the model sees it, in [-1, 1].
-        img2img: What Img2Img makes of it.
         estimates: Of the clean picture, at the operating timestep.
         features: Of the clean picture by the base, then of each variant.
     """

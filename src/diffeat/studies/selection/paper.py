@@ -35,7 +35,6 @@ class Verdict:
     """What a rule set says of one activation.
 
     Attributes:
-        kept: Whether it stays a candidate.
         reasons: ``(property, reason)`` of every rule it breaks; empty if it is kept.
     """
 

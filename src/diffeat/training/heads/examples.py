@@ -123,7 +123,6 @@ class Batch:
     Attributes:
         maps: ``(b, c, h, w)`` by name.
         truth: Of each, (…, h, w).
-        frames: Of each.
     """
 
     maps: Mapping[str, Tensor]
@@ -158,11 +157,7 @@ def batch_of(features: Sequence[FeatureMap], truth: Sequence[Tensor], names: Seq
 
 
 class Fresh:
-    """Batches whose features are read as they are needed, with pictures opened ahead.
-
-    Args:
-        prompt: Text for all pictures.
-    """
+    """Batches whose features are read as they are needed, with pictures opened ahead."""
 
     def __init__(self, examples: Examples, source: Source[FeatureMap], prompt: str | None) -> None:
         self._examples, self._source, self._prompt = examples, source, prompt

@@ -27,9 +27,6 @@ Data = MaskDataset | TargetDataset
 class Truth(ABC):
     """A kind of what is known.
 
-    Args:
-        data: To learn from.
-
     Attributes:
         kind: Of the datasets.
         target: Of predictions, see :data:`diffeat.tasks.predictors.target.TARGETS`.

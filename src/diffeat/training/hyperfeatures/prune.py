@@ -6,7 +6,7 @@ left are dropped from the network and from the recipe, so that the denoiser stop
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -118,20 +118,18 @@ def curve(
     pairs: PairDataset,
     source: MapSource,
     protocol: Protocol,
-    counts: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> list[CurvePoint]:
     """Accuracy against cost of the network and of what is left of it.
 
     Args:
         known: Of the model; tells how far into a pass each layer lies.
-        counts: How many pairs to keep; by default 1, 2, 4, … and all.
 
     Returns:
-        The strongest pairs by count, then the strongest step and the strongest layer.
+        The strongest pairs by count (1, 2, 4, … and all), then the strongest step and the strongest layer.
     """
     most = len(ranked(network))
-    counts = counts or sorted({*(2**i for i in range(most.bit_length())), most})
+    counts = sorted({*(2**i for i in range(most.bit_length())), most})
     variants = [keep_strongest(network, k) for k in counts] + [keep_step(network), keep_layer(network)]
     points = []
     for pruned in progress(variants, total=len(variants), desc="prune"):

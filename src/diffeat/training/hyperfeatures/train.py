@@ -150,7 +150,6 @@ def train_network(
 
     Args:
         network: On the device to train on.
-        folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
         own: In place of the paper's loss; its module and name must stay the same for a training to be gone on with.
     """
