@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.files import write_files
 from diffeat.report.hyperfeatures import training_svg
 from diffeat.report.labels import in_a_row
 from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, write_numbers
+from diffeat.report.predictions import target_picture
 from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import TRAINING
-from diffeat.tasks.predictors.predictor import Prediction
 from diffeat.tasks.predictors.scores import Scores
 from diffeat.training.heads.train import Trained
 from diffeat.training.loop import LOG, read_log
@@ -78,7 +77,8 @@ def write_scored(scored: Scored, folder: str | Path, *, force: bool = False) -> 
 def _shown(scored: Scored) -> Iterator[tuple[Image.Image, str]]:
     """Picture, truth and prediction side by side."""
     for prediction, known in scored.shown:
-        maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
+        found = np.asarray(prediction.values)
+        maps = (target_picture(values, prediction.legend.colours, found) for values in (known, found))
         panels = in_a_row([prediction.image, *maps], prediction.image.size)
         yield panels, f"{Path(prediction.name).name}: picture, truth, prediction"
 
@@ -91,20 +91,3 @@ def _numbers(scores: Scores) -> dict[str, Any]:
         "quoted": scores.quoted,
         "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
     }
-
-
-def _coloured(values: NDArray, prediction: Prediction) -> Image.Image:
-    """Labels in their colours, void ones white; depth from near (bright) to far; normals as (n + 1) / 2."""
-    if prediction.target.discrete:
-        table = np.full((256, 3), 255, np.uint8)
-        table[: len(prediction.legend.colours)] = prediction.legend.colours
-        return Image.fromarray(table[values])
-    if prediction.target.name == "normals":
-        return Image.fromarray((np.nan_to_num(values).transpose(1, 2, 0) * 127.5 + 127.5).clip(0, 255).astype(np.uint8))
-    import matplotlib
-
-    depth = np.squeeze(values)
-    truth = np.asarray(prediction.values, np.float32)
-    low, high = np.nanquantile(truth, [0.02, 0.98])
-    shares = 1 - (np.nan_to_num(depth, nan=high) - low) / max(float(high - low), 1e-9)
-    return Image.fromarray((matplotlib.colormaps["magma"](shares.clip(0, 1))[..., :3] * 255).astype(np.uint8))

@@ -13,7 +13,7 @@ from diffeat.__about__ import __version__
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.files import write_files
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, svg_of
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, numbered, svg_of
 from diffeat.tasks.correspondence.protocol import PER, Protocol
 from diffeat.training.hyperfeatures.prune import CurvePoint, ranked
 
@@ -60,14 +60,7 @@ def heat_svg(
             side.spines[["top", "right"]].set_visible(False)
     else:
         axes = figure.add_subplot()
-    low, high = np.nanmin(values), np.nanmax(values)
-    image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
-    for i in range(rows):
-        for j in range(columns):
-            dark = values[i, j] < low + 0.6 * (high - low)
-            axes.text(
-                j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
-            )
+    image = numbered(axes, values, 7)
     axes.set_xticks(range(columns), step_labels(network, times), fontsize=8)
     axes.set_yticks(range(rows), [short_layer(a) for a in network.config.activations], fontsize=8)
     axes.set_xlabel("timestep" if times else "step")

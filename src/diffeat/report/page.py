@@ -19,7 +19,9 @@ from diffeat.evaluation.result import Result
 from diffeat.files import write_files
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 #: Files of most reports.
 REPORT = ("report.json", "report.md", "report.html")
@@ -216,6 +218,16 @@ def svg_of(figure: Figure) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "diffeat"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def numbered(axes: Axes, values: np.ndarray, size: int) -> AxesImage:
+    """Values (rows, columns) as colours with their numbers."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value < low + 0.6 * (high - low) else "black"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=size, color=colour)
+    return image
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from diffeat.datasets.coding import Colour
 from diffeat.report.page import Page, encoded, sheet
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.tasks.predictors.target import Legend
@@ -71,13 +72,12 @@ def _classes(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]
 def _depth(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
     values = np.asarray(prediction.values, np.float32)
     numbers = {"least": float(values.min()), "median": float(np.median(values)), "greatest": float(values.max())}
-    return {("depth", ".npy"): _array(values)}, _heat(values), numbers
+    return {("depth", ".npy"): _array(values)}, target_picture(values), numbers
 
 
 def _normals(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
     values = np.asarray(prediction.values, np.float32)
-    picture = Image.fromarray(np.rint((values.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8))
-    return {("normals", ".npy"): _array(values)}, picture, {}
+    return {("normals", ".npy"): _array(values)}, target_picture(values), {}
 
 
 #: How a target is written: files, overlay and numbers of a prediction. Adding a target: a line here.
@@ -87,6 +87,26 @@ DRAWERS: dict[str, Callable[[Prediction], tuple[dict, Image.Image, dict[str, Any
     "depth": _depth,
     "normals": _normals,
 }
+
+
+def target_picture(values: NDArray, colours: Sequence[Colour] = (), like: NDArray | None = None) -> Image.Image:
+    """What is known of pixels, white where nothing is: labels in their colours, normals (3, H, W) as (n + 1) / 2;
+    depth from near to far, in its own range or in that of another.
+    """
+    import matplotlib
+
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
+    if not np.issubdtype(values.dtype, np.floating):
+        table = np.full((256, 3), 255, np.uint8)
+        table[: len(colours)] = colours
+        return Image.fromarray(table[values])
+    if values.ndim == 3:
+        known, shown = ~np.isnan(values[0]), (values.transpose(1, 2, 0) + 1) * 127.5
+    else:
+        known, of = ~np.isnan(values), values if like is None else like
+        low, high = np.percentile(of[~np.isnan(of)], [1, 99]) if not np.isnan(of).all() else (0.0, 1.0)
+        shown = 255 * matplotlib.colormaps["Spectral_r"]((values - low) / max(high - low, 1e-12))[..., :3]
+    return Image.fromarray(np.where(known[..., None], np.rint(shown).clip(0, 255), 255).astype(np.uint8))
 
 
 def palette_picture(labels: NDArray, legend: Legend) -> Image.Image:
@@ -151,14 +171,6 @@ def _line(row: dict[str, Any]) -> list[str]:
     if "median" in row:
         told = f"{row['least']:.3g} to {row['greatest']:.3g}, median {row['median']:.3g}"
     return [row["picture"], told, *(f"{row[k]:.3f}" if k in row else "" for k in ("confidence", "uncertainty"))]
-
-
-def _heat(values: NDArray[np.float32]) -> Image.Image:
-    import matplotlib
-
-    low, high = np.nanpercentile(values, [1, 99])
-    shade = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    return Image.fromarray(np.rint(255 * matplotlib.colormaps["Spectral_r"](shade)[..., :3]).astype(np.uint8))
 
 
 def _array(values: NDArray) -> bytes:

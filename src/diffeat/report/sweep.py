@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.files import write_files
-from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table, svg_of
+from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table, numbered, svg_of
 from diffeat.studies.sweeps import Sweep
 
 #: What is written.
@@ -63,12 +63,8 @@ def heat_map(sweep: Sweep) -> str:
     rows, columns = values.shape
     figure = Figure(figsize=(2.2 + 0.75 * columns, 1.4 + 0.42 * rows), layout="constrained")
     axes = figure.add_subplot()
-    drawn = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
-    middle = (values.min() + values.max()) / 2
-    for r in range(rows):
-        for c in range(columns):
-            colour = "black" if values[r, c] > middle else "white"
-            axes.text(c, r, f"{values[r, c]:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    drawn = numbered(axes, values, 8)
+    axes.invert_yaxis()
     place = sweep.timesteps.index(sweep.best.timestep), sweep.blocks.index(sweep.best.block)
     frame = Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fill=False, edgecolor="#d1495b", linewidth=2.5)
     axes.add_patch(frame)
