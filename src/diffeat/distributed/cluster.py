@@ -89,7 +89,7 @@ class RayHosts:
         return cls(Task(load, threads), count, min(1, gpus), leave=leave)
 
     def start(self, number: int) -> None:
-        self._forget(number)
+        self.stop(number)
         actor = self._actors[number] = self._class.remote()
         self._awaited[actor.hello.remote(self._task, os.getcwd())] = number
 
@@ -113,22 +113,19 @@ class RayHosts:
             except Exception as error:
                 event = outcome(error)
             if isinstance(event, Lost):
-                self._forget(number)
+                self.stop(number)
             yield number, event
-
-    def stop(self, number: int) -> None:
-        self._forget(number)
 
     def close(self) -> None:
         for number in list(self._actors):
-            self._forget(number)
+            self.stop(number)
 
     def leave(self) -> None:
         """Leave the cluster, if it was joined for these workers."""
         if self._leave:
             self._ray.shutdown()
 
-    def _forget(self, number: int) -> None:
+    def stop(self, number: int) -> None:
         actor = self._actors.pop(number, None)
         self._awaited = {ref: of for ref, of in self._awaited.items() if of != number}
         if actor is not None:

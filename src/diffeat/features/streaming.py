@@ -37,11 +37,7 @@ def raise_error(_name: str, error: DiffeatError) -> None:
 
 
 def stream(
-    source: Source[T],
-    images: Images,
-    prompts: Prompts = None,
-    *,
-    on_error: OnError = raise_error,
+    source: Source[T], images: Images, prompts: Prompts = None, *, on_error: OnError = raise_error
 ) -> Iterator[T]:
     """Features of pictures, one at a time and in their order; only the pictures of a few calls are held.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from diffeat.datasets.coding import colour_map
 from diffeat.datasets.davis import Video, read_mask
 from diffeat.evaluation.result import Result
 from diffeat.geometry import open_image
@@ -18,6 +17,8 @@ from diffeat.report.correspondence import write_report
 from diffeat.report.heads import write_scored
 from diffeat.report.labels import write_classification, write_masks, write_segmentation
 from diffeat.report.page import sheet, write_numbers
+from diffeat.report.predictions import coloured
+from diffeat.report.transfer import NUMBERS
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.correspondence.evaluate import Evaluation
 from diffeat.tasks.homography.evaluate import THRESHOLDS, Homographies
@@ -64,12 +65,7 @@ def _frames(video: Video, masks: Path) -> Image.Image:
 
 
 def _overlay(picture: Image.Image, mask: Path | None) -> Image.Image:
-    pixels = np.asarray(picture, dtype=np.float32)
-    if mask is not None:
-        labels = read_mask(mask)
-        colour = np.array(colour_map(), np.float32)[labels]
-        pixels = np.where(labels[..., None] > 0, 0.35 * pixels + 0.65 * np.maximum(colour, 30), 0.75 * pixels)
-    cell = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+    cell = picture if mask is None else coloured(picture, read_mask(mask), NUMBERS)
     return cell.resize((max(1, round(cell.width * _HEIGHT / cell.height)), _HEIGHT), Image.Resampling.LANCZOS)
 
 

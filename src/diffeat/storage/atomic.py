@@ -137,10 +137,7 @@ def disk_errors(path: Place, lost: str = "Nothing that was stored before is lost
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason, fix = f"no permission to write there ({error.strerror})", "Choose another folder."
         else:
-            reason, fix = (
-                error.strerror or str(error),
-                "Run the same command again to go on where it stopped.",
-            )
+            reason, fix = (error.strerror or str(error), "Run the same command again to go on where it stopped.")
         raise StoreError(f"Cannot write to the store {path}: {reason}. {lost} {fix}") from error
 
 

@@ -27,15 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from diffeat.errors import StoreError
-from diffeat.storage.atomic import (
-    DamagedError,
-    StagedFile,
-    disk_errors,
-    is_regular,
-    is_temporary,
-    opened,
-    sync_folder,
-)
+from diffeat.storage.atomic import DamagedError, StagedFile, disk_errors, is_regular, is_temporary, opened, sync_folder
 from diffeat.storage.url import Place, Url
 
 HEAD_FILE = "store.json"

@@ -67,12 +67,7 @@ class FeatureStore(StoreReader):
 
     @classmethod
     def create(
-        cls,
-        path: PlaceLike,
-        recipe: dict[str, Any],
-        recipe_hash: str,
-        dtype: str = "float32",
-        weights: str = "",
+        cls, path: PlaceLike, recipe: dict[str, Any], recipe_hash: str, dtype: str = "float32", weights: str = ""
     ) -> Self:
         """Make a new store in a folder that is new or empty.
 
@@ -95,14 +90,7 @@ class FeatureStore(StoreReader):
         return cls(folder, Head.read(folder))
 
     @classmethod
-    def of(
-        cls,
-        path: PlaceLike,
-        source: Source[FeatureMap],
-        dtype: str = "float32",
-        *,
-        shared: bool = False,
-    ) -> Self:
+    def of(cls, path: PlaceLike, source: Source[FeatureMap], dtype: str = "float32", *, shared: bool = False) -> Self:
         """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
         recipe = source.recipe
         return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint, shared=shared)

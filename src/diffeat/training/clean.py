@@ -122,8 +122,7 @@ def clean_recipe(recipe: Reading) -> Reading:
             "ones afterwards."
         )
     return recipe.replace(
-        name=f"{recipe.name}-clean",
-        trajectory={"kind": "clean", "timesteps": path.timesteps, "latent": path.latent},
+        name=f"{recipe.name}-clean", trajectory={"kind": "clean", "timesteps": path.timesteps, "latent": path.latent}
     )
 
 

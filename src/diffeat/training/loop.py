@@ -163,7 +163,12 @@ class Loop:
                 late = plan.seconds is not None and time.monotonic() - start > plan.seconds
                 milestone = self.step % plan.every == 0 or self.step == plan.steps or late
                 if milestone:
-                    value = self._milestone(validate, keep, on_validation)
+                    value = None if validate is None else validate()
+                    if value is None or self.best is None or value > self.best[1]:
+                        self.best = None if value is None else (self.step, value)
+                        keep()
+                    if value is not None and on_validation is not None:
+                        on_validation(self.step, value)
                 if self._log is not None:
                     self._log.write({"step": str(self.step), **values, "seconds": took, "validation": value})
                 if milestone or stopped():
@@ -190,20 +195,6 @@ class Loop:
             optimiser.step()
         self.losses.append(loss)
         return values
-
-    def _milestone(
-        self,
-        validate: Callable[[], float] | None,
-        keep: Callable[[], object],
-        on_validation: Callable[[int, float], None] | None,
-    ) -> float | None:
-        value = None if validate is None else validate()
-        if value is None or self.best is None or value > self.best[1]:
-            self.best = None if value is None else (self.step, value)
-            keep()
-        if value is not None and on_validation is not None:
-            on_validation(self.step, value)
-        return value
 
     def _save(self) -> None:
         if self._file is None or self._log is None:
