@@ -1,9 +1,11 @@
-"""Predictions on disk: what each target is written as, a row of scores, a contact sheet and a page."""
+"""Predictions on disk: what each target is written as, a row of scores, a contact sheet and a page; and samples of a
+dataset, drawn likewise."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.datasets.coding import Colour
+from diffeat.datasets.labelled import MaskDataset, MaskSample
+from diffeat.datasets.measured import TargetDataset
+from diffeat.errors import DiffeatError
+from diffeat.geometry import open_image
 from diffeat.report.page import Page, encoded, sheet
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.tasks.predictors.target import Legend
@@ -21,6 +27,8 @@ from diffeat.viz import heat_overlay
 _COVER = 0.6
 #: Pictures on a page, and the side of one on the contact sheet.
 SHOWN, _CELL, _GAP, _COLUMNS = 24, 240, 6, 4
+#: Height of a sample, and how many stand in a row.
+_TALL, _ROW = 160, 3
 
 
 @dataclass(frozen=True)
@@ -145,6 +153,20 @@ def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Ima
         cells.append(sheet([[p.convert("RGB").resize(size, Image.Resampling.LANCZOS) for p in (image, overlay)]], 2))
     columns = max(1, _COLUMNS // 2)
     return sheet([cells[k : k + columns] for k in range(0, len(cells), columns)], _GAP)
+
+
+def samples_picture(data: MaskDataset | TargetDataset, count: int = 9) -> Image.Image:
+    """``count`` samples at even steps, three in a row; those that cannot be read are left out. Void is white."""
+    tiles, colours = [], data.colours if isinstance(data, MaskDataset) else ()
+    for sample in data.limited(count):
+        with suppress(DiffeatError):
+            photo = open_image(sample.image)
+            values = sample.labels(len(colours)) if isinstance(sample, MaskSample) else sample.target()
+            shown = target_picture(values, colours)
+            width = max(1, round(photo.width * _TALL / photo.height))
+            enlarged = shown.resize((width, _TALL), Image.Resampling.NEAREST)
+            tiles.append(sheet([[photo.resize((width, _TALL)), enlarged]], 0))
+    return sheet([tiles[i : i + _ROW] for i in range(0, len(tiles), _ROW)], _GAP)
 
 
 def predictions_page(predictor: Predictor, rows: Sequence[dict[str, Any]], sheet: Image.Image | None, how: str) -> str:

@@ -10,8 +10,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffeat.backbones import Backbone, remembered
 from diffeat.backbones.placement import placed
@@ -23,6 +28,7 @@ from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import FeatureMap, ImageLike, Picture, Source
 from diffeat.progress import Progress, silent
+from diffeat.storage.atomic import StagedFile
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
 from diffeat.studies.selection.meter import Measured
@@ -36,10 +42,11 @@ from diffeat.studies.selection.probes import (
     SegmentationProbe,
 )
 from diffeat.studies.selection.properties import Measurement, Property, measure
-from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.rules import judge
 from diffeat.studies.selection.score import Score
 
+#: Of a measurement on disk: numbers as JSON, redundancy and thumbnails as safetensors.
+_NUMBERS, _TENSORS = "properties.json", "properties.safetensors"
 #: The largest grid on which candidate matches are compared.
 _MOST_CELLS = 48
 
@@ -263,3 +270,49 @@ def _probes(
         if names[probe.name] > 1:  # a simple and a complex set of one task
             probe.name = f"{part.task}, {part.dataset}"
     return probes
+
+
+def save_measurement(measurement: Measurement, folder: Path, key: str) -> None:
+    """Write it; ``key`` says what it was made of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"thumbnail/{id}": torch.from_numpy(picture) for id, picture in measurement.thumbnails.items()}
+    tensors["picture"] = torch.from_numpy(np.asarray(measurement.picture).copy())
+    tensors["redundancy"] = measurement.redundancy
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / _TENSORS)
+    data = {
+        "key": key,
+        "settings": measurement.settings,
+        "skipped": measurement.skipped,
+        "properties": [asdict(p) for p in measurement.properties],
+    }
+    # last: its presence says that all is there
+    StagedFile(folder / _NUMBERS, json.dumps(data, indent=1).encode()).commit()
+
+
+def load_measurement(folder: Path, key: str) -> Measurement | None:
+    """What :func:`save_measurement` wrote under the same key, or ``None``."""
+    path = folder / _NUMBERS
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["key"] != key:
+        return None
+    tensors = load_file(folder / _TENSORS)
+    return Measurement(
+        properties=tuple(
+            Property(
+                **item
+                | {
+                    "measured": Measured(**item["measured"]),
+                    "grid": tuple(item["grid"]),
+                    "aliases": tuple(item["aliases"]),
+                }
+            )
+            for item in data["properties"]
+        ),
+        redundancy=tensors["redundancy"],
+        skipped=data["skipped"],
+        thumbnails={n.removeprefix("thumbnail/"): t.numpy() for n, t in tensors.items() if n.startswith("thumbnail/")},
+        picture=Image.fromarray(tensors["picture"].numpy()),
+        settings=data["settings"],
+    )
