@@ -140,14 +140,9 @@ def as_module(
     if tune == "none":
         return FeatureBackbone(source)
     tuned = tuned_of(source, tune, rank, seed=seed)
-    return FeatureBackbone(with_grad(source), tuned)
-
-
-def with_grad(source: Source[FeatureMap]) -> Source[FeatureMap]:
-    """The same, with features that stay attached to the denoiser's graph where it is one diffusion model."""
-    if not isinstance(source, Extractor):
-        return source
-    return Extractor(source.recipe, source.backbone, batch_size=source.batch_size, grad=True)
+    if isinstance(source, Extractor):  # features stay attached to the denoiser's graph
+        source = Extractor(source.recipe, source.backbone, batch_size=source.batch_size, grad=True)
+    return FeatureBackbone(source, tuned)
 
 
 def _names(groups: Sequence[Sequence[dict[str, int]]]) -> list[str]:

@@ -51,16 +51,9 @@ class Property:
 
     def values(self) -> dict[str, str | float | None]:
         """All numbers and names in one flat mapping, as rules see them."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "stage": self.stage,
-            "channels": self.channels,
-            "cells": min(self.grid),
-            "stride": self.stride,
-            "depth": self.depth,
-            **asdict(self.measured),
-        }
+        named = {"id": self.id, "kind": self.kind, "stage": self.stage, "channels": self.channels}
+        sizes = {"cells": min(self.grid), "stride": self.stride, "depth": self.depth}
+        return {**named, **sizes, **asdict(self.measured)}
 
 
 class MeasuredOn(TypedDict):
