@@ -29,11 +29,7 @@ class _Process(NamedTuple):
 
 
 class LocalHosts:
-    """Processes; what they do is told by :class:`diffeat.distributed.workers.Hosts`.
-
-    Args:
-        tasks: What each of the workers is to do.
-    """
+    """Processes, one for each task; what they do is told by :class:`diffeat.distributed.workers.Hosts`."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self.count = len(tasks)

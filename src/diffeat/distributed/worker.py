@@ -98,11 +98,7 @@ class Worker:
         return Hello(socket.gethostname(), os.getpid(), source.fingerprint, source.precision, source.map_names)
 
     def work(self, orders: SimpleQueue[Order | None], done: Done) -> None:
-        """Do the units of one run as they come, until there is ``None``.
-
-        Args:
-            done: Called from another thread, in the order of the units.
-        """
+        """Do the units of one run as they come, until there is ``None``; a thread calls ``done``, in their order."""
         first = orders.get()
         if first is None:
             return

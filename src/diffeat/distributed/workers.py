@@ -33,11 +33,7 @@ log = logging.getLogger("diffeat")
 
 
 class Hosts(Protocol):
-    """Where workers run: it starts them, gives them orders, and hears from them.
-
-    Attributes:
-        count: How many workers there are to be.
-    """
+    """Where so many workers (``count``) run: it starts them, gives them orders, and hears from them."""
 
     count: int
 

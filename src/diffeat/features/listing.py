@@ -106,11 +106,7 @@ def list_pictures(
 
 
 def find_pictures(paths: AnyPath | Iterable[AnyPath], **options: Any) -> tuple[list[Picture], list[str]]:
-    """Likewise, called by their paths as they are given, and what cannot be read, a line each.
-
-    Args:
-        options: As of :func:`list_pictures`: ``fps`` and the columns.
-    """
+    """Likewise (``options``: fps and columns), called by their paths as given, and what cannot be read, a line each."""
     found, _ = _found(paths, Wanted(**options))
     pictures = [Picture(f.path, f.where, text=f.text) for f in found if not isinstance(f.where, Broken)]
     return pictures, [str(f.where) for f in found if isinstance(f.where, Broken)]

@@ -108,11 +108,7 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
 
 
 def training_svg(rows: Sequence[Mapping[str, str]], measure: str = "validation") -> str:
-    """Loss and validation by step, from the rows of a training log, as an SVG drawing.
-
-    Args:
-        measure: What the validation measures, in its unit; drawn without a sign.
-    """
+    """Loss and validation (without a sign) by step, from the rows of a training log, as an SVG drawing."""
     from matplotlib.figure import Figure
 
     steps = np.array([int(r["step"]) for r in rows])
@@ -251,11 +247,7 @@ def write_training_report(
     *,
     force: bool = False,
 ) -> Path:
-    """Write ``report.html`` of a training: loss, validation, mixing weights; returns it.
-
-    Args:
-        facts: Lines about data and settings.
-    """
+    """Write ``report.html`` of a training: facts, loss, validation, mixing weights; returns it."""
     page = Page(f"Training of {recipe.name}", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
     page.bullets(list(facts))
     page.heading("Loss")

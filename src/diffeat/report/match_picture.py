@@ -76,11 +76,7 @@ def errors_picture(
     height: int = 260,
     caption: str = "",
 ) -> Image.Image:
-    """A scored pair: rings are the truth with its tolerance, dots the predictions, lines the errors.
-
-    Args:
-        threshold: Radius of the tolerance in target pixels.
-    """
+    """A scored pair: rings are the truth with its tolerance in pixels, dots the predictions, lines the errors."""
     one, other = _panel(source, height), _panel(target, height)
     draw = ImageDraw.Draw(one.picture)
     for place, right in zip(points.tolist(), correct, strict=True):

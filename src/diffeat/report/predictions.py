@@ -33,11 +33,7 @@ _TALL, _ROW = 160, 3
 
 @dataclass(frozen=True)
 class Drawn:
-    """A prediction as it is written.
-
-    Attributes:
-        files: Contents by the folder they go into, and their ending.
-    """
+    """A prediction as it is written: contents by the folder they go into, and their ending; overlay and numbers."""
 
     files: Mapping[tuple[str, str], bytes]
     overlay: Image.Image

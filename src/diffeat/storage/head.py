@@ -42,11 +42,7 @@ class Head:
         return f"{_json(data)}\n".encode()
 
     def write(self, folder: Place, *, new: bool = False) -> None:
-        """Write it, atomically; ``new``: where there is none.
-
-        Raises:
-            FileExistsError: There is one, in an object store.
-        """
+        """Write it, atomically; ``new``: where there is none, else FileExistsError in an object store."""
         StagedFile(folder / HEAD_FILE, self.to_bytes(), new=new).commit()
 
     @classmethod

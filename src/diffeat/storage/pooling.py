@@ -80,11 +80,7 @@ def pool(
     keep: bool,
     progress: Progress,
 ) -> Iterator[Part]:
-    """Vectors of the pictures of some numbers, read shard by shard.
-
-    Args:
-        shards: Of all pictures; ``rows`` are their places in these.
-    """
+    """Vectors of the pictures of some numbers, read shard by shard; ``rows`` are the places of all in ``shards``."""
     codes = shards.indices.to_numpy()
     in_order = missing[np.lexsort([rows[missing], codes[missing]])]
     lines, size = list[tuple[str, int, NDArray[np.float32]]](), 0

@@ -36,10 +36,7 @@ Maps = Sequence[tuple[Row, Mapping[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Sealed:
-    """A shard ready to be written: its name, which is the SHA-256 of its bytes, these in pieces, and its rows.
-
-    The pieces are the memory of the maps themselves, so that a shard is held once.
-    """
+    """A shard ready to be written: the SHA-256 of its bytes; these, which are the memory of the maps; and its rows."""
 
     shard: str
     chunks: Chunks
@@ -94,11 +91,7 @@ def storable(*texts: str) -> None:
 
 
 def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
-    """A shard of pictures.
-
-    Args:
-        position: The place of the shard in the order of the shards.
-    """
+    """A shard of pictures, at a place in the order of the shards."""
     tensors = {
         _tensor_name(number, row.activation, part): tensor
         for number, maps in enumerate(pictures)
@@ -154,11 +147,7 @@ class ShardReader:
             raise self._damaged(str(error)) from error
 
     def stored(self, row: Row) -> dict[str, Tensor]:
-        """The tensors on disk of a map, which are checked.
-
-        Raises:
-            DamagedError: They are not those that were written.
-        """
+        """The tensors on disk of a map; DamagedError if they are not those that were written."""
         try:
             parts = ("", *self._format(row).extras)
             tensors = {part: self._file.get_tensor(_tensor_name(row.row, row.activation, part)) for part in parts}

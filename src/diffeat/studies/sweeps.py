@@ -208,11 +208,7 @@ def swept(
     protocol: Scale,
     task: str = "correspondence",
 ) -> Sweep:
-    """Every cell, those that rest in the folder not scored again.
-
-    Args:
-        facts: What else the scores depend on.
-    """
+    """Every cell, those that rest in the folder not scored again; ``facts`` are what else the scores depend on."""
     if not timesteps or not blocks:
         raise InvalidValueError("A sweep takes at least one timestep and one block.")
     root = Path(folder)

@@ -29,11 +29,7 @@ class Stateful(Protocol):
 
 
 def write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write tensors, in a folder that is made if missing.
-
-    Raises:
-        StoreError: They cannot be written.
-    """
+    """Write tensors, in a folder that is made if missing; StoreError if that fails."""
     from safetensors.torch import save as to_bytes
 
     plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}

@@ -225,12 +225,7 @@ def results_in(folder: Path) -> list[str]:
 def pair_loss(
     network: nn.Conv2d, source: PictureMaps, target: PictureMaps, source_points: Tensor, target_points: Tensor
 ) -> Tensor:
-    """The symmetric keypoint loss of one pair.
-
-    Args:
-        source_points: (n, 2) points (x, y) in original pixels.
-        target_points: Those that they belong to.
-    """
+    """The symmetric keypoint loss of one pair, whose points (n, 2) are (x, y) in original pixels."""
     device = network.weight.device
     described, cells = [], []
     for maps, points in ((source, source_points), (target, target_points)):

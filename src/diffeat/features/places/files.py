@@ -73,11 +73,7 @@ class LocalFile(File):
 
 @dataclass(frozen=True)
 class RemoteFile(File):
-    """A file by its URL.
-
-    Attributes:
-        url: As messages and names have it.
-    """
+    """A file by its URL, as messages and names have it."""
 
     system: AbstractFileSystem
     path: str
@@ -115,11 +111,7 @@ def is_url(text: str) -> bool:
 
 
 def file_at(address: str | os.PathLike[str]) -> File:
-    """The file of a path or URL, without opening it.
-
-    Raises:
-        ImageError: There is no way to its file system.
-    """
+    """The file of a path or URL, without opening it; ImageError if there is no way to its file system."""
     text = os.fspath(address)
     if not is_url(text):
         return LocalFile(Path(text))
@@ -133,11 +125,7 @@ def is_local(system: AbstractFileSystem) -> bool:
 
 
 def system_of(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it.
-
-    Raises:
-        ImageError: It is not known, lacks a package, or cannot be reached.
-    """
+    """The file system of a URL, and the path in it; ImageError if it cannot be reached, or lacks a package."""
     from fsspec import available_protocols
     from fsspec.core import url_to_fs
 

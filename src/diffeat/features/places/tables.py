@@ -59,11 +59,7 @@ class TableReader:
         self._stream.close()
 
     def rows(self, columns: Sequence[str], first: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """Group, number in the group, and values of each row.
-
-        Args:
-            first: Group to begin with.
-        """
+        """Group, number in the group, and values of each row, from the group ``first`` on."""
         import pyarrow as pa
 
         group, number = first, 0

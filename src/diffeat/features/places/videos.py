@@ -77,11 +77,7 @@ class VideoReader:
         return whole / 1e6 if whole is not None and len(self.container.streams) == 1 else None
 
     def frame(self, time: int, key: int) -> Image.Image:
-        """The frame of a time.
-
-        Args:
-            key: Time of the key frame that it needs.
-        """
+        """The frame of a time, for which the key frame of the time ``key`` is needed."""
         try:
             if self._last is None or not key <= self._last < time:
                 self._last = None
@@ -106,12 +102,7 @@ _VIDEOS = Readers(VideoReader)
 
 @dataclass(frozen=True)
 class VideoFrame(Inside):
-    """A frame of a video.
-
-    Attributes:
-        time: In the units of the track.
-        key: Time of the key frame that it needs.
-    """
+    """A frame of a video: its time in the units of the track, and that of the key frame that it needs."""
 
     time: int
     key: int

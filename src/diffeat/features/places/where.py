@@ -96,11 +96,7 @@ class Encoded(Where):
 
 @dataclass(frozen=True)
 class Inside(Where):
-    """A picture in a file that holds many.
-
-    Attributes:
-        mark: Stamp of the file when it was listed.
-    """
+    """A picture in a file that holds many, which had a stamp (``mark``) when it was listed."""
 
     file: File
     mark: str | None

@@ -211,11 +211,7 @@ def variants_of(
 
 
 def without_effect(combinations: Sequence[Combination], text: str) -> list[str]:
-    """What guides away from the very text that it guides to, and so cannot do anything.
-
-    Args:
-        text: Of the pictures, where no technique gives another.
-    """
+    """What guides away from the very text (``text``, if it gives none) that it guides to, and so does nothing."""
     found = []
     for combination in combinations:
         own = combination.one(Prompt)

@@ -106,11 +106,7 @@ def _scaled(technique: Technique | Custom, share: float) -> Technique | Custom:
 def run_search(
     scorer: Scorer, candidates: Sequence[Combination], budget: float, start: int = 8, margin: float = 0.02
 ) -> SearchResult:
-    """The search itself.
-
-    Args:
-        budget: Denoiser rows that may be spent; at least one round is run.
-    """
+    """The search itself, which spends ``budget`` denoiser rows at most, but runs one round at least."""
     if not candidates:
         raise InvalidValueError("There are no techniques to search.")
     seen: dict[str, NDArray[np.float64]] = {}

@@ -39,11 +39,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class Example:
-    """A piece of a picture.
-
-    Attributes:
-        truth: What is known of its pixels, where it was read to make the cut.
-    """
+    """A piece of a picture; ``known`` is what is known of its pixels, where it was read to make the cut."""
 
     sample: MaskSample | TargetSample
     cut: Cut
@@ -118,12 +114,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples.
-
-    Attributes:
-        maps: ``(b, c, h, w)`` by name.
-        truth: Of each, (…, h, w).
-    """
+    """Some examples: maps ``(b, c, h, w)`` by name, what is known of each (…, h, w), and their frames."""
 
     maps: Mapping[str, Tensor]
     truth: Sequence[Tensor]

@@ -20,11 +20,7 @@ from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
 
 @dataclass(frozen=True)
 class Example:
-    """One pair to learn from.
-
-    Attributes:
-        points: (n, 2) points (x, y) in original pixels of the source and of the target.
-    """
+    """One pair to learn from, with points (n, 2) as (x, y) in original pixels of source and target."""
 
     name: str
     maps: tuple[PictureMaps, PictureMaps]

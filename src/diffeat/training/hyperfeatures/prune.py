@@ -31,12 +31,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A cheaper network.
-
-    Attributes:
-        kept: The pairs kept, as positions in the network it came from.
-        share: Of the mixing weights that were kept.
-    """
+    """A cheaper network: the pairs kept, as positions in the one it came from, and their share of the weights."""
 
     label: str
     network: AggregationNetwork

@@ -39,10 +39,7 @@ def write_recipe(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a network and the recipe that uses it, made of the one it was trained with; returns the recipe's path.
-
-    The folder can be moved as a whole.
-    """
+    """Write a network and the recipe that uses it into a folder that can be moved; returns the recipe's path."""
     new_folder(folder, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     save_aggregation(network, folder / WEIGHTS)
     digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
