@@ -87,7 +87,7 @@ def train(pictures: int, steps: int) -> dict:
     from diffeat.geometry import Frame
     from diffeat.tasks.dense import DenseOptions
     from diffeat.training.heads.train import train_dense
-    from diffeat.training.log import read_log
+    from diffeat.training.loop import read_log
 
     class Random(Streams[FeatureMap]):
         recipe, fingerprint, precision = Baseline(), "random", "float32"

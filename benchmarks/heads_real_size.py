@@ -27,7 +27,7 @@ from diffeat.datasets.labelled import MaskSample
 from diffeat.extraction import Recipe, load_source
 from diffeat.tasks.dense import DenseOptions
 from diffeat.training import train_dense
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 
 VALIDATION = 2000
 

@@ -30,6 +30,7 @@ from benchmarks.tables.rows import choosing, pair_score, with_choosing
 from diffeat import Extractor, Recipe
 from diffeat.datasets.registry import open_dataset
 from diffeat.datasets.toyworld_spair import write_toyworld_pairs
+from diffeat.extraction.joins.hyperfeatures import fuse_maps
 from diffeat.features import FeatureMap
 from diffeat.geometry import open_image
 from diffeat.progress import bar
@@ -53,7 +54,7 @@ from diffeat.training.hyperfeatures.recipes import catalogue_at_size, network_of
 from diffeat.training.hyperfeatures.run import Storage, TrainingData, train_hyperfeatures
 from diffeat.training.hyperfeatures.score import records
 from diffeat.training.hyperfeatures.train import TrainSettings
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 
 PROTOCOL = get_protocol("spair-point")
 ROUND_TRIP = (5, 10, 20, 50, 100)
@@ -139,7 +140,9 @@ class Demo:
         for name in ("all", "one-step"):
             rows_of_log = read_log(self.out / name / "log.csv")
             measure = f"{PROTOCOL.measure()}, per point"
-            self.page.drawing(training_svg(rows_of_log, measure), f"Training, {name}: loss (blue), validation (red).")
+            self.page.drawing(
+                training_svg(rows_of_log, f"{measure} (%)"), f"Training, {name}: loss (blue), validation (red)."
+            )
 
     def _train(self, name: str, extractor: Extractor):
         settings = TrainSettings(
@@ -165,7 +168,8 @@ class Demo:
         """Errors of a trained network on the test pairs."""
         network = network_of(Recipe.load(self.out / name / "recipe.yaml"))
         with prepare(extractor, [self.pairs["test"]], self.out / "features", progress=bar) as ready:
-            return records(self.pairs["test"], Described(network, ready.source), PROTOCOL)[0]
+            described = Described(ready.source, lambda maps: fuse_maps(network, maps.layers, maps.grid))
+            return records(self.pairs["test"], described, PROTOCOL)[0]
 
     def _best_single_map(self) -> list[PairRecord]:
         """Errors on the test pairs of the map that is best on the validation pairs."""

@@ -21,7 +21,7 @@ from diffeat.geometry import FrameSpec
 from diffeat.tasks.correspondence import get_protocol
 from diffeat.training.convolution import ConvolutionSettings, pair_loss, parts_of, train_convolution
 from diffeat.training.hyperfeatures.maps import PictureMaps
-from diffeat.training.hyperfeatures.run import TrainingData, training_recipe
+from diffeat.training.hyperfeatures.run import TrainingData
 
 GRID = 16
 
@@ -78,7 +78,7 @@ def data(head_world: Path) -> TrainingData:
 
 
 def train(recipe: Recipe, data: TrainingData, out: Path, steps: int) -> Any:
-    extractors = [Extractor.from_recipe(training_recipe(part), device="cpu") for part in parts_of(recipe)]
+    extractors = [Extractor.from_recipe(part.replace(fuse=None), device="cpu") for part in parts_of(recipe)]
     return train_convolution(recipe, extractors, data, out, ConvolutionSettings(steps=steps, every=2))
 
 

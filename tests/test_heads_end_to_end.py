@@ -27,7 +27,7 @@ from diffeat.extraction import Reading
 from diffeat.extraction.contained import contained
 from diffeat.tasks.predictors.folder import RECIPE, PredictorFacts, read_run, write_run
 from diffeat.techniques.weights import fingerprint_with
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 from mini_datasets import ade20k, cityscapes, truth
 from stand_ins import CITYSCAPES_RAW
 

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from diffeat.datasets.pairs import PairDataset
 from diffeat.datasets.registry import open_dataset
 from diffeat.errors import DatasetError, InvalidValueError, NonFiniteError
-from diffeat.extraction import Extractor, Recipe
+from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationConfig
 from diffeat.tasks.correspondence import get_protocol
 from diffeat.training.hyperfeatures.examples import Examples
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells, position_loss
 from diffeat.training.hyperfeatures.maps import PictureMaps
 from diffeat.training.hyperfeatures.prepare import explicit, prepare
-from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures, training_recipe
+from diffeat.training.hyperfeatures.run import Outcome, Storage, TrainingData, train_hyperfeatures
 from diffeat.training.hyperfeatures.train import (
     DescribedPair,
     PairLoss,
@@ -29,7 +29,7 @@ from diffeat.training.hyperfeatures.train import (
     pair_loss,
     train_network,
 )
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 from support.hyperfeatures import PROTOCOL, error, trained_maps
 
 
@@ -229,9 +229,3 @@ def test_settings_out_of_range(change: dict, word: str) -> None:
 
 def test_a_fusion_that_is_there_is_left_out_of_the_maps() -> None:
     assert explicit(Extractor.from_recipe("hyperfeatures-tiny")).recipe.fuse is None
-
-
-def test_larger_inputs(head_recipe: Recipe) -> None:
-    assert training_recipe(head_recipe, 96).frame.size == (96, 96)
-    wide = head_recipe.replace(frame={"mode": "keep", "longer": 64})
-    assert training_recipe(wide, 96).frame.longer == 96

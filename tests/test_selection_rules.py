@@ -30,12 +30,17 @@ from diffeat.studies.selection.properties import (
     attention_shifts,
     fine_ratios,
     measure,
+    redundancy,
 )
-from diffeat.studies.selection.records import load_measurement, save_measurement
-from diffeat.studies.selection.redundancy import redundancy
 from diffeat.studies.selection.rules import judge, load_rules
 from diffeat.studies.selection.score import Score, ratio
-from diffeat.studies.selection.search import SelectionSettings, default_recipe, select
+from diffeat.studies.selection.search import (
+    SelectionSettings,
+    default_recipe,
+    load_measurement,
+    save_measurement,
+    select,
+)
 from support.selection import IMAGES, blocks, made
 from tiny.pipelines import build
 

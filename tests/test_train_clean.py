@@ -23,8 +23,7 @@ from diffeat.refinement import CleanDiftAdapters
 from diffeat.training import CleanSettings, clean_recipe, train_clean
 from diffeat.training.clean import _check_trainable, _Training
 from diffeat.training.clean_examples import Examples
-from diffeat.training.log import read_log
-from diffeat.training.loop import Loop
+from diffeat.training.loop import Loop, read_log
 from tiny.pipelines import FAMILIES, build
 
 FEW: dict[str, Any] = {"steps": 4, "batch": 2, "levels": 2, "rate": 1e-3, "every": 2}

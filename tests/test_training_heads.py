@@ -26,7 +26,7 @@ from diffeat.tasks.segmentation.confusion import Confusion
 from diffeat.training.heads.cuts import Cut, distorted, drawn
 from diffeat.training.heads.prepare import windows_of
 from diffeat.training.heads.train import train_dense
-from diffeat.training.log import read_log
+from diffeat.training.loop import read_log
 
 RGB = Joined.from_dict({"name": "colours", "parts": (Baseline(), Baseline(stride=8)), "join": "apart"})
 FAST: dict[str, Any] = {"steps": 6, "batch": 2, "every": 3, "variants": 2, "channels": 8}

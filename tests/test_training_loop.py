@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from diffeat.errors import InvalidValueError, NonFiniteError, StoreError
-from diffeat.training.log import read_log
-from diffeat.training.loop import LOG, STATE, Loop, Schedule
+from diffeat.training.loop import LOG, STATE, Loop, Schedule, read_log
 
 
 class Line:

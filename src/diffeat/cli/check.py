@@ -46,7 +46,7 @@ def check(
     from diffeat.errors import InvalidValueError
     from diffeat.files import write_picture
     from diffeat.progress import bar
-    from diffeat.report.samples import samples_picture
+    from diffeat.report.predictions import samples_picture
 
     if out is not None:
         new_file(out, PICTURES, force=force)

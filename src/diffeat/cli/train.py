@@ -100,10 +100,9 @@ def hyperfeatures(
     from diffeat.report.hyperfeatures import write_training_report
     from diffeat.report.page import REPORT, write_facts
     from diffeat.training.hyperfeatures.recipes import network_of, results_in
-    from diffeat.training.hyperfeatures.run import Storage, train_hyperfeatures, training_recipe
+    from diffeat.training.hyperfeatures.run import Storage, train_hyperfeatures
     from diffeat.training.hyperfeatures.train import TrainSettings
-    from diffeat.training.log import read_log
-    from diffeat.training.loop import LOG
+    from diffeat.training.loop import LOG, read_log
 
     settings = TrainSettings(
         steps=steps,
@@ -125,7 +124,7 @@ def hyperfeatures(
         ctx, recipe, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol,
         prompts,
     )  # fmt: skip
-    extractor = load(ctx, training_recipe(recipe))
+    extractor = load(ctx, recipe.replace(fuse=None))
     outcome = train_hyperfeatures(
         extractor,
         data,
@@ -200,7 +199,7 @@ def convolution(
     from diffeat.progress import bar
     from diffeat.report.page import write_facts
     from diffeat.training.convolution import ConvolutionSettings, parts_of, results_in, train_convolution
-    from diffeat.training.hyperfeatures.run import Storage, training_recipe
+    from diffeat.training.hyperfeatures.run import Storage
 
     settings = ConvolutionSettings(steps=steps, lr=lr, every=every, seed=seed)
     new_folder(out, results_in(out), force=force)
@@ -210,7 +209,7 @@ def convolution(
         ctx, recipe, dataset, (root, validation_root), (split, validation), images, (limit, validation_limit), protocol,
         prompts,
     )  # fmt: skip
-    extractors = [load(ctx, training_recipe(part)) for part in parts]
+    extractors = [load(ctx, part.replace(fuse=None)) for part in parts]
     outcome = train_convolution(
         recipe,
         extractors,

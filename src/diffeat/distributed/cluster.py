@@ -31,15 +31,13 @@ _MEMORY = 100 << 20  # of the object store of a cluster of this machine: only ro
 
 
 class RayHosts:
-    """Starts actors, gives them units, and hears from them (see :class:`diffeat.distributed.workers.Hosts`).
+    """Actors; what they do is told by :class:`diffeat.distributed.workers.Hosts`.
 
     All machines must see the pictures, the model and the store under the paths that this process uses. Actors for which
     the cluster has no room yet are started when it has; others work meanwhile.
 
     Args:
         task: What each of the workers is to do.
-        count: How many there are to be.
-        gpus: Of each.
         leave: Whether to leave the cluster at the end.
     """
 
@@ -91,17 +89,11 @@ class RayHosts:
         return cls(Task(load, threads), count, min(1, gpus), leave=leave)
 
     def start(self, number: int) -> None:
-        """Start a worker, anew if it was lost."""
-        self._forget(number)
+        self.stop(number)
         actor = self._actors[number] = self._class.remote()
         self._awaited[actor.hello.remote(self._task, os.getcwd())] = number
 
     def give(self, number: int, order: Order | None) -> None:
-        """Give a worker a unit; ``None`` ends the run.
-
-        Raises:
-            InvalidValueError: A picture cannot be sent to another process.
-        """
         actor = self._actors[number]
         try:
             self._awaited[actor.release.remote() if order is None else actor.work.remote(order)] = number
@@ -109,7 +101,6 @@ class RayHosts:
             raise cannot_be_sent(order, error) from error
 
     def events(self) -> Iterator[tuple[int, object]]:
-        """What workers say, as soon as one says anything."""
         ready: list[Any] = []
         while not ready:
             ready, _ = self._ray.wait(list(self._awaited), timeout=_SECONDS)
@@ -122,24 +113,19 @@ class RayHosts:
             except Exception as error:
                 event = outcome(error)
             if isinstance(event, Lost):
-                self._forget(number)
+                self.stop(number)
             yield number, event
 
-    def stop(self, number: int) -> None:
-        """Do without a worker."""
-        self._forget(number)
-
     def close(self) -> None:
-        """End all workers."""
         for number in list(self._actors):
-            self._forget(number)
+            self.stop(number)
 
     def leave(self) -> None:
         """Leave the cluster, if it was joined for these workers."""
         if self._leave:
             self._ray.shutdown()
 
-    def _forget(self, number: int) -> None:
+    def stop(self, number: int) -> None:
         actor = self._actors.pop(number, None)
         self._awaited = {ref: of for ref, of in self._awaited.items() if of != number}
         if actor is not None:
@@ -164,11 +150,7 @@ class _Actor:
         self._thread: threading.Thread | None = None
 
     def hello(self, task: Task, folder: str) -> Hello | Refused | Lost:
-        """Load the model.
-
-        Args:
-            folder: That relative paths begin in.
-        """
+        """Load the model."""
         try:
             if not os.path.isdir(folder):
                 raise ModelError(
@@ -182,7 +164,6 @@ class _Actor:
             return outcome(error)
 
     def work(self, order: Order) -> Row | Refused | Lost:
-        """Do a unit."""
         answer = self._answers[order.unit.position] = SimpleQueue()
         self._orders.put(order)
         with self._starting:
@@ -192,7 +173,6 @@ class _Actor:
         return answer.get()
 
     def release(self) -> Released:
-        """End the run."""
         self._orders.put(None)
         if self._thread is None:
             self._orders.get()

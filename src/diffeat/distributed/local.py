@@ -10,10 +10,10 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
+from typing import NamedTuple
 
 from diffeat.distributed.worker import Lost, Order, Released, Task, Worker, cannot_be_sent, outcome
 from diffeat.unheard import give_again
@@ -23,18 +23,13 @@ CONTEXT = multiprocessing.get_context("forkserver" if sys.platform == "linux" el
 _SECONDS = 10  # for a worker to end what it writes
 
 
-@dataclass(frozen=True)
-class _Process:
+class _Process(NamedTuple):
     process: BaseProcess
     pipe: Connection
 
 
 class LocalHosts:
-    """Starts processes, gives them units, and hears from them (see :class:`diffeat.distributed.workers.Hosts`).
-
-    Args:
-        tasks: What each of the workers is to do.
-    """
+    """Processes, one for each task; what they do is told by :class:`diffeat.distributed.workers.Hosts`."""
 
     def __init__(self, tasks: list[Task]) -> None:
         self.count = len(tasks)
@@ -42,7 +37,6 @@ class LocalHosts:
         self._running: dict[int, _Process] = {}
 
     def start(self, number: int) -> None:
-        """Start a worker, anew if it was lost."""
         CONTEXT.set_forkserver_preload([__name__])
         here, there = CONTEXT.Pipe()
         process = CONTEXT.Process(target=_main, args=(there, self._tasks[number]), daemon=True)
@@ -52,11 +46,6 @@ class LocalHosts:
         self._running[number] = _Process(process, here)
 
     def give(self, number: int, order: Order | None) -> None:
-        """Give a worker a unit; ``None`` ends the run.
-
-        Raises:
-            InvalidValueError: A picture cannot be sent to another process.
-        """
         try:
             data = pickle.dumps(order)
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -65,7 +54,6 @@ class LocalHosts:
             self._running[number].pipe.send_bytes(data)
 
     def events(self) -> Iterator[tuple[int, object]]:
-        """What workers say, as soon as one says anything."""
         numbers = {running.pipe: number for number, running in self._running.items()}
         for pipe in wait(list(numbers)):
             number = numbers[pipe]  # pyright: ignore[reportArgumentType]
@@ -75,7 +63,6 @@ class LocalHosts:
                 yield number, Lost(self._ended(number))
 
     def stop(self, number: int) -> None:
-        """Do without a worker."""
         self._end([running] if (running := self._running.pop(number, None)) else [])
 
     def close(self) -> None:

@@ -26,15 +26,7 @@ R = TypeVar("R")
 
 
 def in_parts(parts: Sequence[Callable[[], R]], progress: Progress = silent) -> list[R]:
-    """What each part gives, in their order; each runs in a process of its own.
-
-    Args:
-        parts: Functions that can be pickled.
-
-    Raises:
-        ModelError: A process died.
-        DiffeatError: What a part raises.
-    """
+    """What each part gives, in their order; each runs in a process of its own, whose death is a ModelError."""
     with ProcessPoolExecutor(len(parts), mp_context=CONTEXT, initializer=_begin) as pool:
         futures = [pool.submit(part) for part in parts]
         try:

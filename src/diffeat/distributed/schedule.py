@@ -39,11 +39,7 @@ class _Tried:
 
 
 class Schedule:
-    """The units of a run, and in whose hands they are.
-
-    Args:
-        units: What is to do.
-    """
+    """The units of a run, and in whose hands they are."""
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._fresh = deque(map(_Item, units))
@@ -56,29 +52,19 @@ class Schedule:
         """Whether all is done, or listed as failed."""
         return not (self._fresh or self._suspects or any(self._hands.values()))
 
-    @property
-    def waiting(self) -> bool:
-        """Whether there is a unit in nobody's hands."""
-        return bool(self._fresh or self._suspects)
-
     def take(self, worker: int) -> Unit | None:
         """The next unit for a worker; ``None`` if it has enough, or there is no more."""
         hand = self._hands.setdefault(worker, [])
         if self._suspects and not hand:
             item = self._suspects.popleft()
-        elif self._fresh and self._has_room(hand):
+        elif not self._fresh or any(held.deaths or held.unit.trial for held in hand):
+            return None  # one that tries a suspect has nothing else to lose
+        elif not hand or (len(hand) < DEPTH and len(self._fresh) >= DEPTH * len(self._hands)):
             item = self._fresh.popleft()
         else:
             return None
         hand.append(item)
         return item.unit
-
-    def _has_room(self, hand: list[_Item]) -> bool:
-        """Whether a worker may have one more; one that tries a suspect has nothing else to lose."""
-        if not hand:
-            return True
-        suspicious = any(held.deaths or held.unit.trial for held in hand)
-        return not suspicious and len(hand) < DEPTH and len(self._fresh) >= DEPTH * len(self._hands)
 
     def finished(self, worker: int, row: Row) -> Row | None:
         """What came of a unit, to be reported; ``None`` of a trial."""

@@ -87,27 +87,18 @@ def cannot_be_sent(order: Order | None, error: Exception) -> InvalidValueError:
 
 
 class Worker:
-    """Loads the model, and does units.
-
-    Raises:
-        DiffeatError: The model cannot be loaded here.
-    """
+    """Loads the model, and does units."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(task.threads)
         self.source = task.load()
 
     def hello(self) -> Hello:
-        """What it says when it is ready."""
         source = self.source
         return Hello(socket.gethostname(), os.getpid(), source.fingerprint, source.precision, source.map_names)
 
     def work(self, orders: SimpleQueue[Order | None], done: Done) -> None:
-        """Do the units of one run as they come, until there is ``None``.
-
-        Args:
-            done: Called from another thread, in the order of the units.
-        """
+        """Do the units of one run as they come, until there is ``None``; a thread calls ``done``, in their order."""
         first = orders.get()
         if first is None:
             return

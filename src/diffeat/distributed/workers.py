@@ -33,11 +33,7 @@ log = logging.getLogger("diffeat")
 
 
 class Hosts(Protocol):
-    """Where workers run: it starts them, gives them orders, and hears from them.
-
-    Attributes:
-        count: How many workers there are to be.
-    """
+    """Where so many workers (``count``) run: it starts them, gives them orders, and hears from them."""
 
     count: int
 
@@ -70,8 +66,6 @@ class Workers(Streams[FeatureMap]):
     """A source for :func:`~diffeat.extraction.extract_to_store`, and for everything that keeps features in a store.
 
     Args:
-        recipe: What is read.
-        hosts: Where workers run.
         load: Loads the source in this process, for what is not stored.
         another: Workers in place of these, for another recipe.
 
@@ -231,11 +225,7 @@ class Workers(Streams[FeatureMap]):
             holding -= {number for number, event in self._hear() if isinstance(event, Released | Lost)}
 
     def _hear(self) -> list[tuple[int, object]]:
-        """What workers said; those that died are started anew, those that cannot help are left out.
-
-        Raises:
-            DiffeatError: What no worker can help, or there is none left.
-        """
+        """What workers said; those that died are started anew, those that cannot help are left out."""
         events = list(self._hosts.events())
         for number, event in events:
             if isinstance(event, Hello):
@@ -256,18 +246,13 @@ class Workers(Streams[FeatureMap]):
         return events
 
     def _welcome(self, number: int, hello: Hello) -> None:
-        self._hello = self._hello or hello
-        if hello.fingerprint != self._hello.fingerprint:
-            self._leave_out(
-                number,
-                ModelError(
-                    f"{hello.host} has another model (fingerprint {hello.fingerprint[:16]}) than {self._hello.host} "
-                    f"({self._hello.fingerprint[:16]})."
-                ),
-            )
+        first = self._hello = self._hello or hello
+        if hello.fingerprint == first.fingerprint:
+            self._starts[number] = 0
+            self._ready[number] = hello
             return
-        self._starts[number] = 0
-        self._ready[number] = hello
+        told = f"(fingerprint {hello.fingerprint[:16]}) than {first.host} ({first.fingerprint[:16]})"
+        self._leave_out(number, ModelError(f"{hello.host} has another model {told}."))
 
     def _leave_out(self, number: int, why: DiffeatError) -> None:
         self._hosts.stop(number)
@@ -324,11 +309,7 @@ def start_workers(
 
 
 def devices_of(count: int, device: torch.device | str | None) -> list[str]:
-    """The device of each worker of this machine.
-
-    Raises:
-        InvalidValueError: There are not as many.
-    """
+    """The device of each worker of this machine."""
     where = device_of(device)
     if where.type == "cpu" or where.index is not None:
         return [str(where)] * count

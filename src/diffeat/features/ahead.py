@@ -79,7 +79,6 @@ class _Room:
 
     @property
     def full(self) -> bool:
-        """Whether as much is held as may be."""
         return sum(self._held.copy().values()) > HELD
 
     def open(self, number: int, picture: Picture, prepare: Callable[[Picture], object]) -> None:
@@ -96,14 +95,12 @@ class _Room:
             self._held[number] = picture.bytes_held
 
     def leave(self) -> None:
-        """Take out the next picture, which is open."""
         with self._changed:
             self._held.pop(self._next, None)
             self._next += 1
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let all go that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -33,7 +33,6 @@ def value_range(values: Tensor) -> tuple[float, float]:
 
 
 def finite(values: Tensor) -> bool:
-    """Whether no value is NaN or infinite."""
     return all(map(math.isfinite, value_range(values)))
 
 
@@ -50,7 +49,6 @@ class FeatureMap(Displayed):
     Attributes:
         activations: Name to map ``(C, h, w)``; grids may differ.
         frame: How the picture lies in the model's image.
-        image: The picture's name.
         digest: Hash of the picture; its key in a store.
         provenance: Recipe, model, prompt and versions, as plain JSON data.
     """
@@ -103,9 +101,12 @@ class FeatureMap(Displayed):
         Raises:
             UnknownNameError: There is no such map.
         """
-        values = self[name].float().cpu()
-        top, left, height, width = self.frame.content_cells((values.shape[1], values.shape[2]))
-        return values[:, top : top + height, left : left + width].mean((1, 2))
+        return self.inside(self[name].float().cpu()).mean((1, 2))
+
+    def inside(self, values: Tensor) -> Tensor:
+        """A map ``(…, h, w)`` of the picture without the cells that see nothing but padding."""
+        top, left, height, width = self.frame.content_cells((values.shape[-2], values.shape[-1]))
+        return values[..., top : top + height, left : left + width]
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.activations:

@@ -17,11 +17,7 @@ _MOST = 0.02
 
 
 class Gap:
-    """Between two calls, or not.
-
-    Args:
-        most: Seconds for which others give way after a call.
-    """
+    """Between two calls, or not; others give way for ``most`` seconds after a call."""
 
     def __init__(self, most: float = _MOST) -> None:
         self._most, self._end = most, 0.0

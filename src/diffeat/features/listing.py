@@ -86,7 +86,8 @@ def list_pictures(
     if prompts is not None and caption_column is not None:
         raise InvalidValueError("Texts come from --prompts or from --caption-column; give one of them.")
     every, skipped = _found(paths, Wanted(fps, column, caption_column, name_column))
-    _check_there(every)  # before texts are looked for: a folder that is not there would be a picture without one
+    # before texts are looked for: a folder that is not there would be a picture without one; the first that is ends it
+    _check_any(every, list(takewhile(bool, map(_fault, every))))
     names: dict[str, Found] = {}
     for found in every:
         name = _name(found, root)
@@ -105,22 +106,14 @@ def list_pictures(
 
 
 def find_pictures(paths: AnyPath | Iterable[AnyPath], **options: Any) -> tuple[list[Picture], list[str]]:
-    """Likewise, called by their paths as they are given, and what cannot be read, a line each.
-
-    Args:
-        options: As of :func:`list_pictures`: ``fps`` and the columns.
-    """
+    """Likewise (``options``: fps and columns), called by their paths as given, and what cannot be read, a line each."""
     found, _ = _found(paths, Wanted(**options))
     pictures = [Picture(f.path, f.where, text=f.text) for f in found if not isinstance(f.where, Broken)]
     return pictures, [str(f.where) for f in found if isinstance(f.where, Broken)]
 
 
 def _found(paths: AnyPath | Iterable[AnyPath], wanted: Wanted) -> tuple[list[Found], list[tuple[str, str]]]:
-    """Each picture once, and what was passed over.
-
-    Raises:
-        InvalidValueError: There is no picture, or an option does not suit the places.
-    """
+    """Each picture once, and what was passed over."""
     if wanted.fps is not None and not (isfinite(wanted.fps) and wanted.fps > 0):
         raise InvalidValueError(f"Frames per second must be above 0, got {shown(wanted.fps)}.")
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -137,10 +130,7 @@ def _found(paths: AnyPath | Iterable[AnyPath], wanted: Wanted) -> tuple[list[Fou
 
 
 def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, str]], wanted: Wanted) -> None:
-    """
-    Raises:
-        InvalidValueError: There is no picture, or what is asked for suits none.
-    """
+    """Refuse places without pictures, and what is asked for and suits none."""
     if not found:
         passed = "".join(f"; {path}: {reason}" for path, reason in skipped[:3])
         more = f" ({len(skipped)} files are passed over{passed})" if skipped else ""
@@ -155,20 +145,8 @@ def _check(given: list[AnyPath], found: list[Found], skipped: list[tuple[str, st
             )
 
 
-def _check_there(found: Sequence[Found]) -> None:
-    """
-    Raises:
-        InvalidValueError: Not one of the pictures can be opened, as far as is told without reading; the first that can
-            ends the search.
-    """
-    _check_any(found, list(takewhile(bool, map(_fault, found))))
-
-
 def _check_any(found: Sequence[Found], faults: Sequence[str]) -> None:
-    """
-    Raises:
-        InvalidValueError: There are as many faults as pictures.
-    """
+    """Refuse pictures none of which can be opened."""
     if len(faults) == len(found):
         more = f" (and {len(faults) - 1} more)" if faults[1:] else ""
         raise InvalidValueError(f"There are no pictures to be read: {faults[0]}{more}")
@@ -184,13 +162,12 @@ def _fault(found: Found) -> str:
 
 
 def _check_told(source: str, names: Mapping[str, Found], texts: Mapping[str, str]) -> None:
-    """
-    Raises:
-        InvalidValueError: A picture that can be opened has no text.
-    """
     missing = [name for name, found in names.items() if name not in texts and not _fault(found)]
     if missing:
-        raise InvalidValueError(_untold(source, missing, len(names)))
+        raise InvalidValueError(
+            f"{source} has no text for {len(missing)} of {len(names)} pictures, the first is {missing[0]!r}. Add them, "
+            "or give --prompt TEXT for those without one."
+        )
 
 
 def _two(name: str, one: str, other: str) -> str:
@@ -202,22 +179,8 @@ def _two(name: str, one: str, other: str) -> str:
     return f"{one} and {other} would both be called {name!r}. {fix}."
 
 
-def _untold(source: str, missing: Sequence[str], of: int) -> str:
-    return (
-        f"{source} has no text for {len(missing)} of {of} pictures, the first is {missing[0]!r}. Add them, or give "
-        "--prompt TEXT for those without one."
-    )
-
-
 def read_prompts(file: AnyPath, names: Mapping[str, AnyPath]) -> dict[str, str]:
-    """The text for each name, from a file as :func:`~diffeat.files.text_rows` reads it.
-
-    Args:
-        names: Of the pictures, with their paths.
-
-    Raises:
-        InvalidValueError: Naming the place, or the picture, and what is wrong with it.
-    """
+    """The text for each name (with its path), from a file as :func:`~diffeat.files.text_rows` reads it."""
     by_file: dict[str, list[tuple[str, str]]] = {}
     for name, path in names.items():
         whole = legible(Path(os.path.abspath(path)).as_posix())

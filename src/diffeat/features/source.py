@@ -21,6 +21,13 @@ Prompts = str | Sequence[str | None] | None
 OnError = Callable[[str, DiffeatError], None]
 
 
+def texts_for(prompts: Prompts, count: int) -> list[str | None]:
+    texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
+    if len(texts) != count:
+        raise InvalidValueError(f"There are {count} images and {len(texts)} prompts: give one per image.")
+    return texts
+
+
 class Whole(str):
     """A text that goes to the model as it is, not through a recipe's template."""
 
@@ -93,7 +100,6 @@ class Source(Protocol[T]):
     several of these joined. :func:`diffeat.features.stream` runs it.
 
     Attributes:
-        recipe: What it reads.
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
         precision: In which features are computed, and in which they were published where that is known.

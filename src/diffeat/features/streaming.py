@@ -37,11 +37,7 @@ def raise_error(_name: str, error: DiffeatError) -> None:
 
 
 def stream(
-    source: Source[T],
-    images: Images,
-    prompts: Prompts = None,
-    *,
-    on_error: OnError = raise_error,
+    source: Source[T], images: Images, prompts: Prompts = None, *, on_error: OnError = raise_error
 ) -> Iterator[T]:
     """Features of pictures, one at a time and in their order; only the pictures of a few calls are held.
 
@@ -50,7 +46,6 @@ def stream(
     go together, as many as a call takes. The window depends on the pictures alone, never on time.
 
     Args:
-        source: What reads them.
         images: A picture, a list, a generator, a glob or a batch of tensors (see :func:`several`).
         prompts: One text for all, or one per picture; goes through the recipe's template.
         on_error: What to do with a picture that fails; raises by default.
@@ -124,11 +119,7 @@ def stream(
 
 @dataclass(eq=False)
 class _Place(Generic[T]):
-    """A picture in line, and what came of it.
-
-    Attributes:
-        held: Bytes of its pixels.
-    """
+    """A picture in line, and what came of it."""
 
     name: str
     held: int

@@ -24,7 +24,7 @@ _HERE = ("OWNER/NAME", "this-folder-or-hub-id")  # how cards call a repository t
 
 
 def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None = None, private: bool = False) -> str:
-    """Put a run on a hub.
+    """Put a run on a hub; returns its address.
 
     Args:
         what: A run folder of a training, a recipe's file, or a folder of ``diffeat store export --as parquet``.
@@ -32,9 +32,6 @@ def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None 
         report: Folder of an evaluation (``diffeat eval --out``): its numbers, with their protocol and intervals, go
             into the card.
         private: Of a repository that is made.
-
-    Returns:
-        Its address.
 
     Raises:
         InvalidValueError: It is none of these, is not whole, or would not run elsewhere.
@@ -71,31 +68,31 @@ def pushed_files(
         card = _card(read_text(what / CARD, "card"), repository, Numbers=numbers)
         return "dataset", {**{file.name: str(file) for file in sorted(what.glob("*.parquet"))}, CARD: card}
     if (what / FACTS).is_file():
-        recipe, weights = contained(read_run(what).recipe)
-        _check_runs_elsewhere(recipe)
+        _, files = _portable(read_run(what).recipe)
         text = read_text(what / CARD, "card") if (what / CARD).is_file() else ""
         own = {name: read_bytes(what / name, "file of a run", _LARGEST) for name in (FACTS, HEAD)}
-        return "model", {**_files(recipe, weights), **own, CARD: _card(text, repository, Numbers=numbers)}
+        return "model", {**files, **own, CARD: _card(text, repository, Numbers=numbers)}
     file = what / RECIPE if what.is_dir() else what
     if not file.is_file():
         raise InvalidValueError(
             f"{shown(str(what))} is no run folder, recipe file or Parquet export: nothing can be pushed from it."
         )
-    recipe, weights = contained(Recipe.load(file))
-    _check_runs_elsewhere(recipe)
-    return "model", {
-        **_files(recipe, weights),
-        CARD: _card(recipe_card(recipe), repository, Training=training, Numbers=numbers),
-    }
+    recipe, files = _portable(Recipe.load(file))
+    return "model", {**files, CARD: _card(recipe_card(recipe), repository, Training=training, Numbers=numbers)}
 
 
-def _files(recipe: Recipe, weights: Mapping[str, Path]) -> dict[str, bytes | str]:
-    """A recipe's file, and those of the weights that it names."""
-    return {RECIPE: recipe.to_yaml().encode(), **{name: str(file) for name, file in weights.items()}}
+def _portable(recipe: Recipe) -> tuple[Recipe, dict[str, bytes | str]]:
+    """A recipe for others, with its file and those of the weights that it names; refuses files that do not go along."""
+    recipe, weights = contained(recipe)
+    for place in left(recipe):
+        raise InvalidValueError(
+            f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, and "
+            "name it there (or a model by its name)."
+        )
+    return recipe, {RECIPE: recipe.to_yaml().encode(), **{name: str(file) for name, file in weights.items()}}
 
 
 def recipe_card(recipe: Recipe) -> str:
-    """The README of a recipe's repository."""
     hub = base_models(recipe)
     front = ["---", "library_name: diffeat", "tags: [diffeat, dense-features]"]
     front += ["base_model:", *(f"- {name}" for name in hub)] if hub else []
@@ -121,12 +118,3 @@ def _card(card: str, repository: str, **reports: str) -> bytes:
         card = card.replace(words, repository)
     parts = [f"## {heading}\n\n{text.strip().removeprefix('# ')}" for heading, text in reports.items() if text]
     return ("\n\n".join([card.rstrip(), *parts]) + "\n").encode()
-
-
-def _check_runs_elsewhere(recipe: Recipe) -> None:
-    """Refuse files of this machine that do not go along."""
-    for place in left(recipe):
-        raise InvalidValueError(
-            f"Recipe {recipe.name!r} names {shown(place)}, a file of this machine: push that to the hub first, and "
-            "name it there (or a model by its name)."
-        )

@@ -93,12 +93,7 @@ class PckMetric:
 
 @dataclass(frozen=True)
 class IouResult:
-    """Of :meth:`MeanIoU.compute`; numbers in percent.
-
-    Attributes:
-        classes: Their names.
-        tables: (pictures, classes, classes) counts, rows are the truth.
-    """
+    """Of :meth:`MeanIoU.compute`, in percent; ``tables`` (pictures, classes, classes) are counts, rows the truth."""
 
     classes: tuple[str, ...]
     tables: np.ndarray

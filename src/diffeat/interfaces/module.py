@@ -42,7 +42,6 @@ class FeatureBackbone(nn.Module):
     """Features of a recipe as an ``nn.Module``; made by :func:`as_module`.
 
     Attributes:
-        source: What reads them.
         feature_info: The levels, from fine to coarse.
     """
 
@@ -51,9 +50,10 @@ class FeatureBackbone(nn.Module):
         self.source = source
         self._tuned = tuned
         for name, weight in () if tuned is None else tuned.named_parameters().items():
-            self.register_parameter(_registered(name), weight)
+            self.register_parameter(name.replace(".", "/"), weight)  # names hold no dots
         example = source.extract(torch.full((1, 3, 64, 64), 0.5))[0]
-        self._layout = Layout.of(_recipe(source), example, mix=False)
+        recipe: Any = source.recipe
+        self._layout = Layout.of(recipe, example, mix=False)
         self.feature_info = tuple(
             FeatureInfo(level.channels, level.stride, " + ".join(_names(level.groups))) for level in self._layout.levels
         )
@@ -86,7 +86,7 @@ class FeatureBackbone(nn.Module):
         with nullcontext() if self._tuned is not None and torch.is_grad_enabled() else torch.no_grad():
             features = self.source.extract(images.detach(), prompts)
         return [
-            torch.stack([torch.cat([_inside(f, name) for name in _names(level.groups)]) for f in features])
+            torch.stack([torch.cat([f.inside(f[name]) for name in _names(level.groups)]) for f in features])
             .to(images.device)
             .float()
             for level in self._layout.levels
@@ -119,12 +119,8 @@ def as_module(
     Args:
         recipe: As :func:`~diffeat.load_source` takes it, or a source. Maps that it puts side by side stay apart where
             their grids differ.
-        device: Of the models.
-        dtype: Of the models.
         tune: What is trained in the diffusion model: ``"none"``, ``"lora"`` or ``"denoiser"``
             (:mod:`diffeat.tasks.dense.tuned`).
-        rank: Of ``lora``.
-        seed: Of its first weights.
 
     Raises:
         InvalidValueError: Something is to be tuned that cannot be.
@@ -144,31 +140,10 @@ def as_module(
     if tune == "none":
         return FeatureBackbone(source)
     tuned = tuned_of(source, tune, rank, seed=seed)
-    return FeatureBackbone(with_grad(source), tuned)
-
-
-def with_grad(source: Source[FeatureMap]) -> Source[FeatureMap]:
-    """The same, with features that stay attached to the denoiser's graph where it is one diffusion model."""
-    if not isinstance(source, Extractor):
-        return source
-    return Extractor(source.recipe, source.backbone, batch_size=source.batch_size, grad=True)
-
-
-def _recipe(source: Source[FeatureMap]) -> Any:
-    return source.recipe
+    if isinstance(source, Extractor):  # features stay attached to the denoiser's graph
+        source = Extractor(source.recipe, source.backbone, batch_size=source.batch_size, grad=True)
+    return FeatureBackbone(source, tuned)
 
 
 def _names(groups: Sequence[Sequence[dict[str, int]]]) -> list[str]:
     return [name for group in groups for maps in group for name in maps]
-
-
-def _inside(features: FeatureMap, name: str) -> Tensor:
-    """A map without what lies over padding."""
-    values = features[name]
-    top, left, height, width = features.frame.content_cells((values.shape[1], values.shape[2]))
-    return values[:, top : top + height, left : left + width]
-
-
-def _registered(name: str) -> str:
-    """Names of parameters hold no dots."""
-    return name.replace(".", "/")

@@ -22,9 +22,6 @@ class FeatureTransformer(TransformerMixin, BaseEstimator):
         recipe: As :func:`~diffeat.load_source` takes it.
         rows: ``"pictures"``: the mean over cells, (n, c). ``"pixels"``: every pixel of the pictures, interpolated
             between cells, picture after picture and row after row, (n·h·w, c).
-        prompts: Texts.
-        device: Of the models.
-        dtype: Of the models.
 
     Example:
         >>> import torch
@@ -59,11 +56,7 @@ class FeatureTransformer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Images) -> np.ndarray:
-        """Rows of features, float32.
-
-        Args:
-            X: Paths, PIL pictures, arrays or tensors.
-        """
+        """Rows of features, float32."""
         check_is_fitted(self, "source_")
         found = self.source_.stream(X, self.prompts, on_error=raise_error)
         return np.concatenate([self._rows(features) for features in found])

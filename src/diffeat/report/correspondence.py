@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from diffeat.__about__ import __version__
 from diffeat.files import write_files
 from diffeat.geometry import open_image
 from diffeat.report.match_picture import errors_picture
-from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown, markdown_report, markdown_table, svg_of
 from diffeat.tasks.correspondence.evaluate import Evaluation, PairPrediction
 from diffeat.tasks.correspondence.keypoints import PckResult, curve
 from diffeat.tasks.correspondence.protocol import AVERAGES, PER
@@ -25,16 +24,7 @@ _CURVE = tuple(round(0.01 * i, 2) for i in range(1, 31))
 
 
 def write_report(evaluation: Evaluation, folder: str | Path, examples: int = 3, *, force: bool = False) -> Path:
-    """Write the report of an evaluation.
-
-    Args:
-        folder: Made if missing.
-        examples: Pairs shown of the best, the median and the worst.
-        force: Whether files of an earlier report may be replaced.
-
-    Returns:
-        Path of the HTML page.
-    """
+    """Write the report, with ``examples`` pairs each of the best, the median and the worst; returns the HTML page."""
     data = json.dumps(to_dict(evaluation), indent=1, ensure_ascii=False)
     return write_files(folder, REPORT, [data, to_markdown(evaluation), to_html(evaluation, examples)], force=force)
 
@@ -68,17 +58,15 @@ def to_dict(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def to_markdown(evaluation: Evaluation) -> str:
-    """A page of text and tables."""
     result = evaluation.result
     parts = [f"Protocol: {markdown(str(result.protocol))}; {result.counts}", markdown_table(*_headline(result))]
     if len(result.categories) > 1:
         parts.append(markdown_table(*result.table(), sums_up=True))
     title = f"{evaluation.dataset} · {evaluation.recipe}"
-    return markdown_report(title, parts, [*result.notes, *_costs(evaluation)])
+    return markdown_report(title, parts, _notes(evaluation))
 
 
 def to_html(evaluation: Evaluation, examples: int = 3) -> str:
-    """A self-contained page with pictures."""
     result = evaluation.result
     alpha = result.protocol.alpha
     page = Page(
@@ -88,7 +76,7 @@ def to_html(evaluation: Evaluation, examples: int = 3) -> str:
     page.text(f"PCK@{alpha:g} {result.number(alpha, quoted)} {PER[quoted]}", "big")
     page.text(f"{result.number(alpha, other)} {PER[other]}. {result.protocol}; {result.counts}", "soft")
     page.table(*_headline(result))
-    page.bullets([*result.notes, *_costs(evaluation)])
+    page.bullets(_notes(evaluation))
     if result.protocol.reference != "pixels":
         page.heading("PCK over the threshold")
         average = AVERAGES[result.protocol.average]
@@ -122,7 +110,6 @@ def example_pairs(evaluation: Evaluation, count: int) -> dict[str, list[PairPred
 
 
 def pair_picture(prediction: PairPrediction, result: PckResult) -> Image.Image:
-    """A scored pair as a picture."""
     protocol = result.protocol
     limit = protocol.alpha * prediction.record.lengths[protocol.reference]
     correct = [d <= limit if protocol.inclusive else d < limit for d in prediction.record.distances]
@@ -160,9 +147,7 @@ def curve_svg(evaluation: Evaluation, alphas: Sequence[float] = _CURVE) -> str:
     unit = result.protocol.measure().partition(" ")[2]
     axes.set(xlabel=f"α {unit}", ylabel=f"PCK {PER[result.protocol.average]} (%)", xlim=(0, max(alphas)), ylim=(0, 100))
     axes.grid(alpha=0.25)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
+    return svg_of(figure)
 
 
 def _headline(result: PckResult) -> tuple[list[str], list[list[str]]]:
@@ -171,9 +156,10 @@ def _headline(result: PckResult) -> tuple[list[str], list[list[str]]]:
     return ["average", *(f"PCK@{a:g}" for a in alphas)], rows
 
 
-def _costs(evaluation: Evaluation) -> list[str]:
+def _notes(evaluation: Evaluation) -> list[str]:
     seconds, pictures = evaluation.seconds, evaluation.pictures
     return [
+        *evaluation.result.notes,
         f"{pictures['extracted']} pictures extracted in {seconds['extraction']:.1f} s ({pictures['present']} were "
         f"there), {len(evaluation.predictions)} pairs matched in {seconds['matching']:.1f} s",
     ]

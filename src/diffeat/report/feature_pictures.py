@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from PIL import Image
-from torch import Tensor
 
 from diffeat.errors import ImageError, InvalidValueError
 from diffeat.extraction import Extractor
@@ -22,7 +21,6 @@ def picture_of_features(
     """A labelled grid: a row per picture, the photo first, then the PCA colours of each of its maps.
 
     Args:
-        features: Of the photos.
         photo_of: Opens a photo by its name; it is left out where that fails.
         shared_basis: One PCA basis for all pictures, so that equal colours mean equal content.
     """
@@ -32,32 +30,15 @@ def picture_of_features(
             photo = photo_of(feature.image)
         except ImageError:
             photo = None
-        rows.append(
-            (Path(feature.image).name, photo, {n: _content(feature, m) for n, m in feature.activations.items()})
-        )
+        rows.append((Path(feature.image).name, photo, {n: feature.inside(m) for n, m in feature.activations.items()}))
     if not rows:
         raise InvalidValueError("There are no features to show.")
     return feature_grid(rows, shared_basis=shared_basis)
 
 
-def _content(feature: FeatureMap, values: Tensor) -> Tensor:
-    """A map without the cells that see nothing but padding."""
-    top, left, height, width = feature.frame.content_cells((values.shape[-2], values.shape[-1]))
-    return values[..., top : top + height, left : left + width]
-
-
 def picture_of_words(source: Extractor, images: Sequence[ImageLike], prompt: str, words: Sequence[str]) -> Image.Image:
-    """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word.
-
-    Args:
-        source: Gives frame, trajectory, template and model.
-        images: Photos.
-        prompt: Text that holds the words; goes through the recipe's template.
-        words: Words of the prompt.
-
-    Raises:
-        DiffeatError: As :func:`diffeat.tasks.words.words`.
-    """
+    """A labelled grid: a row per picture, the photo first, then where the model's text attention puts each word of the
+    prompt, which goes through the recipe's template. Raises as :func:`diffeat.tasks.words.words`."""
     options = WordOptions(source.recipe.text_for(prompt), normalise="none")
     rows: list[tuple[str, Image.Image, dict]] = []
     for picture in map(Picture.of, images):

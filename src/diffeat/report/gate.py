@@ -14,12 +14,14 @@ from PIL import Image
 
 from diffeat.__about__ import __version__
 from diffeat.files import write_files
-from diffeat.report.gate_pictures import example_picture
-from diffeat.report.page import Page, literal
+from diffeat.geometry import to_image
+from diffeat.report.page import Page, literal, svg_of
 from diffeat.studies.content_shift.examples import Example
 from diffeat.studies.content_shift.gating import GateResult
 from diffeat.studies.content_shift.halving import SearchResult
 from diffeat.studies.content_shift.meter import Stage
+from diffeat.viz import pca_colours
+from diffeat.viz.grid import draw_grid
 
 _COLOURS = {"helps": "#1b8a5a", "hurts": "#c0392b", "harmless": "#5b6472", "cannot tell": "#c99a2e"}
 _STAGES: dict[Stage, str] = {
@@ -27,8 +29,6 @@ _STAGES: dict[Stage, str] = {
     "operating": "estimate at the operating timestep",
     "features": "features at the operating timestep",
 }
-
-
 #: What is written of a gate, and of a search.
 FILES = ("gate.json", "gate.csv", "gate.html")
 SEARCH_FILES = ("recipe.yaml", "search.html")
@@ -37,15 +37,7 @@ SEARCH_FILES = ("recipe.yaml", "search.html")
 def write_gate_report(
     result: GateResult, folder: str | Path, examples: Sequence[Example] = (), *, force: bool = False
 ) -> Path:
-    """Write the report.
-
-    Args:
-        examples: Pictures to show with their reconstructions
-            (:func:`~diffeat.studies.content_shift.examples.examples_of`).
-
-    Returns:
-        Path of the HTML page.
-    """
+    """Write the report, with pictures and their reconstructions (``examples_of``); returns the HTML page."""
     grids = [(example.name, example_picture(example)) for example in examples]
     data = json.dumps(to_dict(result), indent=1, ensure_ascii=False)
     return write_files(folder, FILES, [data, _shifts(result), to_html(result, grids)], force=force)
@@ -76,7 +68,6 @@ def to_dict(result: GateResult) -> dict[str, Any]:
 
 
 def to_html(result: GateResult, grids: Sequence[tuple[str, Image.Image]] = ()) -> str:
-    """A self-contained page."""
     s = result.settings
     page = Page(
         f"GATE · {result.base.name}", f"{len(result.pictures)} pictures × {s.seeds} seeds, diffeat {__version__}"
@@ -97,6 +88,22 @@ def to_html(result: GateResult, grids: Sequence[tuple[str, Image.Image]] = ()) -
         page.heading("Pictures") if caption == grids[0][0] else None
         page.picture(grid, caption)
     return page.html()
+
+
+def example_picture(example: Example) -> Image.Image:
+    """The picture, its reconstructions, and its features, in rows."""
+    true, t = to_image(example.pixels), example.timesteps
+    rows = {
+        f"Img2Img from t = {t['img2img']:g}": [true, *map(to_image, example.img2img)],
+        f"estimate of the clean picture at t = {t['operating']:g}": [true, *map(to_image, example.estimates)],
+    }
+    if example.activation is not None:
+        colours = [Image.fromarray(c) for c in pca_colours(example.features, shared=True)]
+        rows[f"{example.activation}, shared PCA colours; first: of the clean picture"] = colours
+    shown = {str(k): name.strip() for k, name in enumerate(["picture", *example.variants])}
+    cells = {(i, str(k)): cell for i, row in enumerate(rows.values()) for k, cell in enumerate(row)}
+    titles = [(title, None, {}) for title in rows]
+    return draw_grid(titles, list(shown), cells, {}, 200, Image.Resampling.BICUBIC, "", shown)
 
 
 def forest_svg(result: GateResult, stage: Stage) -> str:
@@ -127,9 +134,7 @@ def forest_svg(result: GateResult, stage: Stage) -> str:
     axes.tick_params(axis="y", length=0)
     handles = [axes.plot([], [], "o", color=c, ms=5, label=n)[0] for n, c in _COLOURS.items()]
     figure.legend(handles=handles, loc="outside upper right", ncols=4, fontsize=7, frameon=False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
+    return svg_of(figure)
 
 
 def _measure_rows(result: GateResult, stage: Stage) -> tuple[list[str], list[list[str]]]:
@@ -164,7 +169,6 @@ def _notes(result: GateResult) -> list[str]:
 
 
 def _shifts(result: GateResult) -> str:
-    """The shift of every picture and seed, as CSV."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["variant", "stage", "measure", "picture", "seed", "shift"])

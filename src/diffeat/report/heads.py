@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from diffeat.files import write_files
+from diffeat.report.hyperfeatures import training_svg
 from diffeat.report.labels import in_a_row
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, write_numbers
+from diffeat.report.predictions import target_picture
 from diffeat.tasks.predictors.evaluate import Scored
 from diffeat.tasks.predictors.folder import TRAINING
-from diffeat.tasks.predictors.predictor import Prediction
 from diffeat.tasks.predictors.scores import Scores
 from diffeat.training.heads.train import Trained
-from diffeat.training.log import read_log
-from diffeat.training.loop import LOG
+from diffeat.training.loop import LOG, read_log
 
 
 def write_training(trained: Trained, *, force: bool = False) -> Path:
@@ -39,12 +37,16 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
     seconds, waited = (sum(float(row[name]) for row in rows) for name in ("seconds", "waited"))
     share = waited / max(seconds, 1e-9)
     page.drawing(
-        _curves(rows, None if scores is None else scores.quoted),
+        training_svg(rows, "" if scores is None else f"{scores.quoted} of the validation pictures"),
         f"{len(rows)} steps in {seconds:.0f} s, {share:.0%} of it waiting for data; kept: step {trained.step}",
     )
     tables = []
     if scored is not None:
-        tables = _show(page, scored, "Validation pictures")
+        page.heading("Validation")
+        for picture, caption in _shown(scored):
+            page.picture(picture, caption)
+        page.table(*scored.table())
+        tables = [markdown_table(*scored.table(), sums_up=True)]
     page.heading("Levels")
     page.code(str(getattr(getattr(predictor.head, "network", None), "layout", "")))
     data = {
@@ -63,32 +65,22 @@ def write_training(trained: Trained, *, force: bool = False) -> Path:
 
 def write_scored(scored: Scored, folder: str | Path, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html`` of a head's scores; returns the page."""
-    where = f"{scored.dataset} {scored.split}".rstrip()
-    told = [*str(scored).splitlines(), *scored.notes]
-    page = Page(f"{scored.recipe}: {where}", f"recipe {scored.recipe_hash[:12]}")
-    page.text(str(scored.scores), "big")
-    page.bullets(told)
-    tables = _show(page, scored, "Pictures")
-    facts = {
-        "dataset": scored.dataset,
-        "split": scored.split,
-        "recipe": scored.recipe,
-        "recipe_hash": scored.recipe_hash,
-    }
-    data = facts | {"pictures": len(scored.scores.sums), "protocol": scored.protocol, **_numbers(scored.scores)}
-    text = markdown_report(f"{scored.recipe}: {where}", tables, told)
-    return write_files(Path(folder), REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)
+    title = f"{scored.recipe}: {scored.dataset} {scored.split}".rstrip()
+    counted = {"split": scored.split, "pictures": len(scored.scores.sums), "protocol": scored.protocol}
+    data, told = counted | _numbers(scored.scores), str(scored).splitlines()
+    number = str(scored.scores)
+    return write_numbers(
+        scored, folder, number, data, _shown(scored), title=title, told=told, sums_up=True, force=force
+    )
 
 
-def _show(page: Page, scored: Scored, heading: str) -> list[str]:
-    """Pictures and numbers on a page; gives the numbers in Markdown."""
-    if scored.shown:
-        page.heading(heading)
+def _shown(scored: Scored) -> Iterator[tuple[Image.Image, str]]:
+    """Picture, truth and prediction side by side."""
     for prediction, known in scored.shown:
-        page.picture(_panels(prediction, known), f"{Path(prediction.name).name}: picture, truth, prediction")
-    page.heading("Numbers")
-    page.table(*scored.table())
-    return [markdown_table(*scored.table(), sums_up=True)]
+        found = np.asarray(prediction.values)
+        maps = (target_picture(values, prediction.legend.colours, found) for values in (known, found))
+        panels = in_a_row([prediction.image, *maps], prediction.image.size)
+        yield panels, f"{Path(prediction.name).name}: picture, truth, prediction"
 
 
 def _numbers(scores: Scores) -> dict[str, Any]:
@@ -99,48 +91,3 @@ def _numbers(scores: Scores) -> dict[str, Any]:
         "quoted": scores.quoted,
         "numbers": {row[0]: dict(zip(header[1:], row[1:], strict=True)) for row in rows},
     }
-
-
-def _curves(rows: Sequence[Mapping[str, str]], quoted: str | None) -> str:
-    """Loss of every step, and the validations, as an SVG drawing."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3), layout="constrained")
-    axes = figure.subplots(1, 1 if quoted is None else 2, squeeze=False)[0]
-    steps, losses = ([float(row[name]) for row in rows] for name in ("step", "loss"))
-    axes[0].plot(steps, losses, lw=0.6, alpha=0.5)
-    window = max(1, len(losses) // 50)
-    if len(losses) > 2 * window:
-        smooth = np.convolve(losses, np.ones(window) / window, "valid")
-        axes[0].plot(steps[window - 1 :], smooth, lw=1.5)
-    axes[0].set(xlabel="step", ylabel="loss")
-    if quoted is not None:
-        seen = [(float(row["step"]), abs(float(row["validation"]))) for row in rows if row.get("validation")]
-        axes[1].plot(*zip(*seen, strict=True), marker="o", ms=3)
-        axes[1].set(xlabel="step", ylabel=f"{quoted} of the validation pictures")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
-
-
-def _panels(prediction: Prediction, known: NDArray) -> Image.Image:
-    """Picture, truth and prediction side by side."""
-    maps = (_coloured(values, prediction) for values in (known, np.asarray(prediction.values)))
-    return in_a_row([prediction.image, *maps], prediction.image.size)
-
-
-def _coloured(values: NDArray, prediction: Prediction) -> Image.Image:
-    """Labels in their colours, void ones white; depth from near (bright) to far; normals as (n + 1) / 2."""
-    if prediction.target.discrete:
-        table = np.full((256, 3), 255, np.uint8)
-        table[: len(prediction.legend.colours)] = prediction.legend.colours
-        return Image.fromarray(table[values])
-    if prediction.target.name == "normals":
-        return Image.fromarray((np.nan_to_num(values).transpose(1, 2, 0) * 127.5 + 127.5).clip(0, 255).astype(np.uint8))
-    import matplotlib
-
-    depth = np.squeeze(values)
-    truth = np.asarray(prediction.values, np.float32)
-    low, high = np.nanquantile(truth, [0.02, 0.98])
-    shares = 1 - (np.nan_to_num(depth, nan=high) - low) / max(float(high - low), 1e-9)
-    return Image.fromarray((matplotlib.colormaps["magma"](shares.clip(0, 1))[..., :3] * 255).astype(np.uint8))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from diffeat.__about__ import __version__
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.files import write_files
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.report.page import REPORT, Page, markdown_report, markdown_table, numbered, svg_of
 from diffeat.tasks.correspondence.protocol import PER, Protocol
 from diffeat.training.hyperfeatures.prune import CurvePoint, ranked
 
@@ -35,11 +34,7 @@ def short_layer(name: str) -> str:
 
 
 def mixing_heat_svg(network: AggregationNetwork, times: Sequence[float] = ()) -> str:
-    """The mixing weights, layers × timesteps, with the sums of rows and columns, as an SVG drawing.
-
-    Args:
-        times: The timestep that stands for each step; the steps' own numbers if not given.
-    """
+    """The mixing weights, layers × timesteps, with the sums of rows and columns, as an SVG drawing."""
     shares = 100 * network.shares.detach().cpu().T.numpy()
     return heat_svg(shares, network, times, "mixing weight (%)", sums=True)
 
@@ -65,14 +60,7 @@ def heat_svg(
             side.spines[["top", "right"]].set_visible(False)
     else:
         axes = figure.add_subplot()
-    low, high = np.nanmin(values), np.nanmax(values)
-    image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
-    for i in range(rows):
-        for j in range(columns):
-            dark = values[i, j] < low + 0.6 * (high - low)
-            axes.text(
-                j, i, f"{values[i, j]:.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black"
-            )
+    image = numbered(axes, values, 7)
     axes.set_xticks(range(columns), step_labels(network, times), fontsize=8)
     axes.set_yticks(range(rows), [short_layer(a) for a in network.config.activations], fontsize=8)
     axes.set_xlabel("timestep" if times else "step")
@@ -80,7 +68,7 @@ def heat_svg(
         figure.colorbar(image, ax=axes, label=label, fraction=0.05)
     else:
         axes.set_title(label, fontsize=9, loc="left")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def curve_svg(points: Sequence[CurvePoint]) -> str:
@@ -90,36 +78,24 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     strongest = [p for p in points if "alone" not in p.pruned.label]
-    for axes, cost, label in (
+    for axes, cost, axis in (
         (right, lambda p: p.calls, "denoiser passes per picture"),
         (left, lambda p: len(p.pruned.kept), "pairs of step and layer kept"),
     ):
         if axes is left:
             axes.plot([cost(p) for p in strongest], [p.result.value for p in strongest], color=_BLUE, linewidth=1.4)
         for point in points:
-            alone = "alone" in point.pruned.label
-            low, high = point.result.intervals.get(point.result.protocol.alpha, (point.result.value,) * 2)
-            spread = [[max(0, point.result.value - low)], [max(0, high - point.result.value)]]
-            axes.errorbar(
-                [cost(point)],
-                [point.result.value],
-                spread,
-                color=_RED if alone else _BLUE,
-                capsize=3,
-                marker="s" if alone else "o",
-                markersize=5,
-                linewidth=1,
-            )
-            text = point.pruned.label.removesuffix(" alone") if alone else str(len(point.pruned.kept))
-            axes.annotate(
-                short_layer(text.removeprefix("layer ")) if alone else text,
-                (cost(point), point.result.value),
-                textcoords="offset points",
-                xytext=(5, 5),
-                fontsize=8,
-                color=_RED if alone else _BLUE,
-            )
-        axes.set_xlabel(label)
+            value, label = point.result.value, point.pruned.label
+            low, high = point.result.intervals.get(point.result.protocol.alpha, (value, value))
+            spread = [[max(0, value - low)], [max(0, high - value)]]
+            text, colour, marker = str(len(point.pruned.kept)), _BLUE, "o"
+            if "alone" in label:
+                text, colour, marker = short_layer(label.removesuffix(" alone").removeprefix("layer ")), _RED, "s"
+            style = {"capsize": 3, "marker": marker, "markersize": 5, "linewidth": 1}
+            axes.errorbar([cost(point)], [value], spread, color=colour, **style)
+            place = {"textcoords": "offset points", "xytext": (5, 5)}
+            axes.annotate(text, (cost(point), value), fontsize=8, color=colour, **place)
+        axes.set_xlabel(axis)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     counts = [len(p.pruned.kept) for p in strongest]
@@ -128,15 +104,11 @@ def curve_svg(points: Sequence[CurvePoint]) -> str:
     left.minorticks_off()
     protocol = points[0].result.protocol
     left.set_ylabel(f"{protocol.measure()},\n{PER[protocol.average]} (%)")
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def training_svg(rows: Sequence[Mapping[str, str]], measure: str = "validation") -> str:
-    """Loss and validation by step, from the rows of a training log, as an SVG drawing.
-
-    Args:
-        measure: What the validation measures.
-    """
+    """Loss and validation (without a sign) by step, from the rows of a training log, as an SVG drawing."""
     from matplotlib.figure import Figure
 
     steps = np.array([int(r["step"]) for r in rows])
@@ -149,12 +121,12 @@ def training_svg(rows: Sequence[Mapping[str, str]], measure: str = "validation")
     axes.plot(steps[width - 1 :], smooth, color=_BLUE, linewidth=1.8)
     axes.set(xlabel="step", ylabel="loss")
     axes.grid(alpha=0.25)
-    measured = [(int(r["step"]), float(r["validation"])) for r in rows if r.get("validation")]
+    measured = [(int(r["step"]), abs(float(r["validation"]))) for r in rows if r.get("validation")]
     if measured:
         other = axes.twinx()
         other.plot(*zip(*measured, strict=True), color=_RED, marker="o", linewidth=1.2)
-        other.set_ylabel(f"{measure} (%)", color=_RED)
-    return _svg(figure)
+        other.set_ylabel(measure, color=_RED)
+    return svg_of(figure)
 
 
 def round_trip_svg(errors: Mapping[int, Sequence[float]], label: str = "error of what came back (%)") -> str:
@@ -173,7 +145,7 @@ def round_trip_svg(errors: Mapping[int, Sequence[float]], label: str = "error of
     axes.minorticks_off()
     axes.set(xlabel="steps each way", ylabel=label)
     axes.grid(alpha=0.25)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def curve_rows(points: Sequence[CurvePoint]) -> tuple[list[str], list[list[str]]]:
@@ -216,14 +188,11 @@ def write_pruning_report(
     *,
     force: bool = False,
 ) -> Path:
-    """Write ``report.html``, ``report.md`` and ``report.json``: the mixing weights, and accuracy against cost.
+    """Write the mixing weights, and accuracy against cost; returns the page.
 
     Args:
         data: Name and split of the pairs that were scored.
         notes: What else a reader of the numbers must know.
-
-    Returns:
-        Path of the page.
     """
     page = Page(f"What {recipe.name} mixes", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
     page.heading("Mixing weights")
@@ -278,30 +247,13 @@ def write_training_report(
     *,
     force: bool = False,
 ) -> Path:
-    """Write ``report.html`` of a training: loss, validation, mixing weights.
-
-    Args:
-        rows: Of the training log.
-        facts: Lines about data and settings.
-        protocol: Of the validation.
-
-    Returns:
-        Path of the page.
-    """
+    """Write ``report.html`` of a training: facts, loss, validation, mixing weights; returns it."""
     page = Page(f"Training of {recipe.name}", f"recipe {recipe.hash[:12]}, diffeat {__version__}")
     page.bullets(list(facts))
     page.heading("Loss")
     validated = "" if protocol is None else f"{protocol.measure()}, {PER[protocol.average]}"
-    caption = "Loss of each step and its moving mean (blue)" + (
-        f"; validation in red: {validated}." if validated else "."
-    )
-    page.drawing(training_svg(rows, validated), caption)
+    caption = "Loss of each step and its moving mean (blue)" + (f"; validation in red: {validated}" * bool(validated))
+    page.drawing(training_svg(rows, f"{validated} (%)"), f"{caption}.")
     page.heading("Mixing weights")
     page.drawing(mixing_heat_svg(network, times), "Share of every layer (row) at every timestep (column), in percent.")
     return write_files(folder, REPORT[-1:], [page.html()], force=force)
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from diffeat.datasets.labelled import IGNORE
-from diffeat.evaluation.result import Result
-from diffeat.files import write_files
 from diffeat.geometry import open_image
-from diffeat.report.page import REPORT, Page, markdown_report, markdown_table
+from diffeat.report.page import sheet, write_numbers
 from diffeat.tasks.classification import Classification
 from diffeat.tasks.masks import MaskScores
 from diffeat.tasks.segmentation.evaluate import Example, Segmentation
@@ -25,7 +21,7 @@ _HEIGHT, _WIDEST, _GAP = 160, 640, 8
 
 def write_segmentation(result: Segmentation, folder: str | Path, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html``; returns the page."""
-    data = _head(result) | {
+    data = {
         "classifier": result.options.classifier,
         "miou": result.value,
         "std": result.std,
@@ -45,23 +41,25 @@ def write_segmentation(result: Segmentation, folder: str | Path, *, force: bool 
     }
     spread = f" ± {result.std:.1f}" if len(result.splits) > 1 else ""
     pictures = [(example_picture(e), e.sample.image.name) for e in result.examples]
-    return _write(folder, data, result, f"mIoU {result.value:.1f}{spread}", pictures, force=force)
+    number = f"mIoU {result.value:.1f}{spread}"
+    return write_numbers(result, folder, number, data, pictures, told=[str(result)], force=force)
 
 
 def write_classification(result: Classification, folder: str | Path, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html``; returns the page."""
-    data = _head(result) | {
+    data = {
         "accuracy": result.value,
         "per_class": result.per_class,
         "strength": result.strength,
         "trained_on": result.trained_on,
     }
-    return _write(folder, data, result, f"accuracy {result.value:.1f} {result.interval()}", force=force)
+    number = f"accuracy {result.value:.1f} {result.interval()}"
+    return write_numbers(result, folder, number, data, told=[str(result)], force=force)
 
 
 def write_masks(result: MaskScores, folder: str | Path, *, force: bool = False) -> Path:
     """Write ``report.json``, ``report.md`` and ``report.html`` of words or parts; returns the page."""
-    data = _head(result) | {
+    data = {
         "miou": result.value,
         "boundary_f": result.boundary,
         "boundary_interval": list(result.boundary_interval()),
@@ -70,7 +68,7 @@ def write_masks(result: MaskScores, folder: str | Path, *, force: bool = False) 
         "options": result.options.model_dump(mode="json"),
     }
     number = f"mIoU {result.value:.1f} {result.interval()}, F of outlines {result.boundary:.1f}"
-    return _write(folder, data, result, number, force=force)
+    return write_numbers(result, folder, number, data, told=[str(result)], force=force)
 
 
 def example_picture(example: Example) -> Image.Image:
@@ -88,10 +86,7 @@ def in_a_row(panels: Sequence[Image.Image], size: tuple[int, int]) -> Image.Imag
     """Pictures side by side in the proportions of a size, of one height unless that were very wide."""
     scale = min(_HEIGHT / size[1], _WIDEST / size[0])
     width, height = (max(1, round(side * scale)) for side in size)
-    canvas = Image.new("RGB", (len(panels) * (width + _GAP) - _GAP, height), "white")
-    for k, panel in enumerate(panels):
-        canvas.paste(panel.resize((width, height), Image.Resampling.BICUBIC), (k * (width + _GAP), 0))
-    return canvas
+    return sheet([[panel.resize((width, height), Image.Resampling.BICUBIC) for panel in panels]], _GAP)
 
 
 def coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
@@ -105,36 +100,3 @@ def coloured(labels: np.ndarray, photo: Image.Image) -> Image.Image:
     mixed = np.where((labels > 0)[..., None], 0.25 * grey + 0.75 * colours, grey)
     mixed[labels == IGNORE] = 255
     return Image.fromarray(mixed.round().clip(0, 255).astype(np.uint8))
-
-
-def _head(result: Result) -> dict[str, Any]:
-    return {
-        "dataset": result.dataset,
-        "recipe": result.recipe,
-        "recipe_hash": result.recipe_hash,
-        "interval": list(result.interval()),
-        "notes": list(result.notes),
-    }
-
-
-def _write(
-    folder: str | Path,
-    data: dict[str, Any],
-    result: Result,
-    number: str,
-    pictures: Sequence[tuple[Image.Image, str]] = (),
-    *,
-    force: bool,
-) -> Path:
-    title = f"{result.dataset} · {result.recipe}"
-    page = Page(title, f"recipe {result.recipe_hash[:12]}")
-    page.text(number, "big")
-    page.text(str(result), "soft")
-    if result.notes:
-        page.bullets(result.notes)
-    for picture, caption in pictures:
-        page.picture(picture, caption)
-    page.heading("Classes")
-    page.table(*result.table())
-    text = markdown_report(title, [markdown_table(*result.table())], [number, str(result), *result.notes])
-    return write_files(folder, REPORT, [json.dumps(data, indent=1), text, page.html()], force=force)

@@ -18,23 +18,12 @@ from diffeat.studies.massive import Survey
 
 #: Channels whose origin is told in a sentence.
 _NAMED = 6
-
-
 #: What is written.
 FILES = ("massive.json", "massive.md", "massive.html")
 
 
 def write_massive(survey: Survey, pictures: Sequence[Image.Image], folder: str | Path, *, force: bool = False) -> Path:
-    """Write the report of a survey.
-
-    Args:
-        pictures: The pictures of the survey's examples, in their order.
-        folder: Made if missing.
-        force: Whether files of an earlier report may be replaced.
-
-    Returns:
-        Path of the HTML page.
-    """
+    """Write the report of a survey, with the pictures of its examples in their order; returns the HTML page."""
     contents = json.dumps(to_dict(survey), indent=1), to_markdown(survey), to_html(survey, pictures)
     return write_files(folder, FILES, contents, force=force)
 
@@ -121,21 +110,12 @@ def channel_rows(survey: Survey) -> tuple[list[str], list[list[str]]]:
         for values in parts.values():
             rank = int((values.abs() > values[found.channel].abs()).sum()) + 1
             ranks.append(f"{float(values[found.channel]):.2f} ({rank})")
-        rows.append(
-            [
-                str(found.channel),
-                f"{found.ratio:.1f}",
-                f"{found.mean:.2f}",
-                f"{found.std:.2f}",
-                f"{found.presence:.0%}",
-                *ranks,
-            ]
-        )
+        numbers = [f"{found.ratio:.1f}", f"{found.mean:.2f}", f"{found.std:.2f}", f"{found.presence:.0%}"]
+        rows.append([str(found.channel), *numbers, *ranks])
     return header, rows
 
 
 def to_markdown(survey: Survey) -> str:
-    """A page of text and tables."""
     block, time = survey.place
     parts = ["\n".join(f"- {markdown(line)}" for line in summary(survey))]
     header, rows = channel_rows(survey)
@@ -145,7 +125,6 @@ def to_markdown(survey: Survey) -> str:
 
 
 def to_html(survey: Survey, pictures: Sequence[Image.Image]) -> str:
-    """A self-contained page with figures."""
     block, time = survey.place
     page = Page(f"Massive activations · {survey.model}", f"{block}, t = {time:g}, {survey.pictures} pictures")
     here = survey.detections[survey.place].channels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import matplotlib
@@ -13,12 +14,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from diffeat.extraction.reduce import Place
+from diffeat.report.page import svg_of
 from diffeat.studies.massive import Survey
 from diffeat.viz import pca_colours
+from diffeat.viz.grid import draw_grid
 
 if TYPE_CHECKING:
     from mpl_toolkits.mplot3d import Axes3D
@@ -86,7 +89,7 @@ def depth(survey: Survey) -> str:
     top.legend(fontsize=8, frameon=False, ncols=3)
     step = max(1, len(x) // 20)
     bottom.set_xticks(x[::step], [str(i) for i in x[::step]])
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def over_time(survey: Survey) -> str:
@@ -108,7 +111,7 @@ def over_time(survey: Survey) -> str:
     for axes in (left, right):
         axes.legend(fontsize=8, frameon=False)
         axes.set_ylim(bottom=0)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def modulation(survey: Survey) -> str:
@@ -121,7 +124,7 @@ def modulation(survey: Survey) -> str:
             axes.axvline(float(values[channel]), color=colour, lw=1.8, label=f"channel {channel}")
         axes.set(title=name, yscale="log", ylabel="channels")
         axes.legend(fontsize=7, frameon=False)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def local_similarity(feature: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
@@ -133,41 +136,18 @@ def local_similarity(feature: Float[Tensor, "c h w"]) -> Float[Tensor, "h w"]:
     return ((cosines.sum(0) - 1) / (inside.sum(0) - 1)).view(unit.shape[1:])
 
 
-def features(survey: Survey, pictures: Sequence[Image.Image], side: int = 200) -> Image.Image:
+def features(survey: Survey, pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures, and for each kind of feature its colours by PCA and its local similarity."""
-    kinds = list(survey.examples[0])
-    width, height = side * (1 + 2 * len(kinds)) + 8, side * len(pictures) + 24
-    sheet = Image.new("RGB", (width, height), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(13)
-    titles = ["picture", *(f"{k}{what}" for k in kinds for what in (" · PCA", " · similarity"))]
-    for k, title in enumerate(titles):
-        draw.text((k * side + 4, 4), title, fill=_INK, font=font)
+    rows, cells = [], {}
     for row, (picture, example) in enumerate(zip(pictures, survey.examples, strict=True)):
-        y = 24 + row * side
-        sheet.paste(_fit(picture, side), (0, y))
-        for k, feature in enumerate(example.values()):
+        rows.append((Path(example["raw"].image).name, picture, {}))
+        for kind, feature in example.items():
             tensor = feature.tensor.float()
-            colours = Image.fromarray(pca_colours([tensor])[0])
             heat = matplotlib.colormaps["magma"](2 * local_similarity(tensor).clamp(0.5, 1).numpy() - 1)[..., :3]
-            likeness = Image.fromarray((heat * 255).astype(np.uint8))
-            for j, map_ in enumerate((colours, likeness)):
-                sheet.paste(_fit(map_, side), (side * (1 + 2 * k + j), y))
-    return sheet
-
-
-def _fit(picture: Image.Image, side: int) -> Image.Image:
-    """In a white square, cells kept sharp where the picture is small."""
-    scale = (side - 6) / max(picture.size)
-    small = max(picture.size) < side
-    width, height = (max(1, round(v * scale)) for v in picture.size)
-    resized = picture.convert("RGB").resize(
-        (width, height),
-        Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS,
-    )
-    square = Image.new("RGB", (side, side), "white")
-    square.paste(resized, ((side - resized.width) // 2, (side - resized.height) // 2))
-    return square
+            cells[row, f"{kind} · PCA"] = Image.fromarray(pca_colours([tensor])[0])
+            cells[row, f"{kind} · similarity"] = Image.fromarray((heat * 255).astype(np.uint8))
+    names = list(dict.fromkeys(name for _, name in cells))
+    return draw_grid(rows, names, cells, {}, 200, Image.Resampling.NEAREST, "")
 
 
 def shown(survey: Survey) -> list[int]:
@@ -179,9 +159,3 @@ def _gate_share(gate: Tensor | None, channel: int) -> float:
     if gate is None:
         return float("nan")
     return float(gate[channel].abs() / gate.abs().median().clamp(min=1e-12))
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
-    return buffer.getvalue()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from diffeat.viz import heat_overlay
+from diffeat.viz.grid import font_of
 
 _FINE = 3  # drawn this much larger and reduced, for smooth edges
 _GAP = 12
@@ -46,18 +46,14 @@ def match_picture(
     """Source and target with matching numbers, and a heat map for each of ``heats``.
 
     Args:
-        points: (n, 2) in source pixels.
-        found: (n, 2) in target pixels.
+        points: (n, 2) in source pixels; ``found`` in target pixels.
         heats: Similarity of the first points with the whole target, each any grid.
-        height: Of the row, in pixels.
-        caption: Line underneath.
     """
     panels = [_panel(source, height), _panel(target, height)]
-    for i, (panel, places) in enumerate(zip(panels, (points, found), strict=True)):
+    for panel, places in zip(panels, (points, found), strict=True):
         draw = ImageDraw.Draw(panel.picture)
         for k, place in enumerate(places.tolist()):
             _dot(draw, panel.at(place), _COLOURS[k % len(_COLOURS)], str(k + 1) if len(points) <= 30 else "")
-        panels[i] = panel
     for k, heat in enumerate(heats):
         # Only what stands out is lit: cosines of most places lie close together, far above zero.
         low = torch.quantile(heat.flatten()[:: max(1, heat.numel() // 100_000)].float(), 0.8).item()
@@ -80,11 +76,7 @@ def errors_picture(
     height: int = 260,
     caption: str = "",
 ) -> Image.Image:
-    """A scored pair: rings are the truth with its tolerance, dots the predictions, lines the errors.
-
-    Args:
-        threshold: Radius of the tolerance in target pixels.
-    """
+    """A scored pair: rings are the truth with its tolerance in pixels, dots the predictions, lines the errors."""
     one, other = _panel(source, height), _panel(target, height)
     draw = ImageDraw.Draw(one.picture)
     for place, right in zip(points.tolist(), correct, strict=True):
@@ -110,11 +102,11 @@ def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], colour: tuple[int, 
     x, y = at
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour, outline=_PAPER, width=int(1.5 * _FINE))
     if label:
-        draw.text((x, y), label, fill=_PAPER, font=_font(10 * _FINE), anchor="mm")
+        draw.text((x, y), label, fill=_PAPER, font=font_of(10 * _FINE), anchor="mm")
 
 
 def _row(panels: list[_Panel], titles: list[str], height: int, caption: str) -> Image.Image:
-    font = _font(13)
+    font = font_of(13)
     pictures = [p.picture.resize((max(1, p.picture.width // _FINE), height), Image.Resampling.LANCZOS) for p in panels]
     width = sum(p.width for p in pictures) + _GAP * (len(pictures) + 1)
     top = _GAP + 20
@@ -130,9 +122,3 @@ def _row(panels: list[_Panel], titles: list[str], height: int, caption: str) -> 
     if caption:
         draw.text((_GAP, top + height + 6), caption, fill=_INK, font=font)
     return page
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from diffeat.evaluation.result import Result
 from diffeat.files import write_files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 #: Files of most reports.
 REPORT = ("report.json", "report.md", "report.html")
@@ -67,12 +77,7 @@ document.querySelectorAll("table.sortable").forEach(table => table.querySelector
 
 
 class Page:
-    """Builds a page part by part.
-
-    Args:
-        title: Of the page.
-        subtitle: A line under it.
-    """
+    """Builds a page part by part."""
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self._title = title
@@ -81,7 +86,6 @@ class Page:
             self.text(subtitle, "soft")
 
     def heading(self, text: str) -> None:
-        """A section heading."""
         self._parts.append(f"<h2>{escape(text)}</h2>")
 
     def text(self, text: str, style: str = "") -> None:
@@ -89,15 +93,12 @@ class Page:
         self._parts.append(f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>")
 
     def html_part(self, html: str) -> None:
-        """HTML as it is."""
         self._parts.append(html)
 
     def code(self, text: str) -> None:
-        """Text as it is."""
         self._parts.append(f"<pre>{escape(text)}</pre>")
 
     def bullets(self, lines: Sequence[str]) -> None:
-        """A list."""
         self._parts.append("<ul>" + "".join(f"<li>{_prose(line)}</li>" for line in lines) + "</ul>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> None:
@@ -141,11 +142,8 @@ class Page:
         self._parts.append(f'<div class="cards">{"".join(inner)}</div>')
 
     def picture(self, picture: Image.Image, caption: str = "") -> None:
-        """An embedded picture."""
-        buffer = io.BytesIO()
-        picture.convert("RGB").save(buffer, format="JPEG", quality=88, subsampling=0)
-        data = base64.b64encode(buffer.getvalue()).decode()
-        self._figure(f'<img alt="{escape(caption)}" src="data:image/jpeg;base64,{data}">', caption)
+        url = data_url(picture.convert("RGB"), "JPEG", quality=88, subsampling=0)
+        self._figure(f'<img alt="{escape(caption)}" src="{url}">', caption)
 
     def drawing(self, svg: str, caption: str = "", *, full: bool = False) -> None:
         """An embedded SVG drawing, as wide as the window if ``full``."""
@@ -165,7 +163,6 @@ class Page:
         )
 
     def html(self) -> str:
-        """The whole page."""
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'
@@ -198,10 +195,53 @@ def _breakable(text: str) -> str:
 
 
 def _embedded(picture: Image.Image) -> str:
+    return f'<img alt="" src="{data_url(picture.convert("RGB"), "PNG")}">'
+
+
+def encoded(picture: Image.Image | NDArray[np.uint8], format: str, **options: Any) -> bytes:
+    """A picture, or grey levels (H, W), as the bytes of a file; options are Pillow's."""
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img alt="" src="data:image/png;base64,{data}">'
+    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def data_url(picture: Image.Image, format: str, **options: Any) -> str:
+    """A picture as the address that holds it."""
+    return f"data:image/{format.lower()};base64,{base64.b64encode(encoded(picture, format, **options)).decode()}"
+
+
+def svg_of(figure: Figure) -> str:
+    """A drawing as SVG; the same figure gives the same text."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "diffeat"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def numbered(axes: Axes, values: np.ndarray, size: int) -> AxesImage:
+    """Values (rows, columns) as colours with their numbers."""
+    low, high = np.nanmin(values), np.nanmax(values)
+    image = axes.imshow(values, cmap="viridis", aspect="auto", vmin=low, vmax=high if high > low else low + 1)
+    for (row, column), value in np.ndenumerate(values):
+        colour = "white" if value < low + 0.6 * (high - low) else "black"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=size, color=colour)
+    return image
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]], gap: int) -> Image.Image:
+    """Pictures in rows on white, as they are."""
+    wide = max((sum(p.width + gap for p in row) - gap for row in rows), default=1)
+    canvas = Image.new("RGB", (wide, max(1, sum(max(p.height for p in row) + gap for row in rows) - gap)), "white")
+    y = 0
+    for row in rows:
+        x = 0
+        for picture in row:
+            canvas.paste(picture, (x, y))
+            x += picture.width + gap
+        y += max(p.height for p in row) + gap
+    return canvas
 
 
 def markdown(text: str) -> str:
@@ -228,6 +268,43 @@ def markdown_report(title: str, parts: Sequence[str], bullets: Sequence[str] = (
     """A page in Markdown: its title, tables and the like, and a list."""
     listed = "\n".join(f"- {markdown(line)}" for line in bullets)
     return "\n\n".join(filter(None, [f"# {markdown(title)}", *parts, listed])) + "\n"
+
+
+def write_numbers(
+    result: Result,
+    folder: str | Path,
+    number: str,
+    data: Mapping[str, object],
+    pictures: Iterable[tuple[Image.Image, str]] = (),
+    *,
+    title: str = "",
+    told: Sequence[str] = (),
+    sums_up: bool = False,
+    force: bool,
+) -> Path:
+    """Write :data:`REPORT` of a result: its number, notes, pictures with captions, and table; returns the page.
+
+    Args:
+        data: What ``report.json`` says beside what every result has.
+        told: Lines before the notes.
+        sums_up: Whether the last row of the table stands out.
+    """
+    title, told = title or f"{result.dataset} · {result.recipe}", [*told, *result.notes]
+    page = Page(title, f"recipe {result.recipe_hash[:12]}")
+    page.text(number, "big")
+    page.bullets(told)
+    for picture, caption in pictures:
+        page.picture(picture, caption)
+    page.heading("Numbers")
+    page.table(*result.table())
+    facts = {name: getattr(result, name) for name in ("dataset", "recipe", "recipe_hash")}
+    facts |= {
+        "interval": [None if end != end else end for end in result.interval()],
+        "notes": list(result.notes),
+        **data,
+    }
+    text = markdown_report(title, [markdown_table(*result.table(), sums_up=sums_up)], [number, *told])
+    return write_files(folder, REPORT, [json.dumps(facts, indent=1), text, page.html()], force=force)
 
 
 def write_facts(folder: Path, title: str, facts: Sequence[str]) -> None:

@@ -1,9 +1,11 @@
-"""Predictions on disk: what each target is written as, a row of scores, a contact sheet and a page."""
+"""Predictions on disk: what each target is written as, a row of scores, a contact sheet and a page; and samples of a
+dataset, drawn likewise."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from diffeat.report.page import Page
+from diffeat.datasets.coding import Colour
+from diffeat.datasets.labelled import MaskDataset, MaskSample
+from diffeat.datasets.measured import TargetDataset
+from diffeat.errors import DiffeatError
+from diffeat.geometry import open_image
+from diffeat.report.page import Page, encoded, sheet
 from diffeat.tasks.predictors.predictor import Prediction, Predictor
 from diffeat.tasks.predictors.target import Legend
 from diffeat.viz import heat_overlay
@@ -20,17 +27,13 @@ from diffeat.viz import heat_overlay
 _COVER = 0.6
 #: Pictures on a page, and the side of one on the contact sheet.
 SHOWN, _CELL, _GAP, _COLUMNS = 24, 240, 6, 4
+#: Height of a sample, and how many stand in a row.
+_TALL, _ROW = 160, 3
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A prediction as it is written.
-
-    Attributes:
-        files: Contents by the folder they go into, and their ending.
-        overlay: The picture with what was predicted.
-        row: Plain numbers.
-    """
+    """A prediction as it is written: contents by the folder they go into, and their ending; overlay and numbers."""
 
     files: Mapping[tuple[str, str], bytes]
     overlay: Image.Image
@@ -42,7 +45,9 @@ def drawn(prediction: Prediction) -> Drawn:
     row: dict[str, Any] = {"picture": prediction.name, "size": list(prediction.image.size)}
     files, overlay, numbers = DRAWERS[prediction.target.name](prediction)
     if prediction.uncertainty is not None and prediction.target.of_pixels:
-        numbers |= {"uncertainty": round(_worst_tenth(prediction.uncertainty), 6)}
+        values = np.sort(prediction.uncertainty.ravel())[::-1]
+        worst_tenth = values[: len(values) // 10 or len(values)]
+        numbers |= {"uncertainty": round(float(worst_tenth.mean()), 6)}
         heat = heat_overlay(prediction.image, torch.from_numpy(prediction.uncertainty), low=0.0)
         files |= {("uncertainty", ".jpg"): encoded(heat, "JPEG", quality=88)}
     if prediction.target.of_pixels:
@@ -71,13 +76,12 @@ def _classes(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]
 def _depth(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
     values = np.asarray(prediction.values, np.float32)
     numbers = {"least": float(values.min()), "median": float(np.median(values)), "greatest": float(values.max())}
-    return {("depth", ".npy"): _array(values)}, _heat(values), numbers
+    return {("depth", ".npy"): _array(values)}, target_picture(values), numbers
 
 
 def _normals(prediction: Prediction) -> tuple[dict, Image.Image, dict[str, Any]]:
     values = np.asarray(prediction.values, np.float32)
-    picture = Image.fromarray(np.rint((values.transpose(1, 2, 0) + 1) * 127.5).clip(0, 255).astype(np.uint8))
-    return {("normals", ".npy"): _array(values)}, picture, {}
+    return {("normals", ".npy"): _array(values)}, target_picture(values), {}
 
 
 #: How a target is written: files, overlay and numbers of a prediction. Adding a target: a line here.
@@ -87,6 +91,26 @@ DRAWERS: dict[str, Callable[[Prediction], tuple[dict, Image.Image, dict[str, Any
     "depth": _depth,
     "normals": _normals,
 }
+
+
+def target_picture(values: NDArray, colours: Sequence[Colour] = (), like: NDArray | None = None) -> Image.Image:
+    """What is known of pixels, white where nothing is: labels in their colours, normals (3, H, W) as (n + 1) / 2;
+    depth from near to far, in its own range or in that of another.
+    """
+    import matplotlib
+
+    values = values[0] if values.ndim == 3 and len(values) == 1 else values
+    if not np.issubdtype(values.dtype, np.floating):
+        table = np.full((256, 3), 255, np.uint8)
+        table[: len(colours)] = colours
+        return Image.fromarray(table[values])
+    if values.ndim == 3:
+        known, shown = ~np.isnan(values[0]), (values.transpose(1, 2, 0) + 1) * 127.5
+    else:
+        known, of = ~np.isnan(values), values if like is None else like
+        low, high = np.percentile(of[~np.isnan(of)], [1, 99]) if not np.isnan(of).all() else (0.0, 1.0)
+        shown = 255 * matplotlib.colormaps["Spectral_r"]((values - low) / max(high - low, 1e-12))[..., :3]
+    return Image.fromarray(np.where(known[..., None], np.rint(shown).clip(0, 255), 255).astype(np.uint8))
 
 
 def palette_picture(labels: NDArray, legend: Legend) -> Image.Image:
@@ -122,26 +146,26 @@ def contact_sheet(pairs: Sequence[tuple[Image.Image, Image.Image]]) -> Image.Ima
     for image, overlay in pairs:
         scale = _CELL / max(image.size)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-        cell = Image.new("RGB", (2 * size[0] + 2, size[1]), "white")
-        for k, part in enumerate((image, overlay)):
-            cell.paste(part.convert("RGB").resize(size, Image.Resampling.LANCZOS), (k * (size[0] + 2), 0))
-        cells.append(cell)
+        cells.append(sheet([[p.convert("RGB").resize(size, Image.Resampling.LANCZOS) for p in (image, overlay)]], 2))
     columns = max(1, _COLUMNS // 2)
-    rows = [cells[k : k + columns] for k in range(0, len(cells), columns)]
-    width = max(sum(c.width for c in row) + _GAP * (len(row) - 1) for row in rows)
-    sheet = Image.new("RGB", (width, sum(max(c.height for c in row) + _GAP for row in rows) - _GAP), "white")
-    y = 0
-    for row in rows:
-        x = 0
-        for cell in row:
-            sheet.paste(cell, (x, y))
-            x += cell.width + _GAP
-        y += max(c.height for c in row) + _GAP
-    return sheet
+    return sheet([cells[k : k + columns] for k in range(0, len(cells), columns)], _GAP)
+
+
+def samples_picture(data: MaskDataset | TargetDataset, count: int = 9) -> Image.Image:
+    """``count`` samples at even steps, three in a row; those that cannot be read are left out. Void is white."""
+    tiles, colours = [], data.colours if isinstance(data, MaskDataset) else ()
+    for sample in data.limited(count):
+        with suppress(DiffeatError):
+            photo = open_image(sample.image)
+            values = sample.labels(len(colours)) if isinstance(sample, MaskSample) else sample.target()
+            shown = target_picture(values, colours)
+            width = max(1, round(photo.width * _TALL / photo.height))
+            enlarged = shown.resize((width, _TALL), Image.Resampling.NEAREST)
+            tiles.append(sheet([[photo.resize((width, _TALL)), enlarged]], 0))
+    return sheet([tiles[i : i + _ROW] for i in range(0, len(tiles), _ROW)], _GAP)
 
 
 def predictions_page(predictor: Predictor, rows: Sequence[dict[str, Any]], sheet: Image.Image | None, how: str) -> str:
-    """The page (HTML) of a folder of predictions."""
     recipe = predictor.source.recipe
     page = Page(f"{len(rows)} predictions of {predictor.facts.target}", f"recipe {recipe.name} ({recipe.hash[:12]})")
     page.text(how, "soft")
@@ -167,27 +191,7 @@ def _line(row: dict[str, Any]) -> list[str]:
     return [row["picture"], told, *(f"{row[k]:.3f}" if k in row else "" for k in ("confidence", "uncertainty"))]
 
 
-def _worst_tenth(uncertainty: NDArray[np.float32]) -> float:
-    values = np.sort(uncertainty.ravel())[::-1]
-    return float(values[: len(values) // 10 or len(values)].mean())
-
-
-def _heat(values: NDArray[np.float32]) -> Image.Image:
-    import matplotlib
-
-    low, high = np.nanpercentile(values, [1, 99])
-    shade = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
-    return Image.fromarray(np.rint(255 * matplotlib.colormaps["Spectral_r"](shade)[..., :3]).astype(np.uint8))
-
-
 def _array(values: NDArray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, values)
-    return buffer.getvalue()
-
-
-def encoded(picture: Image.Image | NDArray[np.uint8], format: str, **options: Any) -> bytes:
-    """A picture, or grey levels (H, W), as the bytes of a file."""
-    buffer = io.BytesIO()
-    (picture if isinstance(picture, Image.Image) else Image.fromarray(picture)).save(buffer, format, **options)
     return buffer.getvalue()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Sequence
 from functools import cache
 from html import escape
@@ -17,7 +15,7 @@ from torch import Tensor
 from diffeat.errors import InvalidValueError
 from diffeat.files import new_folder, write_files
 from diffeat.report.labels import coloured
-from diffeat.report.page import Page
+from diffeat.report.page import Page, data_url, encoded, sheet
 from diffeat.tasks.scored import ScoredMaps
 
 PAGE = "index.html"
@@ -120,10 +118,10 @@ def write_segments(
         if len(maps.names) > 255:
             raise InvalidValueError(f"A label map holds 255 labels at most, {name} has {len(maps.names)}.")
         overlay = coloured(labels.numpy(), picture)
-        own = [_palette(labels.numpy()), _bytes(overlay, "JPEG")]
+        own = [_palette(labels.numpy()), encoded(overlay, "JPEG")]
         write_files(folder, files_of([name])[:-1], own, force=force)
         page.heading(name)
-        page.picture(_small(_beside(picture, overlay), 2 * _WIDEST))
+        page.picture(_small(sheet([[picture, overlay]], 8), 2 * _WIDEST))
         page.html_part(_legend(labels, maps.names))
         if words:
             page.html_part(_heights(picture, maps, heights))
@@ -142,9 +140,9 @@ def _heights(picture: Image.Image, maps: ScoredMaps, heights: Tensor) -> str:
         for layer, alone in maps.layers.items():
             top, left, rows, columns = maps.frame.content_cells((alone.shape[1], alone.shape[2]))
             shown[layer] = _grey(alone[k, top : top + rows, left : left + columns])
-        sources = "".join(f'<img alt="{escape(n)}" hidden src="{_url(m, "PNG")}">' for n, m in shown.items())
+        sources = "".join(f'<img alt="{escape(n)}" hidden src="{data_url(m, "PNG")}">' for n, m in shown.items())
         colour = " ".join(map(str, _swatches()[k + 1]))
-        style = f"background-image:url({_url(photo, 'JPEG')})"
+        style = f"background-image:url({data_url(photo, 'JPEG')})"
         figures.append(
             f'<figure class="word" data-colour="{colour}">{sources}<canvas width="{photo.width}" '
             f'height="{photo.height}" style="{style}"></canvas><figcaption>{escape(word)}</figcaption></figure>'
@@ -166,7 +164,6 @@ def _legend(labels: Tensor, names: Sequence[str]) -> str:
 
 @cache
 def _swatches() -> list[tuple[int, int, int]]:
-    """Colours of labels in overlays."""
     image = coloured(np.arange(256)[None], Image.new("RGB", (256, 1)))
     return [(red, green, blue) for red, green, blue in np.asarray(image)[0].tolist()]
 
@@ -180,25 +177,8 @@ def _grey(values: Tensor) -> Image.Image:
 def _palette(labels: np.ndarray) -> bytes:
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette([part for colour in _swatches() for part in colour])
-    return _bytes(image, "PNG")
-
-
-def _beside(one: Image.Image, other: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", (one.width + other.width + 8, one.height), "white")
-    canvas.paste(one, (0, 0))
-    canvas.paste(other, (one.width + 8, 0))
-    return canvas
+    return encoded(image, "PNG")
 
 
 def _small(picture: Image.Image, side: int) -> Image.Image:
     return ImageOps.contain(picture.convert("RGB"), (side, side))
-
-
-def _bytes(picture: Image.Image, form: str) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, form)
-    return buffer.getvalue()
-
-
-def _url(picture: Image.Image, form: str) -> str:
-    return f"data:image/{form.lower()};base64,{base64.b64encode(_bytes(picture, form)).decode()}"

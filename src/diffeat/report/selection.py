@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from diffeat.files import new_folder, write_files
 from diffeat.report.page import Page
@@ -18,8 +18,6 @@ from diffeat.studies.selection.score import Score
 from diffeat.studies.selection.search import Selection
 
 _THUMBNAIL, _CARD = 48, 168
-
-
 #: What is written beside the recipe.
 FILES = ("selection.json", "selection.html")
 
@@ -33,7 +31,6 @@ def write_selection(selection: Selection, recipe_file: Path, folder: Path, *, fo
 
 
 def to_json(selection: Selection) -> dict[str, Any]:
-    """All numbers as plain JSON data."""
     return {
         "recipe": selection.recipe.content(),
         "settings": _settings(selection),
@@ -48,22 +45,14 @@ def to_json(selection: Selection) -> dict[str, Any]:
         ],
         "skipped": selection.measurement.skipped,
         "steps": [
-            {
-                "added": s.added,
-                "channels": s.channels,
-                "depth": s.depth,
-                "combined": s.combined,
-                "alike": s.alike,
-                "rivals": list(s.rivals),
-                "scores": {n: _numbers(score) for n, score in s.scores.items()},
-            }
+            {name: getattr(s, name) for name in ("added", "channels", "depth", "combined", "alike", "rivals")}
+            | {"scores": {n: _numbers(score) for n, score in s.scores.items()}}
             for s in selection.steps
         ],
     }
 
 
 def to_html(selection: Selection) -> str:
-    """A self-contained page."""
     measurement, last = selection.measurement, selection.steps[-1]
     settings = measurement.settings
     kept = sum(v.kept for v in selection.verdicts.values())
@@ -159,8 +148,4 @@ def _table(selection: Selection) -> tuple[list[str], list[list[str | Image.Image
 
 
 def _enlarged(colours: np.ndarray, side: int) -> Image.Image:
-    height, width = colours.shape[:2]
-    scale = side / max(height, width)
-    return Image.fromarray(colours).resize(
-        (max(1, round(width * scale)), max(1, round(height * scale))), Image.Resampling.NEAREST
-    )
+    return ImageOps.contain(Image.fromarray(colours), (side, side), Image.Resampling.NEAREST)

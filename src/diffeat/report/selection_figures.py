@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import pairwise
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from diffeat.report.page import svg_of
 from diffeat.studies.selection.properties import Property
 from diffeat.studies.selection.rules import load_rules
 from diffeat.studies.selection.search import Selection
@@ -69,7 +68,7 @@ def properties_svg(selection: Selection) -> str:
     handles, labels = panels[0].get_legend_handles_labels()
     if len(panels) > len(PROPERTIES):
         panels[-1].legend(handles, labels, loc="center", ncols=3, frameon=False, fontsize=11, markerscale=1.4)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def growth_svg(selection: Selection) -> str:
@@ -94,7 +93,7 @@ def growth_svg(selection: Selection) -> str:
     axes.legend(frameon=False, fontsize=9, loc="lower right")
     axes.grid(color=_LINE)
     _open(axes)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def redundancy_svg(selection: Selection) -> str:
@@ -115,7 +114,7 @@ def redundancy_svg(selection: Selection) -> str:
     for tick in ticks:
         axes.axhline(tick, color=_GOLD, linewidth=0.8)
         axes.axvline(tick, color=_GOLD, linewidth=0.8)
-    return _svg(figure)
+    return svg_of(figure)
 
 
 def _said(selection: Selection, p: Property, last: set[str]) -> str:
@@ -158,10 +157,3 @@ def _open(axes: Axes) -> None:
     axes.spines[["left", "bottom"]].set_color("#b9c0ca")
     axes.tick_params(colors=_SOFT, labelsize=8.5, length=0)
     axes.set_axisbelow(True)
-
-
-def _svg(figure: Figure) -> str:
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": "diffeat"}):  # the same page from the same numbers
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()

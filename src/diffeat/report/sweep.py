@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from diffeat.files import write_files
-from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table
+from diffeat.report.page import Page, literal, markdown, markdown_report, markdown_table, numbered, svg_of
 from diffeat.studies.sweeps import Sweep
 
 #: What is written.
@@ -64,12 +63,8 @@ def heat_map(sweep: Sweep) -> str:
     rows, columns = values.shape
     figure = Figure(figsize=(2.2 + 0.75 * columns, 1.4 + 0.42 * rows), layout="constrained")
     axes = figure.add_subplot()
-    drawn = axes.imshow(values, cmap="viridis", aspect="auto", origin="lower")
-    middle = (values.min() + values.max()) / 2
-    for r in range(rows):
-        for c in range(columns):
-            colour = "black" if values[r, c] > middle else "white"
-            axes.text(c, r, f"{values[r, c]:.1f}", ha="center", va="center", fontsize=8, color=colour)
+    drawn = numbered(axes, values, 8)
+    axes.invert_yaxis()
     place = sweep.timesteps.index(sweep.best.timestep), sweep.blocks.index(sweep.best.block)
     frame = Rectangle((place[0] - 0.5, place[1] - 0.5), 1, 1, fill=False, edgecolor="#d1495b", linewidth=2.5)
     axes.add_patch(frame)
@@ -77,6 +72,4 @@ def heat_map(sweep: Sweep) -> str:
     axes.set_yticks(range(rows), sweep.blocks, fontsize=8)
     axes.set(xlabel="timestep", ylabel="block", title=literal(f"{sweep.base.name} on {sweep.dataset}"))
     figure.colorbar(drawn, ax=axes, label=f"{sweep.protocol.measure()}, {sweep.protocol.sides[0]} (%)")
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None}, facecolor="white")
-    return buffer.getvalue()
+    return svg_of(figure)

@@ -36,7 +36,6 @@ def found(image: Image.Image, result: Transferred) -> Image.Image:
 
 
 def row(name: str, image: Image.Image, result: Transferred) -> dict[str, Any]:
-    """Plain numbers of a picture."""
     numbers: dict[str, Any] = {"picture": name, "size": list(image.size)}
     if result.points:
         numbers["points"] = {
@@ -66,7 +65,6 @@ def row(name: str, image: Image.Image, result: Transferred) -> dict[str, Any]:
 def transfer_page(
     title: str, first: Image.Image, overlays: Sequence[tuple[str, Image.Image]], told: Sequence[str]
 ) -> str:
-    """The page (HTML)."""
     page = Page(title)
     page.bullets(told)
     page.picture(first, "As it was marked")
@@ -75,11 +73,7 @@ def transfer_page(
 
 
 def write_video(folder: Path, frames: Sequence[Picture], masks: Iterable[NDArray[np.uint8]], told: str) -> int:
-    """Write masks and overlays of a video's frames as they come, and a page; returns how many.
-
-    Raises:
-        InvalidValueError: They cannot be written.
-    """
+    """Write masks and overlays of a video's frames as they come, and a page; returns how many."""
     shown = set(np.linspace(0, len(frames) - 1, 24).round().astype(int).tolist())
     overlays, count = [], 0
     for count, (frame, mask) in enumerate(zip(frames, masks, strict=True), 1):

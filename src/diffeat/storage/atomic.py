@@ -64,7 +64,6 @@ class StagedFile:
             sync_folder(self.target.parent)
 
     def discard(self) -> None:
-        """Remove the temporary file."""
         if isinstance(self.target, Path):
             with contextlib.suppress(OSError):
                 self._temporary.unlink()
@@ -138,10 +137,7 @@ def disk_errors(path: Place, lost: str = "Nothing that was stored before is lost
         elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             reason, fix = f"no permission to write there ({error.strerror})", "Choose another folder."
         else:
-            reason, fix = (
-                error.strerror or str(error),
-                "Run the same command again to go on where it stopped.",
-            )
+            reason, fix = (error.strerror or str(error), "Run the same command again to go on where it stopped.")
         raise StoreError(f"Cannot write to the store {path}: {reason}. {lost} {fix}") from error
 
 
@@ -199,11 +195,7 @@ class WriterLock:
         return self._owner == os.getpid()
 
     def share(self) -> None:
-        """Let others write beside.
-
-        Raises:
-            StoreError: Another run took the right to write alone just now.
-        """
+        """Let others write beside."""
         if self.alone and not self._lock(shared=True):
             raise StoreError(f"Another run is writing alone to the store {self._folder}. Wait for it.")
 

@@ -25,10 +25,6 @@ def named_like(index: Index, text: str = "", start: int = 0, most: int = 100) ->
     Args:
         text: A part of the name, in whatever case; or, with ``*`` or ``?`` in it, the pattern of whole names.
         start: The number of the first on the page, from 0.
-        most: Names on the page.
-
-    Raises:
-        InvalidValueError: The page begins before the first name, or has no room.
     """
     import pyarrow as pa
     import pyarrow.compute as pc

@@ -13,17 +13,24 @@ from torch.utils.data import Dataset
 from diffeat.features import FeatureMap
 from diffeat.storage.index import Index
 from diffeat.storage.shard import Window
+from diffeat.storage.url import Place
 
 Maps = Tensor | np.ndarray
 #: A picture by number, name or digest, or with a window of its own.
 Item = int | str | tuple[int | str, Window]
 
 
-class _Store(Protocol):
+class Stored(Protocol):
     """What is used of a store that is read."""
 
+    @property
+    def path(self) -> Place: ...
+    @property
+    def recipe_hash(self) -> str: ...
     def index(self) -> Index: ...
+    def activations(self) -> list[str]: ...
     def names(self) -> list[str]: ...
+    def named(self, key: str) -> str: ...
     def __len__(self) -> int: ...
     def load(
         self, key: str | int, activations: Sequence[str] | None = None, window: Window | None = None
@@ -43,7 +50,7 @@ class StoredFeatures(Dataset[Maps | dict[str, Maps]]):
 
     def __init__(
         self,
-        store: _Store,
+        store: Stored,
         activations: str | Sequence[str] | None = None,
         window: Window | None = None,
         dtype: torch.dtype | None = None,

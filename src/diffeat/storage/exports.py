@@ -255,15 +255,13 @@ def export(
 ) -> int:
     """Write the features of a store for other programs; the folder appears when all of it is there.
 
+    Gives back how many pictures were written.
+
     Args:
-        store: The store, or its folder.
         out: A folder, which must not be there.
         form: ``"numpy"``, ``"safetensors"``, ``"webdataset"`` or ``"parquet"``.
         activations: Names of the wanted maps; all if not given.
         progress: How to show the pictures go by.
-
-    Returns:
-        How many pictures were written.
 
     Raises:
         InvalidValueError: No such form, or the folder is there.
@@ -277,8 +275,10 @@ def export(
         raise InvalidValueError(f"{folder} is there already. Choose a new folder.")
     index = store.index()
     names, texts = index.names(), index.column("text")
-    if FORMS[form].apart:
-        _refuse_one_file_for_two(names)
+    taken: dict[str, str] = {}
+    for name in names if FORMS[form].apart else ():
+        if (other := taken.setdefault(file_name(name), name)) != name:
+            raise StoreError(f"{other} and {name} would have one file. Export as webdataset or parquet.")
     unfinished = temporary(folder)
     with disk_errors(folder, "The store is as it was."):
         _check_room(folder, store, names, activations, FORMS[form].arrays)
@@ -294,13 +294,6 @@ def export(
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
     return len(names)
-
-
-def _refuse_one_file_for_two(names: Sequence[str]) -> None:
-    taken: dict[str, str] = {}
-    for name in names:
-        if (other := taken.setdefault(file_name(name), name)) != name:
-            raise StoreError(f"{other} and {name} would have one file. Export as webdataset or parquet.")
 
 
 def _check_room(

@@ -36,11 +36,7 @@ class Format(ABC):
 
     @abstractmethod
     def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
-        """The tensors to store: the map's own ``(C, h, w)`` under ``""``, and the extras.
-
-        Args:
-            values: Finite features, on any device; what is stored is made there.
-        """
+        """The tensors to store of finite features: the map's own ``(C, h, w)`` under ``""``, and the extras."""
 
     @abstractmethod
     def decode(self, tensors: Mapping[str, Tensor]) -> Float[Tensor, "c h w"]:
@@ -85,25 +81,13 @@ FORMATS: dict[str, Format] = {
 
 
 def get_format(name: str) -> Format:
-    """The format of a name.
-
-    Raises:
-        InvalidValueError: There is none.
-    """
     if name not in FORMATS:
         raise InvalidValueError(f"A store has no dtype {name!r}. {did_you_mean(str(name), FORMATS)}")
     return FORMATS[name]
 
 
 def encode(values: Float[Tensor, "c h w"], format: Format, where: str) -> tuple[dict[str, Tensor], tuple[float, float]]:
-    """The tensors to store of features, on the CPU, and the range of what will be read back.
-
-    Args:
-        where: Picture and activation, for the message.
-
-    Raises:
-        NonFiniteError: NaN or infinity, or values too large for the format.
-    """
+    """The tensors to store of features, on the CPU, and the range of what is read back; ``where`` is for messages."""
     values = values.detach()
     stored = {part: tensor.cpu() for part, tensor in format.encode(values).items()}
     low, high = value_range(format.decode(stored))

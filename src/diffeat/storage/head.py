@@ -23,9 +23,6 @@ class Head:
     """What a store is of.
 
     Attributes:
-        recipe: The recipe's content.
-        recipe_hash: Its hash.
-        dtype: Of the values on disk.
         weights: Fingerprint of the model; "" unknown.
         epoch: How often the store was compacted.
         parts: How many files of the kind ``old`` the last compacting left.
@@ -45,11 +42,7 @@ class Head:
         return f"{_json(data)}\n".encode()
 
     def write(self, folder: Place, *, new: bool = False) -> None:
-        """Write it, atomically; ``new``: where there is none.
-
-        Raises:
-            FileExistsError: There is one, in an object store.
-        """
+        """Write it, atomically; ``new``: where there is none, else FileExistsError in an object store."""
         StagedFile(folder / HEAD_FILE, self.to_bytes(), new=new).commit()
 
     @classmethod
@@ -168,7 +161,6 @@ def _json(data: Any) -> str:
 
 
 def _differences(there: Any, here: Any, at: str = "") -> list[str]:
-    """The fields in which two recipes differ."""
     if isinstance(there, dict) and isinstance(here, dict):
         return [
             difference

@@ -97,7 +97,6 @@ class Index:
         return index
 
     def add(self, table: pa.Table, name: IndexName) -> None:
-        """Take the rows of a further part."""
         import pyarrow as pa
 
         if not table.num_rows:
@@ -226,7 +225,6 @@ class Index:
         return joined(tables).select(_FIELDS).take(pa.array(rows)), counts
 
     def names(self) -> list[str]:
-        """Names of the pictures in their order."""
         return self.column("image")
 
     def at(self, place: int) -> list[Row]:
@@ -253,7 +251,6 @@ class Index:
         return [Row(*values) for values in zip(*columns, strict=True)]
 
     def generation(self, name: str) -> int | None:
-        """That of a picture."""
         entry = self._known(name)
         return None if entry is None else entry.key[1]
 
@@ -262,14 +259,11 @@ class Index:
         names = set(self._contents.get(digest, ()))
         if self.summary is not None:
             names |= {self.summary.names[number].as_py() for number in self.summary.of_content(digest)}
-        firsts = [(entry.first, name) for name in names if (entry := self._known(name)) and self._is(entry, digest)]
+        entries = [(entry, name) for name in names if (entry := self._known(name))]
+        firsts = [(e.first, name) for e, name in entries if self._table(e)["digest"][e.start].as_py() == digest]
         return min(firsts)[1] if firsts else None
 
-    def _is(self, entry: Entry, digest: str) -> bool:
-        return self._table(entry)["digest"][entry.start].as_py() == digest
-
     def activations(self) -> list[str]:
-        """Names of all activations."""
         tables = [*([self.summary.batch] if self.summary else []), *self._tables]
         return list(dict.fromkeys(name for table in tables for name in table["activation"].unique().to_pylist()))
 

@@ -27,15 +27,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 from diffeat.errors import StoreError
-from diffeat.storage.atomic import (
-    DamagedError,
-    StagedFile,
-    disk_errors,
-    is_regular,
-    is_temporary,
-    opened,
-    sync_folder,
-)
+from diffeat.storage.atomic import DamagedError, StagedFile, disk_errors, is_regular, is_temporary, opened, sync_folder
 from diffeat.storage.url import Place, Url
 
 HEAD_FILE = "store.json"
@@ -58,19 +50,16 @@ class IndexName(NamedTuple):
 
     @classmethod
     def of(cls, epoch: int, kind: str, chunks: Chunks) -> Self:
-        """The name of what a file holds."""
         return cls(epoch, kind, sha256_of(chunks))
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.kind}-{self.sha256}.{'arrow' if self.kind == 'all' else 'parquet'}"
 
     def within(self, folder: Place) -> Place:
-        """Where it lies in a store's folder."""
         return folder / "index" / str(self)
 
 
 def sha256_of(chunks: Iterable[bytes | memoryview]) -> str:
-    """The digest of bytes in pieces."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
@@ -78,26 +67,17 @@ def sha256_of(chunks: Iterable[bytes | memoryview]) -> str:
 
 
 def shard_file(folder: Place, shard: str) -> Place:
-    """Where a shard lies in a store's folder."""
     return folder / "shards" / f"{shard}.safetensors"
 
 
 def index_names(folder: Place) -> list[IndexName]:
-    """The files of the index, of every epoch, in the order of their names.
-
-    Raises:
-        StoreError: The folder cannot be listed.
-    """
+    """The files of the index, of every epoch, in the order of their names."""
     matches = map(_INDEX.fullmatch, listed(folder / "index"))
     return sorted(IndexName(int(m[1]), m[2] or m[4], m[3] or m[5]) for m in matches if m)
 
 
 def listed(folder: Place) -> list[str]:
-    """Names of what a folder holds, sorted; nothing where there is none.
-
-    Raises:
-        StoreError: It cannot be listed.
-    """
+    """Names of what a folder holds, sorted; nothing where there is none."""
     try:
         return sorted(folder.listed() if isinstance(folder, Url) else os.listdir(folder))
     except FileNotFoundError:
@@ -107,12 +87,7 @@ def listed(folder: Place) -> list[str]:
 
 
 def leftovers(folder: Path, epoch: int, shards: Container[str]) -> Iterator[Path]:
-    """Files that interrupted runs left: only regular ones, with names that nothing else gives, that do not count.
-
-    Args:
-        epoch: The one that counts.
-        shards: Those that are in the index.
-    """
+    """Files that interrupted runs left: only regular ones, with names that nothing else gives, that do not count."""
     yield from temporaries(folder)
     for name in index_names(folder):
         if name.epoch != epoch and is_regular(file := folder / "index" / str(name)):
@@ -169,9 +144,6 @@ def place(folder: Place, *files: tuple[Place, Chunks]) -> None:
     """Put files of a store in their places, one after the other, each complete or absent.
 
     A file that is there is left as it is where it is whole; else it is mended: its name tells that it held these bytes.
-
-    Raises:
-        StoreError: The disk is full or not writable, or something else has a file's name.
     """
     staged: list[StagedFile] = []
     with disk_errors(folder):
@@ -190,12 +162,7 @@ def place(folder: Place, *files: tuple[Place, Chunks]) -> None:
 
 
 def ready(folder: Path) -> None:
-    """Make a folder of a store where it is missing.
-
-    Raises:
-        StoreError: It is a link.
-        OSError: It cannot be made.
-    """
+    """Make a folder of a store where it is missing."""
     if folder.is_symlink():
         raise StoreError(f"{folder} is a link; nothing is written through it. Put a folder there.")
     if not folder.is_dir():

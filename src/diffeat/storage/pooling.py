@@ -13,17 +13,16 @@ import re
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from diffeat.errors import StoreError, clipped
-from diffeat.features import FeatureMap
 from diffeat.progress import Progress
 from diffeat.storage.atomic import is_regular
+from diffeat.storage.dataset import Stored
 from diffeat.storage.head import FORMAT_VERSION
-from diffeat.storage.index import Index
 from diffeat.storage.layout import POOLED, listed, place, sha256_of
 from diffeat.storage.url import Place, Url
 
@@ -33,19 +32,6 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[0-9a-f]{64}\.arrow")
 _PART_BYTES = 64 << 20
 _ROWS = 1 << 32  # more than a shard holds
-
-
-class Stored(Protocol):
-    """What is used of a store that is read."""
-
-    @property
-    def path(self) -> Place: ...
-    @property
-    def recipe_hash(self) -> str: ...
-    def index(self) -> Index: ...
-    def activations(self) -> list[str]: ...
-    def named(self, key: str) -> str: ...
-    def load(self, key: str | int, activations: Sequence[str] | None = None) -> FeatureMap: ...
 
 
 @dataclass(frozen=True)
@@ -94,12 +80,7 @@ def pool(
     keep: bool,
     progress: Progress,
 ) -> Iterator[Part]:
-    """Vectors of the pictures of some numbers, read shard by shard.
-
-    Args:
-        shards: Of all pictures.
-        rows: Their places in these.
-    """
+    """Vectors of the pictures of some numbers, read shard by shard; ``rows`` are the places of all in ``shards``."""
     codes = shards.indices.to_numpy()
     in_order = missing[np.lexsort([rows[missing], codes[missing]])]
     lines, size = list[tuple[str, int, NDArray[np.float32]]](), 0

@@ -156,11 +156,7 @@ class StoreReader(Displayed):
         return named_like(self.index(), text, start, most)
 
     def pooled(
-        self,
-        activations: str | Sequence[str] | None = None,
-        *,
-        keep: bool = True,
-        progress: Progress = silent,
+        self, activations: str | Sequence[str] | None = None, *, keep: bool = True, progress: Progress = silent
     ) -> Pooled:
         """Pooled features, to find pictures that are alike (see :mod:`diffeat.storage.similar`).
 

@@ -100,23 +100,16 @@ def _check_shard(path: Place, pictures: Sequence[Sequence[Row]], report: VerifyR
         report.size += check(path, pictures[0][0].shard, pictures[0][0].size)
         reader = ShardReader(path, pictures[0][0].size)
         for row in (row for rows in pictures for row in rows):
-            problem = _check_map(reader, row)
-            if problem:
-                report.problems.append(f"{path.name}: {row.image} {row.activation}: {problem}")
+            span = value_range(reader.read(row))
+            row.origin()
+            if not all(map(math.isfinite, span)):
+                report.problems.append(f"{path.name}: {row.image} {row.activation}: NaN or infinite values")
+            elif span != (row.minimum, row.maximum):
+                told = "the range of values differs from the index"
+                report.problems.append(f"{path.name}: {row.image} {row.activation}: {told}")
     except DiffeatError as error:
         names = ", ".join(rows[0].image for rows in pictures[:3]) + (", …" if len(pictures) > 3 else "")
         report.problems.append(f"{error} It holds {len(pictures)} pictures: {names}")
-
-
-def _check_map(reader: ShardReader, row: Row) -> str:
-    values = reader.read(row)
-    row.origin()
-    span = value_range(values)
-    if not all(map(math.isfinite, span)):
-        return "NaN or infinite values"
-    if span != (row.minimum, row.maximum):
-        return "the range of values differs from the index"
-    return ""
 
 
 def listing(path: Place, head: Head, index: Index, most: int = 20) -> str:

@@ -29,12 +29,9 @@ class Row:
     """One map: whose it is, where it lies, its shape, range and checksum.
 
     Attributes:
-        image: The picture's name.
-        digest: Of the picture's content.
         text: What the model read for it.
         generation: How often a picture of this name was replaced before.
         shard: Where the map lies; its place in the order of shards; its size in bytes.
-        row: The picture's place in the shard.
         minimum: Of the values on disk, as ``maximum`` and ``abs_max``.
         crc: CRC-32 of the bytes on disk.
         frame: JSON, as ``provenance``.
@@ -97,7 +94,6 @@ def stamp_of(file: str | os.PathLike[str]) -> str:
 
 
 def schema(metadata: dict[str, str] | None = None) -> pa.Schema:
-    """Columns of a part."""
     import pyarrow as pa
 
     kinds = {"str": pa.string(), "int": pa.int64(), "float": pa.float64()}
@@ -105,14 +101,12 @@ def schema(metadata: dict[str, str] | None = None) -> pa.Schema:
 
 
 def table_of(rows: Iterable[Row]) -> pa.Table:
-    """Rows as columns."""
     import pyarrow as pa
 
     return pa.Table.from_pylist([asdict(row) for row in rows], schema=schema())
 
 
 def to_parquet(table: pa.Table, recipe_hash: str) -> bytes:
-    """A part."""
     import pyarrow.parquet as pq
 
     metadata = {"diffeat.format": str(FORMAT_VERSION), "diffeat.recipe_hash": recipe_hash}

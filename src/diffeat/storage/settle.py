@@ -37,9 +37,6 @@ def sound_shards(folder: Place, shards: dict[str, int]) -> set[str]:
     """Those of some shards, by name to bytes, that are what they were when they were written; reads the young ones.
 
     In an object store the size is looked at alone: nothing changes in part there.
-
-    Raises:
-        StoreError: A shard cannot be read for another reason than damage.
     """
     if isinstance(folder, Url):
         there = (folder / "shards").listed()
@@ -68,11 +65,7 @@ def due(index: Index, *, running: bool) -> bool:
 
 
 def sum_up(folder: Place, head: Head, index: Index, *, alone: bool) -> None:
-    """Write a summary of all parts; who writes alone removes those that it replaces.
-
-    Raises:
-        StoreError: The disk is full or not writable.
-    """
+    """Write a summary of all parts; who writes alone removes those that it replaces."""
     name = write_summary(folder, head.epoch, index.merged(head.recipe_hash))
     if alone and isinstance(folder, Path):
         for other in index_names(folder):

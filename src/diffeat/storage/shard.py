@@ -36,10 +36,7 @@ Maps = Sequence[tuple[Row, Mapping[str, Tensor]]]
 
 @dataclass(frozen=True)
 class Sealed:
-    """A shard ready to be written: its name, which is the SHA-256 of its bytes, these in pieces, and its rows.
-
-    The pieces are the memory of the maps themselves, so that a shard is held once.
-    """
+    """A shard ready to be written: the SHA-256 of its bytes; these, which are the memory of the maps; and its rows."""
 
     shard: str
     chunks: Chunks
@@ -47,12 +44,7 @@ class Sealed:
 
 
 def encoded(feature: FeatureMap, text: str, dtype: str, stamp: str = "") -> Maps:
-    """The maps of a picture as they lie on disk; their place is left open, and they are of the first generation.
-
-    Raises:
-        InvalidValueError: There are none, or other than float maps, or a name or text that is not Unicode.
-        NonFiniteError: Values that are not finite, or not in the dtype.
-    """
+    """The maps of a picture as they lie on disk; their place is left open, and they are of the first generation."""
     picture = feature.image or feature.digest
     if not feature.activations:
         raise InvalidValueError(f"{picture} has no maps to store.")
@@ -99,11 +91,7 @@ def storable(*texts: str) -> None:
 
 
 def seal(pictures: Sequence[Maps], dtype: str, position: int) -> Sealed:
-    """A shard of pictures.
-
-    Args:
-        position: The place of the shard in the order of the shards.
-    """
+    """A shard of pictures, at a place in the order of the shards."""
     tensors = {
         _tensor_name(number, row.activation, part): tensor
         for number, maps in enumerate(pictures)
@@ -159,11 +147,7 @@ class ShardReader:
             raise self._damaged(str(error)) from error
 
     def stored(self, row: Row) -> dict[str, Tensor]:
-        """The tensors on disk of a map, which are checked.
-
-        Raises:
-            DamagedError: They are not those that were written.
-        """
+        """The tensors on disk of a map; DamagedError if they are not those that were written."""
         try:
             parts = ("", *self._format(row).extras)
             tensors = {part: self._file.get_tensor(_tensor_name(row.row, row.activation, part)) for part in parts}
@@ -234,7 +218,6 @@ def _crc(stored: Mapping[str, Tensor]) -> int:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    """The memory of a tensor."""
     flat = tensor.contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
 

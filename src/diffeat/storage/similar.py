@@ -23,7 +23,8 @@ from diffeat.errors import InvalidValueError, StoreError, UnknownNameError, did_
 from diffeat.features import FeatureMap
 from diffeat.progress import Progress, silent
 from diffeat.storage.browse import place_of
-from diffeat.storage.pooling import Part, Stored, located, pool, read_parts, unit
+from diffeat.storage.dataset import Stored
+from diffeat.storage.pooling import Part, located, pool, read_parts, unit
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -46,7 +47,6 @@ class Pooled:
     :meth:`FeatureStore.pooled`.
 
     Attributes:
-        activations: The maps that are compared.
         width: Channels of a vector.
     """
 
@@ -116,7 +116,6 @@ class Pooled:
 
         Args:
             query: Name, digest or number of a picture of the store, or features by the store's recipe.
-            k: How many pictures.
 
         Raises:
             UnknownNameError: No such picture, or features without a map that is compared.
@@ -135,14 +134,12 @@ class Pooled:
         return [Similar(name, min(1.0, max(-1.0, cosine))) for number, name, cosine in pairs if number != own][:k]
 
     def _number(self, key: str | int) -> int:
-        if isinstance(key, str):
-            return self._place(self._store.named(key))
-        return place_of(key, len(self)) % len(self)
-
-    def _place(self, name: str) -> int:
         import pyarrow as pa
         import pyarrow.compute as pc
 
+        if not isinstance(key, str):
+            return place_of(key, len(self)) % len(self)
+        name = self._store.named(key)
         code = pc.call_function("index", [self._names.dictionary], pc.IndexOptions(pa.scalar(name))).as_py()
         numbers = np.flatnonzero(self._names.indices.to_numpy() == code)
         if code < 0 or not len(numbers):

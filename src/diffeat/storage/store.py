@@ -67,12 +67,7 @@ class FeatureStore(StoreReader):
 
     @classmethod
     def create(
-        cls,
-        path: PlaceLike,
-        recipe: dict[str, Any],
-        recipe_hash: str,
-        dtype: str = "float32",
-        weights: str = "",
+        cls, path: PlaceLike, recipe: dict[str, Any], recipe_hash: str, dtype: str = "float32", weights: str = ""
     ) -> Self:
         """Make a new store in a folder that is new or empty.
 
@@ -95,14 +90,7 @@ class FeatureStore(StoreReader):
         return cls(folder, Head.read(folder))
 
     @classmethod
-    def of(
-        cls,
-        path: PlaceLike,
-        source: Source[FeatureMap],
-        dtype: str = "float32",
-        *,
-        shared: bool = False,
-    ) -> Self:
+    def of(cls, path: PlaceLike, source: Source[FeatureMap], dtype: str = "float32", *, shared: bool = False) -> Self:
         """Open the store of a source's features to go on writing, or make it; raises as :meth:`open_or_create`."""
         recipe = source.recipe
         return cls.open_or_create(path, recipe.content(), recipe.hash, dtype, source.fingerprint, shared=shared)
@@ -227,7 +215,6 @@ class FeatureStore(StoreReader):
         A picture whose name is stored already replaces that one.
 
         Args:
-            features: The pictures.
             texts: What the model read for each; empty if not given.
             position: Place of the shard in the order of iteration.
 
@@ -260,12 +247,12 @@ class FeatureStore(StoreReader):
         self._check_writable()
         if not pictures:
             raise InvalidValueError("A shard without pictures is not written.")
-        self.write_sealed(seal([self._after(maps) for maps in pictures], self.dtype, position))
-
-    def _after(self, maps: Maps) -> Maps:
-        """The maps as those of a generation after what is stored of the picture."""
-        before = self._read_index().generation(maps[0][0].image)
-        return maps if before is None else [(replace(row, generation=before + 1), stored) for row, stored in maps]
+        index, after = self._read_index(), list[Maps]()
+        for maps in pictures:
+            before = index.generation(maps[0][0].image)
+            next_one = 0 if before is None else before + 1
+            after.append([(replace(row, generation=next_one), stored) for row, stored in maps])
+        self.write_sealed(seal(after, self.dtype, position))
 
     def write_sealed(self, shard: Sealed) -> None:
         """Store a shard that is ready; raises as :meth:`write_shard`."""

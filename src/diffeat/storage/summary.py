@@ -41,7 +41,6 @@ class Entry(NamedTuple):
         key: Of these rows.
         first: Of the first rows that bear the name.
         table: Number of the part that they stand in; -1 is the summary.
-        start: Of the rows in it.
     """
 
     key: Key
@@ -52,7 +51,6 @@ class Entry(NamedTuple):
 
 
 def _schema(recipe_hash: str) -> pa.Schema:
-    """Columns of a summary."""
     import pyarrow as pa
 
     text = pa.dictionary(pa.int32(), pa.string())
@@ -92,7 +90,6 @@ class Summary:
         return set(column.dictionary.take(np.unique(codes)).to_pylist())
 
     def find(self, name: str) -> int | None:
-        """The number of a name."""
         return _find(self.names, name)
 
     def of_content(self, digest: str) -> Iterator[int]:
@@ -220,11 +217,7 @@ def _numbers(column: pa.Array) -> np.ndarray:
 
 
 def write_summary(folder: Place, epoch: int, batch: pa.RecordBatch) -> IndexName:
-    """Put a summary in its place.
-
-    Raises:
-        StoreError: The disk is full or not writable.
-    """
+    """Put a summary in its place."""
     import pyarrow as pa
 
     if isinstance(folder, Url):

@@ -58,7 +58,6 @@ class Url:
         return self._ask(lambda: self.system.exists(self.path))
 
     def open(self) -> BinaryIO:
-        """To read bytes."""
         return cast(BinaryIO, self._ask(lambda: self.system.open(self.path, "rb")))
 
     def size(self) -> int:
@@ -82,11 +81,7 @@ class Url:
         return self._ask(ask)
 
     def write(self, chunks: Iterable[bytes | memoryview], *, new: bool = False) -> None:
-        """Put an object in its place; ``new``: unless there is one.
-
-        Raises:
-            FileExistsError: There is one.
-        """
+        """Put an object in its place; ``new``: unless there is one, which is a FileExistsError."""
         data = b"".join(chunks)
         protocols = self.system.protocol
         if _BUCKETS.isdisjoint([protocols] if isinstance(protocols, str) else protocols):

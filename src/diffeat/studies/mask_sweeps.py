@@ -15,7 +15,7 @@ from diffeat.extraction import Extractor, Reading
 from diffeat.features import FeatureMap, Source
 from diffeat.files import size_and_time
 from diffeat.progress import Progress, silent
-from diffeat.studies.sweeps import Cell, Scoring, Sweep, scored
+from diffeat.studies.sweeps import Cell, Scoring, Sweep, swept
 from diffeat.tasks.masks import MaskProtocol, MaskScores
 from diffeat.tasks.parts.evaluate import PartsOptions, score_parts
 from diffeat.tasks.parts.find import METHODS
@@ -112,7 +112,6 @@ def _swept(
 ) -> Sweep:
     files = [(file.as_posix(), size_and_time(file)) for sample in data for file in (sample.image, sample.mask)]
     facts = (task, data.name, data.split, data.classes, files, options.model_dump_json(), weights)
-    cells, computed = scored(recipe, folder, timesteps, names, facts, score, progress)
-    times, blocks = (tuple(dict.fromkeys(part)) for part in zip(*cells, strict=True))
     protocol = MaskProtocol(f"{task} ({options.model_dump_json(exclude_defaults=True)})")
-    return Sweep(recipe, f"{data.name} {data.split}".strip(), protocol, times, blocks, cells, computed, task)
+    dataset = f"{data.name} {data.split}".strip()
+    return swept(recipe, folder, timesteps, names, facts, score, progress, dataset, protocol, task)

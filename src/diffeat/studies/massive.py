@@ -57,9 +57,7 @@ class Survey(Tabled):
         base: How the model was run; its activation and first timestep are the place that is looked at closely.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
-        precision: In which the model ran.
         statistics: Of the raw stream, by timestep and block.
-        detections: Massive channels, by timestep and block.
         modulation: shift, scale and gate ``(C,)`` by timestep and block.
         high_norm: Share of high-norm tokens by block, massive channels left out.
         examples: Features of the first pictures at the place: raw, AdaLN, and AdaLN with discard.
@@ -132,18 +130,10 @@ class Survey(Tabled):
         for block in self.blocks:
             place = Place(block, self.place.step)
             detection, largest = self.detections[place], self.largest(place)
-            rows.append(
-                [
-                    block,
-                    ", ".join(map(str, detection.channels)) or "–",
-                    str(largest.channel),
-                    "; ".join(largest.failed(self.rule)) or "no test",
-                    f"{largest.ratio:.1f}",
-                    f"{detection.energy_share:.0%}",
-                    f"{detection.peak_ratio:.0f}",
-                    f"{detection.gini:.2f}",
-                ]
-            )
+            row = [block, ", ".join(map(str, detection.channels)) or "–", str(largest.channel)]
+            row += ["; ".join(largest.failed(self.rule)) or "no test", f"{largest.ratio:.1f}"]
+            row += [f"{detection.energy_share:.0%}", f"{detection.peak_ratio:.0f}", f"{detection.gini:.2f}"]
+            rows.append(row)
         return header, rows
 
 
@@ -164,7 +154,6 @@ def find_massive(
         timesteps: Further timesteps to measure at.
         blocks: ``adaln`` ids, aliases or patterns; all attention sites of all blocks if none.
         rule: Of the detector; by default with the recipe's ratio.
-        examples: Pictures whose features are kept.
 
     Raises:
         InvalidValueError: Fewer than two pictures, or a model or activation without AdaLN.

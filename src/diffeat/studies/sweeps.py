@@ -72,7 +72,6 @@ class Cell:
 
     @classmethod
     def of(cls, timestep: float, block: str, result: PckResult) -> Cell:
-        """The cell of a result."""
         alpha, (_, other) = result.protocol.alpha, result.protocol.averages
         low, high = result.intervals.get(alpha, (result.value, result.value))
         beside, score = result.overall.values[alpha][other], result.overall
@@ -93,8 +92,6 @@ class Sweep(Tabled):
     """The outcome of :func:`sweep`.
 
     Attributes:
-        base: What was swept.
-        dataset: Name and split.
         computed: How many cells this run scored; the others were there.
         task: What was scored; blocks of ``words`` are attentions, which the recipe has among the task's options.
     """
@@ -181,14 +178,9 @@ def sweep(
         UnknownNameError: A block that the model does not have.
     """
     prompts = protocol.prompts(prompts, recipe)
-    facts = (
-        dataset.name,
-        dataset.split,
-        str(dataset.root),
-        [p.name for p in dataset],
-        protocol.to_dict(),
-        _plain(prompts),
-    )
+    told = sorted(prompts.items()) if isinstance(prompts, Mapping) else prompts
+    pairs = [pair.name for pair in dataset]
+    facts = (dataset.name, dataset.split, str(dataset.root), pairs, protocol.to_dict(), told)
 
     def score(t: float, wanted: Sequence[str]) -> Iterator[Cell]:
         wide = recipe.replace(activations=list(blocks), fuse=None, **{"trajectory.timesteps": [t]})
@@ -200,28 +192,23 @@ def sweep(
             yield Cell.of(t, name, result)
         shutil.rmtree(store, ignore_errors=True)
 
-    cells, computed = scored(recipe, folder, timesteps, blocks, (facts, weights), score, progress)
-    times, names = (tuple(dict.fromkeys(part)) for part in zip(*cells, strict=True))
-    return Sweep(recipe, f"{dataset.name} {dataset.split}".strip(), protocol, times, names, cells, computed)
+    name = f"{dataset.name} {dataset.split}".strip()
+    return swept(recipe, folder, timesteps, blocks, (facts, weights), score, progress, name, protocol)
 
 
-def scored(
+def swept(
     recipe: Reading,
     folder: str | Path,
     timesteps: Sequence[float],
     blocks: Sequence[str],
     facts: object,
     score: Scoring,
-    progress: Progress = silent,
-) -> tuple[dict[tuple[float, str], Cell], int]:
-    """Every cell, those that rest in the folder not scored again; and how many were scored.
-
-    Args:
-        facts: What else the scores depend on.
-
-    Raises:
-        InvalidValueError: No timestep, or no block.
-    """
+    progress: Progress,
+    dataset: str,
+    protocol: Scale,
+    task: str = "correspondence",
+) -> Sweep:
+    """Every cell, those that rest in the folder not scored again; ``facts`` are what else the scores depend on."""
     if not timesteps or not blocks:
         raise InvalidValueError("A sweep takes at least one timestep and one block.")
     root = Path(folder)
@@ -244,7 +231,7 @@ def scored(
             stored = json.loads(file.read_text(encoding="utf-8"))
             cells[t, name] = Cell(**stored | {"notes": tuple(stored["notes"])})
     kept.clear()
-    return cells, computed
+    return Sweep(recipe, dataset, protocol, times, tuple(names), cells, computed, task)
 
 
 def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | int]) -> list[str]:
@@ -252,10 +239,6 @@ def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | in
 
     A number k stands for the recipe's first activation at block k: ``ditf:28`` gives ``ditf:k``, and
     ``transformer_blocks.9.ff.adaln`` gives ``transformer_blocks.k.ff.adaln``.
-
-    Raises:
-        UnknownNameError: A block that the model does not have.
-        InvalidValueError: Numbers, with an activation that has no number in it.
     """
     first = recipe.activations[0]
     pattern = first if isinstance(first, str) else getattr(first, "id", str(first))
@@ -270,7 +253,3 @@ def block_names(recipe: Reading, catalogue: Catalogue, wanted: Sequence[str | in
         else:
             names += [item] if item in catalogue else [a.id for a in catalogue.find(item)]
     return list(dict.fromkeys(names))
-
-
-def _plain(prompts: PromptPolicy) -> object:
-    return sorted(prompts.items()) if isinstance(prompts, Mapping) else prompts

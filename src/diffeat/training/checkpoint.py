@@ -28,26 +28,22 @@ class Stateful(Protocol):
     def load_state_dict(self, state: Mapping[str, Tensor], /) -> object: ...
 
 
-def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
-    """Write a checkpoint.
-
-    Raises:
-        StoreError: It cannot be written.
-    """
+def write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors, in a folder that is made if missing; StoreError if that fails."""
     from safetensors.torch import save as to_bytes
 
     plain = {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in tensors.items()}
     with disk_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        StagedFile(file, to_bytes(plain, metadata={_FACTS: json.dumps(facts)})).commit()
+        StagedFile(file, to_bytes(plain, metadata=metadata)).commit()
+
+
+def save(file: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
+    """Write a checkpoint; raises as :func:`write`."""
+    write(file, tensors, {_FACTS: json.dumps(facts)})
 
 
 def load(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors and facts of a checkpoint.
-
-    Raises:
-        StoreError: It cannot be read.
-    """
     from safetensors import SafetensorError, safe_open
 
     try:

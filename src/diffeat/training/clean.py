@@ -34,13 +34,13 @@ from diffeat.errors import DatasetError, InvalidValueError, TooLargeError
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import Images, OnError, Picture, Prompts, raise_error
 from diffeat.features.picture import several
+from diffeat.features.source import texts_for
 from diffeat.files import new_folder
 from diffeat.geometry import file_digest
 from diffeat.memory import moved, out_of_memory
 from diffeat.progress import Progress, silent
 from diffeat.refinement.cleandift import FIXED, CleanDiftAdapters, new_adapters
-from diffeat.storage.atomic import StagedFile, disk_errors
-from diffeat.training.checkpoint import Tensors
+from diffeat.training.checkpoint import Tensors, write
 from diffeat.training.clean_examples import Example, Examples
 from diffeat.training.hyperfeatures.recipes import RECIPE_FILE, WEIGHTS, results_in
 from diffeat.training.loop import Loop, Schedule, Values
@@ -55,11 +55,8 @@ class CleanSettings:
     """How clean features are trained. The defaults are the released ones.
 
     Attributes:
-        steps: Of the optimiser.
-        batch: Pictures of a step.
         levels: Noise levels of each picture in a step, one from each of so many equal parts of the schedule.
         rate: Of Adam, for the denoiser and the adapters.
-        every: Steps between checkpoints.
         seed: Of the adapters, the order of the pictures, timesteps and noise.
     """
 
@@ -79,7 +76,6 @@ class Cleaned:
         recipe: File of the recipe; every command takes it.
         losses: One minus the mean cosine of each step.
         activations: That were matched.
-        pictures: In the training.
     """
 
     recipe: Path
@@ -126,8 +122,7 @@ def clean_recipe(recipe: Reading) -> Reading:
             "ones afterwards."
         )
     return recipe.replace(
-        name=f"{recipe.name}-clean",
-        trajectory={"kind": "clean", "timesteps": path.timesteps, "latent": path.latent},
+        name=f"{recipe.name}-clean", trajectory={"kind": "clean", "timesteps": path.timesteps, "latent": path.latent}
     )
 
 
@@ -169,10 +164,8 @@ def train_clean(
     with extractor.backbone.ready():
         training = _Training(extractor, recipe, names, pictures, settings, on_error)
         training.run(out, progress)
-    with disk_errors(out):
-        (out / WEIGHTS).mkdir(parents=True, exist_ok=True)
-    _write(out / DENOISER, training.student.state_dict())
-    _write(out / ADAPTERS, training.adapters)
+    write(out / DENOISER, training.student.state_dict())
+    write(out / ADAPTERS, training.adapters)
     told = {"source": DENOISER, "sha256": file_digest(out / DENOISER)}
     recipe.replace(denoiser=told, description=f"Clean features of {recipe.model}, one call without noise").save(
         out / RECIPE_FILE, force=force
@@ -181,12 +174,7 @@ def train_clean(
 
 
 class _Training:
-    """The steps.
-
-    Attributes:
-        student: The copy that is trained, in float32.
-        adapters: Weights by name.
-    """
+    """The steps: of ``student``, the copy that is trained in float32, and ``adapters``, weights by name."""
 
     def __init__(
         self,
@@ -215,7 +203,6 @@ class _Training:
         self._adapt = CleanDiftAdapters(self.adapters)
 
     def run(self, folder: Path | None, progress: Progress = silent) -> None:
-        """To the end."""
         settings = self._settings
         how = {name: value for name, value in asdict(settings).items() if name not in ("steps", "every")}
         loop = Loop(
@@ -283,11 +270,7 @@ class _Training:
 
     @torch.no_grad()
     def _channels(self) -> dict[str, int]:
-        """Of each activation, by one call.
-
-        Raises:
-            InvalidValueError: One is no map.
-        """
+        """Of each activation, by one call."""
         backbone = self._backbone
         with seeded(self._settings.seed):
             example = self._examples[0]
@@ -310,21 +293,14 @@ def _pictures(recipe: Reading, images: Images, prompts: Prompts) -> list[Picture
     pictures = [Picture.of(image) for image in several(images)]
     if not pictures:
         raise DatasetError("There is no picture to learn from.")
-    texts = [prompts] * len(pictures) if prompts is None or isinstance(prompts, str) else list(prompts)
-    if len(texts) != len(pictures):
-        raise InvalidValueError(f"There are {len(pictures)} images and {len(texts)} prompts: give one per image.")
     return [
         picture.told(recipe.text_for(text) if text and picture.text is None else picture.text)
-        for picture, text in zip(pictures, texts, strict=True)
+        for picture, text in zip(pictures, texts_for(prompts, len(pictures)), strict=True)
     ]
 
 
 def _names(extractor: Extractor) -> list[str]:
-    """Ids of what is matched: the maps, or the raw streams of those that are refined.
-
-    Raises:
-        InvalidValueError: Attention, or a decoded picture.
-    """
+    """Ids of what is matched: the maps, or the raw streams of those that are refined."""
     names: dict[str, None] = {}
     for reducer in extractor.plan.readers[0].reducers:
         wants = reducer.core.wants
@@ -338,10 +314,7 @@ def _names(extractor: Extractor) -> list[str]:
 
 
 def _check_trainable(backbone: Backbone) -> None:
-    """
-    Raises:
-        InvalidValueError: The denoiser's weights are quantised, offloaded or in half precision.
-    """
+    """Refuse weights that are quantised, offloaded or in half precision."""
     if backbone.dtype not in _DTYPES:
         kind = str(backbone.dtype).removeprefix("torch.")
         raise InvalidValueError(f"Clean features are trained in float32 or bfloat16, not in {kind}: --dtype bfloat16.")
@@ -351,11 +324,3 @@ def _check_trainable(backbone: Backbone) -> None:
     for weight in network.parameters():
         if weight.element_size() < 2 or not weight.is_floating_point() or hasattr(weight, "__tensor_flatten__"):
             raise InvalidValueError(f"The weights of {backbone.name} are quantised, and such are not trained.")
-
-
-def _write(file: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save
-
-    plain = {n: v.detach().cpu().clone(memory_format=torch.contiguous_format) for n, v in tensors.items()}
-    with disk_errors(file.parent):
-        StagedFile(file, save(plain)).commit()

@@ -33,8 +33,6 @@ class Examples:
 
     Args:
         pictures: With the texts that are told of them.
-        levels: Noise levels of each.
-        seed: Of the order.
         on_error: Told a picture that cannot be read; the next one takes its place.
     """
 

@@ -30,7 +30,7 @@ from diffeat.refinement import concatenate
 from diffeat.tasks.correspondence import PckResult, Protocol
 from diffeat.training.hyperfeatures.examples import Examples, points_in_cells, usable_pairs
 from diffeat.training.hyperfeatures.loss import keypoint_loss, nearest_cells
-from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
+from diffeat.training.hyperfeatures.maps import Described, MapSource, PictureMaps
 from diffeat.training.hyperfeatures.prepare import prepare
 from diffeat.training.hyperfeatures.recipes import RECIPE_FILE
 from diffeat.training.hyperfeatures.run import Storage, TrainingData
@@ -77,18 +77,13 @@ class JoinedMaps:
 
     def __init__(self, parts: Sequence[Reading], sources: Sequence[MapSource], keep: int = 24) -> None:
         self._parts, self._sources = parts, sources
-        self._kept: Kept[Path, FeatureMap] = Kept(keep, lambda feature: feature.bytes)
+        self._kept: Kept[Path, PictureMaps] = Kept(keep, lambda maps: maps.bytes)
 
     def maps(self, path: Path) -> PictureMaps:
-        """In the form that training takes."""
-        feature = self.load(path)
-        return PictureMaps((feature.tensor[None],), feature.frame)
+        """One layer with one step."""
+        return self._kept.get_or_make(path, lambda: self._joined(path))
 
-    def load(self, key: str | Path, activations: Sequence[str] | None = None) -> FeatureMap:
-        """In the form in which a feature store gives features."""
-        return self._kept.get_or_make(Path(key), lambda: self._joined(Path(key)))
-
-    def _joined(self, path: Path) -> FeatureMap:
+    def _joined(self, path: Path) -> PictureMaps:
         features = []
         for part, source in zip(self._parts, self._sources, strict=True):
             read = source.maps(path)
@@ -96,18 +91,7 @@ class JoinedMaps:
             fuse = part.fuse
             joined = concatenate(maps) if fuse is None else concatenate(maps, fuse.grid, fuse.normalise, fuse.resize)
             features.append(FeatureMap({"fused": joined}, read.frame, str(path)))
-        return FeatureMap({"fused": concatenated(features).cpu()}, features[0].frame, str(path))
-
-
-class _Described:
-    """What a network makes of joined maps."""
-
-    def __init__(self, network: nn.Conv2d, joined: JoinedMaps) -> None:
-        self._network, self._maps = network, joined
-
-    def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
-        feature = self._maps.load(key)
-        return FeatureMap({"fused": convolved(self._network, feature.tensor).cpu()}, feature.frame, key)
+        return PictureMaps((concatenated(features).cpu()[None],), features[0].frame)
 
 
 def parts_of(recipe: Recipe) -> list[Reading]:
@@ -200,7 +184,8 @@ def train_convolution(
         results: dict[int, PckResult] = {}
 
         def measured(pairs: PairDataset, protocol: Protocol) -> float:
-            results[loop.step] = score(pairs, _Described(network, joined), protocol)
+            described = Described(joined, lambda maps: convolved(network, maps.layers[0][0]))
+            results[loop.step] = score(pairs, described, protocol)
             return results[loop.step].value
 
         validate = None
@@ -234,19 +219,13 @@ def train_convolution(
 
 
 def results_in(folder: Path) -> list[str]:
-    """What a training would write over: its recipe, and weights that are not those of a run to be gone on with."""
     return [RECIPE_FILE] if (folder / STATE).is_file() else [RECIPE_FILE, WEIGHTS_FILE]
 
 
 def pair_loss(
     network: nn.Conv2d, source: PictureMaps, target: PictureMaps, source_points: Tensor, target_points: Tensor
 ) -> Tensor:
-    """The symmetric keypoint loss of one pair.
-
-    Args:
-        source_points: (n, 2) points (x, y) in original pixels.
-        target_points: Those that they belong to.
-    """
+    """The symmetric keypoint loss of one pair, whose points (n, 2) are (x, y) in original pixels."""
     device = network.weight.device
     described, cells = [], []
     for maps, points in ((source, source_points), (target, target_points)):

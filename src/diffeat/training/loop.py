@@ -7,6 +7,8 @@ SIGTERM wait for the step to end and keep it; a second one does not.
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import signal
@@ -22,10 +24,9 @@ from torch import Tensor
 
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.progress import Progress, silent
-from diffeat.storage.atomic import disk_errors
+from diffeat.storage.atomic import StagedFile, disk_errors
 from diffeat.training import checkpoint
 from diffeat.training.checkpoint import Momenta, Stateful
-from diffeat.training.log import Log
 
 STATE, LOG = "state.safetensors", "log.csv"
 
@@ -50,6 +51,32 @@ class Schedule:
     share: Callable[[int], float] | None = None
     clip: float | None = None
     seconds: float | None = None
+
+
+class Log:
+    """A row (CSV) for every step, none lost and none twice when a run is stopped and goes on; on disk at :meth:`flush`,
+    all or as they were. Rows after ``step`` of an earlier run are dropped; the first column is ``step``."""
+
+    def __init__(self, file: Path, columns: Sequence[str], step: int) -> None:
+        self._file, self._text = file, io.StringIO(newline="")
+        self._table = csv.DictWriter(self._text, columns, extrasaction="ignore")
+        self._table.writeheader()
+        self._table.writerows(row for row in (read_log(file) if file.is_file() else ()) if int(row["step"]) <= step)
+        self.flush()
+
+    def write(self, values: Mapping[str, float | str | None]) -> None:
+        """One step; a column without a value stays empty."""
+        self._table.writerow(
+            {k: f"{v:.7g}" if isinstance(v, float) else str(v) for k, v in values.items() if v is not None}
+        )
+
+    def flush(self) -> None:
+        StagedFile(self._file, self._text.getvalue().encode()).commit()
+
+
+def read_log(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
 
 
 class Loop:
@@ -136,7 +163,12 @@ class Loop:
                 late = plan.seconds is not None and time.monotonic() - start > plan.seconds
                 milestone = self.step % plan.every == 0 or self.step == plan.steps or late
                 if milestone:
-                    value = self._milestone(validate, keep, on_validation)
+                    value = None if validate is None else validate()
+                    if value is None or self.best is None or value > self.best[1]:
+                        self.best = None if value is None else (self.step, value)
+                        keep()
+                    if value is not None and on_validation is not None:
+                        on_validation(self.step, value)
                 if self._log is not None:
                     self._log.write({"step": str(self.step), **values, "seconds": took, "validation": value})
                 if milestone or stopped():
@@ -163,20 +195,6 @@ class Loop:
             optimiser.step()
         self.losses.append(loss)
         return values
-
-    def _milestone(
-        self,
-        validate: Callable[[], float] | None,
-        keep: Callable[[], object],
-        on_validation: Callable[[int, float], None] | None,
-    ) -> float | None:
-        value = None if validate is None else validate()
-        if value is None or self.best is None or value > self.best[1]:
-            self.best = None if value is None else (self.step, value)
-            keep()
-        if value is not None and on_validation is not None:
-            on_validation(self.step, value)
-        return value
 
     def _save(self) -> None:
         if self._file is None or self._log is None:

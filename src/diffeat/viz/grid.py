@@ -44,7 +44,7 @@ def feature_grid(
         coloured |= {(i, name): Image.fromarray(p) for i, p in zip(having, pictures, strict=True)}
     notes = {name: _shapes([row[2][name] for row in rows if name in row[2]]) for name in names}
     resampling = _RESAMPLING["bicubic" if smooth else "nearest"]
-    return _draw(rows, names, coloured, notes, cell, resampling, caption)
+    return draw_grid(rows, names, coloured, notes, cell, resampling, caption)
 
 
 def heat_grid(rows: Sequence[Row], *, cell: int = 256, caption: str = "") -> Image.Image:
@@ -71,7 +71,7 @@ def heat_grid(rows: Sequence[Row], *, cell: int = 256, caption: str = "") -> Ima
         small = photo.resize(size, Image.Resampling.LANCZOS)
         overlaid |= {(i, word): heat_overlay(small, values) for word, values in maps.items()}
     shown = {name: f"“{name}”" for name in names}
-    return _draw(rows, names, overlaid, {}, cell, Image.Resampling.BICUBIC, caption, shown)
+    return draw_grid(rows, names, overlaid, {}, cell, Image.Resampling.BICUBIC, caption, shown)
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -81,7 +81,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return names
 
 
-def _draw(
+def draw_grid(
     rows: Sequence[Row],
     names: list[str],
     cells: Mapping[tuple[int, str], Image.Image],
@@ -91,8 +91,9 @@ def _draw(
     caption: str,
     shown: Mapping[str, str] | None = None,
 ) -> Image.Image:
+    """Cells by row and column name; a row has its picture, if any, at the left and its title below."""
     margin, gap = max(cell // 10, 12), max(cell // 32, 4)
-    label, small = _font(max(cell // 17, 11)), _font(max(cell // 21, 10))
+    label, small = font_of(max(cell // 17, 11)), font_of(max(cell // 21, 10))
     line = round(sum(label.getmetrics()) * 1.15)
     photos = any(row[1] is not None for row in rows)
     columns = len(names) + photos
@@ -153,7 +154,8 @@ def _shapes(maps: Sequence[Tensor]) -> str:
     return f"{c} × {h} × {w}" + (" …" if len(shapes) > 1 else "")
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font_of(size: int) -> ImageFont.FreeTypeFont:
+    """A font that every installation has."""
     import matplotlib
 
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), size)

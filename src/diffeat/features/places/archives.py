@@ -20,7 +20,7 @@ from typing import BinaryIO, cast
 
 from diffeat.errors import ImageError
 from diffeat.features.places.readers import Readers
-from diffeat.features.places.where import MOST, Broken, Encoded, File, Member, Place, Wanted, Where, once, reason
+from diffeat.features.places.where import MOST, Broken, Encoded, File, Inside, Member, Place, Wanted, Where, reason
 from diffeat.geometry.files import IMAGE_SUFFIXES
 
 _UNPACK = {".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -51,17 +51,11 @@ _ZIPS = Readers(lambda file: zipfile.ZipFile(file.stream()))
 
 
 @dataclass(frozen=True)
-class TarMember(Encoded):
+class TarMember(Inside, Encoded):
     """Bytes in a tar."""
 
-    file: File
-    mark: str | None
-    name: str
     offset: int
     size: int
-
-    def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
 
     @property
     def in_order(self) -> bool:
@@ -85,12 +79,9 @@ class TarMember(Encoded):
 
 
 @dataclass(frozen=True)
-class ZipMember(Encoded):
+class ZipMember(Inside, Encoded):
     """Bytes in a zip."""
 
-    file: File
-    mark: str | None
-    name: str
     size: int
 
     def __str__(self) -> str:
@@ -118,7 +109,7 @@ class Tar(Place):
 
     @classmethod
     def pictures(cls, file: File, wanted: Wanted) -> Iterator[Member]:
-        return once(file, _samples(_members(file), wanted.caption_column))
+        return _samples(_members(file), wanted.caption_column)
 
 
 class Zip(Place):
@@ -144,11 +135,9 @@ class Zip(Place):
                 return archive.read(beside[name]) if name in beside else None
 
             pictures = ((_tidy(m.filename), ZipMember(file, mark, m.filename, m.file_size)) for m in members)
-            yield from once(file, (
-                with_text(name, where, splitext(name)[0], read, wanted.caption_column)
-                for name, where in pictures
-                if _is_picture(name)
-            ))  # fmt: skip
+            for name, where in pictures:
+                if _is_picture(name):
+                    yield with_text(name, where, splitext(name)[0], read, wanted.caption_column)
 
 
 def with_text(name: str, where: Where, stem: str, read: Callable[[str], bytes | None], column: str | None) -> Member:
@@ -171,10 +160,6 @@ def with_text(name: str, where: Where, stem: str, read: Callable[[str], bytes | 
 
 
 def _checked(member: TarMember, total: int | None) -> Where:
-    """
-    Args:
-        total: Bytes of the tar.
-    """
     if member.size < 0:
         return Broken(f"{member}: is a link to what is not in the tar.")
     if total is not None and member.offset + member.size > total:
@@ -184,11 +169,7 @@ def _checked(member: TarMember, total: int | None) -> Where:
 
 
 def _members(file: File) -> Iterator[tuple[str, Where]]:
-    """Every file of a tar, links as what they lead to.
-
-    Raises:
-        ImageError: The tar is damaged or ends early.
-    """
+    """Every file of a tar, links as what they lead to."""
     mark, name, place = file.stamp(), "its beginning", dict[str, tuple[int, int]]()
     with unpacked(file) as stream:
         try:

@@ -73,12 +73,7 @@ class LocalFile(File):
 
 @dataclass(frozen=True)
 class RemoteFile(File):
-    """A file by its URL.
-
-    Attributes:
-        path: In the file system.
-        url: As messages and names have it.
-    """
+    """A file by its URL, as messages and names have it."""
 
     system: AbstractFileSystem
     path: str
@@ -116,11 +111,7 @@ def is_url(text: str) -> bool:
 
 
 def file_at(address: str | os.PathLike[str]) -> File:
-    """The file of a path or URL, without opening it.
-
-    Raises:
-        ImageError: There is no way to its file system.
-    """
+    """The file of a path or URL, without opening it; ImageError if there is no way to its file system."""
     text = os.fspath(address)
     if not is_url(text):
         return LocalFile(Path(text))
@@ -129,17 +120,12 @@ def file_at(address: str | os.PathLike[str]) -> File:
 
 
 def is_local(system: AbstractFileSystem) -> bool:
-    """Whether it is the one of this machine."""
     protocol = system.protocol
     return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def system_of(url: str) -> tuple[AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it.
-
-    Raises:
-        ImageError: It is not known, lacks a package, or cannot be reached.
-    """
+    """The file system of a URL, and the path in it; ImageError if it cannot be reached, or lacks a package."""
     from fsspec import available_protocols
     from fsspec.core import url_to_fs
 
@@ -176,7 +162,6 @@ def unreachable(url: str, error: BaseException) -> ImageError:
 
 
 def folder_of(address: str) -> str:
-    """The folder that a path or URL lies in."""
     if not is_url(address):
         return os.path.dirname(address)
     head, chain, rest = address.partition("::")

@@ -32,7 +32,7 @@ from diffeat.features.places.files import (
 )
 from diffeat.features.places.tables import Rows, Table, text_of
 from diffeat.features.places.videos import Video
-from diffeat.features.places.where import Broken, File, Found, Passed, Place, Wanted
+from diffeat.features.places.where import Broken, File, Found, Passed, Place, Wanted, once
 from diffeat.geometry import find_images
 from diffeat.geometry.files import IMAGE_SUFFIXES
 
@@ -78,11 +78,7 @@ def _look(text: str, wanted: Wanted, lists: tuple[str, ...]) -> Iterator[Found |
 
 
 def _files(text: str) -> Iterator[tuple[File | Passed, str]]:
-    """Files, each with the folder that names are relative to.
-
-    Raises:
-        ImageError: There are none.
-    """
+    """Files, each with the folder that names are relative to."""
     if not is_url(text):
         if os.path.isdir(text):
             yield from _folder(text, text)
@@ -137,7 +133,7 @@ def _inside(file: File, root: str, place: type[Place], wanted: Wanted) -> Iterat
     """The pictures of a file that holds many; where it cannot be read to its end, one more that says so."""
     base = str(file) if place.inside else folder_of(str(file))
     try:
-        for name, where, words in place.pictures(file, wanted):
+        for name, where, words in once(file, place.pictures(file, wanted)):
             yield Found(joined(base, name), root, where, words, place.options)
     except ImageError as error:
         yield Found(str(file), root, Broken(str(error)), None, place.options)

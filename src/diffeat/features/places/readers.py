@@ -34,11 +34,7 @@ class Readers(Generic[R]):
 
     @contextmanager
     def of(self, file: File, stamp: str | None) -> Iterator[R]:
-        """A reader of the file as it was when it had the stamp.
-
-        Raises:
-            ImageError: The file has changed since, or cannot be opened.
-        """
+        """A reader of the file as it was when it had the stamp."""
         key = (os.getpid(), file, stamp)
         with self._lock:
             here = next((i for i in reversed(range(len(self._idle))) if self._idle[i][0] == key), None)

@@ -19,7 +19,7 @@ from typing import Any
 from diffeat.errors import ImageError, clipped, did_you_mean
 from diffeat.features.places.files import file_beside
 from diffeat.features.places.readers import Readers
-from diffeat.features.places.where import Broken, Encoded, File, Member, Place, Wanted, Where, once, reason
+from diffeat.features.places.where import Broken, Encoded, File, Inside, Member, Place, Wanted, reason
 
 #: Rows that are read at once.
 _ROWS = 8
@@ -31,11 +31,7 @@ PICTURES = (
 
 
 class TableReader:
-    """A table in groups of rows: row groups of Parquet, record batches of Arrow.
-
-    Raises:
-        ImageError: It is none.
-    """
+    """A table in groups of rows: row groups of Parquet, record batches of Arrow."""
 
     def __init__(self, file: File) -> None:
         import pyarrow as pa
@@ -60,18 +56,10 @@ class TableReader:
             raise ImageError(f"{file}: is no table, or one that is cut short ({reason(error)}).") from error
 
     def close(self) -> None:
-        """Close the file."""
         self._stream.close()
 
     def rows(self, columns: Sequence[str], first: int = 0) -> Iterator[tuple[int, int, dict[str, Any]]]:
-        """Group, number in the group, and values of each row.
-
-        Args:
-            first: Group to begin with.
-
-        Raises:
-            ImageError: The table is damaged there.
-        """
+        """Group, number in the group, and values of each row, from the group ``first`` on."""
         import pyarrow as pa
 
         group, number = first, 0
@@ -104,11 +92,7 @@ class TableReader:
                     yield from ((group, piece) for piece in _pieces(batch, columns))
 
     def cell(self, column: str, group: int, number: int) -> Any:
-        """One value; fast for the next of the same group.
-
-        Raises:
-            ImageError: The table ends before it, or is damaged.
-        """
+        """One value; fast for the next of the same group."""
         there = self._next
         if there is None or there[:2] != (column, group) or there[2] > number:
             self._cells = (row[column] for at, _, row in self.rows([column], group) if at == group)
@@ -129,18 +113,9 @@ _TABLES = Readers(TableReader)
 
 
 @dataclass(frozen=True)
-class Cell(Encoded):
-    """A value of a table.
+class Cell(Inside, Encoded):
+    """A value of a table."""
 
-    Attributes:
-        name: Of the picture, for messages.
-        group: Of rows.
-        number: Of the row in the group.
-    """
-
-    file: File
-    mark: str | None
-    name: str
     column: str
     group: int
     number: int
@@ -148,9 +123,6 @@ class Cell(Encoded):
     @property
     def in_order(self) -> bool:
         return True
-
-    def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
 
     def read(self) -> bytes:
         try:
@@ -179,10 +151,6 @@ class Table(Place):
 
     @classmethod
     def pictures(cls, file: File, wanted: Wanted) -> Iterator[Member]:
-        return once(file, cls._members(file, wanted))
-
-    @classmethod
-    def _members(cls, file: File, wanted: Wanted) -> Iterator[Member]:
         mark, table = file.stamp(), TableReader(file)
         with closing(table):
             kinds = {field.name: field.type for field in table.schema}
@@ -215,18 +183,12 @@ class Rows(Place):
         rows = _rows(file)
         columns = list(dict.fromkeys(column for _, row in rows for column in row))
         column, name, caption = _columns(file, columns, [c for c in columns if c in PICTURES], wanted)
-        return once(file, (
-            _listed(file, f"line {line}", row.get(column), _text(row.get(name or "")), _text(row.get(caption or "")))
-            for line, row in rows
-        ))  # fmt: skip
+        for line, row in rows:
+            called, text = _text(row.get(name or "")), _text(row.get(caption or ""))
+            yield _listed(file, f"line {line}", row.get(column), called, text)
 
 
 def text_of(file: File) -> str:
-    """A file of text.
-
-    Raises:
-        ImageError: It is none.
-    """
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -251,14 +213,7 @@ def _rows(file: File) -> list[tuple[int, Mapping[str, Any]]]:
 def _columns(
     file: File, columns: Sequence[str], likely: Sequence[str], wanted: Wanted
 ) -> tuple[str, str | None, str | None]:
-    """Those of pictures, names and captions.
-
-    Args:
-        likely: May hold the pictures, where none is asked for.
-
-    Raises:
-        ImageError: There are no such columns.
-    """
+    """Those of pictures (where none is asked for, one that is likely), names and captions."""
     has = clipped(", ".join(map(str, columns)), 200) or "none"
     for option, column in (
         ("--column", wanted.column), ("--name-column", wanted.name_column), ("--caption-column", wanted.caption_column)
@@ -278,22 +233,12 @@ def _listed(file: File, row: str, path: object, name: str | None, text: str | No
     """A picture that a row names by its path."""
     if not isinstance(path, str) or not path.strip():
         return name or f"({row})", Broken(f"{file}, {row}: there is no path of a picture."), text
-    return name or path, listed(file, row, path), text
-
-
-def listed(file: File, row: str, path: str) -> Where:
-    """A file that a list names.
-
-    Args:
-        row: Of the list, for messages.
-        path: Or URL; relative to the list.
-    """
     try:
         there = file_beside(file, path)
         there.check()
     except ImageError as error:
-        return Broken(f"{file}, {row}: {error}")
-    return there
+        there = Broken(f"{file}, {row}: {error}")
+    return name or path, there, text
 
 
 def _holds_files(kind: Any) -> bool:

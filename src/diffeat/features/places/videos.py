@@ -18,7 +18,7 @@ from PIL import Image
 
 from diffeat.errors import ImageError
 from diffeat.features.places.readers import Readers
-from diffeat.features.places.where import File, Member, Place, Wanted, Where, once, reason
+from diffeat.features.places.where import File, Inside, Member, Place, Wanted, Where, reason
 from diffeat.geometry import open_image
 
 #: Frames per second, if none are asked for.
@@ -29,11 +29,7 @@ _TURNED = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: 
 
 
 class VideoReader:
-    """The first video track of a file.
-
-    Raises:
-        ImageError: There is none, or PyAV is missing.
-    """
+    """The first video track of a file."""
 
     def __init__(self, file: File) -> None:
         try:
@@ -57,7 +53,6 @@ class VideoReader:
         self._last: int | None = None
 
     def close(self) -> None:
-        """Close the file."""
         self.container.close()
         self._stream.close()
 
@@ -82,14 +77,7 @@ class VideoReader:
         return whole / 1e6 if whole is not None and len(self.container.streams) == 1 else None
 
     def frame(self, time: int, key: int) -> Image.Image:
-        """The frame of a time.
-
-        Args:
-            key: Time of the key frame that it needs.
-
-        Raises:
-            ImageError: There is none.
-        """
+        """The frame of a time, for which the key frame of the time ``key`` is needed."""
         try:
             if self._last is None or not key <= self._last < time:
                 self._last = None
@@ -113,22 +101,11 @@ _VIDEOS = Readers(VideoReader)
 
 
 @dataclass(frozen=True)
-class VideoFrame(Where):
-    """A frame of a video.
+class VideoFrame(Inside):
+    """A frame of a video: its time in the units of the track, and that of the key frame that it needs."""
 
-    Attributes:
-        time: In the units of the track.
-        key: Time of the key frame that it needs.
-    """
-
-    file: File
-    mark: str | None
-    name: str
     time: int
     key: int
-
-    def __str__(self) -> str:
-        return f"{self.file}/{self.name}"
 
     @property
     def in_order(self) -> bool:
@@ -176,10 +153,7 @@ class Video(Place):
 
     @classmethod
     def pictures(cls, file: File, wanted: Wanted) -> Iterator[Member]:
-        return once(file, cls._members(file, FPS if wanted.fps is None else wanted.fps))
-
-    @classmethod
-    def _members(cls, file: File, fps: float) -> Iterator[Member]:
+        fps = FPS if wanted.fps is None else wanted.fps
         mark, video = file.stamp(), VideoReader(file)
         promised, unit = video.promised(), Fraction(video.track.time_base or 1)
         packets = list(video.packets())

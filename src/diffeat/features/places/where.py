@@ -95,6 +95,18 @@ class Encoded(Where):
 
 
 @dataclass(frozen=True)
+class Inside(Where):
+    """A picture in a file that holds many, which had a stamp (``mark``) when it was listed."""
+
+    file: File
+    mark: str | None
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+@dataclass(frozen=True)
 class Fetched(Where):
     """Bytes in memory."""
 
@@ -138,7 +150,6 @@ class Found:
     Attributes:
         path: Of the place as it was given, and of the picture in it: ``shards/a.tar/0001.jpg``.
         root: The folder that its name is relative to, if no other is given.
-        text: For the model.
         options: Fields of :class:`Wanted` that were regarded.
     """
 
@@ -200,12 +211,8 @@ def once(file: File, members: Iterable[Member]) -> Iterator[Member]:
     for name, where, text in members:
         seen[name] = seen.get(name, 0) + 1
         if seen[name] > 1:
-            again = f"{name}#{seen[name]}"
-            yield (
-                again,
-                Broken(f"{file}: {name} stands there {seen[name]} times; the first is read. Rename this one."),
-                None,
-            )
+            why = f"{file}: {name} stands there {seen[name]} times; the first is read. Rename this one."
+            yield f"{name}#{seen[name]}", Broken(why), None
         else:
             yield name, where, text
     if not seen:

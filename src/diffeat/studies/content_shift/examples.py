@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffeat.backbones import Backbone
 from diffeat.features import ImageLike
-from diffeat.studies.content_shift.gating import BASE, GateResult, Variant
+from diffeat.studies.content_shift.gating import BASE, GateResult
 from diffeat.studies.content_shift.meter import ShiftMeter
 
 #: Variants that are shown.
@@ -26,7 +26,6 @@ class Example:
     Attributes:
         variants: Names, in the order of the lists below.
         pixels: The picture as the model sees it, in [-1, 1].
-        img2img: What Img2Img makes of it.
         estimates: Of the clean picture, at the operating timestep.
         features: Of the clean picture by the base, then of each variant.
     """
@@ -49,21 +48,20 @@ def examples_of(result: GateResult, backbone: Backbone, images: Sequence[ImageLi
     places = [round(k * (len(order) - 1) / max(count - 1, 1)) for k in range(min(count, len(order)))]
     chosen = [order[place] for place in dict.fromkeys(places)]
     doubled = [images[i] for i in chosen] * (2 if len(chosen) == 1 else 1)  # a meter takes two at least
+    examples = []
     with ShiftMeter(backbone, doubled, result.base, result.settings) as meter:
-        return [_example(meter, k, shown, result.pictures[i]) for k, i in enumerate(chosen)]
-
-
-def _example(meter: ShiftMeter, k: int, shown: Sequence[Variant], name: str) -> Example:
-    clean = meter.clean_features(k)
-    activation = next(iter(clean), None)
-    features = [] if activation is None else [clean[activation]]
-    img2img, estimates = [], []
-    for variant in shown:
-        shuffled = variant.role == "shuffled"
-        img2img.append(meter.reconstruct(variant.combination, k, "img2img", shuffled)[0][0])
-        estimate, maps = meter.reconstruct(variant.combination, k, "operating", shuffled)
-        estimates.append(estimate[0])
-        if activation is not None:
-            features.append(maps[activation][0])
-    names = tuple(v.name for v in shown)
-    return Example(Path(name).name, names, meter.timesteps, meter.pixels(k), img2img, estimates, activation, features)
+        for k, i in enumerate(chosen):
+            clean = meter.clean_features(k)
+            activation = next(iter(clean), None)
+            features = [] if activation is None else [clean[activation]]
+            img2img, estimates = [], []
+            for variant in shown:
+                shuffled = variant.role == "shuffled"
+                img2img.append(meter.reconstruct(variant.combination, k, "img2img", shuffled)[0][0])
+                estimate, maps = meter.reconstruct(variant.combination, k, "operating", shuffled)
+                estimates.append(estimate[0])
+                features += [] if activation is None else [maps[activation][0]]
+            name, names = Path(result.pictures[i]).name, tuple(v.name for v in shown)
+            pixels = meter.pixels(k)
+            examples.append(Example(name, names, meter.timesteps, pixels, img2img, estimates, activation, features))
+    return examples

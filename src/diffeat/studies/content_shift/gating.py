@@ -54,11 +54,9 @@ class GateResult(Tabled):
     """All shifts, and the verdicts that follow.
 
     Attributes:
-        base: The recipe that was measured.
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
-        precision: In which the model ran.
     """
 
     settings: GateSettings
@@ -193,11 +191,6 @@ def gate(
 def variants_of(
     techniques: Mapping[str, Combinable] | Sequence[Combinable], controls: bool, several: bool = True
 ) -> list[Variant]:
-    """The base, every technique, and its controls.
-
-    Raises:
-        InvalidValueError: If there is no technique, or two have one name.
-    """
     if isinstance(techniques, Mapping):
         named = {name: Combination.of(t) for name, t in techniques.items()}
     else:
@@ -218,11 +211,7 @@ def variants_of(
 
 
 def without_effect(combinations: Sequence[Combination], text: str) -> list[str]:
-    """What guides away from the very text that it guides to, and so cannot do anything.
-
-    Args:
-        text: Of the pictures, where no technique gives another.
-    """
+    """What guides away from the very text (``text``, if it gives none) that it guides to, and so does nothing."""
     found = []
     for combination in combinations:
         own = combination.one(Prompt)

@@ -57,7 +57,6 @@ class SearchResult(Tabled):
 
     Attributes:
         verdict: Of it against the base; none if the base was chosen.
-        recipe: The recipe with the combination.
         warnings: What was searched in vain.
     """
 
@@ -87,13 +86,10 @@ class SearchResult(Tabled):
         return "\n".join([*lines, f"Chosen: {self.chosen.label}. {self.reason}", f"{self.spent:.0f} denoiser rows."])
 
 
-def candidates_of(
-    techniques: Mapping[str, Combinable] | Sequence[Combinable], strengths: Sequence[float] = (0.5, 1.0)
-) -> list[Combination]:
+def candidates_of(techniques: Sequence[Combinable], strengths: Sequence[float] = (0.5, 1.0)) -> list[Combination]:
     """Every technique as it is given, and at other strengths where it has one (as shares of the given one)."""
-    given = techniques.values() if isinstance(techniques, Mapping) else techniques
     found: dict[str, Combination] = {}
-    for combination in map(Combination.of, given):
+    for combination in map(Combination.of, techniques):
         found.setdefault(combination.key, combination)
         for share in strengths:
             other = Combination(_scaled(t, share) for t in combination)
@@ -110,14 +106,7 @@ def _scaled(technique: Technique | Custom, share: float) -> Technique | Custom:
 def run_search(
     scorer: Scorer, candidates: Sequence[Combination], budget: float, start: int = 8, margin: float = 0.02
 ) -> SearchResult:
-    """The search itself.
-
-    Args:
-        budget: Denoiser rows that may be spent; at least one round is run.
-
-    Raises:
-        InvalidValueError: If there is nothing to choose from.
-    """
+    """The search itself, which spends ``budget`` denoiser rows at most, but runs one round at least."""
     if not candidates:
         raise InvalidValueError("There are no techniques to search.")
     seen: dict[str, NDArray[np.float64]] = {}
@@ -253,8 +242,8 @@ def search(
     settings = settings or GateSettings()
     if stage not in STAGES:
         raise InvalidValueError(f"A stage is {', '.join(STAGES[:-1])} or {STAGES[-1]}, got {stage!r}.")
-    given = techniques.values() if isinstance(techniques, Mapping) else techniques
-    candidates = candidates_of(techniques, strengths)
+    given = [Combination.of(t) for t in (techniques.values() if isinstance(techniques, Mapping) else techniques)]
+    candidates = candidates_of(given, strengths)
     for candidate in candidates:
         candidate.check_reading()
     with ShiftMeter(backbone, images, recipe, settings) as meter:
@@ -264,9 +253,7 @@ def search(
     if timesteps and len(found.chosen):
         best = _best_timestep(backbone, images, chosen, settings, timesteps)
         chosen = chosen.replace(**{"trajectory.timesteps": [best]})
-    return replace(
-        found, recipe=chosen, warnings=tuple(without_effect(list(map(Combination.of, given)), recipe.prompt))
-    )
+    return replace(found, recipe=chosen, warnings=tuple(without_effect(given, recipe.prompt)))
 
 
 def _best_timestep(

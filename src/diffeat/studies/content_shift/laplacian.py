@@ -14,7 +14,7 @@ of other scale or timestep do not compare. The paper names no kernel, border or 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,6 @@ from torch import Tensor
 from diffeat.errors import InvalidValueError
 
 Border = Literal["zeros", "replicate", "reflect", "valid"]
-_BORDERS = ("zeros", "replicate", "reflect", "valid")
 
 
 def laplacian_length(feature: Float[Tensor, "c h w"], border: Border = "zeros") -> Float[Tensor, "h2 w2"]:
@@ -32,12 +31,9 @@ def laplacian_length(feature: Float[Tensor, "c h w"], border: Border = "zeros") 
 
     Args:
         border: What lies outside: zeros, the edge again, the mirrored inside, or nothing (the interior only).
-
-    Raises:
-        InvalidValueError: For another border.
     """
-    if border not in _BORDERS:
-        raise InvalidValueError(f"The border is one of {', '.join(_BORDERS)}, got {border!r}.")
+    if border not in get_args(Border):
+        raise InvalidValueError(f"The border is one of {', '.join(get_args(Border))}, got {border!r}.")
     x = feature.double()[None]
     if border == "zeros":
         x = F.pad(x, (1, 1, 1, 1))
@@ -52,7 +48,9 @@ def laplacian_diff(
     feature: Float[Tensor, "c h w"], reference: Float[Tensor, "c h w"], border: Border = "zeros"
 ) -> float:
     """Eq. 1, 0 or more."""
-    _same(feature, reference)
+    if feature.shape != reference.shape or not torch.isfinite(feature).all():
+        shapes = f"{tuple(feature.shape)} and {tuple(reference.shape)}"
+        raise InvalidValueError(f"Features {shapes} must be finite and of one shape.")
     return float((laplacian_length(reference, border) - laplacian_length(feature, border)).abs().sum())
 
 
@@ -71,8 +69,3 @@ def paper_laplacian(
     if most == 0:
         raise InvalidValueError("The anchor's Laplacian equals the reference's; it must show more content shift.")
     return (most - laplacian_diff(feature, reference, border)) / most
-
-
-def _same(one: Tensor, two: Tensor) -> None:
-    if one.shape != two.shape or not torch.isfinite(one).all():
-        raise InvalidValueError(f"Features {tuple(one.shape)} and {tuple(two.shape)} must be finite and of one shape.")

@@ -39,13 +39,11 @@ Feature = Float[Tensor, "c h w"]
 
 
 def pixel_shift(found: Picture, true: Picture) -> float:
-    """Root mean square difference in [0, 1]."""
     _check(found, true)
     return float(((found.float() - true.float()) / 2).square().mean().sqrt())
 
 
 def ssim_shift(found: Picture, true: Picture) -> float:
-    """1 − SSIM of the grey pictures."""
     from skimage.metrics import structural_similarity
 
     _check(found, true)
@@ -77,7 +75,6 @@ def edge_shift(found: Picture, true: Picture) -> float:
 
 
 def cosine_shift(found: Feature, clean: Feature) -> float:
-    """1 − mean over cells of the cosine between features."""
     _check(found, clean)
     return 1 - float(F.cosine_similarity(found.double(), clean.double(), dim=0).mean())
 
@@ -139,11 +136,6 @@ def picture_measure(name: str) -> Measure:
 
 
 def feature_measure(name: str) -> Measure:
-    """A measure of features by name.
-
-    Raises:
-        UnknownNameError: If there is none of this name.
-    """
     return _named(name, FEATURE_MEASURES)
 
 

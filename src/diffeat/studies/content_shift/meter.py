@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from diffeat.techniques.combination import Combinable
 from diffeat.trajectories import Row, noisy_latents
 
 Stage = Literal["img2img", "operating", "features"]
-STAGES: tuple[Stage, ...] = ("img2img", "operating", "features")
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 #: (stage, measure) to shifts (pictures, seeds).
 Shifts = dict[tuple[str, str], NDArray[np.float64]]
@@ -270,11 +270,7 @@ class ShiftMeter:
 
 
 def sdedit_timesteps(start: float, steps: int, end: float = -1.0) -> list[float]:
-    """Evenly spaced timesteps of Img2Img, from ``start`` to the clean picture.
-
-    Raises:
-        InvalidValueError: If there are more steps than timesteps.
-    """
+    """Evenly spaced timesteps of Img2Img, from ``start`` to the clean picture."""
     found = [float(round(start - start * i / steps)) for i in range(steps)]
     if len(set(found)) < len(found) or found[-1] <= end:
         raise InvalidValueError(f"There are no {steps} timesteps below {start:g}.")

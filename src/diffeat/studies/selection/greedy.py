@@ -67,9 +67,6 @@ def forward_selection(
 
     Args:
         singles: Scores of the candidates alone, where they are known.
-
-    Raises:
-        InvalidValueError: No candidates, or the smallest does not fit the budget.
     """
     if not candidates:
         raise InvalidValueError("There is no candidate to choose from: every activation was rejected.")
@@ -84,8 +81,11 @@ def forward_selection(
         open_ids = [p.id for p in candidates if p.id not in chosen and spent + p.channels <= budget]
         if not open_ids:
             break
-        tried = {id: _scores(probes, [*chosen, id], singles) for id in open_ids}
-        values = {id: _combined(scores, references) for id, scores in tried.items()}
+        tried = {id: {p.name: p.score([*chosen, id]) for p in probes} if chosen else singles[id] for id in open_ids}
+        values = {
+            id: float(np.mean([score.value / references[name] for name, score in scores.items()]))
+            for id, scores in tried.items()
+        }
         best = max(values, key=values.__getitem__)
         if steps and values[best] <= steps[-1].combined:
             break
@@ -108,14 +108,6 @@ def forward_selection(
             )
         )
     return steps
-
-
-def _scores(probes: Sequence[Probe], ids: list[str], singles: dict[str, dict[str, Score]]) -> dict[str, Score]:
-    return singles[ids[0]] if len(ids) == 1 else {probe.name: probe.score(ids) for probe in probes}
-
-
-def _combined(scores: dict[str, Score], references: dict[str, float]) -> float:
-    return float(np.mean([score.value / references[name] for name, score in scores.items()]))
 
 
 def _rivals(

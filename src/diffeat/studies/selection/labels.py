@@ -41,7 +41,6 @@ class Labels:
 
     Attributes:
         train: Pictures or pairs to learn from; empty for correspondence.
-        check: Pictures or pairs to score on.
     """
 
     task: str

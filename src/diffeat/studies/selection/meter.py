@@ -92,11 +92,7 @@ class Meter:
 
     @torch.no_grad()
     def add(self, values: Float[Tensor, "d c h w"]) -> Float[Tensor, "n h w"]:
-        """Take in all draws of one picture.
-
-        Returns:
-            The mean over draws of the chosen channels, for a thumbnail.
-        """
+        """Take in all draws of one picture; gives the mean over draws of the chosen channels, for a thumbnail."""
         some = values[:, self._chosen.to(values.device)].float().cpu()
         self._facts.add(values, some)
         self._images += 1

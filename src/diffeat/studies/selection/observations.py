@@ -12,7 +12,6 @@ from diffeat.studies.selection.rules import judge
 
 
 def observations(measurement: Measurement) -> list[str]:
-    """Whether the paper's observations hold on this model, in sentences with their numbers."""
     properties = measurement.properties
     stage: dict[str, list[float]] = {}
     for p in properties:

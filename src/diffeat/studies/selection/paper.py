@@ -22,13 +22,27 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from diffeat.errors import InvalidValueError
-from diffeat.studies.selection.verdict import Verdict
 
 _NAME = re.compile(
     r"(?:gdf:)?(?:(?P<side>down|up)-level(?P<level>\d+)|(?P<outer>mid|unet))-(?:repeat(?P<repeat>\d+)-)?"
     r"(?:vit-block(?P<block>\d+)-|vit-(?=out))?(?P<tail>.+)"
 )
 _INCREMENTS = ("res-increment", "ffn-inner", "self-v", "downsampler-increment", "upsampler-increment")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule set says of one activation.
+
+    Attributes:
+        reasons: ``(property, reason)`` of every rule it breaks; empty if it is kept.
+    """
+
+    kept: bool
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return "kept" if self.kept else "; ".join(f"{name}: {reason}" for name, reason in self.reasons)
 
 
 @dataclass(frozen=True)
@@ -128,9 +142,6 @@ def paper_verdicts(names: Iterable[str]) -> dict[str, Verdict]:
 
     Args:
         names: All ``gdf:`` names of a UNet (:class:`~diffeat.activations.Catalogue` has them as aliases).
-
-    Returns:
-        A verdict by name, as it was given; rejected ones say by which property and why.
 
     Raises:
         InvalidValueError: The names are not of a UNet with attention.

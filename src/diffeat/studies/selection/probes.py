@@ -88,11 +88,7 @@ class CorrespondenceProbe:
 
 
 class _Ridge:
-    """Ridge classification in dual form; products of standardised features, kept by activation.
-
-    Args:
-        held_out: Training samples that the strength is chosen on.
-    """
+    """Ridge classification in dual form; products of standardised features, kept by activation."""
 
     def __init__(self, labels: Tensor, classes: int, held_out: Tensor) -> None:
         self._labels = labels

@@ -13,6 +13,7 @@ from typing import TypedDict
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
@@ -22,10 +23,10 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, UnknownNameError
 from diffeat.extraction import Reading
 from diffeat.features import ImageLike, Picture
+from diffeat.features.source import texts_for
 from diffeat.geometry import FrameSpec, to_image
 from diffeat.progress import Progress, silent
 from diffeat.studies.selection.meter import Measured, Meter
-from diffeat.studies.selection.redundancy import redundancy
 from diffeat.trajectories import forward_rows, noisy_latents
 from diffeat.viz import pca_colours
 
@@ -50,16 +51,9 @@ class Property:
 
     def values(self) -> dict[str, str | float | None]:
         """All numbers and names in one flat mapping, as rules see them."""
-        return {
-            "id": self.id,
-            "kind": self.kind,
-            "stage": self.stage,
-            "channels": self.channels,
-            "cells": min(self.grid),
-            "stride": self.stride,
-            "depth": self.depth,
-            **asdict(self.measured),
-        }
+        named = {"id": self.id, "kind": self.kind, "stage": self.stage, "channels": self.channels}
+        sizes = {"cells": min(self.grid), "stride": self.stride, "depth": self.depth}
+        return {**named, **sizes, **asdict(self.measured)}
 
 
 class MeasuredOn(TypedDict):
@@ -248,9 +242,7 @@ def attention_shifts(measurement: Measurement) -> dict[str, float]:
 
 
 def _pictures(images: Sequence[ImageLike], prompts: str | Sequence[str | None] | None) -> list[Picture]:
-    texts = list(prompts) if prompts is not None and not isinstance(prompts, str) else [prompts] * len(images)
-    if len(texts) != len(images):
-        raise InvalidValueError(f"There are {len(images)} images and {len(texts)} prompts: give one per image.")
+    texts = texts_for(prompts, len(images))
     pictures = [Picture.of(image).told(text or "") for image, text in zip(images, texts, strict=True)]
     if len(pictures) < 2:
         raise InvalidValueError(
@@ -271,3 +263,34 @@ def _recipe(backbone: Backbone, timestep: float, draws: int, size: int | tuple[i
     trajectory = {"timesteps": [timestep], "draws": draws, "latent": "mean"}
     data = {"model": backbone.name, "frame": frame, "trajectory": trajectory, "activations": ["**"], "seed": seed}
     return Reading.from_dict(data, "settings of the measurement")
+
+
+def redundancy(samples: Sequence[Float[Tensor, "n _"]]) -> Float[Tensor, "a a"]:
+    r"""How much two activations say the same: linear CKA with the unbiased estimator, clipped to [0, 1].
+
+    For samples (places of pictures) by features, with Gram matrices K, L whose diagonals are set to zero,
+
+    .. math:: H(K, L) = \frac{1}{n(n-3)}\Big[\operatorname{tr}(KL) + \frac{1^TK1\;1^TL1}{(n-1)(n-2)}
+              - \frac{2}{n-2} 1^TKL1\Big],\qquad \mathrm{CKA} = \frac{H(K, L)}{\sqrt{H(K, K)\,H(L, L)}}
+
+    (Kornblith et al., ICML 2019; estimator of Song et al., JMLR 2012). The plain estimator calls unrelated features of
+    many channels alike; this one does not. Samples are an 8×8 grid over each picture.
+
+    Args:
+        samples: For each activation, features of the same places in the same order (four at least).
+    """
+    n = len(samples[0])
+    grams = torch.empty(len(samples), n * n)
+    sums = torch.empty(len(samples), n, dtype=torch.float64)
+    for i, features in enumerate(samples):
+        centred = features.float() - features.float().mean(0)
+        gram = centred @ centred.T
+        gram = gram / gram.diagonal().mean().clamp(min=1e-30)  # scale is free, and keeps float32 exact enough
+        gram.fill_diagonal_(0)
+        grams[i] = gram.flatten()
+        sums[i] = gram.double().sum(1)
+    total = sums.sum(1)
+    traces = (grams @ grams.T).double()
+    hsic = traces + total[:, None] * total / ((n - 1) * (n - 2)) - 2 / (n - 2) * sums @ sums.T
+    scale = hsic.diagonal().clamp(min=1e-12).sqrt()
+    return (hsic / scale / scale[:, None]).clamp(0, 1).float()

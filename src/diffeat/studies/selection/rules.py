@@ -28,9 +28,8 @@ from diffeat.explain import InvalidFieldsError
 from diffeat.extraction.recipe import read_yaml
 from diffeat.files import read_text
 from diffeat.studies.selection.meter import Measured
-from diffeat.studies.selection.paper import paper_verdicts
+from diffeat.studies.selection.paper import Verdict, paper_verdicts
 from diffeat.studies.selection.properties import STREAMS, Measurement, Property, fine_ratios
-from diffeat.studies.selection.verdict import Verdict
 
 _COMPARE: dict[str, Callable[..., bool]] = {
     ">=": operator.ge,
@@ -104,7 +103,6 @@ def _holds(text: str, values: Mapping[str, str | float | None]) -> bool:
 
 
 def measured_rules_text() -> str:
-    """The file of the set ``measured``."""
     return _MEASURED.read_text(encoding="utf-8")
 
 

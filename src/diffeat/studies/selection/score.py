@@ -40,7 +40,6 @@ class Score:
         return np.array([self.reduce(row) for row in sums])
 
     def interval(self) -> Interval:
-        """Bootstrap interval."""
         return interval_of(self.resampled())
 
     def against(self, other: Score) -> Interval:

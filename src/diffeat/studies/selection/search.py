@@ -10,8 +10,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from diffeat.backbones import Backbone, remembered
 from diffeat.backbones.placement import placed
@@ -23,9 +28,11 @@ from diffeat.evaluation.result import Tabled
 from diffeat.extraction import Extractor, Reading
 from diffeat.features import FeatureMap, ImageLike, Picture, Source
 from diffeat.progress import Progress, silent
+from diffeat.storage.atomic import StagedFile
 from diffeat.studies.selection.greedy import Step, check_budget, forward_selection, rank_singles
 from diffeat.studies.selection.labels import Labels
 from diffeat.studies.selection.meter import Measured
+from diffeat.studies.selection.paper import Verdict
 from diffeat.studies.selection.probes import (
     ClassificationProbe,
     CorrespondenceProbe,
@@ -35,11 +42,11 @@ from diffeat.studies.selection.probes import (
     SegmentationProbe,
 )
 from diffeat.studies.selection.properties import Measurement, Property, measure
-from diffeat.studies.selection.records import load_measurement, save_measurement
 from diffeat.studies.selection.rules import judge
 from diffeat.studies.selection.score import Score
-from diffeat.studies.selection.verdict import Verdict
 
+#: Of a measurement on disk: numbers as JSON, redundancy and thumbnails as safetensors.
+_NUMBERS, _TENSORS = "properties.json", "properties.safetensors"
 #: The largest grid on which candidate matches are compared.
 _MOST_CELLS = 48
 
@@ -52,7 +59,6 @@ class SelectionSettings:
         budget: The most channels of the set.
         rules: ``"measured"``, ``"paper"`` or a rule file.
         noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
-        most: Activations at most.
         heads: Whether single heads of attentions are candidates beside their whole queries, keys, values and outputs.
     """
 
@@ -124,7 +130,6 @@ def select(
 
     Args:
         images: Pictures to measure properties on, two different ones at least.
-        folder: Where features and properties rest.
         labels: Labelled pictures to rank with (:func:`~diffeat.studies.selection.labels.open_labels`); without any,
             properties decide alone.
         base: Frame, text and trajectory of the wanted recipe; by default the model's own size squashed, t = 50, one
@@ -140,7 +145,12 @@ def select(
     verdicts = judge(measurement, settings.rules)
     candidates = [p for p in measurement.properties if verdicts[p.id].kept]
     if not candidates:
-        raise InvalidValueError(_all_rejected(backbone.name, settings.rules, verdicts))
+        counts = Counter(verdict.reasons[0][0] for verdict in verdicts.values() if verdict.reasons)
+        why = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
+        raise InvalidValueError(
+            f"The rules {str(settings.rules)!r} reject all {len(verdicts)} activations of {backbone.name} ({why}). "
+            "Measure at a lower noise timestep, or copy the rule file and loosen it."
+        )
     check_budget(candidates, settings.budget)
     source = source or (lambda recipe: Extractor(recipe, backbone))
     probes = _probes(source, base, candidates, labels, measurement, settings.seed, folder, progress)
@@ -161,11 +171,7 @@ def select(
 
 
 def load_backbone(model: str, device: str | None = None, dtype: str | None = None) -> Backbone:
-    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32.
-
-    Raises:
-        ModelError: The model cannot be loaded.
-    """
+    """A model where recipes would run it: on the first accelerator in bfloat16, else on the CPU in float32."""
     device_used, precision = placed(device, dtype)
     return Backbone.from_pretrained(model, device=device_used, dtype=precision)
 
@@ -266,10 +272,47 @@ def _probes(
     return probes
 
 
-def _all_rejected(name: str, rules: str | Path, verdicts: dict[str, Verdict]) -> str:
-    counts = Counter(reason[0] for v in verdicts.values() for reason in v.reasons[:1])
-    why = ", ".join(f"{count} for {reason}" for reason, count in counts.most_common())
-    return (
-        f"The rules {str(rules)!r} reject all {len(verdicts)} activations of {name} ({why}). Measure at a lower noise "
-        "timestep, or copy the rule file and loosen it."
+def save_measurement(measurement: Measurement, folder: Path, key: str) -> None:
+    """Write it; ``key`` says what it was made of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"thumbnail/{id}": torch.from_numpy(picture) for id, picture in measurement.thumbnails.items()}
+    tensors["picture"] = torch.from_numpy(np.asarray(measurement.picture).copy())
+    tensors["redundancy"] = measurement.redundancy
+    save_file({name: t.contiguous() for name, t in tensors.items()}, folder / _TENSORS)
+    data = {
+        "key": key,
+        "settings": measurement.settings,
+        "skipped": measurement.skipped,
+        "properties": [asdict(p) for p in measurement.properties],
+    }
+    # last: its presence says that all is there
+    StagedFile(folder / _NUMBERS, json.dumps(data, indent=1).encode()).commit()
+
+
+def load_measurement(folder: Path, key: str) -> Measurement | None:
+    """What :func:`save_measurement` wrote under the same key, or ``None``."""
+    path = folder / _NUMBERS
+    if not path.is_file():
+        return None
+    data = json.loads(path.read_text(encoding="utf-8"))
+    if data["key"] != key:
+        return None
+    tensors = load_file(folder / _TENSORS)
+    return Measurement(
+        properties=tuple(
+            Property(
+                **item
+                | {
+                    "measured": Measured(**item["measured"]),
+                    "grid": tuple(item["grid"]),
+                    "aliases": tuple(item["aliases"]),
+                }
+            )
+            for item in data["properties"]
+        ),
+        redundancy=tensors["redundancy"],
+        skipped=data["skipped"],
+        thumbnails={n.removeprefix("thumbnail/"): t.numpy() for n, t in tensors.items() if n.startswith("thumbnail/")},
+        picture=Image.fromarray(tensors["picture"].numpy()),
+        settings=data["settings"],
     )

@@ -43,7 +43,6 @@ class Cut:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the picture itself."""
         return self == Cut.whole(self.original)
 
     @property

@@ -39,11 +39,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class Example:
-    """A piece of a picture.
-
-    Attributes:
-        truth: What is known of its pixels, where it was read to make the cut.
-    """
+    """A piece of a picture; ``known`` is what is known of its pixels, where it was read to make the cut."""
 
     sample: MaskSample | TargetSample
     cut: Cut
@@ -88,7 +84,6 @@ class Examples:
         return self.drawn(int(order[place]), turn % self.options.draws if self.options.draws else turn)
 
     def drawn(self, which: int, draw: int) -> Example:
-        """One draw of a picture."""
         sample = self.data[which]
         rng = np.random.default_rng((self.options.seed, which, draw, 1))
         size = size_of(sample.image)
@@ -108,7 +103,6 @@ class Examples:
                     yield example
 
     def known(self, example: Example) -> Tensor:
-        """What is known of an example's pixels."""
         known = self.truth.read(example.sample) if example.known is None else example.known
         return self.truth.cut(known, example.cut)
 
@@ -120,13 +114,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Some examples.
-
-    Attributes:
-        maps: ``(b, c, h, w)`` by name.
-        truth: Of each, (…, h, w).
-        frames: Of each.
-    """
+    """Some examples: maps ``(b, c, h, w)`` by name, what is known of each (…, h, w), and their frames."""
 
     maps: Mapping[str, Tensor]
     truth: Sequence[Tensor]
@@ -150,11 +138,6 @@ class Batch:
 
 
 def batch_of(features: Sequence[FeatureMap], truth: Sequence[Tensor], names: Sequence[str]) -> Batch:
-    """Features and what is known, as a batch.
-
-    Raises:
-        InvalidValueError: Maps of the pictures differ in their grids.
-    """
     shapes = {tuple(f[name].shape for name in names) for f in features}
     if len(shapes) > 1:
         raise InvalidValueError(
@@ -165,11 +148,7 @@ def batch_of(features: Sequence[FeatureMap], truth: Sequence[Tensor], names: Seq
 
 
 class Fresh:
-    """Batches whose features are read as they are needed, with pictures opened ahead.
-
-    Args:
-        prompt: Text for all pictures.
-    """
+    """Batches whose features are read as they are needed, with pictures opened ahead."""
 
     def __init__(self, examples: Examples, source: Source[FeatureMap], prompt: str | None) -> None:
         self._examples, self._source, self._prompt = examples, source, prompt
@@ -183,18 +162,12 @@ class Fresh:
         return pictures, [self._examples.known(e) for e in examples]
 
     def batch(self, ready: tuple[list[Picture], list[Tensor]], names: Sequence[str]) -> Batch:
-        """Their features beside it."""
         pictures, truth = ready
         return batch_of(self._source.extract(pictures, self._prompt), truth, names)
 
 
 class Stored:
-    """Batches whose features lie in a store; every draw of every picture is read into it once.
-
-    Raises:
-        DatasetError: A picture cannot be used.
-        StoreError: The store cannot be written, or is of another recipe.
-    """
+    """Batches whose features lie in a store; every draw of every picture is read into it once."""
 
     def __init__(
         self,
@@ -220,7 +193,6 @@ class Stored:
         return [self._local.reader.load(e.name) for e in examples], [self._examples.known(e) for e in examples]
 
     def batch(self, ready: tuple[list[FeatureMap], list[Tensor]], names: Sequence[str]) -> Batch:
-        """As a batch."""
         return batch_of(*ready, names)
 
 
@@ -252,20 +224,16 @@ class Remembered(Streams[FeatureMap]):
 
     @property
     def precision(self) -> str:
-        """That of the source."""
         return self._source.precision
 
     @property
     def map_names(self) -> tuple[str, ...]:
-        """Those of the source."""
         return self._source.map_names
 
     def session(self) -> AbstractContextManager[Any]:
-        """That of the source."""
         return self._source.session()
 
     def group(self, picture: Picture) -> Group:
-        """As the source groups them."""
         return self._source.group(picture)
 
     def read(self, pictures: Sequence[Picture]) -> Iterator[FeatureMap | Failed]:

@@ -23,11 +23,7 @@ _USUAL = 512  # pixels of a square where a source does not tell
 
 
 def check_alike(data: Data, validation: Data | None) -> list[str]:
-    """Refuse validation pictures of another kind or of other classes; gives what a reader must know of them.
-
-    Raises:
-        InvalidValueError: Naming the difference.
-    """
+    """Refuse validation pictures of another kind or of other classes; gives what a reader must know of them."""
     if validation is None:
         return []
     classes, others = getattr(data, "classes", ()), getattr(validation, "classes", ())
@@ -39,12 +35,7 @@ def check_alike(data: Data, validation: Data | None) -> list[str]:
 
 
 def check_files(data: Data, truth: Truth | None = None, progress: Progress = silent) -> None:
-    """Open every picture, and read what is known of it, before a step is taken that would come upon a damaged file.
-
-    Raises:
-        ImageError: A picture cannot be read.
-        DatasetError: What is known of one cannot be used.
-    """
+    """Open every picture, and read what is known of it, before a step is taken that would come upon a damaged file."""
     for sample in progress(data, total=len(data), desc=f"check {data.split or 'pictures'}"):
         open_image(sample.image)
         if truth is not None:
@@ -84,11 +75,7 @@ def windows_of(side: int | None, options: DenseOptions) -> Windows | None:
 def network_of(
     source: Source[FeatureMap], examples: Examples, truth: Truth, prompt: str | None
 ) -> tuple[DenseNetwork, Tuned | None]:
-    """The network over the maps of the first example, and what is tuned.
-
-    Raises:
-        InvalidValueError: The recipe joins its maps, or cannot be tuned.
-    """
+    """The network over the maps of the first example, and what is tuned."""
     recipe, options = source.recipe, examples.options
     if not isinstance(recipe, Recipe) or maps_apart(recipe) != recipe:
         raise InvalidValueError(f"Recipe {recipe.name!r} joins its maps; a head takes them apart: maps_apart(recipe).")

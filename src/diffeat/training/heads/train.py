@@ -52,11 +52,9 @@ class Trained:
     """The outcome of a training.
 
     Attributes:
-        folder: The run folder.
         predictor: With the weights that were kept: the best by validation, the last without.
         step: Of these weights.
         scored: The validation pictures by these weights; ``None`` without any.
-        losses: Of each step.
         notes: What a reader of the numbers must know.
     """
 
@@ -207,7 +205,6 @@ class _Run:
         self._network = workers.wrapped(network)
 
     def train(self, feed: Feed, **arguments: Any) -> None:
-        """To the end."""
         options, workers = self._options, self._workers
         batches = range(self.loop.step * options.accumulate, options.steps * options.accumulate)
         ready = ahead(lambda number: feed.ready(workers.share(number, options.batch)), batches)

@@ -27,9 +27,6 @@ Data = MaskDataset | TargetDataset
 class Truth(ABC):
     """A kind of what is known.
 
-    Args:
-        data: To learn from.
-
     Attributes:
         kind: Of the datasets.
         target: Of predictions, see :data:`diffeat.tasks.predictors.target.TARGETS`.
@@ -68,11 +65,7 @@ class Truth(ABC):
         """Of enlarged scores (b, k, h, w) and a batch of pieces (b, …, h, w)."""
 
     def check(self, data: Data, progress: Progress = silent) -> list[str]:
-        """Read all that is known once; gives what a reader of numbers must know.
-
-        Raises:
-            DatasetError: Nothing is known of any pixel, or a file cannot be used.
-        """
+        """Read all that is known once; gives what a reader of numbers must know."""
         empty, means = 0, []
         for sample in progress(data, total=len(data), desc=f"check {self.kind}"):
             known = self.read(sample)
@@ -154,7 +147,6 @@ TRUTHS: dict[str, type[Truth]] = {truth.kind: truth for truth in (LabelTruth, De
 
 
 def truth_of(data: Data) -> Truth:
-    """What a dataset knows."""
     kind = "label maps" if isinstance(data, MaskDataset) else data.quantity
     if kind not in TRUTHS:
         raise InvalidValueError(f"Nothing is learned from {kind}. Those that are: {', '.join(TRUTHS)}.")

@@ -16,12 +16,7 @@ def is_first() -> bool:
 
 
 class Workers:
-    """This process among those of a training.
-
-    Attributes:
-        rank: Its number.
-        count: How many there are.
-    """
+    """This process among those of a training."""
 
     def __init__(self) -> None:
         self._accelerator = None

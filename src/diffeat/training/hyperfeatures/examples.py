@@ -20,11 +20,7 @@ from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
 
 @dataclass(frozen=True)
 class Example:
-    """One pair to learn from.
-
-    Attributes:
-        points: (n, 2) points (x, y) in original pixels of the source and of the target.
-    """
+    """One pair to learn from, with points (n, 2) as (x, y) in original pixels of source and target."""
 
     name: str
     maps: tuple[PictureMaps, PictureMaps]
@@ -39,9 +35,6 @@ class Examples:
         flip: Share of examples in which both pictures are mirrored.
         mirrored: Path of the mirrored copy of each picture, for ``flip``.
         points: Whether pairs without points are left out.
-
-    Raises:
-        DatasetError: If no pair has points to learn from.
     """
 
     def __init__(
@@ -74,11 +67,7 @@ class Examples:
 
 
 def usable_pairs(pairs: PairDataset, points: bool = True) -> list[PointPair]:
-    """The pairs with points to learn from; all whose points are numbers, without ``points``.
-
-    Raises:
-        DatasetError: There is none.
-    """
+    """The pairs with points to learn from; all whose points are numbers, without ``points``."""
     usable = [
         pair
         for pair in pairs

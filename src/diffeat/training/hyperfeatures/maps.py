@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -13,8 +13,6 @@ from torch import Tensor
 
 from diffeat.evaluation.features import Loads
 from diffeat.extraction import Extractor
-from diffeat.extraction.joins.aggregation import AggregationNetwork
-from diffeat.extraction.joins.hyperfeatures import fuse_maps
 from diffeat.extraction.reduce import Place
 from diffeat.features import FeatureMap
 from diffeat.geometry import Frame
@@ -46,12 +44,6 @@ class MapSource(Protocol):
     def maps(self, path: Path) -> PictureMaps: ...
 
 
-def largest_grid(layers: Sequence[Tensor]) -> tuple[int, int]:
-    """The grid ``(h, w)`` with the most cells."""
-    grids = [(layer.shape[-2], layer.shape[-1]) for layer in layers]
-    return max(grids, key=lambda g: g[0] * g[1])
-
-
 def map_names(extractor: Extractor) -> list[list[str]]:
     """Names of the maps that an extractor without fusion gives: per layer, the steps in order."""
     several = len(extractor.steps) > 1
@@ -59,17 +51,11 @@ def map_names(extractor: Extractor) -> list[list[str]]:
 
 
 def stack(feature: FeatureMap, names: Sequence[Sequence[str]]) -> PictureMaps:
-    """The maps of a feature map, layer by layer."""
     return PictureMaps(tuple(torch.stack([feature[n] for n in steps]) for steps in names), feature.frame)
 
 
 class StoredMaps:
-    """Maps from a feature store, the last used kept in memory.
-
-    Args:
-        store: Written by an extractor without fusion.
-        keep: Bytes kept in memory.
-    """
+    """Maps from a store that an extractor without fusion wrote; the last ``keep`` bytes stay in memory."""
 
     def __init__(self, store: Loads, names: Sequence[Sequence[str]], keep: int = 2 << 30) -> None:
         self._store, self._names, self._keep = store, names, keep
@@ -77,7 +63,6 @@ class StoredMaps:
         self._bytes = 0
 
     def maps(self, path: Path) -> PictureMaps:
-        """The maps of a stored picture."""
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
@@ -95,20 +80,16 @@ class FreshMaps:
         self._extractor, self._texts, self._names = extractor, texts, map_names(extractor)
 
     def maps(self, path: Path) -> PictureMaps:
-        """Extract a picture's maps."""
         (feature,) = self._extractor.extract([path], [self._texts[path]])
         return stack(feature, self._names)
 
 
 class Described:
-    """Descriptors of pictures by a network, in the form in which a feature store gives features."""
+    """Descriptors of pictures, made of their maps, in the form in which a feature store gives features."""
 
-    def __init__(self, network: AggregationNetwork, source: MapSource, grid: tuple[int, int] | None = None) -> None:
-        self._network, self._source, self._grid = network, source, grid
+    def __init__(self, source: MapSource, describe: Callable[[PictureMaps], Tensor]) -> None:
+        self._source, self._describe = source, describe
 
     def load(self, key: str, activations: Sequence[str] | None = None) -> FeatureMap:
-        """The descriptor of a picture, by its path."""
         found = self._source.maps(Path(key))
-        return FeatureMap(
-            {"fused": fuse_maps(self._network, found.layers, found.grid or self._grid).cpu()}, found.frame, key
-        )
+        return FeatureMap({"fused": self._describe(found).cpu()}, found.frame, key)

@@ -66,10 +66,6 @@ def prepare(
         mirror: A dataset whose pictures are needed mirrored as well.
         dtype: Of the store; if not given, that of an earlier one there, else float32.
         limit: The most bytes the store may take; by default most of the free disk.
-
-    Raises:
-        DatasetError: A picture cannot be extracted.
-        StoreError: The store cannot be written, or is of another recipe.
     """
     template = extractor.recipe.template
     texts = {path: text for pairs in datasets for path, text in picture_texts(pairs, prompts, template).items()}

@@ -6,7 +6,7 @@ left are dropped from the network and from the recipe, so that the denoiser stop
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.progress import Progress, silent
+from diffeat.refinement.maps import largest_grid
 from diffeat.tasks.correspondence.keypoints import PckResult
 from diffeat.tasks.correspondence.protocol import Protocol
-from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps, largest_grid
+from diffeat.training.hyperfeatures.maps import MapSource, PictureMaps
 from diffeat.training.hyperfeatures.recipes import denoiser_calls, recipe_of
 from diffeat.training.hyperfeatures.score import score_network
 
@@ -30,12 +31,7 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Pruned:
-    """A cheaper network.
-
-    Attributes:
-        kept: The pairs kept, as positions in the network it came from.
-        share: Of the mixing weights that were kept.
-    """
+    """A cheaper network: the pairs kept, as positions in the one it came from, and their share of the weights."""
 
     label: str
     network: AggregationNetwork
@@ -61,11 +57,7 @@ def ranked(network: AggregationNetwork) -> list[Place]:
 
 
 def keep_strongest(network: AggregationNetwork, count: int) -> Pruned:
-    """Keep the ``count`` pairs of step and layer with the largest mixing weights.
-
-    Raises:
-        InvalidValueError: There are not so many.
-    """
+    """Keep the ``count`` pairs of step and layer with the largest mixing weights."""
     places = ranked(network)
     if not 1 <= count <= len(places):
         raise InvalidValueError(f"The network mixes {len(places)} pairs of step and layer; keep 1 to that many.")
@@ -88,11 +80,6 @@ def keep_layer(network: AggregationNetwork, layer: int | None = None) -> Pruned:
 
 
 def keep(network: AggregationNetwork, places: Collection[Place], label: str) -> Pruned:
-    """Keep some pairs.
-
-    Raises:
-        InvalidValueError: None, or a position outside the network.
-    """
     config = network.config
     count = (len(config.steps), len(config.channels))
     if not places or not all(0 <= s < count[0] and 0 <= k < count[1] for s, k in places):
@@ -126,20 +113,18 @@ def curve(
     pairs: PairDataset,
     source: MapSource,
     protocol: Protocol,
-    counts: Sequence[int] | None = None,
     progress: Progress = silent,
 ) -> list[CurvePoint]:
     """Accuracy against cost of the network and of what is left of it.
 
     Args:
         known: Of the model; tells how far into a pass each layer lies.
-        counts: How many pairs to keep; by default 1, 2, 4, … and all.
 
     Returns:
-        The strongest pairs by count, then the strongest step and the strongest layer.
+        The strongest pairs by count (1, 2, 4, … and all), then the strongest step and the strongest layer.
     """
     most = len(ranked(network))
-    counts = counts or sorted({*(2**i for i in range(most.bit_length())), most})
+    counts = sorted({*(2**i for i in range(most.bit_length())), most})
     variants = [keep_strongest(network, k) for k in counts] + [keep_step(network), keep_layer(network)]
     points = []
     for pruned in progress(variants, total=len(variants), desc="prune"):
@@ -158,7 +143,6 @@ class Selected:
         self._steps = [whole.config.steps.index(s) for s in part.config.steps]
 
     def maps(self, path: Path) -> PictureMaps:
-        """The maps of a picture."""
         found = self._source.maps(path)
         grid = found.grid or largest_grid(found.layers)
         return PictureMaps(tuple(found.layers[k][self._steps] for k in self._layers), found.frame, grid)

@@ -39,21 +39,12 @@ def write_recipe(
     *,
     force: bool = False,
 ) -> Path:
-    """Write a network and the recipe that uses it; the folder can be moved as a whole.
-
-    Args:
-        base: The recipe the network was trained with, with or without fusion.
-        force: Whether those that are there may be replaced.
-
-    Returns:
-        Path of the recipe.
-    """
+    """Write a network and the recipe that uses it into a folder that can be moved; returns the recipe's path."""
     new_folder(folder, [RECIPE_FILE, f"{WEIGHTS}/"], force=force)
     save_aggregation(network, folder / WEIGHTS)
     digest = file_digest(folder / WEIGHTS / WEIGHTS_FILE)
     fuse: dict = {"kind": "hyperfeatures", "weights": {"source": WEIGHTS, "sha256": digest}}
-    if grid is not None:
-        fuse["grid"] = list(grid)
+    fuse |= {} if grid is None else {"grid": list(grid)}
     recipe = recipe_of(base, network.config).replace(
         name=name, description=description or base.description, source=base.source, fuse=fuse
     )
@@ -62,11 +53,6 @@ def write_recipe(
 
 
 def network_of(recipe: Reading) -> AggregationNetwork:
-    """The network that a recipe names.
-
-    Raises:
-        InvalidValueError: It names none.
-    """
     weights = None if recipe.fuse is None else recipe.fuse.weights
     if weights is None:
         raise InvalidValueError(
@@ -88,7 +74,6 @@ def denoiser_calls(recipe: Reading, known: Catalogue) -> float:
 
 
 def names_of(recipe: Reading) -> list[str]:
-    """The recipe's activations, each a name."""
     return [str(activation) for activation in recipe.activations]
 
 

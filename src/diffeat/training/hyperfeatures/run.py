@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from diffeat.datasets.pairs import PairDataset
 from diffeat.evaluation.texts import PromptPolicy
-from diffeat.extraction import Extractor, Reading
+from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits
 from diffeat.features import Spec
@@ -131,17 +131,6 @@ def train_hyperfeatures(
     words = f"Aggregation network on {pairs.name} {pairs.split}, {settings.steps} steps from seed {settings.seed}"
     path = write_recipe(base, trained.network, out, out.name, f"{words}; {base.description}", settings.grid, force=True)
     return Outcome(path, trained, ready.pictures, ready.extracted, ready.stored)
-
-
-def training_recipe(recipe: Reading, size: int | None = None) -> Reading:
-    """The recipe without its fusion, at another picture size if asked: larger inputs show smaller parts."""
-    recipe = recipe.replace(fuse=None)
-    if size is None:
-        return recipe
-    frame = recipe.frame
-    if frame.mode == "keep":
-        return recipe.replace(frame=replace(frame, shorter=None, longer=size))
-    return recipe.replace(frame=replace(frame, size=(size, size)))
 
 
 def _checked(network: AggregationNetwork, config: AggregationConfig) -> AggregationNetwork:

@@ -8,6 +8,7 @@ from diffeat.datasets.pairs import PairDataset
 from diffeat.errors import DatasetError
 from diffeat.evaluation.features import Features, Loads
 from diffeat.extraction.joins.aggregation import AggregationNetwork
+from diffeat.extraction.joins.hyperfeatures import fuse_maps
 from diffeat.progress import silent
 from diffeat.tasks.correspondence.evaluate import Scorer
 from diffeat.tasks.correspondence.keypoints import PairRecord, PckResult, pck
@@ -16,11 +17,7 @@ from diffeat.training.hyperfeatures.maps import Described, MapSource
 
 
 def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24) -> PckResult:
-    """PCK of whatever gives features of pictures by path.
-
-    Raises:
-        DatasetError: No pair can be scored.
-    """
+    """PCK of whatever gives features of pictures by path."""
     found, notes = records(pairs, features, protocol, keep)
     return pck(found, protocol, notes=[*pairs.notes, *notes])
 
@@ -28,11 +25,7 @@ def score(pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 2
 def records(
     pairs: PairDataset, features: Loads, protocol: Protocol, keep: int = 24
 ) -> tuple[list[PairRecord], list[str]]:
-    """The errors of every pair that can be scored, and notes on those that cannot.
-
-    Raises:
-        DatasetError: No pair can be scored.
-    """
+    """The errors of every pair that can be scored, and notes on those that cannot."""
     scorer = Scorer(Features(features, keep=keep), protocol, {}, keep=keep)
     predictions = scorer.run(pairs, silent)
     if not predictions:
@@ -48,17 +41,14 @@ def score_network(
     grid: tuple[int, int] | None = None,
 ) -> PckResult:
     """PCK of a network's descriptors; each picture is described once, as far as memory for a class of them goes."""
+    by_category: dict[str, set[Path]] = {}  # pairs are scored category by category
+    for pair in pairs:
+        by_category.setdefault(pair.category, set()).update((pair.source, pair.target))
+    most = min(256, max(map(len, by_category.values()), default=1))
     training = network.training
     network.eval()
     try:
-        return score(pairs, Described(network, source, grid), protocol, keep=_most_pictures(pairs))
+        described = Described(source, lambda maps: fuse_maps(network, maps.layers, maps.grid or grid))
+        return score(pairs, described, protocol, keep=most)
     finally:
         network.train(training)
-
-
-def _most_pictures(pairs: PairDataset) -> int:
-    """Pictures of the largest category: pairs are scored category by category."""
-    by_category: dict[str, set[Path]] = {}
-    for pair in pairs:
-        by_category.setdefault(pair.category, set()).update((pair.source, pair.target))
-    return min(256, max((len(v) for v in by_category.values()), default=1))

@@ -150,14 +150,8 @@ def train_network(
 
     Args:
         network: On the device to train on.
-        folder: Where weights, state and log go.
         validate: Measures a network; without it the last weights are taken.
         own: In place of the paper's loss; its module and name must stay the same for a training to be gone on with.
-
-    Raises:
-        InvalidValueError: The folder holds a training of other settings (says which).
-        NonFiniteError: The loss is NaN or infinite; the state before is on disk.
-        StoreError: The state of the earlier run cannot be read, or the folder not be written.
     """
     weights, count = folder / WEIGHTS, settings.pairs
     how = {name: value for name, value in asdict(settings).items() if name != "steps"}
@@ -173,13 +167,14 @@ def train_network(
     )
 
     def gradients(number: int) -> dict[str, float | str]:
-        """The gradients of one step's pairs; the loss and its parts."""
         sums: dict[str, float] = {}
         names = []
         for example in (examples[k] for k in range(number * count, (number + 1) * count)):
             loss, parts = pair_loss(network, example, settings, own)
             if not torch.isfinite(loss):
-                cause = _why_not_finite(example, settings.lr)
+                cause = f"the training diverged: use a learning rate below {settings.lr:g}, or more pairs per step"
+                if any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers):
+                    cause = "its features hold NaN or infinity: extract them in float32 or bfloat16"
                 last = f" The weights of step {loop.best[0]} stay in {weights}." if loop.best else ""
                 raise NonFiniteError(
                     f"The loss became {float(loss.detach())} at step {number + 1} (pair {example.name}); {cause}.{last}"
@@ -209,12 +204,6 @@ def train_network(
     if result is None and validate is not None:  # an earlier run measured it
         result = validate(best.to(network.mixing_weights.device))
     return Trained(best, weights, step, result, loop.seconds)
-
-
-def _why_not_finite(example: Example, rate: float) -> str:
-    if any(not torch.isfinite(layer).all() for maps in example.maps for layer in maps.layers):
-        return "its features hold NaN or infinity: extract them in float32 or bfloat16"
-    return f"the training diverged: use a learning rate below {rate:g}, or more pairs per step"
 
 
 def _descriptors(network: AggregationNetwork, example: Example, grid: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
