@@ -34,6 +34,15 @@ def empty(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
+def plain_call(config: Config, latent: Size, text: int, width: str) -> dict[str, Any]:
+    """Arguments without content: a latent map, text tokens as wide as an entry of the configuration says, the time."""
+    return {
+        "hidden_states": empty(1, config["in_channels"], *latent),
+        "encoder_hidden_states": empty(1, text, config[width]),
+        "timestep": empty(1),
+    }
+
+
 @dataclass(frozen=True)
 class TokenisedText:
     """How a prompt comes to its place in the text sequence of the denoiser.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -69,6 +69,11 @@ def fingerprint(*parts: Any) -> str:
         for fact in () if part is None else _facts(unwrapped(part)):
             digest.update(json.dumps(fact, sort_keys=True, default=_said).encode() + b"\n")
     return digest.hexdigest()
+
+
+def with_parts(base: str, parts: Sequence[str]) -> str:
+    """A fingerprint with those of further parts; itself where there are none."""
+    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
 
 def of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:

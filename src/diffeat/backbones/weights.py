@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -55,17 +56,27 @@ def denoiser_weights(
     network = unwrapped(backbone.denoiser)
     files = denoiser_files(source, file, revision)
     state = _converted({k: v for path in files for k, v in read_tensors(path).items()}, network, files[0])
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or extra or reshaped:
-        example = (missing or extra or reshaped)[0]
+    if differences := misfit(network.state_dict(), state):
         raise ModelError(
-            f"The weights {files[0].name} do not fit the denoiser of {backbone.name}: {len(missing)} tensors are "
-            f"missing, {len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong "
-            "to another architecture; use the base model they were trained from."
+            f"The weights {files[0].name} do not fit the denoiser of {backbone.name}: {differences}. They belong to "
+            "another architecture; use the base model they were trained from."
         )
     return state
+
+
+def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How weights differ in names and shapes from a network's own; empty if they do not."""
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    first = next(iter([*missing, *extra, *reshaped]), None)
+    return (
+        ""
+        if first is None
+        else (
+            f"{len(missing)} tensors are missing, {len(extra)} are unknown, {len(reshaped)} have another shape "
+            f"(first: {first!r})"
+        )
+    )
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -119,12 +130,21 @@ def denoiser_files(
     folder = Path(os.path.expanduser(source))
     whole = file is None and revision is None and folder.is_dir()
     files = _in_folder(folder) if whole else [find_weights(source, file, revision)]
+    check_digest(files, sha256, "denoiser.sha256")
+    return files
+
+
+def check_digest(files: Sequence[Path], sha256: str | None, field: str) -> None:
+    """Refuse what is not the one file whose digest a field of a recipe tells, if it tells any.
+
+    Raises:
+        ModelError: It is another.
+    """
     if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
         raise ModelError(
             f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
-            "there, or remove denoiser.sha256 to accept this one."
+            f"there, or remove {field} to accept this one."
         )
-    return files
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:

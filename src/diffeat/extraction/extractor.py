@@ -13,14 +13,14 @@ from torch import Tensor
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.encoded import REMEMBERED_TEXTS
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, with_parts
 from diffeat.backbones.optimise import optimise as make_faster
 from diffeat.backbones.placement import placed
 from diffeat.extraction.join import check_weights
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading, names_by_step
 from diffeat.extraction.recipe import Recipe
-from diffeat.extraction.views import Views, with_parts
+from diffeat.extraction.views import Views
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
 from diffeat.trajectories import NoiseSource
 

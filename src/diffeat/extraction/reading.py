@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from diffeat.errors import did_you_mean, shown
-from diffeat.extraction.recipe import Option, Part, Recipe
+from diffeat.extraction.recipe import Option, Part, Recipe, labels
 from diffeat.extraction.wanted import Wanted
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
@@ -358,9 +358,8 @@ class Reading(Recipe, frozen=True):
 
     @property
     def view_labels(self) -> list[str]:
-        """What tells views apart: their names, or numbers from 1 where a name is missing or stands for several."""
-        names = [view.name for view in self.views or ()]
-        return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
+        """What tells views apart: see :func:`~diffeat.extraction.recipe.labels`."""
+        return labels([view.name for view in self.views or ()])
 
     def view_recipes(self) -> list[Reading]:
         """A whole recipe for each view, without fusion; the recipe itself where there are no views."""

@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -245,6 +245,11 @@ class Recipe(Displayed, Part, frozen=True):
     def beside(self, folder: Path) -> Self:
         """The recipe with what it names by relative paths found beside its file."""
         return self
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """What tells things apart: their names, or numbers from 1 where a name is missing or stands for several."""
+    return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
 
 
 def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:

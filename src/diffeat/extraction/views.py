@@ -12,7 +12,7 @@ from torch import Tensor
 from diffeat.__about__ import __version__
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, with_parts
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.detect import massive_channels
@@ -152,11 +152,6 @@ class Views(Streams[list[FeatureMap]]):
         """Find the massive channels that the plan's reducers will ask for, before anything runs."""
         if not self._massive:
             self._massive.update(massive_channels(self.plan.readers[0].recipe, self.backbone))
-
-
-def with_parts(base: str, parts: Sequence[str]) -> str:
-    """A fingerprint with those of further parts; itself where there are none."""
-    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
 
 def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:

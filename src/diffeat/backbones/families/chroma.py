@@ -8,7 +8,7 @@ from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import packed_image, text_tokens
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Size, empty
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids
+from diffeat.backbones.layout import Call, Config
 
 _NORM = ModulationRule("norm1", "norm1", "emb")
 _SINGLE = ModulationRule("norm", "norm", "emb")
@@ -24,9 +24,6 @@ class Chroma(Generic):
         BlockRule("ChromaTransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),
         BlockRule("ChromaSingleTransformerBlock", "attn", {"attn": _SINGLE}, joint=True, inner="act_mlp"),
     )
-
-    def layout(self, config: Config, call: Call) -> TokenLayout:
-        return by_ids(call)
 
     def dummy(self, config: Config, latent: Size) -> Call:
         return {**packed_image(config, latent), **text_tokens(config), "timestep": empty(1)}

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from diffeat.backbones.blocks import ZERO_BOTH, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids
-from diffeat.backbones.packing import pack_patches, unpack_patches
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids, pack_patches, unpack_patches
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, TokenisedText
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, by_shapes, map_grid, text_length
-from diffeat.backbones.packing import pack_patches, unpack_patches
+from diffeat.backbones.layout import (
+    Call,
+    Config,
+    TokenLayout,
+    by_ids,
+    by_shapes,
+    map_grid,
+    pack_patches,
+    text_length,
+    unpack_patches,
+)
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, plain_call
 from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
@@ -52,9 +52,5 @@ class Lumina2(Family):
 
     def dummy(self, config: Config, latent: Size) -> Call:
         text = min(256, config["axes_lens"][0] - 1)  # the image's own position on the first axis follows the text's
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "timestep": empty(1),
-            "encoder_hidden_states": empty(1, text, config["cap_feat_dim"]),
-            "encoder_attention_mask": torch.ones(1, text, dtype=torch.long),
-        }
+        mask = torch.ones(1, text, dtype=torch.long)
+        return {**plain_call(config, latent, text, "cap_feat_dim"), "encoder_attention_mask": mask}

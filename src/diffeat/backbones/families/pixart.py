@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
 from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ class PixArt(Family):
         micro = config["use_additional_conditions"]
         micro = config["sample_size"] == 128 if micro is None else micro
         return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
-            "timestep": empty(1),
+            **plain_call(config, latent, 300, "caption_channels"),
             "added_cond_kwargs": {
                 "resolution": empty(1, 2) if micro else None,
                 "aspect_ratio": empty(1, 1) if micro else None,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, plain_call
 from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
@@ -37,8 +37,4 @@ class Sana(Family):
         return [TokenisedText(pipeline.tokenizer, before + prompt.lower().strip(), offset=-cut)]
 
     def dummy(self, config: Config, latent: Size) -> Call:
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
-            "timestep": empty(1),
-        }
+        return plain_call(config, latent, 300, "caption_channels")

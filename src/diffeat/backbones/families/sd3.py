@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
 from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
@@ -36,9 +36,5 @@ class StableDiffusion3(Family):
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text, image_first=True)
 
     def dummy(self, config: Config, latent: Size) -> Call:
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 77 + 256, config["joint_attention_dim"]),
-            "pooled_projections": empty(1, config["pooled_projection_dim"]),
-            "timestep": empty(1),
-        }
+        pooled = empty(1, config["pooled_projection_dim"])
+        return {**plain_call(config, latent, 77 + 256, "joint_attention_dim"), "pooled_projections": pooled}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.files import PICKLED, read_object, read_plain, read_tensors
-from diffeat.backbones.weights import find_weights
+from diffeat.backbones.weights import find_weights, misfit
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.reading import Weights
@@ -196,15 +196,8 @@ def _filled(config: AggregationConfig, state: Mapping[str, Tensor], path: Path) 
     with torch.random.fork_rng(devices=[]):
         network = AggregationNetwork(config)
     state = {name: value for name, value in state.items() if name not in _UNUSED}
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or extra or reshaped:
-        example = (missing or extra or reshaped)[0]
-        raise ModelError(
-            f"{path} does not hold the network that its configuration describes: {len(missing)} tensors are missing, "
-            f"{len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r})."
-        )
+    if differences := misfit(network.state_dict(), state):
+        raise ModelError(f"{path} does not hold the network that its configuration describes: {differences}.")
     bad = [
         name for name, v in state.items() if not (torch.isfinite(v) | (name == "mixing_weights") & v.isneginf()).all()
     ]

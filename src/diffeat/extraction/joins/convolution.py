@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from diffeat.ambient import neutral, seeded
 from diffeat.backbones.files import read_tensors
-from diffeat.backbones.weights import find_weights
+from diffeat.backbones.weights import check_digest, find_weights
 from diffeat.errors import ModelError
 from diffeat.extraction.reading import TrainedWeights
-from diffeat.geometry import file_digest
 from diffeat.storage.atomic import StagedFile, disk_errors
 
 WEIGHTS_FILE = "convolution.safetensors"
@@ -68,11 +67,7 @@ def convolution_file(weights: TrainedWeights) -> Path:
     """
     file = weights.file or (None if Path(weights.source).is_file() else WEIGHTS_FILE)
     path = find_weights(weights.source, file, weights.revision, "convolution")
-    if weights.sha256 is not None and file_digest(path) != weights.sha256:
-        raise ModelError(
-            f"{path} is not the file that the recipe was written with (its SHA-256 differs). Put the right file there, "
-            "or remove the sha256 to accept this one."
-        )
+    check_digest([path], weights.sha256, "network.sha256")
     return path
 
 

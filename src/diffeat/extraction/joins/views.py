@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
+from diffeat.backbones.weights import check_digest
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation
 from diffeat.extraction.joins.amalgamation_files import load_amalgamation
 from diffeat.extraction.reading import Fuse, Reading
-from diffeat.geometry import file_digest
 from diffeat.refinement import concatenate
 from diffeat.refinement.maps import largest_grid
 
@@ -43,7 +43,7 @@ class MixedViews:
 
         Raises:
             InvalidValueError: It names no trained weights where they are needed.
-            ModelError: The weights are others than those the recipe was written with.
+            ModelError: The weights are not there, or not those the recipe was written with.
         """
         fuse = recipe.fuse or Fuse()
         trained = fuse.kind == "amalgamation"
@@ -105,12 +105,7 @@ def share_of(weights: Float[Tensor, "n b v k *place"]) -> Float[Tensor, " v"]:
 
 
 def trained_file(recipe: Reading) -> Path:
-    """The file of the trained weights that a recipe names.
-
-    Raises:
-        InvalidValueError: It names none.
-        ModelError: It is not there, or not the one that the recipe was written with.
-    """
+    """The file of the trained weights that a recipe names; errors as of :meth:`MixedViews.of`."""
     weights = None if recipe.fuse is None else recipe.fuse.weights
     if weights is None:
         raise InvalidValueError(
@@ -120,6 +115,5 @@ def trained_file(recipe: Reading) -> Path:
     path = Path(weights.source) / weights.file if weights.file else Path(weights.source)
     if not path.is_file():
         raise ModelError(f"The amalgamation's weights {path} are not there: no such file.")
-    if weights.sha256 is not None and file_digest(path) != weights.sha256:
-        raise ModelError(f"{path} is not the file that recipe {recipe.name!r} was written with.")
+    check_digest([path], weights.sha256, f"fuse.weights.sha256 of recipe {recipe.name!r}")
     return path
