@@ -103,18 +103,19 @@ def _call_of(
     return AttentionCall(query, key, attn_mask, is_causal, scale)
 
 
-class AttentionWatch(TorchFunctionMode):
-    """Reports the first fused attention call made while it is active, then keeps out of the way."""
+class FirstAttention(TorchFunctionMode):
+    """Meets the first fused attention call made while it is active, then keeps out of the way."""
 
-    def __init__(self, report: Callable[[AttentionCall], None]) -> None:
-        super().__init__()
-        self._report: Callable[[AttentionCall], None] | None = report
+    _met = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self._report is not None and func is torch.nn.functional.scaled_dot_product_attention:
-            report, self._report = self._report, None
-            report(_call_of(*args, **kwargs))
+        if self._met or func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self._met = True
+        return self._meet(func, *args, **(kwargs or {}))
+
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """The outcome of the call."""
         return func(*args, **kwargs)
 
     def __exit__(self, *_: object) -> None:
@@ -126,6 +127,18 @@ class AttentionWatch(TorchFunctionMode):
             above.append(top)
         for mode in reversed(above):
             torch.overrides._push_mode(mode)
+
+
+class AttentionWatch(FirstAttention):
+    """Reports the first fused attention call made while it is active."""
+
+    def __init__(self, report: Callable[[AttentionCall], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        self._report(_call_of(*args, **kwargs))
+        return func(*args, **kwargs)
 
 
 def probabilities(

@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeat.activations.attention import AttentionWatch
+from diffeat.activations.attention import FirstAttention
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern
+from diffeat.activations.taps import Stop
 from diffeat.backbones import TokenLayout, layout_of
 from diffeat.backbones.sharing import Hooks, shared
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError, did_you_mean
@@ -159,52 +160,38 @@ def read_concepts(
     with shared(network), track.hooks.acting():
         try:
             return network(**inputs)
-        except _Over as over:
-            if over.track is not track:
+        except Stop as stopped:
+            if stopped.owner is not track:
                 raise
             return None
         finally:
             track.hooks.remove()
 
 
-class _Over(BaseException):
-    """Ends a forward pass; caught only where it was begun."""
-
-    def __init__(self, track: _Track) -> None:
-        self.track = track
-
-
-class _Recorded(AttentionWatch):
+class _Recorded(FirstAttention):
     """Keeps queries, keys, values and output of the first fused attention call."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda _: None)
-        self.call: dict[str, Any] | None = None
-        self.output: Tensor | None = None
+    call: dict[str, Any] | None = None
+    output: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention or self.call is not None:
-            return func(*args, **kwargs)
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Tensor | None:
         self.call = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
         self.output = func(*args, **kwargs)
         return self.output
 
 
-class _Answered(AttentionWatch):
+class _Answered(FirstAttention):
     """Answers the first fused attention call of the concepts with the image's recorded keys and values."""
 
+    concepts: Tensor | None = None
+    image: Tensor | None = None
+
     def __init__(self, recorded: dict[str, Any], image: slice, count: int, image_first: bool, beside: Beside) -> None:
-        super().__init__(lambda _: None)
+        super().__init__()
         self._recorded, self._image, self._count = recorded, image, count
         self._image_first, self._beside = image_first, beside
-        self.concepts: Tensor | None = None
-        self.image: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention or self.concepts is not None:
-            return func(*args, **kwargs)
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Tensor:
         call = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs, "attn_mask": None}
         own = slice(-self._count, None) if self._image_first else slice(self._count)
         for name in ("key", "value"):
@@ -273,9 +260,9 @@ class _Track:
         self._temb = embed(*args[:-1], pooled, **kwargs)
         self._aside = False
 
-    def _record(self) -> AttentionWatch:
+    def _record(self) -> FirstAttention:
         if self._aside:
-            return AttentionWatch(lambda _: None)
+            return FirstAttention()
         self._recorded = _Recorded()
         return self._recorded
 
@@ -309,7 +296,7 @@ class _Track:
             concepts, pictures = (r.transpose(1, 2).flatten(2) for r in (answer.concepts, of_image))
             self._use(ConceptRows(name, concepts, pictures, self._stream, layout.grid))
         if name == self._last and self._stop:
-            raise _Over(self)
+            raise Stop(self)
 
     def _embedded(self) -> Tensor:
         stream = self._raw

@@ -11,8 +11,7 @@ from torch import nn
 from diffeat.activations.aliases import PREFIXES, aliases_of, owner_of
 from diffeat.activations.anatomy import class_name, is_unet
 from diffeat.activations.sites import candidates, find_probe, split_head
-from diffeat.activations.sites.probe import Probe
-from diffeat.activations.sites.site import NoSuchSite
+from diffeat.activations.sites.probe import NoSuchSite, Probe
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
 

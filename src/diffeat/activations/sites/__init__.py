@@ -11,10 +11,8 @@ from torch import nn
 from diffeat.activations.anatomy import Node, has, nodes, stage_of
 from diffeat.activations.sites.adaln import AdaLN, Modulation
 from diffeat.activations.sites.attention import Map, Projection, head_outputs, of_head
-from diffeat.activations.sites.feedforward import Inner
-from diffeat.activations.sites.probe import Probe, StreamProbe
-from diffeat.activations.sites.site import Site
-from diffeat.activations.sites.streams import Increment, Input, Output
+from diffeat.activations.sites.probe import Probe, Site, StreamProbe
+from diffeat.activations.sites.streams import Increment, Inner, Input, Output
 
 #: By name. Of two sites that are seen at the same moment, the one that stands first comes first in catalogues.
 SITES: dict[str, Site] = {

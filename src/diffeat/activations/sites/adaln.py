@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from diffeat.activations.anatomy import Modulated, Node, class_name, is_unet
 from diffeat.activations.norms import plain_norm, stored
-from diffeat.activations.sites.probe import InputProbe, Pass, Probe, See
-from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.activations.sites.probe import InputProbe, NoSuchSite, Pass, Probe, See, Site
 from diffeat.backbones.sharing import Hooks
 from diffeat.errors import TapError
 

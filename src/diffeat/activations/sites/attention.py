@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from diffeat.activations.anatomy import Node, class_name, has, is_attention, is_cross_attention
 from diffeat.activations.attention import AttentionCall, AttentionWatch, MapRequest, probabilities
 from diffeat.activations.grids import image_spans, text_spans
-from diffeat.activations.sites.probe import InputProbe, OutputProbe, Pass, Probe, See, Stream, StreamProbe
-from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.activations.sites.probe import (
+    InputProbe,
+    NoSuchSite,
+    OutputProbe,
+    Pass,
+    Probe,
+    See,
+    Site,
+    Stream,
+    StreamProbe,
+)
 from diffeat.backbones import TokenLayout
 from diffeat.backbones.sharing import Hooks
 from diffeat.errors import InvalidValueError, TapError
