@@ -19,8 +19,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from diffeat.backbones.files import first_line
-from diffeat.backbones.folder import INDEX, UNUSED, chosen_variant, weights_of
+from diffeat.backbones.files import first_line, is_path
+from diffeat.backbones.folder import INDEX, UNUSED, check_folder, chosen_variant, weights_of
 from diffeat.errors import ModelError, did_you_mean
 from diffeat.progress import Progress, silent
 
@@ -122,6 +122,18 @@ def _is_of(folder: Path, revision: str) -> bool:
 def near(name: str, revision: str | None = None) -> str:
     """The folder of a repository in the mirror, else the name as it is: for other libraries' loaders."""
     return name if os.path.lexists(name) else str(mirrored(name, revision) or name)
+
+
+def near_part(name: str) -> str:
+    """Likewise of a model's part, or a single model: a folder is looked through first.
+
+    Raises:
+        ModelError: A file in it cannot be used.
+    """
+    place = near(name)
+    if is_path(place):
+        check_folder(Path(place))
+    return place
 
 
 def offline() -> bool:

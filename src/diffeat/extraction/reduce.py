@@ -20,13 +20,14 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.activations import Catalogue, MapRequest, ModulatedSite, modulated_sites
 from diffeat.activations.names import is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, did_you_mean
-from diffeat.extraction.joins.attention_features import aggregate_attention
 from diffeat.extraction.reading import Reading, Refine
 from diffeat.extraction.wanted import AttentionActivation, MapActivation
 from diffeat.refinement import low_pass, shrink_map
@@ -269,3 +270,21 @@ def _mean(request: str | MapRequest) -> Mean:
 def _text_length(backbone: Backbone, recipe: Reading) -> int:
     arguments = backbone.condition([recipe.prompt]).arguments()
     return int(arguments["encoder_hidden_states"].shape[1])
+
+
+def aggregate_attention(
+    maps: Sequence[Float[Tensor, "k h w"]], grid: tuple[int, int] | None = None
+) -> Float[Tensor, "c h2 w2"]:
+    """Maps of equal grids are averaged, grids are put behind one another, from coarse to fine.
+
+    Args:
+        maps: Per layer, one channel per text token (heads averaged).
+        grid: Common grid (h, w), by nearest neighbour; the finest by default.
+    """
+    by_grid: dict[tuple[int, int], list[Tensor]] = {}
+    for m in maps:
+        by_grid.setdefault((m.shape[-2], m.shape[-1]), []).append(m)
+    grids = sorted(by_grid, key=lambda g: g[0] * g[1])
+    target = grid or grids[-1]
+    means = [torch.stack(by_grid[g]).mean(0) for g in grids]
+    return torch.cat([F.interpolate(m[None], size=target, mode="nearest")[0] for m in means])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -22,9 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
-from diffeat.backbones.files import is_path, said
-from diffeat.backbones.folder import check_folder
-from diffeat.backbones.hub import near
+from diffeat.backbones.files import said
+from diffeat.backbones.hub import near_part
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.techniques.base import Call
@@ -114,11 +112,11 @@ class UNetControl(Control):
     form = "picture"
 
     def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
-        down, mid = self._call(inputs, shown.to(inputs["sample"]), scale, mode)
+        down, mid = self.net(**self._told(inputs, shown.to(inputs["sample"]), scale, mode))
         return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": mid}
 
-    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
-        return self.net(**self._given(inputs, shown, scale))
+    def _told(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
+        return self._given(inputs, shown, scale)
 
 
 class UNetUnionControl(UNetControl):
@@ -130,10 +128,10 @@ class UNetUnionControl(UNetControl):
         super().__init__(net, backbone)
         self.modes = net.config.num_control_type
 
-    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
+    def _told(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         kind = shown.new_zeros(len(shown), self.modes)
         kind[:, mode] = 1
-        return self.net(**self._given(inputs, [shown], float(scale)), control_type=kind, control_type_idx=[mode])
+        return {**self._given(inputs, [shown], float(scale)), "control_type": kind, "control_type_idx": [mode]}
 
 
 class SD3Control(Control):
@@ -285,9 +283,7 @@ def load_controlnet(path: str, backbone: Backbone) -> Control:
     if not kinds:
         raise ModelError(f"ControlNets are supported for {_supported()}; this model has a {ours}.")
     any_net: Any = diffusers.ControlNetModel
-    path = near(path)
-    if is_path(path):
-        check_folder(Path(path))
+    path = near_part(path)
     try:
         name = any_net.load_config(path).get("_class_name") or next(iter(kinds))
         net = None

@@ -14,8 +14,7 @@ from torch import Tensor
 from diffeat.backbones import Backbone
 from diffeat.backbones.weights import check_digest
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation
-from diffeat.extraction.joins.amalgamation_files import load_amalgamation
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation, load_amalgamation
 from diffeat.extraction.reading import Fuse, Reading
 from diffeat.refinement import concatenate
 from diffeat.refinement.maps import largest_grid
