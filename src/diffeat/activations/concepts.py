@@ -69,10 +69,7 @@ CONCEPTS: dict[str, ConceptRule] = {
 
 
 def concept_rule(denoiser: Any) -> ConceptRule:
-    """
-    Raises:
-        InvalidValueError: The denoiser has no blocks with a text stream of their own, as far as is known.
-    """
+    """The rule of a denoiser; refused where no blocks with a text stream of their own are known."""
     kind = type(bare_denoiser(denoiser)).__name__
     if kind not in CONCEPTS:
         raise InvalidValueError(

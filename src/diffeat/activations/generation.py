@@ -125,11 +125,7 @@ class _Recorder(Taps):
                 first[name] = torch.cat([first[name], value])
 
     def check_steps(self) -> None:
-        """Refuse silence about wanted steps.
-
-        Raises:
-            TapError: Some of them never came.
-        """
+        """Refuse silence about wanted steps that never came."""
         missing = sorted((self._steps or set()) - {index for index, _, _ in self.kept.steps})
         if missing:
             raise TapError(

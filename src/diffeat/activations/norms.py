@@ -32,11 +32,7 @@ class PlainNorm:
 
 
 def plain_norm(module: nn.Module) -> PlainNorm:
-    """The norm inside a norm module of diffusers, adaptive or not.
-
-    Raises:
-        InvalidValueError: If it is neither a layer norm nor an RMS norm.
-    """
+    """The norm inside a norm module of diffusers, adaptive or not; refused if it is no layer norm and no RMS norm."""
     inner: Any = getattr(module, "norm", module)
     weight, bias = stored(inner, "weight"), stored(inner, "bias")
     if isinstance(inner, nn.LayerNorm):

@@ -233,11 +233,7 @@ def _is_at(root: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def latents_of(call: Mapping[str, Any]) -> Tensor:
-    """The latents of a denoiser call, rows first.
-
-    Raises:
-        TapError: If they are under none of the names that denoisers give them.
-    """
+    """The latents of a denoiser call, rows first."""
     value = next((call[name] for name in ("sample", "hidden_states", "x") if name in call), None)
     if isinstance(value, Tensor):
         return value.detach()

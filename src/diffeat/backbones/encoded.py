@@ -61,11 +61,7 @@ class EncodedTexts:
     def record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], float]:
-        """All arguments of the denoiser's first call, and its timestep.
-
-        Raises:
-            ModelError: If the pipeline never calls its denoiser, or needs text encoders that were dropped.
-        """
+        """All arguments of the denoiser's first call, and its timestep."""
         arguments = self._family.call_arguments(self._pipeline, prompts, size, options)
         memory = self._texts.setdefault(self._key(), {})
         own = remembering(self._pipeline, memory, lambda said, encode: self._encoded(prompts, said, encode))

@@ -77,11 +77,8 @@ def with_parts(base: str, parts: Sequence[str]) -> str:
 
 
 def of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
-    """What tells a pipeline from others: the fingerprint of each part, and its own settings.
-
-    Args:
-        scheduler: That counts, whichever the pipeline has by now.
-        dropped: Fingerprints of parts that it does not have any more.
+    """What tells a pipeline from others: the fingerprint of each part, and its own settings. The scheduler counts that
+    is given, whichever the pipeline has by now, and of parts that it does not have any more the fingerprints given.
     """
     parts = {**pipeline.components, "scheduler": scheduler, "safety_checker": None}  # the checker never runs
     if parts.get("image_encoder") is None:

@@ -36,13 +36,7 @@ class UnreachableError(ModelError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository, as the hub tells it.
-
-    Attributes:
-        name: Its path in the repository.
-        size: Bytes, if the hub says so.
-        sha256: Digest, of large files.
-    """
+    """A file of a repository, as the hub tells it: path, bytes (if it says so) and digest (of large files)."""
 
     name: str
     size: int | None = None
@@ -67,7 +61,6 @@ class Download:
     """What is to be fetched of one repository.
 
     Attributes:
-        place: Hub id.
         revision: The commit.
         files: What is used of it.
         left: Bytes of all its other files.
@@ -125,11 +118,7 @@ def near(name: str, revision: str | None = None) -> str:
 
 
 def near_part(name: str) -> str:
-    """Likewise of a model's part, or a single model: a folder is looked through first.
-
-    Raises:
-        ModelError: A file in it cannot be used.
-    """
+    """Likewise of a model's part, or a single model: a folder is looked through first."""
     place = near(name)
     if is_path(place):
         check_folder(Path(place))
@@ -154,12 +143,7 @@ def offline() -> bool:
 
 
 def fetch_file(place: str, file: str, revision: str | None = None) -> Path:
-    """One file of a repository: in the mirror or in the cache of the hub, fetched if need be.
-
-    Raises:
-        UnreachableError: It cannot be had; says why.
-        ModelError: The disk does not take it.
-    """
+    """One file of a repository: in the mirror or in the cache of the hub, fetched if need be."""
     held = mirrored(place, revision)
     return held / file if held is not None and (held / file).is_file() else _fetched(place, file, revision)
 

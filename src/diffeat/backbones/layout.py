@@ -121,11 +121,7 @@ def map_grid(config: Config, sample: Tensor) -> tuple[int, int]:
 
 
 def by_ids(call: Call) -> TokenLayout:
-    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself.
-
-    Raises:
-        ModelError: If the positions are on the meta device or do not fill a grid.
-    """
+    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself."""
     ids = call["img_ids"]
     if ids.is_meta:
         raise ModelError("The positions in img_ids are needed to know the image grid; give them as real numbers.")

@@ -69,11 +69,7 @@ def local_place(name: str) -> Path | None:
 
 
 def model_asked(text: str, revision: str | None = None, variant: str | None = None) -> ModelName:
-    """A model as it is written and asked for.
-
-    Raises:
-        InvalidValueError: It says something that such a model does not use.
-    """
+    """A model as it is written and asked for; refused if it says something that such a model does not use."""
     asked = ModelName.parse(str(text))
     asked = replace(asked, revision=revision or asked.revision, variant=variant or asked.variant)
     place = local_place(asked.name)
@@ -95,13 +91,7 @@ def load_pipeline(
     revision: str | None = None,
     variant: str | None = None,
 ) -> DiffusionPipeline:
-    """Load a diffusers pipeline, quietly.
-
-    Raises:
-        ModelError: If none of the places that the name stands for has a usable pipeline.
-        UnknownNameError: If the name is no model and no path.
-        InvalidValueError: If a revision, variant or base is given that such a model does not use.
-    """
+    """Load a diffusers pipeline, quietly, from the first place that the name stands for and has a usable one."""
     precision = dtype_of(dtype) or torch.float32
     asked = model_asked(id_or_path, revision, variant)
     if is_single_file(asked.name):
@@ -160,11 +150,7 @@ def pinned(name: str, place: str) -> str | None:
 
 
 def first_place(name: str, load: Callable[[str], T]) -> T:
-    """What ``load`` gives for the first of a model's places that works; quiet.
-
-    Raises:
-        ModelError: One message for all places that were tried.
-    """
+    """What ``load`` gives for the first of a model's places that works, quietly; one error for all that were tried."""
     reasons: dict[str, ModelError] = {}
     places = resolve_model(name)
     if not places:

@@ -57,12 +57,7 @@ class Memory:
         _NOW.remove(self)
 
     def get_or_make(self, key: str, device: torch.device, make: Callable[[], Any]) -> Any:
-        """What is kept under a key, or is made and kept; on a device.
-
-        Args:
-            key: See :func:`key_of`.
-            make: Gives tensors.
-        """
+        """What is kept under a key (see :func:`key_of`), or is made and kept; on a device."""
         with self._lock:
             kept = self._held.get(key) or self._read(key)
         if kept is None:
@@ -160,11 +155,7 @@ def dense(value: Any) -> Any:
 
 
 def _apart(value: Any, tensors: list[Tensor]) -> Any:
-    """A value as JSON, with the places of its tensors, which are added to ``tensors``.
-
-    Raises:
-        TypeError: It holds something else.
-    """
+    """A value as JSON, with the places of its tensors, which are added to ``tensors``; nothing else may be in it."""
     if isinstance(value, Tensor):
         tensors.append(value.detach().cpu().contiguous())
         return {"tensor": len(tensors) - 1}

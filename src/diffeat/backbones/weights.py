@@ -122,11 +122,7 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
 def denoiser_files(
     source: str, file: str | None = None, revision: str | None = None, sha256: str | None = None
 ) -> list[Path]:
-    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there.
-
-    Args:
-        sha256: Digest of the one file; another is refused.
-    """
+    """The files that :func:`denoiser_weights` reads, fetched if need be; a digest is of the one file."""
     folder = Path(os.path.expanduser(source))
     whole = file is None and revision is None and folder.is_dir()
     files = _in_folder(folder) if whole else [find_weights(source, file, revision)]
@@ -135,11 +131,7 @@ def denoiser_files(
 
 
 def check_digest(files: Sequence[Path], sha256: str | None, field: str) -> None:
-    """Refuse what is not the one file whose digest a field of a recipe tells, if it tells any.
-
-    Raises:
-        ModelError: It is another.
-    """
+    """Refuse what is not the one file whose digest a field of a recipe tells, if it tells any."""
     if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
         raise ModelError(
             f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
@@ -148,11 +140,7 @@ def check_digest(files: Sequence[Path], sha256: str | None, field: str) -> None:
 
 
 def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
-    """A weights file: ``source`` itself, ``file`` in the folder ``source``, or in the hub repository of that name.
-
-    Raises:
-        ModelError: If there is none, or it cannot be fetched.
-    """
+    """A weights file: ``source`` itself, ``file`` in the folder ``source``, or in the hub repository of that name."""
     path = Path(os.path.expanduser(near(source, revision)))
     if os.path.lexists(os.path.expanduser(source)):
         unused = "revision" if revision is not None else "file" if file is not None and path.is_file() else None

@@ -105,11 +105,7 @@ def copy_into(folder: Path, copies: dict[str, Path]) -> None:
 
 
 def located(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe of a run folder with the weights that lie there.
-
-    Raises:
-        InvalidValueError: Some are neither there nor where the recipe names them, or are not what was copied there.
-    """
+    """The recipe of a run folder with the weights that lie there; refused if they are gone, or not what was copied."""
 
     def found(part: BaseModel, field: str, value: str) -> dict[str, Any]:
         return {field: _renamed(field, value, there)}

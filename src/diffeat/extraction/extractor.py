@@ -190,12 +190,7 @@ class Extractor(Streams[FeatureMap]):
 def load_backbone(
     recipe: Reading, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
 ) -> Backbone:
-    """The model that a recipe names, with its denoiser's other weights if it names some.
-
-    Raises:
-        InvalidValueError: No such device or precision.
-        ModelError: It cannot be loaded.
-    """
+    """The model that a recipe names, with its denoiser's other weights if it names some."""
     device, dtype = placed(device, dtype)
     backbone = Backbone.from_pretrained(recipe.model, device=device, dtype=dtype)
     if recipe.denoiser is not None:

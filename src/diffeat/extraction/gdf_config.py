@@ -46,11 +46,7 @@ class Version:
     up: bool = False
 
     def took(self, t: float) -> float:
-        """The timestep that a requested t really is.
-
-        Raises:
-            InvalidValueError: There is no step left at t.
-        """
+        """The timestep that a requested t really is; refused if there is no step left at t."""
         done = self.steps - min(self.steps * (t / 1000), self.steps)
         left = self.steps - (int(done) if self.up else math.ceil(done))
         if t <= 0 or left < 1:

@@ -33,13 +33,7 @@ NOTE = "diffeat"
 
 @dataclass(frozen=True)
 class Origin:
-    """How a picture was made.
-
-    Attributes:
-        prompt: The text as the model read it.
-        number: Which of the pictures of that text.
-        settings: What else the picture depends on.
-    """
+    """How a picture was made: the text as the model read it, which of its pictures, and what else it depends on."""
 
     prompt: str
     number: int
@@ -52,11 +46,7 @@ class Origin:
 
     @classmethod
     def of(cls, picture: Picture, recipe: Reading) -> Origin:
-        """The note that a picture carries.
-
-        Raises:
-            InvalidValueError: It carries none, or was made by other settings than the recipe's.
-        """
+        """The note that a picture carries; refused if there is none, or it tells other settings than the recipe."""
         note = picture.image.info.get(NOTE)
         if not isinstance(note, str):
             raise InvalidValueError(

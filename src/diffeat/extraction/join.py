@@ -92,12 +92,7 @@ _FILES: dict[str, Callable[[Reading], Path]] = {
 
 
 def check_weights(recipe: Reading) -> None:
-    """Find all weights that a recipe names beside its model, before that is loaded.
-
-    Raises:
-        InvalidValueError: A trained join names none.
-        ModelError: They cannot be had, or are not those the recipe was written with.
-    """
+    """Find all weights that a recipe names beside its model, before that is loaded."""
     if recipe.fuse is not None and recipe.fuse.kind in _FILES:
         _FILES[recipe.fuse.kind](recipe)
     for weights in (recipe.denoiser, *(view.denoiser for view in recipe.views or ())):

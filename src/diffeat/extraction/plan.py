@@ -41,15 +41,7 @@ class Lane(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """One recipe of a plan.
-
-    Attributes:
-        recipe: The recipe.
-        combination: Its techniques.
-        reducers: What makes its maps.
-        rows: Where it reads.
-        lane: Which rows of a picture it shares with recipes of the same.
-    """
+    """One recipe of a plan: its techniques, what makes its maps, where it reads, and in which rows of a picture."""
 
     recipe: Reading
     combination: Combination

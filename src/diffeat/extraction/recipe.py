@@ -253,11 +253,7 @@ def labels(names: Sequence[str]) -> list[str]:
 
 
 def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
-    """The kind of a recipe's fields: ``parts`` are those of a joined one.
-
-    Raises:
-        InvalidValueError: It names another.
-    """
+    """The kind of a recipe's fields: ``parts`` are those of a joined one."""
     names = [str(key)[:40] for key in data]
     joined = "parts" in names or ("model" not in names and difflib.get_close_matches("parts", names, cutoff=0.7))
     name = data.get("kind", "joined" if joined else "reading")
@@ -336,11 +332,7 @@ def _part(part: Any, folder: Path) -> Any:
 
 
 def read_yaml(text: str, what: str) -> Any:
-    """Plain data from YAML text.
-
-    Raises:
-        InvalidValueError: It is no YAML, or has tags of its own.
-    """
+    """Plain data from YAML text without tags of its own."""
     try:
         return yaml.safe_load(text)
     except Exception as error:  # PyYAML raises whatever it runs into: dates and numbers that are none, deep nesting
@@ -349,10 +341,7 @@ def read_yaml(text: str, what: str) -> Any:
 
 
 def _check_extent(data: Any, origin: str) -> None:
-    """
-    Raises:
-        InvalidValueError: More values, or deeper ones, than a recipe needs.
-    """
+    """Refuse more values, or deeper ones, than a recipe needs."""
     layer, count = [data], 0
     for _ in range(_DEPTH):
         inner: list[Any] = []

@@ -101,9 +101,7 @@ class AttentionMean(Reducer):
 
     @classmethod
     def of(cls, attention: AttentionActivation, recipe: Reading, backbone: Backbone) -> AttentionMean:
-        """Raises:
-        InvalidValueError: The model has no such attention at this picture size.
-        """
+        """Refused if the model has no such attention at this picture size."""
         side, _, kind = attention.attention.partition("_")
         size = recipe.frame.size if isinstance(recipe.frame.size, tuple) else None
         module = "attn2" if kind == "cross" else "attn1"

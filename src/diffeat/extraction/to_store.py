@@ -74,13 +74,7 @@ def extract_units(
     summary: Summary,
     progress: Progress = silent,
 ) -> None:
-    """Do what :func:`plan_units` found to be left, and add to the summary what came of it.
-
-    Raises:
-        StoreError: The store is of another model, or cannot be written; or the disk will not hold what workers write,
-            by their first shard. Complete shards stay.
-        NonFiniteError: Features do not fit the store's dtype.
-    """
+    """Do what :func:`plan_units` found to be left, and add to the summary what came of it."""
     if not units:
         return
     _check_model(store, source.fingerprint)

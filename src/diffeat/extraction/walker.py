@@ -44,19 +44,7 @@ class Running(Protocol):
 
 
 class Walker:
-    """Reads the activations of a recipe of kind ``inversion`` or ``generation``.
-
-    Args:
-        plan: Of that one recipe.
-        backbone: The model.
-        budget: How many rows a call takes.
-        noise: Noise of one's own.
-        grad: Keep maps attached to the denoiser's graph.
-
-    Raises:
-        InvalidValueError: The model predicts something else than the recipe is stepped for, has no unconditional
-            embedding for its guidance, or has too short a schedule; an activation that is no single map.
-    """
+    """Reads the activations of a recipe of kind ``inversion`` or ``generation``, the one of the plan."""
 
     def __init__(
         self, plan: Plan, backbone: Backbone, budget: RowBudget, noise: NoiseSource | None = None, *, grad: bool = False
@@ -81,11 +69,7 @@ class Walker:
         return tuple(at[s] for s in self._save)
 
     def group(self, picture: Picture) -> Group:
-        """Pictures of one model size, as many as fill a call.
-
-        Raises:
-            InvalidValueError: A picture that is to be generated again and does not say how, or was made otherwise.
-        """
+        """Pictures of one model size, as many as fill a call."""
         frame = self.frame(picture)
         if self._recipe.trajectory.kind == "generation":
             made = tuple(Origin.of(picture, self._recipe).settings["size"])

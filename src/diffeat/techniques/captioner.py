@@ -49,11 +49,7 @@ class Captioner:
         self._no_grad = torch.no_grad
 
     def __call__(self, image: Image.Image) -> str:
-        """The caption of a picture; the same for the same picture.
-
-        Raises:
-            ModelError: The model does not take pictures as its processor prepares them.
-        """
+        """The caption of a picture; the same for the same picture."""
         words = {"text": self._request} if self._request else {}
         try:
             with self._no_grad():

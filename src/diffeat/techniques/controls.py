@@ -67,10 +67,7 @@ class Control:
         return f"was made for another base model: it has {', '.join(differ)}" if differ else ""
 
     def check_mode(self, mode: int | None) -> None:
-        """
-        Raises:
-            InvalidValueError: If it needs a mode and has none, or one that it does not know.
-        """
+        """Refuse a mode that it does not know, or none where it needs one."""
         if self.modes and (mode is None or mode >= self.modes):
             raise InvalidValueError(
                 f"This ControlNet knows {self.modes} kinds of condition: give mode=0 to {self.modes - 1} (its card "
@@ -271,11 +268,7 @@ CONTROLS: tuple[type[Control], ...] = (
 
 
 def load_controlnet(path: str, backbone: Backbone) -> Control:
-    """Load a ControlNet for a model.
-
-    Raises:
-        ModelError: If there are none for this kind of model, it cannot be loaded, or it belongs to another base model.
-    """
+    """Load a ControlNet for a model; refused if it belongs to another base model, or there are none for this kind."""
     import diffusers
 
     ours = type(unwrapped(backbone.denoiser)).__name__

@@ -76,11 +76,7 @@ def split_head(name: str) -> tuple[str, int | None]:
 
 
 def find_probe(denoiser: nn.Module, name: str) -> Probe | None:
-    """How the activation of an id is read, ``None`` if no module has that path; ``….k[3]`` is head 3 of ``….k``.
-
-    Raises:
-        NoSuchSite: The path is right and the site is not offered there, or there are fewer heads.
-    """
+    """How the activation of an id is read, ``None`` if no module has that path; ``….k[3]`` is head 3 of ``….k``."""
     whole, head = split_head(name)
     if head is not None:
         probe = find_probe(denoiser, whole)

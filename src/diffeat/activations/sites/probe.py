@@ -55,16 +55,11 @@ class Probe(ABC):
 
     @abstractmethod
     def value(self, name: str, seen: Any, run: Pass, last: bool) -> Tensor:
-        """The activation out of what was seen.
+        """The activation out of what ``see`` was called with.
 
         Args:
             name: What it was asked for as.
-            seen: What ``see`` was called with.
-            run: The forward pass.
             last: The forward pass ends here, so nothing can overwrite the memory.
-
-        Raises:
-            TapError: It cannot be made of this.
         """
 
     def absence(self, denoiser: nn.Module) -> str | None:
@@ -77,11 +72,9 @@ class StreamProbe(Probe):
     """A tensor of tokens or a map that goes into or comes out of a module.
 
     Attributes:
-        module: Path of the hooked module.
         stream: ``image`` must come out on the grid; ``text`` stays a token sequence; ``any`` becomes a grid if it fits.
         item: Position of the image stream in a tuple output.
         columns: Channels ``[start, stop)`` of a fused projection.
-        anchor: On UNets, the module whose 4-D input gives the grid.
     """
 
     module: str
@@ -199,8 +192,4 @@ class Site(ABC):
 
     @abstractmethod
     def at(self, node: Node) -> Probe:
-        """How it is read at a module, listed there or not.
-
-        Raises:
-            NoSuchSite: If the module does not have it.
-        """
+        """How it is read at a module, listed there or not."""

@@ -48,11 +48,7 @@ def save_aggregation(network: AggregationNetwork, folder: str | Path) -> None:
 
 
 def weights_file(source: str | Path, file: str | None = None, revision: str | None = None) -> Path:
-    """The file that holds a network's weights, fetched from the hub if need be.
-
-    Raises:
-        ModelError: If there is none.
-    """
+    """The file that holds a network's weights, fetched from the hub if need be."""
     return find_weights(
         str(source), file or (None if Path(source).is_file() else WEIGHTS_FILE), revision, "aggregation"
     )
@@ -88,11 +84,7 @@ def load_aggregation(source: str | Path, file: str | None = None, revision: str 
 
 
 def read_published(path: Path) -> AggregationNetwork:
-    """Read a published checkpoint (or one that the published training code wrote).
-
-    Raises:
-        ModelError: As :func:`load_aggregation`.
-    """
+    """Read a published checkpoint (or one that the published training code wrote)."""
     data = read_plain(path)
     state = data.get("aggregation_network", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -111,11 +103,7 @@ def check_fits(
     steps: tuple[float, ...],
     count: int | None,
 ) -> None:
-    """Raise if a network is for other layers or steps than a recipe reads.
-
-    Raises:
-        InvalidValueError: Says every difference.
-    """
+    """Refuse a network that is for other layers or steps than a recipe reads; says every difference."""
     wrong = []
     if tuple(activations) != config.activations:
         wrong.append(_differences("layers", config.activations, tuple(activations)))

@@ -34,12 +34,7 @@ class Hyperfeatures:
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Hyperfeatures:
-        """Load the weights that a recipe names and check that they are for its layers and steps.
-
-        Raises:
-            InvalidValueError: There are none, or they are for other layers or steps (says which).
-            ModelError: They cannot be had or read, or are not those the recipe was written with.
-        """
+        """The weights that a recipe names, loaded and checked to be for its layers and steps."""
         path, fuse = trained_file(recipe), recipe.fuse or Fuse()
         network = load_aggregation(path)
         catalogue = Catalogue.of(backbone)

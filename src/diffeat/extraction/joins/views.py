@@ -38,12 +38,7 @@ class MixedViews:
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> MixedViews:
-        """The mixture that a recipe names.
-
-        Raises:
-            InvalidValueError: It names no trained weights where they are needed.
-            ModelError: The weights are not there, or not those the recipe was written with.
-        """
+        """The mixture that a recipe names; refused if its weights are not there, or not those it was written with."""
         fuse = recipe.fuse or Fuse()
         trained = fuse.kind == "amalgamation"
         network = load_amalgamation(trained_file(recipe)).to(backbone.device) if trained else None
@@ -67,9 +62,6 @@ class MixedViews:
 
         Returns:
             Views ``(v, c, h, w)`` on one grid; ``by_level`` their maps one by one, each on its own grid.
-
-        Raises:
-            InvalidValueError: If views differ in channels.
         """
         grid = self._fuse.grid or largest_grid([m for maps in views for m in maps])
         joined = [concatenate(list(maps), grid, resize=self._fuse.resize).float() for maps in views]
