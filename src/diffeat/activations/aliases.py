@@ -58,13 +58,7 @@ _GDF_FLUX = {
     "ff.adaln": "norm-out",
     "ff.inner": "ffn-inner",
 }
-_DITF_STACKS = (
-    "transformer_blocks",
-    "joint_transformer_blocks",
-    "single_transformer_blocks",
-    "blocks",
-    "layers",
-)
+_DITF_STACKS = ("transformer_blocks", "joint_transformer_blocks", "single_transformer_blocks", "blocks", "layers")
 
 
 def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -74,11 +68,7 @@ def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, s
     if is_unet(denoiser):
         yield from _of_unet(denoiser, ids, known)
         return
-    if class_name(denoiser) in (
-        "PixArtTransformer2DModel",
-        "HunyuanDiT2DModel",
-        "FluxTransformer2DModel",
-    ):
+    if class_name(denoiser) in ("PixArtTransformer2DModel", "HunyuanDiT2DModel", "FluxTransformer2DModel"):
         yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_transformer(denoiser, id)))
     offset = 0
     for stack in _DITF_STACKS:

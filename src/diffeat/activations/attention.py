@@ -189,7 +189,7 @@ def _some(
         parts = []
         for first in range(0, heads, take_heads):
             span = slice(first, first + take_heads)
-            keys = key[:, span] if groups == heads else _of_groups(key, range(heads)[span], heads // groups)
+            keys = key[:, span] if groups == heads else key[:, [h * groups // heads for h in range(heads)[span]]]
             bias = None if mask is None else mask[:, span if mask.shape[1] > 1 else slice(None), start:stop]
             logits = _logits(query[:, span, start:stop], keys, call.scale, bias)
             if index is not None:
@@ -227,11 +227,6 @@ def _expand(mask: Tensor, call: AttentionCall) -> Tensor:
     while mask.dim() < 4:
         mask = mask.unsqueeze(0)
     return mask.expand(call.query.shape[0], -1, call.query.shape[2], call.key.shape[2])
-
-
-def _of_groups(key: Tensor, heads: range, per_group: int) -> Tensor:
-    """Keys of grouped-query attention for the given query heads."""
-    return key[:, [h // per_group for h in heads]]
 
 
 def _shape_only(

@@ -228,9 +228,6 @@ class _Track:
         self._aside = False
         self._recorded = _Recorded()
         self._arguments: dict[str, Any] = {}
-        self._attach()
-
-    def _attach(self) -> None:
         self.hooks.before(self._denoiser, self._begin)
         embed = getattr(self._denoiser, "time_text_embed", None)
         if isinstance(embed, nn.Module) and (self._pooled is not None or self._rule.pooled == "zeros"):
@@ -276,7 +273,9 @@ class _Track:
                 f"{name}: its attention made no call of scaled_dot_product_attention, so concepts cannot be followed."
             )
         if self._stream is None:
-            self._stream = self._embedded()
+            self._stream = self._raw
+            for child in self._rule.embed:
+                self._stream = self._denoiser.get_submodule(child)(self._stream)
         layout, count = self._layout, self._stream.shape[1]
         start = layout.starts(rows.shape[2], rows.shape[0])[0]
         image = slice(start, start + layout.tokens)
@@ -294,12 +293,6 @@ class _Track:
             self._use(ConceptRows(name, concepts, pictures, self._stream, layout.grid))
         if name == self._last and self._stop:
             raise Stop(self)
-
-    def _embedded(self) -> Tensor:
-        stream = self._raw
-        for child in self._rule.embed:
-            stream = self._denoiser.get_submodule(child)(stream)
-        return stream
 
     def _beside_arguments(self, count: int, layout: TokenLayout) -> dict[str, Any]:
         """The block's own arguments with the concepts as text and one image token as picture."""

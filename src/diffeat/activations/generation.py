@@ -116,7 +116,8 @@ class _Recorder(Taps):
         if not self.live or self._before is None:
             self._reset()
             return
-        activations = {name: self._keep(value[self._conditional]) for name, value in self.collect().items()}
+        wanted = {name: value[self._conditional].detach() for name, value in self.collect().items()}
+        activations = {n: v.clone() if self._to is None else v.to(self._to, copy=True) for n, v in wanted.items()}
         if self._call_in_step == 0:
             self.kept.steps.append((self._index, self._before[0], activations))
         else:
@@ -132,10 +133,6 @@ class _Recorder(Taps):
                 f"The steps {', '.join(map(str, missing))} never came: the generation had {self._index + 1}. Steps are "
                 "counted from 0 in the order of the generation; they are no timesteps."
             )
-
-    def _keep(self, value: Tensor) -> Tensor:
-        value = value.detach()
-        return value.clone() if self._to is None else value.to(self._to, copy=True)
 
 
 @contextmanager

@@ -78,7 +78,11 @@ class EncodedTexts:
         """What a text is encoded as: what is remembered, or else what the encoders make of it."""
 
         def make() -> Any:
-            self._need_encoders(prompts)
+            if self.dropped:
+                raise ModelError(
+                    f"The prompt {prompts[0]!r} is not encoded yet and the text encoders were dropped. Call "
+                    "condition() with every prompt before drop_text_encoders(), or load the whole model."
+                )
             return dense(encode())
 
         memory = current()
@@ -112,13 +116,6 @@ class EncodedTexts:
         if self.dropped:
             return self.state, self._changes_before_drop
         return self.state, changes_of_texts(self._pipeline.components)
-
-    def _need_encoders(self, prompts: list[str]) -> None:
-        if self.dropped:
-            raise ModelError(
-                f"The prompt {prompts[0]!r} is not encoded yet and the text encoders were dropped. Call condition() "
-                "with every prompt before drop_text_encoders(), or load the whole model."
-            )
 
     def _forget_oldest(self) -> None:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""

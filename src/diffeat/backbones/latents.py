@@ -86,8 +86,15 @@ class Autoencoder:
             make = lambda: self._posterior(moved(together, device))  # noqa: E731
             return make() if memory is None else memory.get_or_make(key_of(own, together), device, make)
 
+        size = (pixels.shape[-1], pixels.shape[-2])
+        if size not in self._parts:
+            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
+            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
         with self._upcast():
-            return self._encode(pixels, posterior)
+            parts = self._parts[size].run(pixels.split(1), posterior)
+            mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+            shift, scale = self._normalisation(mean)
+        return LatentPosterior((mean - shift) * scale, std * scale)
 
     def _fingerprint(self) -> str:
         """Of the autoencoder as it is now, computed again only after its weights were changed in place."""
@@ -96,18 +103,6 @@ class Autoencoder:
         if self._known is None or self._known[0] != changes:
             self._known = changes, fingerprint(self.vae)
         return self._known[1]
-
-    def _encode(
-        self, pixels: Tensor, posterior: Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]
-    ) -> LatentPosterior:
-        size = (pixels.shape[-1], pixels.shape[-2])
-        if size not in self._parts:
-            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
-            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
-        parts = self._parts[size].run(pixels.split(1), posterior)
-        mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-        shift, scale = self._normalisation(mean)
-        return LatentPosterior((mean - shift) * scale, std * scale)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -86,10 +85,7 @@ def model_asked(text: str, revision: str | None = None, variant: str | None = No
 
 
 def load_pipeline(
-    id_or_path: str,
-    dtype: torch.dtype | str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
+    id_or_path: str, dtype: torch.dtype | str | None = None, revision: str | None = None, variant: str | None = None
 ) -> DiffusionPipeline:
     """Load a diffusers pipeline, quietly, from the first place that the name stands for and has a usable one."""
     precision = dtype_of(dtype) or torch.float32
@@ -120,7 +116,11 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     def load(place: str) -> tuple[nn.Module, Family]:
         if is_path(place):
             _check_directory(place)
-        file = partial(_config_file, place, _revision(place, asked))
+        revision = _revision(place, asked)
+
+        def file(name: str) -> Path:
+            return Path(place) / name if is_path(place) else fetch_file(place, name, revision)
+
         classes = read_index(file(INDEX).parent)[1]
         part = next((p for p in ("unet", "transformer") if p in classes), None)
         if part is None:
@@ -175,10 +175,6 @@ def first_place(name: str, load: Callable[[str], T]) -> T:
         f"and the connection ({gate}), or fetch it elsewhere with `diffeat models get {name} --to FOLDER` and name "
         f"the path of that directory: {MIRROR}=FOLDER."
     )
-
-
-def _config_file(place: str, revision: str | None, file: str) -> Path:
-    return Path(place) / file if is_path(place) else fetch_file(place, file, revision)
 
 
 def _directory(place: str, asked: ModelName, weights: bool = True) -> Path:

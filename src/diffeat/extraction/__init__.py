@@ -14,12 +14,7 @@ from diffeat.extraction.generated import generate, generation_twin, save_generat
 from diffeat.extraction.joined import JoinedSource
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
-from diffeat.extraction.joins.amalgamation import (
-    Amalgamation,
-    AmalgamationConfig,
-    load_amalgamation,
-    save_amalgamation,
-)
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, load_amalgamation, save_amalgamation
 from diffeat.extraction.kinds import Baseline, Joined, Vision, join_recipes
 from diffeat.extraction.plan import Cost, Plan
 from diffeat.extraction.published import published_folder

@@ -107,9 +107,6 @@ def copy_into(folder: Path, copies: dict[str, Path]) -> None:
 def located(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe of a run folder with the weights that lie there; refused if they are gone, or not what was copied."""
 
-    def found(part: BaseModel, field: str, value: str) -> dict[str, Any]:
-        return {field: _renamed(field, value, there)}
-
     def there(name: str) -> str:
         inside = name.startswith(f"{WEIGHTS}/")
         place = folder / name if inside else Path(name)
@@ -129,7 +126,7 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             )
         return os.path.abspath(place) if inside else name  # links of the hub's cache lead to files without endings
 
-    return _changed(recipe, found)
+    return _places_renamed(recipe, there)
 
 
 def _is_itself(place: Path) -> bool:
@@ -148,7 +145,7 @@ def left(recipe: Recipe) -> list[str]:
             paths[name] = None
         return name
 
-    _changed(recipe, lambda part, field, value: {field: _renamed(field, value, noted)})
+    _places_renamed(recipe, noted)
     return list(paths)
 
 
@@ -158,7 +155,11 @@ def portable(recipe: Recipe) -> Recipe:
     def bare(name: str) -> str:
         return Path(name).name if os.path.isabs(name) else name
 
-    return _changed(recipe, lambda part, field, value: {field: _renamed(field, value, bare)})
+    return _places_renamed(recipe, bare)
+
+
+def _places_renamed(recipe: Recipe, rename: Callable[[str], str]) -> Recipe:
+    return _changed(recipe, lambda _, field, value: {field: _renamed(field, value, rename)})
 
 
 def _renamed(field: str, value: str, rename: Callable[[str], str]) -> str:

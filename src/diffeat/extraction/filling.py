@@ -26,7 +26,7 @@ _WAITING = 5e8
 
 @dataclass(frozen=True)
 class Unit:
-    """Pictures that become the shard at a position in the order of all; of a trial they are read, nothing is written."""
+    """Pictures that become the shard at a position in the order of all; of a trial they are read alone."""
 
     position: int
     pictures: tuple[Picture, ...]

@@ -143,10 +143,7 @@ def plan_units(
 
 
 def _jobs(
-    recipe: Spec,
-    pictures: Sequence[ImageLike],
-    prompts: str | Sequence[str | None] | None,
-    summary: Summary,
+    recipe: Spec, pictures: Sequence[ImageLike], prompts: str | Sequence[str | None] | None, summary: Summary
 ) -> list[Picture | None]:
     """What to extract, by position; ``None`` for what cannot be read and what stands twice in the list."""
     if prompts is None or isinstance(prompts, str):

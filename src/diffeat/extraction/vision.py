@@ -129,22 +129,19 @@ class VisionExtractor(Streams[FeatureMap]):
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
             if finite(tensor):
-                yield self._feature_map(picture, frame, tensor)
+                provenance = {
+                    "recipe": self.recipe.name,
+                    "recipe_hash": self.recipe.hash,
+                    "model": self.recipe.model,
+                    "prompt": "",
+                    "model_size": list(frame.model),
+                    "dtype": self.precision,
+                }
+                yield FeatureMap({"patches": tensor}, frame, picture.name, picture.digest, provenance)
             else:
                 dtype = self.model.dtype
                 error = f"Features of {picture.name} hold NaN or infinity in {dtype}. Use float32."
                 yield Failed(NonFiniteError(error))
-
-    def _feature_map(self, picture: Picture, frame: Frame, tensor: Tensor) -> FeatureMap:
-        provenance = {
-            "recipe": self.recipe.name,
-            "recipe_hash": self.recipe.hash,
-            "model": self.recipe.model,
-            "prompt": "",
-            "model_size": list(frame.model),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
-        return FeatureMap({"patches": tensor}, frame, picture.name, picture.digest, provenance)
 
     def _grid(self, tokens: Tensor, frame: Frame) -> Tensor:
         """Tokens (n, c) behind the class and register tokens, as a map (c, h, w)."""

@@ -18,7 +18,7 @@ from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Maps, Read
-from diffeat.extraction.generated import Origin, start_noise
+from diffeat.extraction.generated import Origin, guidance_of, start_noise
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Place
 from diffeat.features import Group, Picture, model_images
@@ -164,8 +164,4 @@ class Walker:
             latents = moved(torch.cat(rows), backbone.device)
         texts = [self.text(picture) for picture in pictures]
         conditioning = backbone.condition(texts, size=size, **recipe.conditioning)
-        guidance = None
-        if path.guidance is not None:
-            other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
-            guidance = Guidance(path.guidance, other)
-        return latents, conditioning, guidance
+        return latents, conditioning, guidance_of(recipe, backbone, conditioning)

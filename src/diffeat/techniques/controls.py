@@ -204,7 +204,7 @@ class FluxControl(Control):
         double, single = self.net(**given)
         blocks, singles = len(self.denoiser.transformer_blocks), len(self.denoiser.single_transformer_blocks)
         return {
-            "controlnet_block_samples": _spread(double, blocks, _in_turn if hint else _in_runs(blocks)),
+            "controlnet_block_samples": _spread(double, blocks, (lambda i, n: i % n) if hint else _in_runs(blocks)),
             "controlnet_single_block_samples": _spread(single, singles, _in_runs(singles)),
         }
 
@@ -325,10 +325,6 @@ def _sum(one: Residuals, two: Residuals) -> Residuals:
 def _spread(samples: Sequence[Tensor] | None, blocks: int, index: Callable[[int, int], int]) -> Sequence[Tensor] | None:
     """One residual per block of the denoiser; ``index`` says which of the given ones a block gets."""
     return samples and [samples[index(i, len(samples))] for i in range(blocks)]
-
-
-def _in_turn(block: int, count: int) -> int:
-    return block % count
 
 
 def _in_runs(blocks: int) -> Callable[[int, int], int]:

@@ -26,10 +26,7 @@ class Lumina2(Family):
     time = "1-t/1000"
     blocks = (
         BlockRule(
-            "Lumina2TransformerBlock",
-            "attn",
-            {"attn": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)},
-            joint=True,
+            "Lumina2TransformerBlock", "attn", {"attn": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)}, joint=True
         ),
     )
     text_modules = frozenset({"context_refiner", "time_caption_embed"})

@@ -172,7 +172,8 @@ class AggregationNetwork(nn.Module):
             for start in range(0, len(kept), at_once):
                 some = kept[start : start + at_once]
                 weights = shares[[positions[k] for k in some], layer]
-                values = feature[:, some[0] : some[-1] + 1] if _run(some) else feature[:, some]
+                first, after = some[0], some[-1] + 1
+                values = feature[:, first:after] if len(some) == after - first else feature[:, some]
                 if recompute:
                     part = checkpoint(self._part, layer, values, weights, grid, use_reentrant=False)
                 else:
@@ -211,7 +212,3 @@ def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(grid):
         return x
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
-
-
-def _run(positions: list[int]) -> bool:
-    return positions == list(range(positions[0], positions[0] + len(positions)))
