@@ -111,22 +111,21 @@ def _gdf_unet(id: str) -> str | None:
     if match := _MID.fullmatch(id):
         part, repeat, rest = match[1], int(match[2]), match[3]
         if part == "resnets":
-            return _gdf_resnet(f"mid-repeat{repeat}", rest)
+            return _gdf_end(f"mid-repeat{repeat}-res", rest)
         return _gdf_vit("mid", rest) if repeat == 0 else None
     if not (match := _LEVEL.fullmatch(id)):
         return None
     side, level, part, repeat, rest = match[1], match[2], match[3], match[4], match[5]
     if part == "resnets":
-        return _gdf_resnet(f"{side}-level{level}-repeat{repeat}", rest)
+        return _gdf_end(f"{side}-level{level}-repeat{repeat}-res", rest)
     if part == "attentions":
         return _gdf_vit(f"{side}-level{level}-repeat{repeat}", rest)
-    end = {None: "out", "increment": "increment"}.get(rest)
-    return f"{side}-level{level}-{part[:-1]}-{end}" if end and repeat == "0" else None
+    return _gdf_end(f"{side}-level{level}-{part[:-1]}", rest) if repeat == "0" else None
 
 
-def _gdf_resnet(head: str, rest: str | None) -> str | None:
+def _gdf_end(head: str, rest: str | None) -> str | None:
     end = {None: "out", "increment": "increment"}.get(rest)
-    return f"{head}-res-{end}" if end else None
+    return f"{head}-{end}" if end else None
 
 
 def _gdf_vit(head: str, rest: str | None) -> str | None:

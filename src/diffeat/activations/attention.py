@@ -150,16 +150,13 @@ def probabilities(
 ) -> Float[Tensor, "b *h q k"]:
     """Softmax probabilities of chosen rows and columns; every row is normalised over all keys.
 
+    Rows (queries) and columns (keys) are given per sample of the batch; one entry serves all samples. Samples with
+    fewer columns than others are filled up with zeros. Softmax is computed in float32 at least, the result is in the
+    dtype of the queries.
+
     Args:
-        call: What the attention received.
-        rows: Which queries, per sample of the batch (one entry serves all samples).
-        columns: Which keys, likewise.
         mean_heads: Average over the heads on the way.
         chunk: The most logits to hold at a time; at least one row of one head is.
-
-    Returns:
-        In the dtype of the queries; softmax is computed in float32 at least. Samples with fewer columns than
-        others are filled up with zeros.
     """
     if call.query.is_meta:
         return _shape_only(call, rows, columns, mean_heads)

@@ -28,6 +28,7 @@ from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.backbones.layout import Call
+from diffeat.backbones.memory import keep_newest
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.notebook import Displayed, Html, paragraph, table
 
@@ -169,8 +170,7 @@ class Catalogue(Displayed):
                     f"This {type(network).__name__} does not take the arguments that are known for its class "
                     f"({type(error).__name__}: {error}). Give those of a real call as `inputs=`."
                 ) from error
-            for oldest in list(_measured)[:-REMEMBERED]:
-                _measured.pop(oldest, None)
+            keep_newest(_measured, REMEMBERED)
         return catalogue
 
     @classmethod

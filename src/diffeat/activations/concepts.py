@@ -104,12 +104,7 @@ class ConceptRows:
 
 
 def concept_blocks(denoiser: Any, layers: Sequence[str] | None = None) -> list[str]:
-    """Names of the blocks that concepts can go through, or of those asked for by name or glob.
-
-    Raises:
-        UnknownNameError: What fits none of them.
-        InvalidValueError: As :func:`concept_rule`.
-    """
+    """Names of the blocks that concepts can go through, or of those asked for by name or glob."""
     stack = concept_rule(denoiser).stack
     there = [f"{stack}.{k}" for k in range(len(bare_denoiser(denoiser).get_submodule(stack)))]  # pyright: ignore
     asked = [compile_pattern(name) if is_pattern(name) else re.compile(re.escape(name)) for name in layers or ()]

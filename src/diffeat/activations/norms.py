@@ -13,15 +13,13 @@ from diffeat.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class PlainNorm:
-    """A norm over the last axis, before any modulation.
+    """A norm over the last axis, before any modulation, with its learned factors and offsets ``(C,)``, if any.
 
     Attributes:
         kind: ``layer`` subtracts the mean and divides by the standard deviation, ``rms`` divides by the root mean
             square.
         channels: Size of the axis.
         eps: Added under the root.
-        weight: Learned factors ``(C,)``, if any.
-        bias: Learned offsets ``(C,)``, if any.
     """
 
     kind: Literal["layer", "rms"]

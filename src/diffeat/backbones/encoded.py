@@ -10,7 +10,7 @@ from torch import nn
 
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
-from diffeat.backbones.memory import current, dense, key_of
+from diffeat.backbones.memory import current, dense, keep_newest, key_of
 from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
@@ -120,11 +120,6 @@ class EncodedTexts:
     def _forget_oldest(self) -> None:
         """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
         if not self.dropped:
-            _keep_newest(self._rows, REMEMBERED_TEXTS)
+            keep_newest(self._rows, REMEMBERED_TEXTS)
             for memory in list(self._texts.values()):
-                _keep_newest(memory, REMEMBERED_TEXTS)
-
-
-def _keep_newest(memory: dict[Any, Any], count: int) -> None:
-    for key in list(memory)[:-count]:
-        memory.pop(key, None)
+                keep_newest(memory, REMEMBERED_TEXTS)

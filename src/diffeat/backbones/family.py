@@ -48,7 +48,6 @@ class TokenisedText:
     """How a prompt comes to its place in the text sequence of the denoiser.
 
     Attributes:
-        tokenizer: The tokenizer.
         text: The whole text that is tokenised, in which the prompt stands.
         offset: Added to a position in the tokenised text to get the position in the sequence.
         length: Positions at or beyond this one are cut off, before ``offset`` is added.

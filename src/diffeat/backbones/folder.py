@@ -46,7 +46,6 @@ class PipelineFolder:
     """What a folder holds.
 
     Attributes:
-        path: The folder.
         pipeline: Name of the class of the pipeline.
         classes: Name of the class of each part that it was saved with.
         absent: Parts that it was saved without, and those that never run.

@@ -58,13 +58,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """What is to be fetched of one repository.
-
-    Attributes:
-        revision: The commit.
-        files: What is used of it.
-        left: Bytes of all its other files.
-    """
+    """What is to be fetched of one repository at a commit: the files that are used, and the bytes of all its others."""
 
     place: str
     revision: str
@@ -89,11 +83,8 @@ class Download:
 
 
 def mirrored(name: str, revision: str | None = None, variant: str | None = None) -> Path | None:
-    """The folder of a repository, or of a model by its name, in the mirror.
-
-    Args:
-        revision: That it must be of, as the hub's client noted when it was fetched.
-        variant: That some of its weights must have.
+    """The folder of a repository, or of a model by its name, in the mirror: of the revision that is asked for, as the
+    hub's client noted when it was fetched, and with some weights in the variant.
     """
     mirror = os.environ.get(MIRROR)
     if not mirror or os.path.isabs(name) or name.startswith((".", "~")) or ".." in PurePosixPath(name).parts:
@@ -197,10 +188,6 @@ def plan(
         variant: Of the weights; by default the plain ones, or the variant that is there alone.
         weights: Whether weights are.
         file: The one file or folder that is, in place of what is used of a whole model.
-
-    Raises:
-        UnreachableError: The hub does not say.
-        ModelError: It has no such variant or file, or nothing that could be used.
     """
     from huggingface_hub import HfApi
 
@@ -234,10 +221,6 @@ def fetch(download: Download, *, into: Path | None = None, check: bool = False, 
 
     Returns:
         The folder.
-
-    Raises:
-        UnreachableError: A file cannot be fetched.
-        ModelError: A file that was fetched again still differs, or the disk does not take it.
     """
     folder = into or Path()
     for file in progress(download.files, total=len(download.files), desc=f"fetching {download.place}"):
@@ -258,10 +241,6 @@ def snapshot(place: str, revision: str | None = None, variant: str | None = None
     """The folder of a repository, with what is used of it; what the cache holds where the hub cannot be asked.
 
     Arguments as of :func:`plan`.
-
-    Raises:
-        UnreachableError: It is not on this machine and cannot be fetched.
-        ModelError: It has no such variant, or the disk does not take it.
     """
     held = mirrored(place, revision, variant)
     if held is not None:

@@ -130,6 +130,12 @@ def remembered(folder: str | os.PathLike[str] | None = None, memory: float = 1e9
         yield
 
 
+def keep_newest(memory: dict[Any, Any], count: int) -> None:
+    """Forget what was put in first, but for so many."""
+    for key in list(memory)[:-count]:
+        memory.pop(key, None)
+
+
 def current() -> Memory | None:
     """Where is kept what is encoded now, if it is."""
     return _NOW[0] if _NOW else None

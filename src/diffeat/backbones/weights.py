@@ -42,16 +42,11 @@ def denoiser_weights(
     """Weights for a denoiser of the same architecture, by the names of the model's own.
 
     Args:
-        backbone: The model.
         source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint or a
             whole CleanDIFT checkpoint, whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that
             ``save_pretrained`` wrote, a training's ``checkpoint-500``, a pipeline), or the hub id of a repository that
             holds it.
         file: Name of the file inside ``source``.
-        revision: Revision of the hub repository.
-
-    Raises:
-        ModelError: If the file cannot be had, or its tensors do not fit the denoiser.
     """
     network = unwrapped(backbone.denoiser)
     files = denoiser_files(source, file, revision)

@@ -29,10 +29,9 @@ def _flux(left: int) -> float:
 
 @dataclass(frozen=True)
 class Version:
-    """A model of theirs.
+    """A model of theirs, and ours that it is.
 
     Attributes:
-        model: Ours.
         size: Of its pictures.
         timestep: What the denoiser gets with so many steps left, the first of which is read.
         steps: Of the whole schedule.

@@ -26,11 +26,10 @@ from diffeat.trajectories import Row
 
 
 class Lane(NamedTuple):
-    """Rows that differ in timestep and draw alone.
+    """Rows that differ in timestep and draw alone; their noise has a seed.
 
     Attributes:
         text: Equal for recipes that tell the model the same about every picture.
-        seed: Of the noise.
         sample: Whether the latent is a draw of the posterior rather than its mean.
     """
 
@@ -60,7 +59,6 @@ class Cluster:
     """Recipes that can share denoiser calls: the same adapters, ControlNets, steps and guidance.
 
     Attributes:
-        combination: What they have in common.
         readers: Their numbers in the plan.
         wants: What taps bring.
         predicts: Whether the denoiser's prediction is wanted, so that the forward pass runs to its end.

@@ -58,7 +58,6 @@ class Reducer(ABC):
     """Makes one map.
 
     Attributes:
-        name: Of the map in results.
         wants: What taps bring for it.
         exact: Whether its means stay float32 instead of the precision in which they were read.
         predicts: Whether the denoiser's prediction is wanted too, under the name :data:`CLEAN_IMAGE` [0].
@@ -89,12 +88,7 @@ class Mean(Reducer):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMean(Reducer):
-    """Averaged attention.
-
-    Attributes:
-        grid: ``(h, w)`` of the latent, where the picture size is fixed.
-        cell: Pixels of a latent cell.
-    """
+    """Averaged attention, at the grid of the latent ``(h, w)`` where the picture size is fixed; ``cell`` in pixels."""
 
     grid: tuple[int, int] | None
     cell: int
@@ -205,10 +199,8 @@ def _finished(reducer: Reducer, recipe: Reading) -> Reducer:
 
 
 def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = None) -> list[Reducer]:
-    """One for each map of a recipe, in its order; globs become ids.
-
-    Args:
-        massive: The channels to discard where the recipe says ``detected``.
+    """One for each map of a recipe, in its order; globs become ids. ``massive`` are the channels to discard where the
+    recipe says ``detected``.
 
     Raises:
         UnknownNameError: A glob that selects nothing.

@@ -15,14 +15,10 @@ _TOKENS = 128
 
 
 class Captioner:
-    """Describes pictures.
+    """Describes pictures by a model that transformers loads for image and text to text.
 
     Args:
-        model: Hub id or folder of a model that transformers loads for image and text to text.
         request: What the model is asked, for those that take a text; empty for plain captions.
-
-    Raises:
-        ModelError: It cannot be loaded, or is no such model.
     """
 
     def __init__(self, model: str, request: str = "") -> None:

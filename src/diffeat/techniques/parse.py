@@ -15,15 +15,7 @@ def usage() -> str:
 
 
 def parse_combination(text: str, *, allow_code: bool = False) -> Combination:
-    """A combination from its text.
-
-    Args:
-        allow_code: Import functions that it names; their modules are run.
-
-    Raises:
-        UnknownNameError: If there is no such kind or option.
-        InvalidValueError: If a value is missing or outside its range.
-    """
+    """A combination from its text; functions that it names are imported (and their modules run) if code is allowed."""
     with code_allowed(allow_code):
         return Combination(_technique(part.strip()) for part in text.split(" + "))
 

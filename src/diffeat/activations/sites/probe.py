@@ -42,7 +42,6 @@ class Probe(ABC):
     """Where an activation is seen and how its tensor is made. Equal probes give equal tensors.
 
     Attributes:
-        module: Path of the hooked module.
         anchor: On UNets, the module whose 4-D input gives the grid.
     """
 

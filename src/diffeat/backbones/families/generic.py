@@ -92,9 +92,6 @@ class Generic(Family):
             two: Its arguments for that prompt twice.
             latent: Channels, rows and columns of the latent that belongs to the calls.
             t: The timestep of the calls, 0 to 1000.
-
-        Raises:
-            ModelError: If an argument cannot be recognised.
         """
         self.latent_argument = _only("latent", _LATENT_NAMES, one)
         self.timestep_argument = _only("timestep", _TIME_NAMES, one)

@@ -19,10 +19,9 @@ from diffeat.extraction.reading import Fuse, Reading
 
 
 class Hyperfeatures:
-    """Joins maps by a trained network.
+    """Joins maps by a trained network, which goes to the device of the first maps.
 
     Args:
-        network: The network; moved to the device of the first maps.
         names: The activations as results call them, in the order of the network's layers.
         grid: ``(h, w)`` of the descriptor; None takes the largest of the maps'.
     """

@@ -21,12 +21,10 @@ from diffeat.refinement.maps import largest_grid
 
 
 class MixedViews:
-    """Mixes the views of a recipe.
+    """Mixes the views of a recipe; of kind ``amalgamation`` by a network.
 
     Args:
-        fuse: How.
         appended: For each view, whether it is put beside the mixture of the others.
-        network: Of kind ``amalgamation``.
     """
 
     def __init__(
