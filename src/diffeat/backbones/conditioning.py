@@ -67,16 +67,13 @@ class Conditioning:
 
 def _join(name: str, values: Sequence[Any]) -> Any:
     tensors = [v for v in values if isinstance(v, Tensor)]
-    if len(tensors) == len(values):
-        if tensors[0].ndim == 0:
-            return tensors[0]
-        if len({t.shape[1:] for t in tensors}) == 1:
-            return torch.cat(tensors)
-        return torch.cat([_pad(t, max(t.shape[1] for t in tensors)) for t in tensors])
-    if tensors:  # a mask that the pipeline leaves out where nothing is masked
+    if tensors and tensors[0].ndim == 0:
+        return tensors[0]
+    if len(tensors) == len(values) and len({t.shape[1:] for t in tensors}) == 1:
+        return torch.cat(tensors)
+    if tensors:  # texts of several lengths, or a mask that the pipeline leaves out where nothing is masked
         length = max(t.shape[1] for t in tensors)
-        like = tensors[0]
-        full = [v if isinstance(v, Tensor) else torch.ones_like(like[:1]) for v in values]
+        full = [v if isinstance(v, Tensor) else torch.ones_like(tensors[0][:1]) for v in values]
         return torch.cat([_pad(t, length) for t in full])
     first = values[0]
     if isinstance(first, Mapping):

@@ -23,7 +23,7 @@ from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
 from diffeat.refinement.maps import Resize
 from diffeat.techniques.other_weights import OtherWeights
-from diffeat.techniques.union import Techniques
+from diffeat.techniques.parse import Techniques
 
 #: Pixels of a side that a recipe can ask for.
 MOST_PIXELS = 2**14

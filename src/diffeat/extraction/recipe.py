@@ -284,16 +284,11 @@ def preset_file(name: str) -> Path | None:
     return next((file for file in _FOLDER.glob("*.yaml") if file.stem == name), None)
 
 
-def _variant(name: str) -> Recipe:
-    base, fields = _variants()[name]
-    words = fields["description"]
-    recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
-    return recipe.replace(name=name, description=f"{recipe.description}, {words}")
-
-
 def _load(name: str) -> Recipe:
     if name in _variants():
-        return _variant(name)
+        base, fields = _variants()[name]
+        recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
+        return recipe.replace(name=name, description=f"{recipe.description}, {fields['description']}")
     preset = preset_file(name)
     path = preset or Path(name)
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)

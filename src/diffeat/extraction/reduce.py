@@ -115,7 +115,8 @@ class AttentionMean(Reducer):
             raise InvalidValueError(
                 "Averaged self-attention has a channel per cell: fix the picture size (frame mode squash)."
             )
-        text = 0 if kind == "self" else _text_length(backbone, recipe)
+        told = {} if kind == "self" else backbone.condition([recipe.prompt]).arguments()
+        text = int(told["encoder_hidden_states"].shape[1]) if told else 0
         requests = [
             MapRequest(f"{id}.map", heads="mean", tokens=tuple(range(text or grid[0] * grid[1])))
             for id, grid in grids.items()
@@ -255,11 +256,6 @@ def _refined(recipe: Reading, refine: Refine, backbone: Backbone, massive: Chann
 
 def _mean(request: str | MapRequest) -> Mean:
     return Mean(name=str(request), wants=(request,))
-
-
-def _text_length(backbone: Backbone, recipe: Reading) -> int:
-    arguments = backbone.condition([recipe.prompt]).arguments()
-    return int(arguments["encoder_hidden_states"].shape[1])
 
 
 def aggregate_attention(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Maps, Read
 from diffeat.extraction.generated import Origin, guidance_of, start_noise
+from diffeat.extraction.joins.hyperfeatures import RunningSum
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Place
 from diffeat.features import Group, Picture, model_images
@@ -29,18 +29,6 @@ from diffeat.trajectories.ode import check_prediction
 
 #: Takes the position of a call among those that are read, and its maps ``(b, c, h, w)`` by name.
 Sink = Callable[[int, dict[str, Tensor]], None]
-
-
-class Running(Protocol):
-    """A sum over the calls of a walk.
-
-    Attributes:
-        total: ``(b, c, h, w)``.
-    """
-
-    @property
-    def total(self) -> Tensor: ...
-    def add(self, position: int, tensors: dict[str, Tensor]) -> None: ...
 
 
 class Walker:
@@ -112,7 +100,7 @@ class Walker:
         in_order = [dict(sorted(m.items(), key=lambda item: order[item[0].step])) for m in maps]
         return [[Read(self.text(picture), m)] for picture, m in zip(pictures, in_order, strict=True)]
 
-    def total(self, pictures: Sequence[Picture], start: Callable[[], Running]) -> list[tuple[str, Tensor]]:
+    def total(self, pictures: Sequence[Picture], start: Callable[[], RunningSum]) -> list[tuple[str, Tensor]]:
         """For each picture, what the model was told and what a running sum makes of its maps ``(c, h, w)``."""
         totals: list[Tensor] = [torch.empty(0)] * len(pictures)
 
