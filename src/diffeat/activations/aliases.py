@@ -70,27 +70,18 @@ def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, s
         return
     if class_name(denoiser) in ("PixArtTransformer2DModel", "HunyuanDiT2DModel", "FluxTransformer2DModel"):
         yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_transformer(denoiser, id)))
-    offset = 0
-    for stack in _DITF_STACKS:
-        blocks = getattr(denoiser, stack, None)
-        if not isinstance(blocks, nn.ModuleList):
-            continue
-        for i in range(len(blocks)):
-            if (id := f"{stack}.{i}.adaln") in known:
-                yield f"ditf:{offset + i}", id
-        offset += len(blocks)
+    stacks = ((stack, getattr(denoiser, stack, None)) for stack in _DITF_STACKS)
+    inputs = [f"{stack}.{i}.adaln" for stack, b in stacks if isinstance(b, nn.ModuleList) for i in range(len(b))]
+    yield from ((f"ditf:{k}", id) for k, id in enumerate(inputs) if id in known)
 
 
 def _of_unet(denoiser: nn.Module, ids: list[str], known: set[str]) -> Iterator[tuple[str, str]]:
     yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_unet(id)))
     ups = getattr(denoiser, "up_blocks", ())
     yield from ((f"dift:{i}", id) for i, id in enumerate(_dift(denoiser, known)))
-    count = 0
-    for i, block in enumerate(ups):
-        for j in range(len(getattr(block, "resnets", ()))):
-            count += 1
-            if (id := f"up_blocks.{i}.resnets.{j}.increment") in known:
-                yield f"dhf:{count}", id
+    counts = [(i, len(getattr(block, "resnets", ()))) for i, block in enumerate(ups)]
+    resnets = [f"up_blocks.{i}.resnets.{j}.increment" for i, count in counts for j in range(count)]
+    yield from ((f"dhf:{k}", id) for k, id in enumerate(resnets, 1) if id in known)
     if all(id in known for id in _CLEANDIFT.values()):
         yield from ((f"cleandift:{name}", id) for name, id in _CLEANDIFT.items())
 

@@ -71,7 +71,6 @@ class Catalogue(Displayed):
     Iterate it, index it by id or alias, or select with :meth:`find`.
 
     Attributes:
-        activations: All of them.
         flops: Floating-point operations of one whole forward pass for one image.
     """
 

@@ -141,10 +141,7 @@ class Taps:
     # ---- one forward pass
 
     def run(self, **kwargs: Any) -> dict[str, Tensor]:
-        """One forward pass of the denoiser.
-
-        Args:
-            **kwargs: What ``denoiser.forward`` takes.
+        """One forward pass of the denoiser, with what ``denoiser.forward`` takes.
 
         Returns:
             The activations under the names they were asked by, in that order.

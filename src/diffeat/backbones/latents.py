@@ -57,11 +57,7 @@ class LatentPosterior:
 
 
 class Autoencoder:
-    """The autoencoder of a pipeline, or nothing at all for denoisers of pixels.
-
-    Args:
-        vae: A diffusers autoencoder (KL, DC, tiny, Qwen-Image, FLUX.2) or None.
-    """
+    """The autoencoder (KL, DC, tiny, Qwen-Image, FLUX.2) of a pipeline, or nothing at all for denoisers of pixels."""
 
     def __init__(self, vae: Any | None) -> None:
         self.vae = vae

@@ -17,11 +17,7 @@ from diffeat.geometry import Frame, FrameSpec
 
 
 class BaselineSource(Streams[FeatureMap]):
-    """Dense features without a model.
-
-    Args:
-        recipe: Its settings.
-    """
+    """Dense features without a model."""
 
     fingerprint = ""
     default: ClassVar[Baseline]

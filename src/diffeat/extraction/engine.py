@@ -192,19 +192,14 @@ class _Reading:
     def run(self, noisy: Tensor, times: Tensor, steered: Steered, rows: Rows) -> Mapping[str, Tensor]:
         """Tensors by name, a row for each latent."""
         inputs = steered.inputs(noisy, times, rows)
-        if self._taps is None:
-            output = self._backbone.denoiser(**inputs)
-            return {CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
-        with self._taps.another() as taps:
-            if not self._predicts:
+        with nullcontext() if self._taps is None else self._taps.another() as taps:
+            if taps is not None and not self._predicts:
                 return taps.run(**inputs)
-            output = self._backbone.denoiser(**inputs)
-            tensors = taps.collect()
-        return {**tensors, CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
-
-    def _clean(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
+            output = self._backbone.denoiser(**inputs)[0]
+            tensors = {} if taps is None else taps.collect()
         prediction = self._backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
-        return self._backbone.decode(self._backbone.estimate_clean(noisy, times.to(noisy.device), prediction))
+        clean = self._backbone.estimate_clean(noisy, times.to(noisy.device), prediction)
+        return {**tensors, CLEAN_IMAGE[0]: self._backbone.decode(clean)}
 
 
 class _Means:

@@ -25,7 +25,6 @@ class JoinedSource(Streams[FeatureMap]):
     """Runs the parts of a joined recipe over the same pictures.
 
     Args:
-        recipe: How they are joined.
         sources: One for each part; each gives one map per picture.
 
     Raises:

@@ -30,13 +30,10 @@ _PIXELS = 8 * 518 * 518
 
 
 class VisionExtractor(Streams[FeatureMap]):
-    """Features of pictures by a vision transformer.
+    """Features of pictures by a loaded vision transformer of ``transformers``.
 
     Args:
-        recipe: What to take.
-        model: A loaded ``transformers`` model.
-        mean: Per channel, of pixels in [0, 1], as the model was trained.
-        std: Likewise.
+        mean: Per channel, of pixels in [0, 1], as the model was trained; likewise ``std``.
     """
 
     def __init__(

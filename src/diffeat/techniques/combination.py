@@ -13,13 +13,10 @@ T = TypeVar("T")
 
 
 class Combination:
-    """Techniques that act together; equal for equal techniques in whatever order.
-
-    Args:
-        techniques: None is the base. Of kinds that do not add up (see ``Technique.once``) there can be one.
+    """Techniques that act together; equal for equal techniques in whatever order. Without any it is the base.
 
     Raises:
-        InvalidValueError: If a kind comes twice that cannot.
+        InvalidValueError: A kind comes twice that does not add up (see ``Technique.once``).
     """
 
     def __init__(self, techniques: Iterable[Technique | Custom] = ()) -> None:

@@ -13,11 +13,7 @@ from diffeat.techniques.base import Custom, Technique
 
 
 def fingerprint_with(base: str, techniques: Iterable[Technique | Custom]) -> str:
-    """The fingerprint of a model together with the weights on disk that techniques name; hub ids stand for themselves.
-
-    Args:
-        base: The model's own, returned as it is where there are no such techniques.
-    """
+    """The fingerprint of a model with the weights on disk that techniques name; hub ids stand for themselves."""
     return with_parts(base, [_digest(file) for t in techniques if isinstance(t, Technique) for file in t.files()])
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -18,8 +16,8 @@ class AuraFlow(Family):
     name = "aura-flow"
     denoiser_class = "AuraFlowTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0}
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0}
     time = "t/1000"
     blocks = (
         BlockRule("AuraFlowJointTransformerBlock", "attn", ZERO_BOTH, item=1),

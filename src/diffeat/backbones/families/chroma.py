@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import packed_image, text_tokens
 from diffeat.backbones.families.generic import Generic
@@ -18,7 +16,7 @@ class Chroma(Generic):
     name = "chroma"
     denoiser_class = "ChromaTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",)}
     time = "t/1000"
     blocks = (
         BlockRule("ChromaTransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),

@@ -6,8 +6,6 @@ timestep t is more than t / 1000.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.generic import Generic
 from diffeat.backbones.family import Size, empty, plain_call
@@ -21,7 +19,7 @@ class CogView4(Generic):
     name = "cogview4"
     denoiser_class = "CogView4Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {"text_embed_dim": ("text_encoder.hidden_size",)}
+    text_widths = {"text_embed_dim": ("text_encoder.hidden_size",)}
     blocks = (
         BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,11 +19,11 @@ class Flux(Family):
     name = "flux"
     denoiser_class = "FluxTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {
+    text_widths = {
         "joint_attention_dim": ("text_encoder_2.hidden_size",),
         "pooled_projection_dim": ("text_encoder.hidden_size",),
     }
-    options: ClassVar = {"guidance_scale": 3.5}
+    options = {"guidance_scale": 3.5}
     shared = frozenset({"img_ids", "txt_ids"})
     time = "t/1000"
     blocks = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ _SINGLE = ModulationRule("norm", "", "temb_mod")
 class Flux2(Flux):
     name = "flux2"
     denoiser_class = "Flux2Transformer2DModel"
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",) * 3}  # of three layers
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",) * 3}  # of three layers
     shared = frozenset()
     latent_stride = 16  # the pipelines fold 2×2 patches before they noise them
     blocks = (

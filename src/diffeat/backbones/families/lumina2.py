@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ class Lumina2(Family):
     name = "lumina2"
     denoiser_class = "Lumina2Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {"cap_feat_dim": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0}
+    text_widths = {"cap_feat_dim": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0}
     time = "1-t/1000"
     blocks = (
         BlockRule(

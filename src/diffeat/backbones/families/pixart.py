@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PixArt(Family):
     name = "pixart"
     denoiser_class = "PixArtTransformer2DModel"
-    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
+    text_widths = {"caption_channels": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
     blocks = (BlockRule("BasicTransformerBlock", "attn1", SINGLE_BOTH, norm_type="ada_norm_single"),)
     text_modules = frozenset({"caption_projection"})
 

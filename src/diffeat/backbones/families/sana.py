@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class Sana(Family):
     name = "sana"
     denoiser_class = "SanaTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    text_widths = {"caption_channels": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
     latent_stride = 32
     blocks = (BlockRule("SanaTransformerBlock", "attn1", SINGLE_BOTH),)
     text_modules = frozenset({"caption_projection", "caption_norm"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
@@ -16,11 +16,11 @@ class StableDiffusion3(Family):
     name = "sd3"
     denoiser_class = "SD3Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {
+    text_widths = {
         "joint_attention_dim": ("text_encoder_3.hidden_size",),
         "pooled_projection_dim": ("text_encoder.projection_dim", "text_encoder_2.projection_dim"),
     }
-    options: ClassVar = {"guidance_scale": 1.0}
+    options = {"guidance_scale": 1.0}
     # the second attention of SD 3.5's first blocks reads a modulated tensor of its own
     blocks = (BlockRule("JointTransformerBlock", "attn", {**ZERO_BOTH, "attn2": ZERO.later("norm1", 6)}, item=1),)
 
