@@ -17,6 +17,7 @@ from diffeat.backbones.fingerprint import fingerprint, with_parts
 from diffeat.backbones.optimise import optimise as make_faster
 from diffeat.backbones.placement import placed
 from diffeat.extraction.join import check_weights
+from diffeat.extraction.joined import apart
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading, names_by_step
 from diffeat.extraction.recipe import Recipe
@@ -167,9 +168,7 @@ class Extractor(Streams[FeatureMap]):
 
     def _mixed(self, views: list[FeatureMap]) -> FeatureMap:
         if self._apart:
-            labelled = zip(self.recipe.view_labels, views, strict=True)
-            maps = {f"{label}/{name}": m for label, view in labelled for name, m in view.activations.items()}
-            note = {}
+            maps, note = apart(self.recipe.view_labels, views), {}
         elif self._mixture is not None:
             fused, note = self._mixture([list(view.activations.values()) for view in views])
             maps = {"fused": fused}
