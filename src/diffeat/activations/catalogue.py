@@ -247,16 +247,12 @@ class _Census(Taps):
 
 
 def _measure(network: nn.Module, call: Call, latent: tuple[int, int]) -> Catalogue:
-    return _Census(_meta_copy(network)).take(call, latent)
-
-
-def _meta_copy(denoiser: nn.Module) -> nn.Module:
-    """The same architecture without weights."""
-    config, build = getattr(denoiser, "config", None), getattr(type(denoiser), "from_config", None)
+    config, build = getattr(network, "config", None), getattr(type(network), "from_config", None)
     if config is None or build is None:
-        raise ModelError(f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from.")
+        raise ModelError(f"{type(network).__name__} has no diffusers config to build a copy without weights from.")
     with torch.device("meta"):
-        return build(config).eval()
+        copy = build(config).eval()
+    return _Census(copy).take(call, latent)
 
 
 def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:

@@ -55,7 +55,9 @@ class EncodedTexts:
                     row.pop(name, None)
                 self._rows[key] = row
             rows[prompt] = self._rows[key]
-            self._forget_oldest()
+            if not self.dropped:  # bounds what a stream of ever new captions takes; all could be encoded again
+                for memory in [self._rows, *self._texts.values()]:
+                    keep_newest(memory, REMEMBERED_TEXTS)
         return tuple(rows[prompt] for prompt in prompts)
 
     def record(
@@ -116,10 +118,3 @@ class EncodedTexts:
         if self.dropped:
             return self.state, self._changes_before_drop
         return self.state, changes_of_texts(self._pipeline.components)
-
-    def _forget_oldest(self) -> None:
-        """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        if not self.dropped:
-            keep_newest(self._rows, REMEMBERED_TEXTS)
-            for memory in list(self._texts.values()):
-                keep_newest(memory, REMEMBERED_TEXTS)

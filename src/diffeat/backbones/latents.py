@@ -110,13 +110,11 @@ class Autoencoder:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
         one = Parts(1, "The autoencoder cannot decode this picture in memory.")
-        with self._upcast():
-            pixels = torch.cat(one.run(z.split(1), self._decoded))
-        return (pixels[:, :, 0] if self.video else pixels).float()
-
-    def _decoded(self, rows: Sequence[Tensor]) -> Tensor:
         vae: Any = self.vae
-        return vae.decode(torch.cat(list(rows)).to(vae.dtype)).sample
+        with self._upcast():
+            rows = one.run(z.split(1), lambda part: vae.decode(torch.cat(list(part)).to(vae.dtype)).sample)
+            pixels = torch.cat(rows)
+        return (pixels[:, :, 0] if self.video else pixels).float()
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:

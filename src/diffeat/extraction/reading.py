@@ -254,10 +254,6 @@ def _sides(size: tuple[int, int] | int | None) -> tuple[int | None, ...]:
     return size if isinstance(size, tuple) else (size,)
 
 
-def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
 class Reading(Recipe, frozen=True):
     """A recipe of one diffusion model. See the module docstring; every field is described in its JSON schema."""
 
@@ -269,7 +265,7 @@ class Reading(Recipe, frozen=True):
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
     )
     trajectory: Trajectory
-    activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
+    activations: Annotated[tuple[Wanted, ...], BeforeValidator(lambda v: v if isinstance(v, (list, tuple)) else [v])]
     techniques: Techniques | None = Field(
         default=None, description="applied while features are read; 'diffeat gate --help' lists them"
     )

@@ -77,7 +77,11 @@ def extract_units(
     """Do what :func:`plan_units` found to be left, and add to the summary what came of it."""
     if not units:
         return
-    _check_model(store, source.fingerprint)
+    head = with_fields(store.head, weights=source.fingerprint)
+    if FeatureStore.is_store(store.path):
+        store.head.require(head, store.path)
+    else:  # it is made by its first shard
+        store.head = head
     count = sum(len(unit.pictures) for unit in units)
     bar = iter(progress(range(count), total=None, desc="extract"))
 
@@ -171,15 +175,6 @@ def _jobs(
             raise InvalidValueError(f"Two pictures with different {what} are named {picture.name}: a store holds one.")
         jobs.append(None)
     return jobs
-
-
-def _check_model(store: FeatureStore, fingerprint: str) -> None:
-    """Refuse a store of another model; one that is made by its first shard will be of this one."""
-    head = with_fields(store.head, weights=fingerprint)
-    if FeatureStore.is_store(store.path):
-        store.head.require(head, store.path)
-    else:
-        store.head = head
 
 
 def _identity(recipe: Spec, picture: Picture, digest: str | None = None) -> Identity:

@@ -105,7 +105,8 @@ class Generic(Family):
             )
         self.packed, self.frames = value.ndim == 3, value.ndim == 5
         given = float(torch.as_tensor(one[self.timestep_argument]).flatten()[0])
-        units: list[TimeUnit] = [u for u, (told, _) in TIME_UNITS.items() if _near(given, told(t))]
+        tell: dict[TimeUnit, float] = {unit: told(t) for unit, (told, _) in TIME_UNITS.items()}
+        units: list[TimeUnit] = [u for u, told in tell.items() if abs(given - told) <= 5e-3 * max(1.0, abs(told))]
         if not units:
             raise ModelError(f"The denoiser is given the timestep {given:g} where the schedule says {t:g}.")
         self.time = units[0]
@@ -138,10 +139,6 @@ def _only(what: str, names: tuple[str, ...], arguments: Mapping[str, Any]) -> st
         f"None of the denoiser's arguments ({', '.join(arguments)}) is known to be the {what}; this pipeline is not "
         "supported."
     )
-
-
-def _near(given: float, expected: float) -> bool:
-    return abs(given - expected) <= 5e-3 * max(1.0, abs(expected))
 
 
 def _same_shape(one: Any, two: Any) -> bool:

@@ -165,7 +165,9 @@ class AggregationNetwork(nn.Module):
         batch = maps[0].shape[0]
         shares, used = self.shares, self.used
         total = maps[0].new_zeros(batch, self.config.projection, *grid, dtype=torch.float32)
-        recompute = torch.is_grad_enabled() and self.training and self._bytes(batch, positions, grid) > _RECOMPUTE_ABOVE
+        pairs = int(used[positions].sum())
+        needed = 4 * batch * pairs * grid[0] * grid[1] * 6 * (self.config.projection + self.config.width)
+        recompute = torch.is_grad_enabled() and self.training and needed > _RECOMPUTE_ABOVE
         at_once = max(1, _CELLS_AT_ONCE // (batch * grid[0] * grid[1]))
         for layer, feature in enumerate(maps):
             kept = [k for k, position in enumerate(positions) if used[position, layer]]
@@ -187,11 +189,6 @@ class AggregationNetwork(nn.Module):
         if steps == 1:
             return joined * weights
         return torch.einsum("bsdhw,s->bdhw", joined.unflatten(0, (batch, steps)), weights)
-
-    def _bytes(self, batch: int, positions: list[int], grid: tuple[int, int]) -> int:
-        wide, narrow = self.config.projection, self.config.width
-        pairs = int(self.used[positions].sum())
-        return 4 * batch * pairs * grid[0] * grid[1] * 6 * (wide + narrow)
 
     def _check(self, maps: Sequence[Tensor], steps: Sequence[int] | None) -> None:
         count = len(self.config.steps) if steps is None else len(steps)
