@@ -21,8 +21,9 @@ from diffeat.extraction.joins.amalgamation import (
     LevelAmalgamation,
     SparsityWalk,
     entropy,
+    load_amalgamation,
+    save_amalgamation,
 )
-from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.geometry import FrameSpec
 from diffeat.storage import FeatureStore

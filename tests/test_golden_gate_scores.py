@@ -19,7 +19,7 @@ from diffeat.extraction.joins.amalgamation import (
     disagreement,
     regularised,
 )
-from diffeat.extraction.joins.attention_features import aggregate_attention
+from diffeat.extraction.reduce import aggregate_attention
 from diffeat.studies.content_shift.laplacian import laplacian_diff, paper_laplacian
 from diffeat.training.hyperfeatures.loss import keypoint_loss
 from test_golden_gdf import TOLERANCE, error

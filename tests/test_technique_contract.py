@@ -23,8 +23,7 @@ from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError
 from diffeat.techniques import TECHNIQUES, Combination, DenoiseFrom, Technique
 from diffeat.techniques.named import code_allowed
-from diffeat.techniques.parse import parse_combination
-from diffeat.techniques.union import AnyTechnique
+from diffeat.techniques.parse import AnyTechnique, parse_combination
 from diffeat.techniques.weights import fingerprint_with
 from support.techniques import all_of, backbone, files, fingerprint, picture, recipe  # noqa: F401 (fixtures)
 

@@ -16,9 +16,8 @@ from diffeat.activations.catalogue import Activation, Catalogue
 from diffeat.activations.concepts import CONCEPTS, ConceptRows, read_concepts
 from diffeat.activations.generation import GenerationTaps, tap
 from diffeat.activations.modulation import ModulatedSite, modulated_sites
-from diffeat.activations.reader import read
 from diffeat.activations.sites import KINDS, SITES
-from diffeat.activations.taps import Taps
+from diffeat.activations.taps import Taps, read
 
 __all__ = [
     "CONCEPTS",

@@ -58,13 +58,7 @@ _GDF_FLUX = {
     "ff.adaln": "norm-out",
     "ff.inner": "ffn-inner",
 }
-_DITF_STACKS = (
-    "transformer_blocks",
-    "joint_transformer_blocks",
-    "single_transformer_blocks",
-    "blocks",
-    "layers",
-)
+_DITF_STACKS = ("transformer_blocks", "joint_transformer_blocks", "single_transformer_blocks", "blocks", "layers")
 
 
 def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -74,33 +68,20 @@ def aliases_of(denoiser: nn.Module, ids: Iterable[str]) -> Iterator[tuple[str, s
     if is_unet(denoiser):
         yield from _of_unet(denoiser, ids, known)
         return
-    if class_name(denoiser) in (
-        "PixArtTransformer2DModel",
-        "HunyuanDiT2DModel",
-        "FluxTransformer2DModel",
-    ):
+    if class_name(denoiser) in ("PixArtTransformer2DModel", "HunyuanDiT2DModel", "FluxTransformer2DModel"):
         yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_transformer(denoiser, id)))
-    offset = 0
-    for stack in _DITF_STACKS:
-        blocks = getattr(denoiser, stack, None)
-        if not isinstance(blocks, nn.ModuleList):
-            continue
-        for i in range(len(blocks)):
-            if (id := f"{stack}.{i}.adaln") in known:
-                yield f"ditf:{offset + i}", id
-        offset += len(blocks)
+    stacks = ((stack, getattr(denoiser, stack, None)) for stack in _DITF_STACKS)
+    inputs = [f"{stack}.{i}.adaln" for stack, b in stacks if isinstance(b, nn.ModuleList) for i in range(len(b))]
+    yield from ((f"ditf:{k}", id) for k, id in enumerate(inputs) if id in known)
 
 
 def _of_unet(denoiser: nn.Module, ids: list[str], known: set[str]) -> Iterator[tuple[str, str]]:
     yield from ((f"gdf:{name}", id) for id in ids if (name := _gdf_unet(id)))
     ups = getattr(denoiser, "up_blocks", ())
     yield from ((f"dift:{i}", id) for i, id in enumerate(_dift(denoiser, known)))
-    count = 0
-    for i, block in enumerate(ups):
-        for j in range(len(getattr(block, "resnets", ()))):
-            count += 1
-            if (id := f"up_blocks.{i}.resnets.{j}.increment") in known:
-                yield f"dhf:{count}", id
+    counts = [(i, len(getattr(block, "resnets", ()))) for i, block in enumerate(ups)]
+    resnets = [f"up_blocks.{i}.resnets.{j}.increment" for i, count in counts for j in range(count)]
+    yield from ((f"dhf:{k}", id) for k, id in enumerate(resnets, 1) if id in known)
     if all(id in known for id in _CLEANDIFT.values()):
         yield from ((f"cleandift:{name}", id) for name, id in _CLEANDIFT.items())
 
@@ -121,22 +102,21 @@ def _gdf_unet(id: str) -> str | None:
     if match := _MID.fullmatch(id):
         part, repeat, rest = match[1], int(match[2]), match[3]
         if part == "resnets":
-            return _gdf_resnet(f"mid-repeat{repeat}", rest)
+            return _gdf_end(f"mid-repeat{repeat}-res", rest)
         return _gdf_vit("mid", rest) if repeat == 0 else None
     if not (match := _LEVEL.fullmatch(id)):
         return None
     side, level, part, repeat, rest = match[1], match[2], match[3], match[4], match[5]
     if part == "resnets":
-        return _gdf_resnet(f"{side}-level{level}-repeat{repeat}", rest)
+        return _gdf_end(f"{side}-level{level}-repeat{repeat}-res", rest)
     if part == "attentions":
         return _gdf_vit(f"{side}-level{level}-repeat{repeat}", rest)
-    end = {None: "out", "increment": "increment"}.get(rest)
-    return f"{side}-level{level}-{part[:-1]}-{end}" if end and repeat == "0" else None
+    return _gdf_end(f"{side}-level{level}-{part[:-1]}", rest) if repeat == "0" else None
 
 
-def _gdf_resnet(head: str, rest: str | None) -> str | None:
+def _gdf_end(head: str, rest: str | None) -> str | None:
     end = {None: "out", "increment": "increment"}.get(rest)
-    return f"{head}-res-{end}" if end else None
+    return f"{head}-{end}" if end else None
 
 
 def _gdf_vit(head: str, rest: str | None) -> str | None:

@@ -97,13 +97,7 @@ def stage_of(path: str) -> str:
 
 @dataclass(frozen=True)
 class Modulated:
-    """An adaptive norm and what reads its output.
-
-    Attributes:
-        block: Path of the block.
-        consumer: Path of the child that consumes the modulated tensor.
-        rule: Where the norm and its parameters are.
-    """
+    """An adaptive norm: paths of its block and of the child that consumes its output, and where its parameters are."""
 
     block: str
     consumer: str

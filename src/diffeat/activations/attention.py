@@ -103,18 +103,19 @@ def _call_of(
     return AttentionCall(query, key, attn_mask, is_causal, scale)
 
 
-class AttentionWatch(TorchFunctionMode):
-    """Reports the first fused attention call made while it is active, then keeps out of the way."""
+class FirstAttention(TorchFunctionMode):
+    """Meets the first fused attention call made while it is active, then keeps out of the way."""
 
-    def __init__(self, report: Callable[[AttentionCall], None]) -> None:
-        super().__init__()
-        self._report: Callable[[AttentionCall], None] | None = report
+    _met = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if self._report is not None and func is torch.nn.functional.scaled_dot_product_attention:
-            report, self._report = self._report, None
-            report(_call_of(*args, **kwargs))
+        if self._met or func is not torch.nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        self._met = True
+        return self._meet(func, *args, **(kwargs or {}))
+
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """The outcome of the call."""
         return func(*args, **kwargs)
 
     def __exit__(self, *_: object) -> None:
@@ -128,6 +129,18 @@ class AttentionWatch(TorchFunctionMode):
             torch.overrides._push_mode(mode)
 
 
+class AttentionWatch(FirstAttention):
+    """Reports the first fused attention call made while it is active."""
+
+    def __init__(self, report: Callable[[AttentionCall], None]) -> None:
+        super().__init__()
+        self._report = report
+
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        self._report(_call_of(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
 def probabilities(
     call: AttentionCall,
     rows: Sequence[Tensor | slice],
@@ -137,16 +150,13 @@ def probabilities(
 ) -> Float[Tensor, "b *h q k"]:
     """Softmax probabilities of chosen rows and columns; every row is normalised over all keys.
 
+    Rows (queries) and columns (keys) are given per sample of the batch; one entry serves all samples. Samples with
+    fewer columns than others are filled up with zeros. Softmax is computed in float32 at least, the result is in the
+    dtype of the queries.
+
     Args:
-        call: What the attention received.
-        rows: Which queries, per sample of the batch (one entry serves all samples).
-        columns: Which keys, likewise.
         mean_heads: Average over the heads on the way.
         chunk: The most logits to hold at a time; at least one row of one head is.
-
-    Returns:
-        In the dtype of the queries; softmax is computed in float32 at least. Samples with fewer columns than
-        others are filled up with zeros.
     """
     if call.query.is_meta:
         return _shape_only(call, rows, columns, mean_heads)
@@ -176,7 +186,7 @@ def _some(
         parts = []
         for first in range(0, heads, take_heads):
             span = slice(first, first + take_heads)
-            keys = key[:, span] if groups == heads else _of_groups(key, range(heads)[span], heads // groups)
+            keys = key[:, span] if groups == heads else key[:, [h * groups // heads for h in range(heads)[span]]]
             bias = None if mask is None else mask[:, span if mask.shape[1] > 1 else slice(None), start:stop]
             logits = _logits(query[:, span, start:stop], keys, call.scale, bias)
             if index is not None:
@@ -214,11 +224,6 @@ def _expand(mask: Tensor, call: AttentionCall) -> Tensor:
     while mask.dim() < 4:
         mask = mask.unsqueeze(0)
     return mask.expand(call.query.shape[0], -1, call.query.shape[2], call.key.shape[2])
-
-
-def _of_groups(key: Tensor, heads: range, per_group: int) -> Tensor:
-    """Keys of grouped-query attention for the given query heads."""
-    return key[:, [h // per_group for h in heads]]
 
 
 def _shape_only(

@@ -28,6 +28,7 @@ from diffeat.ambient import neutral
 from diffeat.backbones import Backbone, card_of, dummy_inputs, load_meta_denoiser
 from diffeat.backbones.families import config_of, structure_of
 from diffeat.backbones.layout import Call
+from diffeat.backbones.memory import keep_newest
 from diffeat.errors import DiffeatError, InvalidValueError, ModelError
 from diffeat.notebook import Displayed, Html, paragraph, table
 
@@ -70,7 +71,6 @@ class Catalogue(Displayed):
     Iterate it, index it by id or alias, or select with :meth:`find`.
 
     Attributes:
-        activations: All of them.
         flops: Floating-point operations of one whole forward pass for one image.
     """
 
@@ -169,8 +169,7 @@ class Catalogue(Displayed):
                     f"This {type(network).__name__} does not take the arguments that are known for its class "
                     f"({type(error).__name__}: {error}). Give those of a real call as `inputs=`."
                 ) from error
-            for oldest in list(_measured)[:-REMEMBERED]:
-                _measured.pop(oldest, None)
+            keep_newest(_measured, REMEMBERED)
         return catalogue
 
     @classmethod
@@ -248,16 +247,12 @@ class _Census(Taps):
 
 
 def _measure(network: nn.Module, call: Call, latent: tuple[int, int]) -> Catalogue:
-    return _Census(_meta_copy(network)).take(call, latent)
-
-
-def _meta_copy(denoiser: nn.Module) -> nn.Module:
-    """The same architecture without weights."""
-    config, build = getattr(denoiser, "config", None), getattr(type(denoiser), "from_config", None)
+    config, build = getattr(network, "config", None), getattr(type(network), "from_config", None)
     if config is None or build is None:
-        raise ModelError(f"{type(denoiser).__name__} has no diffusers config to build a copy without weights from.")
+        raise ModelError(f"{type(network).__name__} has no diffusers config to build a copy without weights from.")
     with torch.device("meta"):
-        return build(config).eval()
+        copy = build(config).eval()
+    return _Census(copy).take(call, latent)
 
 
 def _latent_size(thing: Any, denoiser: nn.Module, size: tuple[int, int] | None) -> tuple[int, int]:

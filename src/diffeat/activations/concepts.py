@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeat.activations.attention import AttentionWatch
+from diffeat.activations.attention import FirstAttention
 from diffeat.activations.names import bare_denoiser, compile_pattern, is_pattern
+from diffeat.activations.taps import Stop
 from diffeat.backbones import TokenLayout, layout_of
 from diffeat.backbones.sharing import Hooks, shared
 from diffeat.errors import InvalidValueError, TapError, UnknownNameError, did_you_mean
@@ -68,10 +69,7 @@ CONCEPTS: dict[str, ConceptRule] = {
 
 
 def concept_rule(denoiser: Any) -> ConceptRule:
-    """
-    Raises:
-        InvalidValueError: The denoiser has no blocks with a text stream of their own, as far as is known.
-    """
+    """The rule of a denoiser; refused where no blocks with a text stream of their own are known."""
     kind = type(bare_denoiser(denoiser)).__name__
     if kind not in CONCEPTS:
         raise InvalidValueError(
@@ -106,12 +104,7 @@ class ConceptRows:
 
 
 def concept_blocks(denoiser: Any, layers: Sequence[str] | None = None) -> list[str]:
-    """Names of the blocks that concepts can go through, or of those asked for by name or glob.
-
-    Raises:
-        UnknownNameError: What fits none of them.
-        InvalidValueError: As :func:`concept_rule`.
-    """
+    """Names of the blocks that concepts can go through, or of those asked for by name or glob."""
     stack = concept_rule(denoiser).stack
     there = [f"{stack}.{k}" for k in range(len(bare_denoiser(denoiser).get_submodule(stack)))]  # pyright: ignore
     asked = [compile_pattern(name) if is_pattern(name) else re.compile(re.escape(name)) for name in layers or ()]
@@ -159,52 +152,38 @@ def read_concepts(
     with shared(network), track.hooks.acting():
         try:
             return network(**inputs)
-        except _Over as over:
-            if over.track is not track:
+        except Stop as stopped:
+            if stopped.owner is not track:
                 raise
             return None
         finally:
             track.hooks.remove()
 
 
-class _Over(BaseException):
-    """Ends a forward pass; caught only where it was begun."""
-
-    def __init__(self, track: _Track) -> None:
-        self.track = track
-
-
-class _Recorded(AttentionWatch):
+class _Recorded(FirstAttention):
     """Keeps queries, keys, values and output of the first fused attention call."""
 
-    def __init__(self) -> None:
-        super().__init__(lambda _: None)
-        self.call: dict[str, Any] | None = None
-        self.output: Tensor | None = None
+    call: dict[str, Any] | None = None
+    output: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention or self.call is not None:
-            return func(*args, **kwargs)
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Tensor | None:
         self.call = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
         self.output = func(*args, **kwargs)
         return self.output
 
 
-class _Answered(AttentionWatch):
+class _Answered(FirstAttention):
     """Answers the first fused attention call of the concepts with the image's recorded keys and values."""
 
+    concepts: Tensor | None = None
+    image: Tensor | None = None
+
     def __init__(self, recorded: dict[str, Any], image: slice, count: int, image_first: bool, beside: Beside) -> None:
-        super().__init__(lambda _: None)
+        super().__init__()
         self._recorded, self._image, self._count = recorded, image, count
         self._image_first, self._beside = image_first, beside
-        self.concepts: Tensor | None = None
-        self.image: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not torch.nn.functional.scaled_dot_product_attention or self.concepts is not None:
-            return func(*args, **kwargs)
+    def _meet(self, func: Any, *args: Any, **kwargs: Any) -> Tensor:
         call = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs, "attn_mask": None}
         own = slice(-self._count, None) if self._image_first else slice(self._count)
         for name in ("key", "value"):
@@ -244,9 +223,6 @@ class _Track:
         self._aside = False
         self._recorded = _Recorded()
         self._arguments: dict[str, Any] = {}
-        self._attach()
-
-    def _attach(self) -> None:
         self.hooks.before(self._denoiser, self._begin)
         embed = getattr(self._denoiser, "time_text_embed", None)
         if isinstance(embed, nn.Module) and (self._pooled is not None or self._rule.pooled == "zeros"):
@@ -273,9 +249,9 @@ class _Track:
         self._temb = embed(*args[:-1], pooled, **kwargs)
         self._aside = False
 
-    def _record(self) -> AttentionWatch:
+    def _record(self) -> FirstAttention:
         if self._aside:
-            return AttentionWatch(lambda _: None)
+            return FirstAttention()
         self._recorded = _Recorded()
         return self._recorded
 
@@ -292,7 +268,9 @@ class _Track:
                 f"{name}: its attention made no call of scaled_dot_product_attention, so concepts cannot be followed."
             )
         if self._stream is None:
-            self._stream = self._embedded()
+            self._stream = self._raw
+            for child in self._rule.embed:
+                self._stream = self._denoiser.get_submodule(child)(self._stream)
         layout, count = self._layout, self._stream.shape[1]
         start = layout.starts(rows.shape[2], rows.shape[0])[0]
         image = slice(start, start + layout.tokens)
@@ -309,13 +287,7 @@ class _Track:
             concepts, pictures = (r.transpose(1, 2).flatten(2) for r in (answer.concepts, of_image))
             self._use(ConceptRows(name, concepts, pictures, self._stream, layout.grid))
         if name == self._last and self._stop:
-            raise _Over(self)
-
-    def _embedded(self) -> Tensor:
-        stream = self._raw
-        for child in self._rule.embed:
-            stream = self._denoiser.get_submodule(child)(stream)
-        return stream
+            raise Stop(self)
 
     def _beside_arguments(self, count: int, layout: TokenLayout) -> dict[str, Any]:
         """The block's own arguments with the concepts as text and one image token as picture."""

@@ -116,7 +116,8 @@ class _Recorder(Taps):
         if not self.live or self._before is None:
             self._reset()
             return
-        activations = {name: self._keep(value[self._conditional]) for name, value in self.collect().items()}
+        wanted = {name: value[self._conditional].detach() for name, value in self.collect().items()}
+        activations = {n: v.clone() if self._to is None else v.to(self._to, copy=True) for n, v in wanted.items()}
         if self._call_in_step == 0:
             self.kept.steps.append((self._index, self._before[0], activations))
         else:
@@ -125,21 +126,13 @@ class _Recorder(Taps):
                 first[name] = torch.cat([first[name], value])
 
     def check_steps(self) -> None:
-        """Refuse silence about wanted steps.
-
-        Raises:
-            TapError: Some of them never came.
-        """
+        """Refuse silence about wanted steps that never came."""
         missing = sorted((self._steps or set()) - {index for index, _, _ in self.kept.steps})
         if missing:
             raise TapError(
                 f"The steps {', '.join(map(str, missing))} never came: the generation had {self._index + 1}. Steps are "
                 "counted from 0 in the order of the generation; they are no timesteps."
             )
-
-    def _keep(self, value: Tensor) -> Tensor:
-        value = value.detach()
-        return value.clone() if self._to is None else value.to(self._to, copy=True)
 
 
 @contextmanager

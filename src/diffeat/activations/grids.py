@@ -11,11 +11,7 @@ from diffeat.errors import ModelError, TapError
 
 
 def on_grid(name: str, tokens: Float[Tensor, "b n c"], layout: TokenLayout) -> Float[Tensor, "b c h w"]:
-    """Image tokens, alone or within a joint sequence, as a contiguous map with memory of its own.
-
-    Raises:
-        TapError: The sequence is neither the image stream nor the joint sequence of this call.
-    """
+    """Image tokens, alone or within a joint sequence, as a contiguous map with memory of its own."""
     try:
         return layout.to_map(tokens).clone(memory_format=torch.contiguous_format)
     except ModelError as reason:
@@ -30,11 +26,7 @@ def fits(layout: TokenLayout, length: int) -> bool:
 
 
 def image_spans(name: str, layout: TokenLayout, length: int, batch: int) -> list[slice]:
-    """Positions of the image in an attention's sequence; one span if all samples agree, else one per sample.
-
-    Raises:
-        TapError: The attention ran over some other sequence.
-    """
+    """Positions of the image in an attention's sequence; one span if all samples agree, else one per sample."""
     try:
         starts = layout.starts(length, batch)
     except ModelError as reason:

@@ -11,8 +11,7 @@ from torch import nn
 from diffeat.activations.aliases import PREFIXES, aliases_of, owner_of
 from diffeat.activations.anatomy import class_name, is_unet
 from diffeat.activations.sites import candidates, find_probe, split_head
-from diffeat.activations.sites.probe import Probe
-from diffeat.activations.sites.site import NoSuchSite
+from diffeat.activations.sites.probe import NoSuchSite, Probe
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, UnknownNameError, clipped, did_you_mean, shown
 
@@ -67,11 +66,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def ids_of(denoiser: nn.Module, names: Iterable[str]) -> list[str]:
-    """The id of each name: ids as they are, aliases looked up.
-
-    Raises:
-        UnknownNameError: An alias that this denoiser does not have.
-    """
+    """The id of each name: ids as they are, aliases looked up."""
     ids_by_alias: dict[str, str] | None = None  # made once, where an alias is asked for
     ids = []
     for name in names:
@@ -86,11 +81,7 @@ def ids_of(denoiser: nn.Module, names: Iterable[str]) -> list[str]:
 
 
 def locate(denoiser: nn.Module, names: Iterable[str]) -> list[Probe]:
-    """How the activation of each id or alias is read.
-
-    Raises:
-        UnknownNameError: With the nearest names of this denoiser, or whose name it is.
-    """
+    """How the activation of each id or alias is read; of an unknown one the nearest names are told, or whose it is."""
     probes = []
     for id in ids_of(denoiser, names):
         try:

@@ -13,15 +13,13 @@ from diffeat.errors import InvalidValueError
 
 @dataclass(frozen=True)
 class PlainNorm:
-    """A norm over the last axis, before any modulation.
+    """A norm over the last axis, before any modulation, with its learned factors and offsets ``(C,)``, if any.
 
     Attributes:
         kind: ``layer`` subtracts the mean and divides by the standard deviation, ``rms`` divides by the root mean
             square.
         channels: Size of the axis.
         eps: Added under the root.
-        weight: Learned factors ``(C,)``, if any.
-        bias: Learned offsets ``(C,)``, if any.
     """
 
     kind: Literal["layer", "rms"]
@@ -32,11 +30,7 @@ class PlainNorm:
 
 
 def plain_norm(module: nn.Module) -> PlainNorm:
-    """The norm inside a norm module of diffusers, adaptive or not.
-
-    Raises:
-        InvalidValueError: If it is neither a layer norm nor an RMS norm.
-    """
+    """The norm inside a norm module of diffusers, adaptive or not; refused if it is no layer norm and no RMS norm."""
     inner: Any = getattr(module, "norm", module)
     weight, bias = stored(inner, "weight"), stored(inner, "bias")
     if isinstance(inner, nn.LayerNorm):

@@ -26,10 +26,10 @@ from diffeat.errors import InvalidValueError, TapError
 Wanted = str | MapRequest
 
 
-class _Stop(BaseException):
-    """Ends a forward pass that has given all that was wanted; caught only by the taps that raised it."""
+class Stop(BaseException):
+    """Ends a forward pass that has given all that was wanted; caught only by the owner that raised it."""
 
-    def __init__(self, owner: Taps) -> None:
+    def __init__(self, owner: object) -> None:
         self.owner = owner
 
 
@@ -141,10 +141,7 @@ class Taps:
     # ---- one forward pass
 
     def run(self, **kwargs: Any) -> dict[str, Tensor]:
-        """One forward pass of the denoiser.
-
-        Args:
-            **kwargs: What ``denoiser.forward`` takes.
+        """One forward pass of the denoiser, with what ``denoiser.forward`` takes.
 
         Returns:
             The activations under the names they were asked by, in that order.
@@ -159,7 +156,7 @@ class Taps:
         try:
             with uncompiled(self.denoiser, self._hooked), self._hooks.acting():
                 self.denoiser(**kwargs)
-        except _Stop as stop:
+        except Stop as stop:
             if stop.owner is not self:
                 raise
         finally:
@@ -201,7 +198,7 @@ class Taps:
                 self.sink(key, tensor)
             self._values[tap] = tensor.new_empty(0)
         if last:
-            raise _Stop(self)
+            raise Stop(self)
 
     def _see(self, tap: Tap, seen: Any) -> None:
         self._deliver(tap, lambda last: tap.probe.value(tap.name, seen, self, last))
@@ -233,11 +230,7 @@ def _is_at(root: nn.Module, path: str, module: nn.Module) -> bool:
 
 
 def latents_of(call: Mapping[str, Any]) -> Tensor:
-    """The latents of a denoiser call, rows first.
-
-    Raises:
-        TapError: If they are under none of the names that denoisers give them.
-    """
+    """The latents of a denoiser call, rows first."""
     value = next((call[name] for name in ("sample", "hidden_states", "x") if name in call), None)
     if isinstance(value, Tensor):
         return value.detach()
@@ -271,3 +264,25 @@ def _why_missing(denoiser: nn.Module, missing: list[Tap], started: bool) -> str:
         f"{names}: the forward pass went by without running {probe.module!r} "
         "(a block skipped by the arguments of this call, or a branch this model does not use)."
     )
+
+
+def read(denoiser: Any, activations: Wanted | Iterable[Wanted], /, **denoiser_kwargs: Any) -> dict[str, Tensor]:
+    """Run a denoiser as far as needed and return the activations inside it.
+
+    Args:
+        denoiser: A stock diffusers denoiser, or a pipeline or Backbone that holds one.
+        activations: Ids (``up_blocks.1``, ``transformer_blocks.14.attn.q``), aliases (``dift:1``) or
+            :class:`~diffeat.activations.MapRequest`.
+        **denoiser_kwargs: Exactly what ``denoiser.forward`` takes.
+
+    Returns:
+        One tensor per name, keyed exactly as asked: ``(B, C, h, w)`` for image activations, ``(B, N, C)`` for
+        text tokens, ``(B, C)`` for shift, scale and gate, ``(B, heads, Nq, Nk)`` or reduced for maps. Gradients stay
+        attached unless the caller switched them off.
+
+    Raises:
+        UnknownNameError: A name this denoiser does not have; the nearest ones are named.
+        TapError: The activation exists but this forward pass did not produce it.
+    """
+    with Taps(denoiser, activations) as taps:
+        return taps.run(**denoiser_kwargs)

@@ -18,10 +18,7 @@ class ModulationRule:
     Attributes:
         norm: Child of the block that normalises.
         child: Child whose output is the vector; with ``argument``, whose argument it is. Empty for the block itself.
-        argument: Name of the argument that is the vector.
-        shift: Position of the shift in the vector, counted in slices; ``None`` where there is none.
-        scale: Likewise of the scale.
-        gate: Likewise of the gate.
+        shift: Position in the vector, counted in slices, ``None`` where there is none; so for ``scale`` and ``gate``.
         table: Whether the block adds its own ``scale_shift_table`` to the vector.
         tanh: Whether the gate goes through a tanh.
     """
@@ -46,7 +43,6 @@ class BlockRule:
     """A class of transformer block: where its image stream and its adaptive norms are.
 
     Attributes:
-        name: Name of the class.
         attention: The child that consumes the first modulated tensor.
         modulation: The adaptive norm before each child that consumes a modulated tensor; empty where no norm of the
             block depends on the timestep.

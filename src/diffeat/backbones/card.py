@@ -20,13 +20,7 @@ HubId = Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
 
 
 class Massive(BaseModel):
-    """Channels of a model that are far larger than the others, whatever the picture.
-
-    Attributes:
-        activations: Where; none where the source does not say.
-        channels: Their numbers.
-        source: Who found them.
-    """
+    """Channels of a model that are far larger than the others: where (if the source says), which, who found them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,13 +68,7 @@ class Card(BaseModel):
 
 
 class Unsupported(BaseModel):
-    """Classes of diffusers that cannot be used.
-
-    Attributes:
-        classes: Names of pipelines or denoisers, or patterns of them.
-        why: What is different about them.
-        instead: Names of models to load instead.
-    """
+    """Classes of diffusers (or patterns) that cannot be used, what is different about them, what to load instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -113,11 +101,7 @@ def unsupported() -> list[Unsupported]:
 
 
 def refuse_unsupported(*classes: str) -> None:
-    """Refuse pipelines and denoisers that are known not to work.
-
-    Raises:
-        ModelError: One of these classes is among them; says what to load instead.
-    """
+    """Refuse pipelines and denoisers that are known not to work; says what to load instead."""
     for entry in unsupported():
         for name in classes:
             if any(fnmatchcase(name, pattern) for pattern in entry.classes):

@@ -37,11 +37,7 @@ class Conditioning:
         return len(self.rows)
 
     def take(self, index: Tensor | Iterable[int]) -> Conditioning:
-        """The rows at ``index``, in that order; an index may come several times.
-
-        Raises:
-            InvalidValueError: If an index is outside the rows.
-        """
+        """The rows at ``index``, in that order; an index may come several times."""
         chosen = [int(i) for i in (index.tolist() if isinstance(index, Tensor) else index)]
         for i in chosen:
             if not -len(self) <= i < len(self):
@@ -67,16 +63,13 @@ class Conditioning:
 
 def _join(name: str, values: Sequence[Any]) -> Any:
     tensors = [v for v in values if isinstance(v, Tensor)]
-    if len(tensors) == len(values):
-        if tensors[0].ndim == 0:
-            return tensors[0]
-        if len({t.shape[1:] for t in tensors}) == 1:
-            return torch.cat(tensors)
-        return torch.cat([_pad(t, max(t.shape[1] for t in tensors)) for t in tensors])
-    if tensors:  # a mask that the pipeline leaves out where nothing is masked
+    if tensors and tensors[0].ndim == 0:
+        return tensors[0]
+    if len(tensors) == len(values) and len({t.shape[1:] for t in tensors}) == 1:
+        return torch.cat(tensors)
+    if tensors:  # texts of several lengths, or a mask that the pipeline leaves out where nothing is masked
         length = max(t.shape[1] for t in tensors)
-        like = tensors[0]
-        full = [v if isinstance(v, Tensor) else torch.ones_like(like[:1]) for v in values]
+        full = [v if isinstance(v, Tensor) else torch.ones_like(tensors[0][:1]) for v in values]
         return torch.cat([_pad(t, length) for t in full])
     first = values[0]
     if isinstance(first, Mapping):

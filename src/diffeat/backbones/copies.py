@@ -13,13 +13,7 @@ from diffeat.errors import ModelError
 
 @dataclass(frozen=True)
 class Copy:
-    """A pipeline on this disk.
-
-    Attributes:
-        path: Its folder.
-        size: Bytes.
-        missing: Parts that it lacks.
-    """
+    """A pipeline on this disk: its folder, bytes, and the parts that it lacks."""
 
     path: Path
     size: int

@@ -10,7 +10,7 @@ from torch import nn
 
 from diffeat.backbones.family import Family
 from diffeat.backbones.fingerprint import changes_of_texts, fingerprint
-from diffeat.backbones.memory import current, dense, key_of
+from diffeat.backbones.memory import current, dense, keep_newest, key_of
 from diffeat.backbones.recording import record_call, remembering
 from diffeat.backbones.wrappers import uncompiled
 from diffeat.errors import ModelError
@@ -55,17 +55,15 @@ class EncodedTexts:
                     row.pop(name, None)
                 self._rows[key] = row
             rows[prompt] = self._rows[key]
-            self._forget_oldest()
+            if not self.dropped:  # bounds what a stream of ever new captions takes; all could be encoded again
+                for memory in [self._rows, *self._texts.values()]:
+                    keep_newest(memory, REMEMBERED_TEXTS)
         return tuple(rows[prompt] for prompt in prompts)
 
     def record(
         self, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> tuple[dict[str, Any], float]:
-        """All arguments of the denoiser's first call, and its timestep.
-
-        Raises:
-            ModelError: If the pipeline never calls its denoiser, or needs text encoders that were dropped.
-        """
+        """All arguments of the denoiser's first call, and its timestep."""
         arguments = self._family.call_arguments(self._pipeline, prompts, size, options)
         memory = self._texts.setdefault(self._key(), {})
         own = remembering(self._pipeline, memory, lambda said, encode: self._encoded(prompts, said, encode))
@@ -82,7 +80,11 @@ class EncodedTexts:
         """What a text is encoded as: what is remembered, or else what the encoders make of it."""
 
         def make() -> Any:
-            self._need_encoders(prompts)
+            if self.dropped:
+                raise ModelError(
+                    f"The prompt {prompts[0]!r} is not encoded yet and the text encoders were dropped. Call "
+                    "condition() with every prompt before drop_text_encoders(), or load the whole model."
+                )
             return dense(encode())
 
         memory = current()
@@ -116,22 +118,3 @@ class EncodedTexts:
         if self.dropped:
             return self.state, self._changes_before_drop
         return self.state, changes_of_texts(self._pipeline.components)
-
-    def _need_encoders(self, prompts: list[str]) -> None:
-        if self.dropped:
-            raise ModelError(
-                f"The prompt {prompts[0]!r} is not encoded yet and the text encoders were dropped. Call condition() "
-                "with every prompt before drop_text_encoders(), or load the whole model."
-            )
-
-    def _forget_oldest(self) -> None:
-        """Bound what a stream of ever new captions takes; nothing is forgotten that could not be encoded again."""
-        if not self.dropped:
-            _keep_newest(self._rows, REMEMBERED_TEXTS)
-            for memory in list(self._texts.values()):
-                _keep_newest(memory, REMEMBERED_TEXTS)
-
-
-def _keep_newest(memory: dict[Any, Any], count: int) -> None:
-    for key in list(memory)[:-count]:
-        memory.pop(key, None)

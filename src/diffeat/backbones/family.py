@@ -34,12 +34,20 @@ def empty(*shape: int, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(*shape, dtype=dtype, device="meta")
 
 
+def plain_call(config: Config, latent: Size, text: int, width: str) -> dict[str, Any]:
+    """Arguments without content: a latent map, text tokens as wide as an entry of the configuration says, the time."""
+    return {
+        "hidden_states": empty(1, config["in_channels"], *latent),
+        "encoder_hidden_states": empty(1, text, config[width]),
+        "timestep": empty(1),
+    }
+
+
 @dataclass(frozen=True)
 class TokenisedText:
     """How a prompt comes to its place in the text sequence of the denoiser.
 
     Attributes:
-        tokenizer: The tokenizer.
         text: The whole text that is tokenised, in which the prompt stands.
         offset: Added to a position in the tokenised text to get the position in the sequence.
         length: Positions at or beyond this one are cut off, before ``offset`` is added.
@@ -103,11 +111,7 @@ class Family:
         """Where the image tokens lie in a call of the denoiser; by default, one per patch of a latent map, no text.
 
         Args:
-            config: Of the denoiser.
             call: The arguments of the call, bound to their names.
-
-        Raises:
-            ModelError: If the arguments do not tell.
         """
         return TokenLayout(map_grid(config, call[self.latent_argument]))
 
@@ -117,11 +121,7 @@ class Family:
         Texts have the length that the configuration says or, where it says none, the stock pipeline's own.
 
         Args:
-            config: Of the denoiser.
             latent: ``(h, w)`` of the latent before any packing.
-
-        Raises:
-            ModelError: If they are not known.
         """
         raise ModelError(
             f"The arguments of a {self.denoiser_class} are not known; give those of a real call as 'inputs'."
@@ -135,11 +135,7 @@ class Family:
     def call_arguments(
         self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Arguments of a pipeline call of one step that leads to the wanted denoiser arguments.
-
-        Raises:
-            InvalidValueError: If the pipeline has no such option.
-        """
+        """Arguments of a pipeline call of one step that leads to the wanted denoiser arguments."""
         known = inspect.signature(pipeline.__call__).parameters
         for name in options:
             if name not in known:

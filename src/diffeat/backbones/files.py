@@ -26,11 +26,7 @@ def is_path(name: str) -> bool:
 
 
 def check_regular(path: Path) -> Path:
-    """The path of a file that can be read without waiting.
-
-    Raises:
-        ModelError: It is not there, empty, or no regular file (a pipe, a device, a loop of links).
-    """
+    """The path of a regular file that can be read without waiting, and is not empty."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
@@ -43,11 +39,7 @@ def check_regular(path: Path) -> Path:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ModelError: It is none, or too large or too deep for one that describes a model.
-    """
+    """A JSON object, not too large or too deep for one that describes a model."""
     if check_regular(path).stat().st_size > _LARGEST_CONFIG:
         raise ModelError(f"{path} is too large to describe a model ({_LARGEST_CONFIG >> 20} MB at most).")
     try:
@@ -70,11 +62,7 @@ def _depth(data: Any) -> int:
 
 
 def check_safetensors(path: Path) -> list[str]:
-    """Names of the tensors in a file, whose header also tells its length: half downloads and pointers fail at once.
-
-    Raises:
-        ModelError: It is damaged.
-    """
+    """Names of the tensors in a file, whose header also tells its length: half downloads and pointers fail at once."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -85,11 +73,7 @@ def check_safetensors(path: Path) -> list[str]:
 
 
 def read_plain(path: Path) -> Any:
-    """What a pickle of PyTorch holds, if that is tensors and plain values.
-
-    Raises:
-        ModelError: It is damaged, or holds anything else, which could run code and is not read.
-    """
+    """What a pickle of PyTorch holds, if that is tensors and plain values: anything else could run code."""
     try:
         return torch.load(check_regular(path), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, LookupError, AttributeError, ValueError) as error:
@@ -100,11 +84,7 @@ def read_plain(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, or of a state dict that PyTorch pickled.
-
-    Raises:
-        ModelError: It cannot be read, or holds no tensors.
-    """
+    """The tensors of a safetensors file, or of a state dict that PyTorch pickled."""
     if path.suffix in PICKLED:
         data = read_plain(path)
         data = data.get("state_dict", data) if isinstance(data, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
@@ -71,12 +71,14 @@ def fingerprint(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
-    """What tells a pipeline from others: the fingerprint of each part, and its own settings.
+def with_parts(base: str, parts: Sequence[str]) -> str:
+    """A fingerprint with those of further parts; itself where there are none."""
+    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
-    Args:
-        scheduler: That counts, whichever the pipeline has by now.
-        dropped: Fingerprints of parts that it does not have any more.
+
+def of_pipeline(pipeline: DiffusionPipeline, scheduler: Any, dropped: Mapping[str, str]) -> list[Any]:
+    """What tells a pipeline from others: the fingerprint of each part, and its own settings. The scheduler counts that
+    is given, whichever the pipeline has by now, and of parts that it does not have any more the fingerprints given.
     """
     parts = {**pipeline.components, "scheduler": scheduler, "safety_checker": None}  # the checker never runs
     if parts.get("image_encoder") is None:

@@ -46,7 +46,6 @@ class PipelineFolder:
     """What a folder holds.
 
     Attributes:
-        path: The folder.
         pipeline: Name of the class of the pipeline.
         classes: Name of the class of each part that it was saved with.
         absent: Parts that it was saved without, and those that never run.
@@ -66,13 +65,7 @@ class PipelineFolder:
 
     @classmethod
     def read(cls, path: Path, variant: str | None = None) -> PipelineFolder:
-        """
-        Args:
-            variant: That is asked for; by default plain files, or the variant that is there alone.
-
-        Raises:
-            ModelError: Something in the folder cannot be used; says what.
-        """
+        """What a folder holds; by default plain files count, or the variant that is there alone."""
         pipeline, classes, absent = read_index(path)
         missing = [part for part in classes if not (path / part).is_dir()]
         if missing:
@@ -95,11 +88,7 @@ class PipelineFolder:
 
 
 def read_index(path: Path) -> tuple[str, dict[str, str], tuple[str, ...]]:
-    """Class of the pipeline, classes of its parts, and the parts it was saved without or that never run.
-
-    Raises:
-        ModelError: No index of a pipeline, or of one that cannot be used.
-    """
+    """Class of the pipeline, classes of its parts, and the parts it was saved without or that never run."""
     import diffusers
     import transformers
 
@@ -142,11 +131,7 @@ def read_index(path: Path) -> tuple[str, dict[str, str], tuple[str, ...]]:
 
 
 def check_folder(folder: Path) -> None:
-    """Look through the folder of one part.
-
-    Raises:
-        ModelError: A file in it cannot be used.
-    """
+    """Look through the folder of one part."""
     if not folder.is_dir() or (not (folder / "config.json").exists() and not any(folder.iterdir())):
         raise ModelError(f"The folder {folder} of a model is not there.")
     for file in sorted(folder.iterdir()):
@@ -163,11 +148,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_config(file: Path) -> dict[str, Any]:
-    """The configuration of one part.
-
-    Raises:
-        ModelError: It is none, asks for the impossible, or for a library that is not installed.
-    """
+    """The configuration of one part; refused if it asks for the impossible, or for a library that is not installed."""
     config = read_object(file)
     if "auto_map" in config and str(config.get("_class_name", "")).startswith("Auto"):
         raise ModelError(f"{file} asks for code of its own (auto_map), which is never run.")
@@ -220,11 +201,7 @@ def _numbers(config: Any, name: str = "") -> Iterator[tuple[str, float]]:
 
 
 def shards_of(index: Path) -> list[Path]:
-    """The files of weights that lie in several.
-
-    Raises:
-        ModelError: The index names none, or some outside its folder.
-    """
+    """The files of weights that lie in several."""
     shards = read_object(index).get("weight_map")
     names = list(map(str, shards.values())) if isinstance(shards, dict) else []
     strange = [name for name in names or [""] if not name or Path(name).name != name]
@@ -240,14 +217,7 @@ def weights_of(name: str) -> tuple[str, str] | None:
 
 
 def chosen_variant(path: Path | str, variants: dict[str, set[str]], asked: str | None) -> str | None:
-    """The variant to load.
-
-    Args:
-        variants: That each part has; ``""`` for plain weights.
-
-    Raises:
-        ModelError: There is none for all parts, or not the one that is asked for.
-    """
+    """The variant to load, of those that each part has (``""`` for plain weights)."""
     if asked:
         if not any(asked in held for held in variants.values()):
             held = ", ".join(sorted({v for held in variants.values() for v in held} - {""})) or "none"

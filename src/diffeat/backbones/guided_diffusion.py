@@ -87,16 +87,13 @@ def _architecture(state: dict[str, Tensor], head_channels: int) -> tuple[int, di
     """Blocks of a level on the way up, and the configuration of the stock model."""
     if any(name.startswith("label_emb.") for name in state):
         raise ValueError("it is conditioned on classes")
-    ups = [
-        int(match[1]) for name in state if (match := re.match(r"output_blocks\.(\d+)\.0\.in_layers\.0\.weight", name))
-    ]
-    enlarging = [
-        int(match[1])
-        for name in state
-        if (match := re.match(r"output_blocks\.(\d+)\.[12]\.in_layers\.0\.weight", name))
-    ]
-    count = max(ups) + 1
-    per_level = min(enlarging, default=count - 1) + 1
+
+    def blocks_with(part: str) -> list[int]:
+        found = (re.match(rf"output_blocks\.(\d+)\.{part}\.in_layers\.0\.weight", name) for name in state)
+        return [int(match[1]) for match in found if match]
+
+    count = max(blocks_with("0")) + 1
+    per_level = min(blocks_with("[12]"), default=count - 1) + 1  # of the first that enlarges
     starts = range(count - per_level, -1, -per_level)  # of the levels, from the finest
     widths = [len(state[f"output_blocks.{k}.0.out_layers.3.weight"]) for k in starts]
     attends = [f"output_blocks.{k}.1.qkv.weight" in state for k in starts]

@@ -19,8 +19,8 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from diffeat.backbones.files import first_line
-from diffeat.backbones.folder import INDEX, UNUSED, chosen_variant, weights_of
+from diffeat.backbones.files import first_line, is_path
+from diffeat.backbones.folder import INDEX, UNUSED, check_folder, chosen_variant, weights_of
 from diffeat.errors import ModelError, did_you_mean
 from diffeat.progress import Progress, silent
 
@@ -36,13 +36,7 @@ class UnreachableError(ModelError):
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file of a repository, as the hub tells it.
-
-    Attributes:
-        name: Its path in the repository.
-        size: Bytes, if the hub says so.
-        sha256: Digest, of large files.
-    """
+    """A file of a repository, as the hub tells it: path, bytes (if it says so) and digest (of large files)."""
 
     name: str
     size: int | None = None
@@ -64,14 +58,7 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class Download:
-    """What is to be fetched of one repository.
-
-    Attributes:
-        place: Hub id.
-        revision: The commit.
-        files: What is used of it.
-        left: Bytes of all its other files.
-    """
+    """What is to be fetched of one repository at a commit: the files that are used, and the bytes of all its others."""
 
     place: str
     revision: str
@@ -96,11 +83,8 @@ class Download:
 
 
 def mirrored(name: str, revision: str | None = None, variant: str | None = None) -> Path | None:
-    """The folder of a repository, or of a model by its name, in the mirror.
-
-    Args:
-        revision: That it must be of, as the hub's client noted when it was fetched.
-        variant: That some of its weights must have.
+    """The folder of a repository, or of a model by its name, in the mirror: of the revision that is asked for, as the
+    hub's client noted when it was fetched, and with some weights in the variant.
     """
     mirror = os.environ.get(MIRROR)
     if not mirror or os.path.isabs(name) or name.startswith((".", "~")) or ".." in PurePosixPath(name).parts:
@@ -124,6 +108,14 @@ def near(name: str, revision: str | None = None) -> str:
     return name if os.path.lexists(name) else str(mirrored(name, revision) or name)
 
 
+def near_part(name: str) -> str:
+    """Likewise of a model's part, or a single model: a folder is looked through first."""
+    place = near(name)
+    if is_path(place):
+        check_folder(Path(place))
+    return place
+
+
 def offline() -> bool:
     """Whether the hub is not asked, or its name cannot even be resolved: then its client's minute of retries is
     spared."""
@@ -142,12 +134,7 @@ def offline() -> bool:
 
 
 def fetch_file(place: str, file: str, revision: str | None = None) -> Path:
-    """One file of a repository: in the mirror or in the cache of the hub, fetched if need be.
-
-    Raises:
-        UnreachableError: It cannot be had; says why.
-        ModelError: The disk does not take it.
-    """
+    """One file of a repository: in the mirror or in the cache of the hub, fetched if need be."""
     held = mirrored(place, revision)
     return held / file if held is not None and (held / file).is_file() else _fetched(place, file, revision)
 
@@ -201,10 +188,6 @@ def plan(
         variant: Of the weights; by default the plain ones, or the variant that is there alone.
         weights: Whether weights are.
         file: The one file or folder that is, in place of what is used of a whole model.
-
-    Raises:
-        UnreachableError: The hub does not say.
-        ModelError: It has no such variant or file, or nothing that could be used.
     """
     from huggingface_hub import HfApi
 
@@ -238,10 +221,6 @@ def fetch(download: Download, *, into: Path | None = None, check: bool = False, 
 
     Returns:
         The folder.
-
-    Raises:
-        UnreachableError: A file cannot be fetched.
-        ModelError: A file that was fetched again still differs, or the disk does not take it.
     """
     folder = into or Path()
     for file in progress(download.files, total=len(download.files), desc=f"fetching {download.place}"):
@@ -262,10 +241,6 @@ def snapshot(place: str, revision: str | None = None, variant: str | None = None
     """The folder of a repository, with what is used of it; what the cache holds where the hub cannot be asked.
 
     Arguments as of :func:`plan`.
-
-    Raises:
-        UnreachableError: It is not on this machine and cannot be fetched.
-        ModelError: It has no such variant, or the disk does not take it.
     """
     held = mirrored(place, revision, variant)
     if held is not None:

@@ -57,11 +57,7 @@ class LatentPosterior:
 
 
 class Autoencoder:
-    """The autoencoder of a pipeline, or nothing at all for denoisers of pixels.
-
-    Args:
-        vae: A diffusers autoencoder (KL, DC, tiny, Qwen-Image, FLUX.2) or None.
-    """
+    """The autoencoder (KL, DC, tiny, Qwen-Image, FLUX.2) of a pipeline, or nothing at all for denoisers of pixels."""
 
     def __init__(self, vae: Any | None) -> None:
         self.vae = vae
@@ -86,8 +82,15 @@ class Autoencoder:
             make = lambda: self._posterior(moved(together, device))  # noqa: E731
             return make() if memory is None else memory.get_or_make(key_of(own, together), device, make)
 
+        size = (pixels.shape[-1], pixels.shape[-2])
+        if size not in self._parts:
+            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
+            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
         with self._upcast():
-            return self._encode(pixels, posterior)
+            parts = self._parts[size].run(pixels.split(1), posterior)
+            mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+            shift, scale = self._normalisation(mean)
+        return LatentPosterior((mean - shift) * scale, std * scale)
 
     def _fingerprint(self) -> str:
         """Of the autoencoder as it is now, computed again only after its weights were changed in place."""
@@ -96,18 +99,6 @@ class Autoencoder:
         if self._known is None or self._known[0] != changes:
             self._known = changes, fingerprint(self.vae)
         return self._known[1]
-
-    def _encode(
-        self, pixels: Tensor, posterior: Callable[[Sequence[Tensor]], tuple[Tensor, Tensor]]
-    ) -> LatentPosterior:
-        size = (pixels.shape[-1], pixels.shape[-2])
-        if size not in self._parts:
-            too_large = f"The autoencoder cannot encode {size[0]}×{size[1]} pixels in memory. Use a smaller frame size."
-            self._parts[size] = Parts(max(1, _PIXELS_AT_ONCE // (size[0] * size[1])), too_large)
-        parts = self._parts[size].run(pixels.split(1), posterior)
-        mean, std = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-        shift, scale = self._normalisation(mean)
-        return LatentPosterior((mean - shift) * scale, std * scale)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 H W"]:
@@ -119,13 +110,11 @@ class Autoencoder:
             z = pixel_shuffle(z, 2)
         z = z[:, :, None] if self.video else z
         one = Parts(1, "The autoencoder cannot decode this picture in memory.")
-        with self._upcast():
-            pixels = torch.cat(one.run(z.split(1), self._decoded))
-        return (pixels[:, :, 0] if self.video else pixels).float()
-
-    def _decoded(self, rows: Sequence[Tensor]) -> Tensor:
         vae: Any = self.vae
-        return vae.decode(torch.cat(list(rows)).to(vae.dtype)).sample
+        with self._upcast():
+            rows = one.run(z.split(1), lambda part: vae.decode(torch.cat(list(part)).to(vae.dtype)).sample)
+            pixels = torch.cat(rows)
+        return (pixels[:, :, 0] if self.video else pixels).float()
 
     @contextlib.contextmanager
     def _upcast(self) -> Iterator[None]:

@@ -121,11 +121,7 @@ def map_grid(config: Config, sample: Tensor) -> tuple[int, int]:
 
 
 def by_ids(call: Call) -> TokenLayout:
-    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself.
-
-    Raises:
-        ModelError: If the positions are on the meta device or do not fill a grid.
-    """
+    """FLUX and kin: each image token has an id (image, row, column, …); reference images follow the image itself."""
     ids = call["img_ids"]
     if ids.is_meta:
         raise ModelError("The positions in img_ids are needed to know the image grid; give them as real numbers.")
@@ -154,3 +150,17 @@ def grid_ids(h: int, w: int, axes: int) -> Float[Tensor, "n axes"]:
     ids[..., 1] = torch.arange(h)[:, None]
     ids[..., 2] = torch.arange(w)
     return ids.reshape(h * w, axes)
+
+
+def pack_patches(latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n d"]:
+    """One token per 2×2 patch, row by row; the channels of a token run over (channel, row, column)."""
+    b, c, h, w = latents.shape
+    patches = latents.reshape(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(b, h // 2 * (w // 2), c * 4)
+
+
+def unpack_patches(tokens: Float[Tensor, "b n d"], size: tuple[int, int]) -> Float[Tensor, "b c h w"]:
+    """Inverse of :func:`pack_patches` for a latent of ``size = (h, w)``."""
+    h, w = size
+    patches = tokens.reshape(len(tokens), h // 2, w // 2, -1, 2, 2).permute(0, 3, 1, 4, 2, 5)
+    return patches.reshape(len(tokens), -1, h, w)

@@ -7,7 +7,6 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -69,11 +68,7 @@ def local_place(name: str) -> Path | None:
 
 
 def model_asked(text: str, revision: str | None = None, variant: str | None = None) -> ModelName:
-    """A model as it is written and asked for.
-
-    Raises:
-        InvalidValueError: It says something that such a model does not use.
-    """
+    """A model as it is written and asked for; refused if it says something that such a model does not use."""
     asked = ModelName.parse(str(text))
     asked = replace(asked, revision=revision or asked.revision, variant=variant or asked.variant)
     place = local_place(asked.name)
@@ -90,18 +85,9 @@ def model_asked(text: str, revision: str | None = None, variant: str | None = No
 
 
 def load_pipeline(
-    id_or_path: str,
-    dtype: torch.dtype | str | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
+    id_or_path: str, dtype: torch.dtype | str | None = None, revision: str | None = None, variant: str | None = None
 ) -> DiffusionPipeline:
-    """Load a diffusers pipeline, quietly.
-
-    Raises:
-        ModelError: If none of the places that the name stands for has a usable pipeline.
-        UnknownNameError: If the name is no model and no path.
-        InvalidValueError: If a revision, variant or base is given that such a model does not use.
-    """
+    """Load a diffusers pipeline, quietly, from the first place that the name stands for and has a usable one."""
     precision = dtype_of(dtype) or torch.float32
     asked = model_asked(id_or_path, revision, variant)
     if is_single_file(asked.name):
@@ -130,7 +116,11 @@ def load_meta_denoiser(id_or_path: str, revision: str | None = None) -> tuple[nn
     def load(place: str) -> tuple[nn.Module, Family]:
         if is_path(place):
             _check_directory(place)
-        file = partial(_config_file, place, _revision(place, asked))
+        revision = _revision(place, asked)
+
+        def file(name: str) -> Path:
+            return Path(place) / name if is_path(place) else fetch_file(place, name, revision)
+
         classes = read_index(file(INDEX).parent)[1]
         part = next((p for p in ("unet", "transformer") if p in classes), None)
         if part is None:
@@ -160,11 +150,7 @@ def pinned(name: str, place: str) -> str | None:
 
 
 def first_place(name: str, load: Callable[[str], T]) -> T:
-    """What ``load`` gives for the first of a model's places that works; quiet.
-
-    Raises:
-        ModelError: One message for all places that were tried.
-    """
+    """What ``load`` gives for the first of a model's places that works, quietly; one error for all that were tried."""
     reasons: dict[str, ModelError] = {}
     places = resolve_model(name)
     if not places:
@@ -189,10 +175,6 @@ def first_place(name: str, load: Callable[[str], T]) -> T:
         f"and the connection ({gate}), or fetch it elsewhere with `diffeat models get {name} --to FOLDER` and name "
         f"the path of that directory: {MIRROR}=FOLDER."
     )
-
-
-def _config_file(place: str, revision: str | None, file: str) -> Path:
-    return Path(place) / file if is_path(place) else fetch_file(place, file, revision)
 
 
 def _directory(place: str, asked: ModelName, weights: bool = True) -> Path:

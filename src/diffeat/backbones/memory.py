@@ -57,12 +57,7 @@ class Memory:
         _NOW.remove(self)
 
     def get_or_make(self, key: str, device: torch.device, make: Callable[[], Any]) -> Any:
-        """What is kept under a key, or is made and kept; on a device.
-
-        Args:
-            key: See :func:`key_of`.
-            make: Gives tensors.
-        """
+        """What is kept under a key (see :func:`key_of`), or is made and kept; on a device."""
         with self._lock:
             kept = self._held.get(key) or self._read(key)
         if kept is None:
@@ -135,6 +130,12 @@ def remembered(folder: str | os.PathLike[str] | None = None, memory: float = 1e9
         yield
 
 
+def keep_newest(memory: dict[Any, Any], count: int) -> None:
+    """Forget what was put in first, but for so many."""
+    for key in list(memory)[:-count]:
+        memory.pop(key, None)
+
+
 def current() -> Memory | None:
     """Where is kept what is encoded now, if it is."""
     return _NOW[0] if _NOW else None
@@ -160,11 +161,7 @@ def dense(value: Any) -> Any:
 
 
 def _apart(value: Any, tensors: list[Tensor]) -> Any:
-    """A value as JSON, with the places of its tensors, which are added to ``tensors``.
-
-    Raises:
-        TypeError: It holds something else.
-    """
+    """A value as JSON, with the places of its tensors, which are added to ``tensors``; nothing else may be in it."""
     if isinstance(value, Tensor):
         tensors.append(value.detach().cpu().contiguous())
         return {"tensor": len(tensors) - 1}

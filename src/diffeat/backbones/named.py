@@ -30,10 +30,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """
-        Raises:
-            InvalidValueError: It says something that is not known.
-        """
+        """A model from its text; refused if it says something that is not known."""
         name, *rest = text.split(",")
         if not rest or os.path.lexists(text) or "=" not in rest[0]:
             return cls(text)

@@ -22,11 +22,7 @@ _BACKEND = "inductor"
 
 
 def optimise(backbone: Backbone, ways: Iterable[str]) -> None:
-    """Make a model faster.
-
-    Args:
-        backbone: It stays so.
-        ways: Names in :data:`WAYS`.
+    """Make a model faster, for good.
 
     Raises:
         InvalidValueError: No such way, or one that does nothing for this model.

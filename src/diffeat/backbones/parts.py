@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 
 def check_parts(pipeline: DiffusionPipeline, denoiser: nn.Module, family: Family) -> None:
-    """Refuse a pipeline that lacks a part, or whose parts were made for different models.
-
-    Raises:
-        ModelError: Names both sides.
-    """
+    """Refuse a pipeline that lacks a part, or whose parts were made for different models; names both sides."""
     fault = next(_faults(pipeline, denoiser, family), None)
     if fault is not None:
         raise ModelError(f"This {type(pipeline).__name__} cannot be used: {fault}.")

@@ -10,11 +10,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """The precision of a name; ``None`` stays.
-
-    Raises:
-        InvalidValueError: For any other name.
-    """
+    """The precision of a name; ``None`` stays."""
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     name = str(dtype).removeprefix("torch.")
@@ -24,11 +20,7 @@ def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 
 def device_of(device: torch.device | str | None) -> torch.device:
-    """The device of a name; by default the first accelerator if there is one, else the CPU.
-
-    Raises:
-        InvalidValueError: No such device on this machine; says which there are.
-    """
+    """The device of a name; by default the first accelerator if there is one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if device is None:
         return accelerator or torch.device("cpu")
@@ -45,10 +37,6 @@ def device_of(device: torch.device | str | None) -> torch.device:
 
 
 def placed(device: torch.device | str | None, dtype: torch.dtype | str | None) -> tuple[torch.device, torch.dtype]:
-    """Device and precision; by default bfloat16 on an accelerator and float32 on the CPU.
-
-    Raises:
-        InvalidValueError: As :func:`device_of` and :func:`dtype_of`.
-    """
+    """Device and precision; by default bfloat16 on an accelerator and float32 on the CPU."""
     where = device_of(device)
     return where, dtype_of(dtype) or (torch.float32 if where.type == "cpu" else torch.bfloat16)

@@ -38,9 +38,6 @@ def record_call(
 
     A copy runs that shares its networks, so the pipeline is not touched; no denoiser block runs.
 
-    Raises:
-        ModelError: If the pipeline does not accept the arguments.
-
     Returns:
         The denoiser's arguments bound to their names and the scheduler's timestep of the call, or None if the
         pipeline never called its denoiser.
@@ -81,11 +78,9 @@ def _said(arguments: Mapping[str, Any]) -> str:
 def remembering(
     pipeline: DiffusionPipeline, memory: dict[str, Any], make: Callable[[str, Callable[[], Any]], Any]
 ) -> Any:
-    """A pipeline whose ``encode_prompt`` answers from ``memory``, so that a text is encoded once for all image sizes.
+    """A copy of a pipeline whose ``encode_prompt`` answers from ``memory``: a text is encoded once for all image sizes.
 
     Args:
-        pipeline: A pipeline, of which a copy that shares its networks is made; one without ``encode_prompt`` is given
-            back.
         memory: From the call's arguments to its result; grows.
         make: Gives what is not in memory, of the call's arguments as a text and of what encodes them; may raise.
     """

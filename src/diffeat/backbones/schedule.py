@@ -30,15 +30,7 @@ _DISCRETE = ("epsilon", "v_prediction", "sample")
 
 
 class NoiseSchedule:
-    """The training schedule of a pipeline.
-
-    Args:
-        scheduler: The pipeline's scheduler; only its training configuration is used.
-        flow: Whether the family is a rectified flow.
-
-    Raises:
-        ModelError: If the scheduler does not tell the training schedule.
-    """
+    """The training schedule of a pipeline, by the training configuration of its scheduler."""
 
     def __init__(self, scheduler: Any, flow: bool) -> None:
         self.flow = flow
@@ -66,11 +58,7 @@ class NoiseSchedule:
         return 1000 if self.flow else len(self.alphas)
 
     def check(self, t: float | Tensor, batch: int) -> Float[Tensor, " b"]:
-        """``t`` as one float32 number per row, on the CPU.
-
-        Raises:
-            InvalidValueError: If a timestep is outside the schedule, or not whole where the schedule is discrete.
-        """
+        """``t`` as one float32 number per row, on the CPU; refused outside the schedule, or between discrete steps."""
         times = torch.as_tensor(t, dtype=torch.float32, device="cpu").detach().reshape(-1)
         if len(times) not in (1, batch):
             raise InvalidValueError(f"{len(times)} timesteps are given for {batch} rows; give one, or one per row.")
@@ -109,11 +97,7 @@ class NoiseSchedule:
                 return prediction
 
     def noise_of(self, noisy: Tensor, times: Float[Tensor, " b"], prediction: Tensor) -> Tensor:
-        """The noise that a prediction implies.
-
-        Raises:
-            InvalidValueError: If the model predicts samples and there is no noise to tell (a clean image).
-        """
+        """The noise that a prediction implies."""
         signal, noise = self.mix(times, noisy)
         match self.prediction_type:
             case "flow":

@@ -38,11 +38,7 @@ def is_single_file(path: str) -> bool:
 
 
 def base_of(path: str) -> str:
-    """The model whose configurations belong to a file.
-
-    Raises:
-        ModelError: It is none that has a name here.
-    """
+    """The model with a name here whose configurations belong to a file."""
     from diffusers.loaders.single_file_utils import (
         DIFFUSERS_DEFAULT_PIPELINE_PATHS,
         infer_diffusers_model_type,
@@ -69,14 +65,7 @@ def base_of(path: str) -> str:
 
 
 def load_single_file(path: str, folder: Path, dtype: torch.dtype) -> DiffusionPipeline:
-    """The pipeline of a file.
-
-    Args:
-        folder: Of its base; of a GGUF file, with the weights of all parts but the denoiser.
-
-    Raises:
-        ModelError: It does not fit the base, or needs a library that is not installed.
-    """
+    """The pipeline of a file; the folder is that of its base, of a GGUF file with the weights of all other parts."""
     import diffusers
 
     _check_gguf(path)

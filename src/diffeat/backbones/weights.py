@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -41,31 +42,36 @@ def denoiser_weights(
     """Weights for a denoiser of the same architecture, by the names of the model's own.
 
     Args:
-        backbone: The model.
         source: A file of weights (safetensors, or a state dict that PyTorch pickled; also a single-file checkpoint or a
             whole CleanDIFT checkpoint, whose denoiser is taken), a folder that holds ``file`` or a denoiser (one that
             ``save_pretrained`` wrote, a training's ``checkpoint-500``, a pipeline), or the hub id of a repository that
             holds it.
         file: Name of the file inside ``source``.
-        revision: Revision of the hub repository.
-
-    Raises:
-        ModelError: If the file cannot be had, or its tensors do not fit the denoiser.
     """
     network = unwrapped(backbone.denoiser)
     files = denoiser_files(source, file, revision)
     state = _converted({k: v for path in files for k, v in read_tensors(path).items()}, network, files[0])
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or extra or reshaped:
-        example = (missing or extra or reshaped)[0]
+    if differences := misfit(network.state_dict(), state):
         raise ModelError(
-            f"The weights {files[0].name} do not fit the denoiser of {backbone.name}: {len(missing)} tensors are "
-            f"missing, {len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r}). They belong "
-            "to another architecture; use the base model they were trained from."
+            f"The weights {files[0].name} do not fit the denoiser of {backbone.name}: {differences}. They belong to "
+            "another architecture; use the base model they were trained from."
         )
     return state
+
+
+def misfit(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """How weights differ in names and shapes from a network's own; empty if they do not."""
+    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+    first = next(iter([*missing, *extra, *reshaped]), None)
+    return (
+        ""
+        if first is None
+        else (
+            f"{len(missing)} tensors are missing, {len(extra)} are unknown, {len(reshaped)} have another shape "
+            f"(first: {first!r})"
+        )
+    )
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -111,28 +117,25 @@ def _converted(state: dict[str, Tensor], network: Any, path: Path) -> dict[str, 
 def denoiser_files(
     source: str, file: str | None = None, revision: str | None = None, sha256: str | None = None
 ) -> list[Path]:
-    """The files that :func:`denoiser_weights` reads, fetched if need be; arguments and errors as there.
-
-    Args:
-        sha256: Digest of the one file; another is refused.
-    """
+    """The files that :func:`denoiser_weights` reads, fetched if need be; a digest is of the one file."""
     folder = Path(os.path.expanduser(source))
     whole = file is None and revision is None and folder.is_dir()
     files = _in_folder(folder) if whole else [find_weights(source, file, revision)]
-    if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
-        raise ModelError(
-            f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
-            "there, or remove denoiser.sha256 to accept this one."
-        )
+    check_digest(files, sha256, "denoiser.sha256")
     return files
 
 
-def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
-    """A weights file: ``source`` itself, ``file`` in the folder ``source``, or in the hub repository of that name.
+def check_digest(files: Sequence[Path], sha256: str | None, field: str) -> None:
+    """Refuse what is not the one file whose digest a field of a recipe tells, if it tells any."""
+    if sha256 is not None and [file_digest(path) for path in files] != [sha256]:
+        raise ModelError(
+            f"{files[0]} is not the file that the recipe was written with (its SHA-256 differs). Put the right file "
+            f"there, or remove {field} to accept this one."
+        )
 
-    Raises:
-        ModelError: If there is none, or it cannot be fetched.
-    """
+
+def find_weights(source: str, file: str | None, revision: str | None, what: str = "denoiser") -> Path:
+    """A weights file: ``source`` itself, ``file`` in the folder ``source``, or in the hub repository of that name."""
     path = Path(os.path.expanduser(near(source, revision)))
     if os.path.lexists(os.path.expanduser(source)):
         unused = "revision" if revision is not None else "file" if file is not None and path.is_file() else None

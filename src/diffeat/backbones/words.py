@@ -23,12 +23,6 @@ def word_positions(texts: Iterable[TokenisedText], prompt: str, word: str) -> li
     Args:
         texts: The tokenised texts the sequence is made of.
         prompt: The prompt as the user gave it.
-        word: The word.
-
-    Raises:
-        UnknownNameError: If the prompt has no such word.
-        InvalidValueError: If the word lies beyond the length the model reads, or has no token.
-        ModelError: If the tokenizer cannot tell where its tokens stand in the text.
     """
     word = word.strip()
     inner = r"\s+".join(map(re.escape, word.split()))

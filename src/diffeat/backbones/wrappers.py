@@ -31,7 +31,8 @@ def computing_dtype(network: nn.Module) -> torch.dtype:
     """In which a network computes: what its ``dtype`` says if it has one, ten times as fast where nothing is hooked to
     its layers (this is asked at every call)."""
     inner = unwrapped(network)
-    if hasattr(type(inner), "dtype") and _hooked(inner):  # layers may compute in another type than they are kept in
+    hooked = hasattr(type(inner), "dtype") and any("_diffusers_hook" in module.__dict__ for module in inside(inner))
+    if hooked:  # layers may compute in another type than they are kept in
         return inner.dtype
     kept = getattr(inner, "_keep_in_fp32_modules", None) or ()
     for name, weight in inner.named_parameters():
@@ -40,14 +41,13 @@ def computing_dtype(network: nn.Module) -> torch.dtype:
     return getattr(inner, "dtype", None) or next(inner.parameters()).dtype
 
 
-def _hooked(network: nn.Module) -> bool:
-    waiting = [network]
+def inside(*networks: nn.Module) -> Iterator[nn.Module]:
+    """What ``modules()`` would give, several times as fast: this is asked at every call."""
+    waiting = list(networks)
     while waiting:
         module = waiting.pop()
-        if "_diffusers_hook" in module.__dict__:
-            return True
+        yield module
         waiting += [child for child in module._modules.values() if child is not None]
-    return False
 
 
 def offloaded(network: nn.Module) -> bool:

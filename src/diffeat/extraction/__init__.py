@@ -7,6 +7,7 @@
 """
 
 from diffeat.extraction.baselines import Daisy, RgbPatches
+from diffeat.extraction.contained import published_folder
 from diffeat.extraction.detect import calibration_pictures
 from diffeat.extraction.extractor import Extractor
 from diffeat.extraction.gdf_config import recipe_from_gdf
@@ -14,11 +15,9 @@ from diffeat.extraction.generated import generate, generation_twin, save_generat
 from diffeat.extraction.joined import JoinedSource
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import load_aggregation, save_aggregation
-from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig
-from diffeat.extraction.joins.amalgamation_files import load_amalgamation, save_amalgamation
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, load_amalgamation, save_amalgamation
 from diffeat.extraction.kinds import Baseline, Joined, Vision, join_recipes
 from diffeat.extraction.plan import Cost, Plan
-from diffeat.extraction.published import published_folder
 from diffeat.extraction.reading import Reading
 from diffeat.extraction.recipe import Recipe, preset_names
 from diffeat.extraction.sources import load_source

@@ -18,10 +18,7 @@ from diffeat.trajectories import Row, noisy_latents
 
 
 def check_attending(recipe: Recipe) -> None:
-    """
-    Raises:
-        InvalidValueError: The recipe is no plain reading of one diffusion model at noise levels.
-    """
+    """Refuse what is no plain reading of one diffusion model at noise levels."""
     if not isinstance(recipe, Reading):
         raise InvalidValueError(
             f"Recipe {recipe.name!r} reads no single diffusion model, whose attention could be watched. Take one that "
@@ -35,11 +32,7 @@ def check_attending(recipe: Recipe) -> None:
 
 
 def passes(recipe: Reading, backbone: Backbone, picture: Picture, text: str) -> Iterator[dict[str, Any]]:
-    """Arguments of the denoiser for every timestep and draw of a recipe, one row each, under a text as it is.
-
-    Raises:
-        InvalidValueError: As :func:`check_attending`, or the picture does not suit the model.
-    """
+    """Arguments of the denoiser for every timestep and draw of a recipe, one row each, under a text as it is."""
     check_attending(recipe)
     path, frame = recipe.trajectory, frame_of(recipe, backbone, picture)
     posterior = backbone.encode_images(picture.pixels(frame)[None])

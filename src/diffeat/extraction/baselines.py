@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,17 +17,14 @@ from diffeat.geometry import Frame, FrameSpec
 
 
 class BaselineSource(Streams[FeatureMap]):
-    """Dense features without a model.
-
-    Args:
-        recipe: Its settings.
-    """
+    """Dense features without a model."""
 
     fingerprint = ""
+    default: ClassVar[Baseline]
 
-    def __init__(self, recipe: Baseline) -> None:
-        self.recipe = recipe
-        self._spec = FrameSpec("keep", longer=recipe.longer, multiple=recipe.stride)
+    def __init__(self, recipe: Baseline | None = None) -> None:
+        self.recipe = recipe or self.default
+        self._spec = FrameSpec("keep", longer=self.recipe.longer, multiple=self.recipe.stride)
 
     @property
     def precision(self) -> str:
@@ -53,8 +51,7 @@ class BaselineSource(Streams[FeatureMap]):
 class RgbPatches(BaselineSource):
     """The colours around every cell: patches of twice the stride, as they are in [-1, 1]."""
 
-    def __init__(self, recipe: Baseline | None = None) -> None:
-        super().__init__(recipe or Baseline())
+    default = Baseline()
 
     def _features(self, image: Image.Image, frame: Frame) -> torch.Tensor:
         side, pad = 2 * self.recipe.stride, self.recipe.stride // 2
@@ -69,8 +66,7 @@ class Daisy(BaselineSource):
     Cells are an odd number of pixels wide, so that a descriptor sits on the middle pixel of each.
     """
 
-    def __init__(self, recipe: Baseline | None = None) -> None:
-        super().__init__(recipe or Baseline(name="DAISY", stride=3))
+    default = Baseline(name="DAISY", stride=3)
 
     def _features(self, image: Image.Image, frame: Frame) -> torch.Tensor:
         from skimage.feature import daisy

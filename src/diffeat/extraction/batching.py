@@ -24,12 +24,7 @@ _MOST = 64
 
 
 class RowBudget:
-    """Runs jobs in calls that fit the memory.
-
-    Args:
-        backbone: Tells the device and the latent's stride.
-        rows: A fixed number of rows, or ``None`` to choose.
-    """
+    """Runs jobs in calls that fit the memory, or of a fixed number of rows."""
 
     def __init__(self, backbone: Backbone, rows: int | None) -> None:
         self._backbone = backbone

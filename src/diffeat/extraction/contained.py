@@ -5,6 +5,9 @@ their description as ``weights/DIGEST/``; so does the folder of a ControlNet. Wh
 other forms, stay where they are: the run names them by their full path, and what is not there is told before anything
 is loaded. Such a path may be changed in the run's ``recipe.yaml``; weights are told by what they hold
 (:attr:`~diffeat.features.Source.fingerprint`).
+
+A recipe on the hub, ``hub:OWNER/NAME``, is such a folder: ``recipe.yaml`` and, where it names trained weights,
+``weights/``, as :func:`diffeat.interfaces.push_to_hub` writes it.
 """
 
 from __future__ import annotations
@@ -21,10 +24,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from diffeat.backbones.folder import INDEX
+from diffeat.backbones.hub import UnreachableError, fetch_folder
 from diffeat.backbones.loading import local_place
 from diffeat.backbones.named import ModelName
 from diffeat.backbones.single_file import is_single_file
-from diffeat.errors import InvalidValueError, shown
+from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction.joins.aggregation_files import CONFIG_FILE, WEIGHTS_FILE
 from diffeat.extraction.reading import TrainedWeights
 from diffeat.extraction.recipe import Recipe
@@ -32,6 +36,7 @@ from diffeat.geometry import file_digest
 from diffeat.techniques.controlnet import ControlNet
 
 WEIGHTS = "weights"
+PREFIX, RECIPE = "hub:", "recipe.yaml"
 #: Fields that name weights or other files: those that can travel, and those that stay where they are.
 _MOVED, _STAYING = ("source", "path"), ("model", "caption_model", "condition", "captions")
 _DEPTH, _DIGEST = "depth:", re.compile("[0-9a-f]{12}")
@@ -105,14 +110,7 @@ def copy_into(folder: Path, copies: dict[str, Path]) -> None:
 
 
 def located(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe of a run folder with the weights that lie there.
-
-    Raises:
-        InvalidValueError: Some are neither there nor where the recipe names them, or are not what was copied there.
-    """
-
-    def found(part: BaseModel, field: str, value: str) -> dict[str, Any]:
-        return {field: _renamed(field, value, there)}
+    """The recipe of a run folder with the weights that lie there; refused if they are gone, or not what was copied."""
 
     def there(name: str) -> str:
         inside = name.startswith(f"{WEIGHTS}/")
@@ -133,7 +131,7 @@ def located(recipe: Recipe, folder: Path) -> Recipe:
             )
         return os.path.abspath(place) if inside else name  # links of the hub's cache lead to files without endings
 
-    return _changed(recipe, found)
+    return _places_renamed(recipe, there)
 
 
 def _is_itself(place: Path) -> bool:
@@ -152,7 +150,7 @@ def left(recipe: Recipe) -> list[str]:
             paths[name] = None
         return name
 
-    _changed(recipe, lambda part, field, value: {field: _renamed(field, value, noted)})
+    _places_renamed(recipe, noted)
     return list(paths)
 
 
@@ -162,7 +160,11 @@ def portable(recipe: Recipe) -> Recipe:
     def bare(name: str) -> str:
         return Path(name).name if os.path.isabs(name) else name
 
-    return _changed(recipe, lambda part, field, value: {field: _renamed(field, value, bare)})
+    return _places_renamed(recipe, bare)
+
+
+def _places_renamed(recipe: Recipe, rename: Callable[[str], str]) -> Recipe:
+    return _changed(recipe, lambda _, field, value: {field: _renamed(field, value, rename)})
 
 
 def _renamed(field: str, value: str, rename: Callable[[str], str]) -> str:
@@ -194,3 +196,32 @@ def _inner(value: Any, change: Change) -> Any:
         new = tuple(_inner(v, change) for v in value)
         return new if any(a is not b for a, b in zip(new, value, strict=True)) else value
     return value
+
+
+def published_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a recipe's repository, fetched if need be.
+
+    Raises:
+        ModelError: It cannot be had, or holds no recipe.
+    """
+    try:
+        folder = fetch_folder(name, [RECIPE, "weights/*"], revision)
+    except UnreachableError as error:
+        raise ModelError(
+            f"The recipe {shown(name)} cannot be fetched from the hub ({error}). Check the name and the connection, "
+            "log in if it is private, or give a local file."
+        ) from None
+    if not (folder / RECIPE).is_file():
+        raise ModelError(f"The repository {shown(name)} holds no {RECIPE}, so it is none of diffeat's.")
+    return folder
+
+
+def _written(name: str) -> Recipe | None:
+    if not name.startswith(PREFIX):
+        return None
+    asked = ModelName.parse(name.removeprefix(PREFIX))
+    folder = published_folder(asked.name, asked.revision)
+    return located(Recipe.load(folder / RECIPE), folder)
+
+
+Recipe.FORMS.append(_written)

@@ -12,6 +12,7 @@ from functools import cache
 
 from diffeat.activations import modulated_sites
 from diffeat.backbones import Backbone
+from diffeat.backbones.memory import keep_newest
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Engine
 from diffeat.extraction.plan import Plan
@@ -95,7 +96,6 @@ def massive_channels(recipe: Reading, backbone: Backbone) -> Channels:
     key = (recipe.hash, backbone.fingerprint)
     if key not in _REMEMBERED:
         names = [reducer.name for reducer in reducers_of(recipe, backbone)]
-        while len(_REMEMBERED) >= _MOST_REMEMBERED:
-            del _REMEMBERED[next(iter(_REMEMBERED))]
         _REMEMBERED[key] = {place: d.channels for place, d in detect(recipe, backbone, names).items()}
+        keep_newest(_REMEMBERED, _MOST_REMEMBERED)
     return _REMEMBERED[key]

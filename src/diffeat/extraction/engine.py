@@ -41,12 +41,7 @@ Maps = dict[Place, Tensor]
 
 
 class Read(NamedTuple):
-    """One picture by one recipe.
-
-    Attributes:
-        text: What the model was told.
-        maps: What was read.
-    """
+    """One picture by one recipe: what the model was told, and what was read."""
 
     text: str
     maps: Maps
@@ -57,14 +52,8 @@ Job = tuple[int, Lane, Row]
 
 
 class Engine:
-    """Runs a plan.
-
-    Args:
-        plan: What to read; of trajectories at noise levels.
-        backbone: The model.
-        budget: How many rows a call takes.
-        noise: Noise of one's own.
-        grad: Keep maps attached to the denoiser's graph. Pictures are encoded without gradient.
+    """Runs a plan of trajectories at noise levels; with ``grad`` maps stay attached to the graph of the denoiser, whose
+    pictures are encoded without gradient.
     """
 
     def __init__(
@@ -86,11 +75,7 @@ class Engine:
         return self._session if self.plan.steers else nullcontext()
 
     def frame(self, picture: Picture) -> Frame:
-        """Where a picture lies in the model's image.
-
-        Raises:
-            InvalidValueError: It does not suit the model.
-        """
+        """Where a picture lies in the model's image."""
         return self._backbone.frame(self.plan.readers[0].recipe.frame, picture.size, picture.name)
 
     def group(self, picture: Picture) -> Group:
@@ -207,19 +192,14 @@ class _Reading:
     def run(self, noisy: Tensor, times: Tensor, steered: Steered, rows: Rows) -> Mapping[str, Tensor]:
         """Tensors by name, a row for each latent."""
         inputs = steered.inputs(noisy, times, rows)
-        if self._taps is None:
-            output = self._backbone.denoiser(**inputs)
-            return {CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
-        with self._taps.another() as taps:
-            if not self._predicts:
+        with nullcontext() if self._taps is None else self._taps.another() as taps:
+            if taps is not None and not self._predicts:
                 return taps.run(**inputs)
-            output = self._backbone.denoiser(**inputs)
-            tensors = taps.collect()
-        return {**tensors, CLEAN_IMAGE[0]: self._clean(output[0], noisy, times)}
-
-    def _clean(self, output: Tensor, noisy: Tensor, times: Tensor) -> Tensor:
+            output = self._backbone.denoiser(**inputs)[0]
+            tensors = {} if taps is None else taps.collect()
         prediction = self._backbone.family.unpack(output, noisy)[:, : noisy.shape[1]]
-        return self._backbone.decode(self._backbone.estimate_clean(noisy, times.to(noisy.device), prediction))
+        clean = self._backbone.estimate_clean(noisy, times.to(noisy.device), prediction)
+        return {**tensors, CLEAN_IMAGE[0]: self._backbone.decode(clean)}
 
 
 class _Means:

@@ -33,13 +33,10 @@ class Estimate:
     """What an extraction will take.
 
     Attributes:
-        pictures: To extract.
-        measured: Of them, read to measure.
+        measured: Of the pictures, read to measure.
         rows: Of denoiser calls; none where there is no denoiser.
-        flops: Floating-point operations.
         seconds: On the device that was measured, by one process.
-        bytes: On disk.
-        free: Bytes there, ``None`` where it cannot be told.
+        free: Bytes on the disk, ``None`` where it cannot be told.
     """
 
     pictures: int
@@ -51,10 +48,7 @@ class Estimate:
     free: int | None
 
     def check(self) -> None:
-        """
-        Raises:
-            StoreError: The disk does not hold it.
-        """
+        """Refuse what the disk does not hold."""
         if self.free is not None and self.bytes > self.free:
             raise StoreError(
                 f"The features of {self.pictures} pictures would take {size(self.bytes)}, and {size(self.free)} are "
@@ -85,8 +79,6 @@ def estimate(
     """Measure an extraction on a few of its pictures; one that cannot be read is passed over.
 
     Args:
-        source: Runs the recipe.
-        pictures: To extract.
         pack: Makes of features what a store holds (:meth:`~diffeat.storage.FeatureStore.packed`).
         folder: Where the store will lie, on this machine.
         most: Pictures to read.
@@ -133,11 +125,7 @@ def check_room(
     pack: Callable[[FeatureMap, str], Maps],
     folder: Path | None,
 ) -> None:
-    """Refuse an extraction that the disk does not hold, by the first of its pictures that can be read.
-
-    Raises:
-        StoreError: The disk does not hold it.
-    """
+    """Refuse an extraction that the disk does not hold, by the first of its pictures that can be read."""
     for picture in pictures[:3]:
         with suppress(ImageError, InvalidValueError, NonFiniteError):
             one = estimate(source, [picture], pack, folder)
@@ -146,11 +134,7 @@ def check_room(
 
 
 def check_rest(each: float, pictures: int, folder: Path) -> None:
-    """Refuse to go on where the disk does not hold so many more pictures of so many bytes.
-
-    Raises:
-        StoreError: It does not.
-    """
+    """Refuse to go on where the disk does not hold so many more pictures of so many bytes."""
     free = free_bytes(folder)
     if free is not None and each * pictures > free:
         raise StoreError(

@@ -13,24 +13,23 @@ from torch import Tensor
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
 from diffeat.backbones.encoded import REMEMBERED_TEXTS
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, with_parts
 from diffeat.backbones.optimise import optimise as make_faster
 from diffeat.backbones.placement import placed
 from diffeat.extraction.join import check_weights
+from diffeat.extraction.joined import apart
 from diffeat.extraction.joins.views import MixedViews
 from diffeat.extraction.reading import Reading, names_by_step
 from diffeat.extraction.recipe import Recipe
-from diffeat.extraction.views import Views, with_parts
+from diffeat.extraction.views import Views
 from diffeat.features import Failed, FeatureMap, Group, Picture, Streams
 from diffeat.trajectories import NoiseSource
 
 
 class Extractor(Streams[FeatureMap]):
-    """Features of pictures by a recipe.
+    """Features of pictures by a recipe on a model.
 
     Args:
-        recipe: What to extract.
-        backbone: The model to extract from.
         batch_size: Rows of one denoiser call (one row is one picture at one timestep and draw); ``None`` chooses by
             memory.
         grad: Keep features attached to the denoiser's graph, to fine-tune it. Images are encoded without gradient.
@@ -169,9 +168,7 @@ class Extractor(Streams[FeatureMap]):
 
     def _mixed(self, views: list[FeatureMap]) -> FeatureMap:
         if self._apart:
-            labelled = zip(self.recipe.view_labels, views, strict=True)
-            maps = {f"{label}/{name}": m for label, view in labelled for name, m in view.activations.items()}
-            note = {}
+            maps, note = apart(self.recipe.view_labels, views), {}
         elif self._mixture is not None:
             fused, note = self._mixture([list(view.activations.values()) for view in views])
             maps = {"fused": fused}
@@ -190,12 +187,7 @@ class Extractor(Streams[FeatureMap]):
 def load_backbone(
     recipe: Reading, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
 ) -> Backbone:
-    """The model that a recipe names, with its denoiser's other weights if it names some.
-
-    Raises:
-        InvalidValueError: No such device or precision.
-        ModelError: It cannot be loaded.
-    """
+    """The model that a recipe names, with its denoiser's other weights if it names some."""
     device, dtype = placed(device, dtype)
     backbone = Backbone.from_pretrained(recipe.model, device=device, dtype=dtype)
     if recipe.denoiser is not None:

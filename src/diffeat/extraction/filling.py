@@ -26,12 +26,7 @@ _WAITING = 5e8
 
 @dataclass(frozen=True)
 class Unit:
-    """Pictures that become one shard.
-
-    Attributes:
-        position: Of the shard in the order of all.
-        trial: Whether to read the pictures only, and write nothing.
-    """
+    """Pictures that become the shard at a position in the order of all; of a trial they are read alone."""
 
     position: int
     pictures: tuple[Picture, ...]
@@ -77,10 +72,6 @@ def fill(source: Source[FeatureMap], store: FeatureStore, units: Iterable[Unit],
     Args:
         units: Asked for while the pictures of earlier ones wait.
         done: Called from another thread.
-
-    Raises:
-        StoreError: The store cannot be written; complete shards stay.
-        NonFiniteError: Features do not fit the store's dtype.
     """
     with _Writer(store, done) as writer:
         begun: dict[int, Unit] = {}

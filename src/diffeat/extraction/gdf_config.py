@@ -29,10 +29,9 @@ def _flux(left: int) -> float:
 
 @dataclass(frozen=True)
 class Version:
-    """A model of theirs.
+    """A model of theirs, and ours that it is.
 
     Attributes:
-        model: Ours.
         size: Of its pictures.
         timestep: What the denoiser gets with so many steps left, the first of which is read.
         steps: Of the whole schedule.
@@ -46,11 +45,7 @@ class Version:
     up: bool = False
 
     def took(self, t: float) -> float:
-        """The timestep that a requested t really is.
-
-        Raises:
-            InvalidValueError: There is no step left at t.
-        """
+        """The timestep that a requested t really is; refused if there is no step left at t."""
         done = self.steps - min(self.steps * (t / 1000), self.steps)
         left = self.steps - (int(done) if self.up else math.ceil(done))
         if t <= 0 or left < 1:

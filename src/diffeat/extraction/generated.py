@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
-from diffeat.backbones import Backbone
+from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.reading import Reading
 from diffeat.features import Picture
@@ -33,13 +33,7 @@ NOTE = "diffeat"
 
 @dataclass(frozen=True)
 class Origin:
-    """How a picture was made.
-
-    Attributes:
-        prompt: The text as the model read it.
-        number: Which of the pictures of that text.
-        settings: What else the picture depends on.
-    """
+    """How a picture was made: the text as the model read it, which of its pictures, and what else it depends on."""
 
     prompt: str
     number: int
@@ -52,11 +46,7 @@ class Origin:
 
     @classmethod
     def of(cls, picture: Picture, recipe: Reading) -> Origin:
-        """The note that a picture carries.
-
-        Raises:
-            InvalidValueError: It carries none, or was made by other settings than the recipe's.
-        """
+        """The note that a picture carries; refused if there is none, or it tells other settings than the recipe."""
         note = picture.image.info.get(NOTE)
         if not isinstance(note, str):
             raise InvalidValueError(
@@ -140,10 +130,7 @@ def generate(
     for prompt in prompts:
         text = recipe.text_for(prompt)
         conditioning = backbone.condition([text], size=size, **recipe.conditioning)
-        guidance = None
-        if path.guidance is not None:
-            other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
-            guidance = Guidance(path.guidance, other)
+        guidance = guidance_of(recipe, backbone, conditioning)
         for number in range(count):
             origin = Origin(text, number, settings_of(recipe, size))
             steps = ode_steps("generation", path.steps or 1, backbone)
@@ -153,6 +140,15 @@ def generate(
                 image = to_image(backbone.decode(end)[0])
             image.info[NOTE] = json.dumps(asdict(origin))
             yield image, origin
+
+
+def guidance_of(recipe: Reading, backbone: Backbone, conditioning: Conditioning) -> Guidance | None:
+    """Of the recipe's trajectory, if it has any."""
+    path = recipe.trajectory
+    if path.guidance is None:
+        return None
+    other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
+    return Guidance(path.guidance, other)
 
 
 def save_generated(image: Image.Image, path: Path, *, force: bool = False) -> None:

@@ -46,39 +46,30 @@ class Join(Protocol):
 
 @dataclass(frozen=True)
 class Concat:
-    """Maps on the channel axis, at one grid."""
+    """Maps on the channel axis, at one grid; by ``fuse.kind`` ``mean`` their mean, of maps with the same channels."""
 
     fuse: Fuse
     network: None = None
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
-        return cls(recipe.fuse or Fuse())
+        fuse = recipe.fuse or Fuse()
+        if fuse.kind == "mean":
+            catalogue = Catalogue.of(backbone)
+            check_same_channels([catalogue[name].channels for name in names if name in catalogue])
+        return cls(fuse)
 
     def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return concatenate(list(views[0]), self.fuse.grid, self.fuse.normalise, self.fuse.resize), {}
-
-
-class Mean(Concat):
-    """The mean of maps with the same channels, at one grid."""
-
-    @classmethod
-    def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Self:
-        """Raises:
-        InvalidValueError: Maps have different channels, as far as the model's catalogue tells.
-        """
-        catalogue = Catalogue.of(backbone)
-        check_same_channels([catalogue[name].channels for name in names if name in catalogue])
-        return super().of(recipe, backbone, names)
-
-    def __call__(self, views: Sequence[Sequence[Tensor]]) -> tuple[Tensor, dict[str, Any]]:
-        return mean_of_maps(list(views[0]), self.fuse.grid, self.fuse.resize), {}
+        maps, fuse = list(views[0]), self.fuse
+        if fuse.kind == "mean":
+            return mean_of_maps(maps, fuse.grid, fuse.resize), {}
+        return concatenate(maps, fuse.grid, fuse.normalise, fuse.resize), {}
 
 
 #: By the name in ``fuse.kind``.
 JOINS: dict[str, type[Join]] = {
     "concat": Concat,
-    "mean": Mean,
+    "mean": Concat,
     "hyperfeatures": Hyperfeatures,
     "amalgamation": MixedViews,
 }
@@ -92,12 +83,7 @@ _FILES: dict[str, Callable[[Reading], Path]] = {
 
 
 def check_weights(recipe: Reading) -> None:
-    """Find all weights that a recipe names beside its model, before that is loaded.
-
-    Raises:
-        InvalidValueError: A trained join names none.
-        ModelError: They cannot be had, or are not those the recipe was written with.
-    """
+    """Find all weights that a recipe names beside its model, before that is loaded."""
     if recipe.fuse is not None and recipe.fuse.kind in _FILES:
         _FILES[recipe.fuse.kind](recipe)
     for weights in (recipe.denoiser, *(view.denoiser for view in recipe.views or ())):

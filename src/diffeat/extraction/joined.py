@@ -25,7 +25,6 @@ class JoinedSource(Streams[FeatureMap]):
     """Runs the parts of a joined recipe over the same pictures.
 
     Args:
-        recipe: How they are joined.
         sources: One for each part; each gives one map per picture.
 
     Raises:
@@ -113,8 +112,9 @@ def _side_by_side(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, T
     return {"fused": concatenated(features)}
 
 
-def _apart(features: Sequence[FeatureMap], recipe: Joined) -> dict[str, Tensor]:
-    labelled = zip(recipe.part_labels, features, strict=True)
+def apart(labels: Sequence[str], features: Sequence[FeatureMap]) -> dict[str, Tensor]:
+    """All maps of several, called LABEL/MAP."""
+    labelled = zip(labels, features, strict=True)
     return {f"{label}/{name}": values for label, part in labelled for name, values in part.activations.items()}
 
 
@@ -132,7 +132,7 @@ _JOINS: dict[str, Callable[[Sequence[FeatureMap], Joined], dict[str, Tensor]]] =
     "concat": _side_by_side,
     "weighted": _weighted,
     "convolution": _side_by_side,
-    "apart": _apart,
+    "apart": lambda features, recipe: apart(recipe.part_labels, features),
 }
 
 

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean, shown
 from diffeat.explain import faults
 from diffeat.extraction.reading import MOST_PIXELS, Reading, TrainedWeights
-from diffeat.extraction.recipe import MOST_PARTS, Recipe, known_kind
+from diffeat.extraction.recipe import MOST_PARTS, Recipe, known_kind, labels
 
 _BASELINES = {"rgb": {"name": "RGB patches"}, "daisy": {"name": "DAISY", "stride": 3}}
 _PLUS = " + "
@@ -161,9 +161,8 @@ class Joined(Recipe, frozen=True):
 
     @property
     def part_labels(self) -> list[str]:
-        """What tells parts apart: their names, or numbers from 1 where a name stands for several."""
-        names = [part.name for part in self.parts]
-        return [n if names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
+        """What tells parts apart: see :func:`~diffeat.extraction.recipe.labels`."""
+        return labels([part.name for part in self.parts])
 
     @property
     def map_names(self) -> tuple[str, ...]:

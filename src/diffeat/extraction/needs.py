@@ -21,12 +21,10 @@ from diffeat.techniques.other_weights import OtherWeights
 
 @dataclass(frozen=True)
 class Need:
-    """A model or a file.
+    """A model as recipes write it, or (in) a repository.
 
     Attributes:
-        name: Of a model, as recipes write it, or the id of a repository.
         file: In the repository, or a folder there; ``None`` for what is used of all of it.
-        revision: Of the repository.
         weights: Whether those of a model are needed, or its configurations and tokenizers alone.
     """
 

@@ -26,11 +26,10 @@ from diffeat.trajectories import Row
 
 
 class Lane(NamedTuple):
-    """Rows that differ in timestep and draw alone.
+    """Rows that differ in timestep and draw alone; their noise has a seed.
 
     Attributes:
         text: Equal for recipes that tell the model the same about every picture.
-        seed: Of the noise.
         sample: Whether the latent is a draw of the posterior rather than its mean.
     """
 
@@ -41,15 +40,7 @@ class Lane(NamedTuple):
 
 @dataclass(frozen=True)
 class Reader:
-    """One recipe of a plan.
-
-    Attributes:
-        recipe: The recipe.
-        combination: Its techniques.
-        reducers: What makes its maps.
-        rows: Where it reads.
-        lane: Which rows of a picture it shares with recipes of the same.
-    """
+    """One recipe of a plan: its techniques, what makes its maps, where it reads, and in which rows of a picture."""
 
     recipe: Reading
     combination: Combination
@@ -68,7 +59,6 @@ class Cluster:
     """Recipes that can share denoiser calls: the same adapters, ControlNets, steps and guidance.
 
     Attributes:
-        combination: What they have in common.
         readers: Their numbers in the plan.
         wants: What taps bring.
         predicts: Whether the denoiser's prediction is wanted, so that the forward pass runs to its end.

@@ -17,13 +17,13 @@ from pydantic import BeforeValidator, Field, field_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
 from diffeat.errors import did_you_mean, shown
-from diffeat.extraction.recipe import Option, Part, Recipe
+from diffeat.extraction.recipe import Option, Part, Recipe, labels
 from diffeat.extraction.wanted import Wanted
 from diffeat.geometry import FrameSpec, file_digest
 from diffeat.refinement.adaln import Discard
 from diffeat.refinement.maps import Resize
 from diffeat.techniques.other_weights import OtherWeights
-from diffeat.techniques.union import Techniques
+from diffeat.techniques.parse import Techniques
 
 #: Pixels of a side that a recipe can ask for.
 MOST_PIXELS = 2**14
@@ -254,10 +254,6 @@ def _sides(size: tuple[int, int] | int | None) -> tuple[int | None, ...]:
     return size if isinstance(size, tuple) else (size,)
 
 
-def _one_or_many(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [value]
-
-
 class Reading(Recipe, frozen=True):
     """A recipe of one diffusion model. See the module docstring; every field is described in its JSON schema."""
 
@@ -269,7 +265,7 @@ class Reading(Recipe, frozen=True):
         default_factory=dict, description="options of the family's conditioning, e.g. guidance"
     )
     trajectory: Trajectory
-    activations: Annotated[tuple[Wanted, ...], BeforeValidator(_one_or_many)]
+    activations: Annotated[tuple[Wanted, ...], BeforeValidator(lambda v: v if isinstance(v, (list, tuple)) else [v])]
     techniques: Techniques | None = Field(
         default=None, description="applied while features are read; 'diffeat gate --help' lists them"
     )
@@ -358,9 +354,8 @@ class Reading(Recipe, frozen=True):
 
     @property
     def view_labels(self) -> list[str]:
-        """What tells views apart: their names, or numbers from 1 where a name is missing or stands for several."""
-        names = [view.name for view in self.views or ()]
-        return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
+        """What tells views apart: see :func:`~diffeat.extraction.recipe.labels`."""
+        return labels([view.name for view in self.views or ()])
 
     def view_recipes(self) -> list[Reading]:
         """A whole recipe for each view, without fusion; the recipe itself where there are no views."""

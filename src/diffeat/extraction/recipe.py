@@ -15,7 +15,7 @@ import difflib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
@@ -249,12 +249,13 @@ class Recipe(Displayed, Part, frozen=True):
         return self
 
 
-def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
-    """The kind of a recipe's fields: ``parts`` are those of a joined one.
+def labels(names: Sequence[str]) -> list[str]:
+    """What tells things apart: their names, or numbers from 1 where a name is missing or stands for several."""
+    return [n if n and names.count(n) == 1 else str(i) for i, n in enumerate(names, 1)]
 
-    Raises:
-        InvalidValueError: It names another.
-    """
+
+def known_kind(data: dict[str, Any], origin: str) -> type[Recipe]:
+    """The kind of a recipe's fields: ``parts`` are those of a joined one."""
     names = [str(key)[:40] for key in data]
     joined = "parts" in names or ("model" not in names and difflib.get_close_matches("parts", names, cutoff=0.7))
     name = data.get("kind", "joined" if joined else "reading")
@@ -285,16 +286,11 @@ def preset_file(name: str) -> Path | None:
     return next((file for file in _FOLDER.glob("*.yaml") if file.stem == name), None)
 
 
-def _variant(name: str) -> Recipe:
-    base, fields = _variants()[name]
-    words = fields["description"]
-    recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
-    return recipe.replace(name=name, description=f"{recipe.description}, {words}")
-
-
 def _load(name: str) -> Recipe:
     if name in _variants():
-        return _variant(name)
+        base, fields = _variants()[name]
+        recipe = Recipe.load(base).varied({field: value for field, value in fields.items() if field != "description"})
+        return recipe.replace(name=name, description=f"{recipe.description}, {fields['description']}")
     preset = preset_file(name)
     path = preset or Path(name)
     recipe = None if preset else next((r for form in Recipe.FORMS if (r := form(name)) is not None), None)
@@ -333,11 +329,7 @@ def _part(part: Any, folder: Path) -> Any:
 
 
 def read_yaml(text: str, what: str) -> Any:
-    """Plain data from YAML text.
-
-    Raises:
-        InvalidValueError: It is no YAML, or has tags of its own.
-    """
+    """Plain data from YAML text without tags of its own."""
     try:
         return yaml.safe_load(text)
     except Exception as error:  # PyYAML raises whatever it runs into: dates and numbers that are none, deep nesting
@@ -346,10 +338,7 @@ def read_yaml(text: str, what: str) -> Any:
 
 
 def _check_extent(data: Any, origin: str) -> None:
-    """
-    Raises:
-        InvalidValueError: More values, or deeper ones, than a recipe needs.
-    """
+    """Refuse more values, or deeper ones, than a recipe needs."""
     layer, count = [data], 0
     for _ in range(_DEPTH):
         inner: list[Any] = []

@@ -20,13 +20,14 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.activations import Catalogue, MapRequest, ModulatedSite, modulated_sites
 from diffeat.activations.names import is_pattern
 from diffeat.backbones import Backbone
 from diffeat.errors import InvalidValueError, did_you_mean
-from diffeat.extraction.joins.attention_features import aggregate_attention
 from diffeat.extraction.reading import Reading, Refine
 from diffeat.extraction.wanted import AttentionActivation, MapActivation
 from diffeat.refinement import low_pass, shrink_map
@@ -57,7 +58,6 @@ class Reducer(ABC):
     """Makes one map.
 
     Attributes:
-        name: Of the map in results.
         wants: What taps bring for it.
         exact: Whether its means stay float32 instead of the precision in which they were read.
         predicts: Whether the denoiser's prediction is wanted too, under the name :data:`CLEAN_IMAGE` [0].
@@ -88,21 +88,14 @@ class Mean(Reducer):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMean(Reducer):
-    """Averaged attention.
-
-    Attributes:
-        grid: ``(h, w)`` of the latent, where the picture size is fixed.
-        cell: Pixels of a latent cell.
-    """
+    """Averaged attention, at the grid of the latent ``(h, w)`` where the picture size is fixed; ``cell`` in pixels."""
 
     grid: tuple[int, int] | None
     cell: int
 
     @classmethod
     def of(cls, attention: AttentionActivation, recipe: Reading, backbone: Backbone) -> AttentionMean:
-        """Raises:
-        InvalidValueError: The model has no such attention at this picture size.
-        """
+        """Refused if the model has no such attention at this picture size."""
         side, _, kind = attention.attention.partition("_")
         size = recipe.frame.size if isinstance(recipe.frame.size, tuple) else None
         module = "attn2" if kind == "cross" else "attn1"
@@ -122,7 +115,8 @@ class AttentionMean(Reducer):
             raise InvalidValueError(
                 "Averaged self-attention has a channel per cell: fix the picture size (frame mode squash)."
             )
-        text = 0 if kind == "self" else _text_length(backbone, recipe)
+        told = {} if kind == "self" else backbone.condition([recipe.prompt]).arguments()
+        text = int(told["encoder_hidden_states"].shape[1]) if told else 0
         requests = [
             MapRequest(f"{id}.map", heads="mean", tokens=tuple(range(text or grid[0] * grid[1])))
             for id, grid in grids.items()
@@ -206,10 +200,8 @@ def _finished(reducer: Reducer, recipe: Reading) -> Reducer:
 
 
 def reducers_of(recipe: Reading, backbone: Backbone, massive: Channels | None = None) -> list[Reducer]:
-    """One for each map of a recipe, in its order; globs become ids.
-
-    Args:
-        massive: The channels to discard where the recipe says ``detected``.
+    """One for each map of a recipe, in its order; globs become ids. ``massive`` are the channels to discard where the
+    recipe says ``detected``.
 
     Raises:
         UnknownNameError: A glob that selects nothing.
@@ -266,6 +258,19 @@ def _mean(request: str | MapRequest) -> Mean:
     return Mean(name=str(request), wants=(request,))
 
 
-def _text_length(backbone: Backbone, recipe: Reading) -> int:
-    arguments = backbone.condition([recipe.prompt]).arguments()
-    return int(arguments["encoder_hidden_states"].shape[1])
+def aggregate_attention(
+    maps: Sequence[Float[Tensor, "k h w"]], grid: tuple[int, int] | None = None
+) -> Float[Tensor, "c h2 w2"]:
+    """Maps of equal grids are averaged, grids are put behind one another, from coarse to fine.
+
+    Args:
+        maps: Per layer, one channel per text token (heads averaged).
+        grid: Common grid (h, w), by nearest neighbour; the finest by default.
+    """
+    by_grid: dict[tuple[int, int], list[Tensor]] = {}
+    for m in maps:
+        by_grid.setdefault((m.shape[-2], m.shape[-1]), []).append(m)
+    grids = sorted(by_grid, key=lambda g: g[0] * g[1])
+    target = grid or grids[-1]
+    means = [torch.stack(by_grid[g]).mean(0) for g in grids]
+    return torch.cat([F.interpolate(m[None], size=target, mode="nearest")[0] for m in means])

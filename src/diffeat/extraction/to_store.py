@@ -75,16 +75,14 @@ def extract_units(
     summary: Summary,
     progress: Progress = silent,
 ) -> None:
-    """Do what :func:`plan_units` found to be left, and add to the summary what came of it.
-
-    Raises:
-        StoreError: The store is of another model, or cannot be written; or the disk will not hold what workers write,
-            by their first shard. Complete shards stay.
-        NonFiniteError: Features do not fit the store's dtype.
-    """
+    """Do what :func:`plan_units` found to be left, and add to the summary what came of it."""
     if not units:
         return
-    _check_model(store, source.fingerprint)
+    head = with_fields(store.head, weights=source.fingerprint)
+    if FeatureStore.is_store(store.path):
+        store.head.require(head, store.path)
+    else:  # it is made by its first shard
+        store.head = head
     count = sum(len(unit.pictures) for unit in units)
     bar = iter(progress(range(count), total=None, desc="extract"))
 
@@ -150,10 +148,7 @@ def plan_units(
 
 
 def _jobs(
-    recipe: Spec,
-    pictures: Sequence[ImageLike],
-    prompts: str | Sequence[str | None] | None,
-    summary: Summary,
+    recipe: Spec, pictures: Sequence[ImageLike], prompts: str | Sequence[str | None] | None, summary: Summary
 ) -> list[Picture | None]:
     """What to extract, by position; ``None`` for what cannot be read and what stands twice in the list."""
     if prompts is None or isinstance(prompts, str):
@@ -181,15 +176,6 @@ def _jobs(
             raise InvalidValueError(f"Two pictures with different {what} are named {picture.name}: a store holds one.")
         jobs.append(None)
     return jobs
-
-
-def _check_model(store: FeatureStore, fingerprint: str) -> None:
-    """Refuse a store of another model; one that is made by its first shard will be of this one."""
-    head = with_fields(store.head, weights=fingerprint)
-    if FeatureStore.is_store(store.path):
-        store.head.require(head, store.path)
-    else:
-        store.head = head
 
 
 def _identity(recipe: Spec, picture: Picture, digest: str | None = None) -> Identity:

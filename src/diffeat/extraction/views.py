@@ -12,7 +12,7 @@ from torch import Tensor
 from diffeat.__about__ import __version__
 from diffeat.ambient import neutral
 from diffeat.backbones import Backbone
-from diffeat.backbones.fingerprint import fingerprint
+from diffeat.backbones.fingerprint import fingerprint, with_parts
 from diffeat.errors import InvalidValueError, NonFiniteError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.detect import massive_channels
@@ -35,12 +35,7 @@ class Views(Streams[list[FeatureMap]]):
 
     Args:
         recipes: One or several; they share model, frame and conditioning options.
-        backbone: The model.
-        batch_size: Rows of one denoiser call (one row is one picture at one timestep and draw); ``None`` chooses by
-            memory.
-        grad: Keep features attached to the denoiser's graph, to fine-tune it. Images are encoded without gradient.
-        noise: Noise of your own in place of that keyed by picture, timestep and draw: a function (see
-            :class:`~diffeat.trajectories.NoiseSource`), or a tensor ``(c, h, w)`` or ``(timesteps × draws, c, h, w)``.
+        batch_size: As of :class:`Extractor`, and so for ``grad`` and ``noise``.
         base: The recipe whose views these are, for the texts of pictures; the first by default.
 
     Raises:
@@ -152,11 +147,6 @@ class Views(Streams[list[FeatureMap]]):
         """Find the massive channels that the plan's reducers will ask for, before anything runs."""
         if not self._massive:
             self._massive.update(massive_channels(self.plan.readers[0].recipe, self.backbone))
-
-
-def with_parts(base: str, parts: Sequence[str]) -> str:
-    """A fingerprint with those of further parts; itself where there are none."""
-    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
 
 
 def _discarded(reader: Reader) -> dict[str, dict[str, list[int]]]:

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from diffeat.ambient import neutral
-from diffeat.backbones.files import is_path, read_object, said
+from diffeat.backbones.files import read_object, said
 from diffeat.backbones.fingerprint import fingerprint
-from diffeat.backbones.folder import check_folder
-from diffeat.backbones.hub import near
+from diffeat.backbones.hub import near_part
 from diffeat.backbones.placement import device_of, dtype_of
 from diffeat.backbones.sharing import ready
 from diffeat.errors import InvalidValueError, ModelError, NonFiniteError
@@ -31,13 +30,10 @@ _PIXELS = 8 * 518 * 518
 
 
 class VisionExtractor(Streams[FeatureMap]):
-    """Features of pictures by a vision transformer.
+    """Features of pictures by a loaded vision transformer of ``transformers``.
 
     Args:
-        recipe: What to take.
-        model: A loaded ``transformers`` model.
-        mean: Per channel, of pixels in [0, 1], as the model was trained.
-        std: Likewise.
+        mean: Per channel, of pixels in [0, 1], as the model was trained; likewise ``std``.
     """
 
     def __init__(
@@ -90,9 +86,7 @@ class VisionExtractor(Streams[FeatureMap]):
 
         where, precision = device_of(device or "cpu"), dtype_of(dtype) or torch.float32
         recipe = recipe if isinstance(recipe, Vision) else Vision(model=str(recipe))
-        model = near(recipe.model)
-        if is_path(model):
-            check_folder(Path(model))
+        model = near_part(recipe.model)
         try:
             loaded = AutoModel.from_pretrained(model, dtype=precision, trust_remote_code=False)
         except Exception as error:  # anything a damaged or foreign folder provokes inside the loaders
@@ -100,10 +94,7 @@ class VisionExtractor(Streams[FeatureMap]):
                 f"The vision model {model!r} cannot be loaded ({said(error)}). Give a hub id such as "
                 "'facebook/dinov2-base' or a local folder with config.json and model.safetensors."
             ) from error
-        stats = _statistics(Path(model)) if Path(model).is_dir() else _statistics_of(model)
-        extractor = cls(recipe, loaded, **stats)
-        extractor.model.to(where)
-        return extractor
+        return cls(recipe, loaded.to(where), **_statistics(model))
 
     @property
     def fingerprint(self) -> str:
@@ -135,22 +126,19 @@ class VisionExtractor(Streams[FeatureMap]):
         for picture, frame, tokens in zip(pictures, frames, hidden, strict=True):
             tensor = self._grid(tokens, frame)
             if finite(tensor):
-                yield self._feature_map(picture, frame, tensor)
+                provenance = {
+                    "recipe": self.recipe.name,
+                    "recipe_hash": self.recipe.hash,
+                    "model": self.recipe.model,
+                    "prompt": "",
+                    "model_size": list(frame.model),
+                    "dtype": self.precision,
+                }
+                yield FeatureMap({"patches": tensor}, frame, picture.name, picture.digest, provenance)
             else:
                 dtype = self.model.dtype
                 error = f"Features of {picture.name} hold NaN or infinity in {dtype}. Use float32."
                 yield Failed(NonFiniteError(error))
-
-    def _feature_map(self, picture: Picture, frame: Frame, tensor: Tensor) -> FeatureMap:
-        provenance = {
-            "recipe": self.recipe.name,
-            "recipe_hash": self.recipe.hash,
-            "model": self.recipe.model,
-            "prompt": "",
-            "model_size": list(frame.model),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-        }
-        return FeatureMap({"patches": tensor}, frame, picture.name, picture.digest, provenance)
 
     def _grid(self, tokens: Tensor, frame: Frame) -> Tensor:
         """Tokens (n, c) behind the class and register tokens, as a map (c, h, w)."""
@@ -163,24 +151,16 @@ class VisionExtractor(Streams[FeatureMap]):
         return tokens[self._skip :].T.reshape(-1, h, w)
 
 
-def _statistics(folder: Path) -> dict[str, Sequence[float]]:
-    """Pixel statistics from a local ``preprocessor_config.json``, where there is one."""
-    file = folder / "preprocessor_config.json"
-    data = read_object(file) if file.exists() else {}
+def _statistics(model: str) -> dict[str, Sequence[float]]:
+    """Pixel statistics from a model's ``preprocessor_config.json``, where there is one."""
+    from transformers.utils.hub import cached_file
+
+    name = "preprocessor_config.json"
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    file = Path(model, name) if Path(model).is_dir() else Path(cached_file(model, name, **quiet) or "")
+    data = read_object(file) if file.is_file() else {}
     statistics = {k: data[f"image_{k}"] for k in ("mean", "std") if f"image_{k}" in data}
     for name, values in statistics.items():
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)):
             raise ModelError(f"{file}: image_{name} must be three numbers, not {str(values)[:80]}.")
     return statistics
-
-
-def _statistics_of(model: str) -> dict[str, Sequence[float]]:
-    from transformers.utils.hub import cached_file
-
-    found = cached_file(
-        model,
-        "preprocessor_config.json",
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
-    return _statistics(Path(found).parent) if found else {}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ from diffeat.backbones import Backbone, Conditioning
 from diffeat.errors import InvalidValueError
 from diffeat.extraction.batching import RowBudget
 from diffeat.extraction.engine import Maps, Read
-from diffeat.extraction.generated import Origin, start_noise
+from diffeat.extraction.generated import Origin, guidance_of, start_noise
+from diffeat.extraction.joins.hyperfeatures import RunningSum
 from diffeat.extraction.plan import Plan
 from diffeat.extraction.reduce import Place
 from diffeat.features import Group, Picture, model_images
@@ -31,32 +31,8 @@ from diffeat.trajectories.ode import check_prediction
 Sink = Callable[[int, dict[str, Tensor]], None]
 
 
-class Running(Protocol):
-    """A sum over the calls of a walk.
-
-    Attributes:
-        total: ``(b, c, h, w)``.
-    """
-
-    @property
-    def total(self) -> Tensor: ...
-    def add(self, position: int, tensors: dict[str, Tensor]) -> None: ...
-
-
 class Walker:
-    """Reads the activations of a recipe of kind ``inversion`` or ``generation``.
-
-    Args:
-        plan: Of that one recipe.
-        backbone: The model.
-        budget: How many rows a call takes.
-        noise: Noise of one's own.
-        grad: Keep maps attached to the denoiser's graph.
-
-    Raises:
-        InvalidValueError: The model predicts something else than the recipe is stepped for, has no unconditional
-            embedding for its guidance, or has too short a schedule; an activation that is no single map.
-    """
+    """Reads the activations of a recipe of kind ``inversion`` or ``generation``, the one of the plan."""
 
     def __init__(
         self, plan: Plan, backbone: Backbone, budget: RowBudget, noise: NoiseSource | None = None, *, grad: bool = False
@@ -81,11 +57,7 @@ class Walker:
         return tuple(at[s] for s in self._save)
 
     def group(self, picture: Picture) -> Group:
-        """Pictures of one model size, as many as fill a call.
-
-        Raises:
-            InvalidValueError: A picture that is to be generated again and does not say how, or was made otherwise.
-        """
+        """Pictures of one model size, as many as fill a call."""
         frame = self.frame(picture)
         if self._recipe.trajectory.kind == "generation":
             made = tuple(Origin.of(picture, self._recipe).settings["size"])
@@ -128,7 +100,7 @@ class Walker:
         in_order = [dict(sorted(m.items(), key=lambda item: order[item[0].step])) for m in maps]
         return [[Read(self.text(picture), m)] for picture, m in zip(pictures, in_order, strict=True)]
 
-    def total(self, pictures: Sequence[Picture], start: Callable[[], Running]) -> list[tuple[str, Tensor]]:
+    def total(self, pictures: Sequence[Picture], start: Callable[[], RunningSum]) -> list[tuple[str, Tensor]]:
         """For each picture, what the model was told and what a running sum makes of its maps ``(c, h, w)``."""
         totals: list[Tensor] = [torch.empty(0)] * len(pictures)
 
@@ -180,8 +152,4 @@ class Walker:
             latents = moved(torch.cat(rows), backbone.device)
         texts = [self.text(picture) for picture in pictures]
         conditioning = backbone.condition(texts, size=size, **recipe.conditioning)
-        guidance = None
-        if path.guidance is not None:
-            other = unconditional_rows(backbone, path.negative_prompt or "", conditioning, **recipe.conditioning)
-            guidance = Guidance(path.guidance, other)
-        return latents, conditioning, guidance
+        return latents, conditioning, guidance_of(recipe, backbone, conditioning)

@@ -12,8 +12,7 @@ from pathlib import Path
 from diffeat.backbones.hub import offline, why_not
 from diffeat.errors import InvalidValueError, ModelError, shown
 from diffeat.extraction import Recipe
-from diffeat.extraction.contained import contained, left
-from diffeat.extraction.published import RECIPE
+from diffeat.extraction.contained import RECIPE, contained, left
 from diffeat.files import read_bytes, read_text
 from diffeat.tasks.predictors.folder import CARD, FACTS, base_models, licences, read_run
 from diffeat.tasks.predictors.folder import WEIGHTS as HEAD

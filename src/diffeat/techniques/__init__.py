@@ -27,12 +27,8 @@ if TYPE_CHECKING:
 TECHNIQUES: tuple[type[Technique], ...] = (Prompt, OtherWeights, ControlNet, LoRA, IPAdapter, Guidance, DenoiseFrom)
 
 _HOMES = {
-    "CONDITIONS": "conditions",
-    "condition_image": "conditions",
-    "find_condition": "conditions",
-    "Rows": "session",
-    "Session": "session",
-    "Steered": "session",
+    **dict.fromkeys(("CONDITIONS", "condition_image", "find_condition"), "conditions"),
+    **dict.fromkeys(("Rows", "Session", "Steered"), "session"),
 }
 
 __all__ = [

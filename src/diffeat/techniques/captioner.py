@@ -15,18 +15,13 @@ _TOKENS = 128
 
 
 class Captioner:
-    """Describes pictures.
+    """Describes pictures by a model that transformers loads for image and text to text.
 
     Args:
-        model: Hub id or folder of a model that transformers loads for image and text to text.
         request: What the model is asked, for those that take a text; empty for plain captions.
-
-    Raises:
-        ModelError: It cannot be loaded, or is no such model.
     """
 
     def __init__(self, model: str, request: str = "") -> None:
-        import torch
         from transformers import AutoModelForImageTextToText, AutoProcessor
 
         from diffeat.backbones.files import said
@@ -46,17 +41,14 @@ class Captioner:
                 f"{model!r} cannot be loaded as a captioner ({said(error)}). Give a model of transformers that makes "
                 "text of pictures, e.g. Salesforce/blip-image-captioning-base."
             ) from None
-        self._no_grad = torch.no_grad
 
     def __call__(self, image: Image.Image) -> str:
-        """The caption of a picture; the same for the same picture.
+        """The caption of a picture; the same for the same picture."""
+        import torch
 
-        Raises:
-            ModelError: The model does not take pictures as its processor prepares them.
-        """
         words = {"text": self._request} if self._request else {}
         try:
-            with self._no_grad():
+            with torch.no_grad():
                 inputs = self._processor(images=image, return_tensors="pt", **words)
                 tokens = self._model.generate(**inputs, max_new_tokens=_TOKENS, do_sample=False)
             text = self._processor.batch_decode(tokens, skip_special_tokens=True)[0]

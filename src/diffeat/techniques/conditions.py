@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,9 +18,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from diffeat.backbones.files import is_path, said
-from diffeat.backbones.folder import check_folder
-from diffeat.backbones.hub import near
+from diffeat.backbones.files import said
+from diffeat.backbones.hub import near_part
 from diffeat.errors import InvalidValueError, ModelError, did_you_mean, shown
 from diffeat.geometry import to_image
 from diffeat.geometry.line_art import LINE_ART
@@ -90,9 +88,7 @@ def _depth(model: str) -> Condition:
     """Near is white, as published depth ControlNets expect it."""
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    model = near(model)
-    if is_path(model):
-        check_folder(Path(model))
+    model = near_part(model)
     try:
         processor = AutoImageProcessor.from_pretrained(model, trust_remote_code=False)
         with torch.random.fork_rng(devices=[]):

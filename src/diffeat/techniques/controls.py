@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
@@ -22,9 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
-from diffeat.backbones.files import is_path, said
-from diffeat.backbones.folder import check_folder
-from diffeat.backbones.hub import near
+from diffeat.backbones.files import said
+from diffeat.backbones.hub import near_part
 from diffeat.backbones.wrappers import unwrapped
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.techniques.base import Call
@@ -69,10 +67,7 @@ class Control:
         return f"was made for another base model: it has {', '.join(differ)}" if differ else ""
 
     def check_mode(self, mode: int | None) -> None:
-        """
-        Raises:
-            InvalidValueError: If it needs a mode and has none, or one that it does not know.
-        """
+        """Refuse a mode that it does not know, or none where it needs one."""
         if self.modes and (mode is None or mode >= self.modes):
             raise InvalidValueError(
                 f"This ControlNet knows {self.modes} kinds of condition: give mode=0 to {self.modes - 1} (its card "
@@ -114,11 +109,11 @@ class UNetControl(Control):
     form = "picture"
 
     def residuals(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
-        down, mid = self._call(inputs, shown.to(inputs["sample"]), scale, mode)
+        down, mid = self.net(**self._told(inputs, shown.to(inputs["sample"]), scale, mode))
         return {"down_block_additional_residuals": list(down), "mid_block_additional_residual": mid}
 
-    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
-        return self.net(**self._given(inputs, shown, scale))
+    def _told(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
+        return self._given(inputs, shown, scale)
 
 
 class UNetUnionControl(UNetControl):
@@ -130,10 +125,10 @@ class UNetUnionControl(UNetControl):
         super().__init__(net, backbone)
         self.modes = net.config.num_control_type
 
-    def _call(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> tuple[Sequence[Tensor], Tensor]:
+    def _told(self, inputs: Call, shown: Tensor, scale: float, mode: int | None) -> Call:
         kind = shown.new_zeros(len(shown), self.modes)
         kind[:, mode] = 1
-        return self.net(**self._given(inputs, [shown], float(scale)), control_type=kind, control_type_idx=[mode])
+        return {**self._given(inputs, [shown], float(scale)), "control_type": kind, "control_type_idx": [mode]}
 
 
 class SD3Control(Control):
@@ -209,7 +204,7 @@ class FluxControl(Control):
         double, single = self.net(**given)
         blocks, singles = len(self.denoiser.transformer_blocks), len(self.denoiser.single_transformer_blocks)
         return {
-            "controlnet_block_samples": _spread(double, blocks, _in_turn if hint else _in_runs(blocks)),
+            "controlnet_block_samples": _spread(double, blocks, (lambda i, n: i % n) if hint else _in_runs(blocks)),
             "controlnet_single_block_samples": _spread(single, singles, _in_runs(singles)),
         }
 
@@ -273,11 +268,7 @@ CONTROLS: tuple[type[Control], ...] = (
 
 
 def load_controlnet(path: str, backbone: Backbone) -> Control:
-    """Load a ControlNet for a model.
-
-    Raises:
-        ModelError: If there are none for this kind of model, it cannot be loaded, or it belongs to another base model.
-    """
+    """Load a ControlNet for a model; refused if it belongs to another base model, or there are none for this kind."""
     import diffusers
 
     ours = type(unwrapped(backbone.denoiser)).__name__
@@ -285,9 +276,7 @@ def load_controlnet(path: str, backbone: Backbone) -> Control:
     if not kinds:
         raise ModelError(f"ControlNets are supported for {_supported()}; this model has a {ours}.")
     any_net: Any = diffusers.ControlNetModel
-    path = near(path)
-    if is_path(path):
-        check_folder(Path(path))
+    path = near_part(path)
     try:
         name = any_net.load_config(path).get("_class_name") or next(iter(kinds))
         net = None
@@ -336,10 +325,6 @@ def _sum(one: Residuals, two: Residuals) -> Residuals:
 def _spread(samples: Sequence[Tensor] | None, blocks: int, index: Callable[[int, int], int]) -> Sequence[Tensor] | None:
     """One residual per block of the denoiser; ``index`` says which of the given ones a block gets."""
     return samples and [samples[index(i, len(samples))] for i in range(blocks)]
-
-
-def _in_turn(block: int, count: int) -> int:
-    return block % count
 
 
 def _in_runs(blocks: int) -> Callable[[int, int], int]:

@@ -50,10 +50,6 @@ class IPAdapter(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
-        """
-        Raises:
-            ModelError: If the pipeline takes none, or it cannot be loaded or does not fit.
-        """
         from diffeat.backbones.hub import near
 
         (adapter,) = techniques
@@ -79,17 +75,14 @@ class IPAdapter(Technique, frozen=True):
     def tell(self, desk: Desk, scenes: Sequence[Scene]) -> Tensor:
         import torch
 
-        embed = desk.backbone.pipeline.prepare_ip_adapter_image_embeds
-        device = desk.backbone.device
+        embed, device = desk.backbone.pipeline.prepare_ip_adapter_image_embeds, desk.backbone.device
+        key = ("image prompt", *self.files())
 
-        @torch.no_grad()
         def of(scene: Scene) -> Tensor:
-            """As the stock pipeline computes it."""
-            return desk.of_picture(
-                scene, ("image prompt", *self.files()), lambda: embed([scene.image()], None, device, 1, False)[0]
-            )
+            return desk.of_picture(scene, key, lambda: embed([scene.image()], None, device, 1, False)[0])
 
-        return torch.cat([of(scene.seen) for scene in scenes])
+        with torch.no_grad():  # as the stock pipeline computes it
+            return torch.cat([of(scene.seen) for scene in scenes])
 
     def steer(self, desk: Desk, inputs: Call, told: Tensor) -> Call:
         added = {**(inputs.get("added_cond_kwargs") or {}), "image_embeds": [told]}

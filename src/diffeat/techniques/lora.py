@@ -48,10 +48,6 @@ class LoRA(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
-        """
-        Raises:
-            ModelError: If a file cannot be read, or was made for another architecture; names the layers.
-        """
         from diffeat.backbones.hub import near
 
         pipeline = desk.backbone.pipeline
@@ -98,25 +94,24 @@ def _read(pipeline: DiffusionPipeline, lora: LoRA) -> Mapping[str, Tensor]:
 
 def _check(pipeline: DiffusionPipeline, lora: LoRA, state: Mapping[str, Tensor]) -> None:
     """Diffusers drops layers that do not fit with a warning at most; a LoRA that does half of its work is an error."""
-    found, wrong = 0, []
+    wrong = []
     try:
         layers = list(_layers(state))
     except ValueError as error:
         raise ModelError(f"The LoRA {lora.path!r} has layers in a form that diffusers does not know: {error}") from None
     for name, path, width in layers:
-        found += 1
         layer = _layer(getattr(pipeline, name, None), path)
         takes = getattr(layer, "in_features", None) or getattr(layer, "in_channels", None)
         if layer is None:
             wrong.append(f"{name}.{path} does not exist")
         elif takes != width:
             wrong.append(f"{name}.{path} takes {takes} channels, not {width}")
-    if not found:
+    if not layers:
         raise ModelError(f"The LoRA {lora.path!r} has no layers for a {type(pipeline).__name__}.")
     if wrong:
         raise ModelError(
-            f"The LoRA {lora.path!r} was made for another architecture: {len(wrong)} of its {found} layers do not fit "
-            f"this model, e.g. {'; '.join(wrong[:2])}."
+            f"The LoRA {lora.path!r} was made for another architecture: {len(wrong)} of its {len(layers)} layers do "
+            f"not fit this model, e.g. {'; '.join(wrong[:2])}."
         )
 
 

@@ -53,11 +53,7 @@ def function_name(function: str | Callable[..., object]) -> str:
 
 
 def load_function(function: str | Callable[..., Any]) -> Callable[..., Any]:
-    """The function of a name; a function stays as it is.
-
-    Raises:
-        InvalidValueError: If there is no such function, or names are not imported here (:func:`code_allowed`).
-    """
+    """The function of a name, if that is allowed (:func:`code_allowed`); a function stays as it is."""
     if callable(function):
         return function
     if not _ALLOWED.get():

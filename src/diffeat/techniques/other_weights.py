@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -69,11 +69,6 @@ class OtherWeights(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
-        """
-        Raises:
-            ModelError: The weights cannot be had or do not fit, or the model has another autoencoder or predicts
-                something else.
-        """
         (other,) = techniques
         backbone = desk.backbone
         states = desk.keep(other.key, lambda: other._states(backbone))
@@ -150,14 +145,9 @@ _DENOISER = "denoiser"
 
 def _networks(backbone: Backbone) -> dict[str, nn.Module]:
     """The denoiser and the text encoders."""
-    return dict(_named(backbone))
-
-
-def _named(backbone: Backbone) -> Iterator[tuple[str, nn.Module]]:
-    yield _DENOISER, backbone.denoiser
-    for name, part in backbone.pipeline.components.items():
-        if name.startswith("text_encoder") and part is not None:
-            yield name, part
+    parts = backbone.pipeline.components.items()
+    encoders = {name: part for name, part in parts if name.startswith("text_encoder") and part is not None}
+    return {_DENOISER: backbone.denoiser, **encoders}
 
 
 def _fitting(what: str, network: nn.Module, other: nn.Module) -> dict[str, Tensor]:

@@ -1,12 +1,32 @@
-"""Techniques as text, for the command line: ``WORD[:VALUE][,name=value…]``, joined by `` + `` to combine."""
+"""Techniques as text, for the command line: ``WORD[:VALUE][,name=value…]``, joined by `` + `` to combine; and as the
+fields of a recipe.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeAlias, Union
+
+from pydantic import AfterValidator, Field
 
 from diffeat.errors import InvalidValueError, UnknownNameError, did_you_mean
 from diffeat.techniques import TECHNIQUES, Combination, Technique
 from diffeat.techniques.named import code_allowed
 
+if TYPE_CHECKING:
+    AnyTechnique: TypeAlias = Technique
+else:
+    AnyTechnique = Annotated[Union[TECHNIQUES], Field(discriminator="kind")]  # noqa: UP007
+
 _KINDS = {word: kind for kind in TECHNIQUES for word in kind.words}
+
+
+def _readable(techniques: tuple[Technique, ...]) -> tuple[Technique, ...]:
+    Combination(techniques).check_reading()
+    return techniques
+
+
+#: Techniques that can act together while features are read.
+Techniques = Annotated[tuple[AnyTechnique, ...], AfterValidator(_readable)]
 
 
 def usage() -> str:
@@ -15,15 +35,7 @@ def usage() -> str:
 
 
 def parse_combination(text: str, *, allow_code: bool = False) -> Combination:
-    """A combination from its text.
-
-    Args:
-        allow_code: Import functions that it names; their modules are run.
-
-    Raises:
-        UnknownNameError: If there is no such kind or option.
-        InvalidValueError: If a value is missing or outside its range.
-    """
+    """A combination from its text; functions that it names are imported (and their modules run) if code is allowed."""
     with code_allowed(allow_code):
         return Combination(_technique(part.strip()) for part in text.split(" + "))
 

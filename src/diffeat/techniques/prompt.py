@@ -14,7 +14,6 @@ from diffeat.techniques.base import Technique
 from diffeat.techniques.named import function_name, load_function
 
 if TYPE_CHECKING:
-    from diffeat.techniques.captioner import Captioner
     from diffeat.techniques.scene import Desk, Scene
 
 
@@ -87,14 +86,11 @@ class Prompt(Technique, frozen=True):
         return Prompt()
 
     def write(self, desk: Desk, scene: Scene) -> str | None:
-        """
-        Raises:
-            InvalidValueError: The captions cannot be read, or name no such picture.
-            ModelError: The model cannot be loaded, or describes no pictures.
-        """
         model = self.caption_model
         if model is not None:
-            captioner = desk.keep(self.key, lambda: _captioner(model, self.request))
+            from diffeat.techniques.captioner import Captioner
+
+            captioner = desk.keep(self.key, lambda: Captioner(model, self.request))
             return desk.of_picture(scene.seen, self.key, lambda: captioner(scene.seen.image()))
         if callable(self.captioner):
             return str(self.captioner(scene.seen.image()))
@@ -110,9 +106,3 @@ class Prompt(Technique, frozen=True):
             f"There is no caption for {scene.seen.name!r}; the captions name {len(captions)} pictures "
             f"({', '.join(list(captions)[:3]) or 'none'}…). Every picture needs one."
         )
-
-
-def _captioner(model: str, request: str) -> Captioner:
-    from diffeat.techniques.captioner import Captioner
-
-    return Captioner(model, request)

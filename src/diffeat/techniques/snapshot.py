@@ -9,7 +9,7 @@ are noticed by torch's version counter, and repaired where a copy of the weights
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from operator import is_
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,8 @@ class Snapshot:
         self._modules = [_Attributes(m.__dict__) for m in modules]
         self._configs = [(c, dict(c), dict(vars(c))) for c in _configs([pipeline, *modules])]
         watched = roots if watch_weights or copy_weights else []
-        self._weights = [_Weight(name, w, copy_weights) for root in watched for name, w in _tensors(root)]
+        tensors = ((*root.named_parameters(), *root.named_buffers()) for root in watched)
+        self._weights = [_Weight(name, w, copy_weights) for of_root in tensors for name, w in of_root]
 
     def restore(self) -> list[str]:
         """Put everything back.
@@ -78,7 +79,8 @@ class _Weight:
 
     def changed(self) -> bool:
         """Whether the weight was exchanged as a whole (.data = …, .to(…)) or written into."""
-        return self._moved() or writes_into(self._tensor) != self._version or self._differs()
+        written = self._moved() or writes_into(self._tensor) != self._version
+        return written or not torch.equal(_sampled(self._tensor), self._sample)
 
     def restore(self) -> bool:
         """Put the weight back; whether it had been changed."""
@@ -96,19 +98,11 @@ class _Weight:
     def _moved(self) -> bool:
         return self._tensor.data_ptr() != self._place or self._tensor.dtype != self._data.dtype
 
-    def _differs(self) -> bool:
-        return not torch.equal(_sampled(self._tensor), self._sample)
-
 
 def _sampled(tensor: Tensor) -> Tensor:
     """Bits of some of the values: NaN equals itself."""
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach().flatten()[:_SAMPLE]
     return flat[:: max(1, len(flat) // _SAMPLE)].clone().view(torch.uint8)
-
-
-def _tensors(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from root.named_parameters()
-    yield from root.named_buffers()
 
 
 class _Attributes:

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
+from diffeat.backbones.fingerprint import with_parts
 from diffeat.geometry import file_digest
 from diffeat.techniques.base import Custom, Technique
 
 
 def fingerprint_with(base: str, techniques: Iterable[Technique | Custom]) -> str:
-    """The fingerprint of a model together with the weights on disk that techniques name; hub ids stand for themselves.
-
-    Args:
-        base: The model's own, returned as it is where there are no such techniques.
-    """
-    parts = [_digest(file) for t in techniques if isinstance(t, Technique) for file in t.files()]
-    return hashlib.sha256("\n".join([base, *parts]).encode()).hexdigest() if parts else base
+    """The fingerprint of a model with the weights on disk that techniques name; hub ids stand for themselves."""
+    return with_parts(base, [_digest(file) for t in techniques if isinstance(t, Technique) for file in t.files()])
 
 
 def _digest(name: str) -> str:

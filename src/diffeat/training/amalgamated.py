@@ -7,8 +7,7 @@ from pathlib import Path
 
 from diffeat.errors import InvalidValueError
 from diffeat.extraction import Reading
-from diffeat.extraction.joins.amalgamation import Amalgamation, Kind, LevelAmalgamation
-from diffeat.extraction.joins.amalgamation_files import save_amalgamation
+from diffeat.extraction.joins.amalgamation import Amalgamation, Kind, LevelAmalgamation, save_amalgamation
 from diffeat.geometry import file_digest
 
 Network = Amalgamation | LevelAmalgamation

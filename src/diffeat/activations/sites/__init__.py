@@ -11,10 +11,8 @@ from torch import nn
 from diffeat.activations.anatomy import Node, has, nodes, stage_of
 from diffeat.activations.sites.adaln import AdaLN, Modulation
 from diffeat.activations.sites.attention import Map, Projection, head_outputs, of_head
-from diffeat.activations.sites.feedforward import Inner
-from diffeat.activations.sites.probe import Probe, StreamProbe
-from diffeat.activations.sites.site import Site
-from diffeat.activations.sites.streams import Increment, Input, Output
+from diffeat.activations.sites.probe import Probe, Site, StreamProbe
+from diffeat.activations.sites.streams import Increment, Inner, Input, Output
 
 #: By name. Of two sites that are seen at the same moment, the one that stands first comes first in catalogues.
 SITES: dict[str, Site] = {
@@ -78,11 +76,7 @@ def split_head(name: str) -> tuple[str, int | None]:
 
 
 def find_probe(denoiser: nn.Module, name: str) -> Probe | None:
-    """How the activation of an id is read, ``None`` if no module has that path; ``….k[3]`` is head 3 of ``….k``.
-
-    Raises:
-        NoSuchSite: The path is right and the site is not offered there, or there are fewer heads.
-    """
+    """How the activation of an id is read, ``None`` if no module has that path; ``….k[3]`` is head 3 of ``….k``."""
     whole, head = split_head(name)
     if head is not None:
         probe = find_probe(denoiser, whole)

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from diffeat.activations.anatomy import Modulated, Node, class_name, is_unet
 from diffeat.activations.norms import plain_norm, stored
-from diffeat.activations.sites.probe import InputProbe, Pass, Probe, See
-from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.activations.sites.probe import InputProbe, NoSuchSite, Pass, Probe, See, Site
 from diffeat.backbones.sharing import Hooks
 from diffeat.errors import TapError
 
@@ -81,8 +80,7 @@ class ModulationProbe(Probe):
     """A parameter of an adaptive norm: a slice of a vector that a module returns or is given.
 
     Attributes:
-        module: Path of that module.
-        argument: Which of its arguments is the vector; ``None`` for its output.
+        argument: Which of the module's arguments is the vector; ``None`` for its output.
         columns: ``[start, stop)`` of the parameter in the vector.
         table: Path of the block whose ``scale_shift_table`` is added.
         tanh: Whether it goes through a tanh.

@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from diffeat.activations.anatomy import Node, class_name, has, is_attention, is_cross_attention
 from diffeat.activations.attention import AttentionCall, AttentionWatch, MapRequest, probabilities
 from diffeat.activations.grids import image_spans, text_spans
-from diffeat.activations.sites.probe import InputProbe, OutputProbe, Pass, Probe, See, Stream, StreamProbe
-from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.activations.sites.probe import (
+    InputProbe,
+    NoSuchSite,
+    OutputProbe,
+    Pass,
+    Probe,
+    See,
+    Site,
+    Stream,
+    StreamProbe,
+)
 from diffeat.backbones import TokenLayout
 from diffeat.backbones.sharing import Hooks
 from diffeat.errors import InvalidValueError, TapError
@@ -50,9 +59,6 @@ class Projection(Site):
 def head_outputs(node: Node) -> InputProbe:
     """``ATTENTION.o``: what heads give before their projection, side by side; of a joint attention that of the image.
     Catalogues do not list it: together heads say what the attention's output says.
-
-    Raises:
-        NoSuchSite: It is no attention, or its heads are projected together with something else.
     """
     if is_attention(node.module) and has(node.module, "to_out.0"):
         return InputProbe(f"{node.path}.to_out.0", "text" if node.text else "image", anchor=node.anchor)
@@ -63,11 +69,7 @@ _FUSED = "to_qkv_mlp_proj"
 
 
 def of_head(node: Node, name: str, probe: StreamProbe, head: int) -> StreamProbe:
-    """One head of queries, keys, values or outputs.
-
-    Raises:
-        NoSuchSite: There are fewer heads, or nothing tells how wide one is.
-    """
+    """One head of queries, keys, values or outputs."""
     heads = getattr(node.module, "heads", None)
     queries = getattr(node.module, "to_q", None)
     width = getattr(node.module, "inner_dim", None) if queries is None else getattr(queries, "out_features", None)
@@ -107,13 +109,10 @@ class Map(Site):
 
 @dataclass(frozen=True)
 class MapProbe(Probe):
-    """Attention probabilities inside an attention module, reduced while they are computed.
+    """Attention probabilities inside an attention module, reduced (see :class:`MapRequest`) while they are computed.
 
     Attributes:
-        module: Path of the attention.
         part: All of them, or a joint attention's image × image or image × text.
-        anchor: On UNets, the module whose 4-D input gives the grid.
-        heads: See :class:`MapRequest`, and so for ``tokens`` and ``queries``.
     """
 
     module: str

@@ -1,14 +1,18 @@
-"""How tensors are taken out of a running network: hooks on one module, and what is made of what they see."""
+"""How tensors are taken out of a running network: hooks on one module, and what is made of what they see.
+
+A site is something that can be read so at many modules under one name, such as their input or their queries.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
+from diffeat.activations.anatomy import Node
 from diffeat.activations.grids import fits, on_grid
 from diffeat.backbones import TokenLayout
 from diffeat.backbones.sharing import Hooks
@@ -38,7 +42,6 @@ class Probe(ABC):
     """Where an activation is seen and how its tensor is made. Equal probes give equal tensors.
 
     Attributes:
-        module: Path of the hooked module.
         anchor: On UNets, the module whose 4-D input gives the grid.
     """
 
@@ -51,16 +54,11 @@ class Probe(ABC):
 
     @abstractmethod
     def value(self, name: str, seen: Any, run: Pass, last: bool) -> Tensor:
-        """The activation out of what was seen.
+        """The activation out of what ``see`` was called with.
 
         Args:
             name: What it was asked for as.
-            seen: What ``see`` was called with.
-            run: The forward pass.
             last: The forward pass ends here, so nothing can overwrite the memory.
-
-        Raises:
-            TapError: It cannot be made of this.
         """
 
     def absence(self, denoiser: nn.Module) -> str | None:
@@ -73,11 +71,9 @@ class StreamProbe(Probe):
     """A tensor of tokens or a map that goes into or comes out of a module.
 
     Attributes:
-        module: Path of the hooked module.
         stream: ``image`` must come out on the grid; ``text`` stays a token sequence; ``any`` becomes a grid if it fits.
         item: Position of the image stream in a tuple output.
         columns: Channels ``[start, stop)`` of a fused projection.
-        anchor: On UNets, the module whose 4-D input gives the grid.
     """
 
     module: str
@@ -128,9 +124,7 @@ class InputProbe(StreamProbe):
         hooks.before(module, lambda args, kwargs: see(first_tensor(args, kwargs)))
 
     def _tensor(self, name: str, seen: Any) -> Tensor:
-        if seen is None:
-            raise TapError(f"{name!r}: the module was called without a tensor")
-        return seen
+        return _given(name, seen)
 
 
 @dataclass(frozen=True)
@@ -142,9 +136,7 @@ class IncrementProbe(StreamProbe):
 
     def _tensor(self, name: str, seen: Any) -> Tensor:
         before, output = seen
-        if before is None:
-            raise TapError(f"{name!r}: the module was called without a tensor")
-        return _stream_of(name, output, self.item) - before
+        return _stream_of(name, output, self.item) - _given(name, before)
 
 
 def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
@@ -155,6 +147,12 @@ def first_tensor(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None
         if isinstance(kwargs.get(name), Tensor):
             return kwargs[name]
     return next((v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)), None)
+
+
+def _given(name: str, tensor: Tensor | None) -> Tensor:
+    if tensor is None:
+        raise TapError(f"{name!r}: the module was called without a tensor")
+    return tensor
 
 
 def _stream_of(name: str, output: Any, item: int) -> Tensor:
@@ -168,3 +166,29 @@ def _stream_of(name: str, output: Any, item: int) -> Tensor:
             if isinstance(value, Tensor):
                 return value
     raise TapError(f"{name!r}: the module returned no tensor but {type(output).__name__}")
+
+
+class NoSuchSite(Exception):
+    """The module exists but does not offer the site; the text says why."""
+
+
+class Site(ABC):
+    """A site: the last part of an id, ``MODULE.site``; the output's name is empty, its id the module's path.
+
+    Attributes:
+        name: That last part.
+        kinds: The kinds of activation that it gives.
+        per_head: Whether its channels or matrices belong to attention heads.
+    """
+
+    name: str
+    kinds: ClassVar[tuple[str, ...]]
+    per_head: ClassVar[bool] = False
+
+    @abstractmethod
+    def kind_at(self, node: Node) -> str | None:
+        """The kind under which a catalogue lists it at a module; ``None`` where it is not listed."""
+
+    @abstractmethod
+    def at(self, node: Node) -> Probe:
+        """How it is read at a module, listed there or not."""

@@ -1,10 +1,9 @@
-"""What goes into a module, what comes out of it, and what it adds on the way."""
+"""What goes into a module, what comes out of it, what it adds on the way, and the hidden layer of a feed-forward."""
 
 from __future__ import annotations
 
-from diffeat.activations.anatomy import Node, class_name, inner_of, is_attention, is_block, is_resnet, is_wrapper
-from diffeat.activations.sites.probe import IncrementProbe, InputProbe, OutputProbe, Stream
-from diffeat.activations.sites.site import NoSuchSite, Site
+from diffeat.activations.anatomy import Node, class_name, has, inner_of, is_attention, is_block, is_resnet, is_wrapper
+from diffeat.activations.sites.probe import IncrementProbe, InputProbe, NoSuchSite, OutputProbe, Site, Stream
 
 
 class Input(Site):
@@ -50,6 +49,31 @@ class Increment(Site):
             return IncrementProbe(node.path, "image", _item(node), anchor=node.anchor)
         kind = class_name(node.module)
         raise NoSuchSite(f"a {kind} has no residual branch; increments exist on resnets and blocks")
+
+
+class Inner(Site):
+    """``FEEDFORWARD.inner``: its hidden layer after the activation; ``BLOCK.inner`` where the MLP is no module."""
+
+    name = "inner"
+    kinds = ("ffn-inner",)
+
+    def kind_at(self, node: Node) -> str | None:
+        if node.role == "block":
+            inside = node.rule is not None and node.rule.inner is not None and has(node.module, node.rule.inner)
+        else:
+            inside = node.role == "ffn"
+        return "ffn-inner" if inside else None
+
+    def at(self, node: Node) -> InputProbe | OutputProbe:
+        if node.rule is not None and node.rule.inner:
+            return OutputProbe(f"{node.path}.{node.rule.inner}", "image", anchor=node.anchor)
+        hidden = inner_of(node.module)
+        if hidden is None:
+            raise NoSuchSite(f"{node.path!r} is a {class_name(node.module)}, not a feed-forward")
+        child, where = hidden
+        stream: Stream = "text" if node.text else "image"
+        probe = InputProbe if where == "input" else OutputProbe
+        return probe(f"{node.path}.{child}", stream, anchor=node.anchor)
 
 
 def _stream(node: Node) -> Stream:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import ZERO_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, empty
+from diffeat.backbones.family import Family, Size, plain_call
 from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 _REGISTERS = 8  # AuraFlowTransformer2DModel.register_tokens; a constant there, not a config entry
@@ -18,8 +16,8 @@ class AuraFlow(Family):
     name = "aura-flow"
     denoiser_class = "AuraFlowTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0}
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0}
     time = "t/1000"
     blocks = (
         BlockRule("AuraFlowJointTransformerBlock", "attn", ZERO_BOTH, item=1),
@@ -34,8 +32,4 @@ class AuraFlow(Family):
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text, registers=_REGISTERS)
 
     def dummy(self, config: Config, latent: Size) -> Call:
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 256, config["joint_attention_dim"]),
-            "timestep": empty(1),
-        }
+        return plain_call(config, latent, 256, "joint_attention_dim")

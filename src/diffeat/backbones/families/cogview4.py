@@ -6,12 +6,10 @@ timestep t is more than t / 1000.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.generic import Generic
-from diffeat.backbones.family import Size, empty
-from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
+from diffeat.backbones.family import Size, empty, plain_call
+from diffeat.backbones.layout import Call, Config
 
 # one vector for image and text by turns: shift, shift of the text, scale, scale of the text, …
 _NORM = ModulationRule("norm1", scale=2, gate=4)
@@ -21,19 +19,14 @@ class CogView4(Generic):
     name = "cogview4"
     denoiser_class = "CogView4Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {"text_embed_dim": ("text_encoder.hidden_size",)}
+    text_widths = {"text_embed_dim": ("text_encoder.hidden_size",)}
     blocks = (
         BlockRule("CogView4TransformerBlock", "attn1", {"attn1": _NORM, "ff": _NORM.later("norm2", 6)}, joint=True),
     )
 
-    def layout(self, config: Config, call: Call) -> TokenLayout:
-        return TokenLayout(map_grid(config, call["hidden_states"]), text=text_length(call.get("encoder_hidden_states")))
-
     def dummy(self, config: Config, latent: Size) -> Call:
         return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 256, config["text_embed_dim"]),
-            "timestep": empty(1),
+            **plain_call(config, latent, 256, "text_embed_dim"),
             "original_size": empty(1, 2),
             "target_size": empty(1, 2),
             "crop_coords": empty(1, 2),

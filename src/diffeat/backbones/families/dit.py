@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ class DiT(Family):
 
     name = "dit"
     denoiser_class = "DiTTransformer2DModel"
+    options = {"guidance_scale": 1.0}
     square_only = True  # DiTTransformer2DModel puts its output patches together as a square
     conditional_first = True
     tells_guidance = False  # equal latents in both halves of a batch tell it
@@ -36,16 +36,8 @@ class DiT(Family):
     def call_arguments(
         self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        known = inspect.signature(pipeline.__call__).parameters
-        for name in options:
-            if name not in known:
-                raise InvalidValueError(f"DiTPipeline has no option {name!r}; it has: {', '.join(known)}.")
-        return {
-            "class_labels": [_class_of(pipeline, prompt) for prompt in prompts],
-            "guidance_scale": 1.0,
-            "num_inference_steps": 1,
-            "generator": torch.Generator().manual_seed(0),
-        } | dict(options)
+        classes = [_class_of(pipeline, prompt) for prompt in prompts]
+        return {"class_labels": classes, **super().call_arguments(pipeline, prompts, size, options)}
 
     def dummy(self, config: Config, latent: Size) -> Call:
         return {

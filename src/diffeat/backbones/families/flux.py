@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import ZERO_BOTH, BlockRule, ModulationRule
 from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids
-from diffeat.backbones.packing import pack_patches, unpack_patches
+from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids, pack_patches, unpack_patches
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -20,11 +19,11 @@ class Flux(Family):
     name = "flux"
     denoiser_class = "FluxTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {
+    text_widths = {
         "joint_attention_dim": ("text_encoder_2.hidden_size",),
         "pooled_projection_dim": ("text_encoder.hidden_size",),
     }
-    options: ClassVar = {"guidance_scale": 3.5}
+    options = {"guidance_scale": 3.5}
     shared = frozenset({"img_ids", "txt_ids"})
     time = "t/1000"
     blocks = (

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
-from diffeat.backbones.families.flux import text_tokens
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, grid_ids
+from diffeat.backbones.families.flux import Flux, text_tokens
+from diffeat.backbones.family import Size, TokenisedText, empty
+from diffeat.backbones.layout import Call, Config, grid_ids
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -21,12 +20,11 @@ _NORM = ModulationRule("norm1", "", "temb_mod_img")  # one vector for all blocks
 _SINGLE = ModulationRule("norm", "", "temb_mod")
 
 
-class Flux2(Family):
+class Flux2(Flux):
     name = "flux2"
     denoiser_class = "Flux2Transformer2DModel"
-    flow = True
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",) * 3}  # of three layers
-    time = "t/1000"
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",) * 3}  # of three layers
+    shared = frozenset()
     latent_stride = 16  # the pipelines fold 2×2 patches before they noise them
     blocks = (
         BlockRule("Flux2TransformerBlock", "attn", {"attn": _NORM, "ff": _NORM.later("norm2")}, item=1),
@@ -35,8 +33,8 @@ class Flux2(Family):
         ),
     )
 
-    def latent_channels(self, config: Config) -> int:
-        return config["in_channels"] // 4
+    def patch(self, config: Config) -> int:
+        return config.get("patch_size") or 1
 
     def call_arguments(
         self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
@@ -45,9 +43,6 @@ class Flux2(Family):
         embedded = bool(pipeline.transformer.config.get("guidance_embeds"))
         guidance = {"guidance_scale": 4.0 if embedded else 1.0}
         return super().call_arguments(pipeline, prompts, size, guidance | dict(options))
-
-    def timestep(self, t: Tensor, dtype: torch.dtype, config: Config) -> Tensor:
-        return t.to(dtype) / 1000
 
     def pack(self, latents: Tensor) -> Tensor:
         return latents.flatten(2).transpose(1, 2)
@@ -63,9 +58,6 @@ class Flux2(Family):
             chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
         return [TokenisedText(pipeline.tokenizer, text)]
-
-    def layout(self, config: Config, call: Call) -> TokenLayout:
-        return by_ids(call)
 
     def dummy(self, config: Config, latent: Size) -> Call:
         h, w = latent

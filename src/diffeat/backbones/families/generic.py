@@ -14,8 +14,17 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.family import TIME_UNITS, Family, Size, TimeUnit, TokenisedText
-from diffeat.backbones.layout import Call, Config, TokenLayout, by_ids, by_shapes, map_grid, text_length
-from diffeat.backbones.packing import pack_patches, unpack_patches
+from diffeat.backbones.layout import (
+    Call,
+    Config,
+    TokenLayout,
+    by_ids,
+    by_shapes,
+    map_grid,
+    pack_patches,
+    text_length,
+    unpack_patches,
+)
 from diffeat.errors import ModelError
 
 if TYPE_CHECKING:
@@ -83,9 +92,6 @@ class Generic(Family):
             two: Its arguments for that prompt twice.
             latent: Channels, rows and columns of the latent that belongs to the calls.
             t: The timestep of the calls, 0 to 1000.
-
-        Raises:
-            ModelError: If an argument cannot be recognised.
         """
         self.latent_argument = _only("latent", _LATENT_NAMES, one)
         self.timestep_argument = _only("timestep", _TIME_NAMES, one)
@@ -99,7 +105,8 @@ class Generic(Family):
             )
         self.packed, self.frames = value.ndim == 3, value.ndim == 5
         given = float(torch.as_tensor(one[self.timestep_argument]).flatten()[0])
-        units: list[TimeUnit] = [u for u, (told, _) in TIME_UNITS.items() if _near(given, told(t))]
+        tell: dict[TimeUnit, float] = {unit: told(t) for unit, (told, _) in TIME_UNITS.items()}
+        units: list[TimeUnit] = [u for u, told in tell.items() if abs(given - told) <= 5e-3 * max(1.0, abs(told))]
         if not units:
             raise ModelError(f"The denoiser is given the timestep {given:g} where the schedule says {t:g}.")
         self.time = units[0]
@@ -132,10 +139,6 @@ def _only(what: str, names: tuple[str, ...], arguments: Mapping[str, Any]) -> st
         f"None of the denoiser's arguments ({', '.join(arguments)}) is known to be the {what}; this pipeline is not "
         "supported."
     )
-
-
-def _near(given: float, expected: float) -> bool:
-    return abs(given - expected) <= 5e-3 * max(1.0, abs(expected))
 
 
 def _same_shape(one: Any, two: Any) -> bool:

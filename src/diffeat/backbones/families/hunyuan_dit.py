@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 class HunyuanDiT(Family):
     name = "hunyuan-dit"
     denoiser_class = "HunyuanDiT2DModel"
-    text_widths: ClassVar = {
+    text_widths = {
         "cross_attention_dim": ("text_encoder.hidden_size",),
         "cross_attention_dim_t5": ("text_encoder_2.hidden_size",),
     }
-    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
     shared = frozenset({"image_rotary_emb"})
     blocks = (BlockRule("HunyuanDiTBlock", "attn1", {"attn1": ModulationRule("norm1", scale=None, gate=None)}),)
 

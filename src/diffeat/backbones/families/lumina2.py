@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SCALED, BlockRule, ModulationRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, plain_call
 from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
@@ -21,15 +21,12 @@ class Lumina2(Family):
     name = "lumina2"
     denoiser_class = "Lumina2Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {"cap_feat_dim": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0}
+    text_widths = {"cap_feat_dim": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0}
     time = "1-t/1000"
     blocks = (
         BlockRule(
-            "Lumina2TransformerBlock",
-            "attn",
-            {"attn": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)},
-            joint=True,
+            "Lumina2TransformerBlock", "attn", {"attn": _NORM, "feed_forward": _NORM.later("ffn_norm1", 2)}, joint=True
         ),
     )
     text_modules = frozenset({"context_refiner", "time_caption_embed"})
@@ -52,9 +49,5 @@ class Lumina2(Family):
 
     def dummy(self, config: Config, latent: Size) -> Call:
         text = min(256, config["axes_lens"][0] - 1)  # the image's own position on the first axis follows the text's
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "timestep": empty(1),
-            "encoder_hidden_states": empty(1, text, config["cap_feat_dim"]),
-            "encoder_attention_mask": torch.ones(1, text, dtype=torch.long),
-        }
+        mask = torch.ones(1, text, dtype=torch.long)
+        return {**plain_call(config, latent, text, "cap_feat_dim"), "encoder_attention_mask": mask}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
 from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class PixArt(Family):
     name = "pixart"
     denoiser_class = "PixArtTransformer2DModel"
-    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
+    text_widths = {"caption_channels": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False, "clean_caption": False}
     blocks = (BlockRule("BasicTransformerBlock", "attn1", SINGLE_BOTH, norm_type="ada_norm_single"),)
     text_modules = frozenset({"caption_projection"})
 
@@ -27,9 +27,7 @@ class PixArt(Family):
         micro = config["use_additional_conditions"]
         micro = config["sample_size"] == 128 if micro is None else micro
         return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
-            "timestep": empty(1),
+            **plain_call(config, latent, 300, "caption_channels"),
             "added_cond_kwargs": {
                 "resolution": empty(1, 2) if micro else None,
                 "aspect_ratio": empty(1, 1) if micro else None,

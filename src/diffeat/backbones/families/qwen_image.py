@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from diffeat.backbones.blocks import BlockRule, ModulationRule
 from diffeat.backbones.families.flux import Flux
@@ -18,9 +18,9 @@ _NORM = ModulationRule("img_norm1", "img_mod")
 class QwenImage(Flux):
     name = "qwen-image"
     denoiser_class = "QwenImageTransformer2DModel"
-    options: ClassVar = {"true_cfg_scale": 1.0}
+    options = {"true_cfg_scale": 1.0}
     shared = frozenset()
-    text_widths: ClassVar = {"joint_attention_dim": ("text_encoder.hidden_size",)}
+    text_widths = {"joint_attention_dim": ("text_encoder.hidden_size",)}
     blocks = (
         BlockRule("QwenImageTransformerBlock", "attn", {"attn": _NORM, "img_mlp": _NORM.later("img_norm2")}, item=1),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffeat.backbones.blocks import SINGLE_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, plain_call
 from diffeat.backbones.layout import Call, Config
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ class Sana(Family):
     name = "sana"
     denoiser_class = "SanaTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"caption_channels": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 1.0, "use_resolution_binning": False}
+    text_widths = {"caption_channels": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 1.0, "use_resolution_binning": False}
     latent_stride = 32
     blocks = (BlockRule("SanaTransformerBlock", "attn1", SINGLE_BOTH),)
     text_modules = frozenset({"caption_projection", "caption_norm"})
@@ -37,8 +37,4 @@ class Sana(Family):
         return [TokenisedText(pipeline.tokenizer, before + prompt.lower().strip(), offset=-cut)]
 
     def dummy(self, config: Config, latent: Size) -> Call:
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 300, config["caption_channels"]),
-            "timestep": empty(1),
-        }
+        return plain_call(config, latent, 300, "caption_channels")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -14,10 +14,10 @@ from diffeat.backbones.layout import Call, Config
 class StableDiffusion(Family):
     name = "sd"
     denoiser_class = "UNet2DConditionModel"
-    options: ClassVar = {"guidance_scale": 1.0}
+    options = {"guidance_scale": 1.0}
     latent_argument = "sample"
     pipeline_multiple = 8
-    text_widths: ClassVar = {"cross_attention_dim": ("text_encoder.hidden_size",)}
+    text_widths = {"cross_attention_dim": ("text_encoder.hidden_size",)}
     blocks = (BlockRule("BasicTransformerBlock", "attn1", modulation={}),)
     text_modules = frozenset({"encoder_hid_proj"})
 

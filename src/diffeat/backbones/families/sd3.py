@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from diffeat.backbones.blocks import ZERO, ZERO_BOTH, BlockRule
-from diffeat.backbones.family import Family, Size, TokenisedText, empty
+from diffeat.backbones.family import Family, Size, TokenisedText, empty, plain_call
 from diffeat.backbones.layout import Call, Config, TokenLayout, map_grid, text_length
 
 if TYPE_CHECKING:
@@ -16,11 +16,11 @@ class StableDiffusion3(Family):
     name = "sd3"
     denoiser_class = "SD3Transformer2DModel"
     flow = True
-    text_widths: ClassVar = {
+    text_widths = {
         "joint_attention_dim": ("text_encoder_3.hidden_size",),
         "pooled_projection_dim": ("text_encoder.projection_dim", "text_encoder_2.projection_dim"),
     }
-    options: ClassVar = {"guidance_scale": 1.0}
+    options = {"guidance_scale": 1.0}
     # the second attention of SD 3.5's first blocks reads a modulated tensor of its own
     blocks = (BlockRule("JointTransformerBlock", "attn", {**ZERO_BOTH, "attn2": ZERO.later("norm1", 6)}, item=1),)
 
@@ -36,9 +36,5 @@ class StableDiffusion3(Family):
         return TokenLayout(map_grid(config, call["hidden_states"]), text=text, image_first=True)
 
     def dummy(self, config: Config, latent: Size) -> Call:
-        return {
-            "hidden_states": empty(1, config["in_channels"], *latent),
-            "encoder_hidden_states": empty(1, 77 + 256, config["joint_attention_dim"]),
-            "pooled_projections": empty(1, config["pooled_projection_dim"]),
-            "timestep": empty(1),
-        }
+        pooled = empty(1, config["pooled_projection_dim"])
+        return {**plain_call(config, latent, 77 + 256, "joint_attention_dim"), "pooled_projections": pooled}

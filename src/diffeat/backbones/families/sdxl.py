@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from diffeat.backbones.families.sd import StableDiffusion
 from diffeat.backbones.family import Size, empty
 from diffeat.backbones.layout import Call, Config
@@ -11,7 +9,7 @@ from diffeat.backbones.layout import Call, Config
 
 class StableDiffusionXL(StableDiffusion):
     name = "sdxl"
-    text_widths: ClassVar = {"cross_attention_dim": ("text_encoder.hidden_size", "text_encoder_2.hidden_size")}
+    text_widths = {"cross_attention_dim": ("text_encoder.hidden_size", "text_encoder_2.hidden_size")}
 
     def accepts(self, config: Config) -> bool:
         return config.get("addition_embed_type") == "text_time"

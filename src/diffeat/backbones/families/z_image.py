@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,8 +23,8 @@ class ZImage(Family):
     name = "z-image"
     denoiser_class = "ZImageTransformer2DModel"
     flow = True
-    text_widths: ClassVar = {"cap_feat_dim": ("text_encoder.hidden_size",)}
-    options: ClassVar = {"guidance_scale": 0.0}
+    text_widths = {"cap_feat_dim": ("text_encoder.hidden_size",)}
+    options = {"guidance_scale": 0.0}
     latent_argument = "x"
     timestep_argument = "t"
     time = "1-t/1000"

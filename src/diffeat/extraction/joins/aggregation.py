@@ -165,14 +165,17 @@ class AggregationNetwork(nn.Module):
         batch = maps[0].shape[0]
         shares, used = self.shares, self.used
         total = maps[0].new_zeros(batch, self.config.projection, *grid, dtype=torch.float32)
-        recompute = torch.is_grad_enabled() and self.training and self._bytes(batch, positions, grid) > _RECOMPUTE_ABOVE
+        pairs = int(used[positions].sum())
+        needed = 4 * batch * pairs * grid[0] * grid[1] * 6 * (self.config.projection + self.config.width)
+        recompute = torch.is_grad_enabled() and self.training and needed > _RECOMPUTE_ABOVE
         at_once = max(1, _CELLS_AT_ONCE // (batch * grid[0] * grid[1]))
         for layer, feature in enumerate(maps):
             kept = [k for k, position in enumerate(positions) if used[position, layer]]
             for start in range(0, len(kept), at_once):
                 some = kept[start : start + at_once]
                 weights = shares[[positions[k] for k in some], layer]
-                values = feature[:, some[0] : some[-1] + 1] if _run(some) else feature[:, some]
+                first, after = some[0], some[-1] + 1
+                values = feature[:, first:after] if len(some) == after - first else feature[:, some]
                 if recompute:
                     part = checkpoint(self._part, layer, values, weights, grid, use_reentrant=False)
                 else:
@@ -186,11 +189,6 @@ class AggregationNetwork(nn.Module):
         if steps == 1:
             return joined * weights
         return torch.einsum("bsdhw,s->bdhw", joined.unflatten(0, (batch, steps)), weights)
-
-    def _bytes(self, batch: int, positions: list[int], grid: tuple[int, int]) -> int:
-        wide, narrow = self.config.projection, self.config.width
-        pairs = int(self.used[positions].sum())
-        return 4 * batch * pairs * grid[0] * grid[1] * 6 * (wide + narrow)
 
     def _check(self, maps: Sequence[Tensor], steps: Sequence[int] | None) -> None:
         count = len(self.config.steps) if steps is None else len(steps)
@@ -211,7 +209,3 @@ def _resized(x: Tensor, grid: tuple[int, int]) -> Tensor:
     if tuple(x.shape[-2:]) == tuple(grid):
         return x
     return F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
-
-
-def _run(positions: list[int]) -> bool:
-    return positions == list(range(positions[0], positions[0] + len(positions)))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from diffeat.backbones.files import PICKLED, read_object, read_plain, read_tensors
-from diffeat.backbones.weights import find_weights
+from diffeat.backbones.weights import find_weights, misfit
 from diffeat.errors import InvalidValueError, ModelError
 from diffeat.extraction.joins.aggregation import AggregationConfig, AggregationNetwork
 from diffeat.extraction.reading import Weights
@@ -48,11 +48,7 @@ def save_aggregation(network: AggregationNetwork, folder: str | Path) -> None:
 
 
 def weights_file(source: str | Path, file: str | None = None, revision: str | None = None) -> Path:
-    """The file that holds a network's weights, fetched from the hub if need be.
-
-    Raises:
-        ModelError: If there is none.
-    """
+    """The file that holds a network's weights, fetched from the hub if need be."""
     return find_weights(
         str(source), file or (None if Path(source).is_file() else WEIGHTS_FILE), revision, "aggregation"
     )
@@ -88,11 +84,7 @@ def load_aggregation(source: str | Path, file: str | None = None, revision: str 
 
 
 def read_published(path: Path) -> AggregationNetwork:
-    """Read a published checkpoint (or one that the published training code wrote).
-
-    Raises:
-        ModelError: As :func:`load_aggregation`.
-    """
+    """Read a published checkpoint (or one that the published training code wrote)."""
     data = read_plain(path)
     state = data.get("aggregation_network", data) if isinstance(data, Mapping) else None
     if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -111,11 +103,7 @@ def check_fits(
     steps: tuple[float, ...],
     count: int | None,
 ) -> None:
-    """Raise if a network is for other layers or steps than a recipe reads.
-
-    Raises:
-        InvalidValueError: Says every difference.
-    """
+    """Refuse a network that is for other layers or steps than a recipe reads; says every difference."""
     wrong = []
     if tuple(activations) != config.activations:
         wrong.append(_differences("layers", config.activations, tuple(activations)))
@@ -196,15 +184,8 @@ def _filled(config: AggregationConfig, state: Mapping[str, Tensor], path: Path) 
     with torch.random.fork_rng(devices=[]):
         network = AggregationNetwork(config)
     state = {name: value for name, value in state.items() if name not in _UNUSED}
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    reshaped = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
-    if missing or extra or reshaped:
-        example = (missing or extra or reshaped)[0]
-        raise ModelError(
-            f"{path} does not hold the network that its configuration describes: {len(missing)} tensors are missing, "
-            f"{len(extra)} are unknown, {len(reshaped)} have another shape (first: {example!r})."
-        )
+    if differences := misfit(network.state_dict(), state):
+        raise ModelError(f"{path} does not hold the network that its configuration describes: {differences}.")
     bad = [
         name for name, v in state.items() if not (torch.isfinite(v) | (name == "mixing_weights") & v.isneginf()).all()
     ]

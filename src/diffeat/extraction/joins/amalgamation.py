@@ -29,21 +29,25 @@ differs further:
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from diffeat.errors import InvalidValueError
+from diffeat.errors import InvalidValueError, ModelError
 from diffeat.refinement.maps import concatenate, largest_grid
+from diffeat.storage.atomic import StagedFile, disk_errors
 
 Kind = Literal["concat", "mean", "scalar", "channel"]
 KINDS = ("concat", "mean", "scalar", "channel")
 _HIDDEN = 128
+_KEY = "diffeat-amalgamation"
 
 
 @dataclass(frozen=True)
@@ -284,3 +288,49 @@ class SparsityWalk:
             self._best *= 0.9
             self.value = max(0.0, self._kept + self._random.choice((-1e-5, 0.0, 1e-5)))
         return self.value
+
+
+def save_amalgamation(network: Amalgamation | LevelAmalgamation, file: Path) -> None:
+    """Write one safetensors file with the configuration in its metadata, complete or not at all.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
+    from safetensors.torch import save
+
+    # modules that assigners share are stored once for each, as independent copies
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
+    levels = isinstance(network, LevelAmalgamation)
+    config = {"levels": [*map(asdict, network.configs)], "grid": network.grid} if levels else asdict(network.config)
+    data = save(state, metadata={_KEY: json.dumps(config)})
+    with disk_errors(file.parent):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        StagedFile(file, data).commit()
+
+
+def load_amalgamation(file: Path) -> Amalgamation | LevelAmalgamation:
+    """Read what :func:`save_amalgamation` wrote, in evaluation mode.
+
+    Raises:
+        ModelError: If it is missing or no amalgamation.
+    """
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import load_file
+
+    try:
+        with safe_open(str(file), "pt") as handle:
+            config = (handle.metadata() or {}).get(_KEY)
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"The amalgamation {str(file)!r} cannot be read: {error}") from None
+    if config is None:
+        raise ModelError(f"{file} holds no amalgamation of diffeat.")
+    facts = json.loads(config)
+    with torch.random.fork_rng(devices=[]):
+        if "levels" in facts:
+            grid = facts["grid"] and (facts["grid"][0], facts["grid"][1])
+            network = LevelAmalgamation([AmalgamationConfig(**level) for level in facts["levels"]], grid)
+        else:
+            network = Amalgamation(AmalgamationConfig(**facts))
+    network.load_state_dict(state)
+    return network.eval()

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from diffeat.ambient import neutral, seeded
 from diffeat.backbones.files import read_tensors
-from diffeat.backbones.weights import find_weights
+from diffeat.backbones.weights import check_digest, find_weights
 from diffeat.errors import ModelError
 from diffeat.extraction.reading import TrainedWeights
-from diffeat.geometry import file_digest
 from diffeat.storage.atomic import StagedFile, disk_errors
 
 WEIGHTS_FILE = "convolution.safetensors"
@@ -22,22 +21,13 @@ WEIGHTS_FILE = "convolution.safetensors"
 
 @neutral()
 def new_convolution(channels: int, models: int, seed: int = 0) -> nn.Conv2d:
-    """A convolution with first weights of a seed.
-
-    Args:
-        channels: Of the joined maps.
-        models: Whose maps they are.
-    """
+    """A convolution for joined maps of so many models and channels, with first weights of a seed."""
     with seeded(seed):
         return nn.Conv2d(channels, channels if models == 1 else channels // 2, 3, padding=1, bias=False)
 
 
 def save_convolution(network: nn.Conv2d, file: Path) -> None:
-    """Write the weights, complete or not at all.
-
-    Raises:
-        StoreError: The file cannot be written.
-    """
+    """Write the weights, complete or not at all."""
     from safetensors.torch import save
 
     with disk_errors(file.parent):
@@ -46,11 +36,7 @@ def save_convolution(network: nn.Conv2d, file: Path) -> None:
 
 @neutral()
 def load_convolution(weights: TrainedWeights) -> nn.Conv2d:
-    """Read the weights, in evaluation mode.
-
-    Raises:
-        ModelError: They cannot be had or read, are no such convolution, or not those the recipe was written with.
-    """
+    """Read the weights, in evaluation mode."""
     path = convolution_file(weights)
     weight = read_tensors(path).get("out.weight")
     if weight is None or weight.ndim != 4 or weight.shape[2:] != (3, 3):
@@ -61,28 +47,16 @@ def load_convolution(weights: TrainedWeights) -> nn.Conv2d:
 
 
 def convolution_file(weights: TrainedWeights) -> Path:
-    """The file of the weights, fetched if need be.
-
-    Raises:
-        ModelError: They cannot be had, or are not those the recipe was written with.
-    """
+    """The file of the weights, fetched if need be."""
     file = weights.file or (None if Path(weights.source).is_file() else WEIGHTS_FILE)
     path = find_weights(weights.source, file, weights.revision, "convolution")
-    if weights.sha256 is not None and file_digest(path) != weights.sha256:
-        raise ModelError(
-            f"{path} is not the file that the recipe was written with (its SHA-256 differs). Put the right file there, "
-            "or remove the sha256 to accept this one."
-        )
+    check_digest([path], weights.sha256, "network.sha256")
     return path
 
 
 @torch.no_grad()
 def convolved(network: nn.Conv2d, joined: Tensor) -> Tensor:
-    """The convolution of a joined map ``(c, h, w)``.
-
-    Raises:
-        ModelError: It is for maps of other channels.
-    """
+    """The convolution of a joined map ``(c, h, w)``; refused if it is for maps of other channels."""
     if len(joined) != network.in_channels:
         raise ModelError(
             f"The convolution takes {network.in_channels} channels, the joined maps have {len(joined)}: it was trained "

@@ -11,18 +11,17 @@ from torch import Tensor
 
 from diffeat.activations import Catalogue
 from diffeat.backbones import Backbone
-from diffeat.errors import InvalidValueError, ModelError
+from diffeat.backbones.weights import check_digest
+from diffeat.errors import InvalidValueError
 from diffeat.extraction.joins.aggregation import AggregationNetwork
 from diffeat.extraction.joins.aggregation_files import check_fits, load_aggregation, weights_file
 from diffeat.extraction.reading import Fuse, Reading
-from diffeat.geometry import file_digest
 
 
 class Hyperfeatures:
-    """Joins maps by a trained network.
+    """Joins maps by a trained network, which goes to the device of the first maps.
 
     Args:
-        network: The network; moved to the device of the first maps.
         names: The activations as results call them, in the order of the network's layers.
         grid: ``(h, w)`` of the descriptor; None takes the largest of the maps'.
     """
@@ -34,12 +33,7 @@ class Hyperfeatures:
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> Hyperfeatures:
-        """Load the weights that a recipe names and check that they are for its layers and steps.
-
-        Raises:
-            InvalidValueError: There are none, or they are for other layers or steps (says which).
-            ModelError: They cannot be had or read, or are not those the recipe was written with.
-        """
+        """The weights that a recipe names, loaded and checked to be for its layers and steps."""
         path, fuse = trained_file(recipe), recipe.fuse or Fuse()
         network = load_aggregation(path)
         catalogue = Catalogue.of(backbone)
@@ -95,12 +89,7 @@ def fuse_maps(network: AggregationNetwork, layers: Sequence[Tensor], grid: tuple
 
 
 def trained_file(recipe: Reading) -> Path:
-    """The file of the trained weights that a recipe names, fetched if need be.
-
-    Raises:
-        InvalidValueError: It names none.
-        ModelError: They cannot be had, or are not those the recipe was written with.
-    """
+    """The file of the trained weights of a recipe, fetched if need be; errors as of :meth:`Hyperfeatures.of`."""
     weights = None if recipe.fuse is None else recipe.fuse.weights
     if recipe.fuse is None or weights is None:
         raise InvalidValueError(
@@ -108,9 +97,5 @@ def trained_file(recipe: Reading) -> Path:
             "diffeat train hyperfeatures --recipe …, or name published ones in fuse.weights."
         )
     path = weights_file(weights.source, weights.file, weights.revision)
-    if weights.sha256 is not None and file_digest(path) != weights.sha256:
-        raise ModelError(
-            f"{path} is not the file that recipe {recipe.name!r} was written with (its SHA-256 differs from "
-            "fuse.weights.sha256). Put the right file there, or remove the sha256 to accept this one."
-        )
+    check_digest([path], weights.sha256, f"fuse.weights.sha256 of recipe {recipe.name!r}")
     return path

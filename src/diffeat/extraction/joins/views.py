@@ -12,22 +12,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffeat.backbones import Backbone
+from diffeat.backbones.weights import check_digest
 from diffeat.errors import InvalidValueError, ModelError
-from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation
-from diffeat.extraction.joins.amalgamation_files import load_amalgamation
+from diffeat.extraction.joins.amalgamation import Amalgamation, AmalgamationConfig, LevelAmalgamation, load_amalgamation
 from diffeat.extraction.reading import Fuse, Reading
-from diffeat.geometry import file_digest
 from diffeat.refinement import concatenate
 from diffeat.refinement.maps import largest_grid
 
 
 class MixedViews:
-    """Mixes the views of a recipe.
+    """Mixes the views of a recipe; of kind ``amalgamation`` by a network.
 
     Args:
-        fuse: How.
         appended: For each view, whether it is put beside the mixture of the others.
-        network: Of kind ``amalgamation``.
     """
 
     def __init__(
@@ -39,12 +36,7 @@ class MixedViews:
 
     @classmethod
     def of(cls, recipe: Reading, backbone: Backbone, names: Sequence[str]) -> MixedViews:
-        """The mixture that a recipe names.
-
-        Raises:
-            InvalidValueError: It names no trained weights where they are needed.
-            ModelError: The weights are others than those the recipe was written with.
-        """
+        """The mixture that a recipe names; refused if its weights are not there, or not those it was written with."""
         fuse = recipe.fuse or Fuse()
         trained = fuse.kind == "amalgamation"
         network = load_amalgamation(trained_file(recipe)).to(backbone.device) if trained else None
@@ -68,9 +60,6 @@ class MixedViews:
 
         Returns:
             Views ``(v, c, h, w)`` on one grid; ``by_level`` their maps one by one, each on its own grid.
-
-        Raises:
-            InvalidValueError: If views differ in channels.
         """
         grid = self._fuse.grid or largest_grid([m for maps in views for m in maps])
         joined = [concatenate(list(maps), grid, resize=self._fuse.resize).float() for maps in views]
@@ -105,12 +94,7 @@ def share_of(weights: Float[Tensor, "n b v k *place"]) -> Float[Tensor, " v"]:
 
 
 def trained_file(recipe: Reading) -> Path:
-    """The file of the trained weights that a recipe names.
-
-    Raises:
-        InvalidValueError: It names none.
-        ModelError: It is not there, or not the one that the recipe was written with.
-    """
+    """The file of the trained weights that a recipe names; errors as of :meth:`MixedViews.of`."""
     weights = None if recipe.fuse is None else recipe.fuse.weights
     if weights is None:
         raise InvalidValueError(
@@ -120,6 +104,5 @@ def trained_file(recipe: Reading) -> Path:
     path = Path(weights.source) / weights.file if weights.file else Path(weights.source)
     if not path.is_file():
         raise ModelError(f"The amalgamation's weights {path} are not there: no such file.")
-    if weights.sha256 is not None and file_digest(path) != weights.sha256:
-        raise ModelError(f"{path} is not the file that recipe {recipe.name!r} was written with.")
+    check_digest([path], weights.sha256, f"fuse.weights.sha256 of recipe {recipe.name!r}")
     return path
