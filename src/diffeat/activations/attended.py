@@ -52,7 +52,10 @@ class Attended:
         """How much every place attends to text tokens, each row of the softmax over all keys.
 
         Args:
-            tokens: Positions in the text sequence; refused if there are fewer.
+            tokens: Positions in the text sequence.
+
+        Raises:
+            InvalidValueError: There are fewer tokens.
         """
         batch, _, n, m = self.call.shape
         spans = text_spans(self.layout, m, batch) if self.joint else [slice(0, m)]

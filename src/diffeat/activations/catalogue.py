@@ -71,6 +71,7 @@ class Catalogue(Displayed):
     Iterate it, index it by id or alias, or select with :meth:`find`.
 
     Attributes:
+        activations: All of them.
         flops: Floating-point operations of one whole forward pass for one image.
     """
 

@@ -29,7 +29,10 @@ class ModulatedSite:
         name: The activation as it was asked for.
         block: Path of the block.
         raw: Id of what enters the norm: the residual stream, image tokens only, ``(B, C, h, w)``.
-        shift: Id of its shift ``(B, C)``, ``None`` where it has none; so for ``scale``, and ``gate`` of what follows.
+        norm: The norm.
+        shift: Id of its shift ``(B, C)``; ``None`` where it has none, and so for ``scale`` and ``gate``.
+        scale: Id of its scale.
+        gate: Id of the gate of what follows.
         rule: Where the parameters come from.
     """
 

@@ -141,7 +141,10 @@ class Taps:
     # ---- one forward pass
 
     def run(self, **kwargs: Any) -> dict[str, Tensor]:
-        """One forward pass of the denoiser, with what ``denoiser.forward`` takes.
+        """One forward pass of the denoiser.
+
+        Args:
+            **kwargs: What ``denoiser.forward`` takes.
 
         Returns:
             The activations under the names they were asked by, in that order.

@@ -55,7 +55,10 @@ class Backbone:
         UnknownNameError: If there is no such family.
 
     Attributes:
-        denoiser: The pipeline's UNet or transformer.
+        pipeline: The pipeline.
+        denoiser: Its UNet or transformer.
+        family: Its family.
+        name: What the model was asked for as.
         default_size: Image size ``(width, height)`` the model is made for.
         multiple: Widths and heights must be multiples of this many pixels.
         square_only: Whether the model only takes square images.
@@ -306,6 +309,7 @@ class Backbone:
 
         Args:
             spec: How pictures become model images; a size it leaves open is :attr:`default_size`.
+            size: Width and height of the picture.
             name: What to call the picture in messages.
 
         Raises:

@@ -37,7 +37,11 @@ class Conditioning:
         return len(self.rows)
 
     def take(self, index: Tensor | Iterable[int]) -> Conditioning:
-        """The rows at ``index``, in that order; an index may come several times."""
+        """The rows at ``index``, in that order; an index may come several times.
+
+        Raises:
+            InvalidValueError: If an index is outside the rows.
+        """
         chosen = [int(i) for i in (index.tolist() if isinstance(index, Tensor) else index)]
         for i in chosen:
             if not -len(self) <= i < len(self):

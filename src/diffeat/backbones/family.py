@@ -111,7 +111,11 @@ class Family:
         """Where the image tokens lie in a call of the denoiser; by default, one per patch of a latent map, no text.
 
         Args:
+            config: Of the denoiser.
             call: The arguments of the call, bound to their names.
+
+        Raises:
+            ModelError: If the arguments do not tell.
         """
         return TokenLayout(map_grid(config, call[self.latent_argument]))
 
@@ -121,7 +125,11 @@ class Family:
         Texts have the length that the configuration says or, where it says none, the stock pipeline's own.
 
         Args:
+            config: Of the denoiser.
             latent: ``(h, w)`` of the latent before any packing.
+
+        Raises:
+            ModelError: If they are not known.
         """
         raise ModelError(
             f"The arguments of a {self.denoiser_class} are not known; give those of a real call as 'inputs'."
@@ -135,7 +143,11 @@ class Family:
     def call_arguments(
         self, pipeline: DiffusionPipeline, prompts: list[str], size: tuple[int, int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Arguments of a pipeline call of one step that leads to the wanted denoiser arguments."""
+        """Arguments of a pipeline call of one step that leads to the wanted denoiser arguments.
+
+        Raises:
+            InvalidValueError: If the pipeline has no such option.
+        """
         known = inspect.signature(pipeline.__call__).parameters
         for name in options:
             if name not in known:

@@ -57,7 +57,12 @@ class Memory:
         _NOW.remove(self)
 
     def get_or_make(self, key: str, device: torch.device, make: Callable[[], Any]) -> Any:
-        """What is kept under a key (see :func:`key_of`), or is made and kept; on a device."""
+        """What is kept under a key, or is made and kept; on a device.
+
+        Args:
+            key: See :func:`key_of`.
+            make: Gives tensors.
+        """
         with self._lock:
             kept = self._held.get(key) or self._read(key)
         if kept is None:

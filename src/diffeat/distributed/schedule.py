@@ -39,7 +39,11 @@ class _Tried:
 
 
 class Schedule:
-    """The units of a run, and in whose hands they are."""
+    """The units of a run, and in whose hands they are.
+
+    Args:
+        units: What is to do.
+    """
 
     def __init__(self, units: Iterable[Unit]) -> None:
         self._fresh = deque(map(_Item, units))

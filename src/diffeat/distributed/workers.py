@@ -66,6 +66,8 @@ class Workers(Streams[FeatureMap]):
     """A source for :func:`~diffeat.extraction.extract_to_store`, and for everything that keeps features in a store.
 
     Args:
+        recipe: What is read.
+        hosts: Where workers run.
         load: Loads the source in this process, for what is not stored.
         another: Workers in place of these, for another recipe.
 

@@ -27,9 +27,11 @@ from diffeat.trajectories import NoiseSource
 
 
 class Extractor(Streams[FeatureMap]):
-    """Features of pictures by a recipe on a model.
+    """Features of pictures by a recipe.
 
     Args:
+        recipe: What to extract.
+        backbone: The model to extract from.
         batch_size: Rows of one denoiser call (one row is one picture at one timestep and draw); ``None`` chooses by
             memory.
         grad: Keep features attached to the denoiser's graph, to fine-tune it. Images are encoded without gradient.

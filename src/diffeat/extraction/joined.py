@@ -25,6 +25,7 @@ class JoinedSource(Streams[FeatureMap]):
     """Runs the parts of a joined recipe over the same pictures.
 
     Args:
+        recipe: How they are joined.
         sources: One for each part; each gives one map per picture.
 
     Raises:

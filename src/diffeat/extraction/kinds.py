@@ -161,7 +161,7 @@ class Joined(Recipe, frozen=True):
 
     @property
     def part_labels(self) -> list[str]:
-        """What tells parts apart: see :func:`~diffeat.extraction.recipe.labels`."""
+        """What tells parts apart: their names, or numbers from 1 where a name stands for several."""
         return labels([part.name for part in self.parts])
 
     @property

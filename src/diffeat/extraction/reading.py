@@ -354,7 +354,7 @@ class Reading(Recipe, frozen=True):
 
     @property
     def view_labels(self) -> list[str]:
-        """What tells views apart: see :func:`~diffeat.extraction.recipe.labels`."""
+        """What tells views apart: their names, or numbers from 1 where a name is missing or stands for several."""
         return labels([view.name for view in self.views or ()])
 
     def view_recipes(self) -> list[Reading]:

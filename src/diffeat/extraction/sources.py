@@ -36,8 +36,10 @@ def load_source(
 
     Args:
         recipe: As :meth:`Recipe.load` takes it.
-        device: As of :meth:`Extractor.from_recipe`, and so for ``dtype`` and ``optimise`` (of diffusion models).
+        device: Of the models; the first accelerator if there is one, else the CPU.
+        dtype: Precision of the models; ``None`` is bfloat16 on an accelerator and float32 on the CPU.
         batch_size: Rows of one denoiser call; ``None`` chooses by memory.
+        optimise: Ways to run diffusion models faster (see :mod:`diffeat.backbones.optimise`).
         texts: All that will be read of pictures, ``None`` for the recipe's own: text encoders are freed once they have
             encoded them (see :meth:`Extractor.settle_texts`).
 

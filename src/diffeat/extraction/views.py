@@ -35,7 +35,12 @@ class Views(Streams[list[FeatureMap]]):
 
     Args:
         recipes: One or several; they share model, frame and conditioning options.
-        batch_size: As of :class:`Extractor`, and so for ``grad`` and ``noise``.
+        backbone: The model.
+        batch_size: Rows of one denoiser call (one row is one picture at one timestep and draw); ``None`` chooses by
+            memory.
+        grad: Keep features attached to the denoiser's graph, to fine-tune it. Images are encoded without gradient.
+        noise: Noise of your own in place of that keyed by picture, timestep and draw: a function (see
+            :class:`~diffeat.trajectories.NoiseSource`), or a tensor ``(c, h, w)`` or ``(timesteps × draws, c, h, w)``.
         base: The recipe whose views these are, for the texts of pictures; the first by default.
 
     Raises:

@@ -30,10 +30,13 @@ _PIXELS = 8 * 518 * 518
 
 
 class VisionExtractor(Streams[FeatureMap]):
-    """Features of pictures by a loaded vision transformer of ``transformers``.
+    """Features of pictures by a vision transformer.
 
     Args:
-        mean: Per channel, of pixels in [0, 1], as the model was trained; likewise ``std``.
+        recipe: What to take.
+        model: A loaded ``transformers`` model.
+        mean: Per channel, of pixels in [0, 1], as the model was trained.
+        std: Likewise.
     """
 
     def __init__(

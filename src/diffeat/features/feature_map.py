@@ -49,6 +49,7 @@ class FeatureMap(Displayed):
     Attributes:
         activations: Name to map ``(C, h, w)``; grids may differ.
         frame: How the picture lies in the model's image.
+        image: The picture's name.
         digest: Hash of the picture; its key in a store.
         provenance: Recipe, model, prompt and versions, as plain JSON data.
     """

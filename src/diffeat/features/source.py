@@ -100,6 +100,7 @@ class Source(Protocol[T]):
     several of these joined. :func:`diffeat.features.stream` runs it.
 
     Attributes:
+        recipe: What it reads.
         fingerprint: Tells everything that changes the numbers, beside the recipe, from others: weights and
             configurations.
         precision: In which features are computed, and in which they were published where that is known.

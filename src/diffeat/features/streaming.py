@@ -46,6 +46,7 @@ def stream(
     go together, as many as a call takes. The window depends on the pictures alone, never on time.
 
     Args:
+        source: What reads them.
         images: A picture, a list, a generator, a glob or a batch of tensors (see :func:`several`).
         prompts: One text for all, or one per picture; goes through the recipe's template.
         on_error: What to do with a picture that fails; raises by default.

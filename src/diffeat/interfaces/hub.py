@@ -23,7 +23,7 @@ _HERE = ("OWNER/NAME", "this-folder-or-hub-id")  # how cards call a repository t
 
 
 def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None = None, private: bool = False) -> str:
-    """Put a run on a hub; returns its address.
+    """Put a run on a hub.
 
     Args:
         what: A run folder of a training, a recipe's file, or a folder of ``diffeat store export --as parquet``.
@@ -31,6 +31,9 @@ def push_to_hub(what: str | Path, repository: str, *, report: str | Path | None 
         report: Folder of an evaluation (``diffeat eval --out``): its numbers, with their protocol and intervals, go
             into the card.
         private: Of a repository that is made.
+
+    Returns:
+        Its address.
 
     Raises:
         InvalidValueError: It is none of these, is not whole, or would not run elsewhere.

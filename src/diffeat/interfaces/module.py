@@ -42,6 +42,7 @@ class FeatureBackbone(nn.Module):
     """Features of a recipe as an ``nn.Module``; made by :func:`as_module`.
 
     Attributes:
+        source: What reads them.
         feature_info: The levels, from fine to coarse.
     """
 
@@ -119,8 +120,12 @@ def as_module(
     Args:
         recipe: As :func:`~diffeat.load_source` takes it, or a source. Maps that it puts side by side stay apart where
             their grids differ.
+        device: Of the models.
+        dtype: Of the models.
         tune: What is trained in the diffusion model: ``"none"``, ``"lora"`` or ``"denoiser"``
             (:mod:`diffeat.tasks.dense.tuned`).
+        rank: Of ``lora``.
+        seed: Of its first weights.
 
     Raises:
         InvalidValueError: Something is to be tuned that cannot be.

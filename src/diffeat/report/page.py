@@ -77,7 +77,12 @@ document.querySelectorAll("table.sortable").forEach(table => table.querySelector
 
 
 class Page:
-    """Builds a page part by part."""
+    """Builds a page part by part.
+
+    Args:
+        title: Of the page.
+        subtitle: A line under it.
+    """
 
     def __init__(self, title: str, subtitle: str = "") -> None:
         self._title = title
@@ -86,6 +91,7 @@ class Page:
             self.text(subtitle, "soft")
 
     def heading(self, text: str) -> None:
+        """A section heading."""
         self._parts.append(f"<h2>{escape(text)}</h2>")
 
     def text(self, text: str, style: str = "") -> None:
@@ -93,12 +99,15 @@ class Page:
         self._parts.append(f'<p class="{style}">{escape(text)}</p>' if style else f"<p>{escape(text)}</p>")
 
     def html_part(self, html: str) -> None:
+        """HTML as it is."""
         self._parts.append(html)
 
     def code(self, text: str) -> None:
+        """Text as it is."""
         self._parts.append(f"<pre>{escape(text)}</pre>")
 
     def bullets(self, lines: Sequence[str]) -> None:
+        """A list."""
         self._parts.append("<ul>" + "".join(f"<li>{_prose(line)}</li>" for line in lines) + "</ul>")
 
     def table(self, header: Sequence[str], rows: Sequence[Sequence[str]], text: Sequence[str] = ()) -> None:
@@ -142,6 +151,7 @@ class Page:
         self._parts.append(f'<div class="cards">{"".join(inner)}</div>')
 
     def picture(self, picture: Image.Image, caption: str = "") -> None:
+        """An embedded picture."""
         url = data_url(picture.convert("RGB"), "JPEG", quality=88, subsampling=0)
         self._figure(f'<img alt="{escape(caption)}" src="{url}">', caption)
 
@@ -163,6 +173,7 @@ class Page:
         )
 
     def html(self) -> str:
+        """The whole page."""
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(self._title)}</title>'
             f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>\n<body>\n'

@@ -255,13 +255,15 @@ def export(
 ) -> int:
     """Write the features of a store for other programs; the folder appears when all of it is there.
 
-    Gives back how many pictures were written.
-
     Args:
+        store: The store, or its folder.
         out: A folder, which must not be there.
         form: ``"numpy"``, ``"safetensors"``, ``"webdataset"`` or ``"parquet"``.
         activations: Names of the wanted maps; all if not given.
         progress: How to show the pictures go by.
+
+    Returns:
+        How many pictures were written.
 
     Raises:
         InvalidValueError: No such form, or the folder is there.

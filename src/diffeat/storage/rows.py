@@ -29,9 +29,12 @@ class Row:
     """One map: whose it is, where it lies, its shape, range and checksum.
 
     Attributes:
+        image: The picture's name.
+        digest: Of the picture's content.
         text: What the model read for it.
         generation: How often a picture of this name was replaced before.
         shard: Where the map lies; its place in the order of shards; its size in bytes.
+        row: The picture's place in the shard.
         minimum: Of the values on disk, as ``maximum`` and ``abs_max``.
         crc: CRC-32 of the bytes on disk.
         frame: JSON, as ``provenance``.

@@ -47,6 +47,7 @@ class Pooled:
     :meth:`FeatureStore.pooled`.
 
     Attributes:
+        activations: The maps that are compared.
         width: Channels of a vector.
     """
 
@@ -116,6 +117,7 @@ class Pooled:
 
         Args:
             query: Name, digest or number of a picture of the store, or features by the store's recipe.
+            k: How many pictures.
 
         Raises:
             UnknownNameError: No such picture, or features without a map that is compared.

@@ -215,12 +215,13 @@ class FeatureStore(StoreReader):
         A picture whose name is stored already replaces that one.
 
         Args:
+            features: The pictures.
             texts: What the model read for each; empty if not given.
             position: Place of the shard in the order of iteration.
 
         Raises:
-            StoreError: Features are of another recipe, the store is open to read only, or the disk is full or not
-                writable. Complete shards stay.
+            StoreError: The store is open to read only, or the disk is full or not writable. Complete shards
+                stay.
             NonFiniteError: Values that are not finite, or not in the store's dtype (the activation is named).
             InvalidValueError: There is nothing to store.
         """

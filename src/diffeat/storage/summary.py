@@ -90,6 +90,7 @@ class Summary:
         return set(column.dictionary.take(np.unique(codes)).to_pylist())
 
     def find(self, name: str) -> int | None:
+        """The number of a name."""
         return _find(self.names, name)
 
     def of_content(self, digest: str) -> Iterator[int]:

@@ -46,6 +46,7 @@ def compact(path: PlaceLike, shard_size: int = 16) -> Compacted:
     Pictures, their features and their order stay what they are. Readers that opened the store before must open it anew.
 
     Args:
+        path: A store's folder.
         shard_size: Pictures per shard; fuller ones are left as they are.
 
     Raises:
@@ -159,12 +160,16 @@ def _remove(folder: Path, epoch: int, shards: dict[str, int]) -> tuple[int, int]
 
 
 def merge(paths: Sequence[PlaceLike], out: PlaceLike) -> FeatureStore:
-    """Copy the pictures of several stores of one recipe into one, which is given back; the others stay as they are.
+    """Copy the pictures of several stores of one recipe into one, and leave the others as they are.
 
     A run that was stopped is gone on with by calling it again.
 
     Args:
+        paths: Folders of stores.
         out: Folder of the store that takes them all; made, or gone on with.
+
+    Returns:
+        That store, open to read.
 
     Raises:
         StoreError: The stores are of different recipes, models or dtypes, a name stands for different pictures in them

@@ -57,7 +57,9 @@ class Survey(Tabled):
         base: How the model was run; its activation and first timestep are the place that is looked at closely.
         blocks: ``adaln`` activations, in order of execution.
         timesteps: Ascending.
+        precision: In which the model ran.
         statistics: Of the raw stream, by timestep and block.
+        detections: Massive channels, by timestep and block.
         modulation: shift, scale and gate ``(C,)`` by timestep and block.
         high_norm: Share of high-norm tokens by block, massive channels left out.
         examples: Features of the first pictures at the place: raw, AdaLN, and AdaLN with discard.
@@ -154,6 +156,7 @@ def find_massive(
         timesteps: Further timesteps to measure at.
         blocks: ``adaln`` ids, aliases or patterns; all attention sites of all blocks if none.
         rule: Of the detector; by default with the recipe's ratio.
+        examples: Pictures whose features are kept.
 
     Raises:
         InvalidValueError: Fewer than two pictures, or a model or activation without AdaLN.

@@ -92,6 +92,8 @@ class Sweep(Tabled):
     """The outcome of :func:`sweep`.
 
     Attributes:
+        base: What was swept.
+        dataset: Name and split.
         computed: How many cells this run scored; the others were there.
         task: What was scored; blocks of ``words`` are attentions, which the recipe has among the task's options.
     """

@@ -13,10 +13,13 @@ T = TypeVar("T")
 
 
 class Combination:
-    """Techniques that act together; equal for equal techniques in whatever order. Without any it is the base.
+    """Techniques that act together; equal for equal techniques in whatever order.
+
+    Args:
+        techniques: None is the base. Of kinds that do not add up (see ``Technique.once``) there can be one.
 
     Raises:
-        InvalidValueError: A kind comes twice that does not add up (see ``Technique.once``).
+        InvalidValueError: If a kind comes twice that cannot.
     """
 
     def __init__(self, techniques: Iterable[Technique | Custom] = ()) -> None:
@@ -105,14 +108,21 @@ class Combination:
         return (steps + 1) * (1 + sum(t.passes for t in techniques))
 
     def content(self) -> list[dict[str, object]]:
-        """As a recipe holds them; one of your own making it cannot name."""
+        """As a recipe holds them.
+
+        Raises:
+            InvalidValueError: If one is of your own making, which a recipe cannot name.
+        """
         techniques = self.all(Technique)
         if len(techniques) < len(self):
             raise InvalidValueError(f"A recipe cannot hold a technique of your own making ({self.label}).")
         return [t.model_dump() for t in techniques]
 
     def check_reading(self) -> None:
-        """Refuse a technique that changes predictions alone where there are no steps before the reading."""
+        """
+        Raises:
+            InvalidValueError: If a technique changes predictions alone, and there are no steps before the reading.
+        """
         if self.guide and not any(t.before for t in self.all(Technique)):
             raise InvalidValueError(
                 f"{self.guide.label} changes predictions, not the one call that reads features: add denoise-from with "

@@ -38,6 +38,10 @@ class DenoiseFrom(Technique, frozen=True):
         return self.steps
 
     def arrive(self, t: float) -> Sequence[float]:
+        """
+        Raises:
+            InvalidValueError: If ``t`` is not below the start, or there are more steps than timesteps.
+        """
         if self.steps == 0:
             return (t,)
         if not self.start > t:

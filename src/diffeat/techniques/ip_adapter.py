@@ -50,6 +50,10 @@ class IPAdapter(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
+        """
+        Raises:
+            ModelError: If the pipeline takes none, or it cannot be loaded or does not fit.
+        """
         from diffeat.backbones.hub import near
 
         (adapter,) = techniques

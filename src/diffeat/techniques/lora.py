@@ -48,6 +48,10 @@ class LoRA(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
+        """
+        Raises:
+            ModelError: If a file cannot be read, or was made for another architecture; names the layers.
+        """
         from diffeat.backbones.hub import near
 
         pipeline = desk.backbone.pipeline

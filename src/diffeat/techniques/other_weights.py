@@ -69,6 +69,11 @@ class OtherWeights(Technique, frozen=True):
 
     @classmethod
     def change_layers(cls, desk: Desk, techniques: Sequence[Self]) -> bool:
+        """
+        Raises:
+            ModelError: The weights cannot be had or do not fit, or the model has another autoencoder or predicts
+                something else.
+        """
         (other,) = techniques
         backbone = desk.backbone
         states = desk.keep(other.key, lambda: other._states(backbone))

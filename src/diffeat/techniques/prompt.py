@@ -86,6 +86,11 @@ class Prompt(Technique, frozen=True):
         return Prompt()
 
     def write(self, desk: Desk, scene: Scene) -> str | None:
+        """
+        Raises:
+            InvalidValueError: The captions cannot be read, or name no such picture.
+            ModelError: The model cannot be loaded, or describes no pictures.
+        """
         model = self.caption_model
         if model is not None:
             from diffeat.techniques.captioner import Captioner

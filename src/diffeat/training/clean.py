@@ -55,8 +55,11 @@ class CleanSettings:
     """How clean features are trained. The defaults are the released ones.
 
     Attributes:
+        steps: Of the optimiser.
+        batch: Pictures of a step.
         levels: Noise levels of each picture in a step, one from each of so many equal parts of the schedule.
         rate: Of Adam, for the denoiser and the adapters.
+        every: Steps between checkpoints.
         seed: Of the adapters, the order of the pictures, timesteps and noise.
     """
 
@@ -76,6 +79,7 @@ class Cleaned:
         recipe: File of the recipe; every command takes it.
         losses: One minus the mean cosine of each step.
         activations: That were matched.
+        pictures: In the training.
     """
 
     recipe: Path

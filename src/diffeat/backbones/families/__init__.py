@@ -66,6 +66,7 @@ def layout_of(denoiser: nn.Module, call: Call) -> TokenLayout:
 
     Args:
         denoiser: A diffusers denoiser, possibly on the meta device.
+        call: The arguments of the call, bound to their names.
 
     Raises:
         ModelError: If nothing in the arguments tells the grid.
@@ -108,7 +109,11 @@ def _block_rules() -> dict[str, tuple[BlockRule, ...]]:
 
 
 def family_named(name: str) -> Family:
-    """The family of this name."""
+    """The family of this name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
     if name not in FAMILIES:
         raise UnknownNameError(f"There is no family {name!r}. {did_you_mean(name, FAMILIES)}".strip())
     return FAMILIES[name]()

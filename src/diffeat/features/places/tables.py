@@ -189,6 +189,11 @@ class Rows(Place):
 
 
 def text_of(file: File) -> str:
+    """A file of text.
+
+    Raises:
+        ImageError: It is none.
+    """
     try:
         return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:

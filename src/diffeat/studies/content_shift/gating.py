@@ -54,9 +54,11 @@ class GateResult(Tabled):
     """All shifts, and the verdicts that follow.
 
     Attributes:
+        base: The recipe that was measured.
         verdicts: By variant, then (stage, measure).
         ceiling: Shift of encoding and decoding alone, by picture measure.
         calls: Denoiser rows that were run.
+        precision: In which the model ran.
     """
 
     settings: GateSettings

@@ -57,6 +57,7 @@ class SearchResult(Tabled):
 
     Attributes:
         verdict: Of it against the base; none if the base was chosen.
+        recipe: The recipe with the combination.
         warnings: What was searched in vain.
     """
 

@@ -41,6 +41,7 @@ class Labels:
 
     Attributes:
         train: Pictures or pairs to learn from; empty for correspondence.
+        check: Pictures or pairs to score on.
     """
 
     task: str

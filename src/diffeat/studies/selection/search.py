@@ -59,6 +59,7 @@ class SelectionSettings:
         budget: The most channels of the set.
         rules: ``"measured"``, ``"paper"`` or a rule file.
         noise_timestep: At which properties are measured. Higher than where features are read: there the noise shows.
+        most: Activations at most.
         heads: Whether single heads of attentions are candidates beside their whole queries, keys, values and outputs.
     """
 
@@ -130,6 +131,7 @@ def select(
 
     Args:
         images: Pictures to measure properties on, two different ones at least.
+        folder: Where features and properties rest.
         labels: Labelled pictures to rank with (:func:`~diffeat.studies.selection.labels.open_labels`); without any,
             properties decide alone.
         base: Frame, text and trajectory of the wanted recipe; by default the model's own size squashed, t = 50, one

@@ -52,9 +52,11 @@ class Trained:
     """The outcome of a training.
 
     Attributes:
+        folder: The run folder.
         predictor: With the weights that were kept: the best by validation, the last without.
         step: Of these weights.
         scored: The validation pictures by these weights; ``None`` without any.
+        losses: Of each step.
         notes: What a reader of the numbers must know.
     """
 

@@ -16,7 +16,12 @@ def is_first() -> bool:
 
 
 class Workers:
-    """This process among those of a training."""
+    """This process among those of a training.
+
+    Attributes:
+        rank: Its number.
+        count: How many there are.
+    """
 
     def __init__(self) -> None:
         self._accelerator = None
