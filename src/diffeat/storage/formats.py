@@ -29,9 +29,11 @@ class Format(ABC):
     Attributes:
         name: What a user calls it.
         extras: Names of tensors beside the map's own, which are read whole where a window of the map is read.
+        width: Bytes of a value, without the extras.
     """
 
     name: str
+    width: int
     extras: tuple[str, ...] = ()
 
     @abstractmethod
@@ -48,7 +50,7 @@ class Plain(Format):
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.name = str(dtype).removeprefix("torch.")
-        self._dtype = dtype
+        self._dtype, self.width = dtype, dtype.itemsize
 
     def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
         return {"": values.to(self._dtype).contiguous()}
@@ -62,6 +64,7 @@ class Int8(Format):
 
     name = "int8"
     extras = ("scale",)
+    width = 1
 
     def encode(self, values: Float[Tensor, "c h w"]) -> dict[str, Tensor]:
         values = values.float()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffeat.errors import DiffeatError, StoreError, printable
 from diffeat.features.feature_map import value_range
+from diffeat.storage.formats import get_format
 from diffeat.storage.head import Head
 from diffeat.storage.index import Index
 from diffeat.storage.layout import check, index_names, leftovers, shard_file
@@ -122,6 +123,7 @@ def listing(path: Place, head: Head, index: Index, most: int = 20) -> str:
         f"{readable(sum(shards['size_max'].to_pylist()))} · {head.dtype}",
         f"recipe {head.recipe_hash[:12]}",
     ]
+    width = get_format(head.dtype).width
     if table.num_rows:
         grids = table.group_by(["activation", "channels", "height", "width"]).aggregate(
             [("minimum", "min"), ("maximum", "max"), ([], "count_all")]
@@ -130,13 +132,13 @@ def listing(path: Place, head: Head, index: Index, most: int = 20) -> str:
         activations = []
         for name, kinds in by_name.items():
             values = f"{min(k['minimum_min'] for k in kinds):.3g} … {max(k['maximum_max'] for k in kinds):.3g}"
-            size = sum(k["count_all"] * k["channels"] * k["height"] * k["width"] for k in kinds) * _width(head.dtype)
+            size = sum(k["count_all"] * k["channels"] * k["height"] * k["width"] for k in kinds) * width
             shapes = {(k["height"], k["width"]) for k in kinds}
             activations.append((name, _span({k["channels"] for k in kinds}), _grids(shapes), values, readable(size)))
         lines += ["", *_table(("activation", "channels", "grid h×w", "values", "size"), activations, "lrllr")]
         listed = []
         for maps in (index.at(number) for number in range(min(most, len(index)))):
-            size = sum(row.channels * row.height * row.width for row in maps) * _width(head.dtype)
+            size = sum(row.channels * row.height * row.width for row in maps) * width
             kinds = {(row.height, row.width) for row in maps}
             first = maps[0]
             listed.append((printable(first.image), first.digest[:12], _grids(kinds), first.shard[:12], readable(size)))
@@ -153,10 +155,6 @@ def readable(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
-
-
-def _width(dtype: str) -> int:
-    return {"float32": 4, "int8": 1}.get(dtype, 2)
 
 
 def _span(values: Collection[int]) -> str:

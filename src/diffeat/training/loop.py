@@ -44,6 +44,9 @@ class Schedule:
         share: What the optimisers' rates are multiplied by, by the number of the step from 0.
         clip: The longest gradient, over all weights; unlimited if not given.
         seconds: Stop after so long, with a checkpoint.
+
+    Raises:
+        InvalidValueError: No step is made, or none between checkpoints.
     """
 
     steps: int
@@ -51,6 +54,12 @@ class Schedule:
     share: Callable[[int], float] | None = None
     clip: float | None = None
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.every) < 1:
+            raise InvalidValueError(
+                f"A training makes a step or more, and keeps it after one or more; not {self.steps} and {self.every}."
+            )
 
 
 class Log:

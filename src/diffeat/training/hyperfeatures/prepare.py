@@ -17,12 +17,12 @@ from diffeat.extraction import Extractor
 from diffeat.extraction.joins.aggregation import AggregationConfig
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore
+from diffeat.storage.formats import get_format
 from diffeat.training.hyperfeatures.maps import FreshMaps, MapSource, StoredMaps, map_names
 
 log = logging.getLogger("diffeat")
 
 _SHARE_OF_DISK = 0.8
-_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1}
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ def prepare(
     store = feature_folder(folder, extractor)
     earlier = FeatureStore.is_store(store)
     dtype = dtype or (FeatureStore.open(store).dtype if earlier else "float32")
-    if not earlier and values * _BYTES[dtype] * count > room:
+    if not earlier and values * get_format(dtype).width * count > room:
         log.warning(
             "The maps of %d pictures take %.0f GB in %s, of which %.0f GB may be used: none are stored, and every step "
             "extracts its pictures again, which takes many times longer. Make room, or store them smaller (int8).",
             count,
-            values * _BYTES[dtype] * count / 1e9,
+            values * get_format(dtype).width * count / 1e9,
             dtype,
             room / 1e9,
         )
