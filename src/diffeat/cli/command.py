@@ -113,18 +113,6 @@ def _techniques() -> str:
     return usage()
 
 
-def _dtypes() -> str:
-    from diffeat.storage.formats import FORMATS
-
-    return ", ".join(FORMATS)
-
-
-def _forms() -> str:
-    from diffeat.storage.exports import FORMS
-
-    return ", ".join(FORMS)
-
-
 _NAMES: dict[str, Callable[[], str]] = {
     "{datasets}": _datasets,
     "{pairs}": lambda: _datasets("pairs"),
@@ -134,8 +122,6 @@ _NAMES: dict[str, Callable[[], str]] = {
     "{dense}": lambda: _datasets("label maps", "depth", "normals"),
     "{learned}": lambda: _datasets("pairs", "label maps"),
     "{techniques}": _techniques,
-    "{dtypes}": _dtypes,
-    "{forms}": _forms,
 }
 
 

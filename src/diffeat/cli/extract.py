@@ -27,7 +27,7 @@ def extract(
         Option(help="CSV (image,prompt) or JSON file of texts, one per picture; --prompt is for the others."),
     ] = None,
     root: Annotated[str | None, Option(help="Folder that names are relative to; each folder given, if none.")] = None,
-    store_dtype: Annotated[str, Option(help="On disk: {dtypes}.")] = "float16",
+    store_dtype: Annotated[str, Option(help="On disk: float32, float16, bfloat16 or int8 (per channel).")] = "float16",
     shard_size: Annotated[int, Option(min=1, help="Pictures per file of the store.")] = 16,
     replace: Annotated[
         bool, Option("--replace", help="Extract pictures anew that are stored with another content or text.")

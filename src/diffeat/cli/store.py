@@ -178,7 +178,7 @@ def merge(
 def export(
     folder: Stored,
     out: Annotated[Path, Option("--out", "-o", help="Folder to make.")],
-    form: Annotated[str, Option("--as", help="One of: {forms}.")],
+    form: Annotated[str, Option("--as", help="numpy, safetensors, webdataset or parquet.")],
     activation: Annotated[
         list[str] | None, Option("--activation", "-a", help="Only this activation; repeatable.")
     ] = None,

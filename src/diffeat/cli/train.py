@@ -75,7 +75,7 @@ def hyperfeatures(
     every: Annotated[int, Option(min=1, help="Steps between validations.")] = 1000,
     start: Annotated[bool, Option("--start", help="Start from the recipe's own trained weights.")] = False,
     features: SharedFeatures = None,
-    store_dtype: Annotated[str, Option(help="Of stored features: {dtypes}.")] = "float16",
+    store_dtype: Annotated[str, Option(help="Of stored features: float16, float32, bfloat16, int8.")] = "float16",
     store_limit: Annotated[
         float | None, Option(min=0, help="Most GiB of stored features; where more are needed, none are stored.")
     ] = None,

@@ -49,7 +49,7 @@ def _kind(annotation: Any) -> Any:
     return plain[0] if plain and not any(get_args(t) for t in kinds) else str
 
 
-StoreDtype = Annotated[str, Option(help="Of stored features: {dtypes}.")]
+StoreDtype = Annotated[str, Option(help="Of stored features: float32, float16, bfloat16, int8.")]
 ValidationLimit = Annotated[int | None, Option(min=1, help="About so many validation pictures.")]
 
 _SEGMENTATION = """Train a head that labels every pixel: linear, semantic FPN or UPerNet on the maps of a recipe.
