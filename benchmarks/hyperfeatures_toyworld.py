@@ -1,6 +1,6 @@
 """Diffusion Hyperfeatures on the toy world with the embedded model, from nothing to a page, in one command.
 
-    python benchmarks/hyperfeatures_toyworld.py OUT [--model tiny-unet] [--steps 1000] [--quick]
+    python -m benchmarks.hyperfeatures_toyworld OUT [--model tiny-unet] [--steps 1000] [--quick]
 
 1. Single maps: every layer at every step, cosine matching without training; the best on the validation pairs is taken.
 2. One step: an aggregation network over all layers of one pass at t = -1.
