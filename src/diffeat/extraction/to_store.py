@@ -18,6 +18,7 @@ from diffeat.extraction.estimate import check_rest
 from diffeat.extraction.filling import Fills, Row, Unit, fill
 from diffeat.features import FeatureMap, Picture, Source, Spec
 from diffeat.features.picture import ImageLike, legible
+from diffeat.features.source import texts_for
 from diffeat.progress import Progress, silent
 from diffeat.storage import FeatureStore, Identity
 
@@ -151,13 +152,9 @@ def _jobs(
     recipe: Spec, pictures: Sequence[ImageLike], prompts: str | Sequence[str | None] | None, summary: Summary
 ) -> list[Picture | None]:
     """What to extract, by position; ``None`` for what cannot be read and what stands twice in the list."""
-    if prompts is None or isinstance(prompts, str):
-        prompts = [prompts] * len(pictures)
-    if len(prompts) != len(pictures):
-        raise InvalidValueError(f"There are {len(pictures)} images and {len(prompts)} prompts: give one per image.")
     jobs: list[Picture | None] = []
     by_name: dict[str, Picture] = {}
-    for given, prompt in zip(pictures, prompts, strict=True):
+    for given, prompt in zip(pictures, texts_for(prompts, len(pictures)), strict=True):
         name = given.name if isinstance(given, Picture) else legible(str(given))
         try:
             picture = Picture.of(given, recipe.text_for(prompt) if prompt else None)

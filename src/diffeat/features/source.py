@@ -22,6 +22,7 @@ OnError = Callable[[str, DiffeatError], None]
 
 
 def texts_for(prompts: Prompts, count: int) -> list[str | None]:
+    """A text for each of so many pictures. Raises InvalidValueError if there are not as many."""
     texts = [prompts] * count if prompts is None or isinstance(prompts, str) else list(prompts)
     if len(texts) != count:
         raise InvalidValueError(f"There are {count} images and {len(texts)} prompts: give one per image.")
